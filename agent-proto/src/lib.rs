@@ -1,0 +1,40 @@
+//! The contract between the hutch runtime on the host and the agent in the guest: plain data and framing, no I/O of its own.
+//!
+//! # Connections
+//!
+//! All traffic runs over vsock. The agent listens on [`AGENT_PORT`] of the guest. Once, when it is ready, it also
+//! connects to [`HOST_PORT`] of the host (CID 2): that push tells the host, without polling, that the guest is up.
+//!
+//! Whoever opens a connection sends one [`Open`] frame first:
+//!
+//! - [`Open::Control`]: both sides then send [`Hello`]; afterwards the host sends [`HostFrame`]s and the agent
+//!   answers with [`AgentFrame`]s. Replies may come in any order; they carry the request's id. Any number of control
+//!   connections may be open at once, and events go to all of them.
+//! - [`Open::Stream`]: the bytes of one standard stream of one process, unframed, in one direction: host to guest for
+//!   stdin (shutdown of the write side is EOF for the process), guest to host for stdout and stderr (EOF when the
+//!   last writer in the guest has closed). A terminal uses one stream for both directions. Back-pressure is vsock's.
+//!
+//! # Versions
+//!
+//! [`PROTOCOL_VERSION`] is compared for equality in [`Hello`]. Unknown fields are ignored, unknown messages are
+//! answered with [`ErrorKind::Unsupported`].
+#![forbid(unsafe_code)]
+
+mod error;
+mod frame;
+mod message;
+mod spec;
+
+pub use error::{ErrorKind, RemoteError};
+pub use frame::{read_frame, write_frame, FrameError, MAX_FRAME};
+pub use message::*;
+pub use spec::*;
+
+/// Version of this contract. Host and agent must agree exactly.
+pub const PROTOCOL_VERSION: u32 = 1;
+/// vsock port in the guest on which the agent accepts connections.
+pub const AGENT_PORT: u32 = 1024;
+/// vsock port of the host to which the agent connects once when it is ready.
+pub const HOST_PORT: u32 = 1024;
+/// vsock CID of the host (VIRTIO 1.2, 5.10.4; `VMADDR_CID_HOST`).
+pub const HOST_CID: u32 = 2;

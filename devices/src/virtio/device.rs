@@ -1,0 +1,159 @@
+//! What a virtio device is to the transport and the VMM.
+//!
+//! ```text
+//!            activate(Activation)                 deactivate()
+//!  inactive ──────────────────────▶ active ──────────────────────▶ inactive
+//!     ▲                               │ pause() / resume()
+//!     └── new, reset by the guest     ▼
+//!                                   paused (workers idle, queues kept)
+//! ```
+
+use std::io;
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::Arc;
+
+use virtio_queue::Queue;
+use vmm_sys_util::eventfd::EventFd;
+
+use crate::irq::Interrupt;
+use crate::GuestRam;
+
+/// ISR bit: a queue has used buffers (VIRTIO 1.2, 4.2.2).
+pub const ISR_QUEUE: u32 = 1;
+/// ISR bit: the configuration changed, which includes DEVICE_NEEDS_RESET.
+pub const ISR_CONFIG: u32 = 2;
+
+/// A queue in the hands of its device.
+pub struct DeviceQueue {
+    /// Set up and checked by the transport; the driver has made it ready.
+    pub queue: Queue,
+    /// Readable when the driver has notified this queue (an ioeventfd in the product).
+    pub notify: EventFd,
+}
+
+/// Everything a device gets when the driver is ready.
+pub struct Activation {
+    /// Guest memory.
+    pub mem: GuestRam,
+    /// As many as `queue_max_sizes` had entries; `None` for one the driver did not enable.
+    pub queues: Vec<Option<DeviceQueue>>,
+    /// The device's way to the guest.
+    pub interrupt: Arc<DeviceInterrupt>,
+    /// Features that both sides agreed on.
+    pub features: u64,
+}
+
+/// Why a device could not start. The transport answers the guest with DEVICE_NEEDS_RESET.
+#[derive(Debug, thiserror::Error)]
+pub enum ActivateError {
+    /// The driver left a queue out that the device cannot do without.
+    #[error("the guest driver did not enable queue {0}")]
+    MissingQueue(usize),
+    /// The host could not give what the device needs.
+    #[error("{what}: {source}")]
+    Host {
+        /// What was attempted.
+        what: &'static str,
+        /// The cause.
+        source: io::Error,
+    },
+}
+
+/// A device behind a virtio transport.
+///
+/// The transport calls from a vCPU thread with the device locked, so every method returns soon: work happens in the
+/// device's own workers, which own the queues between `activate` and `deactivate`.
+pub trait VirtioDevice: Send {
+    /// Device id (VIRTIO 1.2, section 5).
+    fn device_type(&self) -> u32;
+
+    /// Name for logs and threads, such as `blk0`.
+    fn name(&self) -> &str;
+
+    /// One entry per queue: the largest size the device takes, a power of two.
+    fn queue_max_sizes(&self) -> &[u16];
+
+    /// Features the device offers. The transport adds `VIRTIO_F_VERSION_1` and clears what the driver does not know.
+    fn features(&self) -> u64;
+
+    /// Fills `data` from configuration space at `offset`; bytes past its end are 0. Any offset and length may come.
+    fn read_config(&self, offset: u64, data: &mut [u8]);
+
+    /// The driver writes configuration space. Most devices have nothing writable.
+    fn write_config(&mut self, _offset: u64, _data: &[u8]) {}
+
+    /// The driver set DRIVER_OK. Takes the queues.
+    ///
+    /// # Errors
+    /// See [`ActivateError`]; the device is then inactive and the queues are gone.
+    fn activate(&mut self, activation: Activation) -> Result<(), ActivateError>;
+
+    /// Ends all work on the queues: after it returns, nothing touches guest memory or the interrupt. Requests in
+    /// flight are finished or dropped, in bounded time. A no-op on an inactive device. `activate` may come again.
+    fn deactivate(&mut self);
+
+    /// Holds all work until `resume`; as `deactivate`, nothing touches guest memory after it returns, but queues and
+    /// connections stay. Called by the VMM after the vCPUs have stopped.
+    fn pause(&mut self) {}
+
+    /// Goes on after `pause`, looking at every queue once since notifications may have been missed.
+    fn resume(&mut self) {}
+}
+
+/// A device's interrupt: status bits that the guest reads and clears, and the line.
+pub struct DeviceInterrupt {
+    isr: AtomicU32,
+    needs_reset: AtomicU32,
+    line: Box<dyn Interrupt>,
+}
+
+impl DeviceInterrupt {
+    /// Over the given line.
+    pub fn new(line: Box<dyn Interrupt>) -> Self {
+        Self { isr: AtomicU32::new(0), needs_reset: AtomicU32::new(0), line }
+    }
+
+    /// Used buffers are there.
+    pub fn signal_queue(&self) {
+        self.signal(ISR_QUEUE);
+    }
+
+    /// Configuration space changed.
+    pub fn signal_config(&self) {
+        self.signal(ISR_CONFIG);
+    }
+
+    /// The driver broke the protocol: the device stops and the driver is told to reset it (VIRTIO 1.2, 2.1.2).
+    pub fn need_reset(&self) {
+        self.needs_reset.store(1, Ordering::SeqCst);
+        self.signal(ISR_CONFIG);
+    }
+
+    /// Whether [`Self::need_reset`] was called since the last [`Self::clear`].
+    pub fn needs_reset(&self) -> bool {
+        self.needs_reset.load(Ordering::SeqCst) != 0
+    }
+
+    /// Status bits for the guest to read.
+    pub fn status(&self) -> u32 {
+        self.isr.load(Ordering::SeqCst)
+    }
+
+    /// The guest acknowledged `bits`.
+    pub fn acknowledge(&self, bits: u32) {
+        self.isr.fetch_and(!bits, Ordering::SeqCst);
+    }
+
+    /// Back to the state of a new device.
+    pub fn clear(&self) {
+        self.isr.store(0, Ordering::SeqCst);
+        self.needs_reset.store(0, Ordering::SeqCst);
+    }
+
+    fn signal(&self, bits: u32) {
+        self.isr.fetch_or(bits, Ordering::SeqCst);
+        if let Err(error) = self.line.trigger() {
+            log::error!("interrupt line of a device failed: {error}");
+        }
+    }
+}
