@@ -1,0 +1,307 @@
+//! Sessions against a scripted agent.
+
+use std::io::{Read, Write};
+use std::os::unix::net::UnixStream;
+use std::sync::mpsc;
+use std::sync::{Arc, Mutex};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use hutch_agent_proto::{
+    read_frame, write_frame, AgentFrame, ErrorKind, Event, ExitStatus, Hello, HostFrame, Open, ProcessSpec, Request,
+    Response, StdStream, MAX_FRAME, PROTOCOL_VERSION,
+};
+
+use super::fake::{FakeGuest, Peer};
+use super::{printable, AgentError, ChannelDeath, Session};
+
+const SOON: Duration = Duration::from_secs(10);
+
+fn session(script: impl Fn(&Peer, HostFrame) + Send + Sync + 'static) -> Session {
+    let guest = FakeGuest::new(script);
+    Session::accept(guest.push(), guest.connector(), SOON).unwrap()
+}
+
+fn mute(_: &Peer, _: HostFrame) {}
+
+fn death_of(session: &Session) -> Arc<ChannelDeath> {
+    assert!(session.wait_death(SOON), "the session lives on");
+    session.death().unwrap()
+}
+
+#[test]
+fn the_push_and_a_connection_both_make_a_session() {
+    let guest = FakeGuest::new(|peer, frame| peer.reply(frame.id, Ok(Response::Done)));
+    let pushed = Session::accept(guest.push(), guest.connector(), SOON).unwrap();
+    let opened = Session::connect(guest.connector(), SOON).unwrap();
+    pushed.ping(SOON).unwrap();
+    opened.ping(SOON).unwrap();
+    assert_eq!(pushed.agent().kernel, "6.12-fake");
+}
+
+#[test]
+fn another_protocol_version_is_refused_naming_both_and_the_remedy() {
+    let guest = FakeGuest::with_version(PROTOCOL_VERSION + 6, mute);
+    let error = Session::accept(guest.push(), guest.connector(), SOON).err().unwrap();
+    let text = error.to_string();
+    assert!(matches!(error, AgentError::Version { .. }), "{error:?}");
+    for part in [format!("version {}", PROTOCOL_VERSION + 6), format!("speaks {PROTOCOL_VERSION}")] {
+        assert!(text.contains(&part), "{text}");
+    }
+    assert!(text.contains("hutch guest build"), "{text}");
+}
+
+#[test]
+fn an_agent_that_does_not_greet_is_given_up() {
+    let (host, _guest) = UnixStream::pair().unwrap();
+    let deadline = Duration::from_millis(30);
+    let error = Session::accept(host, FakeGuest::new(mute).connector(), deadline).err().unwrap();
+    assert!(matches!(error, AgentError::Greeting(d) if d == deadline), "{error:?}");
+}
+
+#[test]
+fn a_slow_trickle_does_not_stretch_the_greeting() {
+    let (host, guest) = UnixStream::pair().unwrap();
+    let trickle = thread::spawn(move || {
+        let mut bytes = Vec::new();
+        write_frame(&mut bytes, &Open::Control).unwrap();
+        for byte in bytes.into_iter().cycle() {
+            if (&guest).write_all(&[byte]).is_err() {
+                return;
+            }
+            thread::sleep(Duration::from_millis(5));
+        }
+    });
+    let start = Instant::now();
+    let result = Session::accept(host, FakeGuest::new(mute).connector(), Duration::from_millis(60));
+    assert!(result.is_err());
+    assert!(start.elapsed() < SOON);
+    trickle.join().unwrap();
+}
+
+#[test]
+fn a_stream_instead_of_the_push_is_refused() {
+    let (host, guest) = UnixStream::pair().unwrap();
+    write_frame(&mut &guest, &Open::Stream { token: "t".into(), stream: StdStream::Stdin }).unwrap();
+    let error = Session::accept(host, FakeGuest::new(mute).connector(), SOON).err().unwrap();
+    assert!(matches!(error, AgentError::Dead(_)), "{error:?}");
+}
+
+#[test]
+fn replies_in_any_order_reach_their_callers() {
+    let held: Mutex<Vec<HostFrame>> = Mutex::default();
+    let session = session(move |peer, frame| {
+        let mut held = held.lock().unwrap();
+        held.push(frame);
+        if held.len() == 20 {
+            for frame in held.drain(..).rev() {
+                let Request::WaitProcess { token } = &frame.request else { panic!("{frame:?}") };
+                let code = token.parse().unwrap();
+                peer.reply(frame.id, Ok(Response::Exited(ExitStatus::Code(code))));
+            }
+        }
+    });
+    thread::scope(|scope| {
+        for code in 0..20u8 {
+            let session = &session;
+            scope.spawn(move || {
+                let status = session.wait_process(&code.to_string(), Some(SOON)).unwrap();
+                assert_eq!(status, Some(ExitStatus::Code(code)));
+            });
+        }
+    });
+}
+
+#[test]
+fn a_refusal_keeps_its_kind_and_leaves_the_session_alive() {
+    let session = session(|peer, frame| match frame.request {
+        Request::Ping => peer.reply(frame.id, Ok(Response::Done)),
+        _ => peer.refuse(frame.id, ErrorKind::ProgramNotFound, "no \x1b[31msuch"),
+    });
+    let error = session.start_process("t", None, ProcessSpec::default(), SOON).unwrap_err();
+    assert_eq!(error.remote_kind(), Some(ErrorKind::ProgramNotFound));
+    assert!(!error.is_fatal());
+    assert_eq!(error.remote().unwrap().message, "no \\u{1b}[31msuch");
+    session.ping(SOON).unwrap();
+}
+
+#[test]
+fn p_205_a_missed_deadline_fails_pending_and_later_calls_at_once() {
+    let session = session(mute);
+    thread::scope(|scope| {
+        let (started, ready) = mpsc::channel();
+        let waiter = scope.spawn({
+            let session = &session;
+            move || {
+                started.send(()).unwrap();
+                session.wait_process("t", None)
+            }
+        });
+        ready.recv().unwrap();
+        let error = session.ping(Duration::from_millis(30)).unwrap_err();
+        assert!(matches!(error, AgentError::Deadline { what: "ping", .. }), "{error:?}");
+        assert!(matches!(waiter.join().unwrap(), Err(AgentError::Dead(_))));
+    });
+    let start = Instant::now();
+    assert!(matches!(session.ping(SOON), Err(AgentError::Dead(_))));
+    assert!(matches!(session.open_stream("t", StdStream::Stdin, SOON), Err(AgentError::Dead(_))));
+    assert!(start.elapsed() < SOON / 4);
+    assert!(matches!(*session.death().unwrap(), ChannelDeath::Silent { what: "ping", .. }));
+}
+
+#[test]
+fn waiting_with_patience_does_not_kill_the_session_and_a_late_answer_is_ignored() {
+    let held: Mutex<Option<u64>> = Mutex::default();
+    let session = session(move |peer, frame| match frame.request {
+        Request::WaitProcess { .. } => *held.lock().unwrap() = Some(frame.id),
+        _ => {
+            if let Some(id) = held.lock().unwrap().take() {
+                peer.reply(id, Ok(Response::Exited(ExitStatus::Code(0))));
+            }
+            peer.reply(frame.id, Ok(Response::Done));
+        }
+    });
+    assert_eq!(session.wait_process("t", Some(Duration::from_millis(20))).unwrap(), None);
+    session.ping(SOON).unwrap();
+    session.ping(SOON).unwrap();
+}
+
+#[test]
+fn a_guest_that_hangs_up_ends_every_wait() {
+    let session = session(|peer, _| peer.close());
+    assert!(matches!(session.wait_process("t", None), Err(AgentError::Dead(_))));
+    assert!(matches!(*death_of(&session), ChannelDeath::ClosedByGuest));
+}
+
+#[test]
+fn garbage_and_oversized_and_cut_frames_end_the_session() {
+    let mut cut = 20u32.to_le_bytes().to_vec();
+    cut.extend(b"{\"event\"");
+    for bytes in [
+        [&3u32.to_le_bytes()[..], b"{{{"].concat(),
+        (MAX_FRAME as u32 + 1).to_le_bytes().to_vec(),
+        u32::MAX.to_le_bytes().to_vec(),
+        cut,
+    ] {
+        let session = session({
+            let bytes = bytes.clone();
+            move |peer, _| {
+                peer.raw(&bytes);
+                peer.close();
+            }
+        });
+        assert!(matches!(session.ping(SOON), Err(AgentError::Dead(_))), "{bytes:?}");
+        assert!(matches!(*session.death().unwrap(), ChannelDeath::Broken(_)), "{bytes:?}");
+    }
+}
+
+#[test]
+fn an_answer_to_a_request_never_made_ends_the_session() {
+    let session = session(|peer, frame| peer.reply(frame.id + 1, Ok(Response::Done)));
+    assert!(matches!(session.ping(SOON), Err(AgentError::Dead(_))));
+    assert!(matches!(*session.death().unwrap(), ChannelDeath::UnknownReply(1)));
+}
+
+#[test]
+fn an_answer_of_the_wrong_kind_is_an_error_of_its_own() {
+    let session = session(|peer, frame| peer.reply(frame.id, Ok(Response::Started { pid: 1 })));
+    assert!(matches!(session.ping(SOON), Err(AgentError::Unexpected("ping"))));
+}
+
+#[test]
+fn a_request_too_large_for_a_frame_fails_alone() {
+    let session = session(|peer, frame| peer.reply(frame.id, Ok(Response::Done)));
+    let spec = ProcessSpec { args: vec!["x".repeat(MAX_FRAME)], ..ProcessSpec::default() };
+    let error = session.start_process("t", None, spec, SOON).unwrap_err();
+    assert!(matches!(error, AgentError::Encode { .. }), "{error:?}");
+    session.ping(SOON).unwrap();
+}
+
+#[test]
+fn events_reach_listeners_and_their_end_is_the_sessions_end() {
+    let session = session(|peer, frame| {
+        peer.event(Event::Log { level: "info".into(), message: "not for listeners".into() });
+        peer.event(Event::OutOfMemory { container: "c".into() });
+        peer.reply(frame.id, Ok(Response::Done));
+    });
+    let events = session.events();
+    session.ping(SOON).unwrap();
+    assert_eq!(events.recv_timeout(SOON).unwrap(), Event::OutOfMemory { container: "c".into() });
+    drop(session);
+    assert!(events.recv_timeout(SOON).is_err());
+}
+
+#[test]
+fn a_flood_of_events_does_not_grow_memory_or_block_replies() {
+    let session = session(|peer, frame| {
+        for _ in 0..5000 {
+            peer.event(Event::OutOfMemory { container: "c".into() });
+        }
+        peer.reply(frame.id, Ok(Response::Done));
+    });
+    let events = session.events();
+    session.ping(SOON).unwrap();
+    assert_eq!(events.try_iter().count(), super::session::EVENT_QUEUE);
+}
+
+#[test]
+fn callbacks_get_the_answer_or_the_death_once() {
+    let session = session(|peer, frame| match frame.request {
+        Request::Ping => peer.reply(frame.id, Ok(Response::Done)),
+        _ => peer.close(),
+    });
+    let (tell, answers) = mpsc::channel();
+    for request in [Request::Ping, Request::PowerOff, Request::Ping] {
+        let tell = tell.clone();
+        session.call_then(request, move |result| tell.send(result.is_ok()).unwrap());
+        if answers.recv_timeout(SOON).unwrap() {
+            continue;
+        }
+    }
+    drop((tell, session));
+    assert!(answers.recv().is_err(), "a callback ran twice");
+}
+
+#[test]
+fn power_off_is_answered_by_the_sessions_end() {
+    let session = session(|peer, frame| match frame.request {
+        Request::PowerOff => peer.close(),
+        other => panic!("{other:?}"),
+    });
+    session.power_off(SOON).unwrap();
+    assert!(session.death().is_some());
+}
+
+#[test]
+fn streams_carry_bytes_of_their_process() {
+    let guest = FakeGuest::new(mute);
+    let session = Session::accept(guest.push(), guest.connector(), SOON).unwrap();
+    let mut host = session.open_stream("p1", StdStream::Stdout, SOON).unwrap();
+    let mut end = guest.stream("p1", StdStream::Stdout);
+    end.write_all(b"bytes").unwrap();
+    drop(end);
+    let mut text = String::new();
+    host.read_to_string(&mut text).unwrap();
+    assert_eq!(text, "bytes");
+}
+
+#[test]
+fn dropping_a_session_closes_it_and_leaves_no_thread() {
+    let (host, guest) = UnixStream::pair().unwrap();
+    let agent = thread::spawn(move || {
+        write_frame(&mut &guest, &Open::Control).unwrap();
+        let hello = Hello { version: PROTOCOL_VERSION, program: String::new(), kernel: String::new() };
+        write_frame(&mut &guest, &hello).unwrap();
+        assert!(read_frame::<Hello>(&mut &guest).unwrap().is_some());
+        assert!(read_frame::<AgentFrame>(&mut &guest).unwrap().is_none(), "EOF expected");
+    });
+    // `drop` joins the reader; the agent sees the end.
+    drop(Session::accept(host, FakeGuest::new(mute).connector(), SOON).unwrap());
+    agent.join().unwrap();
+}
+
+#[test]
+fn text_of_the_guest_can_not_drive_the_terminal() {
+    assert_eq!(printable("a\u{1b}[2Jb\r\nc\n", 100), "a\\u{1b}[2Jb\\r\\nc");
+    assert_eq!(printable("ééé", 2), "éé…");
+}

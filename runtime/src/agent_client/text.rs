@@ -1,0 +1,57 @@
+//! Text that comes from the guest, made fit for the host's terminal and logs.
+
+use std::time::{Duration, Instant};
+
+/// Longest text of the guest that is shown or logged, in characters.
+pub(super) const TEXT_MAX: usize = 2000;
+/// Log lines that the guest may write to the host's log in a second.
+const LOG_LINES_PER_SECOND: u32 = 20;
+
+/// At most `max` characters of `text`, with control characters escaped so that it can't drive a terminal or forge
+/// log lines. A cut is shown as `…`.
+pub fn printable(text: &str, max: usize) -> String {
+    let mut out = String::with_capacity(text.len().min(max));
+    for (count, c) in text.trim_end().chars().enumerate() {
+        if count == max {
+            out.push('…');
+            break;
+        }
+        if c == '\t' || !c.is_control() {
+            out.push(c);
+        } else {
+            out.extend(c.escape_default());
+        }
+    }
+    out
+}
+
+/// Lets the guest write a bounded number of lines to the host's log.
+pub(super) struct LogQuota {
+    second: Instant,
+    left: u32,
+}
+
+impl LogQuota {
+    pub(super) fn new() -> Self {
+        Self { second: Instant::now(), left: LOG_LINES_PER_SECOND }
+    }
+
+    /// Logs one line, or drops it.
+    pub(super) fn log(&mut self, level: &str, message: &str) {
+        if self.second.elapsed() >= Duration::from_secs(1) {
+            *self = Self::new();
+        }
+        let Some(left) = self.left.checked_sub(1) else { return };
+        self.left = left;
+        // What the guest calls an error is the guest's trouble; on the host it is at most a warning.
+        let level = match level {
+            "error" | "warn" => log::Level::Warn,
+            "info" => log::Level::Info,
+            _ => log::Level::Debug,
+        };
+        log::log!(target: "guest", level, "{}", printable(message, TEXT_MAX));
+        if left == 0 {
+            log::warn!(target: "guest", "more lines of this second are dropped");
+        }
+    }
+}
