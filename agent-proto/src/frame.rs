@@ -27,11 +27,11 @@ pub enum FrameError {
     Parse(#[from] serde_json::Error),
 }
 
-/// Sends one message as one write.
+/// The bytes of one frame: its length and `message`.
 ///
 /// # Errors
-/// [`FrameError::TooLarge`] if it does not fit a frame, [`FrameError::Io`] if the stream fails.
-pub fn write_frame<T: Serialize>(stream: &mut impl Write, message: &T) -> Result<(), FrameError> {
+/// [`FrameError::TooLarge`] if it does not fit a frame.
+pub fn encode_frame<T: Serialize>(message: &T) -> Result<Vec<u8>, FrameError> {
     let mut bytes = vec![0; 4];
     serde_json::to_writer(&mut bytes, message)?;
     let len = bytes.len() - 4;
@@ -39,7 +39,15 @@ pub fn write_frame<T: Serialize>(stream: &mut impl Write, message: &T) -> Result
         return Err(FrameError::TooLarge(len));
     }
     bytes[..4].copy_from_slice(&(len as u32).to_le_bytes());
-    stream.write_all(&bytes)?;
+    Ok(bytes)
+}
+
+/// Sends one message as one write.
+///
+/// # Errors
+/// [`FrameError::TooLarge`] if it does not fit a frame, [`FrameError::Io`] if the stream fails.
+pub fn write_frame<T: Serialize>(stream: &mut impl Write, message: &T) -> Result<(), FrameError> {
+    stream.write_all(&encode_frame(message)?)?;
     Ok(stream.flush()?)
 }
 
@@ -48,6 +56,17 @@ pub fn write_frame<T: Serialize>(stream: &mut impl Write, message: &T) -> Result
 /// # Errors
 /// As [`FrameError`] says. After an error the stream is out of step and must be dropped.
 pub fn read_frame<T: DeserializeOwned>(stream: &mut impl Read) -> Result<Option<T>, FrameError> {
+    match read_payload(stream)? {
+        Some(bytes) => Ok(Some(serde_json::from_slice(&bytes)?)),
+        None => Ok(None),
+    }
+}
+
+/// Receives the payload of one frame, not yet understood; `None` if the stream ended between frames.
+///
+/// # Errors
+/// As [`FrameError`] says, except [`FrameError::Parse`]. After an error the stream is out of step and must be dropped.
+pub fn read_payload(stream: &mut impl Read) -> Result<Option<Vec<u8>>, FrameError> {
     let mut head = [0; 4];
     match read_full(stream, &mut head)? {
         0 => return Ok(None),
@@ -67,7 +86,7 @@ pub fn read_frame<T: DeserializeOwned>(stream: &mut impl Read) -> Result<Option<
             return Err(FrameError::Truncated);
         }
     }
-    Ok(Some(serde_json::from_slice(&bytes)?))
+    Ok(Some(bytes))
 }
 
 /// Reads until `buf` is full or the stream ends; returns the bytes read.

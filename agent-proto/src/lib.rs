@@ -13,21 +13,28 @@
 //! - [`Open::Stream`]: the bytes of one standard stream of one process, unframed, in one direction: host to guest for
 //!   stdin (shutdown of the write side is EOF for the process), guest to host for stdout and stderr (EOF when the
 //!   last writer in the guest has closed). A terminal uses one stream for both directions. Back-pressure is vsock's.
+//!   A stream may be opened as soon as the request that starts its process has been sent: the agent waits a few
+//!   seconds for a process it does not know yet. A stream it refuses (unknown process, no such stream, opened
+//!   before) it closes at once and says why in an [`Event::Log`]. If the host closes the stream of an output, later
+//!   writes of the process fail with `EPIPE`; if it closes a terminal's, the terminal hangs up. Shutting down only
+//!   the host's write side ends the input and leaves the output alone.
 //!
 //! # Versions
 //!
 //! [`PROTOCOL_VERSION`] is compared for equality in [`Hello`]. Unknown fields are ignored, unknown messages are
-//! answered with [`ErrorKind::Unsupported`].
+//! answered with [`ErrorKind::Unsupported`] ([`parse_request`]); a payload without a request id ends the connection.
 #![forbid(unsafe_code)]
 
 mod error;
 mod frame;
 mod message;
+mod request;
 mod spec;
 
 pub use error::{ErrorKind, RemoteError};
-pub use frame::{read_frame, write_frame, FrameError, MAX_FRAME};
+pub use frame::{encode_frame, read_frame, read_payload, write_frame, FrameError, MAX_FRAME};
 pub use message::*;
+pub use request::{is_token, parse_request, BadRequest, MAX_TOKEN};
 pub use spec::*;
 
 /// Version of this contract. Host and agent must agree exactly.

@@ -6,7 +6,8 @@ use crate::{
     ContainerStats, ExitStatus, ProcessInfo, ProcessSpec, RemoteError, ResourceLimits, SandboxSpec, WindowSize,
 };
 
-/// Names a process for as long as the sandbox lives; chosen by the host, unique in the sandbox, 1 to 128 bytes.
+/// Names a process for as long as the sandbox lives; chosen by the host, unique in the sandbox. What it may consist
+/// of: [`crate::is_token`].
 pub type Token = String;
 
 /// First frame of a connection, sent by the side that opened it.
@@ -105,13 +106,14 @@ pub enum Request {
         /// The process.
         token: Token,
     },
-    /// Sends a signal to the process, or to its whole group of descendants in the container.
+    /// Sends a signal to the process, or also to those it started.
     SignalProcess {
         /// The process.
         token: Token,
         /// Linux signal number.
         signal: i32,
-        /// Every process of the container (or of the sandbox process's session) too.
+        /// Every process of its container too; for a process of the sandbox itself: its descendants and those of its
+        /// session, also after it has ended.
         all: bool,
     },
     /// New size of the process's terminal.
@@ -121,7 +123,9 @@ pub enum Request {
         /// The size.
         size: WindowSize,
     },
-    /// Ends the process's stdin after what was already sent on the stream.
+    /// Ends the process's stdin after what has already arrived on the stream. (Shutting down the write side of the
+    /// stream itself also waits for what is still under way.) A terminal gets its end-of-file character instead, if
+    /// its line discipline is in canonical mode.
     CloseStdin {
         /// The process.
         token: Token,
@@ -236,7 +240,7 @@ pub enum Response {
 #[serde(rename_all = "snake_case")]
 #[non_exhaustive]
 pub enum Event {
-    /// A process ended; sent after its output has been handed to the streams.
+    /// A process ended. What it wrote may still be on its way: an output stream delivers it before its own end.
     Exited {
         /// The process.
         token: Token,
