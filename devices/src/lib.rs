@@ -2,9 +2,26 @@
 //!
 //! A device is one folder or file under [`virtio`] or [`legacy`]. The VMM puts it on a bus behind a transport, hands
 //! it its queues when the guest's driver is ready, and stops it again. See [`virtio::VirtioDevice`] for the contract.
+//!
+//! | module | what it is |
+//! |---|---|
+//! | [`bus`] | address ranges and who answers there |
+//! | [`irq`] | the way from a device to the guest's interrupt controller |
+//! | [`worker`] | device threads: epoll, pause, stop, state handed back |
+//! | [`rate_limit`] | logging for events that a guest can trigger |
+//! | [`legacy`] | port I/O devices of a PC |
+//! | [`virtio`] | transport, queues, and the virtio devices |
+//! | `testing` | the driver's side (feature `testing`) |
 
+#![deny(unsafe_code)]
+
+pub mod bus;
 pub mod irq;
+pub mod rate_limit;
+#[cfg(any(test, feature = "testing"))]
+pub mod testing;
 pub mod virtio;
+pub mod worker;
 
 use std::sync::Arc;
 

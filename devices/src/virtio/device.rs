@@ -12,9 +12,7 @@ use std::io;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::Arc;
 
-use virtio_queue::Queue;
-use vmm_sys_util::eventfd::EventFd;
-
+use super::queue::DeviceQueue;
 use crate::irq::Interrupt;
 use crate::GuestRam;
 
@@ -22,14 +20,6 @@ use crate::GuestRam;
 pub const ISR_QUEUE: u32 = 1;
 /// ISR bit: the configuration changed, which includes DEVICE_NEEDS_RESET.
 pub const ISR_CONFIG: u32 = 2;
-
-/// A queue in the hands of its device.
-pub struct DeviceQueue {
-    /// Set up and checked by the transport; the driver has made it ready.
-    pub queue: Queue,
-    /// Readable when the driver has notified this queue (an ioeventfd in the product).
-    pub notify: EventFd,
-}
 
 /// Everything a device gets when the driver is ready.
 pub struct Activation {

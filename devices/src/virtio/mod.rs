@@ -1,5 +1,9 @@
 //! Virtio devices (VIRTIO 1.2) and their transport.
 
+pub mod chain;
 pub mod device;
+pub mod queue;
 
-pub use device::{ActivateError, Activation, DeviceInterrupt, DeviceQueue, VirtioDevice};
+pub use chain::{Chain, ChainError, ChainReader, ChainWriter};
+pub use device::{ActivateError, Activation, DeviceInterrupt, VirtioDevice};
+pub use queue::{DeviceQueue, QueueError};

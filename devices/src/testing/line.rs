@@ -1,0 +1,39 @@
+//! An interrupt line that a test can wait for.
+
+use std::io;
+use std::sync::{Arc, Condvar, Mutex};
+
+use super::WAIT;
+use crate::irq::Interrupt;
+
+/// Counts interrupts and wakes whoever waits for one.
+#[derive(Debug, Default)]
+pub struct Line {
+    count: Mutex<u64>,
+    raised: Condvar,
+}
+
+impl Line {
+    /// Interrupts so far.
+    pub fn count(&self) -> u64 {
+        *self.count.lock().unwrap()
+    }
+
+    /// Returns once more than `seen` interrupts have come.
+    ///
+    /// # Panics
+    /// If that takes longer than [`WAIT`].
+    pub fn wait_past(&self, seen: u64) {
+        let count = self.count.lock().unwrap();
+        let (count, timeout) = self.raised.wait_timeout_while(count, WAIT, |count| *count <= seen).unwrap();
+        assert!(!timeout.timed_out(), "no interrupt within {WAIT:?}: {} so far", *count);
+    }
+}
+
+impl Interrupt for Arc<Line> {
+    fn trigger(&self) -> io::Result<()> {
+        *self.count.lock().unwrap() += 1;
+        self.raised.notify_all();
+        Ok(())
+    }
+}

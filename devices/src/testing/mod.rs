@@ -1,0 +1,54 @@
+//! The driver's side, for tests, benchmarks and fuzz targets of every device: guest memory, queues as a driver writes
+//! them (well or badly), an interrupt line to wait for.
+//!
+//! Everything here panics when a test's own assumption fails, and all waits end after [`WAIT`].
+
+pub mod line;
+pub mod queue;
+pub mod ram;
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use virtio_bindings::bindings::virtio_config::VIRTIO_F_VERSION_1;
+
+use crate::virtio::{Activation, DeviceInterrupt, VirtioDevice};
+
+pub use line::Line;
+pub use queue::{Buffer, Descriptor, DriverQueue, Request, Used};
+pub use ram::TestRam;
+
+/// Longest wait for a device.
+pub const WAIT: Duration = Duration::from_secs(20);
+
+/// A device that was activated without a transport, and what its driver would hold.
+pub struct Activated {
+    /// Guest memory with an allocator.
+    pub ram: TestRam,
+    /// The device's side of the interrupt.
+    pub interrupt: Arc<DeviceInterrupt>,
+    /// The driver's side of the interrupt.
+    pub line: Arc<Line>,
+    /// All of the device's queues, ready.
+    pub queues: Vec<DriverQueue>,
+}
+
+/// Activates `device` with all its queues, of `size` entries each, and `features` besides `VIRTIO_F_VERSION_1`.
+///
+/// # Panics
+/// If the device refuses.
+pub fn activate(device: &mut dyn VirtioDevice, features: u64, size: u16) -> Activated {
+    let ram = TestRam::new();
+    let line = Arc::new(Line::default());
+    let interrupt = Arc::new(DeviceInterrupt::new(Box::new(line.clone())));
+    let queues: Vec<_> =
+        device.queue_max_sizes().to_vec().iter().map(|_| DriverQueue::new(&ram, &line, size, features)).collect();
+    let activation = Activation {
+        mem: ram.share(),
+        queues: queues.iter().map(|queue| Some(queue.device_side())).collect(),
+        interrupt: interrupt.clone(),
+        features: features | 1 << VIRTIO_F_VERSION_1,
+    };
+    device.activate(activation).expect("the device can be activated");
+    Activated { ram, interrupt, line, queues }
+}

@@ -1,0 +1,534 @@
+//! The way to the buffers of one request: a descriptor chain, checked as a whole, then read and written through
+//! cursors that cannot leave it.
+//!
+//! Used by device workers. A [`Chain`] is collected once from guest memory (VIRTIO 1.2, 2.7.5); after that the guest
+//! can change the *contents* of the buffers but not where they are.
+
+// readv and writev on guest memory take raw pointers; all of that is in this file.
+#![allow(unsafe_code)]
+
+use std::io;
+use std::marker::PhantomData;
+use std::ops::Deref;
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
+
+use smallvec::SmallVec;
+use virtio_queue::DescriptorChain;
+use vm_memory::{Address, ByteValued, Bytes, GuestAddress, GuestMemory, GuestMemoryMmap};
+
+/// Descriptors that a chain may have: as many as the kernel takes in one `readv`. Linux drivers use far fewer.
+pub const MAX_SEGMENTS: usize = 1024;
+
+/// What is wrong with a chain, or with an access to it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum ChainError {
+    /// It loops, leaves its table, is longer than 4 GiB, or its table cannot be read.
+    #[error("descriptor chain is broken")]
+    Broken,
+    /// More than [`MAX_SEGMENTS`].
+    #[error("descriptor chain has more than {MAX_SEGMENTS} descriptors")]
+    TooLong,
+    /// A device-readable descriptor after a device-writable one (2.7.4.2).
+    #[error("descriptor chain has a readable buffer after a writable one")]
+    Order,
+    /// A buffer is not wholly in guest memory.
+    #[error("descriptor chain has a buffer outside of guest memory, at {0:#x}")]
+    OutOfMemory(u64),
+    /// The chain has fewer bytes than the request needs.
+    #[error("descriptor chain is too short for its request")]
+    Short,
+}
+
+/// A buffer in guest memory; never empty.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Segment {
+    addr: GuestAddress,
+    len: u32,
+}
+
+/// A request's buffers: first those the device reads, then those it writes.
+#[derive(Clone, Debug)]
+pub struct Chain {
+    head: u16,
+    segments: SmallVec<[Segment; 8]>,
+    /// How many segments are for reading.
+    split: usize,
+    readable: u32,
+    writable: u32,
+}
+
+impl Chain {
+    /// Walks `chain`, which lies in `mem`, to its end and checks every descriptor.
+    ///
+    /// # Errors
+    /// All of [`ChainError`] but `Short`.
+    pub fn collect<M>(mem: &GuestMemoryMmap<()>, chain: DescriptorChain<M>) -> Result<Self, ChainError>
+    where
+        M: Deref,
+        M::Target: GuestMemory,
+    {
+        let mut this = Self { head: chain.head_index(), segments: SmallVec::new(), split: 0, readable: 0, writable: 0 };
+        // The iterator just ends at a fault: the last descriptor then still points to a next one, or none came.
+        let mut complete = false;
+        for (count, descriptor) in chain.enumerate() {
+            if count >= MAX_SEGMENTS {
+                return Err(ChainError::TooLong);
+            }
+            complete = !descriptor.has_next();
+            this.add(mem, descriptor.addr(), descriptor.len(), descriptor.is_write_only())?;
+        }
+        if complete {
+            Ok(this)
+        } else {
+            Err(ChainError::Broken)
+        }
+    }
+
+    fn add(&mut self, mem: &GuestMemoryMmap<()>, addr: GuestAddress, len: u32, write: bool) -> Result<(), ChainError> {
+        if !write && self.split != self.segments.len() {
+            return Err(ChainError::Order);
+        }
+        if len == 0 {
+            return Ok(());
+        }
+        if !mem.check_range(addr, len as usize) {
+            return Err(ChainError::OutOfMemory(addr.raw_value()));
+        }
+        let total = if write { &mut self.writable } else { &mut self.readable };
+        *total = total.checked_add(len).ok_or(ChainError::Broken)?;
+        self.segments.push(Segment { addr, len });
+        if !write {
+            self.split = self.segments.len();
+        }
+        Ok(())
+    }
+
+    /// Index of the first descriptor, which names the request in the used ring.
+    pub fn head(&self) -> u16 {
+        self.head
+    }
+
+    /// Bytes for the device to read.
+    pub fn readable_len(&self) -> u32 {
+        self.readable
+    }
+
+    /// Bytes for the device to write.
+    pub fn writable_len(&self) -> u32 {
+        self.writable
+    }
+
+    /// At the first byte for the device to read. `mem` is the memory the chain was collected from.
+    pub fn reader<'a>(&'a self, mem: &'a GuestMemoryMmap<()>) -> ChainReader<'a> {
+        let segments = self.segments.get(..self.split).unwrap_or_default();
+        ChainReader(Cursor { mem, segments, offset: 0, remaining: self.readable })
+    }
+
+    /// At the first byte for the device to write. `mem` is the memory the chain was collected from.
+    pub fn writer<'a>(&'a self, mem: &'a GuestMemoryMmap<()>) -> ChainWriter<'a> {
+        let segments = self.segments.get(self.split..).unwrap_or_default();
+        ChainWriter { cursor: Cursor { mem, segments, offset: 0, remaining: self.writable }, written: 0 }
+    }
+}
+
+/// A position in a list of segments.
+#[derive(Clone, Debug)]
+struct Cursor<'a> {
+    mem: &'a GuestMemoryMmap<()>,
+    /// What is left; the first is used up to `offset`.
+    segments: &'a [Segment],
+    offset: u32,
+    /// May be less than the segments hold.
+    remaining: u32,
+}
+
+impl<'a> Cursor<'a> {
+    /// Contiguous guest addresses from here, at most `limit` bytes in sum.
+    fn pieces(&self, limit: u32) -> impl Iterator<Item = (GuestAddress, u32)> + use<'a> {
+        let mut offset = self.offset;
+        let mut left = limit.min(self.remaining);
+        self.segments.iter().map_while(move |segment| {
+            let len = (segment.len - offset).min(left);
+            let addr = segment.addr.unchecked_add(u64::from(offset));
+            offset = 0;
+            left -= len;
+            (len > 0).then_some((addr, len))
+        })
+    }
+
+    /// `count` is at most `remaining`.
+    fn advance(&mut self, count: u32) {
+        self.remaining -= count;
+        let mut count = count;
+        while let Some((first, rest)) = self.segments.split_first() {
+            let here = first.len - self.offset;
+            if count < here {
+                self.offset += count;
+                return;
+            }
+            count -= here;
+            self.offset = 0;
+            self.segments = rest;
+        }
+    }
+
+    /// Length of an access of `len` bytes, or `Short`.
+    fn check(&self, len: usize) -> Result<u32, ChainError> {
+        u32::try_from(len).ok().filter(|len| *len <= self.remaining).ok_or(ChainError::Short)
+    }
+
+    /// As [`Cursor::advance`], for a count that the kernel reported: it moved no more than was asked for.
+    fn advance_by_io(&mut self, count: usize) {
+        let count = u32::try_from(count).unwrap_or(u32::MAX).min(self.remaining);
+        self.advance(count);
+    }
+
+    fn take(&self, limit: u32) -> Self {
+        Self { remaining: self.remaining.min(limit), ..self.clone() }
+    }
+}
+
+/// Reads a request's buffers in order.
+#[derive(Clone, Debug)]
+pub struct ChainReader<'a>(Cursor<'a>);
+
+impl<'a> ChainReader<'a> {
+    /// Bytes left.
+    pub fn remaining(&self) -> u32 {
+        self.0.remaining
+    }
+
+    /// Fills `data`.
+    ///
+    /// # Errors
+    /// `Short`, with nothing read.
+    pub fn read_exact(&mut self, data: &mut [u8]) -> Result<(), ChainError> {
+        let len = self.0.check(data.len())?;
+        let mut rest = data;
+        for (addr, count) in self.0.pieces(len) {
+            let (here, after) = rest.split_at_mut(count as usize);
+            self.0.mem.read_slice(here, addr).map_err(|_| ChainError::OutOfMemory(addr.raw_value()))?;
+            rest = after;
+        }
+        self.0.advance(len);
+        Ok(())
+    }
+
+    /// A plain value, as it lies in memory (little-endian in virtio).
+    ///
+    /// # Errors
+    /// `Short`, with nothing read.
+    pub fn read_obj<T: ByteValued + Default>(&mut self) -> Result<T, ChainError> {
+        let mut value = T::default();
+        self.read_exact(value.as_mut_slice())?;
+        Ok(value)
+    }
+
+    /// Moves past `count` bytes.
+    ///
+    /// # Errors
+    /// `Short`, without a move.
+    pub fn skip(&mut self, count: u32) -> Result<(), ChainError> {
+        self.0.check(count as usize)?;
+        self.0.advance(count);
+        Ok(())
+    }
+
+    /// A reader of the next `limit` bytes, or of what is left; this one does not move.
+    #[must_use]
+    pub fn take(&self, limit: u32) -> Self {
+        Self(self.0.take(limit))
+    }
+
+    /// `writev` of up to `limit` bytes, straight out of guest memory; moves by what was written, which is returned.
+    ///
+    /// # Errors
+    /// The system call's, `WouldBlock` among them.
+    pub fn write_to(&mut self, fd: impl AsFd, limit: u32) -> io::Result<usize> {
+        let mut vectors = WriteVectors::new();
+        vectors.push_chain(&self.take(limit));
+        let count = vectors.writev(fd)?;
+        self.0.advance_by_io(count);
+        Ok(count)
+    }
+
+    /// `pwritev` of all that is left at `offset` of a file; moves as far as it came.
+    ///
+    /// # Errors
+    /// The system call's, or `WriteZero` if the file takes no more.
+    pub fn write_all_at(&mut self, file: impl AsFd, mut offset: u64) -> io::Result<()> {
+        while self.remaining() > 0 {
+            let mut vectors = WriteVectors::new();
+            vectors.push_chain(self);
+            match vectors.0.pwritev(file.as_fd(), offset) {
+                Ok(0) => return Err(io::ErrorKind::WriteZero.into()),
+                Ok(count) => {
+                    self.0.advance_by_io(count);
+                    offset = offset.saturating_add(count as u64);
+                }
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(())
+    }
+}
+
+impl io::Read for ChainReader<'_> {
+    fn read(&mut self, data: &mut [u8]) -> io::Result<usize> {
+        let len = data.len().min(self.remaining() as usize);
+        let data = data.get_mut(..len).unwrap_or_default();
+        ChainReader::read_exact(self, data).map_err(io::Error::other)?;
+        Ok(len)
+    }
+}
+
+/// Fills a request's buffers in order.
+#[derive(Clone, Debug)]
+pub struct ChainWriter<'a> {
+    cursor: Cursor<'a>,
+    written: u32,
+}
+
+impl<'a> ChainWriter<'a> {
+    /// Bytes left.
+    pub fn remaining(&self) -> u32 {
+        self.cursor.remaining
+    }
+
+    /// Bytes passed since the chain's first writable one: the length for the used ring.
+    pub fn written(&self) -> u32 {
+        self.written
+    }
+
+    /// Writes all of `data`.
+    ///
+    /// # Errors
+    /// `Short`, with nothing written.
+    pub fn write_all(&mut self, data: &[u8]) -> Result<(), ChainError> {
+        let len = self.cursor.check(data.len())?;
+        let mut rest = data;
+        for (addr, count) in self.cursor.pieces(len) {
+            let (here, after) = rest.split_at(count as usize);
+            self.cursor.mem.write_slice(here, addr).map_err(|_| ChainError::OutOfMemory(addr.raw_value()))?;
+            rest = after;
+        }
+        self.move_on(len);
+        Ok(())
+    }
+
+    /// A plain value, as it lies in memory (little-endian in virtio).
+    ///
+    /// # Errors
+    /// `Short`, with nothing written.
+    pub fn write_obj<T: ByteValued>(&mut self, value: T) -> Result<(), ChainError> {
+        self.write_all(value.as_slice())
+    }
+
+    /// Moves past `count` bytes; they count as written.
+    ///
+    /// # Errors
+    /// `Short`, without a move.
+    pub fn skip(&mut self, count: u32) -> Result<(), ChainError> {
+        self.cursor.check(count as usize)?;
+        self.move_on(count);
+        Ok(())
+    }
+
+    /// A writer of the next `limit` bytes, or of what is left, with the same count of bytes passed; this one does not
+    /// move.
+    #[must_use]
+    pub fn take(&self, limit: u32) -> Self {
+        Self { cursor: self.cursor.take(limit), written: self.written }
+    }
+
+    /// `readv` of up to `limit` bytes, straight into guest memory; moves by what was read, which is returned.
+    ///
+    /// # Errors
+    /// The system call's, `WouldBlock` among them.
+    pub fn read_from(&mut self, fd: impl AsFd, limit: u32) -> io::Result<usize> {
+        let mut vectors = ReadVectors::new();
+        vectors.push_chain(&self.take(limit));
+        let count = vectors.readv(fd)?;
+        self.move_on_by_io(count);
+        Ok(count)
+    }
+
+    /// `preadv` from `offset` of a file until all that is left is full; moves as far as it came.
+    ///
+    /// # Errors
+    /// The system call's, or `UnexpectedEof`.
+    pub fn fill_from_at(&mut self, file: impl AsFd, mut offset: u64) -> io::Result<()> {
+        while self.remaining() > 0 {
+            let mut vectors = ReadVectors::new();
+            vectors.push_chain(self);
+            match vectors.0.preadv(file.as_fd(), offset) {
+                Ok(0) => return Err(io::ErrorKind::UnexpectedEof.into()),
+                Ok(count) => {
+                    self.move_on_by_io(count);
+                    offset = offset.saturating_add(count as u64);
+                }
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(())
+    }
+
+    fn move_on(&mut self, count: u32) {
+        self.cursor.advance(count);
+        self.written += count;
+    }
+
+    fn move_on_by_io(&mut self, count: usize) {
+        let before = self.cursor.remaining;
+        self.cursor.advance_by_io(count);
+        self.written += before - self.cursor.remaining;
+    }
+}
+
+impl io::Write for ChainWriter<'_> {
+    fn write(&mut self, data: &[u8]) -> io::Result<usize> {
+        let len = data.len().min(self.remaining() as usize);
+        ChainWriter::write_all(self, data.get(..len).unwrap_or_default()).map_err(io::Error::other)?;
+        Ok(len)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+/// Guest and host buffers for one `readv`: the kernel writes into them.
+#[derive(Default)]
+pub struct ReadVectors<'a>(Vectors<'a>);
+
+impl<'a> ReadVectors<'a> {
+    /// None yet.
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// Adds what is left of `writer`.
+    pub fn push_chain(&mut self, writer: &ChainWriter<'a>) {
+        self.0.push_cursor(&writer.cursor);
+    }
+
+    /// Adds a host buffer.
+    pub fn push_slice(&mut self, data: &'a mut [u8]) {
+        self.0.push(data.as_mut_ptr(), data.len());
+    }
+
+    /// Reads once. Returns the number of bytes; 0 is the end of a stream.
+    ///
+    /// # Errors
+    /// The system call's, `WouldBlock` among them; an interrupted call is repeated.
+    pub fn readv(&mut self, fd: impl AsFd) -> io::Result<usize> {
+        self.0.call(fd.as_fd(), |fd, vectors, count| {
+            // SAFETY: every vector points to writable bytes that are borrowed for 'a: a host slice borrowed mutably, or
+            // guest memory, which nobody but system calls and volatile accesses touch.
+            unsafe { libc::readv(fd, vectors, count) }
+        })
+    }
+}
+
+/// Guest and host buffers for one `writev`: the kernel reads them.
+#[derive(Default)]
+pub struct WriteVectors<'a>(Vectors<'a>);
+
+impl<'a> WriteVectors<'a> {
+    /// None yet.
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// Adds what is left of `reader`.
+    pub fn push_chain(&mut self, reader: &ChainReader<'a>) {
+        self.0.push_cursor(&reader.0);
+    }
+
+    /// Adds a host buffer.
+    pub fn push_slice(&mut self, data: &'a [u8]) {
+        self.0.push(data.as_ptr().cast_mut(), data.len());
+    }
+
+    /// Writes once. Returns the number of bytes.
+    ///
+    /// # Errors
+    /// The system call's, `WouldBlock` among them; an interrupted call is repeated.
+    pub fn writev(&mut self, fd: impl AsFd) -> io::Result<usize> {
+        self.0.call(fd.as_fd(), |fd, vectors, count| {
+            // SAFETY: every vector points to readable bytes that are borrowed for 'a; the kernel only reads them.
+            unsafe { libc::writev(fd, vectors, count) }
+        })
+    }
+}
+
+/// At most [`MAX_SEGMENTS`] vectors; more are left out, which shortens the system call and nothing else.
+#[derive(Default)]
+struct Vectors<'a> {
+    list: SmallVec<[libc::iovec; 16]>,
+    borrowed: PhantomData<&'a mut [u8]>,
+}
+
+impl<'a> Vectors<'a> {
+    fn push(&mut self, base: *mut u8, len: usize) {
+        if len > 0 && self.list.len() < MAX_SEGMENTS {
+            self.list.push(libc::iovec { iov_base: base.cast(), iov_len: len });
+        }
+    }
+
+    fn push_cursor(&mut self, cursor: &Cursor<'a>) {
+        for (addr, len) in cursor.pieces(u32::MAX) {
+            // A buffer may lie in two regions. The range was checked when the chain was collected, from this memory.
+            for slice in cursor.mem.get_slices(addr, len as usize) {
+                let slice = slice.expect("a chain was used with another memory than it was collected from");
+                self.push(slice.ptr_guard_mut().as_ptr(), slice.len());
+            }
+        }
+    }
+
+    fn call(
+        &self,
+        fd: BorrowedFd<'_>,
+        operation: impl Fn(libc::c_int, *const libc::iovec, libc::c_int) -> libc::ssize_t,
+    ) -> io::Result<usize> {
+        loop {
+            // The cast cannot cut: there are at most MAX_SEGMENTS.
+            let result = operation(fd.as_raw_fd(), self.list.as_ptr(), self.list.len() as libc::c_int);
+            match usize::try_from(result) {
+                Ok(count) => return Ok(count),
+                Err(_) => {
+                    let error = io::Error::last_os_error();
+                    if error.kind() != io::ErrorKind::Interrupted {
+                        return Err(error);
+                    }
+                }
+            }
+        }
+    }
+
+    fn preadv(&self, fd: BorrowedFd<'_>, offset: u64) -> io::Result<usize> {
+        let offset = file_offset(offset)?;
+        self.call(fd, |fd, vectors, count| {
+            // SAFETY: as for readv above; this is reached through ReadVectors only.
+            unsafe { libc::preadv(fd, vectors, count, offset) }
+        })
+    }
+
+    fn pwritev(&self, fd: BorrowedFd<'_>, offset: u64) -> io::Result<usize> {
+        let offset = file_offset(offset)?;
+        self.call(fd, |fd, vectors, count| {
+            // SAFETY: as for writev above; the kernel only reads the vectors.
+            unsafe { libc::pwritev(fd, vectors, count, offset) }
+        })
+    }
+}
+
+fn file_offset(offset: u64) -> io::Result<libc::off_t> {
+    libc::off_t::try_from(offset).map_err(|_| io::ErrorKind::InvalidInput.into())
+}
+
+#[cfg(test)]
+#[path = "chain_tests.rs"]
+mod tests;

@@ -1,0 +1,196 @@
+//! A queue in the hands of its device: requests come out, completions go in, and the driver is interrupted only when
+//! it wants to be (VIRTIO 1.2, 2.7).
+//!
+//! Used by device workers, each queue by one thread.
+
+use std::num::Wrapping;
+use std::sync::atomic::{fence, Ordering};
+
+use virtio_bindings::bindings::virtio_ring::VRING_AVAIL_F_NO_INTERRUPT;
+use virtio_queue::{Queue, QueueOwnedT, QueueT};
+use vm_memory::{Address, Bytes, GuestAddress, GuestMemoryMmap};
+use vmm_sys_util::eventfd::EventFd;
+
+use super::chain::{Chain, ChainError};
+use super::device::DeviceInterrupt;
+
+/// Bytes before the entries of either ring: flags and idx.
+const RING_HEADER: u64 = 4;
+/// Bytes of an entry in the available ring.
+const AVAIL_ENTRY: u64 = 2;
+/// Bytes of an entry in the used ring.
+const USED_ENTRY: u64 = 8;
+
+/// The driver broke the protocol of the rings: the device asks for a reset and leaves the queue alone.
+#[derive(Debug, thiserror::Error)]
+pub enum QueueError {
+    /// The rings themselves.
+    #[error("{operation}: {source}")]
+    Ring {
+        /// What was attempted.
+        operation: &'static str,
+        /// What is wrong.
+        source: virtio_queue::Error,
+    },
+    /// A request's descriptors.
+    #[error("request {head}: {source}")]
+    Chain {
+        /// The chain's first descriptor.
+        head: u16,
+        /// What is wrong.
+        source: ChainError,
+    },
+}
+
+impl QueueError {
+    fn ring(operation: &'static str) -> impl Fn(virtio_queue::Error) -> Self {
+        move |source| Self::Ring { operation, source }
+    }
+
+    fn memory(operation: &'static str) -> impl Fn(vm_memory::GuestMemoryError) -> Self {
+        move |error| Self::Ring { operation, source: virtio_queue::Error::GuestMemory(error) }
+    }
+}
+
+/// A queue in the hands of its device.
+pub struct DeviceQueue {
+    /// Set up and checked by the transport; the driver has made it ready.
+    pub queue: Queue,
+    /// Readable when the driver has notified this queue (an ioeventfd in the product). Does not block.
+    pub notify: EventFd,
+    /// Index of the used ring when the driver was last given the chance of an interrupt.
+    signalled: Wrapping<u16>,
+}
+
+impl DeviceQueue {
+    /// A queue that the driver has set up, and its notifications.
+    pub fn new(queue: Queue, notify: EventFd) -> Self {
+        let signalled = Wrapping(queue.next_used());
+        Self { queue, notify, signalled }
+    }
+
+    /// Takes the driver's notification, if there is one.
+    pub fn drain_notify(&self) {
+        // An empty counter is no error: a report of it may be stale.
+        drop(self.notify.read());
+    }
+
+    /// Makes `notify` readable, so that a worker that stopped after a full batch comes back.
+    pub fn notify_self(&self) {
+        if let Err(error) = self.notify.write(1) {
+            // Only a full counter refuses, and that is readable too.
+            log::debug!("notification of a queue by its device: {error}");
+        }
+    }
+
+    /// The next request.
+    ///
+    /// # Errors
+    /// The driver broke the protocol; see [`QueueError`].
+    pub fn pop(&mut self, mem: &GuestMemoryMmap<()>) -> Result<Option<Chain>, QueueError> {
+        let next = self.queue.iter(mem).map_err(QueueError::ring("available ring"))?.next();
+        let Some(chain) = next else { return Ok(None) };
+        let head = chain.head_index();
+        Chain::collect(mem, chain).map(Some).map_err(|source| QueueError::Chain { head, source })
+    }
+
+    /// Puts the request that `pop` returned last back at the head of the queue.
+    pub fn unpop(&mut self) {
+        self.queue.go_to_previous_position();
+    }
+
+    /// Gives a request back with the number of bytes written from the start of its writable buffers.
+    ///
+    /// # Errors
+    /// The head is none of the queue's, or the used ring is out of memory.
+    pub fn complete(&mut self, mem: &GuestMemoryMmap<()>, head: u16, written: u32) -> Result<(), QueueError> {
+        self.complete_together(mem, &[(head, written)])
+    }
+
+    /// Gives several requests back so that the driver sees all of them or none: buffers of one frame, say.
+    ///
+    /// # Errors
+    /// As for [`Self::complete`].
+    pub fn complete_together(&mut self, mem: &GuestMemoryMmap<()>, done: &[(u16, u32)]) -> Result<(), QueueError> {
+        const OPERATION: &str = "used ring";
+        let size = self.queue.size();
+        let mut next = Wrapping(self.queue.next_used());
+        for &(head, written) in done {
+            if head >= size {
+                let source = virtio_queue::Error::InvalidDescriptorIndex;
+                return Err(QueueError::Ring { operation: OPERATION, source });
+            }
+            // A queue's size is a power of two and never 0.
+            let slot = u64::from(next.0 & (size - 1));
+            let addr = self.address(self.queue.used_ring(), RING_HEADER + slot * USED_ENTRY)?;
+            // Two little-endian words: the head, then the length.
+            let entry = u64::from(written) << 32 | u64::from(head);
+            mem.write_obj(entry.to_le(), addr).map_err(QueueError::memory(OPERATION))?;
+            next += 1;
+        }
+        // 2.7.8.2: entries before the index.
+        let addr = self.address(self.queue.used_ring(), 2)?;
+        mem.store(next.0.to_le(), addr, Ordering::Release).map_err(QueueError::memory(OPERATION))?;
+        self.queue.set_next_used(next.0);
+        Ok(())
+    }
+
+    /// Interrupts the driver if something was completed since the last call and it wants to know (2.7.7, 2.7.10).
+    ///
+    /// # Errors
+    /// The rings are out of memory.
+    pub fn signal(&mut self, mem: &GuestMemoryMmap<()>, interrupt: &DeviceInterrupt) -> Result<(), QueueError> {
+        if self.wants_signal(mem)? {
+            interrupt.signal_queue();
+        }
+        Ok(())
+    }
+
+    fn wants_signal(&mut self, mem: &GuestMemoryMmap<()>) -> Result<bool, QueueError> {
+        const OPERATION: &str = "interrupt suppression";
+        let new = Wrapping(self.queue.next_used());
+        let old = std::mem::replace(&mut self.signalled, new);
+        if new == old {
+            return Ok(false);
+        }
+        // The index must be visible before the driver's wish is read: the driver does both the other way round.
+        fence(Ordering::SeqCst);
+        let ring = self.queue.avail_ring();
+        if !self.queue.event_idx_enabled() {
+            let flags: u16 =
+                mem.load(self.address(ring, 0)?, Ordering::Relaxed).map_err(QueueError::memory(OPERATION))?;
+            return Ok(u32::from(u16::from_le(flags)) & VRING_AVAIL_F_NO_INTERRUPT == 0);
+        }
+        let offset = RING_HEADER + u64::from(self.queue.size()) * AVAIL_ENTRY;
+        let event: u16 =
+            mem.load(self.address(ring, offset)?, Ordering::Relaxed).map_err(QueueError::memory(OPERATION))?;
+        let event = Wrapping(u16::from_le(event));
+        // 2.7.10: an interrupt when the index passes `event`, counting modulo 2^16.
+        Ok(new - event - Wrapping(1) < new - old)
+    }
+
+    /// Asks the driver not to notify while the worker is looking anyway.
+    ///
+    /// # Errors
+    /// The used ring is out of memory.
+    pub fn disable_notifications(&mut self, mem: &GuestMemoryMmap<()>) -> Result<(), QueueError> {
+        self.queue.disable_notification(mem).map_err(QueueError::ring("notification suppression"))
+    }
+
+    /// Asks the driver to notify again. True if requests came meanwhile, which may not be notified: look again.
+    ///
+    /// # Errors
+    /// The rings are out of memory.
+    pub fn enable_notifications(&mut self, mem: &GuestMemoryMmap<()>) -> Result<bool, QueueError> {
+        self.queue.enable_notification(mem).map_err(QueueError::ring("notification suppression"))
+    }
+
+    fn address(&self, ring: u64, offset: u64) -> Result<GuestAddress, QueueError> {
+        let source = virtio_queue::Error::AddressOverflow;
+        GuestAddress(ring).checked_add(offset).ok_or(QueueError::Ring { operation: "ring address", source })
+    }
+}
+
+#[cfg(test)]
+#[path = "queue_tests.rs"]
+mod tests;

@@ -1,0 +1,364 @@
+//! Device threads. A [`Worker`] is the inside: a device's state and what it does when one of its file descriptors is
+//! ready. A [`WorkerHandle`] is the outside, held by the device: pause, resume, stop; the state comes back.
+//!
+//! ```text
+//!   spawn ──▶ running ◀──resume── paused
+//!               │  └────pause──────▲ │
+//!               │ Next::Retire       │
+//!               ▼                    │
+//!            retired (deaf, waits)   │
+//!               │                    │
+//!               └───────stop─────────┴──▶ ended, state handed back
+//! ```
+//!
+//! All waiting is done in `epoll_wait`; a worker that has nothing to do sleeps. Waits for a worker are bounded by
+//! [`GRACE`].
+
+use std::io;
+use std::os::fd::{AsRawFd, RawFd};
+use std::panic::{catch_unwind, AssertUnwindSafe};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+
+use vmm_sys_util::epoll::{ControlOperation, Epoll, EpollEvent, EventSet};
+use vmm_sys_util::eventfd::{EventFd, EFD_NONBLOCK};
+
+/// How long `pause` and `stop` wait for a worker to come to rest. A worker that reads a slow disk may need a while.
+pub const GRACE: Duration = Duration::from_secs(30);
+
+/// Events taken from the kernel at a time.
+const EVENTS: usize = 16;
+/// The loop's own file descriptor; a worker's tokens are smaller.
+const CONTROL: u64 = u64::MAX;
+/// Linux's limit for a thread's name.
+const NAME_MAX: usize = 15;
+
+/// What a worker wants after an event.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Next {
+    /// To go on.
+    Continue,
+    /// To be left alone until it is stopped: the driver broke the protocol, or its backend is gone.
+    Retire,
+}
+
+/// The inside of a device thread.
+pub trait Worker: Send + 'static {
+    /// Names the file descriptors to wait for. Called once, before the thread starts, on the thread of the caller.
+    ///
+    /// # Errors
+    /// The error of the system call; there is no worker then.
+    fn register(&mut self, poller: &Poller) -> io::Result<()>;
+
+    /// Looks at every source once: called when the thread starts and after each pause, since a notification may
+    /// have come before.
+    fn resumed(&mut self, poller: &Poller) -> Next;
+
+    /// The file descriptor registered with `token` has one of `events`; it may be a stale report. Returns soon, so that
+    /// a stop is seen: a long job is cut into batches, with the file descriptor left readable in between.
+    fn ready(&mut self, token: u64, events: EventSet, poller: &Poller) -> Next;
+
+    /// When [`Self::expired`] wants to be called. Asked before each wait.
+    fn deadline(&self) -> Option<Instant> {
+        None
+    }
+
+    /// The deadline has passed.
+    fn expired(&mut self, _poller: &Poller) -> Next {
+        Next::Continue
+    }
+
+    /// The worker panicked or could not wait any more and has been retired; it has been logged. A device asks its
+    /// driver for a reset here.
+    fn failed(&mut self);
+}
+
+/// What a worker waits for.
+#[derive(Debug)]
+pub struct Poller(Epoll);
+
+impl Poller {
+    fn new() -> io::Result<Self> {
+        Epoll::new().map(Self)
+    }
+
+    /// Waits for `events` of `fd` from now on, and names them `token` (any but `u64::MAX`).
+    ///
+    /// # Errors
+    /// `epoll_ctl`'s, such as `AlreadyExists`.
+    pub fn add(&self, fd: &impl AsRawFd, token: u64, events: EventSet) -> io::Result<()> {
+        self.control(ControlOperation::Add, fd.as_raw_fd(), token, events)
+    }
+
+    /// Other `events` for an `fd` that was added.
+    ///
+    /// # Errors
+    /// `epoll_ctl`'s.
+    pub fn modify(&self, fd: &impl AsRawFd, token: u64, events: EventSet) -> io::Result<()> {
+        self.control(ControlOperation::Modify, fd.as_raw_fd(), token, events)
+    }
+
+    /// Forgets `fd`. Needed before it is closed if a duplicate of it stays open.
+    ///
+    /// # Errors
+    /// `epoll_ctl`'s.
+    pub fn remove(&self, fd: &impl AsRawFd) -> io::Result<()> {
+        self.control(ControlOperation::Delete, fd.as_raw_fd(), 0, EventSet::empty())
+    }
+
+    fn control(&self, operation: ControlOperation, fd: RawFd, token: u64, events: EventSet) -> io::Result<()> {
+        self.0.ctl(operation, fd, EpollEvent::new(events, token))
+    }
+
+    /// Until something is ready or `deadline`; an interrupted wait is a wait without events.
+    fn wait(&self, deadline: Option<Instant>, events: &mut [EpollEvent]) -> io::Result<usize> {
+        match self.0.wait(timeout_ms(deadline), events) {
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => Ok(0),
+            result => result,
+        }
+    }
+}
+
+/// Rounded up, so that a wait that timed out has reached its deadline; -1 is forever.
+fn timeout_ms(deadline: Option<Instant>) -> i32 {
+    deadline.map_or(-1, |deadline| {
+        let left = deadline.saturating_duration_since(Instant::now()).as_nanos();
+        i32::try_from(left.div_ceil(1_000_000)).unwrap_or(i32::MAX)
+    })
+}
+
+/// Why a worker's state did not come back.
+#[derive(Debug, thiserror::Error)]
+pub enum WorkerError {
+    /// It is busy in one operation for longer than [`GRACE`]; the thread has been left behind.
+    #[error("device thread {0} did not come to rest within {GRACE:?}: a host file or device does not answer")]
+    Stuck(String),
+    /// It panicked.
+    #[error("device thread {0} panicked")]
+    Panicked(String),
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Wanted {
+    Run,
+    Pause,
+    Stop,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Phase {
+    Running,
+    Paused,
+    Ended,
+}
+
+struct Shared {
+    state: Mutex<(Wanted, Phase)>,
+    changed: Condvar,
+    control: EventFd,
+}
+
+impl Shared {
+    fn lock(&self) -> MutexGuard<'_, (Wanted, Phase)> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Tells the worker.
+    fn want(&self, wanted: Wanted) {
+        self.lock().0 = wanted;
+        self.changed.notify_all();
+        if let Err(error) = self.control.write(1) {
+            // Only a full counter can refuse, and then the worker is woken anyway.
+            log::debug!("control event of a device thread: {error}");
+        }
+    }
+
+    /// True if `reached` holds for the phase before the grace is over.
+    fn wait_for(&self, reached: impl Fn(Phase) -> bool) -> bool {
+        let (_state, timeout) = self
+            .changed
+            .wait_timeout_while(self.lock(), GRACE, |state| !reached(state.1))
+            .unwrap_or_else(PoisonError::into_inner);
+        !timeout.timed_out()
+    }
+
+    fn enter(&self, phase: Phase) {
+        self.lock().1 = phase;
+        self.changed.notify_all();
+    }
+}
+
+/// The outside of a device thread. Dropping it stops the worker and drops its state.
+pub struct WorkerHandle<W> {
+    name: String,
+    shared: Arc<Shared>,
+    thread: Option<JoinHandle<(W, bool)>>,
+}
+
+impl<W: Worker> WorkerHandle<W> {
+    /// Starts `worker` on a thread called `name` (cut to 15 bytes). Signals are the caller's: block them before.
+    ///
+    /// # Errors
+    /// No file descriptors or threads left, or the worker's own registration failed.
+    pub fn spawn(name: &str, mut worker: W) -> io::Result<Self> {
+        let poller = Poller::new()?;
+        let control = EventFd::new(EFD_NONBLOCK)?;
+        poller.add(&control, CONTROL, EventSet::IN)?;
+        worker.register(&poller)?;
+        let shared =
+            Arc::new(Shared { state: Mutex::new((Wanted::Run, Phase::Running)), changed: Condvar::new(), control });
+        let inside = shared.clone();
+        let short: String = name.chars().filter(char::is_ascii).take(NAME_MAX).collect();
+        let label = name.to_owned();
+        let thread = std::thread::Builder::new().name(short).spawn(move || run(&label, worker, &poller, &inside))?;
+        Ok(Self { name: name.to_owned(), shared, thread: Some(thread) })
+    }
+
+    /// Returns when the worker is idle: it touches nothing until `resume`.
+    ///
+    /// # Errors
+    /// [`WorkerError::Stuck`]; it will pause when it can.
+    pub fn pause(&self) -> Result<(), WorkerError> {
+        self.shared.want(Wanted::Pause);
+        if self.shared.wait_for(|phase| phase != Phase::Running) {
+            Ok(())
+        } else {
+            Err(WorkerError::Stuck(self.name.clone()))
+        }
+    }
+
+    /// Goes on after a pause.
+    pub fn resume(&self) {
+        self.shared.want(Wanted::Run);
+    }
+
+    /// Ends the thread and gives the state back.
+    ///
+    /// # Errors
+    /// See [`WorkerError`]; the state is lost.
+    pub fn stop(mut self) -> Result<W, WorkerError> {
+        self.finish().unwrap_or_else(|| Err(WorkerError::Panicked(self.name.clone())))
+    }
+
+    fn finish(&mut self) -> Option<Result<W, WorkerError>> {
+        let thread = self.thread.take()?;
+        self.shared.want(Wanted::Stop);
+        if !self.shared.wait_for(|phase| phase == Phase::Ended) {
+            return Some(Err(WorkerError::Stuck(self.name.clone())));
+        }
+        match thread.join() {
+            Ok((worker, true)) => Some(Ok(worker)),
+            Ok((_, false)) | Err(_) => Some(Err(WorkerError::Panicked(self.name.clone()))),
+        }
+    }
+}
+
+impl<W> Drop for WorkerHandle<W> {
+    fn drop(&mut self) {
+        if let Some(thread) = self.thread.take() {
+            self.shared.want(Wanted::Stop);
+            if self.shared.wait_for(|phase| phase == Phase::Ended) {
+                // A panic has been logged by the thread itself.
+                drop(thread.join());
+            } else {
+                log::error!("{}", WorkerError::Stuck(self.name.clone()));
+            }
+        }
+    }
+}
+
+/// Says so on every way out of the thread, a panic in `failed` included.
+struct Ended<'a>(&'a Shared);
+
+impl Drop for Ended<'_> {
+    fn drop(&mut self) {
+        self.0.enter(Phase::Ended);
+    }
+}
+
+/// The thread. The flag tells whether the worker's state is sound.
+fn run<W: Worker>(name: &str, mut worker: W, poller: &Poller, shared: &Shared) -> (W, bool) {
+    let _ended = Ended(shared);
+    let result = catch_unwind(AssertUnwindSafe(|| serve(&mut worker, poller, shared)));
+    let sound = result.is_ok();
+    let failure = match result {
+        Ok(Ok(())) => None,
+        Ok(Err(error)) => Some(format!("cannot wait for events: {error}")),
+        Err(panic) => Some(format!("panicked: {}", panic_message(panic.as_ref()))),
+    };
+    if let Some(failure) = failure {
+        log::error!("device thread {name} {failure}");
+        worker.failed();
+        rest(shared, true);
+    }
+    (worker, sound)
+}
+
+fn panic_message(panic: &(dyn std::any::Any + Send)) -> &str {
+    panic
+        .downcast_ref::<&str>()
+        .copied()
+        .or_else(|| panic.downcast_ref::<String>().map(String::as_str))
+        .unwrap_or("no message")
+}
+
+/// Until the worker is stopped.
+fn serve(worker: &mut impl Worker, poller: &Poller, shared: &Shared) -> io::Result<()> {
+    let mut events = [EpollEvent::default(); EVENTS];
+    let mut next = worker.resumed(poller);
+    loop {
+        if next == Next::Retire {
+            rest(shared, true);
+            return Ok(());
+        }
+        let count = poller.wait(worker.deadline(), &mut events)?;
+        for event in events.iter().take(count) {
+            next = if event.data() == CONTROL {
+                match obey(shared) {
+                    Wanted::Stop => return Ok(()),
+                    // The rest of this wait's events follow, stale ones after a pause too: a worker bears those.
+                    Wanted::Run | Wanted::Pause => worker.resumed(poller),
+                }
+            } else {
+                let set = EventSet::from_bits_truncate(event.events());
+                worker.ready(event.data(), set, poller)
+            };
+            if next == Next::Retire {
+                break;
+            }
+        }
+        if next == Next::Continue && worker.deadline().is_some_and(|deadline| deadline <= Instant::now()) {
+            next = worker.expired(poller);
+        }
+    }
+}
+
+/// Reads the control event and does what is wanted.
+fn obey(shared: &Shared) -> Wanted {
+    // It may have been read already: two wishes can share one event.
+    drop(shared.control.read());
+    rest(shared, false)
+}
+
+/// Sleeps while a pause is wanted; a retired worker sleeps until it is stopped.
+fn rest(shared: &Shared, retired: bool) -> Wanted {
+    let mut state = shared.lock();
+    loop {
+        match state.0 {
+            Wanted::Stop => return Wanted::Stop,
+            Wanted::Run if !retired => {
+                state.1 = Phase::Running;
+                return Wanted::Run;
+            }
+            Wanted::Run | Wanted::Pause => {}
+        }
+        state.1 = Phase::Paused;
+        shared.changed.notify_all();
+        state = shared.changed.wait(state).unwrap_or_else(PoisonError::into_inner);
+    }
+}
+
+#[cfg(test)]
+#[path = "worker_tests.rs"]
+mod tests;
