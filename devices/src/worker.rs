@@ -315,14 +315,16 @@ fn serve(worker: &mut impl Worker, poller: &Poller, shared: &Shared) -> io::Resu
         let count = poller.wait(worker.deadline(), &mut events)?;
         for event in events.iter().take(count) {
             next = if event.data() == CONTROL {
-                match obey(shared) {
-                    Wanted::Stop => return Ok(()),
+                // It may have been read already: two wishes can share one event.
+                drop(shared.control.read());
+                match rest(shared, false) {
+                    Rest::Stop => return Ok(()),
                     // The rest of this wait's events follow, stale ones after a pause too: a worker bears those.
-                    Wanted::Run | Wanted::Pause => worker.resumed(poller),
+                    Rest::Resume => worker.resumed(poller),
+                    Rest::None => Next::Continue,
                 }
             } else {
-                let set = EventSet::from_bits_truncate(event.events());
-                worker.ready(event.data(), set, poller)
+                worker.ready(event.data(), EventSet::from_bits_truncate(event.events()), poller)
             };
             if next == Next::Retire {
                 break;
@@ -334,25 +336,30 @@ fn serve(worker: &mut impl Worker, poller: &Poller, shared: &Shared) -> io::Resu
     }
 }
 
-/// Reads the control event and does what is wanted.
-fn obey(shared: &Shared) -> Wanted {
-    // It may have been read already: two wishes can share one event.
-    drop(shared.control.read());
-    rest(shared, false)
+/// What follows a look at the wishes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Rest {
+    /// There was no pause.
+    None,
+    /// A pause is over.
+    Resume,
+    Stop,
 }
 
 /// Sleeps while a pause is wanted; a retired worker sleeps until it is stopped.
-fn rest(shared: &Shared, retired: bool) -> Wanted {
+fn rest(shared: &Shared, retired: bool) -> Rest {
+    let mut result = Rest::None;
     let mut state = shared.lock();
     loop {
         match state.0 {
-            Wanted::Stop => return Wanted::Stop,
+            Wanted::Stop => return Rest::Stop,
             Wanted::Run if !retired => {
                 state.1 = Phase::Running;
-                return Wanted::Run;
+                return result;
             }
             Wanted::Run | Wanted::Pause => {}
         }
+        result = Rest::Resume;
         state.1 = Phase::Paused;
         shared.changed.notify_all();
         state = shared.changed.wait(state).unwrap_or_else(PoisonError::into_inner);
