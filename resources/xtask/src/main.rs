@@ -1,2 +1,44 @@
-//! placeholder
-fn main() {}
+//! Development tasks of hutch: `cargo xtask help`. One file per task; each prints what it does and ends with an exit
+//! code a script can use.
+
+#![forbid(unsafe_code)]
+
+mod bed;
+mod build;
+
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+
+/// Development tasks of hutch.
+#[derive(Parser)]
+#[command(name = "cargo xtask", bin_name = "cargo xtask")]
+struct Cli {
+    #[command(subcommand)]
+    task: Task,
+}
+
+#[derive(Subcommand)]
+enum Task {
+    /// Run a command in an emulated machine with a true /dev/kvm
+    Bed(bed::Args),
+}
+
+/// What a task returns; an error is printed with its chain and ends in exit code 125.
+type Result<T> = std::result::Result<T, Box<dyn std::error::Error>>;
+
+fn main() -> ExitCode {
+    let result = match Cli::parse().task {
+        Task::Bed(args) => bed::main(args),
+    };
+    result.unwrap_or_else(|error| {
+        eprint!("xtask: {error}");
+        let mut source = error.source();
+        while let Some(cause) = source {
+            eprint!(": {cause}");
+            source = cause.source();
+        }
+        eprintln!();
+        ExitCode::from(125)
+    })
+}

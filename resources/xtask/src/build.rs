@@ -1,0 +1,51 @@
+//! Calling cargo for what other tasks need.
+
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use crate::Result;
+
+/// The repository.
+pub fn root() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).ancestors().nth(2).unwrap_or(Path::new(".")).to_owned()
+}
+
+/// Target of the programs that run in guests. Naming it keeps cargo from linking build scripts statically too.
+pub const STATIC_TARGET: &str = "x86_64-unknown-linux-gnu";
+
+/// A call of the cargo that runs us, in the repository.
+pub fn cargo() -> Command {
+    let mut command = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
+    command.current_dir(root());
+    command
+}
+
+/// Where cargo puts its results.
+pub fn target_dir() -> PathBuf {
+    match std::env::var_os("CARGO_TARGET_DIR") {
+        Some(dir) => root().join(dir),
+        None => root().join("target"),
+    }
+}
+
+/// Builds a statically linked program and returns its path.
+///
+/// It has a target directory of its own, so that the other flags do not throw the rest of the build away.
+pub fn static_binary(package: &str, binary: &str) -> Result<PathBuf> {
+    let dir = target_dir().join("agent");
+    let mut command = cargo();
+    command.args(["build", "--quiet", "--profile", "agent", "--target", STATIC_TARGET, "-p", package, "--bin", binary]);
+    command.env("CARGO_TARGET_DIR", &dir).env("RUSTFLAGS", "-C target-feature=+crt-static");
+    run(&mut command)?;
+    Ok(dir.join(STATIC_TARGET).join("agent").join(binary))
+}
+
+/// Runs a command to its end; failure is an error that names it.
+pub fn run(command: &mut Command) -> Result<()> {
+    let program = command.get_program().to_owned();
+    let status = command.status().map_err(|e| format!("cannot run {}: {e}", program.to_string_lossy()))?;
+    match status.success() {
+        true => Ok(()),
+        false => Err(format!("{command:?} ended with {status}").into()),
+    }
+}

@@ -1,0 +1,111 @@
+//! The QEMU process.
+
+use std::fs::File;
+use std::io;
+use std::os::fd::OwnedFd;
+use std::os::unix::fs::FileExt;
+use std::os::unix::net::UnixStream;
+use std::process::{Child, Command, Stdio};
+
+use crate::anonymous::{self, Inheritance};
+use crate::host_root::Directory;
+use crate::{BedConfig, BedError};
+
+const PROGRAM: &str = "qemu-system-x86_64";
+
+/// A started emulated machine. Dropping it ends its processes.
+pub struct Machine {
+    /// The host's end of the frame port.
+    pub port: UnixStream,
+    process: Child,
+    directories: Vec<Directory>,
+    console: File,
+    errors: File,
+}
+
+impl Machine {
+    /// Starts QEMU; returns as soon as the process runs.
+    pub fn start(config: &BedConfig, initramfs: File, mut directories: Vec<Directory>) -> Result<Machine, BedError> {
+        let files = || Ok((anonymous::file(c"console")?, anonymous::file(c"errors")?, UnixStream::pair()?));
+        let (console, errors, (port, port_device)) =
+            files().map_err(BedError::system::<io::Error>("make files for QEMU"))?;
+        let copy = |file: &File| file.try_clone().map_err(BedError::system("make files for QEMU"));
+        let console_device = copy(&console)?;
+        let mut command = Command::new(PROGRAM);
+        accelerator(&mut command, config);
+        base(&mut command, config);
+        command.arg("-initrd").arg(anonymous::path_of(anonymous::number(&initramfs)));
+        let console_path = anonymous::path_of(anonymous::number(&console_device));
+        command.args(["-chardev", &format!("file,id=console,path={console_path}"), "-serial", "chardev:console"]);
+        let port_number = anonymous::number(&port_device);
+        command.args(["-device", "virtio-serial-pci", "-chardev", &format!("socket,id=port,fd={port_number}")]);
+        command.args(["-device", &format!("virtserialport,chardev=port,name={}", hutch_bed::PORT)]);
+        let mut fds: Vec<OwnedFd> = vec![initramfs.into(), console_device.into(), port_device.into()];
+        for directory in &mut directories {
+            if let Some(socket) = directory.socket.take() {
+                let (tag, number) = (&directory.tag, anonymous::number(&socket));
+                command.args(["-chardev", &format!("socket,id={tag},fd={number}")]);
+                command.args(["-device", &format!("vhost-user-fs-pci,chardev={tag},tag={tag}")]);
+                fds.push(socket.into());
+            }
+        }
+        command.stdin(Stdio::null()).stdout(copy(&errors)?).stderr(copy(&errors)?);
+        anonymous::bequeath(&mut command, Inheritance { fds, read_only: false });
+        let process = command.spawn().map_err(|source| BedError::Spawn { program: PROGRAM, source })?;
+        Ok(Machine { port, process, directories, console, errors })
+    }
+
+    /// What is known of the machine's death, or of what it was last about: QEMU's words, virtiofsd's, the console.
+    pub fn last_words(&mut self) -> String {
+        // The port closes a moment before the process is gone.
+        let status = self.process.wait().map_or_else(|e| e.to_string(), |s| s.to_string());
+        let mut words = format!("QEMU ended with {status}\n{}", tail(&self.errors, 10));
+        self.directories.iter_mut().filter_map(Directory::death_note).for_each(|note| words.push_str(&note));
+        words + &self.console_tail()
+    }
+
+    /// The last lines of the console.
+    pub fn console_tail(&self) -> String {
+        match tail(&self.console, 25) {
+            text if text.is_empty() => "The console is empty.\n".to_owned(),
+            text => format!("The console's last lines:\n{text}"),
+        }
+    }
+}
+
+impl Drop for Machine {
+    fn drop(&mut self) {
+        let _ = self.process.kill();
+        let _ = self.process.wait();
+    }
+}
+
+fn accelerator(command: &mut Command, config: &BedConfig) {
+    let mode = if config.deterministic { "tcg,tb-size=512" } else { "tcg,thread=multi,tb-size=512" };
+    command.args(["-accel", mode]);
+    if config.deterministic {
+        command.args(["-icount", "shift=0,sleep=off"]);
+    }
+}
+
+fn base(command: &mut Command, config: &BedConfig) {
+    let (cpus, memory) = (config.cpus.to_string(), config.memory_mib);
+    command.args(["-M", "q35,memory-backend=memory", "-cpu", "max,+svm", "-smp", &cpus, "-m", &memory.to_string()]);
+    command.args(["-object", &format!("memory-backend-memfd,id=memory,size={memory}M,share=on")]);
+    command.args(["-nodefaults", "-no-user-config", "-display", "none", "-no-reboot"]);
+    command.arg("-kernel").arg(&config.kernel.vmlinux);
+    command.args(["-append", "console=ttyS0 quiet panic=-1 reboot=t mitigations=off nokaslr audit=0"]);
+}
+
+/// The last `lines` lines of a file as text.
+pub fn tail(file: &File, lines: usize) -> String {
+    const MOST: u64 = 16 << 10;
+    let len = file.metadata().map_or(0, |m| m.len());
+    let mut bytes = vec![0; len.min(MOST) as usize];
+    if file.read_exact_at(&mut bytes, len.saturating_sub(MOST)).is_err() {
+        return String::new();
+    }
+    let text = String::from_utf8_lossy(&bytes);
+    let all: Vec<&str> = text.lines().map(str::trim_end).collect();
+    all[all.len().saturating_sub(lines)..].iter().map(|line| format!("  {line}\n")).collect()
+}
