@@ -236,7 +236,7 @@ impl<'a> ChainReader<'a> {
 
     /// A reader of the next `limit` bytes, or of what is left; this one does not move.
     #[must_use]
-    pub fn take(&self, limit: u32) -> Self {
+    pub fn limited(&self, limit: u32) -> Self {
         Self(self.0.take(limit))
     }
 
@@ -246,7 +246,7 @@ impl<'a> ChainReader<'a> {
     /// The system call's, `WouldBlock` among them.
     pub fn write_to(&mut self, fd: impl AsFd, limit: u32) -> io::Result<usize> {
         let mut vectors = WriteVectors::new();
-        vectors.push_chain(&self.take(limit));
+        vectors.push_chain(&self.limited(limit));
         let count = vectors.writev(fd)?;
         self.0.advance_by_io(count);
         Ok(count)
@@ -338,7 +338,7 @@ impl<'a> ChainWriter<'a> {
     /// A writer of the next `limit` bytes, or of what is left, with the same count of bytes passed; this one does not
     /// move.
     #[must_use]
-    pub fn take(&self, limit: u32) -> Self {
+    pub fn limited(&self, limit: u32) -> Self {
         Self { cursor: self.cursor.take(limit), written: self.written }
     }
 
@@ -348,7 +348,7 @@ impl<'a> ChainWriter<'a> {
     /// The system call's, `WouldBlock` among them.
     pub fn read_from(&mut self, fd: impl AsFd, limit: u32) -> io::Result<usize> {
         let mut vectors = ReadVectors::new();
-        vectors.push_chain(&self.take(limit));
+        vectors.push_chain(&self.limited(limit));
         let count = vectors.readv(fd)?;
         self.move_on_by_io(count);
         Ok(count)
