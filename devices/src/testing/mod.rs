@@ -3,6 +3,7 @@
 //!
 //! Everything here panics when a test's own assumption fails, and all waits end after [`WAIT`].
 
+pub mod driver;
 pub mod line;
 pub mod queue;
 pub mod ram;
@@ -14,6 +15,7 @@ use virtio_bindings::bindings::virtio_config::VIRTIO_F_VERSION_1;
 
 use crate::virtio::{Activation, DeviceInterrupt, VirtioDevice};
 
+pub use driver::Driver;
 pub use line::Line;
 pub use queue::{Buffer, Descriptor, DriverQueue, Request, Used};
 pub use ram::TestRam;

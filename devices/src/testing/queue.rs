@@ -101,6 +101,14 @@ impl DriverQueue {
     /// # Panics
     /// If the host has no file descriptors or the test no memory left.
     pub fn new(ram: &TestRam, line: &Arc<Line>, size: u16, features: u64) -> Self {
+        Self::with_notify(ram, line, size, features, EventFd::new(EFD_NONBLOCK).expect("an eventfd for a test"))
+    }
+
+    /// As [`Self::new`], notifying through `notify`.
+    ///
+    /// # Panics
+    /// If the test has no memory left.
+    pub fn with_notify(ram: &TestRam, line: &Arc<Line>, size: u16, features: u64, notify: EventFd) -> Self {
         let entries = u64::from(size);
         Self {
             ram: ram.again(),
@@ -110,7 +118,7 @@ impl DriverQueue {
             desc: ram.alloc(16 * entries),
             avail: ram.alloc(6 + 2 * entries),
             used: ram.alloc(6 + 8 * entries),
-            notify: EventFd::new(EFD_NONBLOCK).expect("an eventfd for a test"),
+            notify,
             next_desc: 0,
             avail_idx: 0,
             seen: 0,

@@ -12,14 +12,20 @@ use std::io;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::Arc;
 
+use virtio_bindings::bindings::virtio_ring::{VIRTIO_RING_F_EVENT_IDX, VIRTIO_RING_F_INDIRECT_DESC};
+
 use super::queue::DeviceQueue;
 use crate::irq::Interrupt;
-use crate::GuestRam;
+use crate::{warn_limited, GuestRam};
 
 /// ISR bit: a queue has used buffers (VIRTIO 1.2, 4.2.2).
 pub const ISR_QUEUE: u32 = 1;
 /// ISR bit: the configuration changed, which includes DEVICE_NEEDS_RESET.
 pub const ISR_CONFIG: u32 = 2;
+
+/// Features of the rings themselves, which every device here can offer: indirect descriptors and event indices
+/// (VIRTIO 1.2, 2.7.5.3 and 2.7.10). [`DeviceQueue`] handles both.
+pub const RING_FEATURES: u64 = 1 << VIRTIO_RING_F_INDIRECT_DESC | 1 << VIRTIO_RING_F_EVENT_IDX;
 
 /// Everything a device gets when the driver is ready.
 pub struct Activation {
@@ -66,6 +72,12 @@ pub trait VirtioDevice: Send {
     /// Features the device offers. The transport adds `VIRTIO_F_VERSION_1` and clears what the driver does not know.
     fn features(&self) -> u64;
 
+    /// Whether the device can work with this choice among the features it offers: some need others. The transport
+    /// leaves FEATURES_OK clear if not (VIRTIO 1.2, 2.2.2).
+    fn accepts_features(&self, _features: u64) -> bool {
+        true
+    }
+
     /// Fills `data` from configuration space at `offset`; bytes past its end are 0. Any offset and length may come.
     fn read_config(&self, offset: u64, data: &mut [u8]);
 
@@ -94,13 +106,14 @@ pub trait VirtioDevice: Send {
 pub struct DeviceInterrupt {
     isr: AtomicU32,
     needs_reset: AtomicU32,
+    generation: AtomicU32,
     line: Box<dyn Interrupt>,
 }
 
 impl DeviceInterrupt {
     /// Over the given line.
     pub fn new(line: Box<dyn Interrupt>) -> Self {
-        Self { isr: AtomicU32::new(0), needs_reset: AtomicU32::new(0), line }
+        Self { isr: AtomicU32::new(0), needs_reset: AtomicU32::new(0), generation: AtomicU32::new(0), line }
     }
 
     /// Used buffers are there.
@@ -110,7 +123,13 @@ impl DeviceInterrupt {
 
     /// Configuration space changed.
     pub fn signal_config(&self) {
+        self.generation.fetch_add(1, Ordering::SeqCst);
         self.signal(ISR_CONFIG);
+    }
+
+    /// Changes of configuration space so far, modulo 2^32 (VIRTIO 1.2, 2.5.1).
+    pub fn generation(&self) -> u32 {
+        self.generation.load(Ordering::SeqCst)
     }
 
     /// The driver broke the protocol: the device stops and the driver is told to reset it (VIRTIO 1.2, 2.1.2).
@@ -134,7 +153,7 @@ impl DeviceInterrupt {
         self.isr.fetch_and(!bits, Ordering::SeqCst);
     }
 
-    /// Back to the state of a new device.
+    /// Back to the state of a new device, but for the generation, which only moves on.
     pub fn clear(&self) {
         self.isr.store(0, Ordering::SeqCst);
         self.needs_reset.store(0, Ordering::SeqCst);
@@ -143,7 +162,7 @@ impl DeviceInterrupt {
     fn signal(&self, bits: u32) {
         self.isr.fetch_or(bits, Ordering::SeqCst);
         if let Err(error) = self.line.trigger() {
-            log::error!("interrupt line of a device failed: {error}");
+            warn_limited!("interrupt line of a device failed: {error}");
         }
     }
 }

@@ -2,6 +2,7 @@
 
 pub mod chain;
 pub mod device;
+pub mod mmio;
 pub mod queue;
 
 pub use chain::{Chain, ChainError, ChainReader, ChainWriter};

@@ -1,0 +1,373 @@
+//! Virtio over MMIO, version 2 (VIRTIO 1.2, 4.2): the status machine around a device.
+//!
+//! ```text
+//!          ACKNOWLEDGE     DRIVER        FEATURES_OK       DRIVER_OK
+//!   reset ────────────▶ ① ────────▶ ② ─────────────▶ ③ ─────────────▶ live
+//!     ▲                             │ features         │ queues          │ config space, notifications;
+//!     │                             │ are written      │ are set up      │ the rest is ignored
+//!     └──────────── status 0 ───────┴──────────────────┴─────────────────┘ (the device gives its queues up)
+//! ```
+//!
+//! Called from vCPU threads, several at a time. Interrupt status, acknowledgement and notification need no lock; all
+//! else is setup and takes one. Whatever a guest writes at the wrong time, at an odd offset or of an odd width is
+//! ignored, and reads there are 0.
+
+pub mod registers;
+mod setup;
+
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use virtio_bindings::bindings::virtio_config::VIRTIO_F_VERSION_1;
+use virtio_bindings::bindings::virtio_ring::VIRTIO_RING_F_EVENT_IDX;
+use vmm_sys_util::eventfd::EventFd;
+
+use self::registers as reg;
+use self::registers::status;
+use self::setup::QueueSetup;
+use super::{Activation, DeviceInterrupt, DeviceQueue, VirtioDevice};
+use crate::bus::BusDevice;
+use crate::{warn_limited, GuestRam};
+
+/// A device's registers on the bus.
+pub struct MmioTransport {
+    mem: GuestRam,
+    interrupt: Arc<DeviceInterrupt>,
+    notifiers: Vec<EventFd>,
+    offered: u64,
+    state: Mutex<State>,
+}
+
+struct State {
+    device: Box<dyn VirtioDevice>,
+    /// As the driver wrote it; DEVICE_NEEDS_RESET is kept by the interrupt.
+    status: u32,
+    features_sel: u32,
+    driver_features_sel: u32,
+    driver_features: u64,
+    queue_sel: u32,
+    queues: Vec<QueueSetup>,
+    /// The device has its queues.
+    active: bool,
+}
+
+impl MmioTransport {
+    /// `notifiers` has one non-blocking eventfd per queue: what the VMM registers as ioeventfds for QueueNotify.
+    ///
+    /// # Panics
+    /// If there are not as many notifiers as queues: a mistake of the VMM.
+    pub fn new(
+        mem: GuestRam,
+        device: Box<dyn VirtioDevice>,
+        interrupt: Arc<DeviceInterrupt>,
+        notifiers: Vec<EventFd>,
+    ) -> Self {
+        let queues: Vec<_> = device.queue_max_sizes().iter().map(|max| QueueSetup::new(*max)).collect();
+        assert_eq!(queues.len(), notifiers.len(), "one notifier for each queue of {}", device.name());
+        let offered = device.features() | 1 << VIRTIO_F_VERSION_1;
+        let state = State {
+            device,
+            status: 0,
+            features_sel: 0,
+            driver_features_sel: 0,
+            driver_features: 0,
+            queue_sel: 0,
+            queues,
+            active: false,
+        };
+        Self { mem, interrupt, notifiers, offered, state: Mutex::new(state) }
+    }
+
+    /// Holds the device's work. The vCPUs have stopped before.
+    pub fn device_pause(&self) {
+        let mut state = self.lock();
+        if state.active {
+            state.device.pause();
+        }
+    }
+
+    /// Goes on after [`Self::device_pause`]. The vCPUs start after.
+    pub fn device_resume(&self) {
+        let mut state = self.lock();
+        if state.active {
+            state.device.resume();
+        }
+    }
+
+    /// Ends the device's work for good; nothing touches guest memory after. The vCPUs have stopped before.
+    pub fn device_shutdown(&self) {
+        let mut state = self.lock();
+        state.deactivate();
+        state.status = 0;
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State> {
+        // A device that panicked in a call of ours is reset by its driver like any other.
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn read_register(&self, offset: u64) -> u32 {
+        match offset {
+            reg::MAGIC_VALUE => reg::MAGIC,
+            reg::DEVICE_VERSION => reg::VERSION,
+            reg::VENDOR_ID => reg::VENDOR,
+            reg::INTERRUPT_STATUS => self.interrupt.status(),
+            reg::CONFIG_GENERATION => self.interrupt.generation(),
+            // 4.2.2: no shared memory region has length -1.
+            reg::SHM_LEN_LOW | reg::SHM_LEN_HIGH | reg::SHM_BASE_LOW | reg::SHM_BASE_HIGH => u32::MAX,
+            _ => {
+                let state = self.lock();
+                match offset {
+                    reg::DEVICE_ID => state.device.device_type(),
+                    reg::DEVICE_FEATURES => half(self.offered, state.features_sel),
+                    reg::QUEUE_NUM_MAX => state.queue().map_or(0, |queue| u32::from(queue.max())),
+                    reg::QUEUE_READY => state.queue().map_or(0, |queue| u32::from(queue.ready)),
+                    reg::STATUS if self.interrupt.needs_reset() => state.status | status::NEEDS_RESET,
+                    reg::STATUS => state.status,
+                    _ => 0,
+                }
+            }
+        }
+    }
+
+    fn write_register(&self, offset: u64, value: u32) {
+        match offset {
+            reg::INTERRUPT_ACK => self.interrupt.acknowledge(value),
+            reg::QUEUE_NOTIFY => self.notify(value),
+            _ => {
+                let mut state = self.lock();
+                match offset {
+                    reg::DEVICE_FEATURES_SEL => state.features_sel = value,
+                    reg::DRIVER_FEATURES_SEL => state.driver_features_sel = value,
+                    reg::DRIVER_FEATURES => state.choose_features(value),
+                    reg::QUEUE_SEL => state.queue_sel = value,
+                    reg::QUEUE_READY => self.make_ready(&mut state, value),
+                    reg::STATUS if value == 0 => self.reset(&mut state),
+                    reg::STATUS => self.advance(&mut state, value),
+                    _ => state.set_up_queue(offset, value),
+                }
+            }
+        }
+    }
+
+    /// The driver's notification when it was not taken by an ioeventfd.
+    fn notify(&self, queue: u32) {
+        let Some(notifier) = usize::try_from(queue).ok().and_then(|queue| self.notifiers.get(queue)) else { return };
+        if let Err(error) = notifier.write(1) {
+            // Only a full counter refuses, and the device is awake then.
+            log::debug!("notification of queue {queue}: {error}");
+        }
+    }
+
+    /// 2.4: back to the beginning.
+    fn reset(&self, state: &mut State) {
+        state.deactivate();
+        self.interrupt.clear();
+        state.status = 0;
+        state.features_sel = 0;
+        state.driver_features_sel = 0;
+        state.driver_features = 0;
+        state.queue_sel = 0;
+        for queue in &mut state.queues {
+            *queue = QueueSetup::new(queue.max());
+        }
+    }
+
+    /// 3.1.1: the driver sets status bits one after the other and clears none but by a reset.
+    fn advance(&self, state: &mut State, value: u32) {
+        let value = value & !status::NEEDS_RESET;
+        if state.status & !value != 0 || state.status & status::FAILED != 0 {
+            return;
+        }
+        let steps =
+            [(status::ACKNOWLEDGE, 0), (status::DRIVER, status::ACKNOWLEDGE), (status::FEATURES_OK, status::DRIVER)];
+        for (bit, after) in steps {
+            let possible = state.status & after == after
+                && (bit != status::FEATURES_OK || value & bit & !state.status == 0 || self.agree(state));
+            if value & bit != 0 && possible {
+                state.status |= bit;
+            }
+        }
+        if value & status::FAILED != 0 {
+            state.status |= status::FAILED;
+            state.deactivate();
+        } else if value & status::DRIVER_OK & !state.status != 0 && state.status & status::FEATURES_OK != 0 {
+            state.status |= status::DRIVER_OK;
+            self.activate(state);
+        }
+    }
+
+    /// 2.2.2: whether FEATURES_OK can be set.
+    fn agree(&self, state: &State) -> bool {
+        let features = state.driver_features;
+        let good = features & !self.offered == 0
+            && features & 1 << VIRTIO_F_VERSION_1 != 0
+            && state.device.accepts_features(features);
+        if !good {
+            warn_limited!("{}: the guest driver asks for features {features:#x}, refused", state.device.name());
+        }
+        good
+    }
+
+    /// DRIVER_OK was set.
+    fn activate(&self, state: &mut State) {
+        match self.queues(state) {
+            Ok(queues) => {
+                let activation = Activation {
+                    mem: self.mem.clone(),
+                    queues,
+                    interrupt: self.interrupt.clone(),
+                    features: state.driver_features,
+                };
+                match state.device.activate(activation) {
+                    Ok(()) => state.active = true,
+                    Err(error) => {
+                        warn_limited!("{}: cannot start: {error}", state.device.name());
+                        self.interrupt.need_reset();
+                    }
+                }
+            }
+            Err(error) => {
+                warn_limited!("{}: cannot start: {error}", state.device.name());
+                self.interrupt.need_reset();
+            }
+        }
+    }
+
+    fn queues(&self, state: &State) -> Result<Vec<Option<DeviceQueue>>, String> {
+        let event_idx = state.driver_features & 1 << VIRTIO_RING_F_EVENT_IDX != 0;
+        let queues = state.queues.iter().zip(&self.notifiers);
+        queues
+            .map(|(setup, notifier)| {
+                if !setup.ready {
+                    return Ok(None);
+                }
+                let queue = setup.build(&self.mem, event_idx).map_err(|error| error.to_string())?;
+                let notify = notifier.try_clone().map_err(|error| format!("notifier: {error}"))?;
+                Ok(Some(DeviceQueue::new(queue, notify)))
+            })
+            .collect()
+    }
+
+    /// QueueReady. After DRIVER_OK a queue can only be given up, and the whole device with it: 4.2.2.2 wants the queue
+    /// left alone once that is read back, and no driver known goes on without a reset.
+    fn make_ready(&self, state: &mut State, value: u32) {
+        let live = state.status & status::DRIVER_OK != 0;
+        let (mem, name) = (&self.mem, state.device.name().to_owned());
+        let configurable = state.configurable();
+        let Some(queue) = state.queue_mut() else { return };
+        if value == 0 {
+            let was_ready = std::mem::replace(&mut queue.ready, false);
+            if live && was_ready {
+                state.deactivate();
+                self.interrupt.need_reset();
+            }
+        } else if value == 1 && configurable && !queue.ready {
+            match queue.build(mem, false) {
+                Ok(_) => queue.ready = true,
+                Err(error) => warn_limited!("{name}: the guest driver set up a queue badly: {error}"),
+            }
+        }
+    }
+}
+
+impl State {
+    fn queue(&self) -> Option<&QueueSetup> {
+        self.queues.get(usize::try_from(self.queue_sel).ok()?)
+    }
+
+    fn queue_mut(&mut self) -> Option<&mut QueueSetup> {
+        self.queues.get_mut(usize::try_from(self.queue_sel).ok()?)
+    }
+
+    /// Between FEATURES_OK and DRIVER_OK.
+    fn configurable(&self) -> bool {
+        self.status & (status::FEATURES_OK | status::DRIVER_OK | status::FAILED) == status::FEATURES_OK
+    }
+
+    fn choose_features(&mut self, value: u32) {
+        if self.status & (status::DRIVER | status::FEATURES_OK | status::FAILED) != status::DRIVER {
+            return;
+        }
+        let value = u64::from(value);
+        match self.driver_features_sel {
+            0 => self.driver_features = self.driver_features & !0xffff_ffff | value,
+            1 => self.driver_features = self.driver_features & 0xffff_ffff | value << 32,
+            // Bits that cannot have been offered; asking for one must not succeed. Bit 63 never is.
+            _ if value != 0 => self.driver_features |= 1 << 63,
+            _ => {}
+        }
+    }
+
+    fn set_up_queue(&mut self, offset: u64, value: u32) {
+        if !self.configurable() {
+            return;
+        }
+        let Some(queue) = self.queue_mut().filter(|queue| !queue.ready) else { return };
+        match offset {
+            reg::QUEUE_NUM => queue.size = value,
+            reg::QUEUE_DESC_LOW => set_low(&mut queue.desc, value),
+            reg::QUEUE_DESC_HIGH => set_high(&mut queue.desc, value),
+            reg::QUEUE_DRIVER_LOW => set_low(&mut queue.avail, value),
+            reg::QUEUE_DRIVER_HIGH => set_high(&mut queue.avail, value),
+            reg::QUEUE_DEVICE_LOW => set_low(&mut queue.used, value),
+            reg::QUEUE_DEVICE_HIGH => set_high(&mut queue.used, value),
+            _ => {}
+        }
+    }
+
+    fn deactivate(&mut self) {
+        if std::mem::take(&mut self.active) {
+            self.device.deactivate();
+        }
+    }
+}
+
+impl Drop for State {
+    fn drop(&mut self) {
+        self.deactivate();
+    }
+}
+
+impl BusDevice for MmioTransport {
+    fn read(&self, offset: u64, data: &mut [u8]) {
+        data.fill(0);
+        if let Some(offset) = offset.checked_sub(reg::CONFIG) {
+            self.lock().device.read_config(offset, data);
+        } else if offset % 4 == 0 && data.len() == 4 {
+            data.copy_from_slice(&self.read_register(offset).to_le_bytes());
+        }
+    }
+
+    fn write(&self, offset: u64, data: &[u8]) {
+        if let Some(offset) = offset.checked_sub(reg::CONFIG) {
+            let mut state = self.lock();
+            if state.status & status::DRIVER != 0 {
+                state.device.write_config(offset, data);
+            }
+        } else if let (0, Ok(value)) = (offset % 4, data.try_into()) {
+            self.write_register(offset, u32::from_le_bytes(value));
+        }
+    }
+}
+
+/// The 32 bits that `select` names.
+fn half(features: u64, select: u32) -> u32 {
+    match select {
+        0 => features as u32,
+        1 => (features >> 32) as u32,
+        _ => 0,
+    }
+}
+
+fn set_low(address: &mut u64, value: u32) {
+    *address = *address & !0xffff_ffff | u64::from(value);
+}
+
+fn set_high(address: &mut u64, value: u32) {
+    *address = *address & 0xffff_ffff | u64::from(value) << 32;
+}
+
+#[cfg(test)]
+mod proptests;
+#[cfg(test)]
+mod tests;
