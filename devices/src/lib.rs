@@ -17,6 +17,7 @@
 
 pub mod bus;
 pub mod irq;
+pub mod legacy;
 pub mod rate_limit;
 #[cfg(any(test, feature = "testing"))]
 pub mod testing;

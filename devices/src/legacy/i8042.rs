@@ -1,0 +1,63 @@
+//! The keyboard controller, of which only the reset line is left: Linux pulls it when it reboots.
+
+use crate::bus::BusDevice;
+
+/// I/O port of the data register.
+pub const BASE: u64 = 0x60;
+/// Ports from [`BASE`] on, up to the command register at 0x64.
+pub const LEN: u64 = 5;
+
+/// Command and status register.
+const COMMAND: u64 = 4;
+/// Pulse output line 0: the processor's reset.
+const RESET: u8 = 0xfe;
+
+/// A controller without keyboard or mouse. Its status is always 0: nothing to read, ready for a command.
+pub struct I8042 {
+    reset: Box<dyn Fn() + Send + Sync>,
+}
+
+impl I8042 {
+    /// Calls `reset`, on the vCPU's thread, each time the guest asks for one.
+    pub fn new(reset: Box<dyn Fn() + Send + Sync>) -> Self {
+        Self { reset }
+    }
+}
+
+impl BusDevice for I8042 {
+    fn read(&self, _offset: u64, data: &mut [u8]) {
+        data.fill(0);
+    }
+
+    fn write(&self, offset: u64, data: &[u8]) {
+        if offset == COMMAND && data.first() == Some(&RESET) {
+            (self.reset)();
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::{AtomicU32, Ordering};
+    use std::sync::Arc;
+
+    use super::*;
+
+    #[test]
+    fn only_the_reset_command_resets() {
+        let resets = Arc::new(AtomicU32::new(0));
+        let count = resets.clone();
+        let device = I8042::new(Box::new(move || {
+            count.fetch_add(1, Ordering::SeqCst);
+        }));
+        device.write(0, &[RESET]);
+        device.write(COMMAND, &[0xff]);
+        device.write(COMMAND, &[]);
+        assert_eq!(resets.load(Ordering::SeqCst), 0);
+        device.write(COMMAND, &[RESET]);
+        assert_eq!(resets.load(Ordering::SeqCst), 1);
+        let mut status = [0xff];
+        device.read(COMMAND, &mut status);
+        assert_eq!(status, [0]);
+    }
+}
