@@ -3,3 +3,4 @@
 #![deny(unsafe_code)]
 
 pub mod agent_client;
+pub mod stdio;

@@ -27,6 +27,7 @@ mod text;
 
 pub use calls::NewContainer;
 pub use connector::Connector;
+pub(crate) use error::stream_name;
 pub use error::{AgentError, ChannelDeath};
 pub use session::Session;
 pub use text::printable;
