@@ -268,6 +268,52 @@ impl<W> Drop for WorkerHandle<W> {
     }
 }
 
+/// A device's place for its worker: empty while the device is inactive. Troubles are logged, since the calls of a
+/// device's life have no other way to tell.
+pub struct WorkerSlot<W>(Option<WorkerHandle<W>>);
+
+impl<W: Worker> WorkerSlot<W> {
+    /// Empty.
+    pub const fn new() -> Self {
+        Self(None)
+    }
+
+    /// As [`WorkerHandle::spawn`]. A worker that is there is stopped first.
+    ///
+    /// # Errors
+    /// As for [`WorkerHandle::spawn`].
+    pub fn start(&mut self, name: &str, worker: W) -> io::Result<()> {
+        drop(self.stop());
+        self.0 = Some(WorkerHandle::spawn(name, worker)?);
+        Ok(())
+    }
+
+    /// As [`WorkerHandle::pause`]; nothing if empty.
+    pub fn pause(&self) {
+        if let Some(Err(error)) = self.0.as_ref().map(WorkerHandle::pause) {
+            log::error!("{error}");
+        }
+    }
+
+    /// As [`WorkerHandle::resume`]; nothing if empty.
+    pub fn resume(&self) {
+        if let Some(handle) = &self.0 {
+            handle.resume();
+        }
+    }
+
+    /// As [`WorkerHandle::stop`]; `None` if empty, or if the state is lost.
+    pub fn stop(&mut self) -> Option<W> {
+        self.0.take()?.stop().inspect_err(|error| log::error!("{error}")).ok()
+    }
+}
+
+impl<W: Worker> Default for WorkerSlot<W> {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
 /// Says so on every way out of the thread, a panic in `failed` included.
 struct Ended<'a>(&'a Shared);
 

@@ -34,6 +34,9 @@ pub enum ChainError {
     /// A buffer is not wholly in guest memory.
     #[error("descriptor chain has a buffer outside of guest memory, at {0:#x}")]
     OutOfMemory(u64),
+    /// It has buffers of a direction that the request does not use.
+    #[error("descriptor chain has a buffer of the wrong direction")]
+    Direction,
     /// The chain has fewer bytes than the request needs.
     #[error("descriptor chain is too short for its request")]
     Short,
@@ -61,7 +64,7 @@ impl Chain {
     /// Walks `chain`, which lies in `mem`, to its end and checks every descriptor.
     ///
     /// # Errors
-    /// All of [`ChainError`] but `Short`.
+    /// All of [`ChainError`] but `Direction` and `Short`.
     pub fn collect<M>(mem: &GuestMemoryMmap<()>, chain: DescriptorChain<M>) -> Result<Self, ChainError>
     where
         M: Deref,

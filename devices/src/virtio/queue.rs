@@ -5,6 +5,7 @@
 
 use std::num::Wrapping;
 use std::sync::atomic::{fence, Ordering};
+use std::time::{Duration, Instant};
 
 use virtio_bindings::bindings::virtio_ring::VRING_AVAIL_F_NO_INTERRUPT;
 use virtio_queue::{Queue, QueueOwnedT, QueueT};
@@ -13,6 +14,13 @@ use vmm_sys_util::eventfd::EventFd;
 
 use super::chain::{Chain, ChainError};
 use super::device::DeviceInterrupt;
+use crate::warn_limited;
+use crate::worker::Next;
+
+/// Requests that are served before a worker looks at its other sources.
+pub const BATCH: u32 = 64;
+/// Longest time that a completion waits for others before the driver is told, if it is still in work that follows.
+const SIGNAL_INTERVAL: Duration = Duration::from_micros(200);
 
 /// Bytes before the entries of either ring: flags and idx.
 const RING_HEADER: u64 = 4;
@@ -50,6 +58,13 @@ impl QueueError {
     fn memory(operation: &'static str) -> impl Fn(vm_memory::GuestMemoryError) -> Self {
         move |error| Self::Ring { operation, source: virtio_queue::Error::GuestMemory(error) }
     }
+}
+
+/// What a worker does when its driver has broken the protocol: says so, asks for a reset and retires.
+pub fn retire(name: &str, interrupt: &DeviceInterrupt, error: &QueueError) -> Next {
+    warn_limited!("{name}: the guest driver broke the protocol, the device stops until it is reset: {error}");
+    interrupt.need_reset();
+    Next::Retire
 }
 
 /// A queue in the hands of its device.
@@ -183,6 +198,43 @@ impl DeviceQueue {
     /// The rings are out of memory.
     pub fn enable_notifications(&mut self, mem: &GuestMemoryMmap<()>) -> Result<bool, QueueError> {
         self.queue.enable_notification(mem).map_err(QueueError::ring("notification suppression"))
+    }
+
+    /// Serves what is in the queue: calls `work` for each request, gives it back with the number of bytes that `work`
+    /// returns, and interrupts once for all of them, or now and then if they take long. After [`BATCH`] requests it
+    /// returns with `notify` readable, so that a worker comes back after it has seen to other things.
+    ///
+    /// # Errors
+    /// The driver broke the protocol, or `work` says so.
+    pub fn serve(
+        &mut self,
+        mem: &GuestMemoryMmap<()>,
+        interrupt: &DeviceInterrupt,
+        mut work: impl FnMut(&Chain) -> Result<u32, ChainError>,
+    ) -> Result<(), QueueError> {
+        let mut signalled = Instant::now();
+        self.disable_notifications(mem)?;
+        for _ in 0..BATCH {
+            let Some(chain) = self.pop(mem)? else {
+                self.signal(mem, interrupt)?;
+                if self.enable_notifications(mem)? {
+                    self.disable_notifications(mem)?;
+                    continue;
+                }
+                return Ok(());
+            };
+            let head = chain.head();
+            let written = work(&chain).map_err(|source| QueueError::Chain { head, source })?;
+            self.complete(mem, head, written)?;
+            let now = Instant::now();
+            if now.saturating_duration_since(signalled) > SIGNAL_INTERVAL {
+                self.signal(mem, interrupt)?;
+                signalled = now;
+            }
+        }
+        self.signal(mem, interrupt)?;
+        self.notify_self();
+        Ok(())
     }
 
     fn address(&self, ring: u64, offset: u64) -> Result<GuestAddress, QueueError> {
