@@ -8,9 +8,10 @@ use std::process::{Command, ExitCode};
 use std::time::Duration;
 
 use hutch_test_harness::kvm::{self, HostKvm};
-use hutch_test_harness::{kernel, BedConfig, Input, Outcome};
+use hutch_test_harness::{BedConfig, Input, Outcome};
 
-use crate::{build, Result};
+use crate::setup::{self, Need};
+use crate::{build, kernel, Result};
 
 /// Exit code for a run that took too long, as timeout(1) has it.
 const TIMED_OUT: u8 = 124;
@@ -32,7 +33,7 @@ pub struct Args {
     timeout: Option<u64>,
     /// Kernel of the emulated machine: distro, own, or the path of an ELF vmlinux with everything built in
     #[arg(long, value_name = "KERNEL", default_value = "distro")]
-    kernel: KernelChoice,
+    kernel: kernel::Choice,
     /// Host directory the command may write to; may be repeated
     #[arg(long, value_name = "DIR")]
     write: Vec<PathBuf>,
@@ -54,26 +55,6 @@ pub struct Args {
     /// Program and arguments
     #[arg(last = true, required_unless_present = "shell")]
     command: Vec<OsString>,
-}
-
-/// Which kernel boots the emulated machine.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum KernelChoice {
-    /// Debian's cloud kernel: ready in seconds, one CPU.
-    Distro,
-    /// An image given by path.
-    Path(PathBuf),
-}
-
-impl std::str::FromStr for KernelChoice {
-    type Err = std::convert::Infallible;
-
-    fn from_str(text: &str) -> std::result::Result<Self, Self::Err> {
-        Ok(match text {
-            "distro" => KernelChoice::Distro,
-            path => KernelChoice::Path(path.into()),
-        })
-    }
 }
 
 /// Runs the task; the exit code is the command's.
@@ -110,10 +91,8 @@ pub fn report(outcome: &Outcome, timeout: Duration) -> u8 {
 }
 
 fn config_of(args: Args) -> Result<BedConfig> {
-    let kernel = match &args.kernel {
-        KernelChoice::Distro => kernel::distro(false)?,
-        KernelChoice::Path(path) => kernel::given(path),
-    };
+    setup::ensure(&[Need::Bed])?;
+    let kernel = kernel::bed(&args.kernel, false)?;
     let init = build::static_binary("hutch-bed", "bed-init")?;
     let input = match (args.shell, args.stdin) {
         (true, _) if !io::stdin().is_terminal() => return Err("--shell needs a terminal on stdin".into()),

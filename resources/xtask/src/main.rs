@@ -5,6 +5,13 @@
 
 mod bed;
 mod build;
+mod check;
+mod kernel;
+mod setup;
+mod spec;
+mod stage;
+mod suite;
+mod test;
 
 use std::process::ExitCode;
 
@@ -22,6 +29,21 @@ struct Cli {
 enum Task {
     /// Run a command in an emulated machine with a true /dev/kvm
     Bed(bed::Args),
+    /// Install the Debian packages the other tasks need and fetch the bed's kernel
+    Setup,
+    /// Formatting, clippy, docs, dependencies, licences, unit tests: what needs no virtual machine
+    Check,
+    /// Everything CI runs
+    Test(test::Args),
+    /// List the numbered behaviours of the pod API that have no test
+    #[command(alias = "coverage-spec")]
+    SpecCoverage,
+    /// Run the test binaries in a file, inside the bed
+    #[command(hide = true)]
+    RunPlan {
+        /// Written by `test`
+        plan: std::path::PathBuf,
+    },
 }
 
 /// What a task returns; an error is printed with its chain and ends in exit code 125.
@@ -30,6 +52,11 @@ type Result<T> = std::result::Result<T, Box<dyn std::error::Error>>;
 fn main() -> ExitCode {
     let result = match Cli::parse().task {
         Task::Bed(args) => bed::main(args),
+        Task::Setup => setup::main(),
+        Task::Check => check::main(),
+        Task::Test(args) => test::main(args),
+        Task::SpecCoverage => spec::main(),
+        Task::RunPlan { plan } => suite::in_bed(&plan),
     };
     result.unwrap_or_else(|error| {
         eprint!("xtask: {error}");

@@ -65,9 +65,9 @@ pub fn serve(tag: &str, path: &Path, access: Access) -> Result<Directory, BedErr
 }
 
 impl Directory {
-    /// What virtiofsd said, if it has ended already.
+    /// What virtiofsd said, if it has failed already. (It ends with success when QEMU does.)
     pub fn death_note(&mut self) -> Option<String> {
-        let status = self.process.try_wait().ok().flatten()?;
+        let status = self.process.try_wait().ok().flatten().filter(|status| !status.success())?;
         let log = crate::machine::tail(&self.log, 10);
         Some(format!("virtiofsd for {} ended with {status}\n{log}", self.tag))
     }

@@ -66,7 +66,7 @@ impl Machine {
 
     /// The last lines of the console.
     pub fn console_tail(&self) -> String {
-        match tail(&self.console, 25) {
+        match tail(&self.console, 40) {
             text if text.is_empty() => "The console is empty.\n".to_owned(),
             text => format!("The console's last lines:\n{text}"),
         }

@@ -1,0 +1,65 @@
+//! `cargo xtask check`: everything that needs no virtual machine. All checks run; all that failed are reported.
+
+mod dependencies;
+mod licences;
+mod metadata;
+mod sources;
+
+use std::process::ExitCode;
+use std::time::Instant;
+
+use crate::suite::{self, Report};
+use crate::{build, Result};
+
+/// A check: its name, and what runs it.
+type Check = (&'static str, fn() -> Result<()>);
+
+/// In the order they run: what fails fastest comes first.
+const CHECKS: [Check; 6] = [
+    ("format", || build::run(build::cargo().args(["fmt", "--all", "--check"]))),
+    ("sources", sources::check),
+    ("dependencies", dependencies::check),
+    ("licences", licences::check),
+    ("clippy", clippy),
+    ("docs", docs),
+];
+
+/// Runs the checks and the unit tests.
+pub fn main() -> Result<ExitCode> {
+    let mut report = Report::default();
+    run(&mut report);
+    suite::unit_tests(&mut report, None)?;
+    Ok(report.close())
+}
+
+/// Runs the checks and adds their results to `report`.
+pub fn run(report: &mut Report) {
+    for (name, check) in CHECKS {
+        println!("\n   Checking {name}");
+        let begin = Instant::now();
+        let result = check();
+        match &result {
+            Ok(()) => println!("check {name} ... ok"),
+            Err(error) => println!("{error}\ncheck {name} ... FAILED"),
+        }
+        report.check(name, result.is_ok(), begin.elapsed());
+    }
+}
+
+fn clippy() -> Result<()> {
+    build::run(build::cargo().args(["clippy", "--quiet", "--workspace", "--all-targets", "--", "-D", "warnings"]))
+}
+
+fn docs() -> Result<()> {
+    let mut command = build::cargo();
+    command.args(["doc", "--quiet", "--workspace", "--no-deps"]).env("RUSTDOCFLAGS", "-D warnings");
+    build::run(&mut command)
+}
+
+/// One error for a list of findings; none for an empty one.
+fn findings(found: Vec<String>) -> Result<()> {
+    match found.is_empty() {
+        true => Ok(()),
+        false => Err(found.join("\n").into()),
+    }
+}

@@ -1,0 +1,142 @@
+//! `cargo xtask setup`: Debian packages and the bed's kernel. Other tasks call [`ensure`] for what they need.
+
+use std::collections::BTreeSet;
+use std::path::Path;
+use std::process::{Command, ExitCode, Stdio};
+use std::time::{Duration, SystemTime};
+
+use crate::build::run;
+use crate::{kernel, Result};
+
+/// What a group of packages is for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Need {
+    /// Running the emulated machine.
+    Bed,
+    /// Building a kernel from source.
+    KernelSource,
+    /// A small root file system.
+    RootFs,
+    /// A root file system with a whole Debian.
+    Debootstrap,
+}
+
+impl Need {
+    fn packages(self) -> &'static [&'static str] {
+        match self {
+            Need::Bed => &["qemu-system-x86", "qemu-system-common", "kmod", "xz-utils", "zstd"],
+            Need::KernelSource => &[
+                "linux-source-6.12",
+                "bc",
+                "bison",
+                "cpio",
+                "flex",
+                "gcc",
+                "libc6-dev",
+                "libelf-dev",
+                "libssl-dev",
+                "make",
+                "xz-utils",
+            ],
+            Need::RootFs => &["busybox-static"],
+            Need::Debootstrap => &["debootstrap"],
+        }
+    }
+
+    fn purpose(self) -> &'static str {
+        match self {
+            Need::Bed => "the emulated machine",
+            Need::KernelSource => "building a kernel",
+            Need::RootFs => "a root file system",
+            Need::Debootstrap => "a Debian root file system",
+        }
+    }
+}
+
+/// Installs everything any task needs and fetches the bed's kernel.
+pub fn main() -> Result<ExitCode> {
+    ensure(&[Need::Bed, Need::KernelSource, Need::RootFs, Need::Debootstrap])?;
+    let kernel = kernel::bed(&kernel::Choice::Distro, true)?;
+    println!("setup: the bed's kernel is {}", kernel.vmlinux.display());
+    Ok(ExitCode::SUCCESS)
+}
+
+/// Installs the packages behind `needs` that are missing, saying so first.
+///
+/// # Errors
+/// If apt fails, or this user may not install packages.
+pub fn ensure(needs: &[Need]) -> Result<()> {
+    let mut missing = BTreeSet::new();
+    for need in needs {
+        let absent = absent(need.packages())?;
+        if !absent.is_empty() {
+            eprintln!("setup: for {}: installing {}", need.purpose(), absent.join(" "));
+            missing.extend(absent);
+        }
+    }
+    if missing.is_empty() {
+        return Ok(());
+    }
+    if lists_are_old() || !missing.iter().all(|package| has_candidate(package)) {
+        eprintln!("setup: apt-get update");
+        run(as_root("apt-get").args(["update", "-qq"]))?;
+    }
+    run(as_root("apt-get").args(["install", "-y", "-qq", "--no-install-recommends"]).args(&missing))
+}
+
+fn absent(packages: &[&'static str]) -> Result<Vec<&'static str>> {
+    let mut command = Command::new("dpkg-query");
+    command.args(["-W", "-f", "${db:Status-Status} ${Package}\n"]).args(packages).stderr(Stdio::null());
+    let output = command.output().map_err(|e| format!("cannot run dpkg-query: {e}; hutch's tasks are for Debian"))?;
+    let text = String::from_utf8_lossy(&output.stdout);
+    let installed: BTreeSet<&str> = text.lines().filter_map(|line| line.strip_prefix("installed ")).collect();
+    Ok(packages.iter().copied().filter(|package| !installed.contains(package)).collect())
+}
+
+/// No lists at all, or none from the last two weeks: packages named in older ones may be gone from the archive.
+fn lists_are_old() -> bool {
+    let newest = |dir: &Path| {
+        let entries = std::fs::read_dir(dir).ok()?;
+        let times = entries.filter_map(|e| {
+            let entry = e.ok()?;
+            let named = entry.file_name().to_string_lossy().contains("_dists_");
+            named.then(|| entry.metadata().ok()?.modified().ok()).flatten()
+        });
+        times.max()
+    };
+    let newest = newest(Path::new("/var/lib/apt/lists"));
+    let age = newest.and_then(|time| SystemTime::now().duration_since(time).ok());
+    newest.is_none() || age.is_some_and(|age| age > Duration::from_secs(14 * 24 * 3600))
+}
+
+fn has_candidate(package: &str) -> bool {
+    let output = Command::new("apt-cache").args(["policy", package]).stderr(Stdio::null()).output();
+    output.is_ok_and(|o| {
+        let text = String::from_utf8_lossy(&o.stdout);
+        text.lines().any(|line| line.trim_start().starts_with("Candidate:") && !line.contains("(none)"))
+    })
+}
+
+fn as_root(program: &str) -> Command {
+    let mut command = if nix::unistd::geteuid().is_root() {
+        Command::new(program)
+    } else {
+        let mut sudo = Command::new("sudo");
+        sudo.arg("DEBIAN_FRONTEND=noninteractive").arg(program);
+        sudo
+    };
+    // apt's progress is for people; its complaints come on stderr.
+    command.env("DEBIAN_FRONTEND", "noninteractive").stdin(Stdio::null()).stdout(Stdio::null());
+    command
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_packages_that_are_not_installed_count_as_missing() {
+        let absent = absent(&["dpkg", "hutch-no-such-package"]).unwrap();
+        assert_eq!(absent, ["hutch-no-such-package"]);
+    }
+}

@@ -1,0 +1,115 @@
+//! Building the workspace's test binaries and learning where cargo put them.
+
+use std::path::{Path, PathBuf};
+use std::process::Stdio;
+
+use serde::{Deserialize, Serialize};
+
+use crate::{build, Result};
+
+/// What a test binary needs around it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Kind {
+    /// Nothing: tests beside the code, and integration tests that need no virtual machine.
+    Unit,
+    /// `/dev/kvm`, of whatever quality: bare-metal guests of a few instructions.
+    BareMetal,
+    /// A `/dev/kvm` that runs a stock guest, and the built program: the bed, where the host has none.
+    RealGuest,
+}
+
+/// A built test binary.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Binary {
+    /// Its source file, from the root of the repository.
+    pub name: String,
+    /// What it needs.
+    pub kind: Kind,
+    /// The program.
+    pub path: PathBuf,
+    /// Directory of its package, where cargo would run it.
+    pub dir: PathBuf,
+}
+
+#[derive(Deserialize)]
+struct Artifact {
+    reason: String,
+    executable: Option<PathBuf>,
+    manifest_path: Option<PathBuf>,
+    target: Option<Target>,
+    profile: Option<Profile>,
+}
+
+#[derive(Deserialize)]
+struct Target {
+    kind: Vec<String>,
+    src_path: PathBuf,
+}
+
+#[derive(Deserialize)]
+struct Profile {
+    test: bool,
+}
+
+/// Builds every test binary of the workspace.
+pub fn build_all() -> Result<Vec<Binary>> {
+    println!("\n    Building tests");
+    let mut command = build::cargo();
+    command.args(["test", "--quiet", "--workspace", "--no-run", "--message-format=json-render-diagnostics"]);
+    let output = command.stderr(Stdio::inherit()).output()?;
+    if !output.status.success() {
+        return Err(format!("the tests do not build: {command:?} ended with {}", output.status).into());
+    }
+    let mut binaries: Vec<Binary> =
+        String::from_utf8(output.stdout)?.lines().filter_map(|line| binary_of(line, &build::root())).collect();
+    binaries.sort_by(|a, b| a.name.cmp(&b.name));
+    Ok(binaries)
+}
+
+fn binary_of(message: &str, root: &Path) -> Option<Binary> {
+    let artifact: Artifact = serde_json::from_str(message).ok()?;
+    if artifact.reason != "compiler-artifact" || !artifact.profile?.test {
+        return None;
+    }
+    let (target, path) = (artifact.target?, artifact.executable?);
+    let dir = artifact.manifest_path?.parent()?.to_owned();
+    let name = target.src_path.strip_prefix(root).unwrap_or(&target.src_path).to_string_lossy().into_owned();
+    let integration = target.kind.iter().any(|kind| kind == "test");
+    let kind = match dir.strip_prefix(root).ok().and_then(Path::to_str) {
+        Some("vmm") if integration => Kind::BareMetal,
+        Some("tests/e2e") if integration => Kind::RealGuest,
+        _ => Kind::Unit,
+    };
+    Some(Binary { name, kind, path, dir })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn message(dir: &str, kind: &str, test: bool) -> String {
+        serde_json::json!({
+            "reason": "compiler-artifact", "executable": "/t/x-1", "manifest_path": format!("/r/{dir}/Cargo.toml"),
+            "target": { "kind": [kind], "src_path": format!("/r/{dir}/tests/x.rs") }, "profile": { "test": test },
+        })
+        .to_string()
+    }
+
+    #[test]
+    fn kinds_follow_from_where_a_test_lives() {
+        let kind = |dir, kind| binary_of(&message(dir, kind, true), Path::new("/r")).map(|b| b.kind);
+        assert_eq!(kind("vmm", "test"), Some(Kind::BareMetal));
+        assert_eq!(kind("vmm", "lib"), Some(Kind::Unit));
+        assert_eq!(kind("tests/e2e", "test"), Some(Kind::RealGuest));
+        assert_eq!(kind("cli", "test"), Some(Kind::Unit));
+        let binary = binary_of(&message("vmm", "test", true), Path::new("/r")).unwrap();
+        assert_eq!((binary.name.as_str(), binary.dir.as_path()), ("vmm/tests/x.rs", Path::new("/r/vmm")));
+    }
+
+    #[test]
+    fn what_is_no_test_binary_is_left_out() {
+        assert!(binary_of(&message("vmm", "lib", false), Path::new("/r")).is_none());
+        assert!(binary_of(r#"{"reason":"build-finished","success":true}"#, Path::new("/r")).is_none());
+        assert!(binary_of("text", Path::new("/r")).is_none());
+    }
+}

@@ -1,0 +1,32 @@
+//! Test binaries: building them, running them here or in the bed, adding up what they say.
+
+mod binary;
+mod libtest;
+mod report;
+mod run;
+
+use std::time::Instant;
+
+pub use binary::{build_all, Binary, Kind};
+pub use report::Report;
+pub use run::{in_bed, on_host, Plan};
+
+use crate::{build, Result};
+
+/// Runs all unit tests and doc tests on this host; `only` is a part of the names of those to run.
+pub fn unit_tests(report: &mut Report, only: Option<&str>) -> Result<()> {
+    let binaries = build_all()?;
+    let units: Vec<Binary> = binaries.into_iter().filter(|b| b.kind == Kind::Unit).collect();
+    on_host(&Plan::new(units, only), report);
+    doc_tests(report, only);
+    Ok(())
+}
+
+/// Runs the examples in the documentation. cargo builds and runs these in one go.
+pub fn doc_tests(report: &mut Report, only: Option<&str>) {
+    let begin = Instant::now();
+    let mut command = build::cargo();
+    command.args(["test", "--quiet", "--workspace", "--doc", "--no-fail-fast", "--"]).args(only);
+    let (counts, end) = run::tee(&mut command, run::PATIENCE, &mut std::io::stdout());
+    report.binary("documentation examples", counts, end, begin.elapsed());
+}

@@ -1,0 +1,155 @@
+//! The results of everything that ran, and the lines that close a run.
+
+use std::process::ExitCode;
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+
+use super::libtest::Counts;
+
+/// How a test binary's process ended.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum End {
+    /// With exit code 0.
+    Good,
+    /// With libtest's code for failed tests, 101.
+    Failures,
+    /// Otherwise: crashed, could not start, took too long. In words.
+    Bad(String),
+}
+
+#[derive(Clone, Debug, Serialize, Deserialize)]
+struct Line {
+    name: String,
+    counts: Counts,
+    trouble: Option<String>,
+    seconds: f64,
+}
+
+/// What ran so far.
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+pub struct Report {
+    lines: Vec<Line>,
+}
+
+impl Report {
+    /// Adds a test binary. `counts` is what its closing line said, `None` if there was none.
+    ///
+    /// A binary that ended badly, or whose exit code contradicts its closing line, counts as one more failure, so
+    /// that no crash can pass for success.
+    pub fn binary(&mut self, name: &str, counts: Option<Counts>, end: End, time: Duration) {
+        let trouble = match (&end, counts) {
+            (End::Bad(why), _) => Some(why.clone()),
+            (_, None) => Some("it ended without a closing line".to_owned()),
+            (End::Good, Some(counts)) if counts.failed > 0 => Some("it hid failures behind exit code 0".to_owned()),
+            (End::Failures, Some(counts)) if counts.failed == 0 => Some("it failed without a failed test".to_owned()),
+            _ => None,
+        };
+        let mut counts = counts.unwrap_or_default();
+        counts.failed += u64::from(trouble.is_some());
+        self.lines.push(Line { name: name.to_owned(), counts, trouble, seconds: time.as_secs_f64() });
+    }
+
+    /// Adds a check that is no test binary; it counts as one test.
+    pub fn check(&mut self, name: &str, passed: bool, time: Duration) {
+        let counts = Counts { passed: u64::from(passed), failed: u64::from(!passed), skipped: 0 };
+        self.lines.push(Line { name: format!("check {name}"), counts, trouble: None, seconds: time.as_secs_f64() });
+    }
+
+    /// Adds tests that cannot run here, and says so.
+    pub fn skipped(&mut self, name: &str, tests: u64, why: &str) {
+        println!("\n     Skipping {name}: {tests} tests: {why}");
+        let counts = Counts { skipped: tests, ..Counts::default() };
+        self.lines.push(Line { name: format!("{name} (skipped: {why})"), counts, trouble: None, seconds: 0.0 });
+    }
+
+    /// Adds something that went wrong outside of any test binary; it counts as one failure.
+    pub fn failure(&mut self, name: &str, why: &str) {
+        println!("\n{name} ... FAILED: {why}");
+        let counts = Counts { failed: 1, ..Counts::default() };
+        self.lines.push(Line { name: name.to_owned(), counts, trouble: Some(why.to_owned()), seconds: 0.0 });
+    }
+
+    /// Adds what another process reported.
+    pub fn append(&mut self, other: Report) {
+        self.lines.extend(other.lines);
+    }
+
+    /// Names of the binaries reported so far.
+    pub fn names(&self) -> impl Iterator<Item = &str> {
+        self.lines.iter().map(|line| line.name.as_str())
+    }
+
+    fn total(&self) -> Counts {
+        let mut total = Counts::default();
+        self.lines.iter().for_each(|line| total += line.counts);
+        total
+    }
+
+    /// Prints a line for each part and one for the sum, the last of all; returns the exit code.
+    pub fn close(&self) -> ExitCode {
+        println!("\nResults:");
+        for line in &self.lines {
+            println!("{}", line.text());
+        }
+        let total = self.total();
+        println!("\n{} passed, {} failed, {} skipped", total.passed, total.failed, total.skipped);
+        if total.failed == 0 && total.passed > 0 {
+            ExitCode::SUCCESS
+        } else {
+            ExitCode::FAILURE
+        }
+    }
+}
+
+impl Line {
+    fn text(&self) -> String {
+        let Counts { passed, failed, skipped } = self.counts;
+        let verdict = if failed == 0 { "ok" } else { "FAILED" };
+        let trouble = self.trouble.iter().map(|why| format!(": {why}")).collect::<String>();
+        format!(
+            "test result: {verdict}. {passed} passed; {failed} failed; {skipped} ignored; finished in {:.2}s - {}{trouble}",
+            self.seconds, self.name
+        )
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const GOOD: Counts = Counts { passed: 2, failed: 0, skipped: 1 };
+
+    fn totals(counts: Option<Counts>, end: End) -> Counts {
+        let mut report = Report::default();
+        report.binary("b", counts, end, Duration::ZERO);
+        report.total()
+    }
+
+    #[test]
+    fn sums_are_sums_of_what_was_reported() {
+        let mut report = Report::default();
+        report.binary("a", Some(GOOD), End::Good, Duration::ZERO);
+        report.binary("b", Some(Counts { passed: 1, failed: 3, skipped: 0 }), End::Failures, Duration::ZERO);
+        report.check("c", true, Duration::ZERO);
+        report.skipped("d", 4, "no reason");
+        report.failure("e", "for a reason");
+        assert_eq!(report.total(), Counts { passed: 4, failed: 4, skipped: 5 });
+    }
+
+    #[test]
+    fn a_crash_or_a_contradiction_is_a_failure() {
+        assert_eq!(totals(Some(GOOD), End::Good).failed, 0);
+        assert_eq!(totals(Some(GOOD), End::Bad("signal 11".into())).failed, 1);
+        assert_eq!(totals(None, End::Good).failed, 1);
+        assert_eq!(totals(Some(GOOD), End::Failures).failed, 1);
+        let failing = Counts { failed: 2, ..GOOD };
+        assert_eq!(totals(Some(failing), End::Failures).failed, 2);
+        assert_eq!(totals(Some(failing), End::Good).failed, 3);
+    }
+
+    #[test]
+    fn a_run_of_nothing_is_no_success() {
+        assert_eq!(format!("{:?}", Report::default().close()), format!("{:?}", ExitCode::FAILURE));
+    }
+}

@@ -1,0 +1,214 @@
+//! Running test binaries, on this host or, by this very program, inside the bed.
+
+use std::fs;
+use std::io::{self, Read, Write};
+use std::os::unix::process::CommandExt;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+use std::sync::mpsc;
+use std::time::{Duration, Instant};
+
+use serde::{Deserialize, Serialize};
+
+use super::libtest::{closing_line, listed, Counts};
+use super::report::{End, Report};
+use super::Binary;
+use crate::Result;
+
+/// How long one test binary may take. Far beyond any good run; a hang ends here and not in the CI's own limit.
+pub const PATIENCE: Duration = Duration::from_secs(25 * 60);
+
+/// Test binaries to run and how.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Plan {
+    /// In this order.
+    pub binaries: Vec<Binary>,
+    /// Run only tests whose names contain this.
+    pub only: Option<String>,
+    /// Run each binary so many times.
+    pub repeat: u32,
+    /// One test at a time: their subject is the machine they run on.
+    pub serial: bool,
+    /// Added to each name in the report.
+    pub label: String,
+    /// Variables for the tests.
+    pub env: Vec<(String, String)>,
+    /// Where results are put after each binary, when another process waits for them.
+    pub results: Option<PathBuf>,
+}
+
+impl Plan {
+    /// All binaries once.
+    pub fn new(binaries: Vec<Binary>, only: Option<&str>) -> Plan {
+        Plan {
+            binaries,
+            only: only.map(str::to_owned),
+            repeat: 1,
+            serial: false,
+            label: String::new(),
+            env: Vec::new(),
+            results: None,
+        }
+    }
+
+    fn command(&self, binary: &Binary) -> Command {
+        let mut command = Command::new(&binary.path);
+        command.current_dir(&binary.dir).args(&self.only);
+        command.envs(self.env.iter().map(|(k, v)| (k, v)));
+        if self.serial {
+            command.arg("--test-threads=1");
+        }
+        command
+    }
+
+    fn name(&self, binary: &Binary, round: u32) -> String {
+        let round = if self.repeat > 1 { format!(", round {}", round + 1) } else { String::new() };
+        format!("{}{}{round}", binary.name, self.label)
+    }
+
+    /// Every name this plan will report.
+    pub fn names(&self) -> impl Iterator<Item = String> + '_ {
+        (0..self.repeat).flat_map(move |round| self.binaries.iter().map(move |b| self.name(b, round)))
+    }
+
+    /// How many tests a binary has that this plan would run.
+    pub fn count(&self, binary: &Binary) -> u64 {
+        let output = self.command(binary).args(["--list", "--format=terse"]).output();
+        output.map_or(0, |o| listed(&String::from_utf8_lossy(&o.stdout)))
+    }
+}
+
+/// Runs a plan in this process's own surroundings.
+pub fn on_host(plan: &Plan, report: &mut Report) {
+    for round in 0..plan.repeat {
+        for binary in &plan.binaries {
+            let name = plan.name(binary, round);
+            println!("\n     Running {name}");
+            let begin = Instant::now();
+            let (counts, end) = tee(&mut plan.command(binary), PATIENCE, &mut io::stdout());
+            report.binary(&name, counts, end, begin.elapsed());
+            if let Some(path) = &plan.results {
+                // If this fails the waiting process finds results missing and says so.
+                let _ = serde_json::to_vec(report).map(|bytes| fs::write(path, bytes));
+            }
+        }
+    }
+}
+
+/// The hidden task `run-plan`: runs the plan in a file, as [`on_host`] does. This is what runs inside the bed.
+pub fn in_bed(plan: &Path) -> Result<std::process::ExitCode> {
+    let plan: Plan = serde_json::from_slice(&fs::read(plan)?)?;
+    on_host(&plan, &mut Report::default());
+    Ok(std::process::ExitCode::SUCCESS)
+}
+
+/// Runs a command with its stdout copied to `out` as it comes and read along; the sum of the closing lines seen, if any.
+pub fn tee(command: &mut Command, patience: Duration, out: &mut dyn Write) -> (Option<Counts>, End) {
+    // A group of its own, so that what a test leaves behind can be ended with it.
+    command.stdin(Stdio::null()).stdout(Stdio::piped()).process_group(0);
+    let mut child = match command.spawn() {
+        Ok(child) => child,
+        Err(error) => return (None, End::Bad(format!("it cannot be started: {error}"))),
+    };
+    let (sender, chunks) = mpsc::channel();
+    let stdout = child.stdout.take();
+    let reader = std::thread::spawn(move || stdout.map(|stdout| copy_chunks(stdout, &sender)));
+    let deadline = Instant::now() + patience;
+    let mut scan = Scan::default();
+    let mut late = false;
+    loop {
+        match chunks.recv_timeout(deadline.saturating_duration_since(Instant::now())) {
+            Ok(chunk) => {
+                let _ = out.write_all(&chunk).and_then(|()| out.flush());
+                scan.read(&chunk);
+            }
+            Err(mpsc::RecvTimeoutError::Disconnected) => break,
+            Err(mpsc::RecvTimeoutError::Timeout) => {
+                late = true;
+                end_group(child.id());
+                break;
+            }
+        }
+    }
+    let status = child.wait();
+    if !late {
+        let _ = reader.join();
+    }
+    let end = match status {
+        _ if late => End::Bad(format!("it was stopped after {} s", patience.as_secs())),
+        Ok(status) if status.success() => End::Good,
+        Ok(status) if status.code() == Some(101) => End::Failures,
+        Ok(status) => End::Bad(format!("it ended with {status}")),
+        Err(error) => End::Bad(format!("it cannot be waited for: {error}")),
+    };
+    (scan.counts, end)
+}
+
+fn end_group(leader: u32) {
+    let group = nix::unistd::Pid::from_raw(leader as i32);
+    let _ = nix::sys::signal::killpg(group, nix::sys::signal::Signal::SIGKILL);
+}
+
+fn copy_chunks(mut from: impl Read, to: &mpsc::Sender<Vec<u8>>) {
+    let mut buffer = [0; 8 << 10];
+    loop {
+        match from.read(&mut buffer) {
+            Ok(0) => return,
+            Ok(n) if to.send(buffer[..n].to_vec()).is_err() => return,
+            Ok(_) => {}
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            Err(_) => return,
+        }
+    }
+}
+
+/// Looks for closing lines in output that arrives in pieces.
+#[derive(Default)]
+struct Scan {
+    line: Vec<u8>,
+    counts: Option<Counts>,
+}
+
+impl Scan {
+    fn read(&mut self, chunk: &[u8]) {
+        self.line.extend_from_slice(chunk);
+        while let Some(end) = self.line.iter().position(|b| *b == b'\n') {
+            let line: Vec<u8> = self.line.drain(..=end).collect();
+            if let Some(counts) = closing_line(&String::from_utf8_lossy(&line)) {
+                *self.counts.get_or_insert_default() += counts;
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn run(script: &str, patience: Duration) -> (Option<Counts>, End) {
+        tee(Command::new("sh").args(["-c", script]), patience, &mut io::sink())
+    }
+
+    #[test]
+    fn closing_lines_are_added_up_across_pieces() {
+        let line = "test result: ok. 2 passed; 0 failed; 1 ignored; 0 measured";
+        let (counts, end) = run(&format!("printf 'test res'; echo '{}'; echo '{line}'", &line[8..]), PATIENCE);
+        assert_eq!(counts, Some(Counts { passed: 4, failed: 0, skipped: 2 }));
+        assert_eq!(end, End::Good);
+    }
+
+    #[test]
+    fn the_way_a_binary_ends_is_told_apart() {
+        assert_eq!(run("exit 101", PATIENCE).1, End::Failures);
+        assert!(matches!(run("kill -9 $$", PATIENCE), (None, End::Bad(why)) if why.contains("signal: 9")));
+        assert!(matches!(tee(&mut Command::new("/nonexistent"), PATIENCE, &mut io::sink()).1, End::Bad(_)));
+    }
+
+    #[test]
+    fn a_hang_is_stopped_with_all_its_children() {
+        let begin = Instant::now();
+        let (_, end) = run("sleep 100 & sleep 100", Duration::from_millis(200));
+        assert!(matches!(end, End::Bad(why) if why.contains("stopped")));
+        assert!(begin.elapsed() < Duration::from_secs(20));
+    }
+}

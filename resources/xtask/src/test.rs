@@ -1,0 +1,163 @@
+//! `cargo xtask test`: everything CI runs.
+//!
+//! 1. The checks of `cargo xtask check`.
+//! 2. Unit tests and the documentation's examples.
+//! 3. Bare-metal guests on this host's `/dev/kvm`, whatever its quality.
+//! 4. Bare-metal and real guests on a KVM that runs stock kernels: the host's, or the bed's in one boot of it.
+//!
+//! Every result is added up. What cannot run here is said and counted as skipped. The last line is
+//! `N passed, N failed, N skipped`.
+
+use std::fs::{self, OpenOptions};
+use std::io;
+use std::path::Path;
+use std::process::ExitCode;
+use std::time::Duration;
+
+use hutch_test_harness::kvm::{self, HostKvm};
+use hutch_test_harness::{BedConfig, Input, Outcome};
+
+use crate::kernel::Choice;
+use crate::setup::{self, Need};
+use crate::stage::Stage;
+use crate::suite::{self, Binary, Kind, Plan, Report};
+use crate::{bed, build, check, kernel, Result};
+
+/// Wall-clock limit for all real-guest tests in the bed.
+const BED_PATIENCE: Duration = Duration::from_secs(35 * 60);
+
+/// Memory of the bed: a 5 GiB guest and what surrounds it. The host gives only what is touched.
+const BED_MEMORY_MIB: u64 = 8192;
+
+/// Options of `test`.
+#[derive(clap::Args)]
+pub struct Args {
+    /// Debian's kernels only (nothing is built from source), and the long tests in their short form
+    #[arg(long)]
+    quick: bool,
+    /// Only tests whose names contain NAME; no checks
+    #[arg(long, value_name = "NAME")]
+    only: Option<String>,
+    /// Run the tests so many times
+    #[arg(long, value_name = "N", default_value_t = 1)]
+    repeat: u32,
+}
+
+/// Runs the task.
+pub fn main(args: Args) -> Result<ExitCode> {
+    let mut report = Report::default();
+    setup::ensure(needs(&args))?;
+    if args.only.is_none() {
+        check::run(&mut report);
+    }
+    match suite::build_all() {
+        Ok(binaries) => tests(&args, binaries, &mut report),
+        Err(error) => report.failure("building the tests", &error.to_string()),
+    }
+    Ok(report.close())
+}
+
+fn needs(args: &Args) -> &'static [Need] {
+    match args.quick {
+        true => &[Need::Bed, Need::RootFs],
+        false => &[Need::Bed, Need::RootFs, Need::KernelSource],
+    }
+}
+
+fn tests(args: &Args, binaries: Vec<Binary>, report: &mut Report) {
+    let of = |kind| binaries.iter().filter(|b| b.kind == kind).cloned().collect::<Vec<Binary>>();
+    let plan = |binaries| Plan { repeat: args.repeat, ..Plan::new(binaries, args.only.as_deref()) };
+    suite::on_host(&plan(of(Kind::Unit)), report);
+    suite::doc_tests(report, args.only.as_deref());
+
+    let here = Plan { serial: true, label: " on this host's /dev/kvm".to_owned(), ..plan(of(Kind::BareMetal)) };
+    match OpenOptions::new().read(true).write(true).open("/dev/kvm") {
+        Ok(_) => suite::on_host(&here, report),
+        Err(error) => {
+            let tests = here.binaries.iter().map(|b| here.count(b)).sum();
+            report.skipped("bare-metal guests on this host", tests, &format!("/dev/kvm: {error}"));
+        }
+    }
+
+    let guests = [of(Kind::BareMetal), of(Kind::RealGuest)].concat();
+    let guests = Plan { serial: true, ..plan(guests) };
+    // With --only, a filter that no guest test matches needs no guest assets and no bed.
+    if guests.binaries.iter().all(|binary| guests.count(binary) == 0) {
+        return;
+    }
+    if let Err(error) = real_guests(args, guests, report) {
+        report.failure("preparing the guest tests", &error.to_string());
+    }
+}
+
+fn real_guests(args: &Args, mut plan: Plan, report: &mut Report) -> Result<()> {
+    let kernels: &[&str] = if args.quick { &["distro"] } else { &["distro", "source"] };
+    let stage = Stage::build()?;
+    kernels.iter().try_for_each(|kernel| stage.make_guest(kernel))?;
+    plan.env.extend(stage.env());
+    plan.env.push(("HUTCH_E2E_KERNELS".to_owned(), kernels.join(",")));
+    if args.quick {
+        plan.env.push(("HUTCH_E2E_QUICK".to_owned(), "1".to_owned()));
+    }
+    if kvm::host() == HostKvm::Usable {
+        plan.label = " on this host's KVM".to_owned();
+        suite::on_host(&plan, report);
+        return Ok(());
+    }
+    plan.label = " in the bed".to_owned();
+    let choice = if args.quick { Choice::Distro } else { Choice::Own };
+    in_bed(&choice, plan, report)
+}
+
+/// Runs a plan in one boot of the bed: this program again, inside.
+fn in_bed(choice: &Choice, mut plan: Plan, report: &mut Report) -> Result<()> {
+    let kernel = kernel::bed(choice, false)?;
+    let shared = build::target_dir().join("bed-results");
+    fs::create_dir_all(&shared)?;
+    let (plan_file, results) = (shared.join("plan.json"), shared.join("results.json"));
+    remove(&results)?;
+    plan.results = Some(results.clone());
+    fs::write(&plan_file, serde_json::to_vec(&plan)?)?;
+    println!("\n     Booting the bed ({} kernel, {} CPUs)", kernel.name, kernel.max_cpus);
+    let config = BedConfig {
+        cpus: kernel.max_cpus,
+        kernel,
+        init: build::static_binary("hutch-bed", "bed-init")?,
+        memory_mib: BED_MEMORY_MIB,
+        deterministic: false,
+        timeout: BED_PATIENCE,
+        write: vec![shared],
+        args: vec![std::env::current_exe()?.into(), "run-plan".into(), plan_file.into()],
+        env: bed::environment(&[], false),
+        cwd: build::root(),
+        input: Input::Null,
+    };
+    let outcome = hutch_test_harness::run(&config, &mut io::stdout(), &mut io::stderr())?;
+    let code = bed::report(&outcome, config.timeout);
+    collect(&plan, &results, report)?;
+    if outcome != Outcome::Exited(0) {
+        report.failure("the bed", &format!("its command ended with {code}"));
+    }
+    Ok(())
+}
+
+/// Takes over the results from inside the bed. A binary without one is a failure.
+fn collect(plan: &Plan, results: &Path, report: &mut Report) -> Result<()> {
+    let inside: Report = match fs::read(results) {
+        Ok(bytes) => serde_json::from_slice(&bytes)?,
+        Err(_) => Report::default(),
+    };
+    let done: Vec<String> = inside.names().map(str::to_owned).collect();
+    report.append(inside);
+    for name in plan.names().filter(|name| !done.contains(name)) {
+        report.failure(&name, "it did not run to its end");
+    }
+    Ok(())
+}
+
+fn remove(path: &Path) -> io::Result<()> {
+    match fs::remove_file(path) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
+        _ => Ok(()),
+    }
+}
