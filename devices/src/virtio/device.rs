@@ -27,6 +27,16 @@ pub const ISR_CONFIG: u32 = 2;
 /// (VIRTIO 1.2, 2.7.5.3 and 2.7.10). [`DeviceQueue`] handles both.
 pub const RING_FEATURES: u64 = 1 << VIRTIO_RING_F_INDIRECT_DESC | 1 << VIRTIO_RING_F_EVENT_IDX;
 
+/// Fills `data` from `config` at `offset`; bytes past its end are 0. What most devices do in
+/// [`VirtioDevice::read_config`].
+pub fn config_bytes(config: &[u8], offset: u64, data: &mut [u8]) {
+    let rest = usize::try_from(offset).ok().and_then(|offset| config.get(offset..)).unwrap_or_default();
+    data.fill(0);
+    for (to, from) in data.iter_mut().zip(rest) {
+        *to = *from;
+    }
+}
+
 /// Everything a device gets when the driver is ready.
 pub struct Activation {
     /// Guest memory.

@@ -1,9 +1,11 @@
 //! Virtio devices (VIRTIO 1.2) and their transport.
 
+pub mod block;
 pub mod chain;
 pub mod device;
 pub mod mmio;
 pub mod queue;
+pub mod rng;
 
 pub use chain::{Chain, ChainError, ChainReader, ChainWriter};
 pub use device::{ActivateError, Activation, DeviceInterrupt, VirtioDevice};

@@ -1,0 +1,194 @@
+//! A disk's storage: a raw image file or a block device of the host, locked while it is open.
+//!
+//! Opened by the VMM's main thread, used by the disk's worker.
+
+use std::fs::{File, OpenOptions};
+use std::io::{self, Seek, SeekFrom};
+use std::os::unix::fs::{FileExt, FileTypeExt, OpenOptionsExt};
+use std::path::{Path, PathBuf};
+
+use nix::errno::Errno;
+use nix::fcntl::{fcntl, FcntlArg};
+use vmm_sys_util::fallocate::{fallocate, FallocateMode};
+
+use super::request::{Disk, Range, SECTOR};
+use crate::virtio::{ChainReader, ChainWriter};
+
+/// Zeroes written at a time where the file system knows no better way.
+static ZEROES: [u8; 64 << 10] = [0; 64 << 10];
+
+/// Why a disk cannot be had.
+#[derive(Debug, thiserror::Error)]
+pub enum BlockError {
+    /// The image cannot be opened.
+    #[error("cannot open disk image {}: check the path and its permissions", path.display())]
+    Open {
+        /// The image.
+        path: PathBuf,
+        /// The cause.
+        source: io::Error,
+    },
+    /// A directory, a pipe, ...
+    #[error("disk image {} is neither a regular file nor a block device: give one of these", .0.display())]
+    Kind(PathBuf),
+    /// Its size is unknown.
+    #[error("cannot tell the size of disk image {}: check the device it lies on", path.display())]
+    Size {
+        /// The image.
+        path: PathBuf,
+        /// The cause.
+        source: io::Error,
+    },
+    /// Nothing in it.
+    #[error("disk image {} is empty: give it a size, for example with truncate -s 1G", .0.display())]
+    Empty(PathBuf),
+    /// Not whole sectors.
+    #[error("disk image {} has {size} bytes, no multiple of 512: pad it, for example with truncate -s %512", path.display())]
+    Unaligned {
+        /// The image.
+        path: PathBuf,
+        /// Its size in bytes.
+        size: u64,
+    },
+    /// Someone else uses it.
+    #[error("disk image {} is in use{}: stop the other user, or attach it read-only everywhere", path.display(), if *.read_only { " and being written" } else { "" })]
+    InUse {
+        /// The image.
+        path: PathBuf,
+        /// It was to be read only.
+        read_only: bool,
+    },
+    /// The file system knows no locks.
+    #[error("cannot lock disk image {}: put it on a file system with locks", path.display())]
+    Lock {
+        /// The image.
+        path: PathBuf,
+        /// The cause.
+        source: io::Error,
+    },
+    /// The name that the guest sees is too long.
+    #[error("serial number of disk {id} has {len} bytes: 20 are possible")]
+    Serial {
+        /// The disk.
+        id: String,
+        /// Length in bytes.
+        len: usize,
+    },
+}
+
+/// An open, locked image.
+#[derive(Debug)]
+pub struct Backend {
+    file: File,
+    disk: Disk,
+}
+
+impl Backend {
+    /// Opens and locks the image at `path`: against writers if `read_only`, else against everybody. The lock goes
+    /// with the process.
+    ///
+    /// # Errors
+    /// See [`BlockError`].
+    pub fn open(path: &Path, read_only: bool) -> Result<Self, BlockError> {
+        // O_NONBLOCK: opening a pipe must not wait for its other end. It means nothing to files and disks.
+        let options = OpenOptions::new().read(true).write(!read_only).custom_flags(libc::O_NONBLOCK).clone();
+        let mut file = options.open(path).map_err(|source| BlockError::Open { path: path.to_owned(), source })?;
+        let size_error = |source| BlockError::Size { path: path.to_owned(), source };
+        let kind = file.metadata().map_err(size_error)?.file_type();
+        if !kind.is_file() && !kind.is_block_device() {
+            return Err(BlockError::Kind(path.to_owned()));
+        }
+        lock(&file, path, read_only)?;
+        // The end of a block device is its size, as BLKGETSIZE64 tells it.
+        let size = file.seek(SeekFrom::End(0)).map_err(size_error)?;
+        if size == 0 {
+            return Err(BlockError::Empty(path.to_owned()));
+        }
+        if size % SECTOR != 0 {
+            return Err(BlockError::Unaligned { path: path.to_owned(), size });
+        }
+        Ok(Self { file, disk: Disk { sectors: size / SECTOR, read_only } })
+    }
+
+    /// What requests are checked against.
+    pub fn disk(&self) -> Disk {
+        self.disk
+    }
+
+    /// Fills `buffers` from byte `offset` on, without a copy in between.
+    ///
+    /// # Errors
+    /// The host's; `buffers` has then moved as far as it was filled.
+    pub fn read(&self, offset: u64, buffers: &mut ChainWriter<'_>) -> io::Result<()> {
+        buffers.fill_from_at(&self.file, offset)
+    }
+
+    /// Writes `buffers` at byte `offset`, without a copy in between.
+    ///
+    /// # Errors
+    /// The host's.
+    pub fn write(&self, offset: u64, buffers: &mut ChainReader<'_>) -> io::Result<()> {
+        buffers.write_all_at(&self.file, offset)
+    }
+
+    /// Returns when all that was written is on the medium.
+    ///
+    /// # Errors
+    /// The host's.
+    pub fn flush(&self) -> io::Result<()> {
+        self.file.sync_data()
+    }
+
+    /// The contents of `range` are not needed any more. A hint: where holes are unknown, nothing happens.
+    ///
+    /// # Errors
+    /// The host's.
+    pub fn discard(&self, range: Range) -> io::Result<()> {
+        self.allocate(FallocateMode::PunchHole, range).map(drop)
+    }
+
+    /// `range` reads as zeroes from now on; as a hole if it may.
+    ///
+    /// # Errors
+    /// The host's.
+    pub fn write_zeroes(&self, range: Range) -> io::Result<()> {
+        let mode = if range.unmap { FallocateMode::PunchHole } else { FallocateMode::ZeroRange };
+        if self.allocate(mode, range)? {
+            return Ok(());
+        }
+        let mut offset = range.offset;
+        let mut left = range.len;
+        while left > 0 {
+            let len = left.min(ZEROES.len() as u64);
+            // The cast cannot cut: `len` is at most the length of an array.
+            self.file.write_all_at(ZEROES.get(..len as usize).unwrap_or_default(), offset)?;
+            offset = offset.saturating_add(len);
+            left -= len;
+        }
+        Ok(())
+    }
+
+    /// False if the file system does not know how.
+    fn allocate(&self, mode: FallocateMode, range: Range) -> io::Result<bool> {
+        match fallocate(&self.file, mode, true, range.offset, range.len) {
+            Ok(()) => Ok(true),
+            Err(error) if [libc::EOPNOTSUPP, libc::ENOSYS].contains(&error.errno()) => Ok(false),
+            Err(error) => Err(error.into()),
+        }
+    }
+}
+
+/// An open file description lock, over all of the file.
+fn lock(file: &File, path: &Path, read_only: bool) -> Result<(), BlockError> {
+    let kind = if read_only { libc::F_RDLCK } else { libc::F_WRLCK };
+    let range = libc::flock { l_type: kind as _, l_whence: libc::SEEK_SET as _, l_start: 0, l_len: 0, l_pid: 0 };
+    match fcntl(file, FcntlArg::F_OFD_SETLK(&range)) {
+        Ok(_) => Ok(()),
+        Err(Errno::EAGAIN | Errno::EACCES) => Err(BlockError::InUse { path: path.to_owned(), read_only }),
+        Err(error) => Err(BlockError::Lock { path: path.to_owned(), source: error.into() }),
+    }
+}
+
+#[cfg(test)]
+#[path = "backend_tests.rs"]
+mod tests;

@@ -1,0 +1,66 @@
+use std::error::Error;
+use std::process::Command;
+
+use super::*;
+
+fn image(len: u64) -> (tempfile::TempDir, PathBuf) {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("disk.img");
+    File::create(&path).unwrap().set_len(len).unwrap();
+    (dir, path)
+}
+
+#[test]
+fn what_is_no_disk_is_refused_with_a_message_that_names_it() {
+    let (dir, path) = image(1000);
+    let refused = |path: &Path| {
+        let error = Backend::open(path, true).unwrap_err();
+        assert!(error.to_string().contains(path.to_str().unwrap()), "{error}");
+        error
+    };
+    assert!(matches!(refused(&path), BlockError::Unaligned { size: 1000, .. }));
+    File::create(&path).unwrap();
+    assert!(matches!(refused(&path), BlockError::Empty(_)));
+    assert!(matches!(refused(dir.path()), BlockError::Kind(_)));
+    assert!(matches!(refused(Path::new("/dev/null")), BlockError::Kind(_)));
+    let missing = refused(&dir.path().join("missing"));
+    assert!(matches!(missing, BlockError::Open { .. }) && missing.source().is_some());
+    let pipe = dir.path().join("pipe");
+    assert!(Command::new("mkfifo").arg(&pipe).status().unwrap().success());
+    assert!(matches!(refused(&pipe), BlockError::Kind(_)));
+}
+
+#[test]
+fn an_image_has_many_readers_or_one_writer() {
+    let (_dir, path) = image(4096);
+    let first = Backend::open(&path, true).unwrap();
+    let second = Backend::open(&path, true).unwrap();
+    let refused = Backend::open(&path, false).unwrap_err();
+    assert!(matches!(refused, BlockError::InUse { read_only: false, .. }));
+    assert!(refused.to_string().contains("disk.img is in use:"), "{refused}");
+    drop((first, second));
+    let writer = Backend::open(&path, false).unwrap();
+    let refused = Backend::open(&path, true).unwrap_err();
+    assert!(refused.to_string().contains("disk.img is in use and being written:"), "{refused}");
+    assert!(Backend::open(&path, false).is_err());
+    drop(writer);
+    Backend::open(&path, false).unwrap();
+}
+
+#[test]
+fn zeroes_and_discards_change_their_range_only() {
+    for unmap in [false, true] {
+        let (_dir, path) = image(3 << 20);
+        let backend = Backend::open(&path, false).unwrap();
+        assert_eq!(backend.disk(), Disk { sectors: 6 << 10, read_only: false });
+        backend.file.write_all_at(&vec![7; 3 << 20], 0).unwrap();
+        backend.write_zeroes(Range { offset: 512, len: 1 << 20, unmap }).unwrap();
+        backend.discard(Range { offset: 2 << 20, len: 4096, unmap: false }).unwrap();
+        let content = std::fs::read(&path).unwrap();
+        assert_eq!(content.len(), 3 << 20);
+        let (end, hole) = (512 + (1 << 20), 2 << 20);
+        assert!(content[..512].iter().chain(&content[end..hole]).chain(&content[hole + 4096..]).all(|b| *b == 7));
+        assert!(content[512..end].iter().all(|b| *b == 0));
+        backend.flush().unwrap();
+    }
+}
