@@ -6,6 +6,7 @@ pub mod device;
 pub mod mmio;
 pub mod queue;
 pub mod rng;
+pub mod vsock;
 
 pub use chain::{Chain, ChainError, ChainReader, ChainWriter};
 pub use device::{ActivateError, Activation, DeviceInterrupt, VirtioDevice};

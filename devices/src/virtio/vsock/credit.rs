@@ -1,0 +1,144 @@
+//! Flow control of one connection (VIRTIO 1.2, 5.10.6.3): counters only. Called by the device's worker.
+//!
+//! Each side tells the other how large its receive buffer is and how many bytes it has taken out of it. The sender
+//! keeps the bytes in flight below that. All counters wrap at 2^32.
+
+use super::packet::Header;
+
+/// The device's receive buffer per connection, in bytes: what a guest may send before the host's reader takes it.
+pub const BUF_ALLOC: u32 = 256 * 1024;
+
+/// The guest is told about freed space when less than this is left by its own reckoning.
+const UPDATE_BELOW: u32 = BUF_ALLOC / 2;
+
+/// Counters of both directions.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Credit {
+    /// Bytes sent to the guest.
+    sent: u32,
+    peer_buf_alloc: u32,
+    peer_fwd_cnt: u32,
+    /// Bytes received from the guest.
+    received: u32,
+    /// Of those, bytes that left the device's buffer.
+    forwarded: u32,
+    /// `forwarded` as last told to the guest.
+    told: u32,
+}
+
+impl Credit {
+    /// Takes over what a packet from the guest says about its buffer.
+    pub fn learn(&mut self, header: &Header) {
+        self.peer_buf_alloc = header.buf_alloc;
+        self.peer_fwd_cnt = header.fwd_cnt;
+    }
+
+    /// Bytes that may be sent now. 0 for a guest whose counters make no sense.
+    pub fn sendable(&self) -> u32 {
+        self.peer_buf_alloc.saturating_sub(self.sent.wrapping_sub(self.peer_fwd_cnt))
+    }
+
+    /// `len` bytes were sent; no more than [`Self::sendable`].
+    pub fn send(&mut self, len: u32) {
+        self.sent = self.sent.wrapping_add(len);
+    }
+
+    /// Takes `len` bytes from the guest; false if it may not send that many.
+    #[must_use]
+    pub fn receive(&mut self, len: u32) -> bool {
+        let fits = self.buffered().checked_add(len).is_some_and(|total| total <= BUF_ALLOC);
+        if fits {
+            self.received = self.received.wrapping_add(len);
+        }
+        fits
+    }
+
+    /// `len` received bytes left the device's buffer.
+    pub fn forward(&mut self, len: u32) {
+        debug_assert!(len <= self.buffered(), "more forwarded than received");
+        self.forwarded = self.forwarded.wrapping_add(len);
+    }
+
+    /// Bytes received and not forwarded.
+    pub fn buffered(&self) -> u32 {
+        self.received.wrapping_sub(self.forwarded)
+    }
+
+    /// Whether the guest, by what it was told, is short of space that is in fact free.
+    pub fn update_due(&self) -> bool {
+        let in_flight = self.received.wrapping_sub(self.told);
+        self.forwarded != self.told && BUF_ALLOC.saturating_sub(in_flight) < UPDATE_BELOW
+    }
+
+    /// Writes the state of the device's buffer into a packet that is about to be sent.
+    pub fn tell(&mut self, header: &mut Header) {
+        header.buf_alloc = BUF_ALLOC;
+        header.fwd_cnt = self.forwarded;
+        self.told = self.forwarded;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn peer(buf_alloc: u32, fwd_cnt: u32) -> Header {
+        Header { buf_alloc, fwd_cnt, ..Header::default() }
+    }
+
+    #[test]
+    fn sending_stops_at_the_peers_buffer_and_goes_on_as_it_is_emptied() {
+        let mut credit = Credit::default();
+        assert_eq!(credit.sendable(), 0);
+        credit.learn(&peer(1000, 0));
+        assert_eq!(credit.sendable(), 1000);
+        credit.send(1000);
+        assert_eq!(credit.sendable(), 0);
+        credit.learn(&peer(1000, 400));
+        assert_eq!(credit.sendable(), 400);
+        credit.learn(&peer(500, 400));
+        assert_eq!(credit.sendable(), 0);
+    }
+
+    #[test]
+    fn counters_wrap() {
+        let mut credit = Credit { sent: u32::MAX - 9, peer_fwd_cnt: u32::MAX - 9, ..Credit::default() };
+        credit.learn(&peer(100, u32::MAX - 9));
+        credit.send(50);
+        assert_eq!(credit.sendable(), 50);
+        credit.learn(&peer(100, 40));
+        assert_eq!(credit.sendable(), 100);
+    }
+
+    #[test]
+    fn a_peer_that_claims_to_have_taken_more_than_was_sent_gets_nothing() {
+        let mut credit = Credit::default();
+        credit.learn(&peer(1000, 1));
+        assert_eq!(credit.sendable(), 0);
+    }
+
+    #[test]
+    fn receiving_is_bounded_by_the_own_buffer() {
+        let mut credit = Credit::default();
+        assert!(credit.receive(BUF_ALLOC));
+        assert!(!credit.receive(1));
+        credit.forward(10);
+        assert!(credit.receive(10));
+        assert!(!credit.receive(u32::MAX));
+        assert_eq!(credit.buffered(), BUF_ALLOC);
+    }
+
+    #[test]
+    fn an_update_is_due_once_the_guest_believes_the_buffer_is_half_full() {
+        let mut credit = Credit::default();
+        assert!(credit.receive(UPDATE_BELOW));
+        credit.forward(UPDATE_BELOW);
+        assert!(!credit.update_due());
+        assert!(credit.receive(1));
+        assert!(credit.update_due());
+        let mut header = Header::default();
+        credit.tell(&mut header);
+        assert_eq!((header.buf_alloc, header.fwd_cnt), (BUF_ALLOC, UPDATE_BELOW));
+        assert!(!credit.update_due());
+    }
+}

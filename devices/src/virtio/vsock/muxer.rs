@@ -1,0 +1,457 @@
+//! All connections of one driver session: who a packet belongs to, whose turn it is, and what is refused. Lives on the
+//! device's worker from activation to deactivation.
+//!
+//! Bounded whatever the guest does: [`MAX_CONNECTIONS`], [`MAX_REFUSALS`], and per connection the buffer that credit
+//! allows (`credit::BUF_ALLOC`).
+
+use std::collections::{HashMap, VecDeque};
+use std::io;
+use std::mem;
+use std::os::fd::{AsRawFd, RawFd};
+use std::os::unix::net::UnixStream;
+use std::sync::mpsc::{SyncSender, TrySendError};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use vmm_sys_util::epoll::{ControlOperation, Epoll, EpollEvent, EventSet};
+
+use super::connection::{Connection, Turn, Verdict};
+use super::handle::{Command, Connect, Shared};
+use super::packet::{Header, Op, Ports, HOST_CID, TYPE_STREAM};
+use super::rx::RxRing;
+use super::socket::Socket;
+use crate::virtio::chain::ChainReader;
+use crate::virtio::QueueError;
+use crate::warn_limited;
+
+/// Connections, requested ones and ones that only drain included.
+pub const MAX_CONNECTIONS: usize = 1024;
+/// RSTs that wait for the guest to have buffers; further ones are not sent.
+pub const MAX_REFUSALS: usize = 1024;
+/// How long a guest may take to confirm the end of a connection. Linux waits for 8 s the other way round.
+pub const LINGER: Duration = Duration::from_secs(10);
+/// First port given to connections from the host.
+const FIRST_OWN_PORT: u32 = 1 << 30;
+/// Events taken from the kernel at a time.
+const EVENTS: usize = 64;
+
+type Token = u64;
+
+/// A connection and its place in the muxer.
+#[derive(Debug)]
+struct Entry {
+    connection: Connection,
+    /// Is in `turns`.
+    queued: bool,
+    /// Its socket is watched for room.
+    watched_for_room: bool,
+    /// Is in `lingering`.
+    lingers: bool,
+}
+
+/// The connections.
+pub struct Muxer {
+    guest_cid: u64,
+    shared: Arc<Shared>,
+    epoll: Epoll,
+    entries: HashMap<Token, Entry>,
+    tokens: HashMap<Ports, Token>,
+    /// Ended by the guest, with bytes that the host has not taken.
+    drains: HashMap<Token, Socket>,
+    /// Asked for by the host and not answered.
+    requests: HashMap<Ports, Connect>,
+    /// Of those, which the guest has not been asked for yet.
+    unsent: VecDeque<Ports>,
+    refusals: VecDeque<Header>,
+    /// Connections that have something for the guest.
+    turns: VecDeque<Token>,
+    /// Told to be over, in order of their deadline.
+    lingering: VecDeque<(Instant, Token)>,
+    next_token: Token,
+    next_port: u32,
+    /// [`MAX_CONNECTIONS`], fewer in tests.
+    limit: usize,
+}
+
+impl AsRawFd for Muxer {
+    /// Readable when [`Muxer::host_events`] has something to do.
+    fn as_raw_fd(&self) -> RawFd {
+        self.epoll.as_raw_fd()
+    }
+}
+
+impl Muxer {
+    /// Without connections.
+    ///
+    /// # Errors
+    /// No file descriptors left.
+    pub fn new(guest_cid: u64, shared: Arc<Shared>) -> io::Result<Self> {
+        Ok(Self {
+            guest_cid,
+            shared,
+            epoll: Epoll::new()?,
+            entries: HashMap::new(),
+            tokens: HashMap::new(),
+            drains: HashMap::new(),
+            requests: HashMap::new(),
+            unsent: VecDeque::new(),
+            refusals: VecDeque::new(),
+            turns: VecDeque::new(),
+            lingering: VecDeque::new(),
+            next_token: 0,
+            next_port: FIRST_OWN_PORT,
+            limit: MAX_CONNECTIONS,
+        })
+    }
+
+    /// Handles a packet from the guest; `payload` is all that follows the header.
+    pub fn packet(&mut self, header: &Header, payload: ChainReader<'_>) {
+        if header.src_cid != self.guest_cid || header.dst_cid != HOST_CID {
+            warn_limited!("vsock packet from {} to {} dropped", header.src_cid, header.dst_cid);
+            return;
+        }
+        let ports = header.ports_from_guest();
+        if header.kind != TYPE_STREAM {
+            self.refuse(header);
+        } else if let Some(&token) = self.tokens.get(&ports) {
+            self.connection_packet(token, header, payload);
+        } else if let Some(connect) = self.requests.remove(&ports) {
+            self.request_answered(connect, header);
+        } else if header.op() == Some(Op::Request) {
+            self.guest_request(header);
+        } else {
+            self.refuse(header);
+        }
+    }
+
+    fn connection_packet(&mut self, token: Token, header: &Header, payload: ChainReader<'_>) {
+        if header.op() == Some(Op::Rst) {
+            self.remove(token);
+            return;
+        }
+        let payload = match header.op() {
+            Some(Op::Rw) if header.len > payload.remaining() => {
+                warn_limited!("vsock packet says {} bytes and has {}", header.len, payload.remaining());
+                return self.reset(token);
+            }
+            _ => payload.limited(header.len),
+        };
+        let Some(entry) = self.entries.get_mut(&token) else { return };
+        match entry.connection.packet(header, payload) {
+            Verdict::Open => self.settle(token),
+            Verdict::Reset | Verdict::Ended => self.reset(token),
+        }
+    }
+
+    /// The guest answers a request of the host.
+    fn request_answered(&mut self, connect: Connect, header: &Header) {
+        let ports = header.ports_from_guest();
+        self.unsent.retain(|unsent| *unsent != ports);
+        if header.op() != Some(Op::Response) {
+            self.refuse(header);
+            return connect.answer(Err(io::ErrorKind::ConnectionRefused.into()));
+        }
+        match Socket::pair() {
+            Ok((socket, host)) => {
+                self.insert(ports, socket, false, header);
+                connect.answer(Ok(host));
+            }
+            Err(error) => {
+                self.refuse(header);
+                connect.answer(Err(error));
+            }
+        }
+    }
+
+    /// The guest asks for a connection.
+    fn guest_request(&mut self, header: &Header) {
+        let ports = header.ports_from_guest();
+        let listener = self.shared.listener(ports.host);
+        let accepted = listener.filter(|_| self.has_room()).and_then(|listener| self.accept(ports.host, &listener));
+        match accepted {
+            Some(socket) => self.insert(ports, socket, true, header),
+            None => self.refuse(header),
+        }
+    }
+
+    fn accept(&self, port: u32, listener: &SyncSender<UnixStream>) -> Option<Socket> {
+        let (socket, host) = match Socket::pair() {
+            Ok(pair) => pair,
+            Err(error) => {
+                warn_limited!("vsock port {port}: no socket for a connection from the guest: {error}");
+                return None;
+            }
+        };
+        match listener.try_send(host) {
+            Ok(()) => Some(socket),
+            Err(TrySendError::Full(_)) => {
+                warn_limited!("vsock port {port}: connection from the guest refused, too many wait to be accepted");
+                None
+            }
+            Err(TrySendError::Disconnected(_)) => {
+                self.shared.unlisten(port);
+                None
+            }
+        }
+    }
+
+    fn has_room(&self) -> bool {
+        self.entries.len() + self.drains.len() + self.requests.len() < self.limit
+    }
+
+    fn insert(&mut self, ports: Ports, socket: Socket, answer: bool, header: &Header) {
+        let token = self.next_token;
+        self.next_token += 1;
+        if let Err(error) = self.epoll.ctl(ControlOperation::Add, socket.as_raw_fd(), interest(token, false)) {
+            // The host sees its end closed.
+            warn_limited!("vsock {ports:?}: cannot wait for a socket: {error}");
+            return self.refuse(header);
+        }
+        let connection = Connection::new(ports, socket, answer, header);
+        self.tokens.insert(ports, token);
+        self.entries.insert(token, Entry { connection, queued: false, watched_for_room: false, lingers: false });
+        self.settle(token);
+    }
+
+    /// After anything that happened to a connection: it gets the turn and the events that it needs now.
+    fn settle(&mut self, token: Token) {
+        let Some(entry) = self.entries.get_mut(&token) else { return };
+        if entry.connection.wants_turn() && !entry.queued {
+            entry.queued = true;
+            self.turns.push_back(token);
+        }
+        let backed_up = entry.connection.is_backed_up();
+        if backed_up != entry.watched_for_room {
+            entry.watched_for_room = backed_up;
+            if let Some(socket) = entry.connection.socket() {
+                watch(&self.epoll, socket, token, backed_up);
+            }
+        }
+    }
+
+    /// Sends RST and lets go.
+    fn reset(&mut self, token: Token) {
+        if let Some(entry) = self.entries.get(&token) {
+            let rst = Header::to_guest(self.guest_cid, entry.connection.ports(), Op::Rst);
+            self.push_refusal(rst);
+        }
+        self.remove(token);
+    }
+
+    /// Forgets a connection. What the guest sent before still reaches the host.
+    fn remove(&mut self, token: Token) {
+        let Some(entry) = self.entries.remove(&token) else { return };
+        self.tokens.remove(&entry.connection.ports());
+        match entry.connection.into_socket() {
+            Some(socket) if socket.buffered() > 0 => {
+                watch(&self.epoll, &socket, token, true);
+                socket.end_reading();
+                self.drains.insert(token, socket);
+            }
+            Some(socket) => socket.close(),
+            None => {}
+        }
+    }
+
+    fn refuse(&mut self, header: &Header) {
+        // A RST is never answered by one, or the two ends would go on forever.
+        if header.op() != Some(Op::Rst) {
+            self.push_refusal(header.refusal());
+        }
+    }
+
+    fn push_refusal(&mut self, rst: Header) {
+        if self.refusals.len() < MAX_REFUSALS {
+            self.refusals.push_back(rst);
+        } else {
+            warn_limited!("vsock guest takes no packets: RST not sent");
+        }
+    }
+
+    /// Takes what the handles want.
+    pub fn commands(&mut self) {
+        for command in self.shared.take_commands() {
+            match command {
+                Command::Connect(connect) => self.connect(connect),
+                Command::Cancel(id) => self.cancel(id),
+            }
+        }
+    }
+
+    fn connect(&mut self, connect: Connect) {
+        if !self.has_room() {
+            return connect.answer(Err(io::Error::other(format!(
+                "the virtual machine has {} vsock connections already; close some",
+                self.limit
+            ))));
+        }
+        let ports = self.free_ports(connect.port);
+        self.requests.insert(ports, connect);
+        self.unsent.push_back(ports);
+    }
+
+    /// A port of the host that is not in use with this one of the guest. There is one: far fewer connections exist
+    /// than ports.
+    fn free_ports(&mut self, guest: u32) -> Ports {
+        loop {
+            let ports = Ports { host: self.next_port, guest };
+            self.next_port = match self.next_port.checked_add(1) {
+                // The last one is VMADDR_PORT_ANY.
+                Some(u32::MAX) | None => FIRST_OWN_PORT,
+                Some(next) => next,
+            };
+            if !self.tokens.contains_key(&ports) && !self.requests.contains_key(&ports) {
+                return ports;
+            }
+        }
+    }
+
+    fn cancel(&mut self, id: u64) {
+        let Some(ports) = self.requests.iter().find(|(_, connect)| connect.id == id).map(|(ports, _)| *ports) else {
+            return;
+        };
+        self.requests.remove(&ports);
+        let before = self.unsent.len();
+        self.unsent.retain(|unsent| *unsent != ports);
+        if self.unsent.len() == before {
+            self.push_refusal(Header::to_guest(self.guest_cid, ports, Op::Rst));
+        }
+    }
+
+    /// Takes all events of sockets.
+    ///
+    /// # Errors
+    /// The kernel's, which is our own mistake.
+    pub fn host_events(&mut self) -> io::Result<()> {
+        let mut events = [EpollEvent::default(); EVENTS];
+        loop {
+            let count = match self.epoll.wait(0, &mut events) {
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
+                result => result?,
+            };
+            for event in events.iter().take(count) {
+                self.host_event(event.data(), EventSet::from_bits_truncate(event.events()));
+            }
+            if count < EVENTS {
+                return Ok(());
+            }
+        }
+    }
+
+    fn host_event(&mut self, token: Token, events: EventSet) {
+        if let Some(entry) = self.entries.get_mut(&token) {
+            entry.connection.host_event(events);
+            self.settle(token);
+        } else if let Some(socket) = self.drains.get_mut(&token) {
+            if socket.flush().is_err() || socket.buffered() == 0 {
+                self.drains.remove(&token);
+            }
+        }
+    }
+
+    /// Sends to the guest what its buffers take. True if it was the round that ended and not the work or the buffers.
+    ///
+    /// # Errors
+    /// The driver broke the protocol of the queue.
+    pub fn fill(&mut self, rx: &mut RxRing<'_>) -> Result<bool, QueueError> {
+        while let Some(rst) = self.refusals.front() {
+            if !rx.control(rst)? {
+                return Ok(rx.exhausted());
+            }
+            self.refusals.pop_front();
+        }
+        while let Some(&ports) = self.unsent.front() {
+            let mut header = Header::to_guest(self.guest_cid, ports, Op::Request);
+            header.buf_alloc = super::credit::BUF_ALLOC;
+            if !rx.control(&header)? {
+                return Ok(rx.exhausted());
+            }
+            self.unsent.pop_front();
+        }
+        while let Some(token) = self.turns.pop_front() {
+            let Some(entry) = self.entries.get_mut(&token) else { continue };
+            match entry.connection.turn(rx, self.guest_cid)? {
+                Turn::Done => entry.queued = false,
+                Turn::Again => self.turns.push_back(token),
+                Turn::NoBuffer => {
+                    self.turns.push_front(token);
+                    return Ok(rx.exhausted());
+                }
+            }
+            if entry.connection.is_lingering() && !entry.lingers {
+                entry.lingers = true;
+                self.lingering.push_back((Instant::now() + LINGER, token));
+            }
+        }
+        Ok(false)
+    }
+
+    /// Whether there is something for the guest.
+    pub fn has_work(&self) -> bool {
+        !self.refusals.is_empty() || !self.unsent.is_empty() || !self.turns.is_empty()
+    }
+
+    /// When [`Self::expire`] has something to do.
+    pub fn deadline(&self) -> Option<Instant> {
+        self.lingering.front().map(|(deadline, _)| *deadline)
+    }
+
+    /// Resets connections whose end the guest has not confirmed in time.
+    pub fn expire(&mut self, now: Instant) {
+        while self.deadline().is_some_and(|deadline| deadline <= now) {
+            if let Some((_, token)) = self.lingering.pop_front() {
+                self.reset(token);
+            }
+        }
+    }
+
+    /// The driver is gone: every connection ends, and requests without an answer wait for the next driver.
+    pub fn disconnect(&mut self) {
+        let sockets = self.entries.drain().filter_map(|(_, entry)| entry.connection.into_socket());
+        let lost: usize = sockets.chain(self.drains.drain().map(|(_, socket)| socket)).map(Socket::close_at_once).sum();
+        if lost > 0 {
+            log::warn!("{lost} bytes of vsock streams were lost with the guest's driver: the host did not read them");
+        }
+        self.tokens.clear();
+        self.unsent.clear();
+        self.refusals.clear();
+        self.turns.clear();
+        self.lingering.clear();
+        self.shared.put_back(mem::take(&mut self.requests).into_values());
+    }
+
+    #[cfg(test)]
+    pub(super) fn buffered(&self) -> usize {
+        let connections = self.entries.values().filter_map(|entry| entry.connection.socket());
+        connections.chain(self.drains.values()).map(Socket::buffered).sum()
+    }
+
+    #[cfg(test)]
+    pub(super) fn counts(&self) -> (usize, usize, usize) {
+        (self.entries.len(), self.drains.len() + self.requests.len(), self.refusals.len())
+    }
+}
+
+/// Edge-triggered: a stream that has bytes and a guest that takes none must not keep the worker awake.
+fn interest(token: Token, room: bool) -> EpollEvent {
+    let mut events = EventSet::IN | EventSet::READ_HANG_UP | EventSet::EDGE_TRIGGERED;
+    if room {
+        events |= EventSet::OUT;
+    }
+    EpollEvent::new(events, token)
+}
+
+/// A modification looks at the socket afresh, so no edge is missed.
+fn watch(epoll: &Epoll, socket: &Socket, token: Token, room: bool) {
+    if let Err(error) = epoll.ctl(ControlOperation::Modify, socket.as_raw_fd(), interest(token, room)) {
+        log::error!("vsock: cannot wait for a socket: {error}");
+    }
+}
+
+#[cfg(test)]
+#[path = "muxer_tests.rs"]
+mod tests;
+
+#[cfg(test)]
+#[path = "muxer_proptests.rs"]
+mod proptests;

@@ -1,0 +1,138 @@
+//! Arbitrary packets and arbitrary behaviour of the host: nothing panics, nothing grows past its bound, and a well-made
+//! connection still works afterwards.
+
+use std::io::{Read, Write};
+use std::net::Shutdown;
+
+use proptest::prelude::*;
+
+use super::tests::Bench;
+use super::*;
+use crate::virtio::vsock::credit::BUF_ALLOC;
+use crate::virtio::vsock::guest::{packet, GUEST_CID, RX_BUFFER};
+
+#[derive(Clone, Debug)]
+enum Action {
+    Packet(Header, usize),
+    /// The guest takes packets and posts their buffers again.
+    Take(usize),
+    Post(u32),
+    Write(usize, usize),
+    Read(usize, usize),
+    Shutdown(usize, Shutdown),
+    Close(usize),
+    Expire,
+}
+
+const LISTENER: u32 = 50;
+
+fn port() -> impl Strategy<Value = u32> {
+    prop_oneof![8 => Just(LISTENER), 2 => 49..53u32, 1 => any::<u32>()]
+}
+
+fn header() -> impl Strategy<Value = Header> {
+    let cids = prop_oneof![20 => Just((GUEST_CID, HOST_CID)), 1 => any::<(u64, u64)>()];
+    let kind = prop_oneof![20 => Just(TYPE_STREAM), 1 => any::<u16>()];
+    let op = prop_oneof![20 => 1..8u16, 1 => any::<u16>()];
+    let len = prop_oneof![20 => Just(0), 1 => any::<u32>()];
+    let flags = prop_oneof![10 => 0..4u32, 1 => any::<u32>()];
+    let credit = prop_oneof![4 => Just((1u32 << 20, 0)), 1 => (0..5000u32, 0..5000u32), 1 => any::<(u32, u32)>()];
+    (cids, port(), 1..4u32, kind, op, len, flags, credit).prop_map(
+        |((src_cid, dst_cid), dst_port, src_port, kind, op, len, flags, (buf_alloc, fwd_cnt))| Header {
+            src_cid,
+            dst_cid,
+            src_port,
+            dst_port,
+            len,
+            kind,
+            op,
+            flags,
+            buf_alloc,
+            fwd_cnt,
+        },
+    )
+}
+
+fn action() -> impl Strategy<Value = Action> {
+    prop_oneof![
+        10 => (header(), 0..60_000usize).prop_map(|(header, len)| Action::Packet(header, len)),
+        2 => (1..5u32).prop_map(|guest| {
+            Action::Packet(packet(Ports { host: LISTENER, guest }, Op::Request), 0)
+        }),
+        3 => (0..10usize).prop_map(Action::Take),
+        1 => (0..300u32).prop_map(Action::Post),
+        2 => (any::<usize>(), 1..30_000usize).prop_map(|(which, len)| Action::Write(which, len)),
+        2 => (any::<usize>(), 1..100_000usize).prop_map(|(which, len)| Action::Read(which, len)),
+        1 => (any::<usize>(), prop_oneof![Just(Shutdown::Read), Just(Shutdown::Write), Just(Shutdown::Both)])
+            .prop_map(|(which, how)| Action::Shutdown(which, how)),
+        1 => any::<usize>().prop_map(Action::Close),
+        1 => Just(Action::Expire),
+    ]
+}
+
+fn pick(streams: &[UnixStream], which: usize) -> Option<&UnixStream> {
+    streams.get(which.checked_rem(streams.len())?)
+}
+
+/// Results of the host's own calls do not matter: its peer may be gone.
+fn act(bench: &mut Bench, streams: &mut Vec<UnixStream>, action: Action) {
+    match action {
+        Action::Packet(header, len) => bench.guest.send(header, &vec![1; len]),
+        Action::Take(count) => drop((0..count).map_while(|_| bench.guest.receive()).count()),
+        Action::Post(len) => bench.guest.post(1, len),
+        Action::Write(which, len) => {
+            drop(pick(streams, which).map(|mut stream| stream.write(&vec![2; len])));
+        }
+        Action::Read(which, len) => {
+            drop(pick(streams, which).map(|mut stream| stream.read(&mut vec![0; len])));
+        }
+        Action::Shutdown(which, how) => drop(pick(streams, which).map(|stream| stream.shutdown(how))),
+        Action::Close(which) => {
+            if let Some(index) = which.checked_rem(streams.len()) {
+                streams.swap_remove(index);
+            }
+        }
+        Action::Expire => bench.muxer.expire(Instant::now() + 2 * LINGER),
+    }
+}
+
+proptest! {
+    #[test]
+    fn nothing_a_guest_or_host_does_breaks_the_muxer(actions in prop::collection::vec(action(), 1..60)) {
+        let mut bench = Bench::new(4);
+        bench.muxer.limit = 6;
+        let listener = bench.handle.listen(LISTENER).unwrap();
+        let mut streams = Vec::new();
+        for action in actions {
+            act(&mut bench, &mut streams, action);
+            bench.step();
+            for stream in listener.try_iter() {
+                stream.set_nonblocking(true).unwrap();
+                streams.push(stream);
+            }
+            let (open, waiting, refusals) = bench.muxer.counts();
+            prop_assert!(open + waiting <= 6 && refusals <= MAX_REFUSALS);
+            prop_assert!(bench.muxer.buffered() <= 6 * BUF_ALLOC as usize);
+        }
+        // All ends of the host go, the guest confirms nothing: everything is freed.
+        streams.clear();
+        bench.muxer.limit = 7;
+        bench.guest.post(40, RX_BUFFER);
+        for _ in 0..200 {
+            bench.step();
+            while bench.guest.receive().is_some() {}
+        }
+        // Connections with bytes for a guest that gives no credit may stay until the guest ends them.
+        for guest in 1..5 {
+            bench.send(packet(Ports { host: LISTENER, guest }, Op::Rst), &[]);
+        }
+        let ports = Ports { host: LISTENER, guest: 99 };
+        bench.send(packet(ports, Op::Request), &[]);
+        prop_assert!(bench.muxer.tokens.contains_key(&ports));
+        let mut stream = listener.try_recv().unwrap();
+        bench.send(packet(ports, Op::Rw), b"fine");
+        let mut text = [0; 4];
+        stream.read_exact(&mut text).unwrap();
+        prop_assert_eq!(&text, b"fine");
+    }
+}

@@ -1,0 +1,170 @@
+//! The receive queue as the muxer sees it: places for packets to the guest. Called by the device's worker.
+
+use std::io;
+
+use smallvec::SmallVec;
+use vm_memory::GuestMemoryMmap;
+
+use super::packet::{Header, HEADER_LEN, MAX_PAYLOAD};
+use crate::virtio::chain::ReadVectors;
+use crate::virtio::{Chain, DeviceQueue, QueueError};
+use crate::warn_limited;
+
+/// Buffers filled with one read. Linux drivers post 4 KiB each, so this is 64 KiB.
+const BATCH: usize = 16;
+const HEADER: u32 = HEADER_LEN as u32;
+
+/// The receive queue for the time of one round.
+pub struct RxRing<'a> {
+    queue: &'a mut DeviceQueue,
+    mem: &'a GuestMemoryMmap<()>,
+    /// Packets that may still be sent in this round.
+    budget: usize,
+}
+
+/// What became of an attempt to send payload.
+#[derive(Debug)]
+pub enum Sent {
+    /// So many bytes went out; 0 is the end of the stream, for which nothing is sent.
+    Bytes(u32),
+    /// The guest has no buffer, or the round is over.
+    NoBuffer,
+    /// The source failed; nothing was sent.
+    Failed(io::Error),
+}
+
+impl<'a> RxRing<'a> {
+    /// A round of at most `budget` packets.
+    pub fn new(queue: &'a mut DeviceQueue, mem: &'a GuestMemoryMmap<()>, budget: usize) -> Self {
+        Self { queue, mem, budget }
+    }
+
+    /// Whether the round is over, though the guest may have buffers.
+    pub fn exhausted(&self) -> bool {
+        self.budget == 0
+    }
+
+    /// Packets that may still be sent.
+    pub fn budget(&self) -> usize {
+        self.budget
+    }
+
+    /// Sends a packet without payload. False when there is no buffer for it.
+    ///
+    /// # Errors
+    /// The driver broke the protocol of the queue.
+    pub fn control(&mut self, header: &Header) -> Result<bool, QueueError> {
+        let Some(chain) = self.first(HEADER)? else { return Ok(false) };
+        self.finish(&chain, header)?;
+        Ok(true)
+    }
+
+    /// Sends what one call of `read` gives, at most `limit` bytes, in as many packets as it takes. `header` is theirs
+    /// but for the length.
+    ///
+    /// # Errors
+    /// The driver broke the protocol of the queue.
+    pub fn data(
+        &mut self,
+        mut header: Header,
+        limit: u32,
+        read: impl FnOnce(&mut ReadVectors<'_>) -> io::Result<usize>,
+    ) -> Result<Sent, QueueError> {
+        let chains = self.gather(limit)?;
+        if chains.is_empty() {
+            return Ok(Sent::NoBuffer);
+        }
+        let count = match read(&mut self.vectors(&chains, limit)) {
+            Ok(count) => u32::try_from(count).unwrap_or(u32::MAX).min(limit),
+            Err(error) => {
+                self.put_back(chains.len());
+                return Ok(Sent::Failed(error));
+            }
+        };
+        let mut left = count;
+        let mut used = 0;
+        for chain in &chains {
+            header.len = payload_room(chain).min(left);
+            if header.len == 0 {
+                break;
+            }
+            left -= header.len;
+            used += 1;
+        }
+        // Put back first: the queue's position must stand behind the last chain that is used.
+        self.put_back(chains.len() - used);
+        left = count;
+        for chain in chains.iter().take(used) {
+            header.len = payload_room(chain).min(left);
+            left -= header.len;
+            self.finish(chain, &header)?;
+        }
+        Ok(Sent::Bytes(count))
+    }
+
+    /// Buffers with room for `limit` bytes of payload, as far as there are any.
+    fn gather(&mut self, limit: u32) -> Result<SmallVec<[Chain; BATCH]>, QueueError> {
+        let mut chains = SmallVec::new();
+        let mut room = 0u32;
+        while room < limit && chains.len() < BATCH.min(self.budget) {
+            let next = if chains.is_empty() { self.first(HEADER + 1)? } else { self.queue.pop(self.mem)? };
+            let Some(chain) = next else { break };
+            if payload_room(&chain) == 0 {
+                // Dealt with when its turn comes: the ones before it may have to be put back.
+                self.queue.unpop();
+                break;
+            }
+            room = room.saturating_add(payload_room(&chain));
+            chains.push(chain);
+        }
+        Ok(chains)
+    }
+
+    fn vectors<'b>(&'b self, chains: &'b [Chain], limit: u32) -> ReadVectors<'b> {
+        let mut vectors = ReadVectors::new();
+        let mut left = limit;
+        for chain in chains {
+            let mut writer = chain.writer(self.mem);
+            if writer.skip(HEADER).is_ok() {
+                let writer = writer.limited(payload_room(chain).min(left));
+                left -= writer.remaining();
+                vectors.push_chain(&writer);
+            }
+        }
+        vectors
+    }
+
+    /// The next buffer with room for `len` bytes; smaller ones are given back empty.
+    fn first(&mut self, len: u32) -> Result<Option<Chain>, QueueError> {
+        while self.budget > 0 {
+            let Some(chain) = self.queue.pop(self.mem)? else { return Ok(None) };
+            if chain.writable_len() >= len {
+                return Ok(Some(chain));
+            }
+            warn_limited!("vsock driver posted a receive buffer of {} bytes", chain.writable_len());
+            self.budget -= 1;
+            self.queue.complete(self.mem, chain.head(), 0)?;
+        }
+        Ok(None)
+    }
+
+    fn finish(&mut self, chain: &Chain, header: &Header) -> Result<(), QueueError> {
+        self.budget = self.budget.saturating_sub(1);
+        let written = match chain.writer(self.mem).write_all(&header.to_bytes()) {
+            Ok(()) => HEADER.saturating_add(header.len),
+            Err(_) => 0,
+        };
+        self.queue.complete(self.mem, chain.head(), written)
+    }
+
+    fn put_back(&mut self, count: usize) {
+        for _ in 0..count {
+            self.queue.unpop();
+        }
+    }
+}
+
+/// Bytes of payload that a buffer takes.
+fn payload_room(chain: &Chain) -> u32 {
+    chain.writable_len().saturating_sub(HEADER).min(MAX_PAYLOAD as u32)
+}

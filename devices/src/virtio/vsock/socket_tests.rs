@@ -1,0 +1,91 @@
+use super::*;
+use crate::testing::{Buffer, DriverQueue, Line, TestRam};
+use crate::virtio::{Chain, DeviceQueue};
+
+/// A chain of the given buffers.
+fn chain(ram: &TestRam, buffers: &[Buffer<'_>]) -> Chain {
+    let mut driver = DriverQueue::new(ram, &Line::default().into(), 16, 0);
+    driver.add(buffers);
+    let mut queue: DeviceQueue = driver.device_side();
+    queue.pop(&ram.share()).unwrap().unwrap()
+}
+
+/// Sends `data` as one payload.
+fn write(ram: &TestRam, socket: &mut Socket, data: &[u8]) -> io::Result<usize> {
+    let chain = chain(ram, &[Buffer::Readable(data)]);
+    socket.write(chain.reader(&ram.share()))
+}
+
+#[test]
+fn bytes_go_both_ways_over_several_ranges() {
+    let ram = TestRam::new();
+    let (mut socket, mut host) = Socket::pair().unwrap();
+    let out = chain(&ram, &[Buffer::Readable(b"hel"), Buffer::Readable(b"lo")]);
+    assert_eq!(socket.write(out.reader(&ram.share())).unwrap(), 5);
+    let mut text = [0; 5];
+    host.read_exact(&mut text).unwrap();
+    assert_eq!(&text, b"hello");
+
+    host.write_all(b"world").unwrap();
+    let back = chain(&ram, &[Buffer::Writable(2), Buffer::Writable(9)]);
+    let memory = ram.share();
+    let mut vectors = ReadVectors::new();
+    vectors.push_chain(&back.writer(&memory));
+    assert_eq!(socket.read(&mut vectors).unwrap(), 5);
+    assert_eq!(socket.read(&mut vectors).unwrap_err().kind(), io::ErrorKind::WouldBlock);
+}
+
+#[test]
+fn what_does_not_fit_is_kept_in_order() {
+    let ram = TestRam::new();
+    let (mut socket, mut host) = Socket::pair().unwrap();
+    let mut sent = Vec::new();
+    while socket.buffered() < 50_000 {
+        let block = vec![sent.len() as u8; 10_000];
+        assert!(write(&ram, &mut socket, &block).unwrap() <= block.len());
+        sent.extend(block);
+    }
+    let mut received = vec![0; sent.len()];
+    let mut filled = 0;
+    while filled < received.len() {
+        filled += host.read(&mut received[filled..]).unwrap();
+        socket.flush().unwrap();
+    }
+    assert!(received == sent);
+    assert_eq!(socket.buffered(), 0);
+}
+
+#[test]
+fn a_closed_host_end_is_an_error() {
+    let ram = TestRam::new();
+    let (mut socket, host) = Socket::pair().unwrap();
+    drop(host);
+    assert!(write(&ram, &mut socket, b"x").is_err());
+}
+
+#[test]
+fn after_a_close_the_host_reads_everything_and_a_plain_end() {
+    let ram = TestRam::new();
+    let (mut socket, mut host) = Socket::pair().unwrap();
+    host.write_all(b"nobody reads this").unwrap();
+    write(&ram, &mut socket, b"last words").unwrap();
+    socket.close();
+    let mut text = String::new();
+    host.read_to_string(&mut text).unwrap();
+    assert_eq!(text, "last words");
+}
+
+#[test]
+fn closing_at_once_leaves_a_full_backlog_to_the_kernel() {
+    let ram = TestRam::new();
+    let (mut socket, mut host) = Socket::pair().unwrap();
+    let mut total = 0;
+    while socket.buffered() < 190_000 {
+        write(&ram, &mut socket, &[7; 10_000]).unwrap();
+        total += 10_000;
+    }
+    let lost = socket.close_at_once();
+    let mut received = Vec::new();
+    host.read_to_end(&mut received).unwrap();
+    assert_eq!(received.len() + lost, total);
+}
