@@ -1,0 +1,34 @@
+//! Short ways to build the errors that go to the host. Used by every module that serves a request.
+
+use std::fmt::Display;
+
+use hutch_agent_proto::{ErrorKind, RemoteError};
+use nix::errno::Errno;
+
+/// Result of serving a request.
+pub type Outcome<T> = Result<T, RemoteError>;
+
+/// The request contradicts itself, the contract or the root file system.
+pub fn invalid(message: impl Into<String>) -> RemoteError {
+    RemoteError::new(ErrorKind::Invalid, message)
+}
+
+/// The named thing is unknown.
+pub fn not_found(message: impl Into<String>) -> RemoteError {
+    RemoteError::new(ErrorKind::NotFound, message)
+}
+
+/// The thing is in a state that does not allow the request.
+pub fn wrong_state(message: impl Into<String>) -> RemoteError {
+    RemoteError::new(ErrorKind::WrongState, message)
+}
+
+/// A system call failed while doing `what`.
+pub fn system(what: impl Display, errno: Errno) -> RemoteError {
+    RemoteError { kind: ErrorKind::System, message: format!("{what}: {}", errno.desc()), errno: Some(errno as i32) }
+}
+
+/// As [`system`], for results of the standard library.
+pub fn io(what: impl Display, error: &std::io::Error) -> RemoteError {
+    RemoteError::system(what, error)
+}

@@ -1,0 +1,167 @@
+//! From the host's description of a process to a running one: checks, look-ups in the root, streams, spawn.
+//! Called on connection threads.
+
+use std::ffi::CString;
+use std::fs::File;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::unix::fs::fchown;
+use std::path::Path;
+use std::sync::Arc;
+
+use hutch_agent_proto::ProcessSpec;
+use nix::errno::Errno;
+use nix::fcntl::{fcntl, FcntlArg, OFlag};
+use nix::unistd::{pipe2, Uid};
+
+use crate::failure::{invalid, io, system, Outcome};
+use crate::process::Streams;
+use crate::pty;
+use crate::rlimits::{self, ReadyLimit};
+use crate::sandbox::Sandbox;
+use crate::spawn::{candidates, spawn, Child, Plan, SpawnError};
+use crate::user::{self, Identity};
+
+/// Where programs are looked for if the environment has no `PATH`.
+const DEFAULT_PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
+
+/// Starts `spec` in `sandbox`. `defaults` are limits that the host need not name.
+///
+/// # Errors
+/// `ProgramNotFound`, `ProgramNotExecutable`, `Invalid` for the rest of the description, `System`.
+pub fn launch(sandbox: &Sandbox, spec: &ProcessSpec, defaults: &[ReadyLimit]) -> Outcome<(Child, Streams)> {
+    let program = spec.args.first().ok_or_else(|| invalid("there is no program to run"))?;
+    let identity = user::look_up(sandbox.root(), &spec.user, &spec.groups)?;
+    let path = spec.env.iter().rev().find(|(key, _)| key == "PATH").map_or(DEFAULT_PATH, |(_, value)| value);
+    let cwd = if spec.cwd.is_empty() { "/" } else { &spec.cwd };
+    if !cwd.starts_with('/') {
+        return Err(invalid(format!("working directory {cwd:?} is not absolute")));
+    }
+    let stdio = Stdio::open(sandbox, spec, &identity)?;
+    let plan = Plan {
+        programs: candidates(program, path)?,
+        args: c_strings("an argument", spec.args.iter().cloned())?,
+        env: environment(&spec.env, &identity)?,
+        cwd: c_strings("the working directory", [cwd.to_string()])?.remove(0),
+        stdio: stdio.process_sides(),
+        terminal: spec.terminal.is_some(),
+        namespace: sandbox.namespace(),
+        limits: rlimits::prepare(&spec.rlimits, defaults)?,
+        identity,
+        no_new_privileges: spec.no_new_privileges,
+    };
+    let child = start(sandbox, &plan, cwd)?;
+    drop(plan);
+    Ok((child, stdio.streams))
+}
+
+/// Spawns, creating the working directory if that is what it takes.
+fn start(sandbox: &Sandbox, plan: &Plan, cwd: &str) -> Outcome<Child> {
+    let missing = |errno: Errno| {
+        let message = format!("working directory {cwd:?} does not exist and cannot be created: {}", errno.desc());
+        invalid(message)
+    };
+    match spawn(plan) {
+        Err(SpawnError::NoWorkingDirectory) => {
+            sandbox.root().make_directory(Path::new(cwd)).map_err(missing)?;
+            spawn(plan).map_err(|error| match error {
+                SpawnError::NoWorkingDirectory => missing(Errno::ENOENT),
+                SpawnError::Failed(error) => error,
+            })
+        }
+        Err(SpawnError::Failed(error)) => Err(error),
+        Ok(child) => Ok(child),
+    }
+}
+
+/// `KEY=value` strings, with `HOME` if it is not there.
+fn environment(env: &[(String, String)], identity: &Identity) -> Outcome<Vec<CString>> {
+    for (key, _) in env {
+        if key.is_empty() || key.contains('=') {
+            return Err(invalid(format!("environment variable {key:?}: a name is not empty and has no '='")));
+        }
+    }
+    let home = (!env.iter().any(|(key, _)| key == "HOME")).then(|| format!("HOME={}", identity.home));
+    let strings = env.iter().map(|(key, value)| format!("{key}={value}")).chain(home);
+    c_strings("an environment variable", strings)
+}
+
+fn c_strings(what: &str, strings: impl IntoIterator<Item = String>) -> Outcome<Vec<CString>> {
+    let convert = |string| CString::new(string).map_err(|_| invalid(format!("{what} contains a NUL byte")));
+    strings.into_iter().map(convert).collect()
+}
+
+/// Both sides of a new process's standard streams.
+struct Stdio {
+    process: ProcessSide,
+    streams: Streams,
+}
+
+enum ProcessSide {
+    Terminal(OwnedFd),
+    Pipes([OwnedFd; 3]),
+}
+
+impl Stdio {
+    fn open(sandbox: &Sandbox, spec: &ProcessSpec, identity: &Identity) -> Outcome<Self> {
+        let stdio = match spec.terminal {
+            Some(size) => {
+                let (master, peer) = pty::open_pair(sandbox.root(), size)?;
+                let streams = Streams { terminal: Some(Arc::new(master)), ..Streams::default() };
+                Stdio { process: ProcessSide::Terminal(peer), streams }
+            }
+            None => Self::pipes(spec.stdin)?,
+        };
+        stdio.give_to(identity)?;
+        Ok(stdio)
+    }
+
+    fn pipes(with_stdin: bool) -> Outcome<Self> {
+        let mut streams = Streams::default();
+        let stdin = if with_stdin {
+            let (theirs, ours) = pipe(false)?;
+            streams.stdin = Some(ours);
+            theirs
+        } else {
+            let null = File::options().read(true).write(true).open("/dev/null");
+            null.map_err(|error| io("/dev/null", &error))?.into()
+        };
+        let (stdout, out) = pipe(true)?;
+        let (stderr, err) = pipe(true)?;
+        (streams.stdout, streams.stderr) = (Some(out), Some(err));
+        Ok(Stdio { process: ProcessSide::Pipes([stdin, stdout, stderr]), streams })
+    }
+
+    /// Makes the process's user the owner, so that it may open `/dev/stdout` and its like by name.
+    fn give_to(&self, identity: &Identity) -> Outcome<()> {
+        if identity.uid == 0 || !Uid::effective().is_root() {
+            return Ok(());
+        }
+        let give = |fd: BorrowedFd| {
+            fchown(fd, Some(identity.uid), None).map_err(|error| io("giving a standard stream to its user", &error))
+        };
+        match &self.process {
+            ProcessSide::Terminal(peer) => give(peer.as_fd()),
+            ProcessSide::Pipes(pipes) => {
+                // /dev/null belongs to everybody.
+                let own = if self.streams.stdin.is_some() { &pipes[..] } else { &pipes[1..] };
+                own.iter().try_for_each(|pipe| give(pipe.as_fd()))
+            }
+        }
+    }
+
+    fn process_sides(&self) -> [BorrowedFd<'_>; 3] {
+        match &self.process {
+            ProcessSide::Terminal(peer) => [peer.as_fd(); 3],
+            ProcessSide::Pipes(pipes) => [pipes[0].as_fd(), pipes[1].as_fd(), pipes[2].as_fd()],
+        }
+    }
+}
+
+/// A pipe as (the process's end, ours); ours does not block.
+fn pipe(output: bool) -> Outcome<(OwnedFd, OwnedFd)> {
+    let failed = |errno| system("making a pipe", errno);
+    let (read_end, write_end) = pipe2(OFlag::O_CLOEXEC).map_err(failed)?;
+    let (theirs, ours) = if output { (write_end, read_end) } else { (read_end, write_end) };
+    fcntl(&ours, FcntlArg::F_SETFL(OFlag::O_NONBLOCK)).map_err(failed)?;
+    Ok((theirs, ours))
+}

@@ -1,0 +1,67 @@
+//! The agent's own log: the kernel's ring (`/dev/kmsg`), so that it appears on the console in order with the
+//! kernel's lines and under the same level filter. Outside of a guest: stderr. Any thread.
+
+use std::fmt::Display;
+use std::fs::{File, OpenOptions};
+use std::io::Write;
+use std::sync::OnceLock;
+
+use nix::sys::stat::{makedev, mknod, Mode, SFlag};
+
+/// How bad; the discriminant is the kernel's level.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Level {
+    /// The guest cannot go on.
+    Fatal = 2,
+    /// Something asked for did not happen.
+    Error = 3,
+    /// Odd, harmless.
+    Warn = 4,
+    /// Rare changes of state.
+    Info = 6,
+}
+
+impl Level {
+    /// Its name in [`hutch_agent_proto::Event::Log`].
+    pub fn name(self) -> &'static str {
+        match self {
+            Level::Fatal | Level::Error => "error",
+            Level::Warn => "warn",
+            Level::Info => "info",
+        }
+    }
+}
+
+static KERNEL: OnceLock<File> = OnceLock::new();
+
+/// Sends the log to the kernel's ring. A failure leaves it on stderr.
+pub fn use_kernel_ring() {
+    if let Some(ring) = open_ring() {
+        let _ = KERNEL.set(ring);
+    }
+}
+
+/// Writes one line.
+pub fn write(level: Level, message: impl Display) {
+    let line = match KERNEL.get() {
+        Some(_) => format!("<{}>hutch-agent: {message}\n", level as u8),
+        None => format!("hutch-agent: {message}\n"),
+    };
+    // A log that cannot be written has nowhere to complain.
+    let _ = match KERNEL.get() {
+        Some(mut ring) => ring.write_all(line.as_bytes()),
+        None => std::io::stderr().write_all(line.as_bytes()),
+    };
+}
+
+/// Opens the ring; before devtmpfs is mounted through a node of our own.
+fn open_ring() -> Option<File> {
+    let open = |path| OpenOptions::new().write(true).open(path).ok();
+    open("/dev/kmsg").or_else(|| {
+        let node = "/.hutch-kmsg";
+        mknod(node, SFlag::S_IFCHR, Mode::S_IRUSR | Mode::S_IWUSR, makedev(1, 11)).ok()?;
+        let ring = open(node);
+        let _ = std::fs::remove_file(node);
+        ring
+    })
+}

@@ -1,0 +1,202 @@
+//! Mounts asked for by the host. Each is made in two steps: a *detached* mount is prepared where its source can be
+//! seen (the agent's namespace), then attached where its target is (there, or inside the sandbox). Connection threads.
+
+use std::fs;
+use std::os::fd::{AsFd, OwnedFd};
+use std::path::{Path, PathBuf};
+
+use hutch_agent_proto::{ErrorKind, GuestMount, RemoteError};
+use nix::errno::Errno;
+use nix::fcntl::AT_FDCWD;
+use nix::sys::stat::{fstat, SFlag};
+
+use crate::failure::{invalid, not_found, system, Outcome};
+use crate::mount_options::{attribute, parse, Options};
+use crate::root::Root;
+use crate::sys::{attach_mount, c_string, clone_mount, set_mount_attributes, FsContext};
+
+/// Longest path in bytes.
+const MAX_PATH: usize = 4096;
+
+/// A mount without a place yet. Dropping it undoes it.
+pub struct Detached {
+    mount: OwnedFd,
+    directory: bool,
+}
+
+/// Makes the mount without attaching it.
+///
+/// # Errors
+/// `Invalid`, `NotFound` for a missing source, `Unsupported` if the kernel lacks the file system, `System`.
+pub fn prepare(mount: &GuestMount) -> Outcome<Detached> {
+    check_path("mount target", &mount.target)?;
+    let options = parse(&mount.options)?;
+    let detached = match mount.fstype.as_str() {
+        "bind" => bind(&mount.source, &options)?,
+        _ => file_system(mount, &options)?,
+    };
+    if options.propagation != 0 {
+        let (flag, recursive) = (options.propagation, options.propagation_recursive);
+        set_mount_attributes(detached.mount.as_fd(), 0, 0, flag, recursive)
+            .map_err(|errno| system(format_args!("propagation of mount {:?}", mount.target), errno))?;
+    }
+    Ok(detached)
+}
+
+/// A copy of what is at `source`.
+///
+/// # Errors
+/// `NotFound` without a source.
+pub fn bind(source: &str, options: &Options) -> Outcome<Detached> {
+    check_path("mount source", source)?;
+    let failed = |errno| match errno {
+        Errno::ENOENT => not_found(format!("mount source {source:?} does not exist in the guest")),
+        _ => system(format_args!("binding {source:?}"), errno),
+    };
+    let path = c_string(source).map_err(failed)?;
+    let mount = clone_mount(AT_FDCWD, &path, options.recursive).map_err(failed)?;
+    if options.set | options.clear != 0 {
+        let (set, clear) = (options.set, options.clear);
+        set_mount_attributes(mount.as_fd(), set, clear, 0, options.recursive).map_err(failed)?;
+    }
+    let directory = fstat(&mount).map_err(failed)?.st_mode & SFlag::S_IFMT.bits() == SFlag::S_IFDIR.bits();
+    Ok(Detached { mount, directory })
+}
+
+fn file_system(mount: &GuestMount, options: &Options) -> Outcome<Detached> {
+    let fstype = mount.fstype.as_str();
+    let plain = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'_' | b'-' | b'.');
+    if fstype.is_empty() || fstype.len() > 64 || !fstype.bytes().all(plain) {
+        return Err(invalid(format!("file system type {fstype:?} is not a name")));
+    }
+    if fstype == "overlay" {
+        make_overlay_directories(options)?;
+    }
+    let source = match mount.source.strip_prefix("serial:") {
+        Some(serial) => block_device(Path::new("/sys/block"), serial)?,
+        None => mount.source.clone(),
+    };
+    let what = format!("mounting {fstype} {source:?}");
+    let context = c_string(fstype).and_then(|fstype| FsContext::open(&fstype)).map_err(|errno| match errno {
+        Errno::ENODEV => {
+            let message = format!("{what}: the guest's kernel does not have this file system");
+            RemoteError { kind: ErrorKind::Unsupported, message, errno: Some(errno as i32) }
+        }
+        _ => system(&what, errno),
+    })?;
+    configure(&context, &source, options).map_err(|errno| match context.complaint() {
+        complaint if complaint.is_empty() => system(&what, errno),
+        complaint => system(format_args!("{what}: {complaint}"), errno),
+    })
+}
+
+fn configure(context: &FsContext, source: &str, options: &Options) -> Result<Detached, Errno> {
+    if !source.is_empty() {
+        context.set(c"source", Some(&c_string(source)?))?;
+    }
+    for (key, value) in &options.data {
+        let value = value.as_deref().map(c_string).transpose()?;
+        context.set(&c_string(key.as_str())?, value.as_deref())?;
+    }
+    if options.read_only {
+        context.set(c"ro", None)?;
+    }
+    Ok(Detached { mount: context.mount(options.set)?, directory: true })
+}
+
+/// The upper and work directories of an overlay usually lie on a tmpfs mounted just before.
+fn make_overlay_directories(options: &Options) -> Outcome<()> {
+    for key in ["upperdir", "workdir"] {
+        if let Some(path) = options.value(key) {
+            check_path(key, path)?;
+            fs::create_dir_all(path).map_err(|error| crate::failure::io(format_args!("{key} {path:?}"), &error))?;
+        }
+    }
+    Ok(())
+}
+
+/// The node of the block device with that serial number (VIRTIO 1.2, 5.2.6: at most 20 bytes).
+fn block_device(sys_block: &Path, serial: &str) -> Outcome<String> {
+    let entries = fs::read_dir(sys_block).map_err(|error| crate::failure::io("/sys/block", &error))?;
+    for name in entries.filter_map(|entry| entry.ok()?.file_name().into_string().ok()) {
+        let found = fs::read_to_string(sys_block.join(&name).join("serial")).unwrap_or_default();
+        if !serial.is_empty() && found.trim_end_matches('\n') == serial {
+            return Ok(format!("/dev/{name}"));
+        }
+    }
+    Err(not_found(format!("the guest has no block device with serial number {serial:?}")))
+}
+
+impl Detached {
+    /// Attaches it at `target` inside `root`, creating the target if it is missing. The caller's thread must be in
+    /// the mount namespace that `root` belongs to.
+    ///
+    /// # Errors
+    /// `System`; the errno is `EROFS` if the target is missing and cannot be created.
+    pub fn attach(&self, root: &Root, target: &str) -> Outcome<()> {
+        let path = PathBuf::from(target);
+        let target_fd = if self.directory { root.make_directory(&path) } else { root.make_file(&path) };
+        let target_fd = target_fd.map_err(|errno| system(format_args!("mount target {target:?}"), errno))?;
+        attach_mount(self.mount.as_fd(), target_fd.as_fd())
+            .map_err(|errno| system(format_args!("attaching the mount at {target:?}"), errno))
+    }
+}
+
+/// Makes the mount of `root` read-only, without what is mounted below it and without the file system's other mounts.
+///
+/// # Errors
+/// The call's errno.
+pub fn make_read_only(root: &Root) -> Result<(), Errno> {
+    set_mount_attributes(root.as_fd(), attribute::RDONLY, 0, 0, false)
+}
+
+/// Checks an absolute path from the host.
+///
+/// # Errors
+/// `Invalid`.
+pub fn check_path(what: &str, path: &str) -> Outcome<()> {
+    if path.starts_with('/') && path.len() < MAX_PATH && !path.contains('\0') {
+        return Ok(());
+    }
+    Err(invalid(format!("{what} {path:?} is not an absolute path of at most {MAX_PATH} bytes")))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn block_devices_are_found_by_serial_number() {
+        let sys = tempfile::tempdir().unwrap();
+        for (name, serial) in [("vda", "root\n"), ("vdb", "data-1\n"), ("loop0", "")] {
+            fs::create_dir(sys.path().join(name)).unwrap();
+            if !serial.is_empty() {
+                fs::write(sys.path().join(name).join("serial"), serial).unwrap();
+            }
+        }
+        assert_eq!(block_device(sys.path(), "data-1").unwrap(), "/dev/vdb");
+        for missing in ["data", "", "data-1\n"] {
+            assert_eq!(block_device(sys.path(), missing).unwrap_err().kind, ErrorKind::NotFound);
+        }
+    }
+
+    #[test]
+    fn nonsense_is_refused_before_any_call() {
+        let mount = |source: &str, target: &str, fstype: &str| GuestMount {
+            source: source.into(),
+            target: target.into(),
+            fstype: fstype.into(),
+            options: vec![],
+            in_root: false,
+        };
+        for bad in [
+            mount("x", "relative", "tmpfs"),
+            mount("x", "/a\0b", "tmpfs"),
+            mount("x", "/t", ""),
+            mount("x", "/t", "../ext4"),
+            mount("relative", "/t", "bind"),
+        ] {
+            assert_eq!(prepare(&bad).err().unwrap().kind, ErrorKind::Invalid, "{bad:?}");
+        }
+    }
+}

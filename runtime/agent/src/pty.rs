@@ -1,0 +1,63 @@
+//! Pseudo-terminals of processes.
+
+use std::os::fd::{AsFd, OwnedFd};
+use std::path::Path;
+
+use hutch_agent_proto::WindowSize;
+use nix::errno::Errno;
+use nix::fcntl::OFlag;
+use nix::sys::termios::{tcgetattr, LocalFlags, SpecialCharacterIndices};
+
+use crate::failure::{system, Outcome};
+use crate::root::Root;
+use crate::sys::{open_terminal_peer, set_window_size};
+
+/// Opens a terminal of `size`: the agent's side (non-blocking) and the process's. It belongs to the devpts instance
+/// of `root`, so that the process finds its name there; if the root has none, to the agent's.
+///
+/// # Errors
+/// `System` if the guest has no (more) terminals.
+pub fn open_pair(root: &Root, size: WindowSize) -> Outcome<(OwnedFd, OwnedFd)> {
+    let open = || -> Result<_, Errno> {
+        let master = open_master(root)?;
+        let peer = open_terminal_peer(master.as_fd())?;
+        set_window_size(master.as_fd(), size)?;
+        Ok((master, peer))
+    };
+    open().map_err(|errno| system("opening a terminal", errno))
+}
+
+fn open_master(root: &Root) -> Result<OwnedFd, Errno> {
+    let (path, flags) = (Path::new("/dev/ptmx"), OFlag::O_RDWR | OFlag::O_NOCTTY | OFlag::O_NONBLOCK);
+    root.resolve(path, flags).or_else(|_| Root::open(Path::new("/"))?.resolve(path, flags))
+}
+
+/// The bytes that mean end of file to a reader of `terminal` now; none if its line discipline does not do lines.
+/// After an unfinished line the first one only hands that line over, so there are two.
+pub fn end_of_file(terminal: impl AsFd, line_finished: bool) -> Vec<u8> {
+    match tcgetattr(terminal) {
+        Ok(settings) if settings.local_flags.contains(LocalFlags::ICANON) => {
+            let byte = settings.control_chars[SpecialCharacterIndices::VEOF as usize];
+            vec![byte; if line_finished { 1 } else { 2 }]
+        }
+        _ => Vec::new(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use nix::sys::termios::{cfmakeraw, tcsetattr, SetArg};
+
+    #[test]
+    fn end_of_file_follows_the_line_discipline() {
+        let root = Root::open(Path::new("/")).unwrap();
+        let (master, peer) = open_pair(&root, WindowSize { rows: 3, cols: 7 }).unwrap();
+        assert_eq!(end_of_file(&master, true), [4]);
+        assert_eq!(end_of_file(&master, false), [4, 4]);
+        let mut settings = tcgetattr(&peer).unwrap();
+        cfmakeraw(&mut settings);
+        tcsetattr(&peer, SetArg::TCSANOW, &settings).unwrap();
+        assert!(end_of_file(&master, true).is_empty());
+    }
+}

@@ -1,0 +1,219 @@
+//! Where processes of the sandbox live: a root directory in a mount namespace of its own.
+//!
+//! The namespace is made once, by a thread that enters it, furnishes it and ends; a descriptor keeps it alive. The
+//! root is moved over `/` and entered with chroot, since an initramfs cannot be pivoted away. Everything else that was
+//! mounted in the copied namespace is detached, so that it neither shows nor is kept busy from inside.
+
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::unix::fs::symlink;
+use std::path::Path;
+
+use hutch_agent_proto::{ErrorKind, RemoteError};
+use nix::errno::Errno;
+use nix::fcntl::{open, OFlag, AT_FDCWD};
+use nix::mount::{mount, umount2, MntFlags, MsFlags};
+use nix::sched::{setns, unshare, CloneFlags};
+use nix::sys::stat::{makedev, mknod, umask, Mode, SFlag};
+use nix::unistd::{chroot, fchdir, mkdir};
+
+use crate::failure::{system, Outcome};
+use crate::mounts::{make_read_only, Detached};
+use crate::root::Root;
+use crate::sys::{attach_mount, c_string, clone_mount, set_mount_attributes};
+
+/// A detached mount, and where it goes inside the root.
+pub struct Placed {
+    /// The mount.
+    pub mount: Detached,
+    /// Path inside the root.
+    pub target: String,
+    /// A target that cannot be created is worth a warning, not an error.
+    pub optional: bool,
+}
+
+/// What a sandbox is made of.
+pub struct Furnishing<'a> {
+    /// The root as a path of the agent.
+    pub root: &'a str,
+    /// Read-only once it is furnished.
+    pub read_only: bool,
+    /// Mounted in this order, after the standard file systems.
+    pub mounts: Vec<Placed>,
+    /// Mount points of the agent that are of no use inside, outer ones first.
+    pub hidden: &'a [String],
+}
+
+/// See the module.
+pub struct Sandbox {
+    root: Root,
+    namespace: Option<OwnedFd>,
+}
+
+impl Sandbox {
+    /// The agent's own root and namespace.
+    ///
+    /// # Errors
+    /// If `/` cannot be opened.
+    pub fn initial() -> Result<Self, Errno> {
+        Ok(Self { root: Root::open(Path::new("/"))?, namespace: None })
+    }
+
+    /// The directory that processes see as `/`.
+    pub fn root(&self) -> &Root {
+        &self.root
+    }
+
+    /// The mount namespace that processes must enter.
+    pub fn namespace(&self) -> Option<BorrowedFd<'_>> {
+        self.namespace.as_ref().map(AsFd::as_fd)
+    }
+
+    /// Makes the namespace. Returns warnings, too: what a read-only root had no place for.
+    ///
+    /// # Errors
+    /// `System`, or what a mount says. Nothing is left behind then.
+    pub fn furnish(furnishing: Furnishing) -> Outcome<(Self, Vec<String>)> {
+        let root = furnishing.root;
+        let tree = c_string(root).and_then(|path| clone_mount(AT_FDCWD, &path, true));
+        let tree = tree.map_err(|errno| system(format_args!("sandbox root {root:?}"), errno))?;
+        on_own_thread(|| {
+            let namespace = enter_new_namespace(&tree, furnishing.hidden)
+                .map_err(|errno| system(format_args!("entering the sandbox root {root:?}"), errno))?;
+            let mut warnings = standard_mounts()?;
+            let root = Root::open(Path::new("/")).map_err(|errno| system("the sandbox root", errno))?;
+            for placed in &furnishing.mounts {
+                match placed.mount.attach(&root, &placed.target) {
+                    Err(error) if placed.optional => warnings.push(error.message),
+                    result => result?,
+                }
+            }
+            if furnishing.read_only {
+                make_read_only(&root).map_err(|errno| system("making the sandbox root read-only", errno))?;
+            }
+            Ok((Self { root, namespace: Some(namespace) }, warnings))
+        })
+    }
+
+    /// Attaches a mount inside the sandbox.
+    ///
+    /// # Errors
+    /// As [`Detached::attach`].
+    pub fn attach(&self, mount: &Detached, target: &str) -> Outcome<()> {
+        self.inside(|| mount.attach(&self.root, target))
+    }
+
+    /// Runs `act` on a thread inside the sandbox.
+    ///
+    /// # Errors
+    /// What `act` says, or `System` if the sandbox cannot be entered.
+    pub fn inside<T: Send>(&self, act: impl FnOnce() -> Outcome<T> + Send) -> Outcome<T> {
+        let Some(namespace) = self.namespace() else { return act() };
+        on_own_thread(|| {
+            let entered = unshare(CloneFlags::CLONE_FS).and_then(|()| setns(namespace, CloneFlags::CLONE_NEWNS));
+            entered.map_err(|errno| system("entering the sandbox", errno))?;
+            act()
+        })
+    }
+}
+
+/// Runs `act` on a thread that ends afterwards, since what it does to its namespace cannot be undone.
+fn on_own_thread<T: Send>(act: impl FnOnce() -> Outcome<T> + Send) -> Outcome<T> {
+    std::thread::scope(|scope| {
+        let thread = std::thread::Builder::new().stack_size(crate::server::STACK).spawn_scoped(scope, act);
+        let thread = thread.map_err(|error| crate::failure::io("starting a thread", &error))?;
+        thread.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))
+    })
+}
+
+/// Moves the calling thread into a new mount namespace whose root is `tree`. Returns the namespace.
+fn enter_new_namespace(tree: &OwnedFd, hidden: &[String]) -> Result<OwnedFd, Errno> {
+    unshare(CloneFlags::CLONE_NEWNS)?;
+    let flags = OFlag::O_RDONLY | OFlag::O_CLOEXEC;
+    let namespace = open("/proc/thread-self/ns/mnt", flags, Mode::empty())?;
+    let everything = MsFlags::MS_REC | MsFlags::MS_PRIVATE;
+    mount(None::<&str>, "/", None::<&str>, everything, None::<&str>)?;
+    for target in hidden.iter().rev() {
+        // Not mounted in this guest, or below one that is gone already.
+        let _ = umount2(target.as_str(), MntFlags::MNT_DETACH);
+    }
+    set_mount_attributes(tree.as_fd(), 0, 0, libc::MS_PRIVATE, true)?;
+    let base = Root::open(Path::new("/"))?;
+    attach_mount(tree.as_fd(), base.as_fd())?;
+    fchdir(tree)?;
+    chroot(".")?;
+    Ok(namespace)
+}
+
+const SAFE: MsFlags = MsFlags::MS_NOSUID.union(MsFlags::MS_NOEXEC).union(MsFlags::MS_NODEV);
+/// Type, mount point, flags and options, as users of containers know them.
+const STANDARD: &[(&str, &str, MsFlags, &str)] = &[
+    ("proc", "/proc", SAFE, ""),
+    ("sysfs", "/sys", SAFE, ""),
+    ("cgroup2", "/sys/fs/cgroup", SAFE, ""),
+    ("tmpfs", "/dev", MsFlags::MS_NOSUID.union(MsFlags::MS_STRICTATIME), "mode=755,size=65536k"),
+    ("devpts", "/dev/pts", MsFlags::MS_NOSUID.union(MsFlags::MS_NOEXEC), "newinstance,ptmxmode=0666,mode=0620,gid=5"),
+    ("tmpfs", "/dev/shm", SAFE, "mode=1777"),
+    ("mqueue", "/dev/mqueue", SAFE, ""),
+];
+const NODES: &[(&str, u32, u64, u64)] = &[
+    ("/dev/null", 0o666, 1, 3),
+    ("/dev/zero", 0o666, 1, 5),
+    ("/dev/full", 0o666, 1, 7),
+    ("/dev/random", 0o666, 1, 8),
+    ("/dev/urandom", 0o666, 1, 9),
+    ("/dev/tty", 0o666, 5, 0),
+    ("/dev/console", 0o620, 5, 1),
+];
+const LINKS: &[(&str, &str)] = &[
+    ("/proc/self/fd", "/dev/fd"),
+    ("/proc/self/fd/0", "/dev/stdin"),
+    ("/proc/self/fd/1", "/dev/stdout"),
+    ("/proc/self/fd/2", "/dev/stderr"),
+    ("pts/ptmx", "/dev/ptmx"),
+];
+
+/// Mounts the standard file systems in the root that the calling thread has entered.
+fn standard_mounts() -> Outcome<Vec<String>> {
+    let mut warnings = Vec::new();
+    // The thread's own: a new namespace comes with it.
+    umask(Mode::empty());
+    for &(fstype, target, flags, data) in STANDARD {
+        match standard_mount(fstype, target, flags, data) {
+            Ok(()) if target == "/dev" => make_devices()?,
+            Ok(()) => {}
+            // Without /dev there is no use in telling about what is below it; and a kernel need not have all of them.
+            Err(Errno::ENOENT | Errno::EROFS) if target.matches('/').count() > 1 => {}
+            Err(Errno::ENODEV) => {}
+            Err(Errno::EROFS) => {
+                warnings
+                    .push(format!("the read-only root has no directory {target}, so {fstype} is not mounted there"));
+            }
+            Err(errno) => return Err(system(format_args!("mounting {fstype} at {target} of the sandbox"), errno)),
+        }
+    }
+    Ok(warnings)
+}
+
+fn standard_mount(fstype: &str, target: &str, flags: MsFlags, data: &str) -> Result<(), Errno> {
+    let attempt = || mount(Some(fstype), target, Some(fstype), flags, Some(data));
+    match attempt() {
+        Err(Errno::ENOENT) => mkdir(target, Mode::from_bits_truncate(0o755)).and_then(|()| attempt()),
+        result => result,
+    }
+}
+
+fn make_devices() -> Outcome<()> {
+    let failed = |path: &str, errno| system(format_args!("making {path} of the sandbox"), errno);
+    for &(path, mode, major, minor) in NODES {
+        let result = mknod(path, SFlag::S_IFCHR, Mode::from_bits_truncate(mode), makedev(major, minor));
+        result.map_err(|errno| failed(path, errno))?;
+    }
+    for (to, path) in LINKS {
+        symlink(to, path).map_err(|error| RemoteError {
+            kind: ErrorKind::System,
+            message: format!("making {path} of the sandbox: {error}"),
+            errno: error.raw_os_error(),
+        })?;
+    }
+    Ok(())
+}

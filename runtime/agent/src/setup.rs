@@ -1,0 +1,187 @@
+//! Preparing the sandbox, and changes to its mounts and resolver later. Connection threads.
+
+use std::fs;
+use std::sync::atomic::Ordering;
+
+use hutch_agent_proto::{GuestMount, SandboxSpec};
+use nix::errno::Errno;
+use nix::mount::{umount2, MntFlags};
+
+use crate::failure::{invalid, io, not_found, system, wrong_state, Outcome};
+use crate::mount_options::Options;
+use crate::mounts::{bind, check_path, prepare, Detached};
+use crate::sandbox::{Furnishing, Placed, Sandbox};
+use crate::server::{lock, Agent};
+use crate::{net, settings};
+
+/// Most mounts in one request.
+const MAX_MOUNTS: usize = 1024;
+/// Longest line of the resolver's configuration, bytes.
+const MAX_RESOLVER_LINE: usize = 1024;
+const RESOLVER: &str = "/etc/resolv.conf";
+
+/// Serves `SetupSandbox`. After a failure the guest is half done, and is not set up again.
+///
+/// # Errors
+/// What the host is to be told.
+pub fn set_up(agent: &Agent, spec: &SandboxSpec) -> Outcome<()> {
+    if agent.set_up.swap(true, Ordering::AcqRel) {
+        return Err(wrong_state("the sandbox has been set up before"));
+    }
+    if spec.mounts.len() > MAX_MOUNTS {
+        return Err(invalid(format!("{} mounts; {MAX_MOUNTS} is the most", spec.mounts.len())));
+    }
+    if !spec.entropy.is_empty() {
+        settings::seed(&spec.entropy)?;
+    }
+    if spec.unix_ns != 0 {
+        settings::set_clock(spec.unix_ns)?;
+    }
+    if !spec.hostname.is_empty() {
+        settings::set_hostname(&spec.hostname)?;
+    }
+    net::loopback_up()?;
+    net::configure(&spec.network)?;
+    settings::set_sysctls(&spec.sysctls)?;
+    let inside = mount_all(agent, &spec.mounts)?;
+    match &spec.root {
+        Some(root) => furnish(agent, spec, root, inside),
+        None => {
+            let root = agent.sandbox();
+            inside.iter().try_for_each(|placed| placed.mount.attach(root.root(), &placed.target))?;
+            set_resolver(agent, &spec.network.dns)
+        }
+    }
+}
+
+/// Makes all mounts; those for the agent's own namespace are attached, those inside the root returned.
+fn mount_all(agent: &Agent, mounts: &[GuestMount]) -> Outcome<Vec<Placed>> {
+    let mut inside = Vec::new();
+    for mount in mounts {
+        let detached = prepare(mount)?;
+        if mount.in_root {
+            inside.push(Placed { mount: detached, target: mount.target.clone(), optional: false });
+        } else {
+            attach_outside(agent, &detached, &mount.target)?;
+        }
+    }
+    Ok(inside)
+}
+
+fn attach_outside(agent: &Agent, mount: &Detached, target: &str) -> Outcome<()> {
+    let own = Sandbox::initial().map_err(|errno| system("the agent's root", errno))?;
+    mount.attach(own.root(), target)?;
+    lock(&agent.mounts).push(target.to_string());
+    Ok(())
+}
+
+fn furnish(agent: &Agent, spec: &SandboxSpec, root: &str, mut inside: Vec<Placed>) -> Outcome<()> {
+    check_path("sandbox root", root)?;
+    if !spec.network.dns.is_empty() {
+        write_resolver(agent, &spec.network.dns)?;
+        let source = agent.options.run_dir.join("resolv.conf");
+        let mount = bind(&source.to_string_lossy(), &Options::default())?;
+        inside.insert(0, Placed { mount, target: RESOLVER.to_string(), optional: true });
+    }
+    let hidden: Vec<String> = agent.options.own_mounts.iter().chain(lock(&agent.mounts).iter()).cloned().collect();
+    let furnishing = Furnishing { root, read_only: spec.root_readonly, mounts: inside, hidden: &hidden };
+    let (sandbox, warnings) = Sandbox::furnish(furnishing)?;
+    agent.set_sandbox(sandbox);
+    for warning in warnings {
+        agent.warn(warning);
+    }
+    Ok(())
+}
+
+/// Serves `Mount`.
+///
+/// # Errors
+/// What the host is to be told.
+pub fn mount(agent: &Agent, mount: &GuestMount) -> Outcome<()> {
+    let detached = prepare(mount)?;
+    if mount.in_root {
+        return agent.sandbox().attach(&detached, &mount.target);
+    }
+    attach_outside(agent, &detached, &mount.target)
+}
+
+/// Serves `Unmount`: a mount of the agent's own namespace, or else one inside the root.
+///
+/// # Errors
+/// `NotFound` if nothing is mounted there, `WrongState` if it is in use.
+pub fn unmount(agent: &Agent, target: &str) -> Outcome<()> {
+    check_path("mount target", target)?;
+    let known = lock(&agent.mounts).iter().rposition(|mount| mount == target);
+    let detach = || match umount2(target, MntFlags::UMOUNT_NOFOLLOW) {
+        Ok(()) => Ok(()),
+        Err(Errno::EINVAL | Errno::ENOENT) => Err(not_found(format!("nothing is mounted at {target:?}"))),
+        Err(Errno::EBUSY) => Err(wrong_state(format!("the mount at {target:?} is in use"))),
+        Err(errno) => Err(system(format_args!("unmounting {target:?}"), errno)),
+    };
+    match known {
+        Some(_) => detach()?,
+        None => return agent.sandbox().inside(detach),
+    }
+    let mut mounts = lock(&agent.mounts);
+    if let Some(index) = mounts.iter().rposition(|mount| mount == target) {
+        mounts.remove(index);
+    }
+    Ok(())
+}
+
+/// Sets the lines of the resolver's configuration; none leave it alone. With a root of its own the sandbox sees a
+/// file of the agent, which is mounted over what the root has.
+///
+/// # Errors
+/// What the host is to be told.
+pub fn set_resolver(agent: &Agent, lines: &[String]) -> Outcome<()> {
+    if lines.is_empty() {
+        return Ok(());
+    }
+    let sandbox = agent.sandbox();
+    if sandbox.namespace().is_none() {
+        let text = resolver_text(lines)?;
+        let failed = |error| io(RESOLVER, &error);
+        fs::create_dir_all("/etc").map_err(failed)?;
+        return fs::write(RESOLVER, text).map_err(failed);
+    }
+    let path = agent.options.run_dir.join("resolv.conf");
+    let mounted = path.exists();
+    // Rewritten in place: what is mounted is the file, not its name.
+    write_resolver(agent, lines)?;
+    if mounted {
+        return Ok(());
+    }
+    sandbox.attach(&bind(&path.to_string_lossy(), &Options::default())?, RESOLVER)
+}
+
+fn write_resolver(agent: &Agent, lines: &[String]) -> Outcome<()> {
+    let text = resolver_text(lines)?;
+    let path = agent.options.run_dir.join("resolv.conf");
+    let failed = |error| io(path.display(), &error);
+    fs::create_dir_all(&agent.options.run_dir).map_err(failed)?;
+    fs::write(&path, text).map_err(failed)
+}
+
+fn resolver_text(lines: &[String]) -> Outcome<String> {
+    let good = |line: &String| line.len() <= MAX_RESOLVER_LINE && !line.contains(['\n', '\0']);
+    match lines.iter().find(|line| !good(line)) {
+        Some(line) => Err(invalid(format!("resolver line of {} bytes: too long, or more than one", line.len()))),
+        None => Ok(lines.iter().map(|line| format!("{line}\n")).collect()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn resolver_lines_are_lines() {
+        assert_eq!(
+            resolver_text(&["nameserver 10.0.0.1".into(), "search a.b".into()]).unwrap(),
+            "nameserver 10.0.0.1\nsearch a.b\n"
+        );
+        assert!(resolver_text(&["a\nb".into()]).is_err());
+        assert!(resolver_text(&["x".repeat(MAX_RESOLVER_LINE + 1)]).is_err());
+    }
+}
