@@ -422,6 +422,12 @@ impl<'a> ReadVectors<'a> {
         self.0.push(data.as_mut_ptr(), data.len());
     }
 
+    /// Bytes for the kernel to write at most. Less than was added when there were more than [`MAX_SEGMENTS`] pieces;
+    /// one piece of room is always left for a host buffer.
+    pub fn capacity(&self) -> usize {
+        self.0.bytes
+    }
+
     /// Reads once. Returns the number of bytes; 0 is the end of a stream.
     ///
     /// # Errors
@@ -455,6 +461,16 @@ impl<'a> WriteVectors<'a> {
         self.0.push(data.as_ptr().cast_mut(), data.len());
     }
 
+    /// Bytes for the kernel to read. Less than was added when there were more than [`MAX_SEGMENTS`] pieces.
+    pub fn len(&self) -> usize {
+        self.0.bytes
+    }
+
+    /// Nothing to write.
+    pub fn is_empty(&self) -> bool {
+        self.0.bytes == 0
+    }
+
     /// Writes once. Returns the number of bytes.
     ///
     /// # Errors
@@ -471,12 +487,16 @@ impl<'a> WriteVectors<'a> {
 #[derive(Default)]
 struct Vectors<'a> {
     list: SmallVec<[libc::iovec; 16]>,
+    bytes: usize,
     borrowed: PhantomData<&'a mut [u8]>,
 }
 
 impl<'a> Vectors<'a> {
+    /// Both buffers that are too many and those whose bytes cannot be counted are left out.
     fn push(&mut self, base: *mut u8, len: usize) {
+        let Some(bytes) = self.bytes.checked_add(len) else { return };
         if len > 0 && self.list.len() < MAX_SEGMENTS {
+            self.bytes = bytes;
             self.list.push(libc::iovec { iov_base: base.cast(), iov_len: len });
         }
     }
@@ -485,6 +505,9 @@ impl<'a> Vectors<'a> {
         for (addr, len) in cursor.pieces(u32::MAX) {
             // A buffer may lie in two regions. The range was checked when the chain was collected, from this memory.
             for slice in cursor.mem.get_slices(addr, len as usize) {
+                if self.list.len() >= MAX_SEGMENTS - 1 {
+                    return;
+                }
                 let slice = slice.expect("a chain was used with another memory than it was collected from");
                 self.push(slice.ptr_guard_mut().as_ptr(), slice.len());
             }

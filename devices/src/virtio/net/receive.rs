@@ -1,0 +1,199 @@
+//! From the host to the guest: frames are read straight into buffers that the driver has made available
+//! (VIRTIO 1.2, 5.1.6.3 and 5.1.6.4).
+
+use std::collections::VecDeque;
+use std::io;
+use std::os::fd::BorrowedFd;
+
+use smallvec::SmallVec;
+use virtio_bindings::virtio_net::{
+    VIRTIO_NET_F_GUEST_CSUM, VIRTIO_NET_F_GUEST_TSO4, VIRTIO_NET_F_GUEST_TSO6, VIRTIO_NET_F_MRG_RXBUF,
+};
+use virtio_queue::QueueT;
+
+use super::header::{has, ETHERNET, FLAGS_AT, HEADER, MAX_FRAME, NUM_BUFFERS_AT};
+use crate::virtio::chain::ReadVectors;
+use crate::virtio::{Chain, ChainError, DeviceInterrupt, DeviceQueue, QueueError};
+use crate::{warn_limited, GuestRam};
+
+/// Frames read before the other direction gets its turn.
+const BATCH: u32 = 64;
+/// Bytes past the guest's buffers: a frame that reaches here was too long for them.
+const SPILL: usize = MAX_FRAME as usize;
+
+/// What the worker should do next about the host's side.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Received {
+    /// Come back when there are frames.
+    Idle,
+    /// Come back when the driver has made buffers available; leave the frames where they are.
+    Starved,
+    /// There is no interface any more.
+    LinkLost,
+}
+
+/// The receiving half of an active network device.
+pub struct Receiver {
+    name: String,
+    mem: GuestRam,
+    /// The driver's buffers.
+    pub queue: DeviceQueue,
+    /// Buffers taken from the queue and not yet used.
+    pending: VecDeque<Chain>,
+    /// Bytes in them.
+    capacity: u64,
+    /// Most bytes that there ever were: how much the driver is ready to give.
+    peak: u64,
+    /// Longest frame expected, with its header.
+    longest: u64,
+    merge: bool,
+    checksums: bool,
+    spill: Box<[u8]>,
+}
+
+impl Receiver {
+    /// With the features that were agreed on, and the MTU that was told, if one was.
+    pub fn new(name: String, mem: GuestRam, queue: DeviceQueue, features: u64, mtu: Option<u16>) -> Self {
+        let large = has(features, VIRTIO_NET_F_GUEST_TSO4) || has(features, VIRTIO_NET_F_GUEST_TSO6);
+        let frame = mtu.filter(|_| !large).map_or(MAX_FRAME, |mtu| u32::from(mtu) + ETHERNET);
+        Self {
+            name,
+            mem,
+            queue,
+            pending: VecDeque::new(),
+            capacity: 0,
+            peak: 0,
+            longest: HEADER as u64 + u64::from(frame),
+            merge: has(features, VIRTIO_NET_F_MRG_RXBUF),
+            checksums: has(features, VIRTIO_NET_F_GUEST_CSUM),
+            spill: vec![0; SPILL].into_boxed_slice(),
+        }
+    }
+
+    /// Reads frames from `link` while there are both frames and buffers, then interrupts the driver.
+    ///
+    /// # Errors
+    /// The driver broke the protocol.
+    pub fn receive(&mut self, link: BorrowedFd<'_>, interrupt: &DeviceInterrupt) -> Result<Received, QueueError> {
+        let received = self.read_frames(link)?;
+        self.queue.signal(&self.mem, interrupt)?;
+        Ok(received)
+    }
+
+    fn read_frames(&mut self, link: BorrowedFd<'_>) -> Result<Received, QueueError> {
+        for _ in 0..BATCH {
+            if !self.refill()? {
+                return Ok(Received::Starved);
+            }
+            let (room, result) = self.read_frame(link);
+            match result {
+                Ok(0) => return Ok(Received::LinkLost),
+                Ok(len) if len < HEADER || len > room => {
+                    warn_limited!("{}: frame of {len} bytes for {room} bytes of guest buffers, dropped", self.name);
+                }
+                Ok(len) => self.deliver(len)?,
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(Received::Idle),
+                Err(error) => {
+                    warn_limited!("{}: reading from the host's interface failed: {error}", self.name);
+                    return Ok(Received::LinkLost);
+                }
+            }
+        }
+        Ok(Received::Idle)
+    }
+
+    /// Takes buffers until one frame of any length has room. False if there are not enough; the driver then notifies.
+    fn refill(&mut self) -> Result<bool, QueueError> {
+        loop {
+            // A driver cannot give more buffers than the queue has descriptors without taking some back.
+            while self.pending.len() < usize::from(self.queue.queue.size()) {
+                let Some(chain) = self.queue.pop(&self.mem)? else { break };
+                check(&chain).map_err(|source| QueueError::Chain { head: chain.head(), source })?;
+                self.capacity = self.capacity.saturating_add(u64::from(chain.writable_len()));
+                self.pending.push_back(chain);
+            }
+            self.peak = self.peak.max(self.capacity);
+            if self.has_room() {
+                self.queue.disable_notifications(&self.mem)?;
+                return Ok(true);
+            }
+            if !self.queue.enable_notifications(&self.mem)? {
+                return Ok(false);
+            }
+            if self.pending.len() >= usize::from(self.queue.queue.size()) {
+                // All the descriptors there are, and still more available: they cannot all be the driver's.
+                let source = virtio_queue::Error::InvalidAvailRingIndex;
+                return Err(QueueError::Ring { operation: "receive buffers", source });
+            }
+        }
+    }
+
+    /// Merged buffers must hold the longest frame, unless the driver's whole queue is small: drivers fill their
+    /// queue again when it is half empty, so waiting for more than a quarter of it might be forever.
+    fn has_room(&self) -> bool {
+        if self.merge {
+            !self.pending.is_empty() && self.capacity >= self.longest.min(self.peak / 4)
+        } else {
+            !self.pending.is_empty()
+        }
+    }
+
+    /// The room there was for a frame, and its length.
+    fn read_frame(&mut self, link: BorrowedFd<'_>) -> (usize, io::Result<usize>) {
+        let mut vectors = ReadVectors::new();
+        for chain in &self.pending {
+            vectors.push_chain(&chain.writer(&self.mem));
+            if !self.merge || vectors.capacity() as u64 >= self.longest {
+                break;
+            }
+        }
+        let room = vectors.capacity();
+        vectors.push_slice(&mut self.spill);
+        (room, vectors.readv(link))
+    }
+
+    /// Gives the buffers that hold the frame of `len` bytes, header and all, to the driver.
+    fn deliver(&mut self, len: usize) -> Result<(), QueueError> {
+        let mut left = u32::try_from(len).unwrap_or(u32::MAX);
+        let mut used: SmallVec<[(u16, u32); 32]> = SmallVec::new();
+        for chain in &self.pending {
+            if left == 0 {
+                break;
+            }
+            let here = chain.writable_len().min(left);
+            used.push((chain.head(), here));
+            left -= here;
+        }
+        let buffers = u16::try_from(used.len()).unwrap_or(u16::MAX);
+        if let Some(first) = self.pending.front() {
+            self.complete_header(first, buffers).map_err(|source| QueueError::Chain { head: first.head(), source })?;
+        }
+        for chain in self.pending.drain(..used.len()) {
+            self.capacity = self.capacity.saturating_sub(u64::from(chain.writable_len()));
+        }
+        self.queue.complete_together(&self.mem, &used)
+    }
+
+    /// What the host left out of the header, or put in though the driver does not know it.
+    fn complete_header(&self, first: &Chain, buffers: u16) -> Result<(), ChainError> {
+        if !self.checksums {
+            let mut flags = first.writer(&self.mem);
+            flags.skip(FLAGS_AT)?;
+            flags.write_obj(0u8)?;
+        }
+        let mut count = first.writer(&self.mem);
+        count.skip(NUM_BUFFERS_AT)?;
+        count.write_all(&buffers.to_le_bytes())
+    }
+}
+
+/// 5.1.6.3.1: only for writing, and at least the header fits.
+fn check(chain: &Chain) -> Result<(), ChainError> {
+    if chain.readable_len() > 0 {
+        Err(ChainError::Direction)
+    } else if (chain.writable_len() as usize) < HEADER {
+        Err(ChainError::Short)
+    } else {
+        Ok(())
+    }
+}

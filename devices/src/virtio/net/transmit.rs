@@ -1,0 +1,121 @@
+//! From the guest to the host: frames are written straight out of the driver's buffers (VIRTIO 1.2, 5.1.6.2).
+
+use std::io;
+use std::os::fd::BorrowedFd;
+
+use super::header::{may_send, HEADER, MAX_FRAME, MIN_FRAME};
+use crate::virtio::chain::WriteVectors;
+use crate::virtio::queue::BATCH;
+use crate::virtio::{Chain, ChainError, DeviceInterrupt, DeviceQueue, QueueError};
+use crate::{warn_limited, GuestRam};
+
+/// What the worker should do next about the host's side.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Sent {
+    /// Come back when the driver has made frames available.
+    Idle,
+    /// Come back when the host can take more.
+    Blocked,
+    /// There is no interface any more; frames are dropped from now on.
+    LinkLost,
+}
+
+/// What became of a frame.
+enum Outcome {
+    /// Sent, or dropped as a network may.
+    Done,
+    Blocked,
+    LinkLost,
+}
+
+/// The sending half of an active network device.
+pub struct Transmitter {
+    name: String,
+    mem: GuestRam,
+    /// The driver's frames.
+    pub queue: DeviceQueue,
+    features: u64,
+}
+
+impl Transmitter {
+    /// With the features that were agreed on.
+    pub fn new(name: String, mem: GuestRam, queue: DeviceQueue, features: u64) -> Self {
+        Self { name, mem, queue, features }
+    }
+
+    /// Writes frames to `link`, or drops them if there is none, while there are frames and the host takes them; then
+    /// interrupts the driver. After a full batch its `notify` is readable again.
+    ///
+    /// # Errors
+    /// The driver broke the protocol.
+    pub fn transmit(&mut self, link: Option<BorrowedFd<'_>>, interrupt: &DeviceInterrupt) -> Result<Sent, QueueError> {
+        self.queue.disable_notifications(&self.mem)?;
+        let sent = self.write_frames(link)?;
+        self.queue.signal(&self.mem, interrupt)?;
+        Ok(sent)
+    }
+
+    fn write_frames(&mut self, link: Option<BorrowedFd<'_>>) -> Result<Sent, QueueError> {
+        for _ in 0..BATCH {
+            let Some(chain) = self.queue.pop(&self.mem)? else {
+                if self.queue.enable_notifications(&self.mem)? {
+                    self.queue.disable_notifications(&self.mem)?;
+                    continue;
+                }
+                return Ok(Sent::Idle);
+            };
+            let head = chain.head();
+            match self.write_frame(link, &chain).map_err(|source| QueueError::Chain { head, source })? {
+                Outcome::Done => self.queue.complete(&self.mem, head, 0)?,
+                Outcome::Blocked => {
+                    self.queue.unpop();
+                    return Ok(Sent::Blocked);
+                }
+                Outcome::LinkLost => {
+                    self.queue.complete(&self.mem, head, 0)?;
+                    self.queue.notify_self();
+                    return Ok(Sent::LinkLost);
+                }
+            }
+        }
+        self.queue.notify_self();
+        Ok(Sent::Idle)
+    }
+
+    fn write_frame(&self, link: Option<BorrowedFd<'_>>, chain: &Chain) -> Result<Outcome, ChainError> {
+        if chain.writable_len() > 0 {
+            return Err(ChainError::Direction);
+        }
+        // The header is copied, so that what was checked is what the host sees.
+        let mut frame = chain.reader(&self.mem);
+        let mut header = [0; HEADER];
+        frame.read_exact(&mut header)?;
+        let len = frame.remaining();
+        let Some(link) = link else { return Ok(Outcome::Done) };
+        if !(MIN_FRAME..=MAX_FRAME).contains(&len) || !may_send(&header, self.features) {
+            warn_limited!("{}: the guest sends an impossible frame of {len} bytes, dropped", self.name);
+            return Ok(Outcome::Done);
+        }
+        let mut vectors = WriteVectors::new();
+        vectors.push_slice(&header);
+        vectors.push_chain(&frame);
+        if vectors.len() != HEADER + len as usize {
+            warn_limited!("{}: the guest sends a frame in too many pieces, dropped", self.name);
+            return Ok(Outcome::Done);
+        }
+        Ok(self.outcome(vectors.writev(link)))
+    }
+
+    fn outcome(&self, result: io::Result<usize>) -> Outcome {
+        match result {
+            Ok(_) => Outcome::Done,
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => Outcome::Blocked,
+            Err(error) if [Some(libc::EBADFD), Some(libc::ENODEV)].contains(&error.raw_os_error()) => Outcome::LinkLost,
+            // The interface is down, or the kernel does not like the frame: networks lose frames.
+            Err(error) => {
+                log::debug!("{}: frame dropped: {error}", self.name);
+                Outcome::Done
+            }
+        }
+    }
+}

@@ -1,0 +1,142 @@
+//! A network device's thread: both directions, one epoll.
+//!
+//! The host's interface is watched only for what can be done at the time: for frames while the guest has buffers,
+//! for room while the guest has a frame that did not fit. So a guest that stands still costs nothing.
+
+use std::io;
+use std::os::fd::BorrowedFd;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::Arc;
+
+use vmm_sys_util::epoll::EventSet;
+
+use super::receive::{Received, Receiver};
+use super::transmit::{Sent, Transmitter};
+use super::Link;
+use crate::virtio::queue::retire;
+use crate::virtio::{DeviceInterrupt, QueueError};
+use crate::worker::{Next, Poller, Worker};
+
+const RECEIVE: u64 = 0;
+const TRANSMIT: u64 = 1;
+const LINK: u64 = 2;
+
+/// The inside of an active network device.
+pub struct NetWorker {
+    /// For logs.
+    pub name: String,
+    /// The host's interface.
+    pub link: Arc<dyn Link>,
+    /// Whether there is one; shared with configuration space.
+    pub up: Arc<AtomicBool>,
+    /// Host to guest.
+    pub receiver: Receiver,
+    /// Guest to host.
+    pub transmitter: Transmitter,
+    /// The way to the guest.
+    pub interrupt: Arc<DeviceInterrupt>,
+    /// What the link is watched for.
+    pub watched: EventSet,
+}
+
+impl NetWorker {
+    fn receive(&mut self, poller: &Poller) -> Next {
+        if !self.is_up() {
+            return Next::Continue;
+        }
+        match self.receiver.receive(self.link.fd(), &self.interrupt) {
+            Ok(Received::Idle) => self.watch(poller, EventSet::IN, true),
+            Ok(Received::Starved) => self.watch(poller, EventSet::IN, false),
+            Ok(Received::LinkLost) => self.lose_link(poller),
+            Err(error) => return self.retire(&error),
+        }
+        Next::Continue
+    }
+
+    fn transmit(&mut self, poller: &Poller) -> Next {
+        let link: Option<BorrowedFd<'_>> = self.up.load(Ordering::SeqCst).then(|| self.link.fd());
+        match self.transmitter.transmit(link, &self.interrupt) {
+            Ok(Sent::Idle) => self.watch(poller, EventSet::OUT, false),
+            Ok(Sent::Blocked) => self.watch(poller, EventSet::OUT, true),
+            Ok(Sent::LinkLost) => self.lose_link(poller),
+            Err(error) => return self.retire(&error),
+        }
+        Next::Continue
+    }
+
+    fn is_up(&self) -> bool {
+        self.up.load(Ordering::SeqCst)
+    }
+
+    fn watch(&mut self, poller: &Poller, event: EventSet, wanted: bool) {
+        let mut watched = self.watched;
+        watched.set(event, wanted);
+        if watched != self.watched && self.is_up() {
+            self.watched = watched;
+            if let Err(error) = poller.modify(&self.link.fd(), LINK, watched) {
+                log::error!("{}: cannot watch the host's interface: {error}", self.name);
+            }
+        }
+    }
+
+    /// The interface was deleted. Without this the worker would be woken for it for ever.
+    fn lose_link(&mut self, poller: &Poller) {
+        if self.up.swap(false, Ordering::SeqCst) {
+            log::warn!("{}: the host's interface is gone", self.name);
+            if let Err(error) = poller.remove(&self.link.fd()) {
+                log::error!("{}: cannot forget the host's interface: {error}", self.name);
+            }
+            self.interrupt.signal_config();
+        }
+    }
+
+    fn retire(&self, error: &QueueError) -> Next {
+        retire(&self.name, &self.interrupt, error)
+    }
+}
+
+impl Worker for NetWorker {
+    fn register(&mut self, poller: &Poller) -> io::Result<()> {
+        poller.add(&self.receiver.queue.notify, RECEIVE, EventSet::IN)?;
+        poller.add(&self.transmitter.queue.notify, TRANSMIT, EventSet::IN)?;
+        if self.is_up() {
+            poller.add(&self.link.fd(), LINK, self.watched)?;
+        }
+        Ok(())
+    }
+
+    fn resumed(&mut self, poller: &Poller) -> Next {
+        match self.receive(poller) {
+            Next::Continue => self.transmit(poller),
+            Next::Retire => Next::Retire,
+        }
+    }
+
+    fn ready(&mut self, token: u64, events: EventSet, poller: &Poller) -> Next {
+        match token {
+            RECEIVE => {
+                self.receiver.queue.drain_notify();
+                self.receive(poller)
+            }
+            TRANSMIT => {
+                self.transmitter.queue.drain_notify();
+                self.transmit(poller)
+            }
+            _ if events.intersects(EventSet::ERROR | EventSet::HANG_UP) => {
+                self.lose_link(poller);
+                // What waited for room is dropped.
+                self.transmit(poller)
+            }
+            _ => {
+                if events.contains(EventSet::OUT) && self.transmit(poller) == Next::Retire {
+                    return Next::Retire;
+                }
+                self.receive(poller)
+            }
+        }
+    }
+
+    fn failed(&mut self) {
+        self.interrupt.need_reset();
+    }
+}
