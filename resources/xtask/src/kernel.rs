@@ -1,12 +1,13 @@
 //! Which kernel boots the emulated machine, and getting it.
 
 use std::convert::Infallible;
+use std::fs;
 use std::path::PathBuf;
 use std::str::FromStr;
 
 use hutch_test_harness::kernel::{self, Kernel};
 
-use crate::Result;
+use crate::{build, Result};
 
 /// Which kernel boots the emulated machine.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -31,11 +32,25 @@ impl FromStr for Choice {
     }
 }
 
-/// The kernel, made if the cache has none. With `refresh`, a newer one of Debian's is fetched if there is one.
+/// The bed's own kernel's request, from the root of the repository.
+const OWN_REQUEST: &str = "resources/kernel/bed.config";
+
+/// The kernel, made if the cache has none or, for our own, one from another request. With `refresh` it is also
+/// looked whether Debian has a newer one or a newer source.
 pub fn bed(choice: &Choice, refresh: bool) -> Result<Kernel> {
-    Ok(match choice {
-        Choice::Distro => kernel::distro(refresh)?,
-        Choice::Own => return Err("not yet".into()),
-        Choice::Path(path) => kernel::given(path),
-    })
+    let cached = || match choice {
+        Choice::Distro => kernel::distro(),
+        Choice::Own => kernel::own(&fs::read(build::root().join(OWN_REQUEST)).unwrap_or_default()),
+        Choice::Path(path) => Some(kernel::given(path)),
+    };
+    let name = match choice {
+        Choice::Distro => "distro",
+        Choice::Own => "own",
+        Choice::Path(path) => return Ok(kernel::given(path)),
+    };
+    if let Some(kernel) = cached().filter(|_| !refresh) {
+        return Ok(kernel);
+    }
+    build::run(build::cargo().args(["run", "--quiet", "-p", "hutch-bed-kernel", "--", name]))?;
+    cached().ok_or_else(|| format!("bed-kernel left no {name} kernel in {}", kernel::cache_dir().display()).into())
 }

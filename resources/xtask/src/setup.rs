@@ -1,4 +1,5 @@
-//! `cargo xtask setup`: Debian packages and the bed's kernel. Other tasks call [`ensure`] for what they need.
+//! `cargo xtask setup`: Debian packages and the bed's kernel. Other tasks call [`ensure`] for what they need. What
+//! building a kernel takes is installed by the code that builds it.
 
 use std::collections::BTreeSet;
 use std::path::Path;
@@ -13,8 +14,6 @@ use crate::{kernel, Result};
 pub enum Need {
     /// Running the emulated machine.
     Bed,
-    /// Building a kernel from source.
-    KernelSource,
     /// A small root file system.
     RootFs,
     /// A root file system with a whole Debian.
@@ -24,21 +23,8 @@ pub enum Need {
 impl Need {
     fn packages(self) -> &'static [&'static str] {
         match self {
-            Need::Bed => &["qemu-system-x86", "qemu-system-common", "kmod", "xz-utils", "zstd"],
-            Need::KernelSource => &[
-                "linux-source-6.12",
-                "bc",
-                "bison",
-                "cpio",
-                "flex",
-                "gcc",
-                "libc6-dev",
-                "libelf-dev",
-                "libssl-dev",
-                "make",
-                "xz-utils",
-            ],
-            Need::RootFs => &["busybox-static"],
+            Need::Bed => &["qemu-system-x86", "qemu-system-common", "kmod", "xz-utils"],
+            Need::RootFs => &["busybox-static", "cpio"],
             Need::Debootstrap => &["debootstrap"],
         }
     }
@@ -46,7 +32,6 @@ impl Need {
     fn purpose(self) -> &'static str {
         match self {
             Need::Bed => "the emulated machine",
-            Need::KernelSource => "building a kernel",
             Need::RootFs => "a root file system",
             Need::Debootstrap => "a Debian root file system",
         }
@@ -55,9 +40,9 @@ impl Need {
 
 /// Installs everything any task needs and fetches the bed's kernel.
 pub fn main() -> Result<ExitCode> {
-    ensure(&[Need::Bed, Need::KernelSource, Need::RootFs, Need::Debootstrap])?;
+    ensure(&[Need::Bed, Need::RootFs, Need::Debootstrap])?;
     let kernel = kernel::bed(&kernel::Choice::Distro, true)?;
-    println!("setup: the bed's kernel is {}", kernel.vmlinux.display());
+    println!("setup: the emulated machine's kernel is {}", kernel.vmlinux.display());
     Ok(ExitCode::SUCCESS)
 }
 

@@ -11,7 +11,10 @@ pub struct Stage {
     pub hutch: PathBuf,
     /// The agent, statically linked.
     pub agent: PathBuf,
-    /// Directory of guest assets.
+    /// An agent of another protocol version, for the test of that case.
+    pub other_agent: Option<PathBuf>,
+    /// Directory of guest assets: in the cache, for a kernel built from source takes minutes. The agent in them is
+    /// replaced by this build's when they are used.
     pub guest_dir: PathBuf,
 }
 
@@ -22,8 +25,14 @@ impl Stage {
         build::run(build::cargo().args(["build", "--quiet", "--release", "-p", "hutch", "--bin", "hutch"]))?;
         println!("    Building hutch-agent (static)");
         let agent = build::static_binary("hutch-agent", "hutch-agent")?;
-        let target = build::target_dir();
-        Ok(Stage { hutch: target.join("release/hutch"), agent, guest_dir: target.join("guest") })
+        let guest_dir = hutch_test_harness::cache_dir().join("guest");
+        Ok(Stage { hutch: build::target_dir().join("release/hutch"), agent, other_agent: None, guest_dir })
+    }
+
+    /// Builds what only the tests need.
+    pub fn for_tests(mut self) -> Result<Stage> {
+        self.other_agent = Some(build::static_binary("hutch-e2e", "other-version-agent")?);
+        Ok(self)
     }
 
     /// Makes the assets for one kind of kernel, `distro` or `source`; a source-built one takes minutes the first time.
@@ -35,8 +44,16 @@ impl Stage {
     }
 
     /// The variables that make `hutch` and the tests use these files.
-    pub fn env(&self) -> [(String, String); 3] {
-        let pair = |key: &str, path: &PathBuf| (key.to_owned(), path.to_string_lossy().into_owned());
-        [pair("HUTCH_BIN", &self.hutch), pair("HUTCH_AGENT", &self.agent), pair("HUTCH_GUEST_DIR", &self.guest_dir)]
+    pub fn env(&self) -> Vec<(String, String)> {
+        let files = [
+            ("HUTCH_BIN", Some(&self.hutch)),
+            ("HUTCH_AGENT", Some(&self.agent)),
+            ("HUTCH_GUEST_DIR", Some(&self.guest_dir)),
+            ("HUTCH_E2E_OTHER_AGENT", self.other_agent.as_ref()),
+        ];
+        files
+            .into_iter()
+            .filter_map(|(key, path)| Some((key.to_owned(), path?.to_string_lossy().into_owned())))
+            .collect()
     }
 }

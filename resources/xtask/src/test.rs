@@ -46,7 +46,7 @@ pub struct Args {
 /// Runs the task.
 pub fn main(args: Args) -> Result<ExitCode> {
     let mut report = Report::default();
-    setup::ensure(needs(&args))?;
+    setup::ensure(&[Need::Bed, Need::RootFs])?;
     if args.only.is_none() {
         check::run(&mut report);
     }
@@ -55,13 +55,6 @@ pub fn main(args: Args) -> Result<ExitCode> {
         Err(error) => report.failure("building the tests", &error.to_string()),
     }
     Ok(report.close())
-}
-
-fn needs(args: &Args) -> &'static [Need] {
-    match args.quick {
-        true => &[Need::Bed, Need::RootFs],
-        false => &[Need::Bed, Need::RootFs, Need::KernelSource],
-    }
 }
 
 fn tests(args: &Args, binaries: Vec<Binary>, report: &mut Report) {
@@ -92,7 +85,7 @@ fn tests(args: &Args, binaries: Vec<Binary>, report: &mut Report) {
 
 fn real_guests(args: &Args, mut plan: Plan, report: &mut Report) -> Result<()> {
     let kernels: &[&str] = if args.quick { &["distro"] } else { &["distro", "source"] };
-    let stage = Stage::build()?;
+    let stage = Stage::build()?.for_tests()?;
     kernels.iter().try_for_each(|kernel| stage.make_guest(kernel))?;
     plan.env.extend(stage.env());
     plan.env.push(("HUTCH_E2E_KERNELS".to_owned(), kernels.join(",")));
@@ -111,7 +104,7 @@ fn real_guests(args: &Args, mut plan: Plan, report: &mut Report) -> Result<()> {
 
 /// Runs a plan in one boot of the bed: this program again, inside.
 fn in_bed(choice: &Choice, mut plan: Plan, report: &mut Report) -> Result<()> {
-    let kernel = kernel::bed(choice, false)?;
+    let kernel = kernel::bed(choice, true)?;
     let shared = build::target_dir().join("bed-results");
     fs::create_dir_all(&shared)?;
     let (plan_file, results) = (shared.join("plan.json"), shared.join("results.json"));

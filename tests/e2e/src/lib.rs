@@ -1,1 +1,60 @@
-//! placeholder
+//! Helpers of the end-to-end tests, which run the built `hutch` with real guests. The tests need a `/dev/kvm` that
+//! runs stock guests: `cargo xtask test` runs them in the bed where the host has none. They fail, and do not skip,
+//! where `hutch` cannot run.
+//!
+//! | variable | meaning | default |
+//! |---|---|---|
+//! | `HUTCH_BIN` | the program under test | `target/release/hutch` |
+//! | `HUTCH_AGENT`, `HUTCH_GUEST_DIR` | read by `hutch` itself | |
+//! | `HUTCH_E2E_KERNELS` | kinds of guest kernels to try, with commas | `distro` |
+//! | `HUTCH_E2E_OTHER_AGENT` | the static program `other-version-agent` of this package | |
+//! | `HUTCH_E2E_QUICK` | shorten the long tests | unset |
+//! | `HUTCH_E2E_BOOTS` | boots of the leak test | 200, short: 20 |
+//! | `HUTCH_E2E_STREAM_MIB` | size of the stream test | 256, short: 64 |
+
+#![deny(unsafe_code)]
+
+mod assets;
+mod kernels;
+mod leaks;
+mod rootfs;
+mod run;
+mod terminal;
+
+pub use assets::{guest_dir, guest_file, initrd_with_other_agent};
+pub use kernels::TinyKernel;
+pub use leaks::Snapshot;
+pub use rootfs::RootFs;
+pub use run::{Ended, Hutch, Running};
+pub use terminal::Terminal;
+
+use std::path::{Path, PathBuf};
+
+/// Kinds of guest kernels to try, for `--kernel`.
+pub fn kernels() -> Vec<String> {
+    let list = std::env::var("HUTCH_E2E_KERNELS").unwrap_or_else(|_| "distro".to_owned());
+    list.split(',').map(str::to_owned).collect()
+}
+
+/// Whether the long tests should be short.
+pub fn quick() -> bool {
+    std::env::var_os("HUTCH_E2E_QUICK").is_some()
+}
+
+/// The program under test.
+pub fn hutch_path() -> PathBuf {
+    let built = || Path::new(env!("CARGO_MANIFEST_DIR")).join("../../target/release/hutch");
+    let path = std::env::var_os("HUTCH_BIN").map_or_else(built, PathBuf::from);
+    assert!(path.exists(), "{} is missing: run `cargo build --release -p hutch` or set HUTCH_BIN", path.display());
+    path
+}
+
+/// Where scratch files go: not on an overlay, on which an overlay could not be stacked.
+pub fn scratch_dir() -> PathBuf {
+    let bed = Path::new("/scratch");
+    if bed.is_dir() {
+        bed.to_owned()
+    } else {
+        std::env::temp_dir()
+    }
+}

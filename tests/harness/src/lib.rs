@@ -6,7 +6,7 @@
 //!
 //! | module | what |
 //! |---|---|
-//! | [`kernel`] | kernels for the bed: Debian's, or one built from source; kept in a cache directory |
+//! | [`kernel`] | kernels for the bed in the cache: Debian's, or one built from source |
 //! | [`kvm`] | whether this host needs the bed at all |
 //! | `initramfs` | `bed-init`, modules and the job as a cpio archive |
 //! | `host_root` | virtiofsd processes that serve host directories |
@@ -162,6 +162,13 @@ pub fn run(config: &BedConfig, stdout: &mut dyn Write, stderr: &mut dyn Write) -
     }
     let mut machine = machine::Machine::start(config, initramfs, directories)?;
     relay::until_end(config, &mut machine, stdout, stderr)
+}
+
+/// What may be kept between runs and clones: `HUTCH_CACHE_DIR`, else `hutch` below `XDG_CACHE_HOME` or `~/.cache`.
+pub fn cache_dir() -> PathBuf {
+    let var = |name| std::env::var_os(name).filter(|v| !v.is_empty()).map(PathBuf::from);
+    let base = || var("XDG_CACHE_HOME").or_else(|| Some(var("HOME")?.join(".cache"))).map(|dir| dir.join("hutch"));
+    var("HUTCH_CACHE_DIR").or_else(base).unwrap_or_else(|| "/var/cache/hutch".into())
 }
 
 fn job_of(config: &BedConfig) -> Result<Job, BedError> {

@@ -5,7 +5,7 @@ use super::metadata::Metadata;
 use crate::Result;
 
 /// Our packages and those of our packages each may use, outside of tests. Arrows only point down.
-const ARROWS: [(&str, &[&str]); 12] = [
+const ARROWS: [(&str, &[&str]); 13] = [
     ("hutch", &["hutch-runtime", "hutch-vmm", "hutch-agent-proto"]),
     ("hutch-runtime", &["hutch-vmm", "hutch-agent-proto"]),
     ("hutch-vmm", &["hutch-devices"]),
@@ -13,8 +13,9 @@ const ARROWS: [(&str, &[&str]); 12] = [
     ("hutch-agent", &["hutch-agent-proto"]),
     ("hutch-agent-proto", &[]),
     ("hutch-bed", &[]),
+    ("hutch-bed-kernel", &["hutch-runtime", "hutch-test-harness"]),
     ("hutch-test-harness", &["hutch-bed"]),
-    ("hutch-e2e", &[]),
+    ("hutch-e2e", &["hutch-agent-proto"]),
     ("hutch-perf", &[]),
     ("hutch-conformance", &[]),
     ("xtask", &["hutch-bed", "hutch-test-harness"]),

@@ -1,0 +1,133 @@
+//! What a run could leave behind on the host.
+
+use std::collections::BTreeSet;
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+/// The host's processes, interfaces, mounts, cgroups, sockets, machines and files, as far as a run could add to them.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Snapshot(BTreeSet<String>);
+
+/// Directories in which anything new is a leak, and whether to look below them.
+const DIRECTORIES: [(&str, bool); 6] = [
+    ("/run", true),
+    ("/var/lib/hutch", true),
+    ("/dev/shm", true),
+    ("/sys/fs/cgroup", true),
+    ("/tmp", false),
+    ("/sys/kernel/debug/kvm", false),
+];
+
+/// How long what a killed process owned may take to go: the kernel tears a guest's memory down after the exit.
+const PATIENCE: Duration = Duration::from_secs(10);
+
+impl Snapshot {
+    /// Takes one.
+    pub fn take() -> Snapshot {
+        let mut all = BTreeSet::new();
+        processes(&mut all);
+        let mut named = |what: &str, names: Vec<String>| all.extend(names.into_iter().map(|n| format!("{what} {n}")));
+        named("interface", names_in(Path::new("/sys/class/net")));
+        named("mount", lines("/proc/self/mountinfo", |fields| fields.get(4).map(|s| (*s).to_owned())));
+        named("socket", lines("/proc/net/unix", |fields| fields.get(7).map(|s| (*s).to_owned())));
+        named("descriptor of this test", vec![format!("count {}", names_in(Path::new("/proc/self/fd")).len())]);
+        for (dir, below) in DIRECTORIES {
+            files(Path::new(dir), below, &mut all);
+        }
+        // On a host with other users only what bears our name is ours; in the bed everything is.
+        if std::env::var_os("HUTCH_BED").is_none_or(|v| v != "1") {
+            all.retain(|entry| entry.contains("hutch") || entry.starts_with("descriptor"));
+        }
+        Snapshot(all)
+    }
+
+    /// What is there now and was not then, once it has had time to go away.
+    pub fn leaks(&self) -> Vec<String> {
+        let deadline = Instant::now() + PATIENCE;
+        loop {
+            let new: Vec<String> = Snapshot::take().0.difference(&self.0).cloned().collect();
+            if new.is_empty() || Instant::now() > deadline {
+                return new;
+            }
+            std::thread::sleep(Duration::from_millis(50));
+        }
+    }
+
+    /// Checks that nothing is left.
+    ///
+    /// # Panics
+    /// With the list of what is.
+    #[track_caller]
+    pub fn expect_no_leaks(&self) {
+        let leaks = self.leaks();
+        assert!(leaks.is_empty(), "left behind:\n  {}", leaks.join("\n  "));
+    }
+}
+
+/// User processes but this one. Kernel threads have no command line; those that belong to a process (vhost's) have.
+fn processes(all: &mut BTreeSet<String>) {
+    for name in names_in(Path::new("/proc")) {
+        let command = fs::read(format!("/proc/{name}/cmdline")).unwrap_or_default();
+        if name.bytes().all(|b| b.is_ascii_digit()) && !command.is_empty() && name != std::process::id().to_string() {
+            let command = String::from_utf8_lossy(&command).replace('\0', " ");
+            all.insert(format!("process {name} {command}"));
+        }
+    }
+}
+
+fn lines(path: &str, field: impl Fn(&[&str]) -> Option<String>) -> Vec<String> {
+    let text = fs::read_to_string(path).unwrap_or_default();
+    text.lines().filter_map(|line| field(&line.split_whitespace().collect::<Vec<_>>())).collect()
+}
+
+fn names_in(dir: &Path) -> Vec<String> {
+    entries(dir).iter().map(|path| path.file_name().unwrap_or_default().to_string_lossy().into_owned()).collect()
+}
+
+/// What is in a directory; nothing if it cannot be read or went away meanwhile.
+fn entries(dir: &Path) -> Vec<PathBuf> {
+    let entries = fs::read_dir(dir).into_iter().flatten();
+    entries.filter_map(|entry| Some(entry.ok()?.path())).collect()
+}
+
+fn files(dir: &Path, below: bool, all: &mut BTreeSet<String>) {
+    for path in entries(dir) {
+        if below && path.is_dir() && !path.is_symlink() {
+            files(&path, below, all);
+        }
+        // The files of a cgroup directory change by themselves; the directory is what could stay.
+        if !path.starts_with("/sys/fs/cgroup") || path.is_dir() {
+            all.insert(format!("file {}", path.display()));
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::process::CommandExt;
+    use std::process::Command;
+
+    use super::*;
+
+    #[test]
+    fn a_new_file_and_a_new_process_are_noticed_and_their_absence_too() {
+        let before = Snapshot::take();
+        let file = tempfile::Builder::new().prefix("hutch-leak-").tempfile_in("/tmp").unwrap();
+        let mut child = Command::new("sleep").arg0("hutch-leak-sleep").arg("1000").spawn().unwrap();
+        // A process has a command line only a moment after its start.
+        let process = format!("process {}", child.id());
+        let mut found = BTreeSet::new();
+        let deadline = Instant::now() + PATIENCE;
+        while !found.iter().any(|entry: &String| entry.starts_with(&process)) && Instant::now() < deadline {
+            found = Snapshot::take().0.difference(&before.0).cloned().collect();
+        }
+        child.kill().unwrap();
+        child.wait().unwrap();
+        assert!(found.iter().any(|entry| *entry == format!("file {}", file.path().display())), "{found:?}");
+        assert!(found.iter().any(|entry| entry.starts_with(&process)), "{found:?}");
+        drop(file);
+        let left: Vec<String> = Snapshot::take().0.into_iter().filter(|entry| entry.contains("hutch-leak")).collect();
+        assert!(left.is_empty(), "{left:?}");
+    }
+}

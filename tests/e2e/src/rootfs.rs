@@ -1,0 +1,119 @@
+//! A small real root file system, made of Debian's busybox-static.
+
+use std::fs;
+use std::os::unix::fs::{symlink, PermissionsExt};
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use crate::scratch_dir;
+
+/// Applets the tests use.
+const APPLETS: [&str; 42] = [
+    "cat",
+    "chmod",
+    "chown",
+    "cp",
+    "date",
+    "dd",
+    "df",
+    "echo",
+    "env",
+    "false",
+    "find",
+    "grep",
+    "head",
+    "hostname",
+    "id",
+    "kill",
+    "ln",
+    "ls",
+    "mkdir",
+    "mount",
+    "mv",
+    "nproc",
+    "od",
+    "ps",
+    "pwd",
+    "rm",
+    "seq",
+    "sh",
+    "sha256sum",
+    "sleep",
+    "stat",
+    "stty",
+    "sync",
+    "tail",
+    "touch",
+    "tr",
+    "true",
+    "tty",
+    "umount",
+    "uname",
+    "yes",
+    "wc",
+];
+
+/// A root directory on the host. Removed when dropped.
+pub struct RootFs {
+    dir: tempfile::TempDir,
+}
+
+impl RootFs {
+    /// Makes one.
+    ///
+    /// # Panics
+    /// If it cannot.
+    pub fn new() -> RootFs {
+        let dir = tempfile::Builder::new().prefix("hutch-rootfs-").tempdir_in(scratch_dir()).expect("a directory");
+        let root = dir.path();
+        fs::set_permissions(root, fs::Permissions::from_mode(0o755)).expect("permissions of the root");
+        for sub in ["bin", "dev", "etc", "home/user", "mnt", "proc", "root", "sys", "tmp", "var"] {
+            fs::create_dir_all(root.join(sub)).expect("a directory of the root");
+        }
+        fs::set_permissions(root.join("tmp"), fs::Permissions::from_mode(0o1777)).expect("permissions of tmp");
+        fs::copy(busybox(), root.join("bin/busybox")).expect("a copy of busybox");
+        for applet in APPLETS {
+            symlink("busybox", root.join("bin").join(applet)).expect("a link to busybox");
+        }
+        let write = |path: &str, text: &str| fs::write(root.join(path), text).expect("a file of the root");
+        write("etc/passwd", "root:x:0:0:root:/root:/bin/sh\nuser:x:1000:1000:user:/home/user:/bin/sh\n");
+        write("etc/group", "root:x:0:\nuser:x:1000:\naudio:x:29:user\n");
+        write("etc/hostname", "rootfs\n");
+        write("etc/not-executable", "just text\n");
+        RootFs { dir }
+    }
+
+    /// The directory on the host.
+    pub fn path(&self) -> &Path {
+        self.dir.path()
+    }
+
+    /// A file's place on the host.
+    pub fn at(&self, path: &str) -> PathBuf {
+        self.path().join(path.trim_start_matches('/'))
+    }
+
+    /// Writes a file that the guest may run.
+    ///
+    /// # Panics
+    /// If it cannot.
+    pub fn script(&self, path: &str, text: &str) {
+        fs::write(self.at(path), text).expect("a script");
+        fs::set_permissions(self.at(path), fs::Permissions::from_mode(0o755)).expect("an executable script");
+    }
+}
+
+impl Default for RootFs {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+/// Debian's busybox-static, checked to be static: a dynamic one does not run in a root without libraries.
+fn busybox() -> PathBuf {
+    let path = Path::new("/bin/busybox");
+    let output = Command::new("dpkg-query").args(["-W", "-f", "${db:Status-Status}", "busybox-static"]).output();
+    let installed = output.is_ok_and(|o| o.stdout == b"installed");
+    assert!(installed && path.exists(), "busybox-static is not installed: run `cargo xtask setup`");
+    path.to_owned()
+}

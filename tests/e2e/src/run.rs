@@ -1,0 +1,268 @@
+//! Running the program under test.
+
+use std::ffi::OsStr;
+use std::io::{Read, Write};
+use std::os::unix::process::ExitStatusExt;
+use std::process::{Child, ChildStderr, ChildStdin, ChildStdout, Command, ExitStatus, Stdio};
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+
+use nix::sys::signal::{kill, Signal};
+use nix::unistd::Pid;
+
+use crate::{hutch_path, RootFs};
+
+/// How long any run may take unless a test says otherwise. An emulated host boots a guest in a few seconds.
+const PATIENCE: Duration = Duration::from_secs(90);
+
+/// A command line of `hutch` in the making.
+pub struct Hutch {
+    command: Command,
+    input: Option<Vec<u8>>,
+    patience: Duration,
+}
+
+impl Hutch {
+    /// `hutch VERB`.
+    pub fn new(verb: &str) -> Hutch {
+        let mut command = Command::new(hutch_path());
+        command.arg(verb);
+        Hutch { command, input: None, patience: PATIENCE }
+    }
+
+    /// Another program, with the same conveniences.
+    pub fn program(path: &str) -> Hutch {
+        Hutch { command: Command::new(path), input: None, patience: PATIENCE }
+    }
+
+    /// `hutch run --rootfs ROOT`.
+    pub fn run(root: &RootFs) -> Hutch {
+        Hutch::new("run").args(["--rootfs".as_ref(), root.path().as_os_str()])
+    }
+
+    /// Adds arguments.
+    pub fn args<S: AsRef<OsStr>>(mut self, args: impl IntoIterator<Item = S>) -> Hutch {
+        self.command.args(args);
+        self
+    }
+
+    /// Ends the command line with `-- /bin/sh -c SCRIPT`.
+    pub fn sh(self, script: &str) -> Hutch {
+        self.args(["--", "/bin/sh", "-c", script])
+    }
+
+    /// Sets a variable of `hutch`'s own environment.
+    pub fn env(mut self, key: &str, value: &str) -> Hutch {
+        self.command.env(key, value);
+        self
+    }
+
+    /// Bytes for stdin, which then ends; without this it is /dev/null.
+    pub fn input(mut self, bytes: impl Into<Vec<u8>>) -> Hutch {
+        self.input = Some(bytes.into());
+        self
+    }
+
+    /// How long this run may take.
+    pub fn patience(mut self, patience: Duration) -> Hutch {
+        self.patience = patience;
+        self
+    }
+
+    /// The command itself, for a test that does its own plumbing.
+    pub fn into_command(self) -> Command {
+        self.command
+    }
+
+    /// Runs it to its end.
+    ///
+    /// # Panics
+    /// If it takes too long.
+    pub fn end(self) -> Ended {
+        let patience = self.patience;
+        self.start().end(patience)
+    }
+
+    /// Starts it and returns at once.
+    ///
+    /// # Panics
+    /// If it cannot be started.
+    pub fn start(mut self) -> Running {
+        let stdin = if self.input.is_some() { Stdio::piped() } else { Stdio::null() };
+        self.command.stdin(stdin).stdout(Stdio::piped()).stderr(Stdio::piped());
+        let begin = Instant::now();
+        let mut child = self.command.spawn().expect("hutch starts");
+        let input = self.input.map(|bytes| feed(child.stdin.take().expect("a stdin"), bytes));
+        let stdout = collect(child.stdout.take().expect("a stdout"));
+        let stderr = collect(child.stderr.take().expect("a stderr"));
+        Running { child, input, stdout, stderr, begin, line: format!("{:?}", self.command) }
+    }
+}
+
+/// A `hutch` that runs. Killed if it is dropped.
+pub struct Running {
+    child: Child,
+    input: Option<JoinHandle<()>>,
+    stdout: JoinHandle<Vec<u8>>,
+    stderr: JoinHandle<Vec<u8>>,
+    begin: Instant,
+    line: String,
+}
+
+impl Running {
+    /// Process id of `hutch`.
+    pub fn pid(&self) -> i32 {
+        self.child.id() as i32
+    }
+
+    /// Sends `hutch` a signal.
+    ///
+    /// # Panics
+    /// If it cannot.
+    pub fn signal(&self, signal: Signal) {
+        kill(Pid::from_raw(self.pid()), signal).expect("a signal is sent");
+    }
+
+    /// Waits for its end.
+    ///
+    /// # Panics
+    /// If it takes longer than `patience`; it is killed then and what it printed is shown.
+    pub fn end(mut self, patience: Duration) -> Ended {
+        let status = wait(&mut self.child, patience);
+        let late = status.is_none();
+        if late {
+            let _ = self.child.kill();
+        }
+        let status = status.unwrap_or_else(|| self.child.wait().expect("hutch can be waited for"));
+        let text = |thread: JoinHandle<Vec<u8>>| thread.join().expect("the output can be read");
+        let ended = Ended {
+            status,
+            stdout: text(self.stdout),
+            stderr: String::from_utf8_lossy(&text(self.stderr)).into_owned(),
+            time: self.begin.elapsed(),
+            line: self.line,
+        };
+        if let Some(feeder) = self.input {
+            // A command that ends without reading all its input is no fault.
+            let _ = feeder.join();
+        }
+        assert!(!late, "not over after {patience:?}: {ended}");
+        ended
+    }
+}
+
+/// What a run came to.
+#[derive(Debug)]
+pub struct Ended {
+    /// How the process ended.
+    pub status: ExitStatus,
+    /// All of its stdout.
+    pub stdout: Vec<u8>,
+    /// All of its stderr.
+    pub stderr: String,
+    /// Wall-clock time from start to end.
+    pub time: Duration,
+    line: String,
+}
+
+impl Ended {
+    /// Exit code; `None` if a signal killed `hutch` itself.
+    pub fn code(&self) -> Option<i32> {
+        self.status.code()
+    }
+
+    /// stdout as text.
+    pub fn text(&self) -> String {
+        String::from_utf8_lossy(&self.stdout).into_owned()
+    }
+
+    /// Checks the exit code.
+    ///
+    /// # Panics
+    /// With everything known, if it differs.
+    #[track_caller]
+    pub fn expect_code(self, code: i32) -> Ended {
+        assert_eq!(self.code(), Some(code), "{self}");
+        self
+    }
+
+    /// Checks that stdout is exactly this.
+    ///
+    /// # Panics
+    /// With everything known, if it is not.
+    #[track_caller]
+    pub fn expect_text(self, text: &str) -> Ended {
+        assert_eq!(self.text(), text, "{self}");
+        self
+    }
+
+    /// Checks that stderr has every one of these words in it, whatever their case.
+    ///
+    /// # Panics
+    /// With everything known, if one is missing.
+    #[track_caller]
+    pub fn expect_complaint(self, words: &[&str]) -> Ended {
+        let stderr = self.stderr.to_lowercase();
+        for word in words {
+            assert!(stderr.contains(&word.to_lowercase()), "stderr does not say {word:?}: {self}");
+        }
+        self
+    }
+}
+
+impl std::fmt::Display for Ended {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let end = match self.status.signal() {
+            Some(signal) => format!("signal {signal}"),
+            None => format!("code {:?}", self.code()),
+        };
+        writeln!(f, "{} ended with {end} after {:?}", self.line, self.time)?;
+        writeln!(f, "--- stdout\n{}\n--- stderr\n{}\n---", self.text(), self.stderr)
+    }
+}
+
+/// Waits at most `patience`, without polling: a thread of its own blocks in wait, by pid descriptor.
+fn wait(child: &mut Child, patience: Duration) -> Option<ExitStatus> {
+    let deadline = Instant::now() + patience;
+    let pid = pidfd(child.id());
+    loop {
+        if let Some(status) = child.try_wait().expect("hutch can be waited for") {
+            return Some(status);
+        }
+        let left = deadline.saturating_duration_since(Instant::now());
+        if left.is_zero() {
+            return None;
+        }
+        let mut fds = [nix::poll::PollFd::new(std::os::fd::AsFd::as_fd(&pid), nix::poll::PollFlags::POLLIN)];
+        let timeout = nix::poll::PollTimeout::try_from(left).unwrap_or(nix::poll::PollTimeout::MAX);
+        let _ = nix::poll::poll(&mut fds, timeout);
+    }
+}
+
+#[allow(unsafe_code)] // pidfd_open(2) has no wrapper in nix
+fn pidfd(pid: u32) -> std::os::fd::OwnedFd {
+    use std::os::fd::FromRawFd;
+    // SAFETY: takes two numbers; the result is checked below.
+    let fd = unsafe { libc::syscall(libc::SYS_pidfd_open, pid as libc::pid_t, 0) };
+    assert!(fd >= 0, "pidfd_open: {}", std::io::Error::last_os_error());
+    // SAFETY: a new descriptor that nobody else owns.
+    unsafe { std::os::fd::OwnedFd::from_raw_fd(fd as i32) }
+}
+
+fn feed(mut stdin: ChildStdin, bytes: Vec<u8>) -> JoinHandle<()> {
+    std::thread::spawn(move || {
+        let _ = stdin.write_all(&bytes);
+    })
+}
+
+trait Output: Read + Send + 'static {}
+impl Output for ChildStdout {}
+impl Output for ChildStderr {}
+
+fn collect(mut from: impl Output) -> JoinHandle<Vec<u8>> {
+    std::thread::spawn(move || {
+        let mut bytes = Vec::new();
+        let _ = from.read_to_end(&mut bytes);
+        bytes
+    })
+}

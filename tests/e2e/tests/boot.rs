@@ -1,0 +1,95 @@
+//! A guest boots, runs a command and hands back its output and exit code, over the range of machines and kernels.
+
+use std::time::Duration;
+
+use hutch_e2e::{kernels, Hutch, RootFs};
+
+#[test]
+fn output_and_exit_code_come_back_with_each_kernel() {
+    let root = RootFs::new();
+    for kernel in kernels() {
+        Hutch::run(&root).args(["--kernel", &kernel]).sh("echo hi; exit 7").end().expect_code(7).expect_text("hi\n");
+    }
+}
+
+#[test]
+fn the_guest_has_the_cpus_it_was_given() {
+    let root = RootFs::new();
+    for kernel in kernels() {
+        for cpus in ["1", "4"] {
+            let run = Hutch::run(&root).args(["--kernel", &kernel, "--cpus", cpus]);
+            run.sh("grep -c ^processor /proc/cpuinfo").end().expect_code(0).expect_text(&format!("{cpus}\n"));
+        }
+    }
+}
+
+/// The guest's own idea of its memory, for sizes on both sides of the hole below 4 GiB that devices take.
+#[test]
+fn the_guest_has_the_memory_it_was_given() {
+    let root = RootFs::new();
+    for kernel in kernels() {
+        for mib in [64, 128, 512, 1024, 3072, 5120] {
+            let run = Hutch::run(&root).args(["--kernel", &kernel, "--memory", &format!("{mib}M")]);
+            let ended = run.sh("grep MemTotal /proc/meminfo").end().expect_code(0);
+            let total = ended.text().split_whitespace().nth(1).and_then(|kib| kib.parse::<u64>().ok());
+            let total = total.unwrap_or_else(|| panic!("no MemTotal: {ended}")) / 1024;
+            // The kernel keeps its image and page tables for itself: 1.6 % for the latter, and a fixed part.
+            let least = mib - mib / 40 - 52;
+            assert!(total <= mib && total >= least, "{mib} MiB given, {total} MiB seen with the {kernel} kernel");
+        }
+    }
+}
+
+/// RAM on both sides of the hole, and what is written above it stays apart from what is written below.
+#[test]
+fn memory_above_4_gib_is_real() {
+    let root = RootFs::new();
+    let script = "grep -c 'System RAM' /proc/iomem; grep '^ *100000000-' /proc/iomem
+        mount -t tmpfs -o size=90% none /mnt || exit 9
+        for n in 1 2 3; do for i in $(seq 64); do dd if=/bin/busybox bs=1M 2>/dev/null; echo $n; done > /mnt/$n; done
+        for n in 1 2 3; do sha256sum < /mnt/$n; done; for n in 1 2 3; do sha256sum < /mnt/$n; done";
+    let run = Hutch::run(&root).args(["--memory", "5G", "--cpus", "2"]).patience(Duration::from_secs(300));
+    let ended = run.sh(script).end().expect_code(0);
+    let text = ended.text();
+    assert!(text.contains("100000000-1bfffffff : System RAM"), "{ended}");
+    let sums: Vec<&str> = text.lines().filter(|line| line.ends_with('-')).collect();
+    assert_eq!(sums.len(), 6, "{ended}");
+    assert_eq!(sums[..3], sums[3..], "{ended}");
+    assert_eq!(std::collections::BTreeSet::from_iter(&sums).len(), 3, "{ended}");
+}
+
+#[test]
+fn many_cpus_all_do_work() {
+    let root = RootFs::new();
+    let script = "for i in 1 2 3 4; do (n=0; while [ $n -lt 20000 ]; do n=$((n+1)); done; echo $n) & done; wait";
+    Hutch::run(&root).args(["--cpus", "4"]).sh(script).end().expect_code(0).expect_text("20000\n20000\n20000\n20000\n");
+}
+
+#[test]
+fn the_clock_is_the_hosts() {
+    let root = RootFs::new();
+    let now = || std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).expect("after 1970").as_secs();
+    let before = now();
+    let ended = Hutch::run(&root).sh("date +%s").end().expect_code(0);
+    let inside: u64 = ended.text().trim().parse().unwrap_or_else(|_| panic!("no time: {ended}"));
+    assert!((before..=now()).contains(&inside), "host {before}..{}, guest {inside}", now());
+}
+
+#[test]
+fn verbose_tells_the_phases_with_times() {
+    let root = RootFs::new();
+    let ended = Hutch::run(&root).args(["--verbose"]).sh("true").end().expect_code(0).expect_text("");
+    let timed = ended.stderr.lines().filter(|line| line.contains("ms")).count();
+    assert!(timed >= 4, "fewer than four phases: {ended}");
+}
+
+#[test]
+fn the_console_goes_to_a_file_on_request_and_nowhere_else() {
+    let root = RootFs::new();
+    let log = root.at("/console.log");
+    let run = Hutch::run(&root).args(["--console".as_ref(), log.as_os_str()]).args(["--append", "ignore_loglevel"]);
+    let ended = run.sh("echo out").end().expect_code(0).expect_text("out\n");
+    assert_eq!(ended.stderr, "");
+    let text = std::fs::read_to_string(&log).expect("a console log");
+    assert!(text.contains("Linux version"), "{text}");
+}

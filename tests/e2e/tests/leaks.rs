@@ -1,0 +1,66 @@
+//! Nothing is left behind: after many boots, after kill -9 at any moment, after failures.
+
+use std::time::{Duration, Instant};
+
+use hutch_e2e::{kernels, quick, Hutch, RootFs, Snapshot};
+use nix::sys::signal::Signal;
+
+/// Boots in a row. All of them in CI; `HUTCH_E2E_BOOTS` sets another number.
+fn boots() -> u32 {
+    let default = if quick() { 20 } else { 200 };
+    std::env::var("HUTCH_E2E_BOOTS").ok().and_then(|n| n.parse().ok()).unwrap_or(default)
+}
+
+#[test]
+fn many_boots_in_a_row_all_work_and_leave_nothing() {
+    let root = RootFs::new();
+    let kernel = kernels().pop().expect("a kernel");
+    let once = |n: u32| {
+        let run = Hutch::run(&root).args(["--kernel", &kernel]).args(["--memory", "128M"]);
+        let code = (n % 100) as i32;
+        run.sh(&format!("echo {n}; exit {code}")).end().expect_code(code).expect_text(&format!("{n}\n"));
+    };
+    once(0); // what the first run makes once and for all, such as a directory for state, is no leak
+    let before = Snapshot::take();
+    let (begin, boots) = (Instant::now(), boots());
+    (1..=boots).for_each(once);
+    println!("{boots} boots, {:.2} s each", begin.elapsed().as_secs_f64() / f64::from(boots));
+    before.expect_no_leaks();
+}
+
+#[test]
+fn kill_9_at_any_moment_leaves_nothing() {
+    let root = RootFs::new();
+    let run = || Hutch::run(&root).args(["--memory", "128M", "--cpus", "2"]).sh("sleep 1");
+    let begin = Instant::now();
+    run().end().expect_code(0);
+    let whole = begin.elapsed();
+    let before = Snapshot::take();
+    let rounds = if quick() { 10 } else { 40 };
+    for round in 0..rounds {
+        let running = run().start();
+        // Spread over the whole life of a run, the steps irregular.
+        std::thread::sleep(whole * (round * 7 % rounds) / rounds);
+        running.signal(Signal::SIGKILL);
+        let ended = running.end(Duration::from_secs(20));
+        let killed = std::os::unix::process::ExitStatusExt::signal(&ended.status) == Some(9);
+        assert!(killed || ended.code() == Some(0), "{ended}");
+    }
+    before.expect_no_leaks();
+    run().end().expect_code(0);
+}
+
+#[test]
+fn failures_leave_nothing() {
+    let root = RootFs::new();
+    let before = Snapshot::take();
+    Hutch::run(&root).args(["--", "/no/such/program"]).end().expect_code(127);
+    Hutch::run(&root).args(["--timeout", "1"]).sh("sleep 100").end().expect_code(124);
+    Hutch::run(&root).args(["--memory", "0"]).sh("true").end().expect_code(125);
+    Hutch::run(&root).args(["--kernel", "/etc/passwd"]).sh("true").end().expect_code(125);
+    let running = Hutch::run(&root).sh("sleep 100").start();
+    std::thread::sleep(Duration::from_secs(1));
+    running.signal(Signal::SIGTERM);
+    running.end(Duration::from_secs(30));
+    before.expect_no_leaks();
+}
