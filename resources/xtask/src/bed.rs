@@ -4,7 +4,7 @@ use std::ffi::{OsStr, OsString};
 use std::io::{self, IsTerminal};
 use std::os::unix::process::ExitStatusExt;
 use std::path::PathBuf;
-use std::process::{Command, ExitCode};
+use std::process::{Command, ExitCode, ExitStatus};
 use std::time::Duration;
 
 use hutch_test_harness::kvm::{self, HostKvm};
@@ -70,7 +70,7 @@ pub fn main(args: Args) -> Result<ExitCode> {
 }
 
 /// Says on stderr what was wrong, if anything, and returns the exit code for it. A signal ends this process.
-pub fn report(outcome: &Outcome, timeout: Duration) -> u8 {
+fn report(outcome: &Outcome, timeout: Duration) -> u8 {
     match outcome {
         Outcome::Exited(code) => *code,
         Outcome::TimedOut(console) => {
@@ -88,6 +88,50 @@ pub fn report(outcome: &Outcome, timeout: Duration) -> u8 {
             DIED
         }
     }
+}
+
+/// A command some other task wants run where there is a KVM for stock guests.
+pub struct Errand {
+    /// Program and arguments.
+    pub args: Vec<OsString>,
+    /// Variables besides what every login has.
+    pub env: Vec<(String, String)>,
+    /// Directories it writes to.
+    pub write: Vec<PathBuf>,
+    /// Kernel of the emulated machine.
+    pub kernel: kernel::Choice,
+    /// Memory of the emulated machine.
+    pub memory_mib: u64,
+    /// Wall-clock limit.
+    pub timeout: Duration,
+}
+
+/// Runs a command directly if this host's KVM is good for it, else in the bed; its exit code.
+pub fn wherever(errand: &Errand) -> Result<u8> {
+    if kvm::host() == HostKvm::Usable {
+        let mut command = Command::new(&errand.args[0]);
+        let status = command.args(&errand.args[1..]).envs(errand.env.iter().map(|(k, v)| (k, v))).status()?;
+        return Ok(code_of(status));
+    }
+    setup::ensure(&[Need::Bed])?;
+    let kernel = kernel::bed(&errand.kernel, false)?;
+    println!("    Booting the bed: this host's KVM cannot run stock guests ({} kernel)", kernel.name);
+    let set = errand.env.iter().map(|(k, v)| OsString::from(format!("{k}={v}")));
+    let config = BedConfig {
+        cpus: kernel.max_cpus,
+        kernel,
+        init: build::static_binary("hutch-bed", "bed-init")?,
+        memory_mib: errand.memory_mib,
+        deterministic: false,
+        timeout: errand.timeout,
+        write: errand.write.clone(),
+        args: errand.args.clone(),
+        env: environment(&set.collect::<Vec<_>>(), false),
+        cwd: build::root(),
+        input: Input::Null,
+    };
+    let outcome = hutch_test_harness::run(&config, &mut io::stdout(), &mut io::stderr())?;
+    Ok(report(&outcome, config.timeout))
 }
 
 fn config_of(args: Args) -> Result<BedConfig> {
@@ -121,7 +165,7 @@ fn config_of(args: Args) -> Result<BedConfig> {
 }
 
 /// The environment of a command in the bed: what every login has, and what was asked for.
-pub fn environment(asked: &[OsString], terminal: bool) -> Vec<OsString> {
+fn environment(asked: &[OsString], terminal: bool) -> Vec<OsString> {
     let mut all: Vec<(OsString, OsString)> =
         [("HOME", "/root"), ("USER", "root"), ("LANG", "C.UTF-8"), (hutch_bed::MARKER, "1")]
             .map(|(k, v)| (k.into(), v.into()))
@@ -149,7 +193,11 @@ fn directly(args: Args) -> Result<ExitCode> {
     };
     let status = Command::new(program).args(rest).env(hutch_bed::MARKER, "0").status();
     let status = status.map_err(|e| format!("cannot run {}: {e}", program.to_string_lossy()))?;
-    Ok(ExitCode::from(status.code().or_else(|| Some(128 + status.signal()?)).unwrap_or(1) as u8))
+    Ok(ExitCode::from(code_of(status)))
+}
+
+fn code_of(status: ExitStatus) -> u8 {
+    status.code().or_else(|| Some(128 + status.signal()?)).unwrap_or(1) as u8
 }
 
 #[cfg(test)]

@@ -6,6 +6,7 @@
 mod bed;
 mod build;
 mod check;
+mod demo;
 mod kernel;
 mod setup;
 mod spec;
@@ -31,8 +32,10 @@ enum Task {
     Bed(bed::Args),
     /// Install the Debian packages the other tasks need and fetch the bed's kernel
     Setup,
+    /// Build everything and run a command in a real guest
+    Demo(demo::Args),
     /// Formatting, clippy, docs, dependencies, licences, unit tests: what needs no virtual machine
-    Check,
+    Check(check::Args),
     /// Everything CI runs
     Test(test::Args),
     /// List the numbered behaviours of the pod API that have no test
@@ -53,7 +56,8 @@ fn main() -> ExitCode {
     let result = match Cli::parse().task {
         Task::Bed(args) => bed::main(args),
         Task::Setup => setup::main(),
-        Task::Check => check::main(),
+        Task::Demo(args) => demo::main(args),
+        Task::Check(args) => check::main(args),
         Task::Test(args) => test::main(args),
         Task::SpecCoverage => spec::main(),
         Task::RunPlan { plan } => suite::in_bed(&plan),

@@ -102,7 +102,8 @@ fn has_candidate(package: &str) -> bool {
     })
 }
 
-fn as_root(program: &str) -> Command {
+/// A program that needs root, quiet: by sudo if this is not root.
+pub fn as_root(program: &str) -> Command {
     let mut command = if nix::unistd::geteuid().is_root() {
         Command::new(program)
     } else {
@@ -110,7 +111,7 @@ fn as_root(program: &str) -> Command {
         sudo.arg("DEBIAN_FRONTEND=noninteractive").arg(program);
         sudo
     };
-    // apt's progress is for people; its complaints come on stderr.
+    // Progress is for people; complaints come on stderr.
     command.env("DEBIAN_FRONTEND", "noninteractive").stdin(Stdio::null()).stdout(Stdio::null());
     command
 }

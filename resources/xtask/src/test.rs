@@ -15,13 +15,13 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use hutch_test_harness::kvm::{self, HostKvm};
-use hutch_test_harness::{BedConfig, Input, Outcome};
 
+use crate::bed::{self, Errand};
 use crate::kernel::Choice;
 use crate::setup::{self, Need};
 use crate::stage::Stage;
 use crate::suite::{self, Binary, Kind, Plan, Report};
-use crate::{bed, build, check, kernel, Result};
+use crate::{build, check, kernel, Result};
 
 /// Wall-clock limit for all real-guest tests in the bed.
 const BED_PATIENCE: Duration = Duration::from_secs(35 * 60);
@@ -48,7 +48,7 @@ pub fn main(args: Args) -> Result<ExitCode> {
     let mut report = Report::default();
     setup::ensure(&[Need::Bed, Need::RootFs])?;
     if args.only.is_none() {
-        check::run(&mut report);
+        check::run(&mut report, |_| true);
     }
     match suite::build_all() {
         Ok(binaries) => tests(&args, binaries, &mut report),
@@ -99,36 +99,28 @@ fn real_guests(args: &Args, mut plan: Plan, report: &mut Report) -> Result<()> {
     }
     plan.label = " in the bed".to_owned();
     let choice = if args.quick { Choice::Distro } else { Choice::Own };
-    in_bed(&choice, plan, report)
+    kernel::bed(&choice, true)?;
+    in_bed(choice, plan, report)
 }
 
 /// Runs a plan in one boot of the bed: this program again, inside.
-fn in_bed(choice: &Choice, mut plan: Plan, report: &mut Report) -> Result<()> {
-    let kernel = kernel::bed(choice, true)?;
+fn in_bed(kernel: Choice, mut plan: Plan, report: &mut Report) -> Result<()> {
     let shared = build::target_dir().join("bed-results");
     fs::create_dir_all(&shared)?;
     let (plan_file, results) = (shared.join("plan.json"), shared.join("results.json"));
     remove(&results)?;
     plan.results = Some(results.clone());
     fs::write(&plan_file, serde_json::to_vec(&plan)?)?;
-    println!("\n     Booting the bed ({} kernel, {} CPUs)", kernel.name, kernel.max_cpus);
-    let config = BedConfig {
-        cpus: kernel.max_cpus,
-        kernel,
-        init: build::static_binary("hutch-bed", "bed-init")?,
-        memory_mib: BED_MEMORY_MIB,
-        deterministic: false,
-        timeout: BED_PATIENCE,
-        write: vec![shared],
+    let code = bed::wherever(&Errand {
         args: vec![std::env::current_exe()?.into(), "run-plan".into(), plan_file.into()],
-        env: bed::environment(&[], false),
-        cwd: build::root(),
-        input: Input::Null,
-    };
-    let outcome = hutch_test_harness::run(&config, &mut io::stdout(), &mut io::stderr())?;
-    let code = bed::report(&outcome, config.timeout);
+        env: Vec::new(),
+        write: vec![shared],
+        kernel,
+        memory_mib: BED_MEMORY_MIB,
+        timeout: BED_PATIENCE,
+    })?;
     collect(&plan, &results, report)?;
-    if outcome != Outcome::Exited(0) {
+    if code != 0 {
         report.failure("the bed", &format!("its command ended with {code}"));
     }
     Ok(())

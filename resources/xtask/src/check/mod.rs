@@ -24,17 +24,31 @@ const CHECKS: [Check; 6] = [
     ("docs", docs),
 ];
 
+/// Options of `check`.
+#[derive(clap::Args)]
+pub struct Args {
+    /// Only these: format, sources, dependencies, licences, clippy, docs, tests
+    #[arg(value_parser = ["format", "sources", "dependencies", "licences", "clippy", "docs", UNIT_TESTS])]
+    names: Vec<String>,
+}
+
+/// The name of what is not in [`CHECKS`], since it reports for itself.
+const UNIT_TESTS: &str = "tests";
+
 /// Runs the checks and the unit tests.
-pub fn main() -> Result<ExitCode> {
+pub fn main(args: Args) -> Result<ExitCode> {
     let mut report = Report::default();
-    run(&mut report);
-    suite::unit_tests(&mut report, None)?;
+    let wanted = |name: &str| args.names.is_empty() || args.names.iter().any(|n| n == name);
+    run(&mut report, wanted);
+    if wanted(UNIT_TESTS) {
+        suite::unit_tests(&mut report, None)?;
+    }
     Ok(report.close())
 }
 
-/// Runs the checks and adds their results to `report`.
-pub fn run(report: &mut Report) {
-    for (name, check) in CHECKS {
+/// Runs the checks whose names are `wanted` and adds their results to `report`.
+pub fn run(report: &mut Report, wanted: impl Fn(&str) -> bool) {
+    for (name, check) in CHECKS.into_iter().filter(|(name, _)| wanted(name)) {
         println!("\n   Checking {name}");
         let begin = Instant::now();
         let result = check();
