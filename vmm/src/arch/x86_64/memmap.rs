@@ -1,0 +1,115 @@
+//! How much RAM lies where, and what the guest is told of it (E820 and PVH use the same type numbers).
+
+use super::layout;
+
+/// RAM, usable.
+pub const E820_RAM: u32 = 1;
+/// Not to be touched by the guest's allocator.
+pub const E820_RESERVED: u32 = 2;
+
+/// A range of the guest's physical addresses.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Range {
+    /// First address.
+    pub start: u64,
+    /// Bytes.
+    pub len: u64,
+}
+
+impl Range {
+    /// The address after the last.
+    pub fn end(&self) -> u64 {
+        self.start + self.len
+    }
+}
+
+/// An entry of the memory map.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct MapEntry {
+    /// Where.
+    pub range: Range,
+    /// [`E820_RAM`] or [`E820_RESERVED`].
+    pub kind: u32,
+}
+
+/// `size` bytes of RAM, split around the hole below 4 GiB.
+pub fn ram(size: u64) -> Vec<Range> {
+    let low = size.min(layout::MMIO_HOLE);
+    let mut ranges = vec![Range { start: 0, len: low }];
+    if size > low {
+        ranges.push(Range { start: layout::MMIO_HOLE_END, len: size - low });
+    }
+    ranges
+}
+
+/// The memory map of a guest with `size` bytes of RAM, at least 2 MiB.
+pub fn map(size: u64) -> Vec<MapEntry> {
+    let entry = |start: u64, end: u64, kind| MapEntry { range: Range { start, len: end - start }, kind };
+    let mut map = vec![
+        entry(0, layout::LOW_RAM_END, E820_RAM),
+        entry(layout::LOW_RAM_END, 0xa_0000, E820_RESERVED),
+        entry(layout::ACPI_TABLES, layout::ACPI_TABLES_END, E820_RESERVED),
+    ];
+    for range in ram(size) {
+        map.push(entry(range.start.max(layout::HIGH_RAM), range.end(), E820_RAM));
+    }
+    map
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    const GIB: u64 = 1 << 30;
+
+    #[test]
+    fn ram_is_split_around_the_hole_below_4_gib() {
+        assert_eq!(ram(64 << 20), [Range { start: 0, len: 64 << 20 }]);
+        assert_eq!(ram(3 * GIB), [Range { start: 0, len: 3 * GIB }]);
+        let one_more = 3 * GIB + (1 << 20);
+        assert_eq!(ram(one_more), [Range { start: 0, len: 3 * GIB }, Range { start: 4 * GIB, len: 1 << 20 }]);
+        assert_eq!(ram(5 * GIB), [Range { start: 0, len: 3 * GIB }, Range { start: 4 * GIB, len: 2 * GIB }]);
+    }
+
+    proptest! {
+        #[test]
+        fn the_map_is_ordered_free_of_overlap_and_within_ram_and_misses_the_devices(mib in 2u64..1 << 20) {
+            let size = mib << 20;
+            let map = map(size);
+            prop_assert!(map.len() <= layout::PVH_MEMMAP_MAX);
+            for pair in map.windows(2) {
+                prop_assert!(pair[0].range.end() <= pair[1].range.start);
+            }
+            for entry in &map {
+                let backed = ram(size).iter().any(|r| r.start <= entry.range.start && entry.range.end() <= r.end());
+                prop_assert!(backed, "{entry:?}");
+                let missed = entry.range.end() <= layout::MMIO_HOLE || entry.range.start >= layout::MMIO_HOLE_END;
+                prop_assert!(missed, "{entry:?}");
+            }
+            let usable: u64 = map.iter().filter(|e| e.kind == E820_RAM).map(|e| e.range.len).sum();
+            prop_assert_eq!(usable, size - (layout::HIGH_RAM - layout::LOW_RAM_END));
+        }
+    }
+
+    #[test]
+    fn boot_data_does_not_overlap() {
+        let places = [
+            (layout::PVH_START_INFO, 56),
+            (layout::PVH_MODULES, 32),
+            (layout::PVH_MEMMAP, 24 * layout::PVH_MEMMAP_MAX as u64),
+            (layout::GDT, 5 * 8),
+            (layout::CMDLINE, layout::CMDLINE_MAX as u64),
+            (layout::ZERO_PAGE, 0x1000),
+            (layout::PML4, 0x1000),
+            (layout::PDPT, 0x1000),
+            (layout::PAGE_DIRECTORY, 0x1000),
+        ];
+        for pair in places.windows(2) {
+            assert!(pair[0].0 + pair[0].1 <= pair[1].0, "{pair:x?}");
+        }
+        let (last, len) = places[places.len() - 1];
+        assert!(last + len <= layout::LOW_RAM_END);
+    }
+}

@@ -1,0 +1,97 @@
+//! Devices onto the machine: the buses, interrupt lines and doorbells. Used by the builder.
+
+use std::error::Error;
+use std::io;
+use std::sync::Arc;
+
+use hutch_devices::bus::{Bus, BusDevice};
+use hutch_devices::virtio::mmio::MmioTransport;
+use hutch_devices::virtio::{DeviceInterrupt, VirtioDevice};
+use hutch_devices::GuestRam;
+use vmm_sys_util::eventfd::{EventFd, EFD_CLOEXEC, EFD_NONBLOCK};
+
+use crate::arch::x86_64::acpi::VirtioNode;
+use crate::arch::x86_64::layout;
+use crate::hv::{Doorbell, HvError, Vm};
+
+/// A device could not be made or connected.
+#[derive(Debug, thiserror::Error)]
+pub enum AttachError {
+    /// The device itself.
+    #[error("cannot set up device {id}")]
+    Device {
+        /// Its name.
+        id: String,
+        /// The device's reason.
+        source: Box<dyn Error + Send + Sync>,
+    },
+    /// No descriptor for its notifications.
+    #[error("no eventfd for device {id}; raise the limit of open files (`ulimit -n`)")]
+    Notifier {
+        /// Its name.
+        id: String,
+        /// The cause.
+        source: io::Error,
+    },
+    /// The hypervisor does not connect it.
+    #[error("cannot connect device {id} to the machine")]
+    Connect {
+        /// Its name.
+        id: String,
+        /// The cause.
+        source: HvError,
+    },
+}
+
+/// Devices so far.
+#[derive(Default)]
+pub struct Devices {
+    /// Memory-mapped I/O.
+    pub mmio: Bus,
+    /// Port I/O.
+    pub pio: Bus,
+    /// For pause, resume and shutdown, in the order in which they were added.
+    pub transports: Vec<Arc<MmioTransport>>,
+    /// Where the guest finds them.
+    pub nodes: Vec<VirtioNode>,
+}
+
+impl Devices {
+    /// Puts a virtio device behind the next free window and interrupt pin. There is one: the configuration's limit.
+    ///
+    /// # Errors
+    /// See [`AttachError`].
+    pub fn add(&mut self, vm: &dyn Vm, ram: &GuestRam, device: Box<dyn VirtioDevice>) -> Result<(), AttachError> {
+        let id = device.name().to_owned();
+        let index = self.nodes.len();
+        assert!(index < layout::MAX_VIRTIO_DEVICES, "the number of devices was checked with the configuration");
+        let node = VirtioNode {
+            address: layout::VIRTIO_MMIO + index as u64 * layout::VIRTIO_MMIO_SIZE,
+            gsi: layout::VIRTIO_GSI + index as u32,
+        };
+        let connect = |source| AttachError::Connect { id: id.clone(), source };
+        let notifier = |source| AttachError::Notifier { id: id.clone(), source };
+
+        let line = vm.interrupt_line(node.gsi).map_err(connect)?;
+        let interrupt = Arc::new(DeviceInterrupt::new(Box::new(line)));
+        let mut notifiers = Vec::new();
+        for queue in 0..device.queue_max_sizes().len() {
+            let event = EventFd::new(EFD_NONBLOCK | EFD_CLOEXEC).map_err(notifier)?;
+            let doorbell = Doorbell::Mmio { address: node.address + layout::VIRTIO_QUEUE_NOTIFY, value: queue as u32 };
+            vm.ring(doorbell, &event).map_err(connect)?;
+            notifiers.push(event);
+        }
+        let transport = Arc::new(MmioTransport::new(ram.clone(), device, interrupt, notifiers));
+        self.mmio
+            .insert(node.address, layout::VIRTIO_MMIO_SIZE, transport.clone())
+            .expect("windows lie side by side, in a place of their own");
+        self.transports.push(transport);
+        self.nodes.push(node);
+        Ok(())
+    }
+
+    /// Puts a device on I/O ports, whose place is fixed by the layout.
+    pub fn add_ports(&mut self, base: u16, len: u16, device: Arc<dyn BusDevice>) {
+        self.pio.insert(base.into(), len.into(), device).expect("the layout's ports do not overlap");
+    }
+}

@@ -1,0 +1,193 @@
+//! ELF kernel images (`vmlinux`), read from bytes: no file, no memory, so that any input can be tried.
+
+/// Size of the ELF header.
+pub const HEADER_SIZE: usize = 64;
+/// Size of a program header.
+pub const SEGMENT_SIZE: usize = 56;
+/// More program headers than any kernel has (Linux: 5).
+pub const MAX_SEGMENTS: u16 = 64;
+/// More note bytes than any kernel has (Linux: under 1 KiB).
+pub const MAX_NOTES: u64 = 64 << 10;
+
+const EM_X86_64: u16 = 62;
+const PT_LOAD: u32 = 1;
+const PT_NOTE: u32 = 4;
+/// XEN_ELFNOTE_PHYS32_ENTRY: the PVH entry.
+const PHYS32_ENTRY: u32 = 18;
+
+/// What is wrong with the image.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum ElfError {
+    /// Shorter than its own headers.
+    #[error("it ends before its headers do")]
+    Truncated,
+    /// 32-bit or big-endian.
+    #[error("it is not a 64-bit little-endian ELF file")]
+    NotElf64,
+    /// Another processor.
+    #[error("it is for another processor (ELF machine {0}; x86-64 is {EM_X86_64})")]
+    WrongMachine(u16),
+    /// A library, object or position-independent program.
+    #[error("it is not an executable ELF file (type {0}; a kernel has 2)")]
+    NotExecutable(u16),
+    /// Header fields that make no sense.
+    #[error("its {0} make no sense")]
+    Malformed(&'static str),
+}
+
+/// The header's part that matters.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Header {
+    /// Entry address (virtual, for Linux equal to the physical one).
+    pub entry: u64,
+    /// Where in the file the program headers are.
+    pub segments_offset: u64,
+    /// How many.
+    pub segments: u16,
+}
+
+/// A program header of interest.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Segment {
+    /// To be loaded.
+    Load {
+        /// Position in the file.
+        offset: u64,
+        /// Physical address.
+        address: u64,
+        /// Bytes from the file.
+        file_len: u64,
+        /// Bytes in memory, at least `file_len`; the rest is zero.
+        memory_len: u64,
+    },
+    /// Notes.
+    Notes {
+        /// Position in the file.
+        offset: u64,
+        /// Bytes.
+        len: u64,
+    },
+}
+
+/// Whether `bytes` begin like an ELF file.
+pub fn is_elf(bytes: &[u8]) -> bool {
+    bytes.starts_with(b"\x7fELF")
+}
+
+/// Reads the ELF header.
+///
+/// # Errors
+/// See [`ElfError`].
+pub fn header(bytes: &[u8]) -> Result<Header, ElfError> {
+    let fields = Fields(bytes);
+    if bytes.len() < HEADER_SIZE {
+        return Err(ElfError::Truncated);
+    }
+    if !is_elf(bytes) || bytes.get(4..6) != Some(&[2, 1]) {
+        return Err(ElfError::NotElf64);
+    }
+    match fields.u16(18)? {
+        EM_X86_64 => (),
+        other => return Err(ElfError::WrongMachine(other)),
+    }
+    match fields.u16(16)? {
+        2 => (),
+        other => return Err(ElfError::NotExecutable(other)),
+    }
+    let header = Header { entry: fields.u64(24)?, segments_offset: fields.u64(32)?, segments: fields.u16(56)? };
+    if usize::from(fields.u16(54)?) != SEGMENT_SIZE || !(1..=MAX_SEGMENTS).contains(&header.segments) {
+        return Err(ElfError::Malformed("program headers"));
+    }
+    Ok(header)
+}
+
+/// Reads the program headers, `file_len` being the size of the whole file.
+///
+/// # Errors
+/// See [`ElfError`]; a segment that reaches past the file's end is [`ElfError::Truncated`].
+pub fn segments(bytes: &[u8], file_len: u64) -> Result<Vec<Segment>, ElfError> {
+    let mut segments = Vec::new();
+    for header in bytes.chunks_exact(SEGMENT_SIZE) {
+        let fields = Fields(header);
+        let (offset, len) = (fields.u64(8)?, fields.u64(32)?);
+        let kind = fields.u32(0)?;
+        if !matches!(kind, PT_LOAD | PT_NOTE) {
+            continue;
+        }
+        if offset.checked_add(len).is_none_or(|end| end > file_len) {
+            return Err(ElfError::Truncated);
+        }
+        if kind == PT_NOTE {
+            segments.push(Segment::Notes { offset, len });
+            continue;
+        }
+        let (address, memory_len) = (fields.u64(24)?, fields.u64(40)?);
+        if memory_len < len || address.checked_add(memory_len).is_none() {
+            return Err(ElfError::Malformed("segments"));
+        }
+        if memory_len > 0 {
+            segments.push(Segment::Load { offset, address, file_len: len, memory_len });
+        }
+    }
+    if !segments.iter().any(|segment| matches!(segment, Segment::Load { .. })) {
+        return Err(ElfError::Malformed("program headers"));
+    }
+    Ok(segments)
+}
+
+/// Looks for the PVH entry address in notes.
+///
+/// # Errors
+/// [`ElfError::Malformed`] if a note reaches past the end.
+pub fn pvh_entry(notes: &[u8]) -> Result<Option<u32>, ElfError> {
+    let mut rest = notes;
+    while !rest.is_empty() {
+        let fields = Fields(rest);
+        let malformed = |_| ElfError::Malformed("notes");
+        let name_len = fields.u32(0).map_err(malformed)? as usize;
+        let value_len = fields.u32(4).map_err(malformed)? as usize;
+        let kind = fields.u32(8).map_err(malformed)?;
+        // Names and values are padded to 4 bytes.
+        let value_at = 12usize.saturating_add(name_len.saturating_add(3) & !3);
+        let end = value_at.saturating_add(value_len.saturating_add(3) & !3);
+        let name = rest.get(12..12usize.saturating_add(name_len)).ok_or(ElfError::Malformed("notes"))?;
+        let value = rest.get(value_at..value_at.saturating_add(value_len)).ok_or(ElfError::Malformed("notes"))?;
+        if kind == PHYS32_ENTRY && name == b"Xen\0" {
+            // 4 or 8 bytes, depending on the assembler's mood; the address is below 4 GiB.
+            let entry = match value.len() {
+                4 => Fields(value).u32(0)?,
+                8 => u32::try_from(Fields(value).u64(0)?).map_err(|_| ElfError::Malformed("notes"))?,
+                _ => return Err(ElfError::Malformed("notes")),
+            };
+            return Ok(Some(entry));
+        }
+        rest = rest.get(end..).unwrap_or_default();
+    }
+    Ok(None)
+}
+
+/// Little-endian numbers at offsets; a read past the end is [`ElfError::Truncated`].
+struct Fields<'a>(&'a [u8]);
+
+impl Fields<'_> {
+    fn array<const N: usize>(&self, at: usize) -> Result<[u8; N], ElfError> {
+        let bytes = at.checked_add(N).and_then(|end| self.0.get(at..end)).ok_or(ElfError::Truncated)?;
+        Ok(bytes.try_into().expect("a slice of N bytes"))
+    }
+
+    fn u16(&self, at: usize) -> Result<u16, ElfError> {
+        self.array(at).map(u16::from_le_bytes)
+    }
+
+    fn u32(&self, at: usize) -> Result<u32, ElfError> {
+        self.array(at).map(u32::from_le_bytes)
+    }
+
+    fn u64(&self, at: usize) -> Result<u64, ElfError> {
+        self.array(at).map(u64::from_le_bytes)
+    }
+}
+
+#[cfg(test)]
+#[path = "elf_tests.rs"]
+mod tests;

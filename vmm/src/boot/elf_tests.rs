@@ -1,0 +1,106 @@
+//! Parsing of good, bad and random ELF bytes.
+
+use proptest::prelude::*;
+
+use super::*;
+use crate::testing::{pvh_image, PvhImage};
+
+fn image() -> Vec<u8> {
+    pvh_image(&PvhImage { load: 0x20_0000, code: &[0xf4; 100], memory_len: 0x3000, ..PvhImage::default() })
+}
+
+fn parse(bytes: &[u8]) -> Result<(Header, Vec<Segment>), ElfError> {
+    let header = header(bytes)?;
+    let start = usize::try_from(header.segments_offset).map_err(|_| ElfError::Truncated)?;
+    let end = start.checked_add(usize::from(header.segments) * SEGMENT_SIZE).ok_or(ElfError::Truncated)?;
+    let table = bytes.get(start..end).ok_or(ElfError::Truncated)?;
+    Ok((header, segments(table, bytes.len() as u64)?))
+}
+
+#[test]
+fn a_good_image_gives_entry_segments_and_pvh_note() {
+    let image = image();
+    let (header, segments) = parse(&image).expect("good");
+    assert_eq!(header.entry, 0x20_0000);
+    let Segment::Load { offset, address, file_len, memory_len } = segments[0] else { panic!("{segments:?}") };
+    assert_eq!((address, file_len, memory_len), (0x20_0000, 100, 0x3000));
+    assert_eq!(image[offset as usize], 0xf4);
+    let Segment::Notes { offset, len } = segments[1] else { panic!("{segments:?}") };
+    let notes = &image[offset as usize..(offset + len) as usize];
+    assert_eq!(pvh_entry(notes), Ok(Some(0x20_0000)));
+}
+
+#[test]
+fn other_processors_and_kinds_are_named() {
+    let with = |at: usize, value: u8| {
+        let mut image = image();
+        image[at] = value;
+        header(&image)
+    };
+    assert_eq!(with(18, 183), Err(ElfError::WrongMachine(183)));
+    assert_eq!(with(16, 3), Err(ElfError::NotExecutable(3)));
+    assert_eq!(with(4, 1), Err(ElfError::NotElf64));
+    assert_eq!(with(54, 55), Err(ElfError::Malformed("program headers")));
+    assert_eq!(with(56, 0), Err(ElfError::Malformed("program headers")));
+}
+
+#[test]
+fn an_image_cut_anywhere_is_an_error() {
+    let image = image();
+    for len in 0..image.len() {
+        assert!(parse(&image[..len]).is_err(), "cut to {len} of {}", image.len());
+    }
+}
+
+#[test]
+fn a_segment_larger_in_the_file_than_in_memory_is_malformed() {
+    let mut image = image();
+    image[HEADER_SIZE + 40..HEADER_SIZE + 48].copy_from_slice(&99u64.to_le_bytes());
+    assert_eq!(parse(&image), Err(ElfError::Malformed("segments")));
+}
+
+#[test]
+fn notes_of_others_are_skipped() {
+    let note = |name: &[u8], kind: u32, value: &[u8]| {
+        let mut note = Vec::new();
+        note.extend((name.len() as u32).to_le_bytes());
+        note.extend((value.len() as u32).to_le_bytes());
+        note.extend(kind.to_le_bytes());
+        note.extend(name);
+        note.resize(note.len().next_multiple_of(4), 0);
+        note.extend(value);
+        note.resize(note.len().next_multiple_of(4), 0);
+        note
+    };
+    let other = note(b"GNU\0", 18, b"abcde");
+    let pvh = note(b"Xen\0", 18, &0x100_0000u64.to_le_bytes());
+    assert_eq!(pvh_entry(&[other.clone(), pvh].concat()), Ok(Some(0x100_0000)));
+    assert_eq!(pvh_entry(&other), Ok(None));
+    assert_eq!(pvh_entry(&note(b"Xen\0", 18, b"abc")), Err(ElfError::Malformed("notes")));
+    assert_eq!(pvh_entry(&note(b"Xen\0", 18, &u64::MAX.to_le_bytes())), Err(ElfError::Malformed("notes")));
+}
+
+proptest! {
+    #[test]
+    fn random_bytes_never_panic(bytes in proptest::collection::vec(any::<u8>(), 0..512)) {
+        let _ = parse(&bytes);
+        let _ = pvh_entry(&bytes);
+    }
+
+    #[test]
+    fn a_good_image_with_some_bytes_changed_never_panics_and_never_reaches_past_the_file(
+        changes in proptest::collection::vec((0usize..300, any::<u8>()), 1..8),
+    ) {
+        let mut image = image();
+        for (at, value) in changes {
+            let at = at % image.len();
+            image[at] = value;
+        }
+        if let Ok((_, segments)) = parse(&image) {
+            for segment in segments {
+                let (Segment::Load { offset, file_len: len, .. } | Segment::Notes { offset, len }) = segment;
+                prop_assert!(offset + len <= image.len() as u64);
+            }
+        }
+    }
+}

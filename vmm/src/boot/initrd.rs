@@ -1,0 +1,199 @@
+//! The initial RAM disk: checked, placed as high as the kernel allows, read straight into guest memory.
+
+use std::fs::File;
+use std::io;
+use std::os::unix::fs::{FileExt, OpenOptionsExt};
+use std::path::{Path, PathBuf};
+
+use hutch_devices::GuestRam;
+use vm_memory::{Bytes, GuestAddress};
+
+use crate::arch::x86_64::memmap::Range;
+
+const PAGE: u64 = 0x1000;
+/// The name of the last member of every cpio archive.
+const TRAILER: &[u8] = b"TRAILER!!!";
+/// Archives are padded by no more than this behind their trailer.
+const PADDING: u64 = 1024;
+
+/// Why an initrd cannot be used.
+#[derive(Debug, thiserror::Error)]
+pub enum InitrdError {
+    /// The file cannot be opened.
+    #[error("cannot open initrd {path}; check the path and its permissions")]
+    Open {
+        /// Path as given.
+        path: PathBuf,
+        /// The cause.
+        source: io::Error,
+    },
+    /// A directory, device or pipe.
+    #[error("initrd {path} is not a regular file; give a cpio archive, compressed or not")]
+    NotAFile {
+        /// Path as given.
+        path: PathBuf,
+    },
+    /// Nothing in it.
+    #[error("initrd {path} is empty; build or copy it again")]
+    Empty {
+        /// Path as given.
+        path: PathBuf,
+    },
+    /// The file cannot be read.
+    #[error("cannot read initrd {path}")]
+    Read {
+        /// Path as given.
+        path: PathBuf,
+        /// The cause.
+        source: io::Error,
+    },
+    /// No format that Linux unpacks.
+    #[error("initrd {path} is neither a cpio archive nor compressed in a way that Linux knows; build it again")]
+    Unknown {
+        /// Path as given.
+        path: PathBuf,
+    },
+    /// An archive without its end.
+    #[error("initrd {path} is cut short: the archive has no end; build or copy it again")]
+    Truncated {
+        /// Path as given.
+        path: PathBuf,
+    },
+    /// It does not fit beside the kernel.
+    #[error(
+        "kernel and initrd {path} need {needs_mib} MiB of guest memory and the machine has {has_mib} MiB; give it more"
+    )]
+    TooLarge {
+        /// Path as given.
+        path: PathBuf,
+        /// Kernel and initrd.
+        needs_mib: u64,
+        /// What there is.
+        has_mib: u64,
+    },
+}
+
+/// An initrd that looks right.
+#[derive(Debug)]
+pub struct Initrd {
+    path: PathBuf,
+    file: File,
+    len: u64,
+}
+
+impl Initrd {
+    /// Opens `path` and looks at its beginning and end.
+    ///
+    /// # Errors
+    /// Everything that is wrong with the file by itself.
+    pub fn open(path: &Path) -> Result<Self, InitrdError> {
+        let file = File::options()
+            .read(true)
+            .custom_flags(libc::O_NONBLOCK) // a FIFO shall not hang us
+            .open(path)
+            .map_err(|source| InitrdError::Open { path: path.into(), source })?;
+        let read = |source| InitrdError::Read { path: path.into(), source };
+        let metadata = file.metadata().map_err(read)?;
+        if !metadata.is_file() {
+            return Err(InitrdError::NotAFile { path: path.into() });
+        }
+        let len = metadata.len();
+        if len == 0 {
+            return Err(InitrdError::Empty { path: path.into() });
+        }
+        let mut head = vec![0; len.min(6) as usize];
+        file.read_exact_at(&mut head, 0).map_err(read)?;
+        match format(&head) {
+            Some(Format::Cpio) if !ends(&file, len).map_err(read)? => Err(InitrdError::Truncated { path: path.into() }),
+            Some(_) => Ok(Self { path: path.into(), file, len }),
+            None => Err(InitrdError::Unknown { path: path.into() }),
+        }
+    }
+
+    /// The highest place below `max` (inclusive) and within `ram` that leaves the kernel alone.
+    ///
+    /// # Errors
+    /// [`InitrdError::TooLarge`].
+    pub fn place(&self, kernel_end: u64, ram: Range, max: u64) -> Result<Range, InitrdError> {
+        place(self.len, kernel_end, ram.end().min(max.saturating_add(1))).ok_or_else(|| InitrdError::TooLarge {
+            path: self.path.clone(),
+            needs_mib: kernel_end.next_multiple_of(PAGE).saturating_add(self.len).div_ceil(1 << 20),
+            has_mib: ram.len >> 20,
+        })
+    }
+
+    /// Reads the file to `range`, as given by [`Self::place`].
+    ///
+    /// # Errors
+    /// [`InitrdError::Read`], also if the file has shrunk meanwhile.
+    pub fn load(mut self, ram: &GuestRam, range: Range) -> Result<(), InitrdError> {
+        ram.read_exact_volatile_from(GuestAddress(range.start), &mut self.file, self.len as usize)
+            .map_err(|error| InitrdError::Read { path: self.path.clone(), source: io::Error::other(error) })
+    }
+}
+
+fn place(len: u64, kernel_end: u64, end: u64) -> Option<Range> {
+    let start = end.checked_sub(len)? & !(PAGE - 1);
+    (start >= kernel_end).then_some(Range { start, len })
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Format {
+    Cpio,
+    Compressed,
+}
+
+/// By the magic numbers of `lib/decompress.c` and `init/initramfs.c` of Linux.
+fn format(head: &[u8]) -> Option<Format> {
+    const COMPRESSED: [&[u8]; 8] = [
+        &[0x1f, 0x8b],
+        &[0x1f, 0x9e],
+        b"BZh",
+        &[0x5d, 0, 0],
+        &[0xfd, b'7', b'z', b'X', b'Z'],
+        &[0x89, b'L', b'Z', b'O'],
+        &[0x02, 0x21, 0x4c, 0x18],
+        &[0x28, 0xb5, 0x2f, 0xfd],
+    ];
+    if [b"070701", b"070702"].iter().any(|magic| head.starts_with(*magic)) {
+        return Some(Format::Cpio);
+    }
+    COMPRESSED.iter().any(|magic| head.starts_with(magic)).then_some(Format::Compressed)
+}
+
+/// Whether the archive that the file begins with ends somewhere in it: usually at the file's end, where one read
+/// tells; else its members are walked, since compressed archives may follow an uncompressed one.
+fn ends(file: &File, len: u64) -> io::Result<bool> {
+    let tail_len = len.min(PADDING);
+    let mut tail = vec![0; tail_len as usize];
+    file.read_exact_at(&mut tail, len - tail_len)?;
+    if tail.windows(TRAILER.len()).any(|window| window == TRAILER) {
+        return Ok(true);
+    }
+    let mut at = 0u64;
+    while at < len {
+        // The fixed part and enough of the name to know the trailer.
+        let mut member = [0; 110 + TRAILER.len() + 1];
+        if file.read_exact_at(&mut member, at).is_err() {
+            return Ok(false);
+        }
+        if !member.starts_with(b"07070") {
+            return Ok(false);
+        }
+        if &member[110..110 + TRAILER.len()] == TRAILER {
+            return Ok(true);
+        }
+        let (Some(size), Some(name)) = (hex(&member[54..62]), hex(&member[94..102])) else { return Ok(false) };
+        // Header with name and contents are padded to 4 bytes each.
+        at = (at + 110 + name).next_multiple_of(4) + size.next_multiple_of(4);
+    }
+    Ok(false)
+}
+
+fn hex(digits: &[u8]) -> Option<u64> {
+    u32::from_str_radix(std::str::from_utf8(digits).ok()?, 16).ok().map(u64::from)
+}
+
+#[cfg(test)]
+#[path = "initrd_tests.rs"]
+mod tests;

@@ -1,0 +1,83 @@
+//! Initrds good and bad.
+
+use std::fs;
+
+use proptest::prelude::*;
+
+use super::*;
+
+fn member(name: &str, contents: &[u8]) -> Vec<u8> {
+    let mut bytes = b"070701".to_vec();
+    let fields = [0, 0o100644, 0, 0, 1, 0, contents.len(), 0, 0, 0, 0, name.len() + 1, 0];
+    for field in fields {
+        bytes.extend(format!("{field:08x}").bytes());
+    }
+    bytes.extend(name.bytes());
+    bytes.push(0);
+    bytes.resize(bytes.len().next_multiple_of(4), 0);
+    bytes.extend(contents);
+    bytes.resize(bytes.len().next_multiple_of(4), 0);
+    bytes
+}
+
+fn archive() -> Vec<u8> {
+    [member("init", &[7; 5000]), member("etc/x", b"abc"), member("TRAILER!!!", b"")].concat()
+}
+
+fn open(contents: &[u8]) -> Result<Initrd, InitrdError> {
+    let dir = tempfile::tempdir().expect("a temporary directory");
+    let path = dir.path().join("initrd");
+    fs::write(&path, contents).expect("a temporary file");
+    Initrd::open(&path)
+}
+
+#[test]
+fn an_archive_is_taken_whole_padded_or_followed_by_a_compressed_one() {
+    open(&archive()).expect("plain");
+    open(&[archive(), vec![0; 512]].concat()).expect("padded");
+    let mut followed = archive();
+    followed.extend([0x1f, 0x8b]);
+    followed.extend([9; 4000]);
+    open(&followed).expect("two archives");
+    open(&[0x28, 0xb5, 0x2f, 0xfd, 1, 2, 3, 4]).expect("compressed");
+}
+
+#[test]
+fn a_cut_archive_is_truncated_wherever_it_is_cut() {
+    let archive = archive();
+    for len in (6..archive.len() - 10).step_by(97).chain([5200, archive.len() - 15]) {
+        let error = open(&archive[..len]).expect_err("cut");
+        assert!(matches!(error, InitrdError::Truncated { .. }), "cut to {len}: {error}");
+    }
+}
+
+#[test]
+fn garbage_emptiness_and_directories_are_told_apart() {
+    assert!(matches!(open(b"hello world"), Err(InitrdError::Unknown { .. })));
+    assert!(matches!(open(b"0"), Err(InitrdError::Unknown { .. })));
+    assert!(matches!(open(b""), Err(InitrdError::Empty { .. })));
+    assert!(matches!(Initrd::open(Path::new("/")), Err(InitrdError::NotAFile { .. })));
+    assert!(matches!(Initrd::open(Path::new("/nowhere/x")), Err(InitrdError::Open { .. })));
+    let error = open(b"hello world").expect_err("garbage").to_string();
+    assert!(error.contains("build it again"), "{error}");
+}
+
+proptest! {
+    #[test]
+    fn a_place_is_page_aligned_above_the_kernel_and_below_the_end(
+        len in 1u64..1 << 34, kernel_end in 0u64..1 << 32, end in 0u64..1 << 32,
+    ) {
+        match place(len, kernel_end, end) {
+            Some(range) => {
+                prop_assert_eq!(range.start % PAGE, 0);
+                prop_assert!(range.start >= kernel_end && range.end() <= end);
+            }
+            None => prop_assert!(len + kernel_end + PAGE > end),
+        }
+    }
+
+    #[test]
+    fn random_archives_never_panic(tail in proptest::collection::vec(any::<u8>(), 0..600)) {
+        let _ = open(&[b"070701".to_vec(), tail].concat());
+    }
+}

@@ -1,0 +1,347 @@
+//! Building a machine, step by step. Runs on the caller's thread; nothing of the guest runs before it is complete.
+//!
+//! 1. Check the configuration; open and understand kernel, initrd and console file.
+//! 2. Open `/dev/kvm`; see that it can run Linux.
+//! 3. Create the KVM machine with its interrupt controller.
+//! 4. Map guest memory and hand it to KVM.
+//! 5. Create devices; connect interrupts and doorbells.
+//! 6. Read kernel and initrd into memory; write command line, tables, boot data.
+//! 7. Create vCPUs and their threads, parked.
+
+use std::io;
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use hutch_devices::legacy::{MarkPort, Serial, I8042};
+use hutch_devices::GuestRam;
+use nix::sys::resource::{getrlimit, setrlimit, Resource};
+use vm_memory::{Bytes, GuestAddress};
+use vmm_sys_util::eventfd::{EventFd, EFD_CLOEXEC, EFD_NONBLOCK};
+
+use crate::arch::x86_64::{acpi, layout, memmap};
+use crate::arch::EntryState;
+use crate::attach::{AttachError, Devices};
+use crate::boot::cmdline::{Cmdline, CmdlineError};
+use crate::boot::initrd::{Initrd, InitrdError};
+use crate::boot::kernel::{Entry, Kernel, KernelError};
+use crate::boot::linux64::{self, BootInfo};
+use crate::boot::pvh;
+use crate::config::{ConfigError, ConsoleLevel, ConsoleOutput, DeviceDiscovery, MachineConfig};
+use crate::console::Console;
+use crate::counters::VcpuCounters;
+use crate::driver::StateDriver;
+use crate::hv::kvm::KvmHypervisor;
+use crate::hv::probe::{self, KvmSupport};
+use crate::hv::{HvError, Hypervisor, Vm};
+use crate::machine::{Machine, Parts};
+use crate::marks::{names, Marks};
+use crate::memory::{self, MemoryError};
+use crate::power::{PowerPorts, PowerRequest};
+use crate::vcpu::{thread, GuestEnd, IoSpace, VcpuHandle};
+use crate::virtio;
+
+/// Why a machine could not be built.
+#[derive(Debug, thiserror::Error)]
+pub enum BuildError {
+    /// The configuration asks for the impossible.
+    #[error(transparent)]
+    Config(#[from] ConfigError),
+    /// This host's KVM cannot run the guest.
+    #[error("{0}; {remedy}", remedy = .0.remedy())]
+    Kvm(KvmSupport),
+    /// More vCPUs than this host's KVM has.
+    #[error("{asked} vCPUs are more than the {max} that KVM offers on this host; ask for fewer")]
+    TooManyVcpus {
+        /// What was asked for.
+        asked: u32,
+        /// The host's limit.
+        max: u32,
+    },
+    /// The kernel.
+    #[error(transparent)]
+    Kernel(#[from] KernelError),
+    /// The initrd.
+    #[error(transparent)]
+    Initrd(#[from] InitrdError),
+    /// The kernel command line.
+    #[error(transparent)]
+    Cmdline(#[from] CmdlineError),
+    /// Guest memory.
+    #[error(transparent)]
+    Memory(#[from] MemoryError),
+    /// The console file.
+    #[error("cannot write console file {path}; give a path in a writable directory")]
+    Console {
+        /// Path as given.
+        path: PathBuf,
+        /// The cause.
+        source: io::Error,
+    },
+    /// A device.
+    #[error(transparent)]
+    Device(#[from] AttachError),
+    /// KVM refused a step.
+    #[error("KVM does not do what it should on this host; `hutch doctor` may tell why")]
+    Hypervisor(#[from] HvError),
+    /// No thread or descriptor is to be had.
+    #[error("cannot start the thread of a vCPU; see `ulimit -u` and the pids limit of the cgroup")]
+    Thread(#[source] io::Error),
+}
+
+/// Builds on `/dev/kvm`.
+pub(crate) fn build(config: &MachineConfig) -> Result<Machine, BuildError> {
+    let marks = begin();
+    let files = Files::open(config)?;
+    let hypervisor = open_kvm(config.allow_emulated)?;
+    assemble(&hypervisor, config, files, marks)
+}
+
+/// Builds on any hypervisor.
+pub(crate) fn build_on(hypervisor: &dyn Hypervisor, config: &MachineConfig) -> Result<Machine, BuildError> {
+    let marks = begin();
+    let files = Files::open(config)?;
+    assemble(hypervisor, config, files, marks)
+}
+
+fn begin() -> Marks {
+    let marks = Marks::default();
+    marks.add(names::BUILD);
+    raise_open_files();
+    marks
+}
+
+/// A file server for the guest needs many descriptors; the soft limit is low only for the sake of `select`.
+fn raise_open_files() {
+    if let Ok((soft, hard)) = getrlimit(Resource::RLIMIT_NOFILE) {
+        if soft < hard {
+            // Cannot fail within the hard limit; if it does, the old limit does for most guests.
+            let _ = setrlimit(Resource::RLIMIT_NOFILE, hard, hard);
+        }
+    }
+}
+
+fn open_kvm(allow_emulated: bool) -> Result<KvmHypervisor, BuildError> {
+    let (hypervisor, support) = probe::quick();
+    match (hypervisor, support) {
+        (Some(hypervisor), KvmSupport::Hardware) => Ok(hypervisor),
+        (Some(hypervisor), KvmSupport::EmulatedOnly) if allow_emulated => Ok(hypervisor),
+        (_, support) => Err(BuildError::Kvm(support)),
+    }
+}
+
+/// What is read from the host's files, before anything is built.
+struct Files {
+    kernel: Kernel,
+    initrd: Option<Initrd>,
+    console: Option<Console>,
+}
+
+impl Files {
+    fn open(config: &MachineConfig) -> Result<Self, BuildError> {
+        config.check()?;
+        let kernel = Kernel::open(&config.kernel)?;
+        kernel.check_fits(config.memory.size_mib << 20)?;
+        kernel.entry(config.boot)?;
+        let initrd = config.initrd.as_deref().map(Initrd::open).transpose()?;
+        let console = Console::new(&config.console.output).map_err(|source| BuildError::Console {
+            path: match &config.console.output {
+                ConsoleOutput::File(path) => path.clone(),
+                ConsoleOutput::Ring | ConsoleOutput::None => PathBuf::new(),
+            },
+            source,
+        })?;
+        Ok(Self { kernel, initrd, console })
+    }
+}
+
+fn assemble(
+    hypervisor: &dyn Hypervisor,
+    config: &MachineConfig,
+    files: Files,
+    marks: Marks,
+) -> Result<Machine, BuildError> {
+    let max = hypervisor.max_vcpus();
+    if config.vcpus > max {
+        return Err(BuildError::TooManyVcpus { asked: config.vcpus, max });
+    }
+    let mut vm = hypervisor.create_vm()?;
+    marks.add(names::VM_CREATED);
+    let ram = memory::create(&config.memory)?;
+    vm.map_ram(&ram)?;
+    marks.add(names::MEMORY_READY);
+
+    let driver = Arc::new(StateDriver::new(files.console.clone(), marks));
+    let mut devices = Devices::default();
+    add_ports(&mut devices, vm.as_ref(), config, &driver)?;
+    let vsock = virtio::add_all(&mut devices, vm.as_ref(), &ram, config)?;
+    driver.marks().add(names::DEVICES_READY);
+
+    let entry = load(config, files, &ram, &devices)?;
+    driver.marks().add(names::KERNEL_LOADED);
+
+    let Devices { mmio, pio, transports, .. } = devices;
+    let io = IoSpace { mmio: Arc::new(mmio), pio: Arc::new(pio) };
+    let counters = spawn_vcpus(vm.as_ref(), config.vcpus, &entry, &io, &driver)?;
+    driver.marks().add(names::VCPUS_READY);
+    Ok(Machine::new(Parts { driver, counters, transports, vsock, vm }))
+}
+
+/// Serial port, power and reset registers, boot marks.
+fn add_ports(
+    devices: &mut Devices,
+    vm: &dyn Vm,
+    config: &MachineConfig,
+    driver: &Arc<StateDriver>,
+) -> Result<(), BuildError> {
+    // Devices hold the driver weakly: the driver's threads hold the devices.
+    let weak = Arc::downgrade(driver);
+    let end = move |end: GuestEnd| {
+        if let Some(driver) = weak.upgrade() {
+            driver.end_by_guest(end);
+        }
+    };
+    let reset = end.clone();
+    devices.add_ports(
+        layout::SLEEP_PORT,
+        layout::POWER_PORT_SIZE,
+        Arc::new(PowerPorts::new(Box::new(move |request| match request {
+            PowerRequest::Off => end(GuestEnd::PowerOff),
+            PowerRequest::Reset => end(GuestEnd::Reset),
+        }))),
+    );
+    let i8042 = I8042::new(Box::new(move || reset(GuestEnd::Reset)));
+    devices.add_ports(layout::I8042_PORT, layout::I8042_PORT_SIZE, Arc::new(i8042));
+    let weak = Arc::downgrade(driver);
+    let mark = MarkPort::new(Box::new(move |byte| {
+        if let Some(driver) = weak.upgrade() {
+            driver.marks().add_guest(byte);
+        }
+    }));
+    devices.add_ports(layout::MARK_PORT, 1, Arc::new(mark));
+    if let Some(console) = driver.console() {
+        // A silent guest polls; only a terminal needs the interrupt.
+        let line = match config.console.level {
+            ConsoleLevel::Verbose => vm.interrupt_line(layout::SERIAL_GSI)?,
+            ConsoleLevel::Quiet => EventFd::new(EFD_NONBLOCK | EFD_CLOEXEC)
+                .map_err(|source| HvError { operation: "creating an eventfd", source })?,
+        };
+        let serial = Serial::new(line, Box::new(console.clone()));
+        devices.add_ports(layout::SERIAL_PORT, layout::SERIAL_PORT_SIZE, Arc::new(serial));
+    }
+    Ok(())
+}
+
+/// Kernel, initrd, command line, tables and boot data into memory.
+fn load(config: &MachineConfig, files: Files, ram: &GuestRam, devices: &Devices) -> Result<EntryState, BuildError> {
+    let Files { kernel, initrd, .. } = files;
+    let size = config.memory.size_mib << 20;
+    let entry = kernel.entry(config.boot)?;
+    let low = memmap::ram(size)[0];
+    let place = match &initrd {
+        Some(initrd) => Some(initrd.place(kernel.end(), low, kernel.initrd_max())?),
+        None => None,
+    };
+    let line = cmdline(config, devices)?.finish(kernel.cmdline_max())?;
+    kernel.load(ram)?;
+    if let (Some(initrd), Some(range)) = (initrd, place) {
+        initrd.load(ram, range)?;
+    }
+    let mut bytes = line.into_bytes();
+    let cmdline_len = bytes.len();
+    bytes.push(0);
+    let acpi = config.discovery == DeviceDiscovery::Acpi;
+    let serial = config.console.level == ConsoleLevel::Verbose && config.console.output != ConsoleOutput::None;
+    let tables = acpi::tables(
+        layout::ACPI_TABLES,
+        &acpi::Description { vcpus: config.vcpus, virtio: if acpi { &devices.nodes } else { &[] }, serial },
+    );
+    let map = memmap::map(size);
+    let info = BootInfo { map: &map, initrd: place, rsdp: Some(layout::ACPI_TABLES), cmdline_len };
+    let write = || {
+        ram.write_slice(&bytes, GuestAddress(layout::CMDLINE))?;
+        ram.write_slice(&tables, GuestAddress(layout::ACPI_TABLES))?;
+        match entry {
+            Entry::Pvh(_) => pvh::write(ram, &info),
+            Entry::Linux64(_, header) => linux64::write(ram, &info, header.as_ref()),
+        }
+    };
+    write().expect("boot data lies below 1 MiB, where every machine has memory");
+    Ok(match entry {
+        Entry::Pvh(entry) => EntryState::Pvh { entry },
+        Entry::Linux64(entry, _) => EntryState::Linux64 { entry },
+    })
+}
+
+/// The machine's own parameters, then the devices, then the configured ones (P-182).
+fn cmdline(config: &MachineConfig, devices: &Devices) -> Result<Cmdline, CmdlineError> {
+    let mut line = Cmdline::new();
+    // A panic ends the machine at once, by ACPI's reset register; Linux would rather try EFI's on hardware-reduced
+    // machines. There is no PCI to look for.
+    for parameter in ["panic=-1", "reboot=a", "pci=off"] {
+        line.push(parameter)?;
+    }
+    let earlycon = format!("earlycon=uart8250,io,{:#x}", layout::SERIAL_PORT);
+    match (&config.console.output, config.console.level) {
+        (ConsoleOutput::None, _) => line.push("quiet")?,
+        // Critical messages and panics go through the early console, which is never handed over to a driver that would probe.
+        (_, ConsoleLevel::Quiet) => {
+            for parameter in ["quiet", "loglevel=3", &earlycon, "keep_bootcon", "8250.nr_uarts=0"] {
+                line.push(parameter)?;
+            }
+        }
+        (_, ConsoleLevel::Verbose) => {
+            line.push(earlycon)?;
+            line.push("console=ttyS0")?;
+        }
+    }
+    if config.discovery == DeviceDiscovery::Cmdline {
+        for node in &devices.nodes {
+            let (size, address, gsi) = (layout::VIRTIO_MMIO_SIZE >> 10, node.address, node.gsi);
+            line.push(format!("virtio_mmio.device={size}K@{address:#x}:{gsi}"))?;
+        }
+    }
+    for parameter in &config.cmdline {
+        line.push(parameter)?;
+    }
+    Ok(line)
+}
+
+fn spawn_vcpus(
+    vm: &dyn Vm,
+    count: u32,
+    entry: &EntryState,
+    io: &IoSpace,
+    driver: &Arc<StateDriver>,
+) -> Result<Vec<Arc<VcpuCounters>>, BuildError> {
+    let mut handles: Vec<VcpuHandle> = Vec::new();
+    let mut counters = Vec::new();
+    let mut failure = None;
+    for index in 0..count {
+        let made = vm
+            .create_vcpu(index, count, (index == 0).then_some(entry))
+            .map_err(BuildError::Hypervisor)
+            .and_then(|vcpu| {
+                let own = Arc::new(VcpuCounters::default());
+                counters.push(own.clone());
+                thread::spawn(index, vcpu, io.clone(), own, driver.clone()).map_err(BuildError::Thread)
+            });
+        match made {
+            Ok(handle) => handles.push(handle),
+            Err(error) => {
+                failure = Some(error);
+                break;
+            }
+        }
+    }
+    driver.adopt(handles);
+    match failure {
+        None => Ok(counters),
+        Some(error) => {
+            // Parked threads leave at once; nothing stays behind of a machine that could not be built.
+            if let Err(stuck) = driver.join() {
+                log::error!("{stuck}");
+            }
+            Err(error)
+        }
+    }
+}

@@ -1,0 +1,360 @@
+//! What a machine shall be. Plain data, checked by [`MachineConfig::check`] before anything is built.
+
+use std::path::PathBuf;
+
+use serde::{Deserialize, Serialize};
+
+use crate::arch::x86_64::layout;
+
+/// A virtual machine as asked for.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct MachineConfig {
+    /// Name for logs.
+    pub name: String,
+    /// Number of vCPUs, 1 to 254.
+    pub vcpus: u32,
+    /// Guest memory.
+    pub memory: MemoryConfig,
+    /// ELF `vmlinux` or bzImage.
+    pub kernel: PathBuf,
+    /// Initial RAM disk.
+    #[serde(default)]
+    pub initrd: Option<PathBuf>,
+    /// Kernel parameters, put after the machine's own so that these win.
+    #[serde(default)]
+    pub cmdline: Vec<String>,
+    /// How the kernel is entered.
+    #[serde(default)]
+    pub boot: BootProtocol,
+    /// How the kernel finds devices.
+    #[serde(default)]
+    pub discovery: DeviceDiscovery,
+    /// The serial console.
+    #[serde(default)]
+    pub console: ConsoleConfig,
+    /// Disks; the guest sees them in this order.
+    #[serde(default)]
+    pub blocks: Vec<BlockConfig>,
+    /// Network interfaces, in this order.
+    #[serde(default)]
+    pub nets: Vec<NetConfig>,
+    /// Directories of the host for the guest.
+    #[serde(default)]
+    pub shares: Vec<ShareConfig>,
+    /// The socket device.
+    #[serde(default)]
+    pub vsock: Option<VsockConfig>,
+    /// Whether there is an entropy device.
+    #[serde(default)]
+    pub rng: bool,
+    /// Goes ahead on a KVM that only emulates. Bare-metal test guests run there; Linux does not.
+    #[serde(default)]
+    pub allow_emulated: bool,
+}
+
+/// Guest memory.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct MemoryConfig {
+    /// Size in MiB, at least 2.
+    pub size_mib: u64,
+    /// What it is made of.
+    #[serde(default)]
+    pub backing: MemoryBacking,
+    /// Asks the host for transparent huge pages. Faster, and takes memory in steps of 2 MiB.
+    #[serde(default)]
+    pub thp: bool,
+    /// Takes all memory from the host before the start.
+    #[serde(default)]
+    pub prefault: bool,
+}
+
+/// What guest memory is made of.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum MemoryBacking {
+    /// Anonymous private memory.
+    #[default]
+    Anonymous,
+    /// A memfd, mapped shared: other processes can be given access.
+    Memfd,
+    /// Reserved huge pages of the host.
+    Hugetlb {
+        /// Page size: 2 or 1024 MiB.
+        page_mib: u64,
+    },
+}
+
+/// How the kernel is entered.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum BootProtocol {
+    /// PVH where the image has such an entry, else the 64-bit Linux entry.
+    #[default]
+    Auto,
+    /// PVH, or an error.
+    Pvh,
+    /// The 64-bit Linux entry.
+    Linux64,
+}
+
+/// How the kernel finds its virtio-mmio devices.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum DeviceDiscovery {
+    /// By ACPI tables. Works with every distribution's kernel.
+    #[default]
+    Acpi,
+    /// By `virtio_mmio.device=` parameters, for kernels with CONFIG_VIRTIO_MMIO_CMDLINE_DEVICES. ACPI tables are
+    /// there as well, without these devices.
+    Cmdline,
+}
+
+/// The serial console.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ConsoleConfig {
+    /// Where the guest's output goes.
+    #[serde(default)]
+    pub output: ConsoleOutput,
+    /// How much there is of it.
+    #[serde(default)]
+    pub level: ConsoleLevel,
+}
+
+/// Where console output goes.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum ConsoleOutput {
+    /// No serial port at all. A guest's panic then looks like a reset.
+    None,
+    /// The last lines are kept in memory, for reports.
+    #[default]
+    Ring,
+    /// The last lines are kept, and everything is appended to this file.
+    File(PathBuf),
+}
+
+/// How much the guest's kernel says on the console.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum ConsoleLevel {
+    /// Critical messages and a panic only. The guest has no `ttyS0`: nothing is probed, nothing printed.
+    #[default]
+    Quiet,
+    /// All kernel messages, and `ttyS0` as the guest's `/dev/console`.
+    Verbose,
+}
+
+/// A disk.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct BlockConfig {
+    /// Name in logs and errors.
+    pub id: String,
+    /// Raw image file or block device of the host.
+    pub path: PathBuf,
+    /// The guest may not write.
+    #[serde(default)]
+    pub read_only: bool,
+    /// Serial number the guest can read, at most 20 bytes.
+    #[serde(default)]
+    pub serial: Option<String>,
+}
+
+/// A network interface.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct NetConfig {
+    /// Name in logs and errors.
+    pub id: String,
+    /// The host's end.
+    pub tap: TapSource,
+    /// Hardware address.
+    pub mac: [u8; 6],
+    /// Largest packet without link-layer header, in bytes.
+    pub mtu: u16,
+}
+
+/// A tap device of the host.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum TapSource {
+    /// By name; created if it is not there.
+    Name(String),
+    /// An open descriptor of this process on `/dev/net/tun`, with its interface set. It is duplicated.
+    Fd(i32),
+}
+
+/// A directory of the host for the guest, by virtio-fs.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ShareConfig {
+    /// Name in logs and errors.
+    pub id: String,
+    /// What the guest mounts it by, at most 36 bytes.
+    pub tag: String,
+    /// The directory.
+    pub path: PathBuf,
+    /// The guest may not write.
+    #[serde(default)]
+    pub read_only: bool,
+}
+
+/// The socket device.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct VsockConfig {
+    /// The guest's address, at least 3. It has a meaning inside this machine only.
+    pub guest_cid: u64,
+}
+
+/// A configuration that cannot be.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum ConfigError {
+    /// No vCPU.
+    #[error("a machine needs at least one vCPU; ask for 1 to {max}")]
+    NoVcpus {
+        /// The limit.
+        max: u32,
+    },
+    /// Too many vCPUs.
+    #[error("{asked} vCPUs are more than a machine can have; ask for 1 to {max}")]
+    TooManyVcpus {
+        /// What was asked for.
+        asked: u32,
+        /// The limit.
+        max: u32,
+    },
+    /// Memory 0 or next to nothing.
+    #[error("{asked_mib} MiB of memory are too little for any guest; ask for at least {min_mib} MiB")]
+    TooLittleMemory {
+        /// What was asked for.
+        asked_mib: u64,
+        /// The least.
+        min_mib: u64,
+    },
+    /// No such huge pages.
+    #[error("huge pages of {page_mib} MiB do not exist; use 2 or 1024")]
+    HugePageSize {
+        /// What was asked for.
+        page_mib: u64,
+    },
+    /// Huge pages cannot be divided.
+    #[error("{size_mib} MiB of memory are no multiple of the huge page size of {page_mib} MiB; round it")]
+    HugePageMultiple {
+        /// Memory size.
+        size_mib: u64,
+        /// Page size.
+        page_mib: u64,
+    },
+    /// More devices than interrupt pins.
+    #[error("{asked} devices are more than the {max} a machine has interrupts for; remove some")]
+    TooManyDevices {
+        /// How many.
+        asked: usize,
+        /// The limit.
+        max: usize,
+    },
+    /// Two devices with one name.
+    #[error("two devices are called {id:?}; give each its own id")]
+    DuplicateId {
+        /// The name.
+        id: String,
+    },
+    /// Reserved addresses.
+    #[error("guest CID {cid} is reserved; use 3 to 4294967294")]
+    GuestCid {
+        /// What was asked for.
+        cid: u64,
+    },
+}
+
+/// The least memory: room for what lies below 1 MiB, and something above.
+pub const MIN_MEMORY_MIB: u64 = 2;
+
+impl MachineConfig {
+    /// One vCPU and 128 MiB, no devices.
+    pub fn new(name: impl Into<String>, kernel: impl Into<PathBuf>) -> Self {
+        Self {
+            name: name.into(),
+            vcpus: 1,
+            memory: MemoryConfig { size_mib: 128, backing: MemoryBacking::Anonymous, thp: false, prefault: false },
+            kernel: kernel.into(),
+            initrd: None,
+            cmdline: Vec::new(),
+            boot: BootProtocol::Auto,
+            discovery: DeviceDiscovery::Acpi,
+            console: ConsoleConfig::default(),
+            blocks: Vec::new(),
+            nets: Vec::new(),
+            shares: Vec::new(),
+            vsock: None,
+            rng: false,
+            allow_emulated: false,
+        }
+    }
+
+    /// Virtio devices altogether.
+    pub fn device_count(&self) -> usize {
+        self.blocks.len()
+            + self.nets.len()
+            + self.shares.len()
+            + usize::from(self.vsock.is_some())
+            + usize::from(self.rng)
+    }
+
+    /// Checks what can be checked without looking at the host.
+    ///
+    /// # Errors
+    /// The first thing that cannot be.
+    pub fn check(&self) -> Result<(), ConfigError> {
+        let max = layout::MAX_VCPUS;
+        match self.vcpus {
+            0 => return Err(ConfigError::NoVcpus { max }),
+            asked if asked > max => return Err(ConfigError::TooManyVcpus { asked, max }),
+            _ => (),
+        }
+        self.memory.check()?;
+        let asked = self.device_count();
+        if asked > layout::MAX_VIRTIO_DEVICES {
+            return Err(ConfigError::TooManyDevices { asked, max: layout::MAX_VIRTIO_DEVICES });
+        }
+        self.check_ids()?;
+        match self.vsock {
+            // 0 to 2 and VMADDR_CID_ANY have meanings of their own (VIRTIO 1.2, 5.10.4).
+            Some(VsockConfig { guest_cid: cid }) if !(3..u64::from(u32::MAX)).contains(&cid) => {
+                Err(ConfigError::GuestCid { cid })
+            }
+            _ => Ok(()),
+        }
+    }
+
+    fn check_ids(&self) -> Result<(), ConfigError> {
+        let blocks = self.blocks.iter().map(|block| &block.id);
+        let nets = self.nets.iter().map(|net| &net.id);
+        let shares = self.shares.iter().map(|share| &share.id);
+        let mut ids: Vec<&String> = blocks.chain(nets).chain(shares).collect();
+        ids.sort();
+        match ids.windows(2).find(|pair| pair[0] == pair[1]) {
+            Some(pair) => Err(ConfigError::DuplicateId { id: pair[0].clone() }),
+            None => Ok(()),
+        }
+    }
+}
+
+impl MemoryConfig {
+    fn check(&self) -> Result<(), ConfigError> {
+        let size_mib = self.size_mib;
+        if size_mib < MIN_MEMORY_MIB {
+            return Err(ConfigError::TooLittleMemory { asked_mib: size_mib, min_mib: MIN_MEMORY_MIB });
+        }
+        if let MemoryBacking::Hugetlb { page_mib } = self.backing {
+            if !matches!(page_mib, 2 | 1024) {
+                return Err(ConfigError::HugePageSize { page_mib });
+            }
+            if size_mib % page_mib != 0 {
+                return Err(ConfigError::HugePageMultiple { size_mib, page_mib });
+            }
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+#[path = "config_tests.rs"]
+mod tests;

@@ -1,0 +1,67 @@
+//! Configurations good and bad.
+
+use super::*;
+
+fn with(change: impl FnOnce(&mut MachineConfig)) -> Result<(), ConfigError> {
+    let mut config = MachineConfig::new("test", "/vmlinux");
+    change(&mut config);
+    config.check()
+}
+
+fn block(id: &str) -> BlockConfig {
+    BlockConfig { id: id.into(), path: "/x".into(), read_only: true, serial: None }
+}
+
+#[test]
+fn the_default_is_good() {
+    with(|_| ()).expect("good");
+}
+
+#[test]
+fn vcpus_are_1_to_254() {
+    with(|c| c.vcpus = 254).expect("the most");
+    assert_eq!(with(|c| c.vcpus = 0), Err(ConfigError::NoVcpus { max: 254 }));
+    assert_eq!(with(|c| c.vcpus = 1000), Err(ConfigError::TooManyVcpus { asked: 1000, max: 254 }));
+}
+
+#[test]
+fn memory_is_at_least_2_mib_and_a_multiple_of_its_pages() {
+    assert_eq!(with(|c| c.memory.size_mib = 0), Err(ConfigError::TooLittleMemory { asked_mib: 0, min_mib: 2 }));
+    let huge = |page_mib, size_mib| {
+        with(|c| {
+            c.memory.backing = MemoryBacking::Hugetlb { page_mib };
+            c.memory.size_mib = size_mib;
+        })
+    };
+    huge(2, 64).expect("good");
+    assert_eq!(huge(4, 64), Err(ConfigError::HugePageSize { page_mib: 4 }));
+    assert_eq!(huge(1024, 1025), Err(ConfigError::HugePageMultiple { size_mib: 1025, page_mib: 1024 }));
+}
+
+#[test]
+fn devices_have_an_interrupt_and_a_name_each() {
+    let disks = |count: usize| with(|c| c.blocks = (0..count).map(|i| block(&format!("disk{i}"))).collect());
+    disks(19).expect("the most");
+    assert_eq!(disks(20), Err(ConfigError::TooManyDevices { asked: 20, max: 19 }));
+    assert_eq!(with(|c| c.blocks = vec![block("a"), block("a")]), Err(ConfigError::DuplicateId { id: "a".into() }));
+}
+
+#[test]
+fn reserved_cids_are_refused() {
+    for cid in [0, 1, 2, u64::from(u32::MAX), u64::MAX] {
+        assert_eq!(with(|c| c.vsock = Some(VsockConfig { guest_cid: cid })), Err(ConfigError::GuestCid { cid }));
+    }
+    with(|c| c.vsock = Some(VsockConfig { guest_cid: 3 })).expect("good");
+}
+
+#[test]
+fn a_configuration_survives_json_and_optional_fields_may_be_left_out() {
+    let mut config = MachineConfig::new("test", "/vmlinux");
+    config.console.output = ConsoleOutput::File("/tmp/console".into());
+    config.memory.backing = MemoryBacking::Hugetlb { page_mib: 2 };
+    let text = serde_json::to_string(&config).expect("plain data");
+    assert_eq!(serde_json::from_str::<MachineConfig>(&text).expect("its own output"), config);
+    let short = r#"{"name":"x","vcpus":1,"memory":{"size_mib":64},"kernel":"/k"}"#;
+    let short: MachineConfig = serde_json::from_str(short).expect("defaults for the rest");
+    assert_eq!(short.console.output, ConsoleOutput::Ring);
+}

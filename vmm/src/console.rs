@@ -1,0 +1,230 @@
+//! The guest's console output: the last lines in memory, everything in a file if wanted, and an eye on panics.
+//!
+//! The serial device writes from vCPU threads; reports read from anywhere.
+
+use std::collections::VecDeque;
+use std::fs::File;
+use std::io::{self, Write};
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::Path;
+use std::sync::{Arc, Mutex, MutexGuard};
+
+use crate::config::ConsoleOutput;
+
+/// Lines kept.
+const MAX_LINES: usize = 256;
+/// A longer line is broken.
+const MAX_LINE: usize = 1024;
+/// A guest cannot fill the host's disk: the file gets no more than this.
+const MAX_FILE: u64 = 64 << 20;
+/// How Linux begins to panic.
+const PANIC: &str = "Kernel panic - not syncing";
+
+/// See the module. Cheap to clone.
+#[derive(Clone, Debug)]
+pub struct Console(Arc<Mutex<Inner>>);
+
+#[derive(Debug, Default)]
+struct Inner {
+    lines: VecDeque<String>,
+    /// The line that has not ended yet.
+    current: Vec<u8>,
+    file: Option<File>,
+    file_len: u64,
+    panicked: bool,
+}
+
+impl Console {
+    /// Opens the file, if there is to be one. `None` if there is no console at all.
+    ///
+    /// # Errors
+    /// The file cannot be written.
+    pub fn new(output: &ConsoleOutput) -> io::Result<Option<Self>> {
+        let file = match output {
+            ConsoleOutput::None => return Ok(None),
+            ConsoleOutput::Ring => None,
+            ConsoleOutput::File(path) => Some(open(path)?),
+        };
+        Ok(Some(Self(Arc::new(Mutex::new(Inner { file, ..Inner::default() })))))
+    }
+
+    /// The last `count` lines, without control characters, the oldest first.
+    pub fn tail(&self, count: usize) -> Vec<String> {
+        let inner = self.lock();
+        let unfinished = (!inner.current.is_empty()).then(|| printable(&inner.current));
+        let all = inner.lines.len() + usize::from(unfinished.is_some());
+        inner.lines.iter().cloned().chain(unfinished).skip(all.saturating_sub(count)).collect()
+    }
+
+    /// Whether a panic of a Linux kernel was printed.
+    pub fn panicked(&self) -> bool {
+        self.lock().panicked
+    }
+
+    /// The guest is done: what it left in an unfinished line goes to the file.
+    pub fn finish(&self) {
+        let mut inner = self.lock();
+        let current = std::mem::take(&mut inner.current);
+        if !current.is_empty() {
+            inner.to_file(&current);
+            inner.end_line(&current);
+        }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Inner> {
+        self.0.lock().expect("nothing panics while holding the console")
+    }
+}
+
+/// For the serial device. Never fails towards the guest: trouble with the file ends the file.
+impl Write for Console {
+    fn write(&mut self, data: &[u8]) -> io::Result<usize> {
+        let mut inner = self.lock();
+        for byte in data {
+            inner.current.push(*byte);
+            if *byte == b'\n' || inner.current.len() >= MAX_LINE {
+                let line = std::mem::take(&mut inner.current);
+                inner.to_file(&line);
+                inner.end_line(&line);
+            }
+        }
+        Ok(data.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+impl Inner {
+    fn to_file(&mut self, bytes: &[u8]) {
+        let Some(file) = &mut self.file else { return };
+        if self.file_len >= MAX_FILE {
+            log::warn!("the console file has reached {} MiB; nothing more is written to it", MAX_FILE >> 20);
+            self.file = None;
+            return;
+        }
+        self.file_len += bytes.len() as u64;
+        match file.write_all(bytes) {
+            // Nobody reads the other end of a pipe at the moment: its loss, the guest shall not wait.
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => (),
+            Err(error) => {
+                log::error!("the console file cannot be written any more: {error}");
+                self.file = None;
+            }
+            Ok(()) => (),
+        }
+    }
+
+    fn end_line(&mut self, bytes: &[u8]) {
+        let line = printable(bytes);
+        self.panicked |= is_panic(&line);
+        if self.lines.len() == MAX_LINES {
+            self.lines.pop_front();
+        }
+        self.lines.push_back(line);
+    }
+}
+
+fn open(path: &Path) -> io::Result<File> {
+    // Non-blocking for pipes and terminals: a vCPU shall never wait for a reader.
+    File::options().append(true).create(true).mode(0o600).custom_flags(libc::O_NONBLOCK).open(path)
+}
+
+/// `[    1.234567] Kernel panic - not syncing: ...`, with or without the time; not a line that merely quotes it.
+fn is_panic(line: &str) -> bool {
+    let text = match line.strip_prefix('[') {
+        Some(rest) => rest.split_once("] ").map_or("", |(_, text)| text),
+        None => line,
+    };
+    text.starts_with(PANIC)
+}
+
+fn printable(bytes: &[u8]) -> String {
+    let text = String::from_utf8_lossy(bytes);
+    text.trim_end_matches(['\r', '\n'])
+        .chars()
+        .map(|c| if c.is_control() && c != '\t' { '\u{fffd}' } else { c })
+        .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn ring() -> Console {
+        Console::new(&ConsoleOutput::Ring).expect("nothing to open").expect("a console")
+    }
+
+    #[test]
+    fn the_last_lines_are_kept_and_an_unfinished_one_counts() {
+        let mut console = ring();
+        for line in 0..MAX_LINES + 10 {
+            writeln!(console, "line {line}\r").expect("never fails");
+        }
+        write!(console, "login: ").expect("never fails");
+        assert_eq!(console.tail(2), ["line 265", "login: "]);
+        assert_eq!(console.tail(10_000).len(), MAX_LINES + 1);
+        assert_eq!(console.tail(0), Vec::<String>::new());
+    }
+
+    #[test]
+    fn control_characters_do_not_reach_the_hosts_terminal() {
+        let mut console = ring();
+        console.write_all(b"\x1b[2Jboo\x07\tx\xff\n").expect("never fails");
+        assert_eq!(console.tail(1), ["\u{fffd}[2Jboo\u{fffd}\tx\u{fffd}"]);
+    }
+
+    #[test]
+    fn a_line_without_end_is_broken() {
+        let mut console = ring();
+        console.write_all(&[b'x'; 3 * MAX_LINE + 1]).expect("never fails");
+        assert_eq!(console.tail(10).len(), 4);
+    }
+
+    #[test]
+    fn panics_are_seen_with_and_without_time_and_not_in_quotations() {
+        for (line, panic) in [
+            ("[    0.5] Kernel panic - not syncing: VFS", true),
+            ("Kernel panic - not syncing: x", true),
+            ("[    0.5] say: Kernel panic - not syncing", false),
+            ("kernel panic", false),
+            ("[", false),
+        ] {
+            let mut console = ring();
+            writeln!(console, "{line}\r").expect("never fails");
+            assert_eq!(console.panicked(), panic, "{line}");
+        }
+    }
+
+    #[test]
+    fn a_file_gets_everything_including_the_unfinished_line_at_the_end() {
+        let dir = tempfile::tempdir().expect("a temporary directory");
+        let path = dir.path().join("console");
+        std::fs::write(&path, "earlier\n").expect("a file");
+        let mut console = Console::new(&ConsoleOutput::File(path.clone())).expect("writable").expect("a console");
+        console.write_all(b"one\ntwo").expect("never fails");
+        console.finish();
+        assert_eq!(std::fs::read_to_string(&path).expect("readable"), "earlier\none\ntwo");
+        assert_eq!(console.tail(2), ["one", "two"]);
+    }
+
+    #[test]
+    fn a_file_is_bounded_however_much_the_guest_prints() {
+        let dir = tempfile::tempdir().expect("a temporary directory");
+        let path = dir.path().join("console");
+        let console = Console::new(&ConsoleOutput::File(path.clone())).expect("writable").expect("a console");
+        console.lock().file_len = MAX_FILE;
+        let mut writer = console.clone();
+        writer.write_all(b"too much\n").expect("never fails");
+        assert_eq!(std::fs::read(&path).expect("readable"), b"");
+        assert_eq!(console.tail(1), ["too much"]);
+    }
+
+    #[test]
+    fn an_unwritable_file_is_an_error() {
+        let dir = tempfile::tempdir().expect("a temporary directory");
+        assert!(Console::new(&ConsoleOutput::File(dir.path().into())).is_err(), "a directory");
+        assert!(Console::new(&ConsoleOutput::File(dir.path().join("no/such"))).is_err());
+    }
+}

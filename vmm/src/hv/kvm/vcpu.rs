@@ -1,0 +1,235 @@
+//! A KVM vCPU. Created by the builder, then owned by its thread.
+#![allow(unsafe_code)] // the exchange area `kvm_run` is a C union, and is mapped a second time for the exit flag
+
+use std::io;
+use std::os::fd::AsRawFd;
+use std::ptr::NonNull;
+use std::sync::atomic::{AtomicU8, Ordering};
+use std::sync::Arc;
+
+use hutch_devices::GuestRam;
+use kvm_bindings::{
+    kvm_regs, kvm_run, kvm_sregs, CpuId, Msrs, KVM_EXIT_FAIL_ENTRY, KVM_EXIT_HLT, KVM_EXIT_INTERNAL_ERROR,
+    KVM_EXIT_INTR, KVM_EXIT_IO, KVM_EXIT_IO_IN, KVM_EXIT_MMIO, KVM_EXIT_SHUTDOWN, KVM_EXIT_SYSTEM_EVENT,
+    KVM_INTERNAL_ERROR_EMULATION, KVM_SYSTEM_EVENT_CRASH, KVM_SYSTEM_EVENT_RESET, KVM_SYSTEM_EVENT_SHUTDOWN,
+};
+use kvm_ioctls::VcpuFd;
+use vm_memory::{Bytes, GuestAddress};
+
+use super::super::exit::SystemEvent;
+use super::super::{FaultContext, HvError, ImmediateExit, Vcpu, VmExit};
+use super::failed;
+use crate::arch::x86_64::{cpuid, msr};
+use crate::arch::EntryState;
+
+/// `flags` bit of an emulation failure: instruction bytes are present (linux/kvm.h).
+const EMULATION_FLAG_INSTRUCTION_BYTES: u64 = 1;
+/// No x86 instruction is longer.
+const MAX_INSTRUCTION: usize = 15;
+
+/// See the module.
+pub(super) struct KvmVcpu {
+    fd: VcpuFd,
+    run_size: usize,
+    flag: Arc<RunFlag>,
+    /// For instruction bytes in reports; also keeps the memory mapped as long as the vCPU may run in it.
+    ram: Option<GuestRam>,
+}
+
+impl KvmVcpu {
+    pub(super) fn new(fd: VcpuFd, run_size: usize, ram: Option<GuestRam>) -> Result<Self, HvError> {
+        let flag = RunFlag::map(&fd).map_err(|source| HvError { operation: "mapping a vCPU's exit flag", source })?;
+        Ok(Self { fd, run_size, flag: Arc::new(flag), ram })
+    }
+
+    /// Gives the vCPU its identity and, to the first one, its registers. What KVM's reset state already has right is
+    /// not written again: FPU and XCR0 (initialised), LINT0 of the boot processor (ExtINT), MP state (boot processor
+    /// runnable, the others waiting for INIT).
+    pub(super) fn set_up(
+        &self,
+        supported: &CpuId,
+        index: u32,
+        count: u32,
+        entry: Option<&EntryState>,
+    ) -> Result<(), HvError> {
+        // A host with an unstable TSC has no fixed frequency to tell; the guest then uses kvmclock alone.
+        let tsc_khz = self.fd.get_tsc_khz().ok();
+        let entries = cpuid::guest(supported.as_slice(), &cpuid::Topology { index, count }, tsc_khz);
+        let cpuid = CpuId::from_entries(&entries)
+            .map_err(|_| HvError { operation: "composing CPUID", source: io::ErrorKind::InvalidData.into() })?;
+        self.fd.set_cpuid2(&cpuid).map_err(failed("telling a vCPU its features (KVM_SET_CPUID2)"))?;
+
+        let msrs = Msrs::from_entries(&msr::boot())
+            .map_err(|_| HvError { operation: "composing MSRs", source: io::ErrorKind::InvalidData.into() })?;
+        self.fd.set_msrs(&msrs).map_err(failed("KVM_SET_MSRS"))?;
+
+        if let Some(entry) = entry {
+            let mut sregs: kvm_sregs = self.fd.get_sregs().map_err(failed("KVM_GET_SREGS"))?;
+            let mut regs = kvm_regs::default();
+            entry.apply(&mut regs, &mut sregs);
+            self.fd.set_sregs(&sregs).map_err(failed("KVM_SET_SREGS"))?;
+            self.fd.set_regs(&regs).map_err(failed("KVM_SET_REGS"))?;
+        }
+        Ok(())
+    }
+
+    fn instruction_at(&self, rip: u64) -> Vec<u8> {
+        let Some(ram) = &self.ram else { return Vec::new() };
+        let Ok(translated) = self.fd.translate_gva(rip) else { return Vec::new() };
+        if translated.valid == 0 {
+            return Vec::new();
+        }
+        let mut bytes = vec![0; MAX_INSTRUCTION];
+        // Not across the page: the next one may lie elsewhere.
+        let in_page = 0x1000 - (rip & 0xfff) as usize;
+        bytes.truncate(in_page.min(MAX_INSTRUCTION));
+        match ram.read_slice(&mut bytes, GuestAddress(translated.physical_address)) {
+            Ok(()) => bytes,
+            Err(_) => Vec::new(),
+        }
+    }
+}
+
+impl Vcpu for KvmVcpu {
+    fn run(&mut self) -> Result<VmExit<'_>, HvError> {
+        // Decoded below from the exchange area: kvm-ioctls' own exit lacks the item size of string I/O.
+        if let Err(error) = self.fd.run() {
+            return match error.errno() {
+                libc::EINTR | libc::EAGAIN => Ok(VmExit::Interrupted),
+                errno => {
+                    Err(HvError { operation: "running a vCPU (KVM_RUN)", source: io::Error::from_raw_os_error(errno) })
+                }
+            };
+        }
+        let run_size = self.run_size;
+        Ok(decode(self.fd.get_kvm_run(), run_size))
+    }
+
+    fn immediate_exit(&self) -> Arc<dyn ImmediateExit> {
+        self.flag.clone()
+    }
+
+    fn resumed(&mut self) {
+        // EINVAL for a guest without kvmclock: nothing to tell then.
+        let _ = self.fd.kvmclock_ctrl();
+    }
+
+    fn fault_context(&mut self) -> FaultContext {
+        let rip = self.fd.get_regs().map(|regs| regs.rip).unwrap_or(0);
+        FaultContext { rip, instruction: self.instruction_at(rip) }
+    }
+}
+
+/// Reads the exit out of `run` (api.rst 5), which lies at the beginning of a mapping of `run_size` bytes.
+fn decode(run: &mut kvm_run, run_size: usize) -> VmExit<'_> {
+    let base = std::ptr::from_mut(run).cast::<u8>();
+    let reason = run.exit_reason;
+    let data = &mut run.__bindgen_anon_1;
+    match reason {
+        KVM_EXIT_IO => {
+            // SAFETY: the exit reason says that `io` is the member written.
+            let io = unsafe { data.io };
+            let size = usize::from(io.size);
+            let len = size * io.count as usize;
+            let offset = io.data_offset as usize;
+            assert!(offset.saturating_add(len) <= run_size, "KVM puts I/O data inside of its own exchange area");
+            // SAFETY: just checked to lie in the mapping, which lives and is borrowed as long as the vCPU; the data
+            // is in the page after `kvm_run`, so that it does not overlap `run`.
+            let items = unsafe { std::slice::from_raw_parts_mut(base.add(offset), len) };
+            if u32::from(io.direction) == KVM_EXIT_IO_IN {
+                VmExit::PioIn { port: io.port, size, data: items }
+            } else {
+                VmExit::PioOut { port: io.port, size, data: items }
+            }
+        }
+        KVM_EXIT_MMIO => {
+            // SAFETY: the exit reason says that `mmio` is the member written.
+            let mmio = unsafe { &mut data.mmio };
+            let len = (mmio.len as usize).min(mmio.data.len());
+            let (address, items) = (mmio.phys_addr, &mut mmio.data[..len]);
+            if mmio.is_write == 0 {
+                VmExit::MmioRead { address, data: items }
+            } else {
+                VmExit::MmioWrite { address, data: items }
+            }
+        }
+        KVM_EXIT_HLT => VmExit::Hlt,
+        KVM_EXIT_INTR => VmExit::Interrupted,
+        KVM_EXIT_SHUTDOWN => VmExit::Shutdown,
+        // SAFETY: the exit reason says that `fail_entry` is the member written.
+        KVM_EXIT_FAIL_ENTRY => VmExit::FailEntry(unsafe { data.fail_entry.hardware_entry_failure_reason }),
+        KVM_EXIT_SYSTEM_EVENT => {
+            // SAFETY: the exit reason says that `system_event` is the member written.
+            VmExit::SystemEvent(match unsafe { data.system_event.type_ } {
+                KVM_SYSTEM_EVENT_SHUTDOWN => SystemEvent::Shutdown,
+                KVM_SYSTEM_EVENT_RESET => SystemEvent::Reset,
+                KVM_SYSTEM_EVENT_CRASH => SystemEvent::Crash,
+                other => SystemEvent::Other(other),
+            })
+        }
+        KVM_EXIT_INTERNAL_ERROR => {
+            // SAFETY: the exit reason says that `internal` is written, of which `emulation_failure` is another view;
+            // all of its bytes are initialised, since the area is zeroed when made.
+            let error = unsafe { &data.emulation_failure };
+            if error.suberror != KVM_INTERNAL_ERROR_EMULATION {
+                return VmExit::InternalError(error.suberror);
+            }
+            // ndata counts 8-byte words, of which the flags are the first.
+            if error.ndata < 3 || error.flags & EMULATION_FLAG_INSTRUCTION_BYTES == 0 {
+                return VmExit::EmulationFailure(Vec::new());
+            }
+            // SAFETY: as above.
+            let instruction = unsafe { &error.__bindgen_anon_1.__bindgen_anon_1 };
+            let len = usize::from(instruction.insn_size).min(MAX_INSTRUCTION);
+            VmExit::EmulationFailure(instruction.insn_bytes[..len].to_vec())
+        }
+        other => VmExit::Other(other),
+    }
+}
+
+/// `kvm_run.immediate_exit` through a mapping of its own, so that other threads may set it while the vCPU's thread
+/// holds the first mapping, and even when that thread is gone.
+struct RunFlag {
+    page: NonNull<kvm_run>,
+}
+
+// SAFETY: the only access is through an atomic.
+unsafe impl Send for RunFlag {}
+// SAFETY: as above.
+unsafe impl Sync for RunFlag {}
+
+impl RunFlag {
+    fn map(fd: &VcpuFd) -> io::Result<Self> {
+        // SAFETY: a new shared mapping of the vCPU's first page, at an address of the kernel's choice.
+        let page = unsafe {
+            libc::mmap(
+                std::ptr::null_mut(),
+                size_of::<kvm_run>(),
+                libc::PROT_READ | libc::PROT_WRITE,
+                libc::MAP_SHARED,
+                fd.as_raw_fd(),
+                0,
+            )
+        };
+        if page == libc::MAP_FAILED {
+            return Err(io::Error::last_os_error());
+        }
+        Ok(Self { page: NonNull::new(page.cast()).expect("mmap without MAP_FIXED does not map page 0") })
+    }
+}
+
+impl ImmediateExit for RunFlag {
+    fn set(&self, on: bool) {
+        // SAFETY: in our mapping, which lives as long as `self`; this process accesses the byte through this
+        // mapping by atomics only, and through the vCPU's own mapping not at all.
+        let flag = unsafe { AtomicU8::from_ptr(&raw mut (*self.page.as_ptr()).immediate_exit) };
+        flag.store(on.into(), Ordering::SeqCst);
+    }
+}
+
+impl Drop for RunFlag {
+    fn drop(&mut self) {
+        // SAFETY: our own mapping, and nobody has a pointer into it any more.
+        unsafe { libc::munmap(self.page.as_ptr().cast(), size_of::<kvm_run>()) };
+    }
+}

@@ -1,0 +1,162 @@
+//! A virtual machine as its owner sees it.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use hutch_devices::virtio::mmio::MmioTransport;
+use hutch_devices::virtio::vsock::VsockHandle;
+
+use crate::builder::{self, BuildError};
+use crate::config::MachineConfig;
+use crate::counters::{Counters, ExitCounts, VcpuCounters};
+use crate::driver::{MachineError, StateDriver};
+use crate::exit::MachineExit;
+use crate::hv::{Hypervisor, Vm};
+use crate::marks::Mark;
+use crate::state::Event;
+
+/// A machine. Its states and what leads from one to the other: [`crate::state`].
+///
+/// Dropping it ends the guest and takes everything away: threads, descriptors, memory.
+pub struct Machine {
+    driver: Arc<StateDriver>,
+    counters: Vec<Arc<VcpuCounters>>,
+    transports: Vec<Arc<MmioTransport>>,
+    vsock: Option<VsockHandle>,
+    down: bool,
+    /// Last: descriptors of interrupts and doorbells go before it.
+    _vm: Box<dyn Vm>,
+}
+
+/// Everything the builder hands over.
+pub(crate) struct Parts {
+    pub driver: Arc<StateDriver>,
+    pub counters: Vec<Arc<VcpuCounters>>,
+    pub transports: Vec<Arc<MmioTransport>>,
+    pub vsock: Option<VsockHandle>,
+    pub vm: Box<dyn Vm>,
+}
+
+impl Machine {
+    /// Checks `config` and builds the machine on `/dev/kvm`. No vCPU runs yet.
+    ///
+    /// # Errors
+    /// The first thing that is wrong with the configuration, its files or the host.
+    pub fn build(config: &MachineConfig) -> Result<Self, BuildError> {
+        builder::build(config)
+    }
+
+    /// Builds the machine on another hypervisor.
+    ///
+    /// # Errors
+    /// As of [`Self::build`].
+    pub fn build_on(hypervisor: &dyn Hypervisor, config: &MachineConfig) -> Result<Self, BuildError> {
+        builder::build_on(hypervisor, config)
+    }
+
+    pub(crate) fn new(parts: Parts) -> Self {
+        let Parts { driver, counters, transports, vsock, vm } = parts;
+        Self { driver, counters, transports, vsock, down: false, _vm: vm }
+    }
+
+    /// Lets the guest run.
+    ///
+    /// # Errors
+    /// It has run before.
+    pub fn start(&mut self) -> Result<(), MachineError> {
+        self.driver.run(Event::Start)
+    }
+
+    /// Holds the guest: when this returns, no vCPU runs and no device works.
+    ///
+    /// # Errors
+    /// It does not run, ended meanwhile, or cannot be held.
+    pub fn pause(&mut self) -> Result<(), MachineError> {
+        self.driver.pause()?;
+        for transport in &self.transports {
+            transport.device_pause();
+        }
+        Ok(())
+    }
+
+    /// Goes on after [`Self::pause`].
+    ///
+    /// # Errors
+    /// It is not paused.
+    pub fn resume(&mut self) -> Result<(), MachineError> {
+        // Devices first: a guest that runs may wait for them without end if they had no time to look at their queues.
+        for transport in &self.transports {
+            transport.device_resume();
+        }
+        self.driver.run(Event::Resume)
+    }
+
+    /// The way to the guest's sockets, if the machine has that device.
+    pub fn vsock(&self) -> Option<VsockHandle> {
+        self.vsock.clone()
+    }
+
+    /// Ends the machine from anywhere.
+    pub fn stopper(&self) -> Stopper {
+        Stopper(self.driver.clone())
+    }
+
+    /// Waits until the guest has ended, by itself or because it was stopped. `None`: not within `timeout`.
+    pub fn wait(&self, timeout: Option<Duration>) -> Option<MachineExit> {
+        self.driver.wait(timeout)
+    }
+
+    /// The last lines the guest wrote to its console.
+    pub fn console_tail(&self, lines: usize) -> Vec<String> {
+        self.driver.console().map(|console| console.tail(lines)).unwrap_or_default()
+    }
+
+    /// What happened when, so far.
+    pub fn marks(&self) -> Vec<Mark> {
+        self.driver.marks().all()
+    }
+
+    /// Numbers, so far.
+    pub fn counters(&self) -> Counters {
+        Counters { exits: ExitCounts::sum(self.counters.iter().map(Arc::as_ref)) }
+    }
+
+    /// Ends the guest if it has not ended, waits for its vCPUs, stops the devices, and takes everything away.
+    ///
+    /// # Errors
+    /// [`MachineError::VcpuStuck`]: a thread could not be ended and is left behind, together with what it uses.
+    pub fn shutdown(mut self) -> Result<(), MachineError> {
+        self.take_down()
+    }
+
+    fn take_down(&mut self) -> Result<(), MachineError> {
+        if self.down {
+            return Ok(());
+        }
+        self.down = true;
+        let joined = self.driver.join();
+        for transport in &self.transports {
+            transport.device_shutdown();
+        }
+        joined
+    }
+}
+
+impl Drop for Machine {
+    fn drop(&mut self) {
+        if let Err(error) = self.take_down() {
+            log::error!("{error}");
+        }
+    }
+}
+
+/// Ends a machine from any thread, also after the [`Machine`] itself is gone.
+#[derive(Clone)]
+pub struct Stopper(Arc<StateDriver>);
+
+impl Stopper {
+    /// vCPUs leave at once and [`Machine::wait`] returns [`MachineExit::Stopped`], unless the machine was over already.
+    pub fn stop(&self) {
+        self.0.end(MachineExit::Stopped);
+    }
+}

@@ -1,0 +1,103 @@
+//! Boot marks: when what happened, on the host's CLOCK_MONOTONIC. Steps of the VMM mark themselves; a guest marks by
+//! writing a byte to I/O port 0xE9.
+
+use std::borrow::Cow;
+use std::sync::Mutex;
+
+/// A guest may write as many bytes as it likes; no more marks than this are kept.
+const MAX_MARKS: usize = 1024;
+
+/// A point in time.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Mark {
+    /// What happened.
+    pub name: String,
+    /// CLOCK_MONOTONIC, in nanoseconds.
+    pub at_ns: u64,
+}
+
+/// Marks of the VMM, in the order in which they usually come.
+pub mod names {
+    /// `Machine::build` was called.
+    pub const BUILD: &str = "build";
+    /// The KVM machine exists.
+    pub const VM_CREATED: &str = "vm-created";
+    /// Guest memory is mapped.
+    pub const MEMORY_READY: &str = "memory-ready";
+    /// Kernel, initrd and tables are in memory.
+    pub const KERNEL_LOADED: &str = "kernel-loaded";
+    /// Devices are on their buses.
+    pub const DEVICES_READY: &str = "devices-ready";
+    /// vCPUs and their threads exist.
+    pub const VCPUS_READY: &str = "vcpus-ready";
+    /// The vCPUs were told to run.
+    pub const START: &str = "start";
+    /// The machine has ended.
+    pub const END: &str = "end";
+}
+
+/// A collection that only grows.
+#[derive(Debug, Default)]
+pub struct Marks(Mutex<Vec<(Cow<'static, str>, u64)>>);
+
+impl Marks {
+    /// Notes that something happens now.
+    pub fn add(&self, name: impl Into<Cow<'static, str>>) {
+        let at_ns = now_ns();
+        let mut marks = self.0.lock().expect("nothing panics while holding the marks");
+        if marks.len() < MAX_MARKS {
+            marks.push((name.into(), at_ns));
+        }
+    }
+
+    /// A byte the guest wrote to the mark port.
+    pub fn add_guest(&self, byte: u8) {
+        match byte {
+            b'I' => self.add("guest:init"),
+            b'A' => self.add("guest:agent-ready"),
+            b'C' => self.add("guest:command"),
+            b'X' => self.add("guest:shutting-down"),
+            other => self.add(format!("guest:{other:#04x}")),
+        }
+    }
+
+    /// All so far, in order of time.
+    pub fn all(&self) -> Vec<Mark> {
+        let marks = self.0.lock().expect("nothing panics while holding the marks");
+        let mut all: Vec<Mark> =
+            marks.iter().map(|(name, at_ns)| Mark { name: name.to_string(), at_ns: *at_ns }).collect();
+        all.sort_by_key(|mark| mark.at_ns);
+        all
+    }
+}
+
+/// CLOCK_MONOTONIC in nanoseconds.
+pub fn now_ns() -> u64 {
+    let now = nix::time::clock_gettime(nix::time::ClockId::CLOCK_MONOTONIC).expect("Linux has this clock");
+    now.tv_sec() as u64 * 1_000_000_000 + now.tv_nsec() as u64
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn marks_are_kept_in_order_of_time_with_names_for_the_agents_bytes() {
+        let marks = Marks::default();
+        marks.add(names::BUILD);
+        for byte in *b"IAC\x01" {
+            marks.add_guest(byte);
+        }
+        let all = marks.all();
+        let names: Vec<&str> = all.iter().map(|mark| mark.name.as_str()).collect();
+        assert_eq!(names, ["build", "guest:init", "guest:agent-ready", "guest:command", "guest:0x01"]);
+        assert!(all.windows(2).all(|pair| pair[0].at_ns <= pair[1].at_ns));
+    }
+
+    #[test]
+    fn a_guest_cannot_fill_the_hosts_memory_with_marks() {
+        let marks = Marks::default();
+        (0..5000).for_each(|_| marks.add_guest(b'I'));
+        assert_eq!(marks.all().len(), MAX_MARKS);
+    }
+}

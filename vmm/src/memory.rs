@@ -1,0 +1,204 @@
+//! Guest memory: mapped without touching a page. Runs on the builder's thread.
+#![allow(unsafe_code)] // memfd_create and madvise
+
+use std::fs::File;
+use std::io;
+use std::os::fd::FromRawFd;
+use std::sync::Arc;
+
+use hutch_devices::GuestRam;
+use vm_memory::mmap::MmapRegionBuilder;
+use vm_memory::{FileOffset, GuestAddress, GuestMemoryMmap, GuestRegionMmap, MmapRegion};
+
+use crate::arch::x86_64::memmap::{self, Range};
+use crate::config::{MemoryBacking, MemoryConfig};
+
+/// Why the host gives no memory.
+#[derive(Debug, thiserror::Error)]
+pub enum MemoryError {
+    /// More than the host has.
+    #[error("{asked_mib} MiB of guest memory are more than the host's {host_mib} MiB; ask for less")]
+    BeyondHost {
+        /// What was asked for.
+        asked_mib: u64,
+        /// What the host has altogether.
+        host_mib: u64,
+    },
+    /// Not enough huge pages.
+    #[error(
+        "the host has no {size_mib} MiB free in huge pages of {page_mib} MiB; reserve them in /sys/kernel/mm/hugepages"
+    )]
+    HugePages {
+        /// What was asked for.
+        size_mib: u64,
+        /// Page size.
+        page_mib: u64,
+        /// The cause.
+        source: io::Error,
+    },
+    /// Another refusal.
+    #[error("cannot map {size_mib} MiB of guest memory; ask for less, or see `ulimit -v` and vm.overcommit_memory")]
+    Map {
+        /// What was asked for.
+        size_mib: u64,
+        /// The cause.
+        source: io::Error,
+    },
+    /// An option the host does not know.
+    #[error("the host refuses {what} for guest memory; switch that option off")]
+    Advise {
+        /// Which option.
+        what: &'static str,
+        /// The cause.
+        source: io::Error,
+    },
+}
+
+/// Maps the memory that `config`, which has been checked, asks for.
+///
+/// # Errors
+/// See [`MemoryError`].
+pub fn create(config: &MemoryConfig) -> Result<GuestRam, MemoryError> {
+    check_host(config.size_mib, host_mib())?;
+    let size = config.size_mib << 20;
+    let failed = |source| match config.backing {
+        MemoryBacking::Hugetlb { page_mib } => MemoryError::HugePages { size_mib: config.size_mib, page_mib, source },
+        _ => MemoryError::Map { size_mib: config.size_mib, source },
+    };
+    let memfd = match config.backing {
+        MemoryBacking::Memfd => Some(Arc::new(memfd(size).map_err(failed)?)),
+        _ => None,
+    };
+    let mut offset = 0;
+    let mut regions = Vec::new();
+    for range in memmap::ram(size) {
+        let mapping = map(range, config.backing, memfd.as_ref().map(|file| (file.clone(), offset))).map_err(failed)?;
+        advise(&mapping, config)?;
+        offset += range.len;
+        regions
+            .push(GuestRegionMmap::new(mapping, GuestAddress(range.start)).expect("guest memory ends far below 2^64"));
+    }
+    Ok(Arc::new(GuestMemoryMmap::from_regions(regions).expect("ranges are ordered and do not overlap")))
+}
+
+fn check_host(asked_mib: u64, host_mib: u64) -> Result<(), MemoryError> {
+    if asked_mib > host_mib {
+        return Err(MemoryError::BeyondHost { asked_mib, host_mib });
+    }
+    Ok(())
+}
+
+/// The host's memory, used or not.
+fn host_mib() -> u64 {
+    // SAFETY: plain queries.
+    let (pages, size) = unsafe { (libc::sysconf(libc::_SC_PHYS_PAGES), libc::sysconf(libc::_SC_PAGESIZE)) };
+    (u64::try_from(pages).unwrap_or(0) * u64::try_from(size).unwrap_or(0)) >> 20
+}
+
+fn memfd(size: u64) -> io::Result<File> {
+    // SAFETY: a constant C string.
+    let fd = unsafe { libc::memfd_create(c"hutch-ram".as_ptr(), libc::MFD_CLOEXEC) };
+    if fd < 0 {
+        return Err(io::Error::last_os_error());
+    }
+    // SAFETY: new and ours.
+    let file = unsafe { File::from_raw_fd(fd) };
+    file.set_len(size)?;
+    Ok(file)
+}
+
+fn map(range: Range, backing: MemoryBacking, file: Option<(Arc<File>, u64)>) -> io::Result<MmapRegion<()>> {
+    let flags = match backing {
+        // The host's swap accounting shall not count what the guest may never touch.
+        MemoryBacking::Anonymous => libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | libc::MAP_NORESERVE,
+        MemoryBacking::Memfd => libc::MAP_SHARED | libc::MAP_NORESERVE,
+        // Reserved now: a huge page missing later would be a SIGBUS.
+        MemoryBacking::Hugetlb { page_mib } => {
+            let log2 = (page_mib << 20).trailing_zeros() as i32;
+            libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | libc::MAP_HUGETLB | log2 << libc::MAP_HUGE_SHIFT
+        }
+    };
+    let len = usize::try_from(range.len).map_err(|_| io::Error::from_raw_os_error(libc::ENOMEM))?;
+    let mut builder =
+        MmapRegionBuilder::new(len).with_mmap_prot(libc::PROT_READ | libc::PROT_WRITE).with_mmap_flags(flags);
+    if let Some((file, offset)) = file {
+        builder = builder.with_file_offset(FileOffset::from_arc(file, offset));
+    }
+    builder.build().map_err(|error| match error {
+        vm_memory::mmap::MmapRegionError::Mmap(source) => source,
+        other => io::Error::other(other),
+    })
+}
+
+fn advise(mapping: &MmapRegion<()>, config: &MemoryConfig) -> Result<(), MemoryError> {
+    let advise = |advice, what| {
+        // SAFETY: the whole of our own mapping; neither advice changes contents.
+        match unsafe { libc::madvise(mapping.as_ptr().cast(), mapping.size(), advice) } {
+            0 => Ok(()),
+            _ => Err(MemoryError::Advise { what, source: io::Error::last_os_error() }),
+        }
+    };
+    if config.thp && !matches!(config.backing, MemoryBacking::Hugetlb { .. }) {
+        advise(libc::MADV_HUGEPAGE, "transparent huge pages")?;
+    }
+    if config.prefault {
+        advise(libc::MADV_POPULATE_WRITE, "taking all memory beforehand")?;
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use vm_memory::{Bytes, GuestMemory, GuestMemoryRegion};
+
+    use super::*;
+
+    fn config(size_mib: u64, backing: MemoryBacking) -> MemoryConfig {
+        MemoryConfig { size_mib, backing, thp: false, prefault: false }
+    }
+
+    /// Pages of this process' mapping at `address` that are in memory.
+    fn resident(ram: &GuestRam) -> usize {
+        let region = ram.iter().next().expect("a region");
+        let mut pages = vec![0u8; region.size().div_ceil(4096)];
+        // SAFETY: the region's own mapping, and a byte for each page.
+        let done = unsafe { libc::mincore(region.as_ptr().cast(), region.size(), pages.as_mut_ptr()) };
+        assert_eq!(done, 0);
+        pages.iter().filter(|page| **page & 1 == 1).count()
+    }
+
+    #[test]
+    fn memory_is_mapped_without_touching_it() {
+        for backing in [MemoryBacking::Anonymous, MemoryBacking::Memfd] {
+            let ram = create(&config(64, backing)).expect("64 MiB");
+            assert_eq!(resident(&ram), 0, "{backing:?}");
+            ram.write_obj(7u8, GuestAddress(0x10_0000)).expect("in RAM");
+            assert!(resident(&ram) >= 1);
+        }
+    }
+
+    #[test]
+    fn more_than_3_gib_has_a_hole() {
+        let ram = create(&config(5 << 10, MemoryBacking::Memfd)).expect("5 GiB, untouched");
+        assert_eq!(ram.num_regions(), 2);
+        assert!(ram.write_obj(1u64, GuestAddress((3 << 30) - 8)).is_ok());
+        assert!(ram.write_obj(1u64, GuestAddress(3 << 30)).is_err());
+        assert!(ram.write_obj(2u64, GuestAddress(4 << 30)).is_ok());
+        assert!(ram.write_obj(1u64, GuestAddress((6 << 30) - 8)).is_ok());
+        assert!(ram.write_obj(1u64, GuestAddress(6 << 30)).is_err());
+        assert_eq!(ram.read_obj::<u64>(GuestAddress((3 << 30) - 8)).expect("in RAM"), 1, "halves do not alias");
+    }
+
+    #[test]
+    fn prefaulted_memory_is_there() {
+        let ram = create(&MemoryConfig { prefault: true, ..config(4, MemoryBacking::Anonymous) }).expect("4 MiB");
+        assert_eq!(resident(&ram), 1024);
+    }
+
+    #[test]
+    fn more_than_the_host_has_is_refused() {
+        let error = create(&config(host_mib() + 1, MemoryBacking::Anonymous)).expect_err("too much");
+        assert!(matches!(error, MemoryError::BeyondHost { .. }), "{error}");
+        assert!(create(&config(u64::MAX >> 20, MemoryBacking::Anonymous)).is_err());
+    }
+}

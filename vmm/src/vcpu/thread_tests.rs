@@ -1,0 +1,162 @@
+//! vCPU threads with scripted vCPUs.
+
+use std::sync::mpsc::{channel, Sender};
+use std::sync::Mutex;
+use std::time::Duration;
+
+use hutch_devices::bus::Bus;
+
+use super::*;
+use crate::hv::fake::{FakeHypervisor, Scripted};
+
+/// Far more than any of these tests takes.
+const PATIENCE: Duration = Duration::from_secs(20);
+
+#[derive(Debug)]
+enum Report {
+    Paused,
+    Ended(GuestEnd),
+    Gone,
+}
+
+struct Reports(Mutex<Sender<Report>>);
+
+impl Reports {
+    fn send(&self, report: Report) {
+        // A test that is over does not listen any more.
+        let _ = self.0.lock().expect("no panics").send(report);
+    }
+}
+
+impl VcpuEvents for Reports {
+    fn paused(&self, _: u32) {
+        self.send(Report::Paused);
+    }
+
+    fn ended(&self, _: u32, end: GuestEnd) {
+        self.send(Report::Ended(end));
+    }
+
+    fn gone(&self, _: u32) {
+        self.send(Report::Gone);
+    }
+}
+
+struct Bench {
+    handle: VcpuHandle,
+    reports: Receiver<Report>,
+    hypervisor: FakeHypervisor,
+}
+
+impl Bench {
+    fn new(script: Vec<Scripted>) -> Self {
+        let hypervisor = FakeHypervisor::new([script]);
+        let (sender, reports) = channel();
+        let io = IoSpace { mmio: Arc::new(Bus::new()), pio: Arc::new(Bus::new()) };
+        let events = Arc::new(Reports(Mutex::new(sender)));
+        let handle = spawn(7, Box::new(hypervisor.vcpu()), io, Arc::default(), events).expect("a thread");
+        Self { handle, reports, hypervisor }
+    }
+
+    fn report(&self) -> Report {
+        self.reports.recv_timeout(PATIENCE).expect("a report in time")
+    }
+
+    fn nothing_reported(&self) {
+        assert!(self.reports.recv_timeout(Duration::from_millis(20)).is_err());
+    }
+
+    fn stop(mut self) {
+        self.handle.send(Command::Stop);
+        while !matches!(self.report(), Report::Gone) {}
+        self.handle.join();
+    }
+}
+
+#[test]
+fn nothing_runs_before_it_is_told_to() {
+    let bench = Bench::new(vec![Scripted::TripleFault]);
+    bench.nothing_reported();
+    bench.handle.send(Command::Run);
+    assert!(matches!(bench.report(), Report::Ended(GuestEnd::TripleFault)));
+    bench.stop();
+}
+
+#[test]
+fn a_guest_that_never_exits_is_paused_resumed_and_stopped() {
+    let bench = Bench::new(vec![Scripted::Stay, Scripted::Stay]);
+    bench.handle.send(Command::Run);
+    bench.handle.send(Command::Pause);
+    assert!(matches!(bench.report(), Report::Paused));
+    bench.nothing_reported();
+    bench.handle.send(Command::Run);
+    bench.handle.send(Command::Pause);
+    assert!(matches!(bench.report(), Report::Paused));
+    assert_eq!(bench.hypervisor.resumed(), 1, "told of its pause once, and not at the start");
+    bench.handle.send(Command::Run);
+    bench.stop();
+}
+
+#[test]
+fn commands_in_any_rhythm_are_each_answered() {
+    let bench = Bench::new(vec![]);
+    for round in 0..200 {
+        bench.handle.send(Command::Run);
+        if round % 3 == 0 {
+            std::thread::yield_now();
+        }
+        bench.handle.send(Command::Pause);
+        assert!(matches!(bench.report(), Report::Paused), "round {round}");
+    }
+    bench.stop();
+}
+
+#[test]
+fn a_parked_vcpu_pauses_and_stops_too() {
+    let bench = Bench::new(vec![]);
+    bench.handle.send(Command::Pause);
+    assert!(matches!(bench.report(), Report::Paused));
+    bench.stop();
+}
+
+#[test]
+fn after_the_end_of_the_guest_the_thread_still_obeys() {
+    let bench = Bench::new(vec![Scripted::EmulationFailure(vec![1])]);
+    bench.handle.send(Command::Run);
+    assert!(matches!(bench.report(), Report::Ended(GuestEnd::EmulationFailure(_))));
+    bench.handle.send(Command::Pause);
+    assert!(matches!(bench.report(), Report::Paused));
+    bench.stop();
+}
+
+#[test]
+fn a_bug_is_reported_and_the_thread_is_gone() {
+    let mut bench = Bench::new(vec![Scripted::Bug]);
+    bench.handle.send(Command::Run);
+    assert!(matches!(bench.report(), Report::Ended(GuestEnd::Bug)));
+    assert!(matches!(bench.report(), Report::Gone));
+    bench.handle.join();
+}
+
+#[test]
+fn a_dropped_handle_ends_the_thread() {
+    let Bench { handle, reports, .. } = Bench::new(vec![]);
+    drop(handle);
+    assert!(matches!(reports.recv_timeout(PATIENCE), Ok(Report::Gone)));
+}
+
+#[test]
+fn the_thread_bears_its_number() {
+    let bench = Bench::new(vec![]);
+    let named = || {
+        std::fs::read_dir("/proc/self/task")
+            .expect("Linux")
+            .filter_map(|task| std::fs::read_to_string(task.ok()?.path().join("comm")).ok())
+            .any(|name| name.trim() == "vcpu7")
+    };
+    // The name is set by the new thread itself.
+    bench.handle.send(Command::Pause);
+    assert!(matches!(bench.report(), Report::Paused));
+    assert!(named());
+    bench.stop();
+}
