@@ -4,17 +4,15 @@
 //! Used by device workers. A [`Chain`] is collected once from guest memory (VIRTIO 1.2, 2.7.5); after that the guest
 //! can change the *contents* of the buffers but not where they are.
 
-// readv and writev on guest memory take raw pointers; all of that is in this file.
-#![allow(unsafe_code)]
-
 use std::io;
-use std::marker::PhantomData;
 use std::ops::Deref;
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
+use std::os::fd::AsFd;
 
 use smallvec::SmallVec;
 use virtio_queue::DescriptorChain;
 use vm_memory::{Address, ByteValued, Bytes, GuestAddress, GuestMemory, GuestMemoryMmap};
+
+pub use super::vectors::{ReadVectors, WriteVectors};
 
 /// Descriptors that a chain may have: as many as the kernel takes in one `readv`. Linux drivers use far fewer.
 pub const MAX_SEGMENTS: usize = 1024;
@@ -136,8 +134,8 @@ impl Chain {
 
 /// A position in a list of segments.
 #[derive(Clone, Debug)]
-struct Cursor<'a> {
-    mem: &'a GuestMemoryMmap<()>,
+pub(super) struct Cursor<'a> {
+    pub(super) mem: &'a GuestMemoryMmap<()>,
     /// What is left; the first is used up to `offset`.
     segments: &'a [Segment],
     offset: u32,
@@ -147,7 +145,7 @@ struct Cursor<'a> {
 
 impl<'a> Cursor<'a> {
     /// Contiguous guest addresses from here, at most `limit` bytes in sum.
-    fn pieces(&self, limit: u32) -> impl Iterator<Item = (GuestAddress, u32)> + use<'a> {
+    pub(super) fn pieces(&self, limit: u32) -> impl Iterator<Item = (GuestAddress, u32)> + use<'a> {
         let mut offset = self.offset;
         let mut left = limit.min(self.remaining);
         self.segments.iter().map_while(move |segment| {
@@ -193,7 +191,7 @@ impl<'a> Cursor<'a> {
 
 /// Reads a request's buffers in order.
 #[derive(Clone, Debug)]
-pub struct ChainReader<'a>(Cursor<'a>);
+pub struct ChainReader<'a>(pub(super) Cursor<'a>);
 
 impl<'a> ChainReader<'a> {
     /// Bytes left.
@@ -263,7 +261,7 @@ impl<'a> ChainReader<'a> {
         while self.remaining() > 0 {
             let mut vectors = WriteVectors::new();
             vectors.push_chain(self);
-            match vectors.0.pwritev(file.as_fd(), offset) {
+            match vectors.pwritev(&file, offset) {
                 Ok(0) => return Err(io::ErrorKind::WriteZero.into()),
                 Ok(count) => {
                     self.0.advance_by_io(count);
@@ -289,7 +287,7 @@ impl io::Read for ChainReader<'_> {
 /// Fills a request's buffers in order.
 #[derive(Clone, Debug)]
 pub struct ChainWriter<'a> {
-    cursor: Cursor<'a>,
+    pub(super) cursor: Cursor<'a>,
     written: u32,
 }
 
@@ -365,7 +363,7 @@ impl<'a> ChainWriter<'a> {
         while self.remaining() > 0 {
             let mut vectors = ReadVectors::new();
             vectors.push_chain(self);
-            match vectors.0.preadv(file.as_fd(), offset) {
+            match vectors.preadv(&file, offset) {
                 Ok(0) => return Err(io::ErrorKind::UnexpectedEof.into()),
                 Ok(count) => {
                     self.move_on_by_io(count);
@@ -400,159 +398,6 @@ impl io::Write for ChainWriter<'_> {
     fn flush(&mut self) -> io::Result<()> {
         Ok(())
     }
-}
-
-/// Guest and host buffers for one `readv`: the kernel writes into them.
-#[derive(Default)]
-pub struct ReadVectors<'a>(Vectors<'a>);
-
-impl<'a> ReadVectors<'a> {
-    /// None yet.
-    pub fn new() -> Self {
-        Self::default()
-    }
-
-    /// Adds what is left of `writer`.
-    pub fn push_chain(&mut self, writer: &ChainWriter<'a>) {
-        self.0.push_cursor(&writer.cursor);
-    }
-
-    /// Adds a host buffer.
-    pub fn push_slice(&mut self, data: &'a mut [u8]) {
-        self.0.push(data.as_mut_ptr(), data.len());
-    }
-
-    /// Bytes for the kernel to write at most. Less than was added when there were more than [`MAX_SEGMENTS`] pieces;
-    /// one piece of room is always left for a host buffer.
-    pub fn capacity(&self) -> usize {
-        self.0.bytes
-    }
-
-    /// Reads once. Returns the number of bytes; 0 is the end of a stream.
-    ///
-    /// # Errors
-    /// The system call's, `WouldBlock` among them; an interrupted call is repeated.
-    pub fn readv(&mut self, fd: impl AsFd) -> io::Result<usize> {
-        self.0.call(fd.as_fd(), |fd, vectors, count| {
-            // SAFETY: every vector points to writable bytes that are borrowed for 'a: a host slice borrowed mutably, or
-            // guest memory, which nobody but system calls and volatile accesses touch.
-            unsafe { libc::readv(fd, vectors, count) }
-        })
-    }
-}
-
-/// Guest and host buffers for one `writev`: the kernel reads them.
-#[derive(Default)]
-pub struct WriteVectors<'a>(Vectors<'a>);
-
-impl<'a> WriteVectors<'a> {
-    /// None yet.
-    pub fn new() -> Self {
-        Self::default()
-    }
-
-    /// Adds what is left of `reader`.
-    pub fn push_chain(&mut self, reader: &ChainReader<'a>) {
-        self.0.push_cursor(&reader.0);
-    }
-
-    /// Adds a host buffer.
-    pub fn push_slice(&mut self, data: &'a [u8]) {
-        self.0.push(data.as_ptr().cast_mut(), data.len());
-    }
-
-    /// Bytes for the kernel to read. Less than was added when there were more than [`MAX_SEGMENTS`] pieces.
-    pub fn len(&self) -> usize {
-        self.0.bytes
-    }
-
-    /// Nothing to write.
-    pub fn is_empty(&self) -> bool {
-        self.0.bytes == 0
-    }
-
-    /// Writes once. Returns the number of bytes.
-    ///
-    /// # Errors
-    /// The system call's, `WouldBlock` among them; an interrupted call is repeated.
-    pub fn writev(&mut self, fd: impl AsFd) -> io::Result<usize> {
-        self.0.call(fd.as_fd(), |fd, vectors, count| {
-            // SAFETY: every vector points to readable bytes that are borrowed for 'a; the kernel only reads them.
-            unsafe { libc::writev(fd, vectors, count) }
-        })
-    }
-}
-
-/// At most [`MAX_SEGMENTS`] vectors; more are left out, which shortens the system call and nothing else.
-#[derive(Default)]
-struct Vectors<'a> {
-    list: SmallVec<[libc::iovec; 16]>,
-    bytes: usize,
-    borrowed: PhantomData<&'a mut [u8]>,
-}
-
-impl<'a> Vectors<'a> {
-    /// Both buffers that are too many and those whose bytes cannot be counted are left out.
-    fn push(&mut self, base: *mut u8, len: usize) {
-        let Some(bytes) = self.bytes.checked_add(len) else { return };
-        if len > 0 && self.list.len() < MAX_SEGMENTS {
-            self.bytes = bytes;
-            self.list.push(libc::iovec { iov_base: base.cast(), iov_len: len });
-        }
-    }
-
-    fn push_cursor(&mut self, cursor: &Cursor<'a>) {
-        for (addr, len) in cursor.pieces(u32::MAX) {
-            // A buffer may lie in two regions. The range was checked when the chain was collected, from this memory.
-            for slice in cursor.mem.get_slices(addr, len as usize) {
-                if self.list.len() >= MAX_SEGMENTS - 1 {
-                    return;
-                }
-                let slice = slice.expect("a chain was used with another memory than it was collected from");
-                self.push(slice.ptr_guard_mut().as_ptr(), slice.len());
-            }
-        }
-    }
-
-    fn call(
-        &self,
-        fd: BorrowedFd<'_>,
-        operation: impl Fn(libc::c_int, *const libc::iovec, libc::c_int) -> libc::ssize_t,
-    ) -> io::Result<usize> {
-        loop {
-            // The cast cannot cut: there are at most MAX_SEGMENTS.
-            let result = operation(fd.as_raw_fd(), self.list.as_ptr(), self.list.len() as libc::c_int);
-            match usize::try_from(result) {
-                Ok(count) => return Ok(count),
-                Err(_) => {
-                    let error = io::Error::last_os_error();
-                    if error.kind() != io::ErrorKind::Interrupted {
-                        return Err(error);
-                    }
-                }
-            }
-        }
-    }
-
-    fn preadv(&self, fd: BorrowedFd<'_>, offset: u64) -> io::Result<usize> {
-        let offset = file_offset(offset)?;
-        self.call(fd, |fd, vectors, count| {
-            // SAFETY: as for readv above; this is reached through ReadVectors only.
-            unsafe { libc::preadv(fd, vectors, count, offset) }
-        })
-    }
-
-    fn pwritev(&self, fd: BorrowedFd<'_>, offset: u64) -> io::Result<usize> {
-        let offset = file_offset(offset)?;
-        self.call(fd, |fd, vectors, count| {
-            // SAFETY: as for writev above; the kernel only reads the vectors.
-            unsafe { libc::pwritev(fd, vectors, count, offset) }
-        })
-    }
-}
-
-fn file_offset(offset: u64) -> io::Result<libc::off_t> {
-    libc::off_t::try_from(offset).map_err(|_| io::ErrorKind::InvalidInput.into())
 }
 
 #[cfg(test)]

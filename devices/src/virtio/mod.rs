@@ -7,6 +7,7 @@ pub mod mmio;
 pub mod net;
 pub mod queue;
 pub mod rng;
+pub mod vectors;
 pub mod vsock;
 
 pub use chain::{Chain, ChainError, ChainReader, ChainWriter};
