@@ -3,4 +3,5 @@
 #![deny(unsafe_code)]
 
 pub mod agent_client;
+pub mod guest;
 pub mod stdio;

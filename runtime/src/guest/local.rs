@@ -1,0 +1,91 @@
+//! Kernels that lie on this host as files: the one it booted, or one the user names.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use super::build::{NewKernel, Vmlinux};
+use super::digest::Digest;
+use super::image;
+use super::module::{self, ModuleTree};
+use super::store::manifest::{KernelOrigin, Stamp};
+use super::store::AssetKind;
+use super::GuestError;
+
+/// Raised whenever the same file would give another asset: part of the key.
+const METHOD: u32 = 1;
+
+/// A kernel file, read.
+#[derive(Debug)]
+pub(crate) struct LocalKernel {
+    path: PathBuf,
+    bytes: Vec<u8>,
+    sha256: Digest,
+    stamp: Stamp,
+    /// The directory of its modules, if one was given or belongs to it.
+    modules: Option<PathBuf>,
+}
+
+impl LocalKernel {
+    /// Reads the kernel at `path`, with the modules in `modules`.
+    pub(crate) fn read(path: &Path, modules: Option<&Path>) -> Result<LocalKernel, GuestError> {
+        let failed = |source| GuestError::ReadKernel { path: path.to_owned(), source };
+        let path = fs::canonicalize(path).map_err(failed)?;
+        let stamp = Stamp::of(&path).map_err(failed)?;
+        if stamp.size > image::MAX_VMLINUX as u64 {
+            let source = image::ImageError::TooLarge { limit: image::MAX_VMLINUX };
+            return Err(GuestError::BadKernel { path, source });
+        }
+        let bytes = fs::read(&path).map_err(failed)?;
+        let sha256 = Digest::of(&bytes);
+        Ok(LocalKernel { path, bytes, sha256, stamp, modules: modules.map(Path::to_owned) })
+    }
+
+    /// The kernel this host runs, from its /boot.
+    pub(crate) fn of_host(modules: Option<&Path>) -> Result<LocalKernel, GuestError> {
+        let release =
+            nix::sys::utsname::uname().map(|name| name.release().to_string_lossy().into_owned()).unwrap_or_default();
+        let path = PathBuf::from(format!("/boot/vmlinuz-{release}"));
+        if !path.exists() {
+            return Err(GuestError::NoHostKernel { path });
+        }
+        let own = PathBuf::from(format!("/lib/modules/{release}"));
+        LocalKernel::read(&path, Some(modules.unwrap_or(&own)))
+    }
+
+    /// The kind of asset a file given by the user becomes.
+    pub(crate) fn custom_kind(&self) -> AssetKind {
+        AssetKind::Custom(self.sha256.short())
+    }
+
+    pub(crate) fn key(&self) -> String {
+        let modules = self.modules.as_deref().unwrap_or(Path::new("")).display();
+        format!("{METHOD} {} {modules} {}", self.sha256, module::wanted_names().join(","))
+    }
+
+    /// Takes kernel and modules. A kernel whose modules are neither given nor installed here is taken to have
+    /// everything built in.
+    pub(crate) fn build(self) -> Result<NewKernel, GuestError> {
+        let key = self.key();
+        let kernel =
+            image::open(&self.bytes).map_err(|source| GuestError::BadKernel { path: self.path.clone(), source })?;
+        let installed = || {
+            let dir = PathBuf::from(format!("/lib/modules/{}", kernel.release.as_ref()?));
+            dir.is_dir().then_some(dir)
+        };
+        let dir = self.modules.or_else(installed);
+        let modules = match &dir {
+            Some(dir) => {
+                let tree = ModuleTree::scan(dir)?;
+                if tree.is_empty() {
+                    Vec::new()
+                } else {
+                    module::select(&tree)?
+                }
+            }
+            None => Vec::new(),
+        };
+        let origin = KernelOrigin::File { path: self.path, sha256: self.sha256, stamp: self.stamp, modules: dir };
+        let form = kernel.form.to_string();
+        Ok(NewKernel { vmlinux: Vmlinux::Bytes(kernel.elf), release: kernel.release, form, key, origin, modules })
+    }
+}
