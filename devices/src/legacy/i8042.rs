@@ -12,7 +12,12 @@ const COMMAND: u64 = 4;
 /// Pulse output line 0: the processor's reset.
 const RESET: u8 = 0xfe;
 
-/// A controller without keyboard or mouse. Its status is always 0: nothing to read, ready for a command.
+/// Always the same: ready for a command, which is what Linux waits for before it pulls the reset line, and never out of
+/// data, by which Linux sees at once that there is no true controller. With "no data" it would wait half a second for
+/// an answer to its first command.
+const STATUS: u8 = 0x01;
+
+/// A controller without keyboard or mouse.
 pub struct I8042 {
     reset: Box<dyn Fn() + Send + Sync>,
 }
@@ -25,8 +30,8 @@ impl I8042 {
 }
 
 impl BusDevice for I8042 {
-    fn read(&self, _offset: u64, data: &mut [u8]) {
-        data.fill(0);
+    fn read(&self, offset: u64, data: &mut [u8]) {
+        data.fill(if offset == COMMAND { STATUS } else { 0 });
     }
 
     fn write(&self, offset: u64, data: &[u8]) {
@@ -58,6 +63,8 @@ mod tests {
         assert_eq!(resets.load(Ordering::SeqCst), 1);
         let mut status = [0xff];
         device.read(COMMAND, &mut status);
+        assert_eq!(status, [STATUS]);
+        device.read(0, &mut status);
         assert_eq!(status, [0]);
     }
 }

@@ -144,7 +144,7 @@ impl Backend {
     /// # Errors
     /// The host's.
     pub fn discard(&self, range: Range) -> io::Result<()> {
-        self.allocate(FallocateMode::PunchHole, range).map(drop)
+        self.allocate(|| FallocateMode::PunchHole, range).map(drop)
     }
 
     /// `range` reads as zeroes from now on; as a hole if it may.
@@ -152,7 +152,7 @@ impl Backend {
     /// # Errors
     /// The host's.
     pub fn write_zeroes(&self, range: Range) -> io::Result<()> {
-        let mode = if range.unmap { FallocateMode::PunchHole } else { FallocateMode::ZeroRange };
+        let mode = || if range.unmap { FallocateMode::PunchHole } else { FallocateMode::ZeroRange };
         if self.allocate(mode, range)? {
             return Ok(());
         }
@@ -169,11 +169,14 @@ impl Backend {
     }
 
     /// False if the file system does not know how.
-    fn allocate(&self, mode: FallocateMode, range: Range) -> io::Result<bool> {
-        match fallocate(&self.file, mode, true, range.offset, range.len) {
-            Ok(()) => Ok(true),
-            Err(error) if [libc::EOPNOTSUPP, libc::ENOSYS].contains(&error.errno()) => Ok(false),
-            Err(error) => Err(error.into()),
+    fn allocate(&self, mode: impl Fn() -> FallocateMode, range: Range) -> io::Result<bool> {
+        loop {
+            match fallocate(&self.file, mode(), true, range.offset, range.len) {
+                Ok(()) => return Ok(true),
+                Err(error) if [libc::EOPNOTSUPP, libc::ENOSYS].contains(&error.errno()) => return Ok(false),
+                Err(error) if error.errno() == libc::EINTR => {}
+                Err(error) => return Err(error.into()),
+            }
         }
     }
 }
