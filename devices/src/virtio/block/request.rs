@@ -1,5 +1,5 @@
 //! Requests to a disk (VIRTIO 1.2, 5.2.6): from bytes that the guest wrote to something that can be done. Pure
-//! functions; [`super::worker`] does it.
+//! functions; the disk's worker does it.
 
 use virtio_bindings::virtio_blk::{
     VIRTIO_BLK_ID_BYTES, VIRTIO_BLK_S_IOERR, VIRTIO_BLK_S_OK, VIRTIO_BLK_S_UNSUPP, VIRTIO_BLK_T_DISCARD,
