@@ -3,7 +3,8 @@
 //! 1. The checks of `cargo xtask check`.
 //! 2. Unit tests and the documentation's examples.
 //! 3. Bare-metal guests on this host's `/dev/kvm`, whatever its quality.
-//! 4. Bare-metal and real guests on a KVM that runs stock kernels: the host's, or the bed's in one boot of it.
+//! 4. The built program on a KVM that only emulates, where this host's does.
+//! 5. Bare-metal and real guests on a KVM that runs stock kernels: the host's, or the bed's in one boot of it.
 //!
 //! Every result is added up. What cannot run here is said and counted as skipped. The last line is
 //! `N passed, N failed, N skipped`.
@@ -46,7 +47,7 @@ pub struct Args {
 /// Runs the task.
 pub fn main(args: Args) -> Result<ExitCode> {
     let mut report = Report::default();
-    setup::ensure(&[Need::Bed, Need::RootFs])?;
+    setup::ensure(&[Need::RootFs])?;
     if args.only.is_none() {
         check::run(&mut report, |_| true);
     }
@@ -59,48 +60,65 @@ pub fn main(args: Args) -> Result<ExitCode> {
 
 fn tests(args: &Args, binaries: Vec<Binary>, report: &mut Report) {
     let of = |kind| binaries.iter().filter(|b| b.kind == kind).cloned().collect::<Vec<Binary>>();
-    let plan = |binaries| Plan { repeat: args.repeat, ..Plan::new(binaries, args.only.as_deref()) };
+    let plan = |binaries| {
+        let mut plan = Plan { repeat: args.repeat, ..Plan::new(binaries, args.only.as_deref()) };
+        if args.only.is_some() {
+            plan.drop_empty();
+        }
+        plan
+    };
     suite::on_host(&plan(of(Kind::Unit)), report);
-    suite::doc_tests(report, args.only.as_deref());
+    if args.only.is_none() {
+        suite::doc_tests(report);
+    }
 
     let here = Plan { serial: true, label: " on this host's /dev/kvm".to_owned(), ..plan(of(Kind::BareMetal)) };
-    match OpenOptions::new().read(true).write(true).open("/dev/kvm") {
+    match open_kvm() {
         Ok(_) => suite::on_host(&here, report),
-        Err(error) => {
-            let tests = here.binaries.iter().map(|b| here.count(b)).sum();
-            report.skipped("bare-metal guests on this host", tests, &format!("/dev/kvm: {error}"));
-        }
+        Err(error) => report.skipped("bare-metal guests on this host", here.total(), &format!("/dev/kvm: {error}")),
     }
 
-    let guests = [of(Kind::BareMetal), of(Kind::RealGuest)].concat();
-    let guests = Plan { serial: true, ..plan(guests) };
+    let emulated = Plan { serial: true, ..plan(of(Kind::EmulatedKvm)) };
+    let guests = Plan { serial: true, ..plan([of(Kind::BareMetal), of(Kind::RealGuest)].concat()) };
     // With --only, a filter that no guest test matches needs no guest assets and no bed.
-    if guests.binaries.iter().all(|binary| guests.count(binary) == 0) {
+    if emulated.binaries.is_empty() && guests.binaries.is_empty() {
         return;
     }
-    if let Err(error) = real_guests(args, guests, report) {
+    if let Err(error) = with_product(args, emulated, guests, report) {
         report.failure("preparing the guest tests", &error.to_string());
     }
 }
 
-fn real_guests(args: &Args, mut plan: Plan, report: &mut Report) -> Result<()> {
+fn open_kvm() -> io::Result<fs::File> {
+    OpenOptions::new().read(true).write(true).open("/dev/kvm")
+}
+
+/// The tests that run the built program.
+fn with_product(args: &Args, mut emulated: Plan, mut guests: Plan, report: &mut Report) -> Result<()> {
     let kernels: &[&str] = if args.quick { &["distro"] } else { &["distro", "source"] };
     let stage = Stage::build()?.for_tests()?;
     kernels.iter().try_for_each(|kernel| stage.make_guest(kernel))?;
-    plan.env.extend(stage.env());
-    plan.env.push(("HUTCH_E2E_KERNELS".to_owned(), kernels.join(",")));
+    emulated.env = stage.env();
+    guests.env = stage.env();
+    guests.env.push(("HUTCH_E2E_KERNELS".to_owned(), kernels.join(",")));
     if args.quick {
-        plan.env.push(("HUTCH_E2E_QUICK".to_owned(), "1".to_owned()));
+        guests.env.push(("HUTCH_E2E_QUICK".to_owned(), "1".to_owned()));
+    }
+    match (kvm::host(), open_kvm()) {
+        (HostKvm::NoExtensions, Ok(_)) => suite::on_host(&emulated, report),
+        _ if emulated.binaries.is_empty() => {}
+        _ => report.skipped("tests of an emulating KVM", emulated.total(), "this host's KVM is not one"),
     }
     if kvm::host() == HostKvm::Usable {
-        plan.label = " on this host's KVM".to_owned();
-        suite::on_host(&plan, report);
+        guests.label = " on this host's KVM".to_owned();
+        suite::on_host(&guests, report);
         return Ok(());
     }
-    plan.label = " in the bed".to_owned();
+    guests.label = " in the bed".to_owned();
+    setup::ensure(&[Need::Bed])?;
     let choice = if args.quick { Choice::Distro } else { Choice::Own };
     kernel::bed(&choice, true)?;
-    in_bed(choice, plan, report)
+    in_bed(choice, guests, report)
 }
 
 /// Runs a plan in one boot of the bed: this program again, inside.

@@ -41,7 +41,7 @@ pub fn main(args: Args) -> Result<ExitCode> {
     let wanted = |name: &str| args.names.is_empty() || args.names.iter().any(|n| n == name);
     run(&mut report, wanted);
     if wanted(UNIT_TESTS) {
-        suite::unit_tests(&mut report, None)?;
+        suite::unit_tests(&mut report)?;
     }
     Ok(report.close())
 }

@@ -14,6 +14,8 @@ pub enum Kind {
     Unit,
     /// `/dev/kvm`, of whatever quality: bare-metal guests of a few instructions.
     BareMetal,
+    /// A `/dev/kvm` that only emulates: the tests of what is said then.
+    EmulatedKvm,
     /// A `/dev/kvm` that runs a stock guest, and the built program: the bed, where the host has none.
     RealGuest,
 }
@@ -77,6 +79,7 @@ fn binary_of(message: &str, root: &Path) -> Option<Binary> {
     let integration = target.kind.iter().any(|kind| kind == "test");
     let kind = match dir.strip_prefix(root).ok().and_then(Path::to_str) {
         Some("vmm") if integration => Kind::BareMetal,
+        Some("tests/e2e") if integration && name.ends_with("/emulated.rs") => Kind::EmulatedKvm,
         Some("tests/e2e") if integration => Kind::RealGuest,
         _ => Kind::Unit,
     };
@@ -88,9 +91,13 @@ mod tests {
     use super::*;
 
     fn message(dir: &str, kind: &str, test: bool) -> String {
+        message_of(dir, "x", kind, test)
+    }
+
+    fn message_of(dir: &str, name: &str, kind: &str, test: bool) -> String {
         serde_json::json!({
             "reason": "compiler-artifact", "executable": "/t/x-1", "manifest_path": format!("/r/{dir}/Cargo.toml"),
-            "target": { "kind": [kind], "src_path": format!("/r/{dir}/tests/x.rs") }, "profile": { "test": test },
+            "target": { "kind": [kind], "src_path": format!("/r/{dir}/tests/{name}.rs") }, "profile": { "test": test },
         })
         .to_string()
     }
@@ -102,6 +109,8 @@ mod tests {
         assert_eq!(kind("vmm", "lib"), Some(Kind::Unit));
         assert_eq!(kind("tests/e2e", "test"), Some(Kind::RealGuest));
         assert_eq!(kind("cli", "test"), Some(Kind::Unit));
+        let emulated = binary_of(&message_of("tests/e2e", "emulated", "test", true), Path::new("/r"));
+        assert_eq!(emulated.map(|b| b.kind), Some(Kind::EmulatedKvm));
         let binary = binary_of(&message("vmm", "test", true), Path::new("/r")).unwrap();
         assert_eq!((binary.name.as_str(), binary.dir.as_path()), ("vmm/tests/x.rs", Path::new("/r/vmm")));
     }

@@ -13,20 +13,21 @@ pub use run::{in_bed, on_host, Plan};
 
 use crate::{build, Result};
 
-/// Runs all unit tests and doc tests on this host; `only` is a part of the names of those to run.
-pub fn unit_tests(report: &mut Report, only: Option<&str>) -> Result<()> {
+/// Runs all unit tests and the documentation's examples on this host.
+pub fn unit_tests(report: &mut Report) -> Result<()> {
     let binaries = build_all()?;
     let units: Vec<Binary> = binaries.into_iter().filter(|b| b.kind == Kind::Unit).collect();
-    on_host(&Plan::new(units, only), report);
-    doc_tests(report, only);
+    on_host(&Plan::new(units, None), report);
+    doc_tests(report);
     Ok(())
 }
 
 /// Runs the examples in the documentation. cargo builds and runs these in one go.
-pub fn doc_tests(report: &mut Report, only: Option<&str>) {
+pub fn doc_tests(report: &mut Report) {
+    println!("\n     Running documentation examples");
     let begin = Instant::now();
     let mut command = build::cargo();
-    command.args(["test", "--quiet", "--workspace", "--doc", "--no-fail-fast", "--"]).args(only);
+    command.args(["test", "--quiet", "--workspace", "--doc", "--no-fail-fast"]);
     let (counts, end) = run::tee(&mut command, run::PATIENCE, &mut std::io::stdout());
     report.binary("documentation examples", counts, end, begin.elapsed());
 }

@@ -71,8 +71,18 @@ impl Plan {
         (0..self.repeat).flat_map(move |round| self.binaries.iter().map(move |b| self.name(b, round)))
     }
 
-    /// How many tests a binary has that this plan would run.
-    pub fn count(&self, binary: &Binary) -> u64 {
+    /// How many tests this plan would run.
+    pub fn total(&self) -> u64 {
+        self.binaries.iter().map(|binary| self.count(binary)).sum::<u64>() * u64::from(self.repeat)
+    }
+
+    /// Leaves out binaries in which the name filter finds nothing.
+    pub fn drop_empty(&mut self) {
+        let keep: Vec<Binary> = self.binaries.iter().filter(|binary| self.count(binary) > 0).cloned().collect();
+        self.binaries = keep;
+    }
+
+    fn count(&self, binary: &Binary) -> u64 {
         let output = self.command(binary).args(["--list", "--format=terse"]).output();
         output.map_or(0, |o| listed(&String::from_utf8_lossy(&o.stdout)))
     }

@@ -1,0 +1,21 @@
+//! On a host whose KVM only emulates: it cannot run a stock guest, and hutch says so at once instead of hanging.
+//! `cargo xtask test` runs this on such hosts only, and never in the bed.
+
+use std::time::Duration;
+
+use hutch_e2e::{Hutch, RootFs};
+
+#[test]
+fn run_refuses_an_emulating_kvm_and_says_why() {
+    let root = RootFs::new();
+    let ended = Hutch::run(&root).sh("echo ran").end();
+    assert!(ended.time < Duration::from_secs(5), "{ended}");
+    ended.expect_code(125).expect_text("").expect_complaint(&["kvm", "emulat"]);
+}
+
+#[test]
+fn doctor_names_an_emulating_kvm_and_fails() {
+    let ended = Hutch::new("doctor").end();
+    assert_ne!(ended.code(), Some(0), "{ended}");
+    assert!(ended.text().to_lowercase().contains("emulat"), "{ended}");
+}
