@@ -100,6 +100,8 @@ pub struct Errand {
     pub write: Vec<PathBuf>,
     /// Kernel of the emulated machine.
     pub kernel: kernel::Choice,
+    /// Deterministic time in it, on one CPU.
+    pub deterministic: bool,
     /// Memory of the emulated machine.
     pub memory_mib: u64,
     /// Wall-clock limit.
@@ -118,11 +120,11 @@ pub fn wherever(errand: &Errand) -> Result<u8> {
     println!("    Booting the bed: this host's KVM cannot run stock guests ({} kernel)", kernel.name);
     let set = errand.env.iter().map(|(k, v)| OsString::from(format!("{k}={v}")));
     let config = BedConfig {
-        cpus: kernel.max_cpus,
+        cpus: if errand.deterministic { 1 } else { kernel.max_cpus },
         kernel,
         init: build::static_binary("hutch-bed", "bed-init")?,
         memory_mib: errand.memory_mib,
-        deterministic: false,
+        deterministic: errand.deterministic,
         timeout: errand.timeout,
         write: errand.write.clone(),
         args: errand.args.clone(),

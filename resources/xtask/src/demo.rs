@@ -47,6 +47,7 @@ pub fn main(args: Args) -> Result<ExitCode> {
         env: stage.env(),
         write: vec![root],
         kernel: Choice::Distro,
+        deterministic: false,
         memory_mib: 4096,
         timeout: Duration::from_secs(300),
     })?;
@@ -58,7 +59,7 @@ pub fn main(args: Args) -> Result<ExitCode> {
 }
 
 /// A root file system of Debian's busybox-static and little else.
-fn busybox_root() -> Result<PathBuf> {
+pub fn busybox_root() -> Result<PathBuf> {
     let root = fresh("busybox")?;
     for dir in ["bin", "dev", "etc", "proc", "root", "sys", "tmp"] {
         fs::create_dir_all(root.join(dir))?;

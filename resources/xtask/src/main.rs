@@ -8,6 +8,7 @@ mod build;
 mod check;
 mod demo;
 mod kernel;
+mod perf;
 mod setup;
 mod spec;
 mod stage;
@@ -38,6 +39,8 @@ enum Task {
     Check(check::Args),
     /// Everything CI runs
     Test(test::Args),
+    /// Boot times beside QEMU's microvm, in deterministic time
+    Perf(perf::Args),
     /// List the numbered behaviours of the pod API that have no test
     #[command(alias = "coverage-spec")]
     SpecCoverage,
@@ -59,6 +62,7 @@ fn main() -> ExitCode {
         Task::Demo(args) => demo::main(args),
         Task::Check(args) => check::main(args),
         Task::Test(args) => test::main(args),
+        Task::Perf(args) => perf::main(args),
         Task::SpecCoverage => spec::main(),
         Task::RunPlan { plan } => suite::in_bed(&plan),
     };

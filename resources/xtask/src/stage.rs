@@ -3,6 +3,7 @@
 use std::path::PathBuf;
 use std::process::Command;
 
+use crate::kernel::{self, Choice};
 use crate::{build, Result};
 
 /// The built product.
@@ -13,6 +14,8 @@ pub struct Stage {
     pub agent: PathBuf,
     /// An agent of another protocol version, for the test of that case.
     pub other_agent: Option<PathBuf>,
+    /// A bzImage, for the same.
+    pub bzimage: Option<PathBuf>,
     /// Directory of guest assets: in the cache, for a kernel built from source takes minutes. The agent in them is
     /// replaced by this build's when they are used.
     pub guest_dir: PathBuf,
@@ -26,12 +29,20 @@ impl Stage {
         println!("    Building hutch-agent (static)");
         let agent = build::static_binary("hutch-agent", "hutch-agent")?;
         let guest_dir = hutch_test_harness::cache_dir().join("guest");
-        Ok(Stage { hutch: build::target_dir().join("release/hutch"), agent, other_agent: None, guest_dir })
+        Ok(Stage {
+            hutch: build::target_dir().join("release/hutch"),
+            agent,
+            other_agent: None,
+            bzimage: None,
+            guest_dir,
+        })
     }
 
     /// Builds what only the tests need.
     pub fn for_tests(mut self) -> Result<Stage> {
         self.other_agent = Some(build::static_binary("hutch-e2e", "other-version-agent")?);
+        let kernel = kernel::bed(&Choice::Distro, false)?;
+        self.bzimage = Some(kernel.vmlinux.with_file_name("vmlinuz"));
         Ok(self)
     }
 
@@ -50,6 +61,7 @@ impl Stage {
             ("HUTCH_AGENT", Some(&self.agent)),
             ("HUTCH_GUEST_DIR", Some(&self.guest_dir)),
             ("HUTCH_E2E_OTHER_AGENT", self.other_agent.as_ref()),
+            ("HUTCH_E2E_BZIMAGE", self.bzimage.as_ref()),
         ];
         files
             .into_iter()

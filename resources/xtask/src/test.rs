@@ -30,6 +30,9 @@ const BED_PATIENCE: Duration = Duration::from_secs(35 * 60);
 /// Memory of the bed: a 5 GiB guest and what surrounds it. The host gives only what is touched.
 const BED_MEMORY_MIB: u64 = 8192;
 
+/// What the names of tests begin with that need the guest kernel built from source.
+const NEEDS_SOURCE_KERNEL: &str = "source_kernel_";
+
 /// Options of `test`.
 #[derive(clap::Args)]
 pub struct Args {
@@ -103,6 +106,9 @@ fn with_product(args: &Args, mut emulated: Plan, mut guests: Plan, report: &mut 
     guests.env.push(("HUTCH_E2E_KERNELS".to_owned(), kernels.join(",")));
     if args.quick {
         guests.env.push(("HUTCH_E2E_QUICK".to_owned(), "1".to_owned()));
+        let all = guests.total();
+        guests.skip = Some(NEEDS_SOURCE_KERNEL.to_owned());
+        report.skipped("tests with a kernel from source", all - guests.total(), "--quick");
     }
     match (kvm::host(), open_kvm()) {
         (HostKvm::NoExtensions, Ok(_)) => suite::on_host(&emulated, report),
@@ -134,6 +140,7 @@ fn in_bed(kernel: Choice, mut plan: Plan, report: &mut Report) -> Result<()> {
         env: Vec::new(),
         write: vec![shared],
         kernel,
+        deterministic: false,
         memory_mib: BED_MEMORY_MIB,
         timeout: BED_PATIENCE,
     })?;

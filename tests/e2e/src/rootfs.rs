@@ -101,6 +101,20 @@ impl RootFs {
         fs::write(self.at(path), text).expect("a script");
         fs::set_permissions(self.at(path), fs::Permissions::from_mode(0o755)).expect("an executable script");
     }
+
+    /// An initrd with this root file system as it is now, and `init` as its first program.
+    ///
+    /// # Panics
+    /// If it cannot be made.
+    pub fn initrd(&self, init: &str) -> PathBuf {
+        self.script("/init", init);
+        let archive = tempfile::NamedTempFile::new_in(scratch_dir()).expect("a file").into_temp_path();
+        let script = "cd \"$1\" && find . | cpio -o -H newc --quiet > \"$2\" && mv \"$2\" initrd.cpio";
+        let mut command = Command::new("sh");
+        command.args(["-ec", script, "sh"]).args([self.path(), &archive]);
+        assert!(command.status().expect("sh runs").success(), "cpio failed");
+        self.at("/initrd.cpio")
+    }
 }
 
 impl Default for RootFs {

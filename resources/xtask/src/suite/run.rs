@@ -25,6 +25,8 @@ pub struct Plan {
     pub binaries: Vec<Binary>,
     /// Run only tests whose names contain this.
     pub only: Option<String>,
+    /// Leave out tests whose names contain this.
+    pub skip: Option<String>,
     /// Run each binary so many times.
     pub repeat: u32,
     /// One test at a time: their subject is the machine they run on.
@@ -43,6 +45,7 @@ impl Plan {
         Plan {
             binaries,
             only: only.map(str::to_owned),
+            skip: None,
             repeat: 1,
             serial: false,
             label: String::new(),
@@ -55,6 +58,9 @@ impl Plan {
         let mut command = Command::new(&binary.path);
         command.current_dir(&binary.dir).args(&self.only);
         command.envs(self.env.iter().map(|(k, v)| (k, v)));
+        if let Some(skip) = &self.skip {
+            command.args(["--skip", skip]);
+        }
         if self.serial {
             command.arg("--test-threads=1");
         }
