@@ -4,4 +4,5 @@
 
 pub mod agent_client;
 pub mod guest;
+pub mod sandbox;
 pub mod stdio;

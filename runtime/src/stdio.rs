@@ -70,6 +70,7 @@ pub struct Relay {
     drain: Arc<EventFd>,
     ended: Receiver<(StdStream, Result<(), RelayError>)>,
     outputs: usize,
+    first_error: Option<RelayError>,
     first_byte: Arc<AtomicU64>,
 }
 
@@ -94,7 +95,7 @@ impl Relay {
         let drain = new_event()?;
         let (tell, ended) = mpsc::channel();
         let first_byte = Arc::new(AtomicU64::new(0));
-        let mut relay = Relay { stop_input, drain, ended, outputs: 0, first_byte };
+        let mut relay = Relay { stop_input, drain, ended, outputs: 0, first_error: None, first_byte };
         let output = |relay: &Relay, stream, sink| Output {
             stream,
             sink,
@@ -143,16 +144,15 @@ impl Relay {
     /// when the streams end. A stream that a surviving child keeps open counts as ended when nothing has come for
     /// the `quiet` time; one whose bytes the caller is slow to take does not.
     ///
-    /// `limit` bounds the wait for a caller that never takes the bytes; `None`: as long as it takes.
+    /// `limit` bounds the wait, and it may be called again; `None`: as long as the caller takes.
     ///
     /// # Errors
     /// The first that happened on an output, after all have ended. Trouble with stdin is only logged: the process has
     /// ended without it.
-    pub fn finish(mut self, limit: Option<Duration>) -> Result<Drained, RelayError> {
+    pub fn finish(&mut self, limit: Option<Duration>) -> Result<Drained, RelayError> {
         signal(&self.stop_input);
         signal(&self.drain);
         let until = limit.map(|limit| Instant::now() + limit);
-        let mut first_error = None;
         while self.outputs > 0 {
             let next = match until {
                 None => self.ended.recv().ok(),
@@ -167,11 +167,11 @@ impl Relay {
                 (StdStream::Stdin, Err(error)) => log::warn!("stdin was cut short: {error}"),
                 (_, result) => {
                     self.outputs -= 1;
-                    first_error = first_error.or(result.err());
+                    self.first_error = self.first_error.take().or(result.err());
                 }
             }
         }
-        first_error.map_or(Ok(Drained::All), Err)
+        self.first_error.take().map_or(Ok(Drained::All), Err)
     }
 }
 
@@ -180,7 +180,7 @@ impl Relay {
 pub enum Drained {
     /// Every byte is with the caller.
     All,
-    /// The caller did not take the bytes in time.
+    /// Some bytes are still under way.
     Stuck,
 }
 
@@ -362,7 +362,8 @@ fn write_all(sink: BorrowedFd<'_>, mut bytes: &[u8]) -> Result<(), Errno> {
     Ok(())
 }
 
-fn now_ns() -> u64 {
+/// CLOCK_MONOTONIC in nanoseconds, the clock of all marks.
+pub(crate) fn now_ns() -> u64 {
     clock_gettime(ClockId::CLOCK_MONOTONIC).map_or(1, |t| t.tv_sec() as u64 * 1_000_000_000 + t.tv_nsec() as u64)
 }
 

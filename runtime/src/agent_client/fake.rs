@@ -28,7 +28,8 @@ pub struct FakeGuest(Arc<Inner>);
 struct Inner {
     script: Script,
     version: u32,
-    streams: Mutex<HashMap<(String, StdStream), UnixStream>>,
+    /// Opened and not yet taken by the test; `None` once the machine is gone.
+    streams: Mutex<Option<HashMap<(String, StdStream), UnixStream>>>,
     arrived: Condvar,
 }
 
@@ -76,7 +77,7 @@ impl FakeGuest {
 
     /// The same with an agent of another protocol version.
     pub fn with_version(version: u32, script: impl Fn(&Peer, HostFrame) + Send + Sync + 'static) -> Self {
-        let streams = Mutex::default();
+        let streams = Mutex::new(Some(HashMap::new()));
         Self(Arc::new(Inner { script: Box::new(script), version, streams, arrived: Condvar::new() }))
     }
 
@@ -100,9 +101,21 @@ impl FakeGuest {
     pub fn stream(&self, token: &str, stream: StdStream) -> UnixStream {
         let key = (token.to_owned(), stream);
         let streams = self.0.streams.lock().expect("streams");
-        let (mut streams, _) =
-            self.0.arrived.wait_timeout_while(streams, PATIENCE, |s| !s.contains_key(&key)).expect("streams");
-        streams.remove(&key).unwrap_or_else(|| panic!("the host did not open {stream:?} of {token}"))
+        let (mut streams, _) = self
+            .0
+            .arrived
+            .wait_timeout_while(streams, PATIENCE, |s| s.as_ref().is_some_and(|s| !s.contains_key(&key)))
+            .expect("streams");
+        streams
+            .as_mut()
+            .and_then(|s| s.remove(&key))
+            .unwrap_or_else(|| panic!("the host did not open {stream:?} of {token}"))
+    }
+
+    /// The machine is gone: streams that the test has not taken end, and no new ones are made.
+    pub fn hang_up(&self) {
+        *self.0.streams.lock().expect("streams") = None;
+        self.0.arrived.notify_all();
     }
 }
 
@@ -113,7 +126,9 @@ impl Connector for FakeGuest {
         thread::spawn(move || match read_frame::<Open>(&mut &guest) {
             Ok(Some(Open::Control)) => inner.serve_control(guest),
             Ok(Some(Open::Stream { token, stream })) => {
-                inner.streams.lock().expect("streams").insert((token, stream), guest);
+                if let Some(streams) = &mut *inner.streams.lock().expect("streams") {
+                    streams.insert((token, stream), guest);
+                }
                 inner.arrived.notify_all();
             }
             _ => {}

@@ -29,5 +29,5 @@ pub use calls::NewContainer;
 pub use connector::Connector;
 pub(crate) use error::stream_name;
 pub use error::{AgentError, ChannelDeath};
-pub use session::Session;
+pub use session::{open_stream, Session};
 pub use text::printable;

@@ -249,7 +249,7 @@ impl Drop for Session {
 ///
 /// # Errors
 /// [`AgentError::OpenStream`].
-pub(crate) fn open_stream(
+pub fn open_stream(
     connector: &dyn Connector,
     token: &str,
     stream: StdStream,

@@ -1,0 +1,100 @@
+//! How a run fails.
+
+use std::time::Duration;
+
+use hutch_agent_proto::RemoteError;
+
+use crate::agent_client::AgentError;
+use crate::stdio::RelayError;
+
+/// Why a run has no exit status of its command.
+#[derive(Debug, thiserror::Error)]
+pub enum RunError {
+    /// The machine ended although nobody asked for it.
+    #[error("the guest ended unasked {when}: {how}")]
+    GuestEnded {
+        /// What the run was doing.
+        when: &'static str,
+        /// How it ended.
+        how: String,
+    },
+    /// The agent in the guest is lost, but the machine still runs.
+    #[error("lost the guest's agent {when}")]
+    AgentLost {
+        /// What the run was doing.
+        when: &'static str,
+        /// The cause.
+        source: AgentError,
+    },
+    /// Nothing came from the agent.
+    #[error(
+        "the guest did not report within {} s: see the console (--console FILE), or rebuild the guest assets with \
+         `hutch guest build`", .0.as_secs_f32()
+    )]
+    BootTimeout(Duration),
+    /// The guest could not be set up as asked.
+    #[error("set up the guest")]
+    SetUp(#[source] AgentError),
+    /// The program could not be started.
+    #[error("start the command")]
+    Start(#[source] AgentError),
+    /// The program does not exist.
+    #[error("exec {program:?}")]
+    ProgramNotFound {
+        /// As it was given.
+        program: String,
+        /// What the agent says.
+        source: RemoteError,
+    },
+    /// The program can't be executed.
+    #[error("exec {program:?}")]
+    ProgramNotExecutable {
+        /// As it was given.
+        program: String,
+        /// What the agent says.
+        source: RemoteError,
+    },
+    /// The bound of the whole run has passed; the guest was well.
+    #[error("time is up {when}: the run was given {} s", .after.as_secs_f32())]
+    Timeout {
+        /// What the run was doing.
+        when: &'static str,
+        /// The bound.
+        after: Duration,
+    },
+    /// The bound of the whole run has passed, and the guest does not answer.
+    #[error("the guest hangs: time is up {when} after {} s and its agent does not answer", .after.as_secs_f32())]
+    Hung {
+        /// What the run was doing.
+        when: &'static str,
+        /// The bound.
+        after: Duration,
+    },
+    /// A signal ended the run before the command, or against a guest that does not take signals.
+    #[error("ended by signal {signal} {when}")]
+    Interrupted {
+        /// Signal number.
+        signal: i32,
+        /// What the run was doing.
+        when: &'static str,
+    },
+    /// The command's streams could not be relayed.
+    #[error("relay the command's streams")]
+    Relay(#[from] RelayError),
+    /// The host could not give a thread.
+    #[error("start a thread of the run")]
+    Thread(#[source] std::io::Error),
+}
+
+impl RunError {
+    /// Whether the guest's console may tell more.
+    pub fn is_guests_fault(&self) -> bool {
+        matches!(
+            self,
+            RunError::GuestEnded { .. }
+                | RunError::AgentLost { .. }
+                | RunError::BootTimeout(_)
+                | RunError::Hung { .. }
+        )
+    }
+}
