@@ -373,3 +373,7 @@ impl Process {
         Ok((ends, Some(close)))
     }
 }
+
+#[cfg(test)]
+#[path = "process_tests.rs"]
+mod tests;

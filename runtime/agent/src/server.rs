@@ -59,6 +59,8 @@ pub struct Agent {
     pub(crate) mounts: Mutex<Vec<String>>,
     sessions: Mutex<Vec<Weak<Outbox>>>,
     connections: AtomicUsize,
+    /// The last connection was one too many.
+    refusing: AtomicBool,
     /// Signalled when a connection ends.
     ended: (Mutex<()>, Condvar),
     /// A program has been executed.
@@ -79,6 +81,7 @@ impl Agent {
             mounts: Mutex::default(),
             sessions: Mutex::default(),
             connections: AtomicUsize::new(0),
+            refusing: AtomicBool::new(false),
             ended: (Mutex::new(()), Condvar::new()),
             ran: AtomicBool::new(false),
         });
@@ -105,8 +108,13 @@ impl Agent {
     /// Serves a connection on a thread of its own. `ours`: the agent opened it and has greeted already.
     pub fn adopt(self: &Arc<Self>, connection: Connection, ours: bool) {
         let permit = Permit::new(Arc::clone(self));
-        if permit.number > MAX_CONNECTIONS {
-            log::write(Level::Warn, format_args!("more than {MAX_CONNECTIONS} connections; one is refused"));
+        let refused = permit.number > MAX_CONNECTIONS;
+        // Once per shortage.
+        if refused && !self.refusing.load(Ordering::Relaxed) {
+            log::write(Level::Warn, format_args!("more than {MAX_CONNECTIONS} connections; some are refused"));
+        }
+        self.refusing.store(refused, Ordering::Relaxed);
+        if refused {
             return;
         }
         let run = move || {

@@ -193,6 +193,9 @@ fn prepare(plan: &Plan) -> Result<(), (Stage, i32)> {
         for (target, source) in plan.stdio.iter().enumerate() {
             check(Stage::Stdio, libc::dup2(source.as_raw_fd(), target as RawFd))?;
         }
+        // Ours are close-on-exec anyway; what this process was born with may not be.
+        let (first, last) = (3, libc::c_uint::MAX);
+        check(Stage::Stdio, libc::syscall(libc::SYS_close_range, first, last, libc::CLOSE_RANGE_CLOEXEC))?;
         if plan.terminal {
             check(Stage::Terminal, libc::ioctl(0, libc::TIOCSCTTY, 0))?;
         }

@@ -7,7 +7,7 @@
 
 use std::io::{self, Write};
 use std::os::unix::net::{UnixListener, UnixStream};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use hutch_agent::connection::Connection;
@@ -32,7 +32,7 @@ fn main() -> ExitCode {
     }
 }
 
-fn serve(socket: &PathBuf, run_dir: &PathBuf, push: Option<&PathBuf>) -> io::Result<()> {
+fn serve(socket: &Path, run_dir: &Path, push: Option<&Path>) -> io::Result<()> {
     // Orphans of its processes come to it, as to PID 1.
     set_child_subreaper(true)?;
     let listener = UnixListener::bind(socket)?;
@@ -46,7 +46,7 @@ fn serve(socket: &PathBuf, run_dir: &PathBuf, push: Option<&PathBuf>) -> io::Res
         None => None,
     };
     let agent = Agent::new(Options {
-        run_dir: run_dir.clone(),
+        run_dir: run_dir.to_path_buf(),
         own_mounts: Vec::new(),
         limits: rlimits::inherited(),
         kernel,

@@ -1,0 +1,168 @@
+//! The table by itself: children of the test are reaped by hand, in every order relative to their registration.
+
+use super::*;
+use crate::connection::Connection;
+use crate::sys::wait_for_end;
+use hutch_agent_proto::{read_frame, AgentFrame};
+use nix::errno::Errno;
+use std::os::fd::FromRawFd;
+use std::os::unix::net::UnixStream;
+
+/// A child that ends at once with `code`.
+fn child(code: i32) -> Child {
+    let script = format!("exit {code}");
+    let child = std::process::Command::new("/bin/sh").args(["-c", &script]).spawn().unwrap();
+    let pid = child.id() as i32;
+    // Reaped by the test, not by the standard library.
+    drop(child);
+    // SAFETY: pidfd_open returns a new descriptor for our own child, which nobody has reaped yet.
+    #[allow(unsafe_code)]
+    let pidfd = unsafe {
+        let fd = Errno::result(libc::syscall(libc::SYS_pidfd_open, pid, 0)).unwrap();
+        OwnedFd::from_raw_fd(fd as i32)
+    };
+    Child { pid, pidfd }
+}
+
+/// What the reaper does for one child, blocking until that has ended.
+fn reap(processes: &Processes, pid: i32) -> Option<Obituary> {
+    processes.reap(pid, || loop {
+        match wait_for_end(Some(pid), false) {
+            Ok(Some((_, status))) => return Some(status),
+            Ok(None) => std::thread::yield_now(),
+            Err(_) => return None,
+        }
+    })
+}
+
+fn outbox() -> (Arc<Outbox>, UnixStream) {
+    let (ours, theirs) = UnixStream::pair().unwrap();
+    theirs.set_read_timeout(Some(Duration::from_secs(20))).unwrap();
+    (Outbox::new(Arc::new(Connection::from(ours))), theirs)
+}
+
+fn status_reply(stream: &mut UnixStream) -> (u64, ExitStatus) {
+    match read_frame(stream).unwrap() {
+        Some(AgentFrame::Reply { id, result: Ok(Response::Exited(status)) }) => (id, status),
+        other => panic!("{other:?}"),
+    }
+}
+
+#[test]
+fn a_status_after_the_registration_reaches_those_who_wait() {
+    let processes = Processes::new(8);
+    let (outbox, mut host) = outbox();
+    let pid = processes.start("p", || Ok((child(3), Streams::default()))).unwrap();
+    processes.wait("p", &outbox, 41).unwrap();
+    let obituary = reap(&processes, pid).unwrap();
+    obituary.reply();
+    assert_eq!((obituary.token.as_str(), obituary.status), ("p", ExitStatus::Code(3)));
+    assert_eq!(status_reply(&mut host), (41, ExitStatus::Code(3)));
+    processes.wait("p", &outbox, 42).unwrap();
+    assert_eq!(status_reply(&mut host), (42, ExitStatus::Code(3)));
+}
+
+#[test]
+fn a_status_before_the_registration_is_kept() {
+    let processes = Processes::new(8);
+    let (outbox, mut host) = outbox();
+    processes
+        .start("p", || {
+            let child = child(4);
+            assert!(reap(&processes, child.pid).is_none(), "nobody knows it yet");
+            Ok((child, Streams::default()))
+        })
+        .unwrap();
+    processes.wait("p", &outbox, 1).unwrap();
+    assert_eq!(status_reply(&mut host), (1, ExitStatus::Code(4)));
+}
+
+#[test]
+fn the_status_of_an_earlier_owner_of_the_pid_is_not_taken() {
+    let processes = Processes::new(8);
+    let pid = processes
+        .start("p", || {
+            let child = child(5);
+            // As if an orphan with that pid had been reaped since the start began.
+            processes.reap(child.pid, || Some(ExitStatus::Code(99)));
+            Ok((child, Streams::default()))
+        })
+        .unwrap();
+    assert_eq!(reap(&processes, pid).unwrap().status, ExitStatus::Code(5));
+}
+
+#[test]
+fn strangers_are_remembered_only_while_somebody_starts() {
+    let processes = Processes::new(8);
+    assert!(processes.reap(1_000_000, || Some(ExitStatus::Code(0))).is_none());
+    assert!(processes.lock().unclaimed.is_empty());
+    let _ = processes.start("p", || {
+        processes.reap(1_000_000, || Some(ExitStatus::Code(0)));
+        assert_eq!(processes.lock().unclaimed.len(), 1);
+        Err(not_found("no"))
+    });
+    assert!(processes.lock().unclaimed.is_empty());
+}
+
+#[test]
+fn the_table_is_bounded_and_a_failed_start_frees_its_place() {
+    let processes = Processes::new(2);
+    assert!(processes.start("bad", || Err(not_found("no"))).is_err());
+    for token in ["a", "b"] {
+        let pid = processes.start(token, || Ok((child(0), Streams::default()))).unwrap();
+        reap(&processes, pid).unwrap();
+    }
+    let error = processes.start("c", || unreachable!("over the limit")).unwrap_err();
+    assert_eq!(error.kind, ErrorKind::WrongState);
+    processes.forget("a").unwrap();
+    let pid = processes.start("c", || Ok((child(0), Streams::default()))).unwrap();
+    reap(&processes, pid).unwrap();
+}
+
+#[test]
+fn a_starting_process_is_not_there_yet() {
+    let processes = Processes::new(8);
+    let (outbox, _host) = outbox();
+    let result = processes.start("p", || {
+        for error in [
+            processes.wait("p", &outbox, 1).unwrap_err(),
+            processes.signal("p", 15, true).unwrap_err(),
+            processes.resize("p", WindowSize { rows: 1, cols: 1 }).unwrap_err(),
+        ] {
+            assert!(matches!(error.kind, ErrorKind::NotFound | ErrorKind::WrongState), "{error:?}");
+        }
+        assert_eq!(processes.forget("p").unwrap_err().kind, ErrorKind::WrongState);
+        assert_eq!(processes.start("p", || unreachable!()).unwrap_err().kind, ErrorKind::AlreadyExists);
+        Err(not_found("no"))
+    });
+    assert_eq!(result.unwrap_err().kind, ErrorKind::NotFound);
+}
+
+#[test]
+fn waiting_requests_are_bounded_and_leave_with_their_connection() {
+    let processes = Processes::new(8);
+    let (outbox, _host) = outbox();
+    let pid = processes.start("p", || Ok((child(0), Streams::default()))).unwrap();
+    for id in 0..MAX_WAITERS {
+        processes.wait("p", &outbox, id as u64).unwrap();
+    }
+    assert_eq!(processes.wait("p", &outbox, 0).unwrap_err().kind, ErrorKind::WrongState);
+    processes.drop_waiters(&outbox);
+    processes.wait("p", &outbox, 0).unwrap();
+    reap(&processes, pid).unwrap();
+}
+
+#[test]
+fn the_reaper_wakes_for_every_birth() {
+    let processes = Arc::new(Processes::new(8));
+    let births = processes.births();
+    let waiting = Arc::clone(&processes);
+    let thread = std::thread::spawn(move || waiting.wait_for_birth(births));
+    // The table knows that there are no children once the reaper waits.
+    assert!(processes.wait_childless(Duration::from_secs(20)));
+    let _ = processes.start("p", || Err(not_found("even a failed start may leave a zombie")));
+    thread.join().unwrap();
+    assert!(!processes.wait_childless(Duration::ZERO), "the reaper has not looked again");
+    // A birth between looking and waiting is not missed.
+    processes.wait_for_birth(births);
+}
