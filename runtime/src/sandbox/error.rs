@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use hutch_agent_proto::RemoteError;
+use hutch_vmm::MachineExit;
 
 use crate::agent_client::AgentError;
 use crate::stdio::RelayError;
@@ -11,12 +12,12 @@ use crate::stdio::RelayError;
 #[derive(Debug, thiserror::Error)]
 pub enum RunError {
     /// The machine ended although nobody asked for it.
-    #[error("the guest ended unasked {when}: {how}")]
+    #[error("the guest ended unasked {when}: {exit}")]
     GuestEnded {
         /// What the run was doing.
         when: &'static str,
         /// How it ended.
-        how: String,
+        exit: MachineExit,
     },
     /// The agent in the guest is lost, but the machine still runs.
     #[error("lost the guest's agent {when}")]
@@ -91,10 +92,7 @@ impl RunError {
     pub fn is_guests_fault(&self) -> bool {
         matches!(
             self,
-            RunError::GuestEnded { .. }
-                | RunError::AgentLost { .. }
-                | RunError::BootTimeout(_)
-                | RunError::Hung { .. }
+            RunError::GuestEnded { .. } | RunError::AgentLost { .. } | RunError::BootTimeout(_) | RunError::Hung { .. }
         )
     }
 }

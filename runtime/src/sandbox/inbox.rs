@@ -4,6 +4,7 @@ use std::sync::mpsc::{self, Receiver, RecvTimeoutError, Sender};
 use std::time::Instant;
 
 use hutch_agent_proto::{Response, WindowSize};
+use hutch_vmm::MachineExit;
 
 use crate::agent_client::{AgentError, Session};
 use crate::stdio::{Drained, RelayError};
@@ -24,8 +25,8 @@ pub enum Notice {
     Resize(WindowSize),
     /// The agent reported, or failed to.
     Ready(Result<Session, AgentError>),
-    /// The machine ended, as the text says.
-    VmEnded(String),
+    /// The machine ended.
+    VmEnded(MachineExit),
     /// Answer to the sandbox's set-up.
     SetUp(Answer),
     /// Answer to the process's start.

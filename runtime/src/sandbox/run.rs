@@ -4,9 +4,10 @@ use std::os::unix::net::UnixStream;
 use std::sync::mpsc::{Receiver, RecvTimeoutError};
 use std::sync::Arc;
 use std::thread;
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use hutch_agent_proto::{ErrorKind, ExitStatus, ProcessSpec, Request, Response, SandboxSpec, WindowSize};
+use hutch_vmm::MachineExit;
 use nix::sys::signal::Signal;
 
 use super::error::RunError;
@@ -33,8 +34,8 @@ const FLUSH: Duration = Duration::from_secs(30);
 
 /// The machine, as a run needs it.
 pub trait Vm: Send + Sync {
-    /// Waits for the machine's end and tells how it ended; `None` when time is up. Any number of threads may wait.
-    fn wait(&self, timeout: Option<Duration>) -> Option<String>;
+    /// Waits for the machine's end; `None` when time is up. Any number of threads may wait.
+    fn wait(&self, timeout: Option<Duration>) -> Option<MachineExit>;
     /// Ends the machine at once: `wait` returns.
     fn stop(&self);
 }
@@ -53,6 +54,8 @@ pub struct Task {
     pub timeout: Option<(Duration, Instant)>,
     /// How the machine is ended.
     pub stop: Stop,
+    /// Called right before the command starts; until then a terminal of the caller is its own.
+    pub on_start: Box<dyn FnOnce() + Send>,
 }
 
 /// How a machine is ended after its command.
@@ -99,8 +102,8 @@ pub fn run(
 fn watch(vm: &Arc<dyn Vm>, post: Post) -> Result<(), RunError> {
     let vm = Arc::clone(vm);
     spawn("vm-watch", move || {
-        if let Some(how) = vm.wait(None) {
-            post.send(Notice::VmEnded(how));
+        if let Some(exit) = vm.wait(None) {
+            post.send(Notice::VmEnded(exit));
         }
     })
 }
@@ -147,6 +150,7 @@ impl Run<'_> {
         let program = task.process.args.first().cloned().unwrap_or_default();
         let terminal = task.process.terminal.is_some();
         self.set_up(&session, task.sandbox)?;
+        (task.on_start)();
         let mut relay = self.start(&session, task.process, task.fds, &program)?;
         marks.now("command started");
         let ended = self.supervise(&session, terminal);
@@ -181,7 +185,8 @@ impl Run<'_> {
         }
     }
 
-    fn set_up(&mut self, session: &Session, sandbox: SandboxSpec) -> Result<(), RunError> {
+    fn set_up(&mut self, session: &Session, mut sandbox: SandboxSpec) -> Result<(), RunError> {
+        sandbox.unix_ns = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |t| t.as_nanos() as u64);
         let post = self.inbox.post();
         session.call_then(Request::SetupSandbox(Box::new(sandbox)), move |a| post.send(Notice::SetUp(a)));
         loop {
@@ -210,21 +215,21 @@ impl Run<'_> {
         let post = self.inbox.post();
         let request = Request::StartProcess { token: TOKEN.into(), container: None, process: Box::new(process) };
         session.call_then(request, move |a| post.send(Notice::Started(a)));
+        // The agent takes requests in order, so it knows the process by then.
+        let post = self.inbox.post();
+        let wait = Request::WaitProcess { token: TOKEN.into() };
+        session.call_then(wait, move |a| post.send(Notice::Exited(a)));
         let connector = session.connector();
         let open = move |stream| crate::agent_client::open_stream(&*connector, TOKEN, stream, OPEN_STREAM);
         let relay = Relay::start(Arc::new(open), fds, terminal, QUIET)?;
         loop {
             match self.next(Some(session), SETTING_UP)? {
-                Notice::Started(Ok(Response::Started { .. })) => break,
+                Notice::Started(Ok(Response::Started { .. })) => return Ok(relay),
                 Notice::Started(Ok(_)) => return Err(RunError::Start(AgentError::Unexpected("start the process"))),
                 Notice::Started(Err(error)) => return Err(self.refused(error, program)),
                 notice => self.early(notice, SETTING_UP)?,
             }
         }
-        let post = self.inbox.post();
-        let wait = Request::WaitProcess { token: TOKEN.into() };
-        session.call_then(wait, move |a| post.send(Notice::Exited(a)));
-        Ok(relay)
     }
 
     /// Passes signals and sizes on until the command has ended.
@@ -312,7 +317,7 @@ impl Run<'_> {
     /// The next notice, unless it is the end: the machine's, or that of the given time.
     fn next(&mut self, session: Option<&Session>, when: When) -> Result<Notice, RunError> {
         match self.inbox.next(self.timeout.map(|(_, until)| until)) {
-            Some(Notice::VmEnded(how)) => Err(RunError::GuestEnded { when, how }),
+            Some(Notice::VmEnded(exit)) => Err(RunError::GuestEnded { when, exit }),
             Some(notice) => Ok(notice),
             None => {
                 let after = self.timeout.map_or(Duration::ZERO, |(after, _)| after);
@@ -324,9 +329,7 @@ impl Run<'_> {
     /// What a notice means that this phase does not wait for.
     fn early(&self, notice: Notice, when: When) -> Result<(), RunError> {
         match notice {
-            Notice::Signal { number, .. } if is_deadly(number) => {
-                Err(RunError::Interrupted { signal: number, when })
-            }
+            Notice::Signal { number, .. } if is_deadly(number) => Err(RunError::Interrupted { signal: number, when }),
             _ => Ok(()),
         }
     }
@@ -345,7 +348,7 @@ impl Run<'_> {
             return RunError::AgentLost { when, source: error };
         }
         match self.vm.wait(Some(END_LAG)) {
-            Some(how) => RunError::GuestEnded { when, how },
+            Some(exit) => RunError::GuestEnded { when, exit },
             None => RunError::AgentLost { when, source: error },
         }
     }

@@ -3,45 +3,44 @@
 use std::fs::File;
 use std::io::{self, Read, Write};
 use std::os::fd::OwnedFd;
-use std::sync::mpsc;
-use std::sync::{Condvar, Mutex};
+use std::sync::{mpsc, Arc, Condvar, Mutex};
+use std::thread;
+use std::time::{Duration, Instant};
 
-use hutch_agent_proto::{HostFrame, StdStream};
+use hutch_agent_proto::{
+    ErrorKind, ExitStatus, HostFrame, ProcessSpec, Request, Response, SandboxSpec, StdStream, WindowSize,
+};
+use hutch_vmm::MachineExit;
 use nix::fcntl::OFlag;
 
 use super::*;
 use crate::agent_client::fake::{FakeGuest, Peer};
 use crate::stdio::StdioFds;
-use hutch_agent_proto::{ErrorKind, ExitStatus, ProcessSpec, Request, Response, SandboxSpec, WindowSize};
-use std::sync::Arc;
-use std::thread;
-use std::time::{Duration, Instant};
 
 const SOON: Duration = Duration::from_secs(20);
 
 #[derive(Default)]
 struct FakeVm {
-    end: Mutex<Option<String>>,
+    end: Mutex<Option<MachineExit>>,
     changed: Condvar,
 }
 
 impl FakeVm {
-    fn end(&self, how: &str) {
-        self.end.lock().unwrap().get_or_insert(how.to_owned());
+    fn end(&self, exit: MachineExit) {
+        self.end.lock().unwrap().get_or_insert(exit);
         self.changed.notify_all();
     }
 }
 
 impl Vm for FakeVm {
-    fn wait(&self, timeout: Option<Duration>) -> Option<String> {
+    fn wait(&self, timeout: Option<Duration>) -> Option<MachineExit> {
         let end = self.end.lock().unwrap();
-        let (end, _) =
-            self.changed.wait_timeout_while(end, timeout.unwrap_or(SOON * 10), |end| end.is_none()).unwrap();
+        let (end, _) = self.changed.wait_timeout_while(end, timeout.unwrap_or(SOON * 10), |end| end.is_none()).unwrap();
         end.clone()
     }
 
     fn stop(&self) {
-        self.end("stopped");
+        self.end(MachineExit::Stopped);
     }
 }
 
@@ -67,6 +66,7 @@ impl Bench {
             boot_timeout: SOON,
             timeout: None,
             stop: Stop::Flush,
+            on_start: Box::new(|| {}),
         };
         let (vm, guest) = (Arc::clone(vm), FakeGuest::new(script));
         Self { vm, guest, inbox: Inbox::new(), marks: Marks::default(), stdout, task, push: true }
@@ -148,9 +148,11 @@ fn a_guest_that_dies_is_reported_with_how_in_every_phase() {
     let vm = vm();
     let mut bench = Bench::new(&vm, simple);
     bench.push = false;
-    vm.end("kernel panic");
+    vm.end(MachineExit::GuestPanic);
     let (result, ..) = bench.run();
-    assert!(matches!(&result, Err(RunError::GuestEnded { how, when }) if how == "kernel panic" && when.contains("boot")));
+    assert!(
+        matches!(&result, Err(RunError::GuestEnded { exit: MachineExit::GuestPanic, when }) if when.contains("boot"))
+    );
 
     // While the command runs: the channel's end is noticed first or the machine's, the message is the same.
     for channel_first in [true, false] {
@@ -162,7 +164,7 @@ fn a_guest_that_dies_is_reported_with_how_in_every_phase() {
                     peer.close();
                     thread::sleep(Duration::from_millis(20));
                 }
-                dying.end("triple fault");
+                dying.end(MachineExit::TripleFault);
                 peer.close();
             }
             _ => simple(peer, frame),
@@ -170,7 +172,7 @@ fn a_guest_that_dies_is_reported_with_how_in_every_phase() {
         let guest = bench.guest.clone();
         let command = thread::spawn(move || guest.stream("command", StdStream::Stdout).write_all(b"last").unwrap());
         let (result, text, _) = bench.run();
-        assert!(matches!(&result, Err(RunError::GuestEnded { how, .. }) if how == "triple fault"), "{result:?}");
+        assert!(matches!(&result, Err(RunError::GuestEnded { exit: MachineExit::TripleFault, .. })), "{result:?}");
         assert_eq!(text, "last");
         command.join().unwrap();
     }
@@ -309,7 +311,7 @@ fn an_orderly_power_off_waits_for_the_machine() {
         Request::PowerOff => {
             peer.close();
             thread::sleep(Duration::from_millis(30));
-            off.end("power off");
+            off.end(MachineExit::PowerOff);
         }
         _ => simple(peer, frame),
     });
@@ -317,5 +319,5 @@ fn an_orderly_power_off_waits_for_the_machine() {
     bench.task.fds = StdioFds::default();
     let (result, ..) = bench.run();
     assert_eq!(result.unwrap(), ExitStatus::Code(7));
-    assert_eq!(vm.wait(Some(SOON)).unwrap(), "power off");
+    assert_eq!(vm.wait(Some(SOON)), Some(MachineExit::PowerOff));
 }
