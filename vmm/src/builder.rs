@@ -238,7 +238,7 @@ fn load(config: &MachineConfig, files: Files, ram: &GuestRam, devices: &Devices)
     let entry = kernel.entry(config.boot)?;
     let low = memmap::ram(size)[0];
     let place = match &initrd {
-        Some(initrd) => Some(initrd.place(kernel.end(), low, kernel.initrd_max())?),
+        Some(initrd) => Some(initrd.place(kernel.extent(), low, kernel.initrd_max())?),
         None => None,
     };
     let line = cmdline(config, devices)?.finish(kernel.cmdline_max())?;
@@ -273,7 +273,7 @@ fn load(config: &MachineConfig, files: Files, ram: &GuestRam, devices: &Devices)
 }
 
 /// The machine's own parameters, then the devices, then the configured ones (P-182).
-fn cmdline(config: &MachineConfig, devices: &Devices) -> Result<Cmdline, CmdlineError> {
+pub(crate) fn cmdline(config: &MachineConfig, devices: &Devices) -> Result<Cmdline, CmdlineError> {
     let mut line = Cmdline::new();
     // A panic ends the machine at once, by ACPI's reset register; Linux would rather try EFI's on hardware-reduced
     // machines. There is no PCI to look for.

@@ -168,8 +168,9 @@ pub struct NetConfig {
     pub tap: TapSource,
     /// Hardware address.
     pub mac: [u8; 6],
-    /// Largest packet without link-layer header, in bytes.
-    pub mtu: u16,
+    /// Largest packet without link-layer header, in bytes; the guest's default if there is none.
+    #[serde(default)]
+    pub mtu: Option<u16>,
 }
 
 /// A tap device of the host.
@@ -347,7 +348,7 @@ impl MemoryConfig {
             if !matches!(page_mib, 2 | 1024) {
                 return Err(ConfigError::HugePageSize { page_mib });
             }
-            if size_mib % page_mib != 0 {
+            if !size_mib.is_multiple_of(page_mib) {
                 return Err(ConfigError::HugePageMultiple { size_mib, page_mib });
             }
         }

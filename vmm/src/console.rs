@@ -66,7 +66,7 @@ impl Console {
         let mut inner = self.lock();
         let current = std::mem::take(&mut inner.current);
         if !current.is_empty() {
-            inner.to_file(&current);
+            inner.write_file(&current);
             inner.end_line(&current);
         }
     }
@@ -84,7 +84,7 @@ impl Write for Console {
             inner.current.push(*byte);
             if *byte == b'\n' || inner.current.len() >= MAX_LINE {
                 let line = std::mem::take(&mut inner.current);
-                inner.to_file(&line);
+                inner.write_file(&line);
                 inner.end_line(&line);
             }
         }
@@ -97,7 +97,7 @@ impl Write for Console {
 }
 
 impl Inner {
-    fn to_file(&mut self, bytes: &[u8]) {
+    fn write_file(&mut self, bytes: &[u8]) {
         let Some(file) = &mut self.file else { return };
         if self.file_len >= MAX_FILE {
             log::warn!("the console file has reached {} MiB; nothing more is written to it", MAX_FILE >> 20);

@@ -160,3 +160,7 @@ impl Stopper {
         self.0.end(MachineExit::Stopped);
     }
 }
+
+#[cfg(test)]
+#[path = "machine_tests.rs"]
+mod tests;

@@ -149,7 +149,7 @@ fn advise(mapping: &MmapRegion<()>, config: &MemoryConfig) -> Result<(), MemoryE
 
 #[cfg(test)]
 mod tests {
-    use vm_memory::{Bytes, GuestMemory, GuestMemoryRegion};
+    use vm_memory::{Bytes, GuestMemory};
 
     use super::*;
 

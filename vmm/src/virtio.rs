@@ -1,14 +1,19 @@
 //! The machine's virtio devices, from configuration to bus. Their order is the guest's order.
 
+#![allow(unsafe_code)] // a descriptor that comes as a number
+
 use std::error::Error;
+use std::io;
+use std::os::fd::{FromRawFd, OwnedFd};
 
 use hutch_devices::virtio::block::{self, Block};
+use hutch_devices::virtio::net::{self, Net, Tap};
 use hutch_devices::virtio::rng::Rng;
 use hutch_devices::virtio::vsock::{self, Vsock, VsockHandle};
 use hutch_devices::GuestRam;
 
 use crate::attach::{AttachError, Devices};
-use crate::config::{BlockConfig, MachineConfig};
+use crate::config::{BlockConfig, MachineConfig, NetConfig, TapSource};
 use crate::hv::Vm;
 
 /// Adds every device that `config` asks for.
@@ -27,7 +32,7 @@ pub(crate) fn add_all(
         devices.add(vm, ram, Box::new(device))?;
         handle = Some(its);
     }
-    for config in &config.shares {
+    if let Some(config) = config.shares.first() {
         return Err(failed(&config.id, "file sharing is not there yet"));
     }
     for config in &config.blocks {
@@ -35,7 +40,7 @@ pub(crate) fn add_all(
         devices.add(vm, ram, Box::new(device))?;
     }
     for config in &config.nets {
-        return Err(failed(&config.id, "networking is not there yet"));
+        devices.add(vm, ram, Box::new(net(config)?))?;
     }
     if config.rng {
         devices.add(vm, ram, Box::new(Rng::new("rng")))?;
@@ -50,4 +55,23 @@ fn failed(id: &str, source: impl Into<Box<dyn Error + Send + Sync>>) -> AttachEr
 fn block(config: &BlockConfig) -> Result<Block, block::BlockError> {
     let BlockConfig { id, path, read_only, serial } = config.clone();
     Block::new(block::BlockConfig { id, path, read_only, serial })
+}
+
+fn net(config: &NetConfig) -> Result<Net, AttachError> {
+    let NetConfig { id, tap, mac, mtu } = config.clone();
+    let tap = match &tap {
+        TapSource::Name(name) => Tap::open(Some(name)),
+        TapSource::Fd(fd) => Tap::from_fd(duplicate(*fd).map_err(|error| failed(&id, error))?),
+    };
+    let tap = tap.map_err(|error| failed(&id, error))?;
+    Net::new(net::NetConfig { id: id.clone(), tap, mac, mtu }).map_err(|error| failed(&id, error))
+}
+
+fn duplicate(fd: i32) -> io::Result<OwnedFd> {
+    // SAFETY: makes a new descriptor, or fails if the number is none.
+    match unsafe { libc::fcntl(fd, libc::F_DUPFD_CLOEXEC, 0) } {
+        -1 => Err(io::Error::last_os_error()),
+        // SAFETY: new, and owned by nobody else.
+        new => Ok(unsafe { OwnedFd::from_raw_fd(new) }),
+    }
 }

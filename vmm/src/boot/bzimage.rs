@@ -3,6 +3,8 @@
 use linux_loader::loader::bootparam::setup_header;
 use vm_memory::ByteValued;
 
+use crate::arch::x86_64::layout;
+
 /// The setup header lies here in the file.
 pub const HEADER_OFFSET: usize = 0x1f1;
 /// Bytes of the file that [`parse`] wants to see.
@@ -84,7 +86,7 @@ pub fn parse(bytes: &[u8], file_len: u64) -> Result<BzImage, BzImageError> {
     if flags & XLF_KERNEL_64 == 0 {
         return Err(BzImageError::Not64Bit);
     }
-    if preferred < crate::arch::x86_64::layout::HIGH_RAM || preferred >= 1 << 32 {
+    if !(layout::HIGH_RAM..1 << 32).contains(&preferred) {
         return Err(BzImageError::Malformed("preferred address"));
     }
     let alignment = u64::from(fields.kernel_alignment);
@@ -124,18 +126,20 @@ mod tests {
     use super::*;
 
     fn good() -> Vec<u8> {
-        let mut header = setup_header::default();
-        header.setup_sects = 3;
-        header.syssize = 0x200;
-        header.header = u32::from_le_bytes(*MAGIC);
-        header.version = 0x20f;
-        header.initrd_addr_max = 0x7fff_ffff;
-        header.kernel_alignment = 0x20_0000;
-        header.relocatable_kernel = 1;
-        header.xloadflags = 0x3f;
-        header.cmdline_size = 2047;
-        header.pref_address = 0x100_0000;
-        header.init_size = 0x300_0000;
+        let header = setup_header {
+            setup_sects: 3,
+            syssize: 0x200,
+            header: u32::from_le_bytes(*MAGIC),
+            version: 0x20f,
+            initrd_addr_max: 0x7fff_ffff,
+            kernel_alignment: 0x20_0000,
+            relocatable_kernel: 1,
+            xloadflags: 0x3f,
+            cmdline_size: 2047,
+            pref_address: 0x100_0000,
+            init_size: 0x300_0000,
+            ..Default::default()
+        };
         let mut file = vec![0; 4 * 512 + 0x2000];
         file[HEADER_OFFSET..HEADER_OFFSET + size_of::<setup_header>()].copy_from_slice(header.as_slice());
         file

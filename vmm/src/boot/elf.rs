@@ -6,12 +6,23 @@ pub const HEADER_SIZE: usize = 64;
 pub const SEGMENT_SIZE: usize = 56;
 /// More program headers than any kernel has (Linux: 5).
 pub const MAX_SEGMENTS: u16 = 64;
+/// Size of a section header.
+pub const SECTION_SIZE: usize = 64;
+/// More section headers and bytes of names than any kernel has (Linux: some 50, under 1 KiB).
+pub const MAX_SECTIONS: u16 = 1024;
+/// See [`MAX_SECTIONS`].
+pub const MAX_SECTION_NAMES: u64 = 64 << 10;
 /// More note bytes than any kernel has (Linux: under 1 KiB).
 pub const MAX_NOTES: u64 = 64 << 10;
 
 const EM_X86_64: u16 = 62;
 const PT_LOAD: u32 = 1;
 const PT_NOTE: u32 = 4;
+const SHT_NOBITS: u32 = 8;
+const SHF_ALLOC: u64 = 2;
+/// Linux' work area for encrypting itself in place on AMD's processors, behind everything else. Kernels that run
+/// unencrypted take it for free memory.
+const SCRATCH: &[u8] = b".init.scratch";
 /// XEN_ELFNOTE_PHYS32_ENTRY: the PVH entry.
 const PHYS32_ENTRY: u32 = 18;
 
@@ -44,6 +55,12 @@ pub struct Header {
     pub segments_offset: u64,
     /// How many.
     pub segments: u16,
+    /// Where in the file the section headers are.
+    pub sections_offset: u64,
+    /// How many; 0 if there are none of the usual size.
+    pub sections: u16,
+    /// Which of them holds the names.
+    pub names_section: u16,
 }
 
 /// A program header of interest.
@@ -55,6 +72,8 @@ pub enum Segment {
         offset: u64,
         /// Physical address.
         address: u64,
+        /// Virtual address, by which sections know it.
+        virt: u64,
         /// Bytes from the file.
         file_len: u64,
         /// Bytes in memory, at least `file_len`; the rest is zero.
@@ -94,7 +113,15 @@ pub fn header(bytes: &[u8]) -> Result<Header, ElfError> {
         2 => (),
         other => return Err(ElfError::NotExecutable(other)),
     }
-    let header = Header { entry: fields.u64(24)?, segments_offset: fields.u64(32)?, segments: fields.u16(56)? };
+    let usual = usize::from(fields.u16(58)?) == SECTION_SIZE;
+    let header = Header {
+        entry: fields.u64(24)?,
+        segments_offset: fields.u64(32)?,
+        segments: fields.u16(56)?,
+        sections_offset: fields.u64(40)?,
+        sections: if usual { fields.u16(60)? } else { 0 },
+        names_section: fields.u16(62)?,
+    };
     if usize::from(fields.u16(54)?) != SEGMENT_SIZE || !(1..=MAX_SEGMENTS).contains(&header.segments) {
         return Err(ElfError::Malformed("program headers"));
     }
@@ -126,13 +153,48 @@ pub fn segments(bytes: &[u8], file_len: u64) -> Result<Vec<Segment>, ElfError> {
             return Err(ElfError::Malformed("segments"));
         }
         if memory_len > 0 {
-            segments.push(Segment::Load { offset, address, file_len: len, memory_len });
+            segments.push(Segment::Load { offset, address, virt: fields.u64(16)?, file_len: len, memory_len });
         }
     }
     if !segments.iter().any(|segment| matches!(segment, Segment::Load { .. })) {
         return Err(ElfError::Malformed("program headers"));
     }
     Ok(segments)
+}
+
+/// A section that occupies memory and holds nothing but zeroes, though the file may hold these.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct EmptySection {
+    /// Virtual address.
+    pub virt: u64,
+    /// Bytes.
+    pub len: u64,
+    /// Whether the kernel can do without.
+    pub dispensable: bool,
+}
+
+/// Where section `index` lies in the file.
+pub fn section_place(table: &[u8], index: u16) -> Option<(u64, u64)> {
+    let fields = Fields(table.chunks_exact(SECTION_SIZE).nth(index.into())?);
+    Some((fields.u64(24).ok()?, fields.u64(32).ok()?))
+}
+
+/// Finds empty sections. Linkers write zeroes for a section without contents if one with contents follows, and
+/// Linux' image has 10 MB of these; whoever knows need not read them. What cannot be understood is left out.
+pub fn empty_sections(table: &[u8], names: &[u8]) -> Vec<EmptySection> {
+    let empty = |header: &[u8]| {
+        let fields = Fields(header);
+        let name = names.get(fields.u32(0).ok()? as usize..)?;
+        let dispensable = name.strip_prefix(SCRATCH).is_some_and(|rest| rest.first() == Some(&0));
+        let (virt, len) = (fields.u64(16).ok()?, fields.u64(32).ok()?);
+        let counts = fields.u64(8).ok()? & SHF_ALLOC != 0 && virt.checked_add(len).is_some() && len > 0;
+        (counts && (dispensable || fields.u32(4).ok()? == SHT_NOBITS)).then_some(EmptySection {
+            virt,
+            len,
+            dispensable,
+        })
+    };
+    table.chunks_exact(SECTION_SIZE).filter_map(empty).collect()
 }
 
 /// Looks for the PVH entry address in notes.

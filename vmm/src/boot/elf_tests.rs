@@ -22,7 +22,7 @@ fn a_good_image_gives_entry_segments_and_pvh_note() {
     let image = image();
     let (header, segments) = parse(&image).expect("good");
     assert_eq!(header.entry, 0x20_0000);
-    let Segment::Load { offset, address, file_len, memory_len } = segments[0] else { panic!("{segments:?}") };
+    let Segment::Load { offset, address, file_len, memory_len, .. } = segments[0] else { panic!("{segments:?}") };
     assert_eq!((address, file_len, memory_len), (0x20_0000, 100, 0x3000));
     assert_eq!(image[offset as usize], 0xf4);
     let Segment::Notes { offset, len } = segments[1] else { panic!("{segments:?}") };
@@ -80,7 +80,46 @@ fn notes_of_others_are_skipped() {
     assert_eq!(pvh_entry(&note(b"Xen\0", 18, &u64::MAX.to_le_bytes())), Err(ElfError::Malformed("notes")));
 }
 
+#[test]
+fn sections_without_contents_and_the_work_area_are_empty() {
+    let names = b"\0.bss\0.init.scratch\0.init.scratch2\0";
+    let section = |name: u32, kind: u32, flags: u64, virt: u64, len: u64| {
+        let mut bytes = Vec::new();
+        bytes.extend(name.to_le_bytes());
+        bytes.extend(kind.to_le_bytes());
+        for field in [flags, virt, 0x40, len, 0, 0, 0] {
+            bytes.extend(field.to_le_bytes());
+        }
+        bytes
+    };
+    let table = [
+        section(1, SHT_NOBITS, SHF_ALLOC, 0x1000, 0x500),
+        section(6, 1, SHF_ALLOC, 0x2000, 0x600),
+        section(20, 1, SHF_ALLOC, 0x3000, 0x700),
+        section(1, SHT_NOBITS, 0, 0x4000, 0x800),
+        section(99, SHT_NOBITS, SHF_ALLOC, 0x5000, 0x900),
+        section(1, SHT_NOBITS, SHF_ALLOC, u64::MAX, 0x900),
+    ]
+    .concat();
+    let expected = [
+        EmptySection { virt: 0x1000, len: 0x500, dispensable: false },
+        EmptySection { virt: 0x2000, len: 0x600, dispensable: true },
+    ];
+    assert_eq!(empty_sections(&table, names), expected);
+    assert_eq!(section_place(&table, 1), Some((0x40, 0x600)));
+    assert_eq!(section_place(&table, 6), None);
+}
+
 proptest! {
+    #[test]
+    fn random_section_headers_never_panic(
+        table in proptest::collection::vec(any::<u8>(), 0..640), names in proptest::collection::vec(any::<u8>(), 0..40),
+    ) {
+        for section in empty_sections(&table, &names) {
+            prop_assert!(section.virt.checked_add(section.len).is_some());
+        }
+    }
+
     #[test]
     fn random_bytes_never_panic(bytes in proptest::collection::vec(any::<u8>(), 0..512)) {
         let _ = parse(&bytes);

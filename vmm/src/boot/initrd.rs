@@ -8,6 +8,7 @@ use std::path::{Path, PathBuf};
 use hutch_devices::GuestRam;
 use vm_memory::{Bytes, GuestAddress};
 
+use crate::arch::x86_64::layout;
 use crate::arch::x86_64::memmap::Range;
 
 const PAGE: u64 = 0x1000;
@@ -110,14 +111,15 @@ impl Initrd {
         }
     }
 
-    /// The highest place below `max` (inclusive) and within `ram` that leaves the kernel alone.
+    /// A place in `ram`, not above `max` (inclusive), that leaves the kernel alone: as high as can be, or between boot
+    /// data and kernel in a machine so small that there is no room above.
     ///
     /// # Errors
     /// [`InitrdError::TooLarge`].
-    pub fn place(&self, kernel_end: u64, ram: Range, max: u64) -> Result<Range, InitrdError> {
-        place(self.len, kernel_end, ram.end().min(max.saturating_add(1))).ok_or_else(|| InitrdError::TooLarge {
+    pub fn place(&self, kernel: Range, ram: Range, max: u64) -> Result<Range, InitrdError> {
+        place(self.len, kernel, ram.end().min(max.saturating_add(1))).ok_or_else(|| InitrdError::TooLarge {
             path: self.path.clone(),
-            needs_mib: kernel_end.next_multiple_of(PAGE).saturating_add(self.len).div_ceil(1 << 20),
+            needs_mib: kernel.end().next_multiple_of(PAGE).saturating_add(self.len).div_ceil(1 << 20),
             has_mib: ram.len >> 20,
         })
     }
@@ -132,9 +134,12 @@ impl Initrd {
     }
 }
 
-fn place(len: u64, kernel_end: u64, end: u64) -> Option<Range> {
-    let start = end.checked_sub(len)? & !(PAGE - 1);
-    (start >= kernel_end).then_some(Range { start, len })
+fn place(len: u64, kernel: Range, end: u64) -> Option<Range> {
+    let fit = |from: u64, to: u64| {
+        let start = to.checked_sub(len)? & !(PAGE - 1);
+        (start >= from).then_some(Range { start, len })
+    };
+    fit(kernel.end(), end).or_else(|| fit(layout::HIGH_RAM, kernel.start.min(end)))
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

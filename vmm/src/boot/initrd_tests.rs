@@ -62,17 +62,30 @@ fn garbage_emptiness_and_directories_are_told_apart() {
     assert!(error.contains("build it again"), "{error}");
 }
 
+#[test]
+fn an_initrd_goes_to_the_top_or_below_the_kernel_if_memory_is_small() {
+    let kernel = Range { start: 16 << 20, len: 40 << 20 };
+    assert_eq!(place(1 << 20, kernel, 64 << 20), Some(Range { start: 63 << 20, len: 1 << 20 }));
+    assert_eq!(place(10 << 20, kernel, 64 << 20), Some(Range { start: 6 << 20, len: 10 << 20 }));
+    assert_eq!(place(16 << 20, kernel, 64 << 20), None);
+}
+
 proptest! {
     #[test]
-    fn a_place_is_page_aligned_above_the_kernel_and_below_the_end(
-        len in 1u64..1 << 34, kernel_end in 0u64..1 << 32, end in 0u64..1 << 32,
+    fn a_place_is_page_aligned_beside_the_kernel_and_below_the_end(
+        len in 1u64..1 << 33, start in 0x10_0000u64..1 << 26, size in 0x1000u64..1 << 28, end in 0u64..1 << 32,
     ) {
-        match place(len, kernel_end, end) {
+        let kernel = Range { start, len: size };
+        match place(len, kernel, end) {
             Some(range) => {
                 prop_assert_eq!(range.start % PAGE, 0);
-                prop_assert!(range.start >= kernel_end && range.end() <= end);
+                prop_assert!(range.end() <= end && range.start >= layout::HIGH_RAM);
+                prop_assert!(range.start >= kernel.end() || range.end() <= kernel.start);
             }
-            None => prop_assert!(len + kernel_end + PAGE > end),
+            None => {
+                prop_assert!(len + kernel.end() + PAGE > end);
+                prop_assert!(len + layout::HIGH_RAM + PAGE > kernel.start.min(end));
+            }
         }
     }
 

@@ -10,7 +10,9 @@ use linux_loader::loader::bootparam::setup_header;
 use vm_memory::{Bytes, GuestAddress};
 
 use super::bzimage::{self, BzImage, BzImageError};
-use super::elf::{self, ElfError, Segment};
+use super::elf::{self, ElfError, Header, Segment};
+use super::pieces::{self, Load};
+use crate::arch::x86_64::memmap::Range;
 use crate::arch::x86_64::{layout, memmap};
 use crate::config::BootProtocol;
 
@@ -97,7 +99,7 @@ pub enum KernelError {
 
 #[derive(Debug)]
 enum Image {
-    Elf { entry: u64, pvh_entry: Option<u32>, segments: Vec<Segment> },
+    Elf { entry: u64, pvh_entry: Option<u32>, loads: Vec<Load> },
     BzImage(BzImage),
 }
 
@@ -160,14 +162,13 @@ impl Kernel {
         }
     }
 
-    /// The address after the last byte that the kernel uses before it knows its memory map.
-    pub fn end(&self) -> u64 {
-        match &self.image {
-            Image::Elf { segments, .. } => {
-                loads(segments).map(|load| load.address + load.memory_len).max().unwrap_or(0)
-            }
-            Image::BzImage(image) => image.load + image.init_size,
-        }
+    /// The memory that the kernel uses before it knows its memory map.
+    pub fn extent(&self) -> Range {
+        let (start, end) = match &self.image {
+            Image::Elf { loads, .. } => pieces::extent(loads),
+            Image::BzImage(image) => (image.load, image.load + image.init_size),
+        };
+        Range { start, len: end - start }
     }
 
     /// The highest address an initrd may reach up to.
@@ -184,18 +185,15 @@ impl Kernel {
     /// [`KernelError::TooLarge`], [`KernelError::BadAddress`].
     pub fn check_fits(&self, size: u64) -> Result<(), KernelError> {
         let low = memmap::ram(size)[0];
-        let lowest = match &self.image {
-            Image::Elf { segments, .. } => loads(segments).map(|load| load.address).min().unwrap_or(0),
-            Image::BzImage(image) => image.load,
-        };
-        if lowest < layout::HIGH_RAM || self.end() > layout::MMIO_HOLE {
-            let address = if lowest < layout::HIGH_RAM { lowest } else { self.end() };
+        let extent = self.extent();
+        if extent.start < layout::HIGH_RAM || extent.end() > layout::MMIO_HOLE {
+            let address = if extent.start < layout::HIGH_RAM { extent.start } else { extent.end() };
             return Err(KernelError::BadAddress { path: self.path.clone(), address });
         }
-        if self.end() > low.end() {
+        if extent.end() > low.end() {
             return Err(KernelError::TooLarge {
                 path: self.path.clone(),
-                needs_mib: self.end().div_ceil(1 << 20),
+                needs_mib: extent.end().div_ceil(1 << 20),
                 has_mib: low.len >> 20,
             });
         }
@@ -223,10 +221,10 @@ impl Kernel {
     /// [`KernelError::Read`], also if the file has shrunk meanwhile.
     pub fn load(mut self, ram: &GuestRam) -> Result<(), KernelError> {
         match &self.image {
-            Image::Elf { segments, .. } => {
-                let loads: Vec<_> = loads(segments).collect();
-                for load in loads {
-                    self.read(ram, load.offset, load.address, load.file_len)?;
+            Image::Elf { loads, .. } => {
+                let pieces: Vec<_> = loads.iter().flat_map(|load| load.pieces.clone()).collect();
+                for piece in pieces {
+                    self.read(ram, piece.offset, piece.address, piece.len)?;
                 }
                 Ok(())
             }
@@ -248,20 +246,6 @@ impl Kernel {
     }
 }
 
-struct Load {
-    offset: u64,
-    address: u64,
-    file_len: u64,
-    memory_len: u64,
-}
-
-fn loads(segments: &[Segment]) -> impl Iterator<Item = Load> + '_ {
-    segments.iter().filter_map(|segment| match *segment {
-        Segment::Load { offset, address, file_len, memory_len } => Some(Load { offset, address, file_len, memory_len }),
-        Segment::Notes { .. } => None,
-    })
-}
-
 fn open_elf(file: &File, head: &[u8], file_len: u64, path: &Path) -> Result<Image, KernelError> {
     let bad = |source| KernelError::Elf { path: path.into(), source };
     let header = elf::header(head).map_err(bad)?;
@@ -277,11 +261,35 @@ fn open_elf(file: &File, head: &[u8], file_len: u64, path: &Path) -> Result<Imag
         let notes = read_part(file, offset, len, file_len, path)?;
         pvh_entry = pvh_entry.or(elf::pvh_entry(&notes).map_err(bad)?);
     }
-    let within = |entry: u64| loads(&segments).any(|l| l.address <= entry && entry < l.address + l.file_len);
+    let empty = empty_sections(file, &header, file_len, path)?;
+    let loads = pieces::loads(&segments, &empty);
+    let within = |entry: u64| loads.iter().any(|load| load.has_contents_at(entry));
     if pvh_entry.is_some_and(|entry| !within(entry.into())) || (pvh_entry.is_none() && !within(header.entry)) {
         return Err(bad(ElfError::Malformed("entry address")));
     }
-    Ok(Image::Elf { entry: header.entry, pvh_entry, segments })
+    Ok(Image::Elf { entry: header.entry, pvh_entry, loads })
+}
+
+/// What section headers tell about empty memory. They are optional: an image without is loaded as it is.
+fn empty_sections(
+    file: &File,
+    header: &Header,
+    file_len: u64,
+    path: &Path,
+) -> Result<Vec<elf::EmptySection>, KernelError> {
+    let table_len = u64::from(header.sections) * elf::SECTION_SIZE as u64;
+    let fits = |offset: u64, len: u64| offset.checked_add(len).is_some_and(|end| end <= file_len);
+    if header.sections > elf::MAX_SECTIONS || !fits(header.sections_offset, table_len) {
+        return Ok(Vec::new());
+    }
+    let table = read_part(file, header.sections_offset, table_len, file_len, path)?;
+    match elf::section_place(&table, header.names_section) {
+        Some((offset, len)) if len <= elf::MAX_SECTION_NAMES && fits(offset, len) => {
+            let names = read_part(file, offset, len, file_len, path)?;
+            Ok(elf::empty_sections(&table, &names))
+        }
+        _ => Ok(Vec::new()),
+    }
 }
 
 /// `len` bytes at `offset`, both from the file itself, `len` bounded by the caller.

@@ -33,7 +33,7 @@ fn an_elf_image_is_entered_by_pvh_or_else_at_its_entry() {
 #[test]
 fn segments_are_read_to_their_place() {
     let kernel = open(&pvh_image(&image())).expect("good");
-    assert_eq!(kernel.end(), 0x20_2000);
+    assert_eq!(kernel.extent(), Range { start: 0x20_0000, len: 0x2000 });
     let ram = ram(4);
     kernel.load(&ram).expect("fits");
     let mut there = vec![0; CODE.len() + 1];

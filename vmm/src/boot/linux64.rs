@@ -34,8 +34,7 @@ pub struct BootInfo<'a> {
 /// # Errors
 /// Never, with memory of at least 2 MiB.
 pub fn write(ram: &GuestRam, info: &BootInfo<'_>, header: Option<&setup_header>) -> Result<(), GuestMemoryError> {
-    let mut params = boot_params::default();
-    params.hdr = header.copied().unwrap_or_default();
+    let mut params = boot_params { hdr: header.copied().unwrap_or_default(), ..Default::default() };
     params.hdr.type_of_loader = LOADER_UNDEFINED;
     params.hdr.boot_flag = BOOT_FLAG;
     params.hdr.header = HEADER_MAGIC;

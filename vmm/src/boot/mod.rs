@@ -7,4 +7,5 @@ pub mod elf;
 pub mod initrd;
 pub mod kernel;
 pub mod linux64;
+pub mod pieces;
 pub mod pvh;

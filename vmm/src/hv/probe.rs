@@ -146,8 +146,9 @@ fn unopenable(error: &io::Error) -> KvmSupport {
 /// VMX or SVM in CPUID.
 #[allow(unsafe_code)] // CPUID
 fn processor_virtualises() -> bool {
+    // Safe in newer versions of the standard library.
+    #[allow(unused_unsafe)]
     // SAFETY: every x86-64 processor has CPUID with these leaves.
-    #[allow(unused_unsafe)] // safe in newer versions of the standard library
     let (basic, extended) = unsafe { (std::arch::x86_64::__cpuid(1), std::arch::x86_64::__cpuid(0x8000_0001)) };
     basic.ecx >> 5 & 1 == 1 || extended.ecx >> 2 & 1 == 1
 }

@@ -58,8 +58,8 @@ fn adapt(entry: &mut kvm_cpuid_entry2, topology: &Topology, tsc_khz: Option<u32>
     let several = count > 1;
     match entry.function {
         1 => {
-            set_bits(&mut entry.ebx, 31..=24, index);
-            set_bits(&mut entry.ebx, 23..=16, count.next_power_of_two().min(255));
+            set_bits(&mut entry.ebx, 24..=31, index);
+            set_bits(&mut entry.ebx, 16..=23, count.next_power_of_two().min(255));
             set_bit(&mut entry.ecx, 5, false); // VMX: no guests in the guest
             set_bit(&mut entry.ecx, 15, false); // performance capabilities: no PMU
             set_bit(&mut entry.ecx, 21, true); // x2APIC
@@ -70,9 +70,9 @@ fn adapt(entry: &mut kvm_cpuid_entry2, topology: &Topology, tsc_khz: Option<u32>
         // Caches: all but the last level belong to one core.
         4 | 0x8000_001d if entry.eax & 0x1f != 0 => {
             let last_level = (entry.eax >> 5) & 7 >= 3;
-            set_bits(&mut entry.eax, 25..=14, if last_level { count - 1 } else { 0 });
+            set_bits(&mut entry.eax, 14..=25, if last_level { count - 1 } else { 0 });
             if entry.function == 4 {
-                set_bits(&mut entry.eax, 31..=26, ((1 << topology.core_bits()) - 1u32).min(63));
+                set_bits(&mut entry.eax, 26..=31, ((1 << topology.core_bits()) - 1u32).min(63));
             }
         }
         // MONITOR/MWAIT would be emulated as NOPs; performance counters cost a guest's boot a detection in vain.
@@ -87,8 +87,8 @@ fn adapt(entry: &mut kvm_cpuid_entry2, topology: &Topology, tsc_khz: Option<u32>
             }
         }
         0x8000_0008 => {
-            set_bits(&mut entry.ecx, 7..=0, count - 1);
-            set_bits(&mut entry.ecx, 15..=12, topology.core_bits());
+            set_bits(&mut entry.ecx, 0..=7, count - 1);
+            set_bits(&mut entry.ecx, 12..=15, topology.core_bits());
         }
         0x8000_001e => {
             entry.eax = index;
@@ -144,9 +144,9 @@ fn set_bit(register: &mut u32, bit: u32, on: bool) {
     *register = *register & !(1 << bit) | u32::from(on) << bit;
 }
 
-/// Sets bits `high..=low`, written as in the manuals.
+/// Sets bits `low..=high`.
 fn set_bits(register: &mut u32, bits: RangeInclusive<u32>, value: u32) {
-    let (high, low) = (*bits.start(), *bits.end());
+    let (low, high) = (*bits.start(), *bits.end());
     let mask = (u64::MAX >> (63 - (high - low))) << low;
     *register = (u64::from(*register) & !mask | u64::from(value) << low & mask) as u32;
 }
@@ -248,9 +248,9 @@ mod tests {
     #[test]
     fn set_bits_leaves_the_others_alone() {
         let mut register = 0xffff_ffff;
-        set_bits(&mut register, 23..=16, 0x12);
+        set_bits(&mut register, 16..=23, 0x12);
         assert_eq!(register, 0xff12_ffff);
-        set_bits(&mut register, 31..=0, 5);
+        set_bits(&mut register, 0..=31, 5);
         assert_eq!(register, 5);
     }
 }

@@ -1,0 +1,249 @@
+//! Whole machines on the scripted hypervisor.
+
+use std::time::Duration;
+
+use tempfile::TempDir;
+
+use super::*;
+use crate::arch::EntryState;
+use crate::config::{BlockConfig, ConsoleLevel, ConsoleOutput, DeviceDiscovery, VsockConfig};
+use crate::hv::exit::SystemEvent;
+use crate::hv::fake::{FakeHypervisor, Scripted};
+use crate::hv::Doorbell;
+use crate::testing::{pvh_image, PvhImage};
+
+/// Far more than any of these tests takes.
+const PATIENCE: Duration = Duration::from_secs(20);
+
+struct Bench {
+    config: MachineConfig,
+    hypervisor: FakeHypervisor,
+    dir: TempDir,
+}
+
+impl Bench {
+    fn new(scripts: impl IntoIterator<Item = Vec<Scripted>>) -> Self {
+        let dir = tempfile::tempdir().expect("a temporary directory");
+        let kernel = dir.path().join("kernel");
+        std::fs::write(&kernel, pvh_image(&PvhImage::default())).expect("a temporary file");
+        let scripts: Vec<_> = scripts.into_iter().collect();
+        let mut config = MachineConfig::new("test", kernel);
+        config.vcpus = scripts.len().max(1) as u32;
+        config.memory.size_mib = 4;
+        Self { config, hypervisor: FakeHypervisor::new(scripts), dir }
+    }
+
+    fn build(&self) -> Result<Machine, BuildError> {
+        Machine::build_on(&self.hypervisor, &self.config)
+    }
+
+    fn start(&self) -> Machine {
+        let mut machine = self.build().expect("a good configuration");
+        machine.start().expect("new");
+        machine
+    }
+
+    fn exit(scripts: impl IntoIterator<Item = Vec<Scripted>>) -> MachineExit {
+        let machine = Self::new(scripts).start();
+        let exit = machine.wait(Some(PATIENCE)).expect("ends in time");
+        machine.shutdown().expect("everything leaves");
+        exit
+    }
+}
+
+fn out(port: u16, text: &str) -> Scripted {
+    Scripted::Out { port, size: 1, data: text.as_bytes().to_vec() }
+}
+
+fn power(offset: u16, value: u8) -> Scripted {
+    Scripted::Out { port: 0x600 + offset, size: 1, data: vec![value] }
+}
+
+#[test]
+fn every_end_of_a_guest_has_its_own_name() {
+    let panic = || out(0x3f8, "Kernel panic - not syncing: x\n");
+    let context = |exit| match exit {
+        MachineExit::EmulationFailure(context) => context.instruction,
+        other => panic!("{other:?}"),
+    };
+    assert_eq!(Bench::exit([vec![power(0, 0x34)]]), MachineExit::PowerOff);
+    assert_eq!(Bench::exit([vec![power(1, 1)]]), MachineExit::Reset);
+    assert_eq!(Bench::exit([vec![panic(), power(1, 1)]]), MachineExit::GuestPanic);
+    assert_eq!(Bench::exit([vec![panic(), Scripted::TripleFault]]), MachineExit::GuestPanic);
+    assert_eq!(Bench::exit([vec![Scripted::TripleFault]]), MachineExit::TripleFault);
+    assert_eq!(Bench::exit([vec![Scripted::SystemEvent(SystemEvent::Crash)]]), MachineExit::GuestPanic);
+    assert_eq!(context(Bench::exit([vec![Scripted::EmulationFailure(vec![0xf0])]])), [0xf0]);
+    assert!(matches!(Bench::exit([vec![Scripted::FailEntry(7)]]), MachineExit::UnhandledExit(_)));
+    assert!(matches!(Bench::exit([vec![Scripted::Fail(libc::ENOMEM)]]), MachineExit::Host(_)));
+    assert!(matches!(Bench::exit([vec![Scripted::Bug]]), MachineExit::Host(_)));
+}
+
+#[test]
+fn the_end_of_one_vcpu_ends_them_all_and_the_first_reason_counts() {
+    let machine = Bench::new([vec![], vec![Scripted::TripleFault], vec![]]).start();
+    assert_eq!(machine.wait(Some(PATIENCE)), Some(MachineExit::TripleFault));
+    machine.stopper().stop();
+    assert_eq!(machine.wait(None), Some(MachineExit::TripleFault));
+    machine.shutdown().expect("everything leaves");
+}
+
+#[test]
+fn a_machine_is_started_once_paused_while_it_runs_and_resumed_while_it_is_paused() {
+    let bench = Bench::new([vec![], vec![]]);
+    let mut machine = bench.build().expect("good");
+    assert!(matches!(machine.pause(), Err(MachineError::State(_))));
+    assert!(matches!(machine.resume(), Err(MachineError::State(_))));
+    machine.start().expect("new");
+    assert!(matches!(machine.start(), Err(MachineError::State(_))));
+    for round in 1..=3 {
+        machine.pause().expect("running");
+        assert!(matches!(machine.pause(), Err(MachineError::State(_))));
+        machine.resume().expect("paused");
+        machine.pause().expect("running");
+        machine.resume().expect("paused");
+        assert!(bench.hypervisor.resumed() >= round, "guests are told that their clock stood still");
+    }
+    machine.stopper().stop();
+    assert!(matches!(machine.pause(), Err(MachineError::Over(MachineExit::Stopped))));
+    assert!(matches!(machine.resume(), Err(MachineError::Over(MachineExit::Stopped))));
+}
+
+#[test]
+fn a_paused_machine_can_be_stopped() {
+    let mut machine = Bench::new([vec![]]).start();
+    machine.pause().expect("running");
+    machine.stopper().stop();
+    assert_eq!(machine.wait(Some(PATIENCE)), Some(MachineExit::Stopped));
+    machine.shutdown().expect("everything leaves");
+}
+
+#[test]
+fn waiting_has_an_end() {
+    let machine = Bench::new([vec![]]).start();
+    assert_eq!(machine.wait(Some(Duration::from_millis(10))), None);
+    assert_eq!(machine.wait(Some(Duration::ZERO)), None);
+    machine.stopper().stop();
+    assert_eq!(machine.wait(Some(Duration::MAX)), Some(MachineExit::Stopped));
+}
+
+#[test]
+fn a_stopper_outlives_its_machine() {
+    let machine = Bench::new([vec![]]).start();
+    let stopper = machine.stopper();
+    drop(machine);
+    stopper.stop();
+}
+
+#[test]
+fn only_the_first_vcpu_has_an_entry() {
+    let bench = Bench::new([vec![], vec![], vec![]]);
+    drop(bench.build().expect("good"));
+    assert_eq!(bench.hypervisor.entries(), [Some(EntryState::Pvh { entry: 0x10_0000 }), None, None]);
+}
+
+#[test]
+fn each_device_has_a_line_and_a_doorbell_for_each_queue() {
+    let mut bench = Bench::new([vec![Scripted::Load(0xd000_1008, 4)]]);
+    bench.config.vsock = Some(VsockConfig { guest_cid: 3 });
+    bench.config.rng = true;
+    let machine = bench.start();
+    assert!(machine.vsock().is_some());
+    assert_eq!(bench.hypervisor.lines(), [5, 6]);
+    let bell = |address, value| Doorbell::Mmio { address, value };
+    let vsock: Vec<_> = (0..3).map(|queue| bell(0xd000_0050, queue)).collect();
+    assert_eq!(bench.hypervisor.doorbells(), [vsock, vec![bell(0xd000_1050, 0)]].concat());
+    drop(machine);
+    assert!(Bench::new([vec![]]).build().expect("good").vsock().is_none());
+}
+
+#[test]
+fn a_verbose_console_has_an_interrupt_and_a_silent_one_has_none() {
+    for (level, lines) in [(ConsoleLevel::Verbose, vec![4]), (ConsoleLevel::Quiet, vec![])] {
+        let mut bench = Bench::new([vec![]]);
+        bench.config.console.level = level;
+        drop(bench.build().expect("good"));
+        assert_eq!(bench.hypervisor.lines(), lines);
+    }
+}
+
+#[test]
+fn marks_and_counters_tell_what_happened() {
+    let machine = Bench::new([vec![out(0xe9, "IA"), power(0, 0x34)]]).start();
+    machine.wait(Some(PATIENCE)).expect("ends in time");
+    let names: Vec<String> = machine.marks().into_iter().map(|mark| mark.name).collect();
+    let expected = [
+        "build",
+        "vm-created",
+        "memory-ready",
+        "devices-ready",
+        "kernel-loaded",
+        "vcpus-ready",
+        "start",
+        "guest:init",
+        "guest:agent-ready",
+        "end",
+    ];
+    assert_eq!(names, expected);
+    assert_eq!(machine.counters().exits.pio_out, 2);
+}
+
+#[test]
+fn what_is_wrong_is_named_before_anything_is_built() {
+    let build = |change: &dyn Fn(&mut MachineConfig)| {
+        let mut bench = Bench::new([vec![]]);
+        change(&mut bench.config);
+        let error = bench.build().err().expect("a bad configuration");
+        assert!(bench.hypervisor.entries().is_empty());
+        error
+    };
+    assert!(matches!(build(&|c| c.vcpus = 0), BuildError::Config(_)));
+    assert!(matches!(build(&|c| c.memory.size_mib = 0), BuildError::Config(_)));
+    assert!(matches!(build(&|c| c.memory.size_mib = 1 << 40), BuildError::Memory(_)));
+    assert!(matches!(build(&|c| c.kernel = "/nowhere".into()), BuildError::Kernel(_)));
+    assert!(matches!(build(&|c| c.initrd = Some("/nowhere".into())), BuildError::Initrd(_)));
+    assert!(matches!(build(&|c| c.cmdline.push("=x".into())), BuildError::Cmdline(_)));
+    assert!(matches!(build(&|c| c.cmdline.push("x".repeat(3000))), BuildError::Cmdline(_)));
+    let console = ConsoleOutput::File("/nowhere/x".into());
+    assert!(matches!(build(&|c| c.console.output = console.clone()), BuildError::Console { .. }));
+    let disk = BlockConfig { id: "disk".into(), path: "/nowhere".into(), read_only: true, serial: None };
+    let error = build(&|c| c.blocks.push(disk.clone()));
+    assert_eq!(error.to_string(), "cannot set up device disk");
+    assert!(std::error::Error::source(&error).is_some(), "with the device's own reason behind it");
+}
+
+#[test]
+fn an_initrd_without_room_is_refused_with_the_amount_needed() {
+    let mut bench = Bench::new([vec![]]);
+    let initrd = bench.dir.path().join("initrd");
+    std::fs::write(&initrd, [&[0x1f, 0x8b][..], &vec![0; 4 << 20]].concat()).expect("a temporary file");
+    bench.config.initrd = Some(initrd);
+    let error = bench.build().err().expect("too large").to_string();
+    assert!(error.contains("need 6 MiB") && error.contains("has 4 MiB"), "{error}");
+}
+
+#[test]
+fn an_unused_console_leaves_no_trace_in_the_command_line() {
+    use crate::attach::Devices;
+    let line = |change: &dyn Fn(&mut MachineConfig)| {
+        let mut bench = Bench::new([]);
+        change(&mut bench.config);
+        builder::cmdline(&bench.config, &Devices::default()).expect("good").finish(2047).expect("short")
+    };
+    let quiet = line(&|_| ());
+    assert!(quiet.contains("earlycon=uart8250,io,0x3f8 keep_bootcon 8250.nr_uarts=0"), "{quiet}");
+    assert!(!quiet.contains("console=ttyS0"));
+    assert!(line(&|c| c.console.level = ConsoleLevel::Verbose).ends_with("console=ttyS0"));
+    assert!(!line(&|c| c.console.output = ConsoleOutput::None).contains("earlycon"));
+}
+
+#[test]
+fn devices_are_on_the_command_line_if_asked_for() {
+    use crate::arch::x86_64::acpi::VirtioNode;
+    use crate::attach::Devices;
+    let mut bench = Bench::new([]);
+    let devices = Devices { nodes: vec![VirtioNode { address: 0xd000_1000, gsi: 6 }], ..Devices::default() };
+    let line = |config: &MachineConfig| builder::cmdline(config, &devices).expect("good").finish(2047).expect("short");
+    assert!(!line(&bench.config).contains("virtio_mmio"));
+    bench.config.discovery = DeviceDiscovery::Cmdline;
+    assert!(line(&bench.config).ends_with(" virtio_mmio.device=4K@0xd0001000:6"));
+}
