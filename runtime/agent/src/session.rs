@@ -19,10 +19,14 @@ use crate::{net, settings, setup};
 /// Highest signal number.
 const MAX_SIGNAL: i32 = 64;
 
+/// The program's version in a form that can be found in its file: whoever puts it into an initramfs records it.
+static VERSION: &str = concat!("hutch-agent-version:", env!("CARGO_PKG_VERSION"), "\0");
+
 /// The agent's greeting.
 pub fn hello(kernel: &str) -> Hello {
-    let program = concat!("hutch-agent ", env!("CARGO_PKG_VERSION")).to_string();
-    Hello { version: PROTOCOL_VERSION, program, kernel: kernel.to_string() }
+    // Opaque, lest the compiler keep only the part that is used.
+    let version = std::hint::black_box(VERSION).trim_end_matches('\0').rsplit(':').next().unwrap_or_default();
+    Hello { version: PROTOCOL_VERSION, program: format!("hutch-agent {version}"), kernel: kernel.to_string() }
 }
 
 /// What the agent sends first on a connection that it opens itself, as one piece.
