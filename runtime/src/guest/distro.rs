@@ -115,3 +115,5 @@ impl PackageFiles {
     }
 }
 
+#[cfg(test)]
+mod tests;

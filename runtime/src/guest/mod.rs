@@ -57,3 +57,8 @@ pub use store::lock::LockError;
 pub use store::manifest::{AgentRecord, FileRecord, KernelOrigin, KernelRecord, Manifest, ManifestError, Stamp};
 pub use store::{AssetKind, StoreError, UnknownKind};
 pub use tool::ToolError;
+
+#[cfg(test)]
+mod testing;
+#[cfg(test)]
+mod tests;

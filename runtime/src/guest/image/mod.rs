@@ -103,3 +103,5 @@ pub fn open(image: &[u8]) -> Result<Vmlinux, ImageError> {
     Ok(Vmlinux { elf, form: ImageForm::BzImage(method), release })
 }
 
+#[cfg(test)]
+mod tests;

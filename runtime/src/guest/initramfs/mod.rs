@@ -41,3 +41,5 @@ pub(crate) fn replace_agent(initramfs: &[u8], agent: &[u8]) -> Result<Vec<u8>, C
     archive.write()
 }
 
+#[cfg(test)]
+mod tests;

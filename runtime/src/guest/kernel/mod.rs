@@ -13,3 +13,6 @@ pub(crate) use source::source_key;
 pub const GUEST_CONFIG: &str = include_str!("../../../../resources/kernel/guest.config");
 /// The request for the kernel of the nested test machine (`resources/kernel/bed.config`).
 pub const BED_CONFIG: &str = include_str!("../../../../resources/kernel/bed.config");
+
+#[cfg(test)]
+mod tests;

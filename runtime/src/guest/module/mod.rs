@@ -117,3 +117,5 @@ fn canonical(name: &str) -> String {
     name.replace('-', "_")
 }
 
+#[cfg(test)]
+mod tests;

@@ -316,3 +316,5 @@ mod fault {
     pub(super) fn reached(_: &str) {}
 }
 
+#[cfg(test)]
+mod tests;
