@@ -1,0 +1,135 @@
+//! EnterContainer: a further process in a container (§7.6).
+
+use hutch_agent_proto::{Request, Rlimit, WindowSize};
+use serde::{Deserialize, Serialize};
+
+use crate::container::{ids, ContainerHandle};
+use crate::error::{Component, Result};
+use crate::logger;
+use crate::pod::{guarded, OpenPod, PodHandle};
+use crate::runtime::Runtime;
+use crate::seam::{PidNamespace, StandInSpec};
+use crate::spec::Command;
+use crate::store::ProcessRecord;
+use crate::timestamp::Timestamp;
+use crate::verb::Verb;
+
+/// A further process in a container.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Process {
+    /// Names it for the other calls.
+    pub token: String,
+    /// PID of its stand-in; 0 if it has none.
+    pub pid: i32,
+    /// When it was started.
+    pub started_at: Timestamp,
+}
+
+/// What a further process gets beside its command.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct EnterOptions {
+    /// Size of its terminal, if it has one.
+    pub terminal: Option<WindowSize>,
+    /// Limits to set.
+    pub rlimits: Vec<Rlimit>,
+}
+
+impl Runtime {
+    /// Runs a command in a ready or running container of a running pod (P-121). Several may run at once (P-027). The
+    /// container's records do not change (P-122); the process is tracked by its token until it is forgotten or the
+    /// container stops (P-126).
+    ///
+    /// # Errors
+    /// [`Error::WrongState`](crate::Error::WrongState), [`Error::InvalidConfig`](crate::Error::InvalidConfig), the
+    /// guest's. If the guest refuses, no stand-in is left; if the stand-in cannot start, the guest process is killed
+    /// (P-123).
+    ///
+    /// # Examples
+    /// ```
+    /// # use hutch_runtime::{testing::World, spec::Command};
+    /// # use std::time::Duration;
+    /// # let world = World::new();
+    /// # let runtime = world.runtime();
+    /// runtime.run_pod(world.pod("web", &["server"]))?;
+    /// let command = Command { args: vec!["exit".into(), "3".into()], ..Command::default() };
+    /// let (_, _, process) = runtime.enter_container("web", "server", &command, Default::default())?;
+    /// let exit = runtime.wait_process("web", "server", &process.token, Duration::from_secs(5))?;
+    /// assert_eq!(exit.unwrap().code, Some(3));
+    /// # Ok::<(), hutch_runtime::Error>(())
+    /// ```
+    pub fn enter_container(
+        &self,
+        pod: &str,
+        container: &str,
+        command: &Command,
+        options: EnterOptions,
+    ) -> Result<(PodHandle, ContainerHandle, Process)> {
+        let (pod, container) = ids(pod, container)?;
+        let process = command.to_process(options.terminal, options.rlimits)?;
+        let mut pod = OpenPod::shared(self, &pod)?;
+        let index = pod.find(&container)?;
+        Verb::EnterContainer.check_pod(pod.id.as_str(), pod.state.state)?;
+        Verb::EnterContainer.check_container(container.as_str(), pod.containers[index].state.state)?;
+        let token = pod.fresh_token()?;
+        let request = Request::StartProcess {
+            token: token.clone(),
+            container: Some(container.to_string()),
+            process: Box::new(process),
+        };
+        pod.live.ask("start-process", request)?;
+        let record = match pod.track(index, token.clone(), command) {
+            Ok(record) => record,
+            Err(error) => {
+                pod.untrack(index, &token);
+                return Err(error);
+            }
+        };
+        let process = Process { token, pid: record.stand_in.pid, started_at: record.started_at };
+        Ok((PodHandle::new(self, &pod), ContainerHandle::new(self, &pod, index), process))
+    }
+}
+
+impl OpenPod<'_> {
+    /// Gives the process a stand-in in the namespaces of the container's own (P-122).
+    fn track(&self, index: usize, token: String, command: &Command) -> Result<ProcessRecord> {
+        let stand_ins = &self.live.seams.stand_ins;
+        let container = &self.containers[index];
+        let own = container.stand_in();
+        let spec = StandInSpec {
+            container: container.id.to_string(),
+            token: token.clone(),
+            exit_record: container.dirs.exec_exit_record(&token).path().to_owned(),
+            console: command.console.clone(),
+            terminal: command.interactive,
+            stdin: command.stdin || command.interactive,
+            detach: command.detach,
+            pid_namespace: if own.is_some() { PidNamespace::Join(own) } else { PidNamespace::New },
+            ..self.stand_in_base()?
+        };
+        self.store().make_dir(&container.dirs.exec_dir())?;
+        let stand_in = guarded(Component::StandIn, "spawn-exec", || stand_ins.spawn(&spec))?;
+        let record = ProcessRecord { token: token.clone(), stand_in: stand_in.process(), started_at: Timestamp::now() };
+        self.store().put(&container.dirs.exec_record(&token), &record)?;
+        guarded(Component::StandIn, "release-exec", || stand_in.release())?;
+        Ok(record)
+    }
+
+    /// Ends a process that cannot be tracked (P-123).
+    fn untrack(&mut self, index: usize, token: &str) {
+        let dirs = self.containers[index].dirs.clone();
+        let kill = Request::SignalProcess { token: token.into(), signal: libc::SIGKILL, all: true };
+        let forget = Request::ForgetProcess { token: token.into() };
+        let result = self
+            .live
+            .tell_gone("signal-process", kill)
+            .and_then(|()| self.live.tell_gone("forget-process", forget))
+            .and_then(|()| match self.store().get(&dirs.exec_record(token))? {
+                Some(record) => self.kill_stand_in(record.stand_in),
+                None => Ok(()),
+            })
+            .and_then(|()| self.store().delete(&dirs.exec_record(token)));
+        if let Err(error) = result {
+            logger::warn!("pod {}: ending process {token}: {}", self.id, error.chain());
+        }
+    }
+}

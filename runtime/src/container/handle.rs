@@ -1,0 +1,96 @@
+//! What calls on containers return.
+
+use std::collections::BTreeMap;
+
+use crate::error::{Error, Object, Result};
+use crate::pod::OpenPod;
+use crate::process::ProcessIdentity;
+use crate::runtime::Runtime;
+use crate::store::ProcessRecord;
+
+/// A container as a call left it.
+#[derive(Debug, Clone)]
+pub struct ContainerHandle {
+    runtime: Runtime,
+    pod: String,
+    id: String,
+    annotations: BTreeMap<String, String>,
+    process: Option<ProcessRecord>,
+}
+
+impl ContainerHandle {
+    pub(crate) fn new(runtime: &Runtime, pod: &OpenPod<'_>, index: usize) -> Self {
+        let container = &pod.containers[index];
+        Self {
+            runtime: runtime.clone(),
+            pod: pod.id.to_string(),
+            id: container.id.to_string(),
+            annotations: container.config.annotations.clone(),
+            process: container.process.clone(),
+        }
+    }
+
+    /// Its id.
+    pub fn id(&self) -> &str {
+        &self.id
+    }
+
+    /// Id of its pod.
+    pub fn pod(&self) -> &str {
+        &self.pod
+    }
+
+    /// All annotations.
+    pub fn annotations(&self) -> &BTreeMap<String, String> {
+        &self.annotations
+    }
+
+    /// One annotation.
+    ///
+    /// # Errors
+    /// [`Error::NoSuchAnnotation`] if the key is absent.
+    pub fn annotation(&self, key: &str) -> Result<&str> {
+        self.annotations
+            .get(key)
+            .map(String::as_str)
+            .ok_or_else(|| Error::NoSuchAnnotation { object: Object::Container(self.id.clone()), key: key.to_owned() })
+    }
+
+    /// The record of its init process; `None` if it has none.
+    pub fn process(&self) -> Option<&ProcessRecord> {
+        self.process.as_ref()
+    }
+
+    /// Token of its init process; empty if it has none.
+    pub fn token(&self) -> &str {
+        self.process.as_ref().map_or("", |process| &process.token)
+    }
+
+    /// PID of the stand-in of its init process; 0 if it has none.
+    pub fn pid(&self) -> i32 {
+        self.process.as_ref().map_or(0, |process| process.stand_in.pid)
+    }
+
+    /// Overwrites the PID and writes the record, for callers that bring a stand-in of their own. 0 takes it away.
+    ///
+    /// # Errors
+    /// [`Error::InvalidConfig`] for a PID that names no process (P-113), [`Error::NoSuchContainer`], [`Error::Store`].
+    pub fn set_pid(&mut self, pid: i32) -> Result<()> {
+        let stand_in = match pid {
+            0 => ProcessIdentity::NONE,
+            pid => ProcessIdentity::of(pid).map_err(|e| Error::invalid(format!("PID {pid}"), e.to_string()))?,
+        };
+        let (id, container) = crate::container::ids(&self.pod, &self.id)?;
+        let pod = OpenPod::exclusive(&self.runtime, &id)?;
+        let index = pod.find(&container)?;
+        let found = &pod.containers[index];
+        let record = found
+            .process
+            .clone()
+            .ok_or_else(|| Error::NoSuchProcess { container: self.id.clone(), token: String::new() })?;
+        let record = ProcessRecord { stand_in, ..record };
+        self.runtime.store().put(&found.dirs.process_record(), &record)?;
+        self.process = Some(record);
+        Ok(())
+    }
+}

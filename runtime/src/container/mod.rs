@@ -1,0 +1,33 @@
+//! The verbs of containers. Each file holds one entry point of [`Runtime`](crate::Runtime) and what only it needs.
+
+mod create;
+mod delete;
+mod enter;
+mod exec;
+mod handle;
+mod kill;
+mod plug;
+mod prepare;
+mod processes;
+mod share;
+mod start;
+mod stats;
+mod status;
+mod stop;
+mod update;
+mod wait;
+
+pub use enter::{EnterOptions, Process};
+pub use handle::ContainerHandle;
+pub use processes::{ListFormat, ProcessListOptions};
+pub use update::Limits;
+
+pub(crate) use stop::StopHow;
+
+use crate::error::Result;
+use crate::id::{ContainerId, PodId};
+
+/// Checks both ids, the pod's first (P-001, P-002).
+pub(crate) fn ids(pod: &str, container: &str) -> Result<(PodId, ContainerId)> {
+    Ok((PodId::new(pod)?, ContainerId::new(container)?))
+}

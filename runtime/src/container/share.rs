@@ -1,0 +1,115 @@
+//! What a container may see of the host: its root file system and its bind mounts, bound into the directory that the
+//! guest shares (P-099, P-100).
+
+use std::path::Path;
+
+use hutch_agent_proto::{GuestMount, Request};
+use serde_json::Value;
+
+use super::plug::PluggedRoot;
+use crate::error::{Component, Result};
+use crate::id::random_hex;
+use crate::pod::{guarded, OpenPod};
+use crate::spec::oci::{shared_binds, shm_source, GuestBind, GuestPaths, GUEST_SHARED_DIR};
+use crate::store::{BindRecord, MountsRecord};
+
+/// Where the guest mounts the root disks of containers.
+const GUEST_DISK_DIR: &str = "/run/hutch/disks";
+/// Longest last part of a name in the shared directory, so that the whole stays a file name.
+const MAX_BASE_NAME: usize = 40;
+
+impl OpenPod<'_> {
+    /// Binds what the container needs, on record before, and tells what the guest calls it.
+    pub(crate) fn share(&mut self, index: usize, oci: &Value, root: Option<PluggedRoot>) -> Result<GuestPaths> {
+        let mounts = self.live.seams.mounts.clone();
+        let mut paths = GuestPaths {
+            start_container: self.config.hooks.start_container.clone(),
+            guest_hooks: self.config.agent.guest_hooks.as_ref().map(|dir| dir.display().to_string()),
+            seccomp: self.live.seams.agent.capabilities().seccomp,
+            shm_bytes: shm_source(oci).and_then(shm_size),
+            ..GuestPaths::default()
+        };
+        let mut binds = Vec::new();
+        paths.rootfs = match root {
+            Some(root) => self.mount_root_disk(index, &root)?,
+            None => {
+                let bind = self.bind_of_root(index)?;
+                let name = bind.target.file_name().unwrap_or_default().to_string_lossy().into_owned();
+                binds.push(bind);
+                format!("{GUEST_SHARED_DIR}/{name}")
+            }
+        };
+        for (source, destination, read_only) in shared_binds(oci) {
+            let source = guarded(Component::Mounts, "resolve", || mounts.resolve(Path::new(&source)))?;
+            let name = self.share_name(index, &destination)?;
+            paths
+                .binds
+                .push(GuestBind { destination: destination.clone(), source: format!("{GUEST_SHARED_DIR}/{name}") });
+            let target = self.dirs.shared_dir().join(name);
+            binds.push(BindRecord { source, target, destination, read_only });
+        }
+        let container = &mut self.containers[index];
+        let record = MountsRecord(binds);
+        self.rt.store().put(&container.dirs.mounts_record(), &record)?;
+        container.mounts = record;
+        for bind in &self.containers[index].mounts.0 {
+            guarded(Component::Mounts, "bind", || mounts.bind(bind))?;
+        }
+        self.note_host_paths(index);
+        Ok(paths)
+    }
+
+    fn bind_of_root(&self, index: usize) -> Result<BindRecord> {
+        let mounts = &self.live.seams.mounts;
+        let container = &self.containers[index];
+        let source = guarded(Component::Mounts, "resolve", || mounts.resolve(&container.config.rootfs))?;
+        let target = self.dirs.shared_dir().join(self.share_name(index, "rootfs")?);
+        Ok(BindRecord { source, target, destination: "/".into(), read_only: container.config.readonly_rootfs })
+    }
+
+    /// Container id, 16 random hexadecimal digits, base name of the destination (P-100).
+    fn share_name(&self, index: usize, destination: &str) -> Result<String> {
+        let base: String = destination
+            .trim_end_matches('/')
+            .rsplit('/')
+            .next()
+            .unwrap_or_default()
+            .chars()
+            .filter(|c| c.is_ascii_graphic())
+            .take(MAX_BASE_NAME)
+            .collect();
+        Ok(format!("{}-{}-{base}", self.containers[index].id, random_hex(8)?))
+    }
+
+    fn mount_root_disk(&mut self, index: usize, root: &PluggedRoot) -> Result<String> {
+        let target = format!("{GUEST_DISK_DIR}/{}", self.containers[index].id);
+        let read_only = self.containers[index].config.readonly_rootfs;
+        let mount = GuestMount {
+            source: format!("serial:{}", root.id),
+            target: target.clone(),
+            fstype: root.fstype.clone(),
+            options: if read_only { vec!["ro".into()] } else { Vec::new() },
+            in_root: false,
+        };
+        self.live.tell("mount", Request::Mount(mount))?;
+        Ok(match root.path.trim_matches('/') {
+            "" => target,
+            path => format!("{target}/{path}"),
+        })
+    }
+
+    /// The configured mounts learn where the host has bound them.
+    fn note_host_paths(&mut self, index: usize) {
+        let container = &mut self.containers[index];
+        for mount in &mut container.config.mounts {
+            let bind = container.mounts.0.iter().find(|bind| bind.destination == mount.destination);
+            mount.host_path = bind.map(|bind| bind.target.clone());
+        }
+    }
+}
+
+/// Size of the file system at `path`, which is the caller's `/dev/shm` for the container.
+fn shm_size(path: &str) -> Option<u64> {
+    let stat = rustix::fs::statvfs(path).ok()?;
+    stat.f_blocks.checked_mul(stat.f_frsize).filter(|size| *size > 0)
+}

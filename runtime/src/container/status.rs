@@ -1,0 +1,43 @@
+//! StatusContainer (§7.5).
+
+use crate::container::ids;
+use crate::error::Result;
+use crate::pod::OpenPod;
+use crate::runtime::Runtime;
+use crate::spec::ContainerStatus;
+
+impl Runtime {
+    /// Status of a container (P-115). If its process has ended, it is stopped first, and the answer is the state after
+    /// that (P-116, P-118).
+    ///
+    /// # Errors
+    /// [`Error::NoSuchPod`](crate::Error::NoSuchPod), [`Error::NoSuchContainer`](crate::Error::NoSuchContainer),
+    /// [`Error::Store`](crate::Error::Store).
+    ///
+    /// # Examples
+    /// ```
+    /// # use hutch_runtime::testing::World;
+    /// # let world = World::new();
+    /// # let runtime = world.runtime();
+    /// runtime.run_pod(world.pod("web", &["server"]))?;
+    /// world.guest("web", |guest| guest.exit("server", 7));
+    /// let status = runtime.status_container("web", "server")?;
+    /// assert_eq!(status.state, Some(hutch_runtime::State::Stopped));
+    /// assert_eq!(status.exit.unwrap().code, Some(7));
+    /// # Ok::<(), hutch_runtime::Error>(())
+    /// ```
+    pub fn status_container(&self, pod: &str, container: &str) -> Result<ContainerStatus> {
+        let (id, container) = ids(pod, container)?;
+        let pod = OpenPod::shared(self, &id)?;
+        let index = pod.find(&container)?;
+        let noticed = pod.notice(Some(index));
+        if noticed.is_empty() {
+            return Ok(pod.container_status(index));
+        }
+        drop(pod);
+        self.lazy_stop(&id, &noticed, self.options().lock_timeout);
+        let pod = OpenPod::shared(self, &id)?;
+        let index = pod.find(&container)?;
+        Ok(pod.container_status(index))
+    }
+}

@@ -1,0 +1,59 @@
+//! Changing the limits of a live container (M-05).
+
+use hutch_agent_proto::{Request, ResourceLimits};
+
+use crate::container::ids;
+use crate::error::Result;
+use crate::pod::OpenPod;
+use crate::runtime::Runtime;
+use crate::spec::{memory_mib, Resources};
+use crate::verb::Verb;
+
+/// New limits of a container; absent ones stay.
+pub type Limits = ResourceLimits;
+
+impl Runtime {
+    /// Changes the limits of a ready or running container: in the guest, in its configuration, and in the number of
+    /// vCPUs of the machine.
+    ///
+    /// # Errors
+    /// [`Error::InvalidConfig`](crate::Error::InvalidConfig), [`Error::WrongState`](crate::Error::WrongState), the
+    /// guest's; nothing is recorded then.
+    ///
+    /// # Examples
+    /// ```
+    /// # use hutch_runtime::{testing::World, Limits};
+    /// # let world = World::new();
+    /// # let runtime = world.runtime();
+    /// runtime.run_pod(world.pod("web", &["server"]))?;
+    /// let limits = Limits { memory: Some(64 << 20), ..Limits::default() };
+    /// runtime.update_container("web", "server", &limits)?;
+    /// # Ok::<(), hutch_runtime::Error>(())
+    /// ```
+    pub fn update_container(&self, pod: &str, container: &str, limits: &Limits) -> Result<()> {
+        let (pod, container) = ids(pod, container)?;
+        if let Some(bytes) = limits.memory {
+            memory_mib(bytes)?;
+        }
+        let mut pod = OpenPod::exclusive(self, &pod)?;
+        let index = pod.find(&container)?;
+        Verb::UpdateContainer.check_pod(pod.id.as_str(), pod.state.state)?;
+        Verb::UpdateContainer.check_container(container.as_str(), pod.containers[index].state.state)?;
+        let request = Request::UpdateContainer { id: container.to_string(), limits: limits.clone() };
+        pod.live.tell("update-container", request)?;
+        merge(&mut pod.containers[index].config.resources, limits);
+        let found = &pod.containers[index];
+        self.store().put(&found.dirs.config_record(), &found.config)?;
+        pod.put_config()?;
+        pod.sync_vcpus()
+    }
+}
+
+fn merge(resources: &mut Resources, limits: &Limits) {
+    let Resources { cpu_quota, cpu_period, cpu_shares, memory, pids } = resources;
+    *cpu_quota = limits.cpu_quota.or(*cpu_quota);
+    *cpu_period = limits.cpu_period.or(*cpu_period);
+    *cpu_shares = limits.cpu_shares.or(*cpu_shares);
+    *memory = limits.memory.or(*memory);
+    *pids = limits.pids.or(*pids);
+}

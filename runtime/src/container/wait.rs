@@ -1,0 +1,51 @@
+//! Waiting for the end of a container's process (M-02).
+
+use std::time::Duration;
+
+use crate::container::ids;
+use crate::error::{Component, Result};
+use crate::pod::{guarded, OpenPod};
+use crate::runtime::Runtime;
+use crate::spec::Exit;
+use crate::timestamp::Timestamp;
+
+impl Runtime {
+    /// Waits until a container's process has ended, at most `timeout`, and tells how; `None` if it has not. Holds no
+    /// lock while it waits. The container is stopped when this returns an exit.
+    ///
+    /// # Errors
+    /// [`Error::NoSuchPod`](crate::Error::NoSuchPod), [`Error::NoSuchContainer`](crate::Error::NoSuchContainer), also if
+    /// it is deleted meanwhile.
+    ///
+    /// # Examples
+    /// ```
+    /// # use hutch_runtime::testing::World;
+    /// # use std::time::Duration;
+    /// # let world = World::new();
+    /// # let runtime = world.runtime();
+    /// runtime.run_pod(world.pod("web", &["server"]))?;
+    /// world.guest("web", |guest| guest.exit("server", 0));
+    /// let exit = runtime.wait_container("web", "server", Duration::from_secs(5))?;
+    /// assert_eq!(exit.unwrap().code, Some(0));
+    /// # Ok::<(), hutch_runtime::Error>(())
+    /// ```
+    pub fn wait_container(&self, pod: &str, container: &str, timeout: Duration) -> Result<Option<Exit>> {
+        let (id, container) = ids(pod, container)?;
+        let opened = OpenPod::shared(self, &id)?;
+        let index = opened.find(&container)?;
+        let stopped = opened.containers[index].is_stopped();
+        let stand_in = opened.containers[index].stand_in();
+        let stand_ins = opened.live.seams.stand_ins.clone();
+        drop(opened);
+        if !stopped {
+            // Without a stand-in there is nothing to wait on; the state alone tells.
+            let ended = stand_in.is_some()
+                && guarded(Component::StandIn, "wait-end", || stand_ins.wait_end(stand_in, timeout))?;
+            if !ended {
+                return Ok(None);
+            }
+        }
+        let status = self.status_container(pod, container.as_str())?;
+        Ok(Some(status.exit.unwrap_or_else(|| Exit::unknown("nobody saw it end", Timestamp::now()))))
+    }
+}

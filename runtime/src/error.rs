@@ -1,0 +1,293 @@
+//! The one error type of the pod API. Callers decide by [`Error::kind`]; the text is for people (§2 of the contract).
+
+use std::fmt;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use crate::fault::Injected;
+use crate::hook::HookFailure;
+use crate::seam::SeamError;
+use crate::state::State;
+use crate::store::StoreCause;
+use crate::verb::Verb;
+
+/// Result of a call of the pod API.
+pub type Result<T, E = Error> = std::result::Result<T, E>;
+
+/// Class of an [`Error`]: what callers map to exit codes and RPC codes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum ErrorKind {
+    /// The pod id is empty.
+    NeedPodId,
+    /// The container id is empty.
+    NeedContainerId,
+    /// A state is required and none was given.
+    NeedState,
+    /// A path is required and none was given.
+    NeedFile,
+    /// The configuration, an id or an option is not acceptable.
+    InvalidConfig,
+    /// No pod of that id.
+    NoSuchPod,
+    /// The pod has no container of that id.
+    NoSuchContainer,
+    /// No process with that token is tracked.
+    NoSuchProcess,
+    /// The object has no annotation of that name.
+    NoSuchAnnotation,
+    /// The id is in use.
+    AlreadyExists,
+    /// The state machine forbids the move.
+    InvalidTransition,
+    /// The verb is not allowed in this state.
+    WrongState,
+    /// The network, the VMM, the guest agent, a stand-in or a host mount failed.
+    Seam,
+    /// A bounded wait ran out.
+    Timeout,
+    /// A record could not be read or written.
+    Store,
+    /// A hook failed or timed out.
+    Hook,
+}
+
+/// The object that was in the wrong state.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Object {
+    /// A pod, by id.
+    Pod(String),
+    /// A container, by id.
+    Container(String),
+}
+
+impl fmt::Display for Object {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Object::Pod(id) => write!(f, "pod {id}"),
+            Object::Container(id) => write!(f, "container {id}"),
+        }
+    }
+}
+
+/// The part outside of the pod API that failed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum Component {
+    /// Namespaces, interfaces, taps.
+    Network,
+    /// The process that holds the virtual machine.
+    Vmm,
+    /// The agent in the guest.
+    Agent,
+    /// The host process that stands for a guest process.
+    StandIn,
+    /// Bind mounts on the host.
+    Mounts,
+}
+
+impl Component {
+    /// Name in fault points.
+    pub(crate) fn short(self) -> &'static str {
+        match self {
+            Component::Network => "network",
+            Component::Vmm => "vm",
+            Component::Agent => "agent",
+            Component::StandIn => "stand-in",
+            Component::Mounts => "mounts",
+        }
+    }
+}
+
+impl fmt::Display for Component {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Component::Network => "network",
+            Component::Vmm => "virtual machine",
+            Component::Agent => "guest agent",
+            Component::StandIn => "stand-in process",
+            Component::Mounts => "host mounts",
+        })
+    }
+}
+
+/// Why a call of the pod API failed.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum Error {
+    /// See [`ErrorKind::NeedPodId`].
+    #[error("a pod id is required")]
+    NeedPodId,
+    /// See [`ErrorKind::NeedContainerId`].
+    #[error("a container id is required")]
+    NeedContainerId,
+    /// See [`ErrorKind::NeedState`].
+    #[error("a state is required: ready, running, paused or stopped")]
+    NeedState,
+    /// See [`ErrorKind::NeedFile`].
+    #[error("a path is required for {0}")]
+    NeedFile(&'static str),
+    /// See [`ErrorKind::InvalidConfig`].
+    #[error("{what}: {reason}")]
+    InvalidConfig {
+        /// The field or object.
+        what: String,
+        /// What is wrong and what would be right.
+        reason: String,
+    },
+    /// See [`ErrorKind::NoSuchPod`].
+    #[error("pod {0} does not exist")]
+    NoSuchPod(String),
+    /// See [`ErrorKind::NoSuchContainer`].
+    #[error("container {container} does not exist in pod {pod}")]
+    NoSuchContainer {
+        /// The pod.
+        pod: String,
+        /// What was looked for in it.
+        container: String,
+    },
+    /// See [`ErrorKind::NoSuchProcess`].
+    #[error("no process with token {token} in container {container}: it has ended and was forgotten, or never was")]
+    NoSuchProcess {
+        /// The container.
+        container: String,
+        /// What was looked for in it.
+        token: String,
+    },
+    /// See [`ErrorKind::NoSuchAnnotation`].
+    #[error("{object} has no annotation {key}")]
+    NoSuchAnnotation {
+        /// Pod or container.
+        object: Object,
+        /// The key.
+        key: String,
+    },
+    /// See [`ErrorKind::AlreadyExists`].
+    #[error("{0} already exists")]
+    AlreadyExists(Object),
+    /// See [`ErrorKind::InvalidTransition`].
+    #[error("{object} cannot go from {from} to {to} (expected to find it {expected})")]
+    InvalidTransition {
+        /// What should have moved.
+        object: Object,
+        /// The state it is in.
+        from: State,
+        /// The state the caller believed it to be in.
+        expected: State,
+        /// The state it should have got.
+        to: State,
+    },
+    /// See [`ErrorKind::WrongState`].
+    #[error("{verb}: {object} is {have}, must be {needed}")]
+    WrongState {
+        /// The object whose state is in the way.
+        object: Object,
+        /// Its state; `none` if it has none yet.
+        have: String,
+        /// The states that would do.
+        needed: &'static str,
+        /// What was asked for.
+        verb: Verb,
+    },
+    /// See [`ErrorKind::Seam`].
+    #[error("{component}: {operation}")]
+    Seam {
+        /// Which part.
+        component: Component,
+        /// What it was doing.
+        operation: &'static str,
+        /// Its own words.
+        source: SeamError,
+    },
+    /// See [`ErrorKind::Timeout`].
+    #[error("{what}: not within {} s", .after.as_secs_f32())]
+    Timeout {
+        /// What was waited for.
+        what: String,
+        /// For how long.
+        after: Duration,
+    },
+    /// See [`ErrorKind::Store`].
+    #[error("record {}", .path.display())]
+    Store {
+        /// The record.
+        path: PathBuf,
+        /// What is wrong with it.
+        source: StoreCause,
+    },
+    /// See [`ErrorKind::Hook`].
+    #[error("hook {}", .path.display())]
+    Hook {
+        /// The hook's program.
+        path: PathBuf,
+        /// How it failed, with what it printed.
+        source: HookFailure,
+    },
+    /// A fault that a test asked for; counted as [`ErrorKind::Seam`].
+    #[doc(hidden)]
+    #[error(transparent)]
+    Injected(#[from] Injected),
+}
+
+impl Error {
+    /// The class.
+    pub fn kind(&self) -> ErrorKind {
+        match self {
+            Error::NeedPodId => ErrorKind::NeedPodId,
+            Error::NeedContainerId => ErrorKind::NeedContainerId,
+            Error::NeedState => ErrorKind::NeedState,
+            Error::NeedFile(_) => ErrorKind::NeedFile,
+            Error::InvalidConfig { .. } => ErrorKind::InvalidConfig,
+            Error::NoSuchPod(_) => ErrorKind::NoSuchPod,
+            Error::NoSuchContainer { .. } => ErrorKind::NoSuchContainer,
+            Error::NoSuchProcess { .. } => ErrorKind::NoSuchProcess,
+            Error::NoSuchAnnotation { .. } => ErrorKind::NoSuchAnnotation,
+            Error::AlreadyExists(_) => ErrorKind::AlreadyExists,
+            Error::InvalidTransition { .. } => ErrorKind::InvalidTransition,
+            Error::WrongState { .. } => ErrorKind::WrongState,
+            Error::Seam { .. } | Error::Injected(_) => ErrorKind::Seam,
+            Error::Timeout { .. } => ErrorKind::Timeout,
+            Error::Store { .. } => ErrorKind::Store,
+            Error::Hook { .. } => ErrorKind::Hook,
+        }
+    }
+
+    /// Whether the object simply is not there (P-006); deleting callers treat this as success.
+    pub fn is_not_found(&self) -> bool {
+        matches!(self.kind(), ErrorKind::NoSuchPod | ErrorKind::NoSuchContainer | ErrorKind::NoSuchProcess)
+    }
+
+    /// A rejected configuration: `what` names the field, `reason` the remedy.
+    pub fn invalid(what: impl Into<String>, reason: impl Into<String>) -> Self {
+        Error::InvalidConfig { what: what.into(), reason: reason.into() }
+    }
+
+    /// The failure of a seam, with the time-outs kept apart (P-204).
+    pub(crate) fn seam(component: Component, operation: &'static str, source: SeamError) -> Self {
+        match source {
+            SeamError::Timeout { after } => Error::Timeout { what: format!("{component}: {operation}"), after },
+            source => Error::Seam { component, operation, source },
+        }
+    }
+
+    /// Whether the guest cannot be talked to any more, as opposed to having answered with a refusal (P-085).
+    pub(crate) fn is_guest_lost(&self) -> bool {
+        match self {
+            Error::Seam { component: Component::Agent, source, .. } => source.is_lost(),
+            Error::Timeout { what, .. } => what.starts_with("guest agent"),
+            _ => false,
+        }
+    }
+
+    /// The error and its causes on one line, for logs and for the status of a broken pod.
+    pub fn chain(&self) -> String {
+        let mut text = self.to_string();
+        let mut source = std::error::Error::source(self);
+        while let Some(cause) = source {
+            text.push_str(": ");
+            text.push_str(&cause.to_string());
+            source = cause.source();
+        }
+        text
+    }
+}

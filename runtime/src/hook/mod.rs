@@ -1,0 +1,106 @@
+//! Hooks: programs of the host that run beside a pod's life (§8 of the contract).
+
+mod run;
+#[cfg(test)]
+mod tests;
+
+use std::collections::BTreeMap;
+use std::io;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use serde::Serialize;
+
+use crate::error::{Error, Result};
+use crate::fault;
+use crate::logger;
+use crate::spec::HookSpec;
+
+pub(crate) use run::run;
+
+/// What a hook reads on its stdin: the state of the OCI runtime specification (P-161).
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct HookState {
+    /// Version of the OCI runtime specification.
+    pub oci_version: String,
+    /// Id of the pod.
+    pub id: String,
+    /// `creating`, `created`, `running` or `stopped`.
+    pub status: String,
+    /// A process whose main thread is in the pod's network namespace: the VMM (P-167). Absent when it is gone.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub pid: Option<i32>,
+    /// The bundle of the sandbox container; empty if there is none.
+    pub bundle: PathBuf,
+    /// The pod's annotations.
+    pub annotations: BTreeMap<String, String>,
+}
+
+/// How a hook failed (P-162).
+#[derive(Debug, thiserror::Error)]
+#[error("{cause}{}", output(.stdout, .stderr))]
+pub struct HookFailure {
+    /// What went wrong.
+    pub cause: HookCause,
+    /// What it printed.
+    pub stdout: String,
+    /// What it printed to stderr.
+    pub stderr: String,
+}
+
+/// What went wrong with a hook.
+#[derive(Debug, thiserror::Error)]
+pub enum HookCause {
+    /// It could not be started.
+    #[error("could not be started: {0}")]
+    Launch(io::Error),
+    /// It could not be watched.
+    #[error("could not be watched: {0}")]
+    Watch(io::Error),
+    /// It ended with another status than 0.
+    #[error("ended with {0}")]
+    Status(std::process::ExitStatus),
+    /// It took too long and was killed with its process group (P-163).
+    #[error("was killed after {} s", .0.as_secs_f32())]
+    Timeout(Duration),
+}
+
+fn output(stdout: &str, stderr: &str) -> String {
+    let mut text = String::new();
+    for (name, output) in [("stdout", stdout), ("stderr", stderr)] {
+        let output = output.trim();
+        if !output.is_empty() {
+            text.push_str(&format!("; {name}: {output}"));
+        }
+    }
+    text
+}
+
+/// Runs hooks in order; the first failure ends the list (P-063).
+///
+/// # Errors
+/// [`Error::Hook`].
+pub(crate) fn run_fatal(kind: &'static str, hooks: &[HookSpec], state: &HookState) -> Result<()> {
+    for hook in hooks {
+        fault::point_of(kind, "before")?;
+        run(hook, state).map_err(|source| Error::Hook { path: hook.path.clone(), source })?;
+        fault::point_of(kind, "after")?;
+    }
+    Ok(())
+}
+
+/// Runs all hooks in order; failures are logged (P-076, P-088, P-164).
+///
+/// # Errors
+/// Only injected ones.
+pub(crate) fn run_logged(kind: &'static str, hooks: &[HookSpec], state: &HookState) -> Result<()> {
+    for hook in hooks {
+        fault::point_of(kind, "before")?;
+        if let Err(failure) = run(hook, state) {
+            logger::warn!("pod {}: {kind} hook {}: {failure}", state.id, hook.path.display());
+        }
+        fault::point_of(kind, "after")?;
+    }
+    Ok(())
+}

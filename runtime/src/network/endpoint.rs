@@ -1,0 +1,104 @@
+//! One connection between a namespace and the machine.
+
+use std::fmt;
+
+use hutch_agent_proto::{Interface, Neighbour, NetworkSpec, Route};
+use serde::{Deserialize, Deserializer, Serialize};
+use serde_json::Value;
+
+use crate::logger;
+
+/// How an interface of the namespace reaches the guest.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "type", rename_all = "kebab-case")]
+pub enum EndpointKind {
+    /// A tap device joined to the interface.
+    Tap {
+        /// Name of the tap in the namespace.
+        tap: String,
+    },
+    /// A physical interface passed through.
+    Physical {
+        /// PCI address.
+        address: String,
+        /// Driver to give it back to (P-086).
+        driver: String,
+    },
+    /// A socket of a user-space switch.
+    VhostUser {
+        /// Its path.
+        socket: String,
+    },
+}
+
+/// A connection: an interface of the namespace, its properties, and how it reaches the guest.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Endpoint {
+    /// How.
+    #[serde(flatten)]
+    pub kind: EndpointKind,
+    /// Name of the interface in the namespace, and in the guest.
+    pub name: String,
+    /// MAC address the outside expects; the guest gets it (P-202).
+    pub mac: String,
+    /// Copied to the guest (P-202).
+    #[serde(default)]
+    pub mtu: u32,
+    /// CIDR form, IPv4 and IPv6.
+    #[serde(default)]
+    pub addresses: Vec<String>,
+    /// Without those the kernel makes by itself (P-203).
+    #[serde(default)]
+    pub routes: Vec<Route>,
+    /// Static neighbours (P-203).
+    #[serde(default)]
+    pub neighbours: Vec<Neighbour>,
+}
+
+impl Endpoint {
+    /// Whether the namespace must outlive the VMM because a device goes back to its host driver (P-086).
+    pub fn is_physical(&self) -> bool {
+        matches!(self.kind, EndpointKind::Physical { .. })
+    }
+}
+
+impl fmt::Display for Endpoint {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} ({})", self.name, self.mac)
+    }
+}
+
+/// What the guest has to set up: interfaces first, then routes (P-203).
+pub(crate) fn guest_network(endpoints: &[Endpoint], dns: &[String]) -> NetworkSpec {
+    NetworkSpec {
+        interfaces: endpoints
+            .iter()
+            .map(|endpoint| Interface {
+                name: endpoint.name.clone(),
+                mac: endpoint.mac.clone(),
+                mtu: endpoint.mtu,
+                addresses: endpoint.addresses.clone(),
+            })
+            .collect(),
+        routes: endpoints.iter().flat_map(|endpoint| endpoint.routes.clone()).collect(),
+        neighbours: endpoints.iter().flat_map(|endpoint| endpoint.neighbours.clone()).collect(),
+        dns: dns.to_vec(),
+    }
+}
+
+/// Reads a list of endpoints and skips, with a line in the log, those of a kind this program does not know (P-050).
+pub(crate) fn known_endpoints<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<Endpoint>, D::Error> {
+    let values = Vec::<Value>::deserialize(deserializer)?;
+    let mut endpoints = Vec::new();
+    for value in values {
+        let tag = value["type"].as_str().unwrap_or_default().to_owned();
+        match serde_json::from_value(value) {
+            Ok(endpoint) => endpoints.push(endpoint),
+            Err(e) if matches!(tag.as_str(), "tap" | "physical" | "vhost-user") => {
+                return Err(serde::de::Error::custom(e));
+            }
+            Err(_) => logger::warn!("network record: endpoint of unknown kind {tag:?} skipped"),
+        }
+    }
+    Ok(endpoints)
+}

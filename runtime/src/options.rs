@@ -1,0 +1,41 @@
+//! Bounds and policies of a runtime.
+
+use std::time::Duration;
+
+use crate::spec::AssetPolicy;
+
+/// Bounds and policies. The defaults are those of the contract.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Options {
+    /// For a pod's lock (P-028).
+    pub lock_timeout: Duration,
+    /// For the lock of each pod that a list shows; a pod busy for longer is shown as such (P-029).
+    pub list_lock_timeout: Duration,
+    /// For a new machine to answer (P-069).
+    pub boot_timeout: Duration,
+    /// For a stand-in to end, before and again after its guest process is killed (§7.4).
+    pub stop_timeout: Duration,
+    /// For each request to the guest agent (P-205).
+    pub agent_timeout: Duration,
+    /// For a machine to end after the guest was asked to power off, before it is killed.
+    pub power_off_timeout: Duration,
+    /// For a killed process to be gone.
+    pub kill_timeout: Duration,
+    /// What annotations may override (P-191).
+    pub assets: AssetPolicy,
+}
+
+impl Default for Options {
+    fn default() -> Self {
+        Self {
+            lock_timeout: Duration::from_secs(60),
+            list_lock_timeout: Duration::from_millis(250),
+            boot_timeout: Duration::from_secs(10),
+            stop_timeout: Duration::from_secs(10),
+            agent_timeout: Duration::from_secs(10),
+            power_off_timeout: Duration::from_secs(5),
+            kill_timeout: Duration::from_secs(10),
+            assets: AssetPolicy::default(),
+        }
+    }
+}

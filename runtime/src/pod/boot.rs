@@ -1,0 +1,315 @@
+//! Steps 4 to 15 of a creation: namespace, VMM process, hooks, endpoints, machine, agent (§6.1). Also what StartPod
+//! does first for a stopped pod (P-072).
+
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use hutch_agent_proto::{GuestMount, Request, SandboxSpec, AGENT_PORT};
+
+use crate::error::{Component, Error, Result};
+use crate::hook::{self, HookState};
+use crate::id::random_hex;
+use crate::network::{guest_network, Endpoint, EndpointKind};
+use crate::pod::{guarded, OpenPod};
+use crate::process::ProcessIdentity;
+use crate::seam::{Namespace, NetDevice, Share, VmHandle, VmLaunch, VmSpec, SHARED_TAG};
+use crate::spec::oci::{BUNDLE_KEY, GUEST_SHARED_DIR};
+use crate::spec::{vcpus_for_all, Bridge};
+use crate::store::{AgentRecord, NetworkRecord, VmRecord};
+use crate::undo::Undo;
+
+/// Version of the OCI runtime specification that hooks are told.
+const OCI_VERSION: &str = "1.2.0";
+
+/// What a creation has done so far.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum PodStep {
+    /// Directories and records.
+    Directories,
+    /// Namespace and endpoints.
+    Network,
+    /// The VMM process.
+    Machine,
+    /// The container at this index.
+    Container(usize),
+}
+
+impl OpenPod<'_> {
+    /// Boots the pod's machine. Every effect is recorded before it can be needed for the clean-up.
+    pub(crate) fn boot(&mut self, undo: &mut Undo<PodStep>) -> Result<()> {
+        self.store().delete(&self.dirs.failure_record())?;
+        self.init_machine()?;
+        undo.push(PodStep::Network);
+        let (namespace, mut network) = self.make_namespace()?;
+        undo.push(PodStep::Machine);
+        self.spawn_machine(&namespace)?;
+        self.run_early_hooks(&namespace)?;
+        self.connect_network(&namespace, &mut network)?;
+        let spec = self.machine_spec(&network.endpoints);
+        self.live.vm_call("start", |vm| vm.start(&spec))?;
+        let timeout = self.rt.options().boot_timeout;
+        self.live.vm_call("wait-ready", |vm| vm.wait_ready(timeout))?;
+        self.meet_agent(&network.endpoints)?;
+        hook::run_fatal(
+            "hook.createContainer",
+            &self.config.hooks.create_container.clone(),
+            &self.hook_state("creating"),
+        )
+    }
+
+    /// Takes the machine and the network back, newest first. Records stay.
+    pub(crate) fn undo_boot(&mut self, step: PodStep) -> Result<()> {
+        match step {
+            PodStep::Machine => {
+                self.live.kill_vm()?;
+                self.forget_machine()
+            }
+            PodStep::Network => {
+                self.release_network()?;
+                self.forget_machine()
+            }
+            PodStep::Directories | PodStep::Container(_) => Ok(()),
+        }
+    }
+
+    /// Removes the records of a machine that is gone.
+    pub(crate) fn forget_machine(&mut self) -> Result<()> {
+        let store = self.store();
+        if let Some(record) = self.live.record() {
+            store.remove_file(&record.socket)?;
+        }
+        store.delete(&self.dirs.agent_record())?;
+        store.delete(&self.dirs.vm_record())?;
+        self.live.set_record(None);
+        Ok(())
+    }
+
+    /// A new identity for the machine.
+    fn init_machine(&mut self) -> Result<()> {
+        let uuid = new_uuid()?;
+        let socket = self.dirs.control_socket(&uuid)?;
+        let bridges = (0..self.config.hypervisor.bridges).map(|n| Bridge::new(format!("bridge-{n}"))).collect();
+        let process = ProcessIdentity::NONE;
+        let record = VmRecord { uuid, process, socket, bridges, hotplugged_vcpus: Default::default() };
+        self.live.set_record(Some(record));
+        self.store().make_dir(&self.dirs.shared_dir())?;
+        self.put_vm_record()
+    }
+
+    fn make_namespace(&mut self) -> Result<(Namespace, NetworkRecord)> {
+        let network = self.live.seams.network.clone();
+        let (id, config) = (self.id.as_str(), &self.config.network);
+        let namespace = guarded(Component::Network, "plan", || network.plan(id, config))?;
+        let record =
+            NetworkRecord { namespace: namespace.path.clone(), created: namespace.created, endpoints: Vec::new() };
+        self.put_network(&record)?;
+        if namespace.created {
+            guarded(Component::Network, "create", || network.create(id, &namespace, config))?;
+        }
+        Ok((namespace, record))
+    }
+
+    /// The VMM process is born inside the namespace (P-065) and recorded before it may do anything (P-206).
+    fn spawn_machine(&mut self, namespace: &Namespace) -> Result<()> {
+        let record = self.live.record().cloned().ok_or_else(|| unrecorded("spawn"))?;
+        let seams = self.live.seams.clone();
+        let log = self.dirs.vmm_log();
+        let launch = VmLaunch {
+            pod: self.id.as_str(),
+            uuid: &record.uuid,
+            run_dir: self.dirs.run_dir(),
+            socket: &record.socket,
+            log: &log,
+            program: self.config.hypervisor.vmm.as_deref(),
+        };
+        let mut spawned = None;
+        guarded(Component::Vmm, "spawn", || {
+            seams.network.run(namespace, &mut || spawned = Some(seams.vm.spawn(&launch)))
+        })?;
+        let vm: Box<dyn VmHandle> =
+            spawned.ok_or_else(|| unrecorded("spawn"))?.map_err(|e| Error::seam(Component::Vmm, "spawn", e))?;
+        if let Some(record) = self.live.record_mut() {
+            record.process = vm.process();
+        }
+        self.put_vm_record()?;
+        self.live.set_vm(vm);
+        Ok(())
+    }
+
+    /// Prestart and createRuntime hooks, in the namespace and before its interfaces are looked up (P-064, P-166).
+    fn run_early_hooks(&mut self, namespace: &Namespace) -> Result<()> {
+        let hooks = &self.config.hooks;
+        if hooks.prestart.is_empty() && hooks.create_runtime.is_empty() {
+            return Ok(());
+        }
+        let (prestart, create_runtime) = (hooks.prestart.clone(), hooks.create_runtime.clone());
+        let state = self.hook_state("creating");
+        self.in_namespace(namespace, || {
+            hook::run_fatal("hook.prestart", &prestart, &state)?;
+            hook::run_fatal("hook.createRuntime", &create_runtime, &state)
+        })
+    }
+
+    /// Runs `job` in the pod's network namespace and hands its result on.
+    fn in_namespace<T: Send>(&self, namespace: &Namespace, job: impl FnOnce() -> Result<T> + Send) -> Result<T> {
+        let (mut job, mut result) = (Some(job), None);
+        self.live
+            .seams
+            .network
+            .run(namespace, &mut || result = job.take().map(|job| job()))
+            .map_err(|e| Error::seam(Component::Network, "run", e))?;
+        result.ok_or_else(|| unrecorded("run"))?
+    }
+
+    /// Each endpoint is recorded before it is made.
+    fn connect_network(&mut self, namespace: &Namespace, record: &mut NetworkRecord) -> Result<()> {
+        let network = self.live.seams.network.clone();
+        let (id, config) = (self.id.clone(), self.config.network.clone());
+        let endpoints = guarded(Component::Network, "scan", || {
+            let mut found = Ok(Vec::new());
+            network.run(namespace, &mut || found = network.scan(id.as_str(), namespace, &config))?;
+            found
+        })?;
+        for endpoint in endpoints {
+            record.endpoints.push(endpoint.clone());
+            self.put_network(record)?;
+            guarded(Component::Network, "attach", || {
+                let mut attached = Ok(());
+                network.run(namespace, &mut || attached = network.attach(namespace, &endpoint))?;
+                attached
+            })?;
+        }
+        self.put_network(record)
+    }
+
+    fn machine_spec(&self, endpoints: &[Endpoint]) -> VmSpec {
+        let machine = &self.config.hypervisor;
+        let hotplug = self.live.seams.vm.capabilities().cpu_hotplug;
+        let shared = Share { tag: SHARED_TAG.into(), path: self.dirs.shared_dir(), read_only: false };
+        let volumes = self.config.volumes.iter().map(|volume| Share {
+            tag: volume.tag.clone(),
+            path: volume.path.clone(),
+            read_only: volume.read_only,
+        });
+        let nets = endpoints.iter().enumerate().filter_map(|(index, endpoint)| match &endpoint.kind {
+            EndpointKind::Tap { tap } => Some(NetDevice {
+                id: format!("net{index}"),
+                tap: tap.clone(),
+                mac: endpoint.mac.clone(),
+                mtu: endpoint.mtu,
+            }),
+            EndpointKind::Physical { .. } | EndpointKind::VhostUser { .. } => None,
+        });
+        VmSpec {
+            name: self.id.to_string(),
+            uuid: self.live.record().map(|record| record.uuid.clone()).unwrap_or_default(),
+            kernel: machine.kernel.clone(),
+            initrd: machine.initrd.clone(),
+            image: machine.image.clone(),
+            firmware: machine.firmware.clone(),
+            kernel_parameters: machine.kernel_parameters.iter().map(|parameter| parameter.text()).collect(),
+            // A machine that cannot grow gets all its containers may use from the start.
+            vcpus: if hotplug { machine.vcpus } else { self.config.target_vcpus() },
+            max_vcpus: machine.max_vcpus,
+            memory_mib: machine.memory_mib,
+            huge_pages: machine.huge_pages,
+            memory_prealloc: machine.memory_prealloc,
+            mlock: machine.mlock,
+            debug: machine.debug,
+            shares: std::iter::once(shared).chain(volumes).collect(),
+            nets: nets.collect(),
+        }
+    }
+
+    /// The agent is recorded before the first request; then the sandbox is set up: host name, shares, network.
+    fn meet_agent(&mut self, endpoints: &[Endpoint]) -> Result<()> {
+        let socket = self.live.record().map(|record| record.socket.clone()).unwrap_or_default();
+        let url = format!("unix://{}:{AGENT_PORT}", socket.display());
+        self.store().put(&self.dirs.agent_record(), &AgentRecord { proxy_pid: 0, url })?;
+        let sandbox = SandboxSpec {
+            hostname: self.config.guest_hostname().to_owned(),
+            unix_ns: unix_ns(),
+            mounts: self.guest_mounts(),
+            network: guest_network(endpoints, &self.config.network.dns),
+            ..SandboxSpec::default()
+        };
+        self.live.tell("setup-sandbox", Request::SetupSandbox(Box::new(sandbox)))
+    }
+
+    fn guest_mounts(&self) -> Vec<GuestMount> {
+        let shared = (SHARED_TAG, GUEST_SHARED_DIR.to_owned(), false);
+        let volumes = self
+            .config
+            .volumes
+            .iter()
+            .map(|volume| (volume.tag.as_str(), format!("/run/hutch/volumes/{}", volume.tag), volume.read_only));
+        std::iter::once(shared)
+            .chain(volumes)
+            .map(|(tag, target, read_only)| GuestMount {
+                source: tag.to_owned(),
+                target,
+                fstype: "virtiofs".into(),
+                options: if read_only { vec!["ro".into()] } else { Vec::new() },
+                in_root: false,
+            })
+            .collect()
+    }
+
+    /// What hooks read on their stdin (P-161). The PID is the VMM's, whose main thread is in the namespace (P-167).
+    pub(crate) fn hook_state(&self, status: &str) -> HookState {
+        let pid = self.live.record().map(|record| record.process.pid).filter(|pid| *pid > 0);
+        let bundle = self.config.annotations.get(BUNDLE_KEY).cloned().unwrap_or_default();
+        HookState {
+            oci_version: OCI_VERSION.into(),
+            id: self.id.to_string(),
+            status: status.into(),
+            pid,
+            bundle: bundle.into(),
+            annotations: self.config.annotations.clone(),
+        }
+    }
+
+    /// Gives the machine the vCPUs that its containers may use now, and has the guest use them (P-183).
+    pub(crate) fn sync_vcpus(&mut self) -> Result<()> {
+        if !self.live.seams.vm.capabilities().cpu_hotplug || !self.live.vm_alive() {
+            return Ok(());
+        }
+        let machine = &self.config.hypervisor;
+        let active = self.containers.iter().filter(|container| !container.is_stopped());
+        let extra = vcpus_for_all(active.map(|container| &container.config.resources));
+        let (base, max) = (machine.vcpus, machine.max_vcpus.max(1));
+        let count = base.saturating_add(extra).min(max);
+        let wanted = (base..count).collect();
+        let Some(record) = self.live.record_mut() else { return Ok(()) };
+        if record.hotplugged_vcpus == wanted {
+            return Ok(());
+        }
+        let grows = wanted.len() > record.hotplugged_vcpus.len();
+        record.hotplugged_vcpus = wanted;
+        self.put_vm_record()?;
+        self.live.vm_call("set-vcpus", |vm| vm.set_vcpus(count))?;
+        if grows {
+            self.live.tell("online-cpus", Request::OnlineCpus { count })?;
+        }
+        Ok(())
+    }
+}
+
+/// A seam that says it succeeded did not do what it is for.
+fn unrecorded(operation: &'static str) -> Error {
+    let source = crate::seam::SeamError::Refused("the operation had no result".into());
+    Error::Seam { component: Component::Vmm, operation, source }
+}
+
+fn unix_ns() -> u64 {
+    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    u64::try_from(since.as_nanos()).unwrap_or(0)
+}
+
+/// A random UUID (RFC 9562, version 4).
+fn new_uuid() -> Result<String> {
+    let mut hex: Vec<char> = random_hex(16)?.chars().collect();
+    hex[12] = '4';
+    hex[16] = ['8', '9', 'a', 'b'][hex[16].to_digit(16).unwrap_or(0) as usize % 4];
+    let hex: String = hex.into_iter().collect();
+    Ok(format!("{}-{}-{}-{}-{}", &hex[..8], &hex[8..12], &hex[12..16], &hex[16..20], &hex[20..]))
+}

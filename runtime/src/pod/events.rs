@@ -1,0 +1,132 @@
+//! What happens in a pod, as it happens: ended processes, processes killed for want of memory (M-08), the machine's end.
+
+use std::time::{Duration, Instant};
+
+use hutch_agent_proto::{Event, ExitStatus};
+use serde::{Deserialize, Serialize};
+
+use crate::error::Result;
+use crate::id::PodId;
+use crate::pod::{Live, OpenPod};
+use crate::runtime::Runtime;
+use crate::seam::VmHost;
+use crate::store::{ProcessRecord, VmRecord};
+
+/// How often a quiet channel is looked past, at the machine itself. A dead machine closes the channel, which is noticed
+/// at once; this covers one that hangs while it dies.
+const LOOK: Duration = Duration::from_millis(500);
+
+/// Something that happened in a pod.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum PodEvent {
+    /// A process ended.
+    Exited {
+        /// Its token.
+        token: String,
+        /// The container, if it was the init process of one.
+        container: Option<String>,
+        /// How.
+        status: ExitStatus,
+    },
+    /// The guest killed a process of the container for want of memory.
+    OutOfMemory {
+        /// The container.
+        container: String,
+    },
+    /// The machine is gone. Nothing follows.
+    MachineEnded,
+}
+
+/// Events of one pod, from the moment [`Runtime::events`] returned.
+pub struct PodEvents {
+    live: Live,
+    host: std::sync::Arc<dyn VmHost>,
+    record: Option<VmRecord>,
+    inits: Vec<(String, ProcessRecord)>,
+    ended: bool,
+}
+
+impl Runtime {
+    /// Subscribes to the events of a pod. Holds no lock.
+    ///
+    /// # Errors
+    /// [`Error::NoSuchPod`](crate::Error::NoSuchPod), [`Error::Store`](crate::Error::Store), and that the guest does
+    /// not answer.
+    ///
+    /// # Examples
+    /// ```
+    /// # use hutch_runtime::{testing::World, PodEvent};
+    /// # use std::time::Duration;
+    /// # let world = World::new();
+    /// # let runtime = world.runtime();
+    /// runtime.run_pod(world.pod("web", &["server"]))?;
+    /// let mut events = runtime.events("web")?;
+    /// world.guest("web", |guest| guest.out_of_memory("server"));
+    /// let event = events.next(Duration::from_secs(1))?;
+    /// assert_eq!(event, Some(PodEvent::OutOfMemory { container: "server".into() }));
+    /// # Ok::<(), hutch_runtime::Error>(())
+    /// ```
+    pub fn events(&self, pod: &str) -> Result<PodEvents> {
+        let mut pod = OpenPod::shared(self, &PodId::new(pod)?)?;
+        if pod.live.vm_alive() {
+            // Subscribed from here on: the session is open.
+            pod.live.next_event(Duration::ZERO)?;
+        }
+        let inits = pod.containers.iter().filter_map(|c| Some((c.id.to_string(), c.process.clone()?))).collect();
+        let OpenPod { live, .. } = pod;
+        Ok(PodEvents { host: live.seams.vm.clone(), record: live.record().cloned(), live, inits, ended: false })
+    }
+}
+
+impl PodEvents {
+    /// The next event, at most `timeout` away; `None` if there was none.
+    ///
+    /// # Errors
+    /// That the guest does not answer although its machine lives.
+    pub fn next(&mut self, timeout: Duration) -> Result<Option<PodEvent>> {
+        let deadline = Instant::now() + timeout;
+        while !self.ended {
+            if !self.record.as_ref().is_some_and(|record| self.host.is_alive(record)) {
+                return Ok(Some(self.end()));
+            }
+            let left = deadline.saturating_duration_since(Instant::now());
+            match self.live.next_event(left.min(LOOK)) {
+                Ok(Some(event)) => {
+                    if let Some(event) = self.translate(event) {
+                        return Ok(Some(event));
+                    }
+                }
+                Ok(None) if left.is_zero() => return Ok(None),
+                Ok(None) => {}
+                Err(error) if error.is_guest_lost() => {
+                    let Some(record) = &self.record else { return Ok(Some(self.end())) };
+                    // The channel breaks a moment before the process is gone.
+                    if self.host.wait_end(record, LOOK).unwrap_or(false) {
+                        return Ok(Some(self.end()));
+                    }
+                    return Err(error);
+                }
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(None)
+    }
+
+    fn end(&mut self) -> PodEvent {
+        self.ended = true;
+        PodEvent::MachineEnded
+    }
+
+    fn translate(&self, event: Event) -> Option<PodEvent> {
+        match event {
+            Event::Exited { token, status } => {
+                let container = self.inits.iter().find(|(_, process)| process.token == token).map(|(id, _)| id.clone());
+                Some(PodEvent::Exited { token, container, status })
+            }
+            Event::OutOfMemory { container } => Some(PodEvent::OutOfMemory { container }),
+            // The guest's log goes to the host's log, with the session; it is no event of the pod.
+            _ => None,
+        }
+    }
+}

@@ -1,0 +1,79 @@
+//! ListPod (§6.6).
+
+use crate::error::{Error, Result};
+use crate::id::PodId;
+use crate::logger;
+use crate::pod::OpenPod;
+use crate::runtime::Runtime;
+use crate::spec::{AgentKind, HypervisorConfig, HypervisorKind, PodStatus};
+use crate::store::LockMode;
+
+impl Runtime {
+    /// Status of all pods, sorted by id. No pods, and no config root, is an empty list (P-017). Holds one pod's lock at
+    /// a time (P-023).
+    ///
+    /// A pod that another call holds for longer than a short bound is shown from its last complete records, marked
+    /// busy (P-029). One whose records are damaged is shown with an error marker, so that it can be found and deleted;
+    /// one that vanishes meanwhile is left out (P-018).
+    ///
+    /// # Errors
+    /// [`Error::Store`] if the config root cannot be read.
+    ///
+    /// # Examples
+    /// ```
+    /// # use hutch_runtime::testing::World;
+    /// # let world = World::new();
+    /// # let runtime = world.runtime();
+    /// runtime.create_pod(world.pod("a", &[]))?;
+    /// runtime.create_pod(world.pod("b", &[]))?;
+    /// assert_eq!(runtime.list_pods()?.len(), 2);
+    /// # Ok::<(), hutch_runtime::Error>(())
+    /// ```
+    pub fn list_pods(&self) -> Result<Vec<PodStatus>> {
+        let mut list = Vec::new();
+        for id in self.store().pods()? {
+            match self.list_one(&id) {
+                Ok(status) => list.push(status),
+                Err(error @ Error::Store { .. }) => list.push(damaged(&id, &error)),
+                Err(error) if error.is_not_found() => {}
+                Err(error) => logger::warn!("pod {id} is left out of the list: {}", error.chain()),
+            }
+        }
+        Ok(list)
+    }
+
+    fn list_one(&self, id: &PodId) -> Result<PodStatus> {
+        let patience = self.options().list_lock_timeout;
+        let lock = match self.store().lock(id, LockMode::Shared, patience) {
+            Err(Error::Timeout { .. }) => {
+                return Ok(PodStatus { busy: true, ..OpenPod::load(self, id)?.status() });
+            }
+            other => other?,
+        };
+        let pod = OpenPod::load(self, id)?;
+        let noticed = pod.notice(None);
+        if noticed.is_empty() {
+            return Ok(pod.status());
+        }
+        drop((pod, lock));
+        self.lazy_stop(id, &noticed, patience);
+        Ok(OpenPod::load(self, id)?.status())
+    }
+}
+
+/// A pod of which only the id is known.
+fn damaged(id: &PodId, error: &Error) -> PodStatus {
+    PodStatus {
+        id: id.to_string(),
+        state: None,
+        hypervisor_type: HypervisorKind::default(),
+        hypervisor: HypervisorConfig::default(),
+        agent_type: AgentKind::default(),
+        annotations: Default::default(),
+        containers: Vec::new(),
+        vmm_pid: 0,
+        reason: None,
+        busy: false,
+        error: Some(error.chain()),
+    }
+}

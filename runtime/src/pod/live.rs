@@ -1,0 +1,197 @@
+//! The live half of a pod: its VMM process and a session with its agent. Found when first needed, never stored.
+
+use std::time::Duration;
+
+use hutch_agent_proto::{ErrorKind, Event, Request, Response};
+
+use crate::error::{Component, Error, Result};
+use crate::fault;
+use crate::options::Options;
+use crate::seam::{AgentSession, SeamError, SeamResult, Seams, VmHandle, VmState};
+use crate::store::VmRecord;
+
+/// Calls a seam, with a point before and after it at which a test can interfere. The seam's error keeps its kind
+/// (P-204).
+pub(crate) fn guarded<T>(
+    component: Component,
+    operation: &'static str,
+    call: impl FnOnce() -> SeamResult<T>,
+) -> Result<T> {
+    fault::seam_point(component.short(), operation, "before")?;
+    let result = call().map_err(|e| Error::seam(component, operation, e))?;
+    fault::seam_point(component.short(), operation, "after")?;
+    Ok(result)
+}
+
+/// The VMM and the agent of one pod, during one call.
+pub(crate) struct Live {
+    pub(crate) seams: Seams,
+    options: Options,
+    record: Option<VmRecord>,
+    vm: Option<Box<dyn VmHandle>>,
+    session: Option<Box<dyn AgentSession>>,
+    /// Why the channel to the agent is of no use any more; later requests fail at once (P-205).
+    lost: Option<String>,
+}
+
+impl Live {
+    pub(crate) fn new(seams: Seams, options: Options, record: Option<VmRecord>) -> Self {
+        Self { seams, options, record, vm: None, session: None, lost: None }
+    }
+
+    pub(crate) fn record(&self) -> Option<&VmRecord> {
+        self.record.as_ref()
+    }
+
+    pub(crate) fn record_mut(&mut self) -> Option<&mut VmRecord> {
+        self.record.as_mut()
+    }
+
+    pub(crate) fn set_record(&mut self, record: Option<VmRecord>) {
+        self.vm = None;
+        self.session = None;
+        self.lost = None;
+        self.record = record;
+    }
+
+    pub(crate) fn set_vm(&mut self, vm: Box<dyn VmHandle>) {
+        self.vm = Some(vm);
+    }
+
+    /// Whether the VMM process lives.
+    pub(crate) fn vm_alive(&self) -> bool {
+        self.record.as_ref().is_some_and(|record| self.seams.vm.is_alive(record))
+    }
+
+    /// Whether the agent has been found unreachable in this call.
+    pub(crate) fn agent_lost(&self) -> bool {
+        self.lost.is_some()
+    }
+
+    /// Calls the VMM.
+    pub(crate) fn vm_call<T>(
+        &mut self,
+        operation: &'static str,
+        call: impl FnOnce(&mut dyn VmHandle) -> SeamResult<T>,
+    ) -> Result<T> {
+        guarded(Component::Vmm, operation, || {
+            let vm = match &mut self.vm {
+                Some(vm) => vm,
+                None => {
+                    let record = self.record.as_ref().ok_or_else(|| SeamError::Lost("it is not running".into()))?;
+                    self.vm.insert(self.seams.vm.attach(record)?)
+                }
+            };
+            call(vm.as_mut())
+        })
+    }
+
+    /// What the machine is doing; ended if it does not answer.
+    pub(crate) fn vm_state(&mut self) -> VmState {
+        if !self.vm_alive() {
+            return VmState::Ended("the virtual machine's process has ended".into());
+        }
+        self.vm_call("state", |vm| vm.state()).unwrap_or_else(|e| VmState::Ended(e.chain()))
+    }
+
+    /// Kills the VMM process, if it lives. Idempotent.
+    pub(crate) fn kill_vm(&mut self) -> Result<()> {
+        if let Some(record) = &self.record {
+            let (host, timeout) = (&self.seams.vm, self.options.kill_timeout);
+            guarded(Component::Vmm, "kill", || host.kill(record, timeout))?;
+        }
+        self.vm = None;
+        self.session = None;
+        self.lost.get_or_insert_with(|| "the virtual machine was stopped".into());
+        Ok(())
+    }
+
+    /// Waits for the VMM process to end by itself, at most `timeout`, then kills it.
+    pub(crate) fn end_vm(&mut self, timeout: Duration) -> Result<()> {
+        if let Some(record) = &self.record {
+            let host = &self.seams.vm;
+            guarded(Component::Vmm, "wait-end", || host.wait_end(record, timeout))?;
+        }
+        self.kill_vm()
+    }
+
+    /// Asks the agent; it has to answer within the usual bound.
+    pub(crate) fn ask(&mut self, operation: &'static str, request: Request) -> Result<Response> {
+        let deadline = self.options.agent_timeout;
+        self.on_session(operation, |session| session.call(request, deadline))
+    }
+
+    /// Asks for something that may take its time; `None` if `patience` ran out, which leaves the channel usable.
+    pub(crate) fn ask_patiently(
+        &mut self,
+        operation: &'static str,
+        request: Request,
+        patience: Duration,
+    ) -> Result<Option<Response>> {
+        self.on_session(operation, |session| session.call_patiently(request, patience))
+    }
+
+    /// The next event of the guest, at most `timeout` away.
+    pub(crate) fn next_event(&mut self, timeout: Duration) -> Result<Option<Event>> {
+        self.on_session("next-event", |session| session.next_event(timeout))
+    }
+
+    /// Uses the session. Once the agent was found unreachable, every further use fails at once (P-205).
+    fn on_session<T>(
+        &mut self,
+        operation: &'static str,
+        call: impl FnOnce(&mut dyn AgentSession) -> SeamResult<T>,
+    ) -> Result<T> {
+        guarded(Component::Agent, operation, || {
+            if let Some(reason) = &self.lost {
+                return Err(SeamError::Lost(reason.clone()));
+            }
+            let result = self.session().and_then(call);
+            if let Err(error) = &result {
+                if error.is_lost() {
+                    self.lost = Some(error.to_string());
+                    self.session = None;
+                }
+            }
+            result
+        })
+    }
+
+    /// As [`Live::ask`], where nothing but success is expected.
+    pub(crate) fn tell(&mut self, operation: &'static str, request: Request) -> Result<()> {
+        self.ask(operation, request).map(drop)
+    }
+
+    /// As [`Live::tell`]; that the object is already gone is success.
+    pub(crate) fn tell_gone(&mut self, operation: &'static str, request: Request) -> Result<()> {
+        match self.tell(operation, request) {
+            Err(Error::Seam { source, .. }) if source.is_gone() => Ok(()),
+            other => other,
+        }
+    }
+
+    fn session(&mut self) -> SeamResult<&mut dyn AgentSession> {
+        let session = match self.session.take() {
+            Some(session) => session,
+            None => {
+                let record = self.record.as_ref().ok_or_else(|| SeamError::Lost("there is no machine".into()))?;
+                if !self.seams.vm.is_alive(record) {
+                    return Err(SeamError::Lost("the virtual machine has ended".into()));
+                }
+                self.seams.agent.connect(record, self.options.agent_timeout)?
+            }
+        };
+        Ok(self.session.insert(session).as_mut())
+    }
+}
+
+/// An answer of another kind than the request asks for.
+pub(crate) fn unexpected(operation: &'static str) -> Error {
+    let source = SeamError::Refused("the guest agent gave an answer that does not belong to the request".into());
+    Error::Seam { component: Component::Agent, operation, source }
+}
+
+/// Whether the agent says that the object is in the wrong state.
+pub(crate) fn is_wrong_state(error: &Error) -> bool {
+    matches!(error, Error::Seam { source, .. } if source.remote_kind() == Some(ErrorKind::WrongState))
+}

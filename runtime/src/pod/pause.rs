@@ -1,0 +1,83 @@
+//! PausePod and ResumePod (§7.8).
+
+use crate::error::{Error, Object, Result};
+use crate::id::PodId;
+use crate::pod::{OpenPod, PodHandle};
+use crate::runtime::Runtime;
+use crate::state::State;
+use crate::store::ContainerState;
+use crate::verb::Verb;
+
+impl Runtime {
+    /// Holds a running pod: its vCPUs stop, its containers and then the pod become `paused` (P-140).
+    ///
+    /// # Errors
+    /// [`Error::WrongState`] unless it runs (P-141). If the machine refuses, no state changes.
+    ///
+    /// # Examples
+    /// ```
+    /// # use hutch_runtime::testing::World;
+    /// # let world = World::new();
+    /// # let runtime = world.runtime();
+    /// runtime.run_pod(world.pod("web", &["server"]))?;
+    /// runtime.pause_pod("web")?;
+    /// runtime.resume_pod("web")?;
+    /// assert_eq!(runtime.status_pod("web")?.state, Some(hutch_runtime::State::Running));
+    /// # Ok::<(), hutch_runtime::Error>(())
+    /// ```
+    pub fn pause_pod(&self, pod: &str) -> Result<PodHandle> {
+        let mut pod = OpenPod::exclusive(self, &PodId::new(pod)?)?;
+        Verb::PausePod.check_pod(pod.id.as_str(), pod.state.state)?;
+        pod.live.vm_call("pause", |vm| vm.pause())?;
+        for index in 0..pod.containers.len() {
+            pod.pause_container(index)?;
+        }
+        pod.set_state(State::Running, State::Paused)?;
+        Ok(PodHandle::new(self, &pod))
+    }
+
+    /// Lets a paused pod go on; every container becomes again what it was (P-142).
+    ///
+    /// # Errors
+    /// [`Error::WrongState`] unless it is paused (P-141). If the machine refuses, no state changes.
+    ///
+    /// # Examples
+    /// See [`Runtime::pause_pod`].
+    pub fn resume_pod(&self, pod: &str) -> Result<PodHandle> {
+        let mut pod = OpenPod::exclusive(self, &PodId::new(pod)?)?;
+        Verb::ResumePod.check_pod(pod.id.as_str(), pod.state.state)?;
+        pod.live.vm_call("resume", |vm| vm.resume())?;
+        for index in 0..pod.containers.len() {
+            pod.unpause_container(index)?;
+        }
+        pod.set_state(State::Paused, State::Running)?;
+        Ok(PodHandle::new(self, &pod))
+    }
+}
+
+impl OpenPod<'_> {
+    /// Forced, whatever the drawing of the states says (P-015); a stopped one has nothing to be held.
+    fn pause_container(&mut self, index: usize) -> Result<()> {
+        let state = self.containers[index].state.clone();
+        match state.state {
+            None | Some(State::Stopped | State::Paused) => Ok(()),
+            Some(State::Ready | State::Running) => {
+                let next = ContainerState { before_pause: state.state, state: Some(State::Paused), ..state };
+                self.put_container(index, next)
+            }
+        }
+    }
+
+    fn unpause_container(&mut self, index: usize) -> Result<()> {
+        let state = self.containers[index].state.clone();
+        if state.state != Some(State::Paused) {
+            return Ok(());
+        }
+        let before = state.before_pause.unwrap_or(State::Running);
+        if before == State::Paused {
+            let object = Object::Container(self.containers[index].id.to_string());
+            return Err(Error::InvalidTransition { object, from: before, expected: before, to: before });
+        }
+        self.put_container(index, ContainerState { before_pause: None, state: Some(before), ..state })
+    }
+}

@@ -1,0 +1,32 @@
+//! RunPod (§6.4).
+
+use crate::error::{Error, Result};
+use crate::pod::PodHandle;
+use crate::runtime::Runtime;
+use crate::spec::PodConfig;
+
+impl Runtime {
+    /// CreatePod, then StartPod (P-089).
+    ///
+    /// # Errors
+    /// Of the first half: as [`Runtime::create_pod`], nothing is left. Of the second: as [`Runtime::start_pod`], the pod
+    /// stays and the caller has to delete it.
+    ///
+    /// # Examples
+    /// ```
+    /// # use hutch_runtime::testing::World;
+    /// # let world = World::new();
+    /// # let runtime = world.runtime();
+    /// let pod = runtime.run_pod(world.pod("web", &["server"]))?;
+    /// assert_eq!(pod.containers(), ["server"]);
+    /// # Ok::<(), hutch_runtime::Error>(())
+    /// ```
+    pub fn run_pod(&self, config: PodConfig) -> Result<PodHandle> {
+        let created = self.create_pod(config)?;
+        match self.start_pod(created.id()) {
+            // Somebody else started it between the two.
+            Err(Error::InvalidTransition { .. }) => Ok(created),
+            other => other,
+        }
+    }
+}

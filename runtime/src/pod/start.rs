@@ -1,0 +1,71 @@
+//! StartPod (§6.2).
+
+use crate::error::{Error, Result};
+use crate::hook;
+use crate::id::PodId;
+use crate::logger;
+use crate::pod::{OpenPod, PodHandle};
+use crate::runtime::Runtime;
+use crate::state::State;
+use crate::undo::Undo;
+use crate::verb::Verb;
+
+impl Runtime {
+    /// Starts a pod: its containers in order, then the poststart hooks (P-070). A stopped pod gets a new machine and
+    /// network from its stored configuration first (P-072).
+    ///
+    /// # Errors
+    /// [`Error::InvalidTransition`] for a running pod (P-073), [`Error::WrongState`] for a paused one (P-071). The first
+    /// container that fails to start ends the call with its error; earlier ones run, nothing is deleted (P-074).
+    ///
+    /// # Examples
+    /// ```
+    /// # use hutch_runtime::testing::World;
+    /// # let world = World::new();
+    /// # let runtime = world.runtime();
+    /// runtime.create_pod(world.pod("web", &["server"]))?;
+    /// runtime.start_pod("web")?;
+    /// assert_eq!(runtime.status_pod("web")?.state, Some(hutch_runtime::State::Running));
+    /// # Ok::<(), hutch_runtime::Error>(())
+    /// ```
+    pub fn start_pod(&self, pod: &str) -> Result<PodHandle> {
+        let mut pod = OpenPod::exclusive(self, &PodId::new(pod)?)?;
+        pod.start()?;
+        Ok(PodHandle::new(self, &pod))
+    }
+}
+
+impl OpenPod<'_> {
+    pub(crate) fn start(&mut self) -> Result<()> {
+        let from = self.state.state;
+        Verb::StartPod.check_pod(self.id.as_str(), from)?;
+        if from == State::Stopped {
+            self.boot_again()?;
+        }
+        self.set_state(from, State::Running)?;
+        for index in 0..self.containers.len() {
+            self.start_container(index)?;
+        }
+        hook::run_logged("hook.poststart", &self.config.hooks.poststart, &self.hook_state("running"))
+    }
+
+    /// A new machine for a stopped pod, without containers. On failure it is taken back, and the pod is stopped as
+    /// before.
+    fn boot_again(&mut self) -> Result<()> {
+        self.finish_stop()?;
+        let mut undo = Undo::new();
+        let booted = self.boot(&mut undo).and_then(|()| {
+            self.state.poststop_due = !self.config.hooks.poststop.is_empty();
+            self.state.reason = None;
+            self.put_state()
+        });
+        if booted.is_err() {
+            for step in undo.newest_first() {
+                if let Err(error) = self.undo_boot(step) {
+                    logger::warn!("pod {}: taking back its boot ({step:?}): {}", self.id, Error::chain(&error));
+                }
+            }
+        }
+        booted
+    }
+}

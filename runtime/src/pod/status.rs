@@ -1,0 +1,88 @@
+//! StatusPod (§6.6).
+
+use crate::error::Result;
+use crate::id::PodId;
+use crate::logger;
+use crate::pod::OpenPod;
+use crate::runtime::Runtime;
+use crate::spec::{ContainerStatus, PodStatus};
+use crate::state::State;
+
+impl Runtime {
+    /// Status of a pod and all its containers (P-019). A container whose process has ended is stopped first, so that
+    /// the answer is what is true when the call returns (P-116, P-118).
+    ///
+    /// # Errors
+    /// [`Error::NoSuchPod`](crate::Error::NoSuchPod), [`Error::Store`](crate::Error::Store) for damaged records (P-043),
+    /// [`Error::Timeout`](crate::Error::Timeout) if another call holds the pod too long.
+    ///
+    /// # Examples
+    /// ```
+    /// # use hutch_runtime::testing::World;
+    /// # let world = World::new();
+    /// # let runtime = world.runtime();
+    /// runtime.run_pod(world.pod("web", &["server", "side"]))?;
+    /// let status = runtime.status_pod("web")?;
+    /// let names: Vec<_> = status.containers.iter().map(|c| c.id.as_str()).collect();
+    /// assert_eq!(names, ["server", "side"]);
+    /// # Ok::<(), hutch_runtime::Error>(())
+    /// ```
+    pub fn status_pod(&self, pod: &str) -> Result<PodStatus> {
+        let id = PodId::new(pod)?;
+        let pod = OpenPod::shared(self, &id)?;
+        let noticed = pod.notice(None);
+        if noticed.is_empty() {
+            return Ok(pod.status());
+        }
+        // Never upgraded in place: two readers would wait for each other (P-024).
+        drop(pod);
+        self.lazy_stop(&id, &noticed, self.options().lock_timeout);
+        Ok(OpenPod::shared(self, &id)?.status())
+    }
+}
+
+impl OpenPod<'_> {
+    /// The status as the records have it.
+    pub(crate) fn status(&self) -> PodStatus {
+        PodStatus {
+            id: self.id.to_string(),
+            state: Some(self.state.state),
+            hypervisor_type: self.config.hypervisor.kind,
+            hypervisor: self.config.hypervisor.clone(),
+            agent_type: self.config.agent.kind,
+            annotations: self.config.annotations.clone(),
+            containers: (0..self.containers.len()).map(|index| self.container_status(index)).collect(),
+            vmm_pid: self.live.record().map_or(0, |record| record.process.pid),
+            reason: self.reason(),
+            busy: false,
+            error: None,
+        }
+    }
+
+    /// The status of one container as the records have it (P-115).
+    pub(crate) fn container_status(&self, index: usize) -> ContainerStatus {
+        let container = &self.containers[index];
+        ContainerStatus {
+            id: container.id.to_string(),
+            state: container.state.state,
+            pid: container.stand_in().pid,
+            started_at: container.process.as_ref().map(|process| process.started_at),
+            rootfs: container.config.rootfs.clone(),
+            annotations: container.config.annotations.clone(),
+            exit: container.state.exit.clone(),
+            oom_killed: container.state.oom_killed,
+        }
+    }
+
+    /// Why the pod is as it is, if there is something to say.
+    fn reason(&self) -> Option<String> {
+        if self.state.state == State::Stopped {
+            return self.state.reason.clone();
+        }
+        let noted = self.store().get(&self.dirs.failure_record()).unwrap_or_else(|e| {
+            logger::warn!("pod {}: {}", self.id, e.chain());
+            None
+        });
+        noted.map(|failure| failure.reason)
+    }
+}

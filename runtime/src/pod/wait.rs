@@ -1,0 +1,52 @@
+//! Waiting for the end of a pod's machine.
+
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+
+use crate::error::{Component, Result};
+use crate::id::PodId;
+use crate::pod::{guarded, OpenPod};
+use crate::runtime::Runtime;
+
+/// How a pod's machine ended.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PodEnd {
+    /// Why, if nobody asked for it.
+    pub reason: Option<String>,
+}
+
+impl Runtime {
+    /// Waits until the pod has no machine any more, at most `timeout`; `None` if it still has one. Holds no lock while
+    /// it waits. A machine that died is noticed at once.
+    ///
+    /// # Errors
+    /// [`Error::NoSuchPod`](crate::Error::NoSuchPod), also if it is deleted meanwhile;
+    /// [`Error::Store`](crate::Error::Store).
+    ///
+    /// # Examples
+    /// ```
+    /// # use hutch_runtime::{testing::World, StopOptions};
+    /// # use std::time::Duration;
+    /// # let world = World::new();
+    /// # let runtime = world.runtime();
+    /// runtime.run_pod(world.pod("web", &[]))?;
+    /// assert!(runtime.wait_pod("web", Duration::from_millis(1))?.is_none());
+    /// runtime.stop_pod("web", StopOptions::default())?;
+    /// assert!(runtime.wait_pod("web", Duration::from_millis(1))?.is_some());
+    /// # Ok::<(), hutch_runtime::Error>(())
+    /// ```
+    pub fn wait_pod(&self, pod: &str, timeout: Duration) -> Result<Option<PodEnd>> {
+        let id = PodId::new(pod)?;
+        let pod = OpenPod::shared(self, &id)?;
+        let host = pod.live.seams.vm.clone();
+        let record = pod.live.record().cloned();
+        drop(pod);
+        if let Some(record) = record {
+            if !guarded(Component::Vmm, "wait-end", || host.wait_end(&record, timeout))? {
+                return Ok(None);
+            }
+        }
+        Ok(Some(PodEnd { reason: self.status_pod(id.as_str())?.reason }))
+    }
+}

@@ -1,0 +1,230 @@
+//! Other processes, named so that a recycled PID is never mistaken for them (P-113, P-114).
+
+use std::fs;
+use std::io;
+use std::os::fd::OwnedFd;
+use std::time::{Duration, Instant};
+
+use rustix::event::{poll, PollFd, PollFlags, Timespec};
+use rustix::io::Errno;
+use rustix::process::{pidfd_open, pidfd_send_signal, test_kill_process, Pid, PidfdFlags, Signal};
+use serde::{Deserialize, Serialize};
+
+/// A process: its PID and the moment it started, in clock ticks since boot (field 22 of `/proc/PID/stat`).
+///
+/// PID 0 stands for "none": it is never alive, never waited for, never signalled.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub struct ProcessIdentity {
+    /// The PID in this PID namespace.
+    pub pid: i32,
+    /// Start in clock ticks since boot.
+    pub start_ticks: u64,
+}
+
+/// What `/proc/PID/stat` tells.
+struct Stat {
+    state: char,
+    start_ticks: u64,
+}
+
+impl ProcessIdentity {
+    /// Nobody.
+    pub const NONE: ProcessIdentity = ProcessIdentity { pid: 0, start_ticks: 0 };
+
+    /// The process that has `pid` now.
+    ///
+    /// # Errors
+    /// `NotFound` if there is none, `InvalidInput` for PIDs that name groups.
+    pub fn of(pid: i32) -> io::Result<Self> {
+        if pid <= 0 {
+            return Err(io::Error::new(io::ErrorKind::InvalidInput, format!("{pid} is not the PID of a process")));
+        }
+        let stat = stat(pid)?.ok_or_else(|| io::Error::new(io::ErrorKind::NotFound, format!("no process {pid}")))?;
+        Ok(Self { pid, start_ticks: stat.start_ticks })
+    }
+
+    /// This process.
+    ///
+    /// # Errors
+    /// If `/proc` cannot be read.
+    pub fn current() -> io::Result<Self> {
+        Self::of(std::process::id() as i32)
+    }
+
+    /// Whether this names a process at all.
+    pub fn is_some(self) -> bool {
+        self.pid > 0
+    }
+
+    fn raw(self) -> Option<Pid> {
+        // The library's constructor does not accept negative numbers.
+        if self.pid > 0 {
+            Pid::from_raw(self.pid)
+        } else {
+            None
+        }
+    }
+
+    /// Whether the process still runs. One that has ended and waits for its parent to collect it does not.
+    ///
+    /// If `/proc` does not tell (permission), the process counts as alive.
+    pub fn is_alive(self) -> bool {
+        if !self.is_some() {
+            return false;
+        }
+        match stat(self.pid) {
+            Ok(Some(stat)) => stat.start_ticks == self.start_ticks && !matches!(stat.state, 'Z' | 'X' | 'x'),
+            // A /proc mounted with hidepid hides other users' processes.
+            Ok(None) => self.raw().is_some_and(|pid| test_kill_process(pid) == Err(Errno::PERM)),
+            Err(_) => true,
+        }
+    }
+
+    /// A descriptor of the process, for waiting; `None` if it is gone.
+    ///
+    /// # Errors
+    /// The kernel's, other than "no such process".
+    pub fn open(self) -> io::Result<Option<OwnedFd>> {
+        let Some(pid) = self.raw() else { return Ok(None) };
+        let fd = match pidfd_open(pid, PidfdFlags::empty()) {
+            Ok(fd) => fd,
+            Err(Errno::SRCH) => return Ok(None),
+            Err(e) => return Err(e.into()),
+        };
+        // Looked at after opening: what the descriptor names is what `/proc` describes, or that has ended since.
+        Ok(self.is_alive().then_some(fd))
+    }
+
+    /// Sends `signal`; `false` if the process is gone. Never reaches another process.
+    ///
+    /// # Errors
+    /// The kernel's, other than "no such process".
+    pub fn signal(self, signal: Signal) -> io::Result<bool> {
+        let Some(fd) = self.open()? else { return Ok(false) };
+        match pidfd_send_signal(fd, signal) {
+            Ok(()) => Ok(true),
+            Err(Errno::SRCH) => Ok(false),
+            Err(e) => Err(e.into()),
+        }
+    }
+
+    /// Waits until the process has ended, at most `timeout`; tells whether it has.
+    ///
+    /// # Errors
+    /// The kernel's.
+    pub fn wait_end(self, timeout: Duration) -> io::Result<bool> {
+        match self.open()? {
+            None => Ok(true),
+            Some(fd) => wait_readable(&fd, timeout),
+        }
+    }
+
+    /// SIGKILL, then a bounded wait for the end; tells whether it is gone.
+    ///
+    /// # Errors
+    /// The kernel's.
+    pub fn kill_and_wait(self, timeout: Duration) -> io::Result<bool> {
+        if !self.signal(Signal::KILL)? {
+            return Ok(true);
+        }
+        self.wait_end(timeout)
+    }
+}
+
+/// Waits until `fd` is readable (a process descriptor is, once its process has ended), at most `timeout`.
+pub(crate) fn wait_readable(fd: &OwnedFd, timeout: Duration) -> io::Result<bool> {
+    let deadline = Instant::now().checked_add(timeout);
+    loop {
+        let left = deadline.map(|d| d.saturating_duration_since(Instant::now()));
+        let left = left.map(|d| Timespec { tv_sec: d.as_secs().min(1 << 40) as i64, tv_nsec: d.subsec_nanos().into() });
+        match poll(&mut [PollFd::new(fd, PollFlags::IN)], left.as_ref()) {
+            Ok(0) => return Ok(false),
+            Ok(_) => return Ok(true),
+            Err(Errno::INTR) => {}
+            Err(e) => return Err(e.into()),
+        }
+    }
+}
+
+/// Reads `/proc/PID/stat`; `None` if there is no such process.
+fn stat(pid: i32) -> io::Result<Option<Stat>> {
+    let text = match fs::read_to_string(format!("/proc/{pid}/stat")) {
+        Ok(text) => text,
+        Err(e) if e.kind() == io::ErrorKind::NotFound || e.raw_os_error() == Some(libc::ESRCH) => return Ok(None),
+        Err(e) => return Err(e),
+    };
+    parse_stat(&text).map(Some).ok_or_else(|| io::Error::other(format!("/proc/{pid}/stat is not as expected")))
+}
+
+/// The command in the second field may hold blanks and parentheses; the last parenthesis ends it (proc_pid_stat(5)).
+fn parse_stat(text: &str) -> Option<Stat> {
+    let (_, rest) = text.rsplit_once(')')?;
+    let mut fields = rest.split_ascii_whitespace();
+    let state = fields.next()?.chars().next()?;
+    // Fields are counted from 1; the state is the third, the start the 22nd.
+    let start_ticks = fields.nth(18)?.parse().ok()?;
+    Some(Stat { state, start_ticks })
+}
+
+#[cfg(test)]
+mod tests {
+    use std::process::{Command, Stdio};
+
+    use super::*;
+
+    fn sleeper() -> std::process::Child {
+        Command::new("sleep").arg("100").stdout(Stdio::null()).spawn().unwrap()
+    }
+
+    #[test]
+    fn p_113_pids_that_name_groups_are_never_used() {
+        for pid in [0, -1, i32::MIN] {
+            let identity = ProcessIdentity { pid, start_ticks: 1 };
+            assert!(ProcessIdentity::of(pid).is_err());
+            assert!(!identity.is_alive());
+            assert!(!identity.signal(Signal::KILL).unwrap(), "{pid}");
+            assert!(identity.wait_end(Duration::ZERO).unwrap());
+            assert!(identity.kill_and_wait(Duration::ZERO).unwrap());
+        }
+    }
+
+    #[test]
+    fn p_114_a_recycled_pid_is_not_the_process() {
+        let mut child = sleeper();
+        let real = ProcessIdentity::of(child.id() as i32).unwrap();
+        let other = ProcessIdentity { start_ticks: real.start_ticks.wrapping_sub(1), ..real };
+        assert!(real.is_alive());
+        assert!(!other.is_alive());
+        assert!(!other.signal(Signal::KILL).unwrap());
+        assert!(real.is_alive(), "the process that now has the PID was left alone");
+        assert!(real.kill_and_wait(Duration::from_secs(10)).unwrap());
+        assert!(!real.is_alive(), "an uncollected process has ended");
+        child.wait().unwrap();
+        assert!(!real.is_alive());
+        assert!(real.wait_end(Duration::ZERO).unwrap());
+    }
+
+    #[test]
+    fn p_114_no_permission_means_alive() {
+        // Process 1 belongs to somebody else or to us; either way it is there.
+        assert!(ProcessIdentity::of(1).unwrap().is_alive());
+    }
+
+    #[test]
+    fn a_wait_ends_at_its_bound() {
+        let mut child = sleeper();
+        let identity = ProcessIdentity::of(child.id() as i32).unwrap();
+        let start = Instant::now();
+        assert!(!identity.wait_end(Duration::from_millis(30)).unwrap());
+        assert!(start.elapsed() >= Duration::from_millis(30));
+        child.kill().unwrap();
+        child.wait().unwrap();
+    }
+
+    #[test]
+    fn commands_with_parentheses_do_not_confuse() {
+        let stat = parse_stat("7 (a) b) (c) S 1 7 7 0 -1 4 1 0 0 0 0 0 0 0 20 0 1 0 4242 1 1").unwrap();
+        assert_eq!((stat.state, stat.start_ticks), ('S', 4242));
+        assert!(parse_stat("7 (x").is_none());
+    }
+}

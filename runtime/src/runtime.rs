@@ -1,0 +1,81 @@
+//! The runtime: a store, the seams, and the options. Its methods are the entry points; each verb has a file of its own
+//! below `pod/` and `container/`.
+
+use std::sync::Arc;
+
+use log::Log;
+
+use crate::logger;
+use crate::options::Options;
+use crate::seam::{noop, AgentHost, HostMounts, Network, Seams, StandIns, VmHost};
+use crate::spec::{AgentKind, HypervisorKind, NetworkKind, PodConfig, ShimKind};
+use crate::store::Store;
+
+/// The pod API over one store. Cheap to clone; keeps no state of its own between calls: every call reads the records,
+/// so any number of runtimes, in any number of processes, can work on the same store.
+#[derive(Clone)]
+pub struct Runtime {
+    pub(crate) inner: Arc<Inner>,
+}
+
+pub(crate) struct Inner {
+    pub(crate) store: Store,
+    pub(crate) seams: Seams,
+    pub(crate) options: Options,
+}
+
+impl Runtime {
+    /// A runtime over `store` that reaches the world through `seams`.
+    pub fn new(store: Store, seams: Seams, options: Options) -> Self {
+        Self { inner: Arc::new(Inner { store, seams, options }) }
+    }
+
+    /// Where the records are.
+    pub fn store(&self) -> &Store {
+        &self.inner.store
+    }
+
+    /// The bounds and policies.
+    pub fn options(&self) -> &Options {
+        &self.inner.options
+    }
+
+    /// Sends the log of all runtimes of this process to `logger`; each record carries source and architecture (entry
+    /// point 18).
+    pub fn set_logger(&self, logger: Arc<dyn Log>) {
+        logger::set_logger(Some(logger));
+    }
+
+    /// The seams that a pod of this configuration uses: those that were given, or those that do nothing.
+    pub(crate) fn seams_for(&self, config: &PodConfig) -> Seams {
+        let given = &self.inner.seams;
+        Seams {
+            vm: match config.hypervisor.kind {
+                HypervisorKind::Hutch => given.vm.clone(),
+                HypervisorKind::None => Arc::new(noop::NoVm) as Arc<dyn VmHost>,
+            },
+            agent: match config.agent.kind {
+                AgentKind::Hutch => given.agent.clone(),
+                AgentKind::None => Arc::new(noop::NoAgent) as Arc<dyn AgentHost>,
+            },
+            stand_ins: match config.shim.kind {
+                ShimKind::Hutch => given.stand_ins.clone(),
+                ShimKind::None => Arc::new(noop::NoStandIns) as Arc<dyn StandIns>,
+            },
+            network: match config.network.kind {
+                NetworkKind::Scan | NetworkKind::Nat => given.network.clone(),
+                NetworkKind::None => Arc::new(noop::NoNetwork) as Arc<dyn Network>,
+            },
+            mounts: match config.hypervisor.kind {
+                HypervisorKind::Hutch => given.mounts.clone(),
+                HypervisorKind::None => Arc::new(noop::NoMounts) as Arc<dyn HostMounts>,
+            },
+        }
+    }
+}
+
+impl std::fmt::Debug for Runtime {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Runtime").field("store", &self.inner.store).finish_non_exhaustive()
+    }
+}

@@ -1,0 +1,50 @@
+//! Bind mounts on the host, by which a pod's directory shows the guest what its containers may see.
+
+use std::path::{Path, PathBuf};
+
+use super::SeamResult;
+use crate::store::BindRecord;
+
+/// A root file system that is a disk of its own.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct RootDisk {
+    /// The block device.
+    pub device: PathBuf,
+    /// Its file system.
+    pub fstype: String,
+    /// Where the root directory lies in it; empty or `/` is its top.
+    pub path: PathBuf,
+}
+
+/// Bind mounts on the host.
+pub trait HostMounts: Send + Sync {
+    /// The device-mapper disk that `rootfs` is mounted from, if it is one (§7.1).
+    ///
+    /// # Errors
+    /// If the mount table cannot be read.
+    fn root_disk(&self, rootfs: &Path) -> SeamResult<Option<RootDisk>>;
+
+    /// Links resolved (P-100).
+    ///
+    /// # Errors
+    /// If the path does not exist.
+    fn resolve(&self, source: &Path) -> SeamResult<PathBuf>;
+
+    /// Makes the mount point (a directory or a file, to match) and binds; read-only is enforced on the host (P-100).
+    ///
+    /// # Errors
+    /// The system's; nothing is mounted then.
+    fn bind(&self, bind: &BindRecord) -> SeamResult<()>;
+
+    /// Takes the bind apart and removes the empty mount point; follows no links; a missing one is fine (P-104).
+    ///
+    /// # Errors
+    /// The system's; what is mounted is untouched then.
+    fn unbind(&self, target: &Path) -> SeamResult<()>;
+
+    /// Everything mounted below `dir`, deepest first.
+    ///
+    /// # Errors
+    /// If the mount table cannot be read.
+    fn below(&self, dir: &Path) -> SeamResult<Vec<PathBuf>>;
+}

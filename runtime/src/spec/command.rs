@@ -1,0 +1,148 @@
+//! A program to run in a container.
+
+use std::path::PathBuf;
+
+use hutch_agent_proto::{ProcessSpec, Rlimit, WindowSize};
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+use super::Capabilities;
+use crate::error::{Error, Result};
+
+/// One variable of an environment.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct EnvVar {
+    /// Not empty, without `=`.
+    pub name: String,
+    /// May be empty.
+    pub value: String,
+}
+
+/// A program, its arguments and its surroundings.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct Command {
+    /// Program and arguments.
+    pub args: Vec<String>,
+    /// The whole environment.
+    pub env: Vec<EnvVar>,
+    /// Absolute; empty is `/`.
+    pub cwd: String,
+    /// `uid` or `uid:gid`, numbers or names; names are looked up inside the image (P-124).
+    pub user: String,
+    /// Overrides the group part of `user`.
+    pub primary_group: String,
+    /// More groups.
+    pub supplementary_groups: Vec<String>,
+    /// With a terminal.
+    pub interactive: bool,
+    /// Host terminal that the stand-in connects to the process.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub console: Option<PathBuf>,
+    /// The caller does not stay: no standard streams of its own.
+    pub detach: bool,
+    /// Keep the guest process's stdin open for the host.
+    pub stdin: bool,
+    /// Set `no_new_privs`.
+    pub no_new_privileges: bool,
+    /// Capability sets; absent: the runtime's default set.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub capabilities: Option<Capabilities>,
+}
+
+impl Command {
+    /// Checks everything that does not need the image.
+    ///
+    /// # Errors
+    /// [`Error::InvalidConfig`] naming the field.
+    pub fn validate(&self) -> Result<()> {
+        if self.args.first().is_none_or(String::is_empty) {
+            return Err(Error::invalid("command.args", "has no program; give at least one argument"));
+        }
+        for var in &self.env {
+            check_env(&var.name, &var.value)?;
+        }
+        if !self.cwd.is_empty() && !self.cwd.starts_with('/') {
+            return Err(Error::invalid(format!("command.cwd {:?}", self.cwd), "must be an absolute path"));
+        }
+        parse_user(&self.user)?;
+        if self.args.iter().any(|arg| arg.contains('\0')) {
+            return Err(Error::invalid("command.args", "has a NUL byte"));
+        }
+        Ok(())
+    }
+
+    /// User and primary group for the guest: `user[:group]`, the explicit group first (P-124).
+    ///
+    /// # Errors
+    /// [`Error::InvalidConfig`] if `user` has more than one colon.
+    pub fn guest_user(&self) -> Result<String> {
+        let (user, group) = parse_user(&self.user)?;
+        let group = match self.primary_group.as_str() {
+            "" => group,
+            explicit => explicit,
+        };
+        Ok(match group {
+            "" => user.to_owned(),
+            group => format!("{}:{group}", if user.is_empty() { "0" } else { user }),
+        })
+    }
+
+    /// The process as the guest agent wants it.
+    ///
+    /// # Errors
+    /// As [`Command::validate`].
+    pub fn to_process(&self, terminal: Option<WindowSize>, rlimits: Vec<Rlimit>) -> Result<ProcessSpec> {
+        self.validate()?;
+        Ok(ProcessSpec {
+            args: self.args.clone(),
+            env: self.env.iter().map(|var| (var.name.clone(), var.value.clone())).collect(),
+            cwd: self.cwd.clone(),
+            user: self.guest_user()?,
+            groups: self.supplementary_groups.clone(),
+            terminal: self.interactive.then(|| terminal.unwrap_or_default()),
+            stdin: self.stdin || self.interactive,
+            rlimits,
+            no_new_privileges: self.no_new_privileges,
+        })
+    }
+}
+
+/// Splits `NAME=VALUE` entries at the first `=` (P-125).
+///
+/// # Errors
+/// [`Error::InvalidConfig`] for an entry without `=`, with an empty name, or with a NUL byte.
+pub fn parse_env<S: AsRef<str>>(entries: &[S]) -> Result<Vec<EnvVar>> {
+    let split = |entry: &S| {
+        let entry = entry.as_ref();
+        let (name, value) = entry
+            .split_once('=')
+            .ok_or_else(|| Error::invalid(format!("environment entry {entry:?}"), "has no '='; write NAME=VALUE"))?;
+        check_env(name, value)?;
+        Ok(EnvVar { name: name.to_owned(), value: value.to_owned() })
+    };
+    entries.iter().map(split).collect()
+}
+
+fn check_env(name: &str, value: &str) -> Result<()> {
+    let reason = match () {
+        () if name.is_empty() => "has an empty name",
+        () if name.contains('=') => "has a '=' in its name",
+        () if name.contains('\0') || value.contains('\0') => "has a NUL byte",
+        () => return Ok(()),
+    };
+    Err(Error::invalid(format!("environment variable {name:?}"), reason))
+}
+
+/// Splits `user[:group]` (P-124). Both stay text: only the image knows names.
+///
+/// # Errors
+/// [`Error::InvalidConfig`] if there is more than one colon.
+pub fn parse_user(text: &str) -> Result<(&str, &str)> {
+    let (user, group) = text.split_once(':').unwrap_or((text, ""));
+    if group.contains(':') {
+        return Err(Error::invalid(format!("user {text:?}"), "has more than one colon; write uid or uid:gid"));
+    }
+    Ok((user, group))
+}

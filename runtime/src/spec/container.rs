@@ -1,0 +1,151 @@
+//! Configuration of one container.
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+use super::{need_absolute, Command, DeviceInfo};
+use crate::error::{Error, Result};
+use crate::id::ContainerId;
+
+/// A container as asked for.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct ContainerConfig {
+    /// Unique in the pod.
+    pub id: String,
+    /// Root file system on the host.
+    pub rootfs: PathBuf,
+    /// The container cannot write to its root file system.
+    pub readonly_rootfs: bool,
+    /// What it runs.
+    pub command: Command,
+    /// Unique keys in reverse-domain form. [`super::oci::CONFIG_KEY`] may hold the whole OCI `config.json`.
+    pub annotations: BTreeMap<String, String>,
+    /// Mounts inside of it, in order.
+    pub mounts: Vec<MountSpec>,
+    /// Host devices.
+    pub devices: Vec<DeviceInfo>,
+    /// Limits.
+    pub resources: Resources,
+}
+
+/// A mount inside a container.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct MountSpec {
+    /// Host path of a bind mount; otherwise what the file system wants.
+    pub source: String,
+    /// Absolute path in the container.
+    pub destination: String,
+    /// `bind`, `tmpfs`, …
+    #[serde(rename = "type")]
+    pub kind: String,
+    /// `ro`, `nosuid`, `size=64m`, …
+    pub options: Vec<String>,
+    /// Neither the container nor the guest can write to it.
+    pub read_only: bool,
+    /// Where the host has bound the source for the guest; filled by the runtime.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub host_path: Option<PathBuf>,
+}
+
+/// Limits of a container; absent is unlimited.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct Resources {
+    /// Microseconds of CPU per period; negative is unlimited (P-183).
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub cpu_quota: Option<i64>,
+    /// Microseconds.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub cpu_period: Option<u64>,
+    /// Weight, 2 to 262144.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub cpu_shares: Option<u64>,
+    /// Bytes; -1 is unlimited.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub memory: Option<i64>,
+    /// Processes; -1 is unlimited.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub pids: Option<i64>,
+}
+
+impl ContainerConfig {
+    /// Checks everything that needs no look at the host.
+    ///
+    /// # Errors
+    /// [`Error::NeedContainerId`] for an empty id, else [`Error::InvalidConfig`] naming container and field.
+    pub fn validate(&self) -> Result<()> {
+        ContainerId::new(&self.id)?;
+        self.check_fields().map_err(|e| match e {
+            Error::InvalidConfig { what, reason } => Error::invalid(format!("container {}: {what}", self.id), reason),
+            other => other,
+        })
+    }
+
+    fn check_fields(&self) -> Result<()> {
+        if self.rootfs.as_os_str().is_empty() {
+            return Err(Error::invalid("rootfs", "is empty; give the absolute path of the root file system"));
+        }
+        need_absolute("rootfs", &self.rootfs)?;
+        self.command.validate()?;
+        if let Some(key) = self.annotations.keys().find(|key| key.is_empty()) {
+            return Err(Error::invalid(format!("annotation {key:?}"), "has an empty key"));
+        }
+        for mount in &self.mounts {
+            mount.validate()?;
+        }
+        for device in &self.devices {
+            device.validate()?;
+        }
+        self.resources.validate()
+    }
+}
+
+impl MountSpec {
+    /// Whether the host shares a path of its own.
+    pub fn is_bind(&self) -> bool {
+        self.kind == "bind" || (self.kind.is_empty() || self.kind == "none") && self.has_bind_option()
+    }
+
+    fn has_bind_option(&self) -> bool {
+        self.options.iter().any(|option| option == "bind" || option == "rbind")
+    }
+
+    /// Whether it may not be written.
+    pub fn is_read_only(&self) -> bool {
+        self.read_only || self.options.iter().any(|option| option == "ro" || option == "rro")
+    }
+
+    fn validate(&self) -> Result<()> {
+        if !self.destination.starts_with('/') {
+            return Err(Error::invalid(
+                format!("mount destination {:?}", self.destination),
+                "must be an absolute path",
+            ));
+        }
+        if self.is_bind() && !self.source.starts_with('/') {
+            let what = format!("source {:?} of the bind mount on {}", self.source, self.destination);
+            return Err(Error::invalid(what, "must be an absolute path of the host"));
+        }
+        Ok(())
+    }
+}
+
+impl Resources {
+    fn validate(&self) -> Result<()> {
+        if let Some(bytes) = self.memory {
+            super::memory_mib(bytes)?;
+        }
+        if self.cpu_shares.is_some_and(|shares| shares != 0 && !(2..=262_144).contains(&shares)) {
+            return Err(Error::invalid("resources.cpu_shares", "must be 2 to 262144"));
+        }
+        if self.cpu_quota.is_some_and(|quota| quota == 0) {
+            return Err(Error::invalid("resources.cpu_quota", "is 0; leave it out or give -1 for unlimited"));
+        }
+        Ok(())
+    }
+}

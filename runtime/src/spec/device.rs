@@ -1,0 +1,239 @@
+//! Host devices for containers, and the accounting behind hot-plugged ones.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::PathBuf;
+
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+use sha2::{Digest, Sha256};
+
+use crate::error::{Error, Result};
+
+/// Hot-plug slots of a bridge (P-188).
+pub const BRIDGE_SLOTS: u8 = 30;
+/// Longest device id: what a virtio-blk serial number can hold (VIRTIO 1.2, 5.2.6).
+const MAX_DEVICE_ID: usize = 20;
+/// Targets times units that a SCSI controller can address.
+const MAX_SCSI_INDEX: i64 = 65_535;
+
+/// A host device as asked for.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct DeviceInfo {
+    /// Path on the host; found by type and numbers if absent.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub host_path: Option<PathBuf>,
+    /// Path in the container.
+    pub container_path: PathBuf,
+    /// `b` block, `c` or `u` character, `p` fifo.
+    #[serde(rename = "type")]
+    pub kind: String,
+    /// Major number.
+    pub major: u32,
+    /// Minor number.
+    pub minor: u32,
+    /// Permission bits.
+    pub mode: u32,
+    /// Owner.
+    pub uid: u32,
+    /// Group.
+    pub gid: u32,
+}
+
+/// How a device reaches the guest.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum DeviceKind {
+    /// The IOMMU group is passed through.
+    Vfio,
+    /// A virtio disk.
+    Block,
+    /// Not passed.
+    Generic,
+}
+
+/// A device of a container as recorded: type tag and body. An unknown tag in a record is an error (P-050).
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Device {
+    /// Type tag.
+    #[serde(rename = "type")]
+    pub kind: DeviceKind,
+    /// What was asked for, with `host_path` found.
+    pub info: DeviceInfo,
+    /// Id towards the VMM, if it was or is being attached.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub vmm_id: Option<String>,
+    /// Block index, if it has one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub index: Option<u32>,
+}
+
+impl DeviceInfo {
+    /// Checks the fields.
+    ///
+    /// # Errors
+    /// [`Error::InvalidConfig`] for an unknown type or an empty path.
+    pub fn validate(&self) -> Result<()> {
+        if self.container_path.as_os_str().is_empty() {
+            return Err(Error::invalid("device path", "is empty"));
+        }
+        let what = format!("device {}", self.container_path.display());
+        if !matches!(self.kind.as_str(), "b" | "c" | "u" | "p") {
+            return Err(Error::invalid(what, format!("has the type {:?}; known are b, c, u and p", self.kind)));
+        }
+        if !self.container_path.is_absolute() {
+            return Err(Error::invalid(what, "must have an absolute path"));
+        }
+        Ok(())
+    }
+
+    /// Finds the device on the host and tells how it can be passed: through sysfs by type and numbers, and by the
+    /// container's path where sysfs has no entry. `None` for a type that is not supported and hence ignored.
+    pub fn resolve(&self) -> Option<Device> {
+        let class = match self.kind.as_str() {
+            "b" => "block",
+            "c" | "u" => "char",
+            _ => return None,
+        };
+        let found = || {
+            let text =
+                std::fs::read_to_string(format!("/sys/dev/{class}/{}:{}/uevent", self.major, self.minor)).ok()?;
+            let name = text.lines().find_map(|line| line.strip_prefix("DEVNAME="))?;
+            Some(PathBuf::from("/dev").join(name))
+        };
+        let host_path = self.host_path.clone().or_else(found).unwrap_or_else(|| self.container_path.clone());
+        let group = host_path.file_name().is_some_and(|name| name != "vfio");
+        let kind = match () {
+            () if host_path.starts_with("/dev/vfio") && group => DeviceKind::Vfio,
+            () if class == "block" => DeviceKind::Block,
+            () => DeviceKind::Generic,
+        };
+        Some(Device {
+            kind,
+            info: DeviceInfo { host_path: Some(host_path), ..self.clone() },
+            vmm_id: None,
+            index: None,
+        })
+    }
+}
+
+/// Id of a device towards the VMM: short enough for a disk's serial number and still unique, because what is cut off
+/// is replaced by a digest of the whole (P-187).
+pub(crate) fn device_id(prefix: &str, owner: &str) -> String {
+    let digest = Sha256::digest(owner.as_bytes());
+    let hex: String = digest.iter().map(|byte| format!("{byte:02x}")).collect();
+    let keep = MAX_DEVICE_ID.saturating_sub(prefix.len() + 1).min(hex.len());
+    format!("{prefix}-{}", &hex[..keep])
+}
+
+/// Name the guest's kernel gives the virtio disk with `index`: 0 is vda, 25 vdz, 26 vdaa, 702 vdaaa (P-186). Only for
+/// people: the guest finds a disk by its serial number.
+///
+/// # Errors
+/// [`Error::InvalidConfig`] for a negative index.
+pub fn drive_name(index: i64) -> Result<String> {
+    let mut rest = check_index(index)?;
+    let mut letters = Vec::new();
+    loop {
+        letters.push(char::from(b'a' + (rest % 26) as u8));
+        if rest < 26 {
+            break;
+        }
+        rest = rest / 26 - 1;
+    }
+    Ok(format!("vd{}", letters.into_iter().rev().collect::<String>()))
+}
+
+/// SCSI target and unit of the disk with `index`: `(index / 256):(index % 256)` (P-186).
+///
+/// # Errors
+/// [`Error::InvalidConfig`] for a negative index or one above 65535.
+pub fn scsi_address(index: i64) -> Result<String> {
+    let index = check_index(index)?;
+    if index > MAX_SCSI_INDEX {
+        return Err(Error::invalid(format!("disk index {index}"), "is above 65535, the last SCSI address"));
+    }
+    Ok(format!("{}:{}", index / 256, index % 256))
+}
+
+fn check_index(index: i64) -> Result<i64> {
+    if index < 0 {
+        return Err(Error::invalid(format!("disk index {index}"), "is negative"));
+    }
+    Ok(index)
+}
+
+/// The block indices a pod has given out: taken on attach, given back on a failed attach and on detach (P-185).
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct BlockIndices(BTreeSet<u32>);
+
+impl BlockIndices {
+    /// The lowest free index.
+    pub fn take(&mut self) -> u32 {
+        let free = (0..).find(|index| !self.0.contains(index)).unwrap_or(u32::MAX);
+        self.0.insert(free);
+        free
+    }
+
+    /// Gives `index` back; giving back what is free does nothing.
+    pub fn give_back(&mut self, index: u32) {
+        self.0.remove(&index);
+    }
+
+    /// How many are out.
+    pub fn len(&self) -> usize {
+        self.0.len()
+    }
+
+    /// Whether none is out.
+    pub fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+}
+
+/// A hot-plug bridge: which device sits in which slot (P-188).
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Bridge {
+    /// Name.
+    pub id: String,
+    /// Device ids by slot, from 1.
+    pub slots: BTreeMap<u8, String>,
+}
+
+impl Bridge {
+    /// An empty bridge.
+    pub fn new(id: impl Into<String>) -> Self {
+        Self { id: id.into(), slots: BTreeMap::new() }
+    }
+
+    /// Takes the first free slot for `device`.
+    ///
+    /// # Errors
+    /// [`Error::InvalidConfig`] if the bridge is full or has the device already.
+    pub fn add(&mut self, device: &str) -> Result<u8> {
+        if self.slots.values().any(|id| id == device) {
+            return Err(Error::invalid(format!("device {device}"), format!("is on bridge {} already", self.id)));
+        }
+        let slot = (1..=BRIDGE_SLOTS).find(|slot| !self.slots.contains_key(slot)).ok_or_else(|| {
+            Error::invalid(format!("device {device}"), format!("bridge {} has no free slot left", self.id))
+        })?;
+        self.slots.insert(slot, device.to_owned());
+        Ok(slot)
+    }
+
+    /// Frees the slot of `device`.
+    ///
+    /// # Errors
+    /// [`Error::InvalidConfig`] if it is not there.
+    pub fn remove(&mut self, device: &str) -> Result<u8> {
+        let slot = self
+            .slots
+            .iter()
+            .find(|(_, id)| *id == device)
+            .map(|(slot, _)| *slot)
+            .ok_or_else(|| Error::invalid(format!("device {device}"), format!("is not on bridge {}", self.id)))?;
+        self.slots.remove(&slot);
+        Ok(slot)
+    }
+}

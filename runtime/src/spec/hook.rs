@@ -1,0 +1,72 @@
+//! Programs that run beside a pod's life (§8 of the contract).
+
+use std::path::PathBuf;
+
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+use super::need_absolute;
+use crate::error::{Error, Result};
+
+/// One hook (P-160).
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct HookSpec {
+    /// Program on the host (for `start_container`: in the container).
+    pub path: PathBuf,
+    /// Argument vector, the program's name first; empty: the path alone.
+    pub args: Vec<String>,
+    /// The whole environment, as `NAME=VALUE`.
+    pub env: Vec<String>,
+    /// Seconds; 0 is no limit.
+    #[serde(alias = "timeout_secs")]
+    pub timeout: u64,
+}
+
+/// The hooks of a pod, each list run in order.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct Hooks {
+    /// In the pod's network namespace, before its interfaces are looked up. A failure fails the creation.
+    pub prestart: Vec<HookSpec>,
+    /// Like `prestart` and right after it.
+    #[serde(alias = "createRuntime")]
+    pub create_runtime: Vec<HookSpec>,
+    /// On the host in the VMM's namespaces, before the first container is made. A failure fails the creation.
+    #[serde(alias = "createContainer")]
+    pub create_container: Vec<HookSpec>,
+    /// In the guest, inside the container, before its program.
+    #[serde(alias = "startContainer")]
+    pub start_container: Vec<HookSpec>,
+    /// After the last container was started, in the caller's namespaces. Failures are logged.
+    pub poststart: Vec<HookSpec>,
+    /// After the pod's network is gone, in the caller's namespaces. Failures are logged.
+    pub poststop: Vec<HookSpec>,
+}
+
+impl Hooks {
+    /// Whether there is none.
+    pub fn is_empty(&self) -> bool {
+        self.iter().next().is_none()
+    }
+
+    fn iter(&self) -> impl Iterator<Item = &HookSpec> {
+        let Hooks { prestart, create_runtime, create_container, start_container, poststart, poststop } = self;
+        [prestart, create_runtime, create_container, start_container, poststart, poststop].into_iter().flatten()
+    }
+
+    /// Checks every hook.
+    ///
+    /// # Errors
+    /// [`Error::InvalidConfig`] for a path that is not absolute or an environment entry without `=`.
+    pub fn validate(&self) -> Result<()> {
+        for hook in self.iter() {
+            if hook.path.as_os_str().is_empty() {
+                return Err(Error::invalid("hook path", "is empty"));
+            }
+            need_absolute("hook path", &hook.path)?;
+            super::parse_env(&hook.env)?;
+        }
+        Ok(())
+    }
+}

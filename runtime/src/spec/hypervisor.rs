@@ -1,0 +1,146 @@
+//! Configuration of a pod's machine.
+
+use std::path::PathBuf;
+
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+use super::{need_absolute, HypervisorKind};
+use crate::error::{Error, Result};
+
+/// vCPUs if none are asked for.
+pub const DEFAULT_VCPUS: u32 = 1;
+/// Memory in MiB if none is asked for.
+pub const DEFAULT_MEMORY_MIB: u64 = 2048;
+/// Most vCPUs a machine can have here.
+const PLATFORM_MAX_VCPUS: u32 = 255;
+/// Hot-plug bridges if none are asked for.
+const DEFAULT_BRIDGES: u32 = 1;
+/// A guest does not boot with less.
+const MIN_MEMORY_MIB: u64 = 32;
+
+/// How block devices appear to the guest.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub enum BlockDriver {
+    /// One virtio device per disk.
+    #[default]
+    #[serde(rename = "virtio-blk")]
+    VirtioBlk,
+    /// Disks behind one virtio SCSI controller.
+    #[serde(rename = "virtio-scsi")]
+    VirtioScsi,
+}
+
+/// One parameter of the kernel's command line.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct KernelParameter {
+    /// Not empty (P-182).
+    pub key: String,
+    /// Empty for a bare word.
+    #[serde(default)]
+    pub value: String,
+}
+
+impl KernelParameter {
+    /// As it appears on the command line.
+    pub fn text(&self) -> String {
+        match self.value.as_str() {
+            "" => self.key.clone(),
+            value => format!("{}={value}", self.key),
+        }
+    }
+}
+
+/// The machine. Zero stands for the default, which status shows filled in (P-181).
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct HypervisorConfig {
+    /// Which monitor.
+    #[serde(rename = "type")]
+    pub kind: HypervisorKind,
+    /// Guest kernel; required.
+    pub kernel: PathBuf,
+    /// Root disk image; this or an initrd.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub image: Option<PathBuf>,
+    /// Initial RAM file system; this or an image.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub initrd: Option<PathBuf>,
+    /// Firmware.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub firmware: Option<PathBuf>,
+    /// Program of the machine monitor; absent: hutch itself.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub vmm: Option<PathBuf>,
+    /// Added to the kernel's command line, last, so that they win.
+    pub kernel_parameters: Vec<KernelParameter>,
+    /// Block device driver.
+    pub block_driver: BlockDriver,
+    /// vCPUs at boot.
+    pub vcpus: u32,
+    /// Most vCPUs.
+    pub max_vcpus: u32,
+    /// Memory.
+    pub memory_mib: u64,
+    /// Hot-plug bridges.
+    pub bridges: u32,
+    /// Never give a root file system to the guest as a block device.
+    pub disable_block: bool,
+    /// Verbose guest.
+    pub debug: bool,
+    /// Touch all memory before the guest starts.
+    pub memory_prealloc: bool,
+    /// Huge pages for guest memory.
+    pub huge_pages: bool,
+    /// Lock guest memory.
+    pub mlock: bool,
+}
+
+impl HypervisorConfig {
+    /// Checks the configuration and fills in the defaults (P-181).
+    ///
+    /// # Errors
+    /// [`Error::InvalidConfig`] naming the field.
+    pub fn complete(mut self) -> Result<Self> {
+        if self.kernel.as_os_str().is_empty() {
+            return Err(Error::invalid("hypervisor.kernel", "is empty; give the path of a guest kernel"));
+        }
+        match (&self.image, &self.initrd) {
+            (None, None) => return Err(Error::invalid("hypervisor", "has neither image nor initrd; give one")),
+            (Some(_), Some(_)) => return Err(Error::invalid("hypervisor", "has both image and initrd; give one")),
+            _ => {}
+        }
+        let paths = [Some(&self.kernel), self.image.as_ref(), self.initrd.as_ref(), self.firmware.as_ref()];
+        for path in paths.into_iter().flatten().chain(&self.vmm) {
+            need_absolute("hypervisor path", path)?;
+        }
+        if let Some(bad) = self.kernel_parameters.iter().find(|p| p.key.is_empty()) {
+            let what = format!("hypervisor.kernel_parameters with value {:?}", bad.value);
+            return Err(Error::invalid(what, "has an empty key"));
+        }
+        let max = |asked: u32| if asked == 0 { PLATFORM_MAX_VCPUS } else { asked.min(PLATFORM_MAX_VCPUS) };
+        let or = |value: u32, default: u32| if value == 0 { default } else { value };
+        self.max_vcpus = max(self.max_vcpus);
+        self.vcpus = or(self.vcpus, DEFAULT_VCPUS);
+        self.bridges = or(self.bridges, DEFAULT_BRIDGES);
+        if self.memory_mib == 0 {
+            self.memory_mib = DEFAULT_MEMORY_MIB;
+        }
+        if self.memory_mib < MIN_MEMORY_MIB {
+            let what = format!("hypervisor.memory_mib {}", self.memory_mib);
+            return Err(Error::invalid(what, format!("is too little for a guest; give at least {MIN_MEMORY_MIB}")));
+        }
+        if self.vcpus > self.max_vcpus {
+            let what = format!("hypervisor.vcpus {}", self.vcpus);
+            return Err(Error::invalid(what, format!("is more than the maximum of {}", self.max_vcpus)));
+        }
+        Ok(self)
+    }
+
+    /// The kernel's command line: architecture, common, configured; the last ones win (P-182).
+    pub fn command_line(&self, architecture: &[&str], common: &[&str]) -> Vec<String> {
+        let defaults = architecture.iter().chain(common).map(|&text| text.to_owned());
+        defaults.chain(self.kernel_parameters.iter().map(KernelParameter::text)).collect()
+    }
+}

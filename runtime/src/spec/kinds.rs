@@ -1,0 +1,101 @@
+//! Names of the implementations a pod can choose. An unknown name is refused, never replaced by another (P-005).
+
+use std::fmt;
+use std::str::FromStr;
+
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+use crate::error::{Error, Result};
+
+macro_rules! kinds {
+    ($(#[$doc:meta])* $name:ident, $what:literal { $($(#[$vdoc:meta])* $variant:ident = $text:literal,)* }) => {
+        $(#[$doc])*
+        #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash, Serialize, Deserialize, JsonSchema)]
+        pub enum $name {
+            $($(#[$vdoc])* #[serde(rename = $text)] $variant,)*
+        }
+
+        impl $name {
+            /// The name in configurations.
+            pub fn name(self) -> &'static str {
+                match self {
+                    $($name::$variant => $text,)*
+                }
+            }
+        }
+
+        impl fmt::Display for $name {
+            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str(self.name())
+            }
+        }
+
+        impl FromStr for $name {
+            type Err = Error;
+
+            /// # Errors
+            /// [`Error::InvalidConfig`] for an unknown name (P-005).
+            fn from_str(text: &str) -> Result<Self> {
+                match text {
+                    $($text => Ok($name::$variant),)*
+                    _ => Err(Error::invalid(
+                        format!(concat!($what, " type {:?}"), text),
+                        concat!("is unknown; known are:" $(, " ", $text)*),
+                    )),
+                }
+            }
+        }
+    };
+}
+
+kinds! {
+    /// Which machine monitor runs the pod.
+    HypervisorKind, "hypervisor" {
+        /// hutch's own.
+        #[default]
+        Hutch = "hutch",
+        /// None: the whole API works, no guest runs (§11).
+        None = "none",
+    }
+}
+kinds! {
+    /// Which agent serves the guest.
+    AgentKind, "agent" {
+        /// hutch's own.
+        #[default]
+        Hutch = "hutch",
+        /// None: every request succeeds and does nothing.
+        None = "none",
+    }
+}
+kinds! {
+    /// What stands between the runtime and the agent's channel.
+    ProxyKind, "proxy" {
+        /// Nothing: vsock needs no multiplexer.
+        #[default]
+        None = "none",
+    }
+}
+kinds! {
+    /// What stands for a guest process on the host.
+    ShimKind, "shim" {
+        /// A process of hutch that ends with the guest process.
+        #[default]
+        Hutch = "hutch",
+        /// Nothing; the PID is 0.
+        None = "none",
+    }
+}
+kinds! {
+    /// How the pod is connected.
+    NetworkKind, "network" {
+        /// No network, no namespace.
+        #[default]
+        None = "none",
+        /// The interfaces of a given namespace, or of a new one that hooks may fill.
+        Scan = "scan",
+        /// A namespace of its own with address translation to the host's network.
+        Nat = "nat",
+    }
+}

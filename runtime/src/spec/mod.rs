@@ -1,0 +1,100 @@
+//! What a caller asks for: configurations of pods and containers, checked before anything happens (§10 of the contract).
+//!
+//! All types read and write JSON and TOML; [`pod_schema`] and [`container_schema`] describe them. A field that the
+//! types do not know is an error, so that a misspelt one is not silently ignored.
+
+mod annotation;
+mod capability;
+mod command;
+mod container;
+mod device;
+mod hook;
+mod hypervisor;
+mod kinds;
+mod limits;
+mod network;
+pub mod oci;
+mod pod;
+mod signal;
+mod status;
+mod volume;
+
+#[cfg(test)]
+mod tests;
+
+pub use annotation::{AssetPolicy, Override, ANNOTATION_PREFIX, KATA_PREFIX};
+pub use capability::Capabilities;
+pub use command::{parse_env, parse_user, Command, EnvVar};
+pub use container::{ContainerConfig, MountSpec, Resources};
+pub use device::{drive_name, scsi_address, BlockIndices, Bridge, Device, DeviceInfo, DeviceKind, BRIDGE_SLOTS};
+pub use hook::{HookSpec, Hooks};
+pub use hypervisor::{BlockDriver, HypervisorConfig, KernelParameter, DEFAULT_MEMORY_MIB, DEFAULT_VCPUS};
+pub use kinds::{AgentKind, HypervisorKind, NetworkKind, ProxyKind, ShimKind};
+pub use limits::{memory_mib, vcpus_for, vcpus_for_all};
+pub use network::{NetworkConfig, PortForward, Protocol};
+pub use pod::{AgentConfig, PodConfig, ProxyConfig, ShimConfig, VmResources, MAX_HOSTNAME};
+pub use signal::parse_signal;
+pub use status::{ContainerStatus, Exit, PodStatus};
+pub use volume::{parse_sockets, parse_volumes, Socket, Volume};
+
+pub(crate) use device::device_id;
+
+use std::path::Path;
+
+use serde::de::DeserializeOwned;
+
+use crate::error::{Error, Result};
+
+/// Reads a configuration from JSON text.
+///
+/// # Errors
+/// [`Error::InvalidConfig`] with the place of the first mistake.
+pub fn from_json<T: DeserializeOwned>(text: &str) -> Result<T> {
+    serde_json::from_str(text).map_err(|e| Error::invalid("configuration", e.to_string()))
+}
+
+/// Reads a configuration from TOML text.
+///
+/// # Errors
+/// [`Error::InvalidConfig`] with the place of the first mistake.
+pub fn from_toml<T: DeserializeOwned>(text: &str) -> Result<T> {
+    toml::from_str(text).map_err(|e| Error::invalid("configuration", e.to_string()))
+}
+
+/// Reads a configuration from a file: TOML if its name ends in `.toml`, else JSON.
+///
+/// # Errors
+/// [`Error::NeedFile`] for an empty path, [`Error::InvalidConfig`] if the file cannot be read or understood.
+pub fn from_file<T: DeserializeOwned>(path: &Path) -> Result<T> {
+    if path.as_os_str().is_empty() {
+        return Err(Error::NeedFile("the configuration"));
+    }
+    let name = format!("configuration {}", path.display());
+    let text = std::fs::read_to_string(path).map_err(|e| Error::invalid(name.clone(), e.to_string()))?;
+    let parsed = match path.extension().is_some_and(|extension| extension == "toml") {
+        true => from_toml(&text),
+        false => from_json(&text),
+    };
+    parsed.map_err(|e| match e {
+        Error::InvalidConfig { reason, .. } => Error::invalid(name, reason),
+        other => other,
+    })
+}
+
+/// JSON schema of [`PodConfig`].
+pub fn pod_schema() -> serde_json::Value {
+    schemars::schema_for!(PodConfig).to_value()
+}
+
+/// JSON schema of [`ContainerConfig`].
+pub fn container_schema() -> serde_json::Value {
+    schemars::schema_for!(ContainerConfig).to_value()
+}
+
+/// Checks that a path is absolute.
+pub(crate) fn need_absolute(what: &str, path: &Path) -> Result<()> {
+    if path.is_absolute() {
+        return Ok(());
+    }
+    Err(Error::invalid(format!("{what} {}", path.display()), "must be an absolute path"))
+}

@@ -1,0 +1,107 @@
+//! How a pod is connected.
+
+use std::net::IpAddr;
+use std::path::PathBuf;
+
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+use super::{need_absolute, NetworkKind};
+use crate::error::{Error, Result};
+
+/// Network of a pod.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct NetworkConfig {
+    /// The model.
+    #[serde(rename = "type")]
+    pub kind: NetworkKind,
+    /// Existing namespace; empty: one is made, and deleted at the end.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub namespace: Option<PathBuf>,
+    /// Ports of the host passed to the guest (model `nat`).
+    pub publish: Vec<PortForward>,
+    /// Lines for the guest's /etc/resolv.conf.
+    pub dns: Vec<String>,
+}
+
+/// Transport protocol of a forwarded port.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum Protocol {
+    /// TCP.
+    #[default]
+    Tcp,
+    /// UDP.
+    Udp,
+}
+
+/// A port of the host that leads to a port of the guest.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct PortForward {
+    /// Address of the host; absent: all.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub host_address: Option<IpAddr>,
+    /// Port of the host.
+    pub host_port: u16,
+    /// Port of the guest.
+    pub guest_port: u16,
+    /// Transport.
+    #[serde(default)]
+    pub protocol: Protocol,
+}
+
+impl PortForward {
+    /// From `[ADDRESS:]HOST:GUEST[/tcp|/udp]`.
+    ///
+    /// # Errors
+    /// [`Error::InvalidConfig`] for anything else, and for port 0.
+    pub fn parse(text: &str) -> Result<Self> {
+        let bad = || Error::invalid(format!("port {text:?}"), "is not of the form [ADDRESS:]HOST:GUEST[/tcp|/udp]");
+        let (ports, protocol) = match text.split_once('/') {
+            None | Some((_, "tcp")) => (text.strip_suffix("/tcp").unwrap_or(text), Protocol::Tcp),
+            Some((ports, "udp")) => (ports, Protocol::Udp),
+            Some(_) => return Err(bad()),
+        };
+        let (front, guest) = ports.rsplit_once(':').ok_or_else(bad)?;
+        let (address, host) = match front.rsplit_once(':') {
+            Some((address, host)) => (Some(address.trim_matches(['[', ']'])), host),
+            None => (None, front),
+        };
+        let port = |text: &str| text.parse::<u16>().ok().filter(|port| *port != 0).ok_or_else(bad);
+        let host_address = address.map(|address| address.parse().map_err(|_| bad())).transpose()?;
+        Ok(Self { host_address, host_port: port(host)?, guest_port: port(guest)?, protocol })
+    }
+}
+
+impl NetworkConfig {
+    /// Checks the fields against each other.
+    ///
+    /// # Errors
+    /// [`Error::InvalidConfig`].
+    pub fn validate(&self) -> Result<()> {
+        if let Some(namespace) = &self.namespace {
+            need_absolute("network.namespace", namespace)?;
+            if self.kind != NetworkKind::Scan {
+                return Err(Error::invalid("network.namespace", "only network type scan takes an existing namespace"));
+            }
+        }
+        if !self.publish.is_empty() && self.kind != NetworkKind::Nat {
+            return Err(Error::invalid("network.publish", "only network type nat can forward ports"));
+        }
+        for (index, forward) in self.publish.iter().enumerate() {
+            let same = |other: &PortForward| {
+                other.host_port == forward.host_port
+                    && other.protocol == forward.protocol
+                    && (other.host_address == forward.host_address
+                        || other.host_address.is_none()
+                        || forward.host_address.is_none())
+            };
+            if self.publish[..index].iter().any(same) {
+                return Err(Error::invalid(format!("network.publish {}", forward.host_port), "is given twice"));
+            }
+        }
+        Ok(())
+    }
+}

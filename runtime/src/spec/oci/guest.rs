@@ -1,0 +1,162 @@
+//! The OCI configuration as the guest gets it (P-098, P-099).
+
+use serde_json::{json, Value};
+
+use super::GUEST_HOOKS_KEY;
+use crate::error::{Error, Result};
+use crate::spec::HookSpec;
+
+/// Destinations below which host files make no sense in the guest (P-099).
+const PSEUDO: [&str; 3] = ["/proc", "/sys", "/dev"];
+/// Size of `/dev/shm` if the host's is not known.
+const DEFAULT_SHM: u64 = 64 << 20;
+
+/// A bind mount that the host has made reachable for the guest.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct GuestBind {
+    /// Destination in the container, as in the configuration.
+    pub(crate) destination: String,
+    /// Where the guest finds the source.
+    pub(crate) source: String,
+}
+
+/// What the guest calls things.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub(crate) struct GuestPaths {
+    /// The root file system.
+    pub(crate) rootfs: String,
+    /// The shared bind mounts.
+    pub(crate) binds: Vec<GuestBind>,
+    /// Hooks to run inside the container before its program, unless the configuration has its own.
+    pub(crate) start_container: Vec<HookSpec>,
+    /// Directory of guest hooks.
+    pub(crate) guest_hooks: Option<String>,
+    /// The guest can apply seccomp profiles.
+    pub(crate) seccomp: bool,
+    /// Size of the host's `/dev/shm` for the container, bytes.
+    pub(crate) shm_bytes: Option<u64>,
+}
+
+/// Whether a mount on `destination` may be shared from the host (P-099).
+fn is_pseudo(destination: &str) -> bool {
+    let clean = destination.trim_end_matches('/');
+    PSEUDO.iter().any(|dir| clean == *dir || clean.strip_prefix(dir).is_some_and(|rest| rest.starts_with('/')))
+}
+
+fn is_shm(destination: &str) -> bool {
+    destination.trim_end_matches('/') == "/dev/shm"
+}
+
+fn is_bind(mount: &Value) -> bool {
+    let has = |wanted: &str| {
+        let options = mount["options"].as_array().map(Vec::as_slice).unwrap_or_default();
+        options.iter().any(|option| option.as_str() == Some(wanted))
+    };
+    match mount["type"].as_str().unwrap_or_default() {
+        "bind" => true,
+        "" | "none" => has("bind") || has("rbind"),
+        _ => false,
+    }
+}
+
+/// Host directory that `config` binds on `/dev/shm`, whose size the guest's tmpfs gets.
+pub(crate) fn shm_source(config: &Value) -> Option<&str> {
+    let mounts = config["mounts"].as_array()?;
+    let shm = mounts.iter().find(|mount| is_bind(mount) && mount["destination"].as_str().is_some_and(is_shm))?;
+    shm["source"].as_str()
+}
+
+/// Bind mounts of `config` that the host has to share: source, destination, read-only.
+pub(crate) fn shared_binds(config: &Value) -> Vec<(String, String, bool)> {
+    let mounts = config["mounts"].as_array().map(Vec::as_slice).unwrap_or_default();
+    let shared = mounts.iter().filter(|mount| is_bind(mount)).filter_map(|mount| {
+        let destination = mount["destination"].as_str()?;
+        let source = mount["source"].as_str()?;
+        let options = mount["options"].as_array().map(Vec::as_slice).unwrap_or_default();
+        let read_only = options.iter().any(|option| matches!(option.as_str(), Some("ro" | "rro")));
+        (!is_pseudo(destination)).then(|| (source.to_owned(), destination.to_owned(), read_only))
+    });
+    shared.collect()
+}
+
+/// Rewrites `config` for the guest: host hooks, seccomp profile, cgroup path and network namespace are removed, other
+/// namespaces lose their host path, root path and bind sources become the guest's, `/dev/shm` becomes a tmpfs.
+///
+/// # Errors
+/// [`Error::InvalidConfig`] if `config` is not an object.
+pub(crate) fn guest_config(mut config: Value, paths: &GuestPaths) -> Result<Value> {
+    let object = config.as_object_mut().ok_or_else(|| Error::invalid("OCI config.json", "is not an object"))?;
+    let own_hooks = object.remove("hooks").and_then(|mut hooks| hooks.get_mut("startContainer").map(Value::take));
+    let start_container = match own_hooks {
+        Some(Value::Array(hooks)) if !hooks.is_empty() => Value::Array(hooks),
+        _ => paths.start_container.iter().map(hook).collect(),
+    };
+    if start_container.as_array().is_some_and(|hooks| !hooks.is_empty()) {
+        object.insert("hooks".into(), json!({"startContainer": start_container}));
+    }
+    let root = object.entry("root").or_insert_with(|| json!({}));
+    if let Some(root) = root.as_object_mut() {
+        root.insert("path".into(), json!(paths.rootfs));
+    }
+    if let Some(dir) = &paths.guest_hooks {
+        let annotations = object.entry("annotations").or_insert_with(|| json!({}));
+        if let Some(annotations) = annotations.as_object_mut() {
+            annotations.insert(GUEST_HOOKS_KEY.into(), json!(dir));
+        }
+    }
+    // The guest has no use for a copy of the very document it is part of.
+    if let Some(annotations) = object.get_mut("annotations").and_then(Value::as_object_mut) {
+        annotations.remove(super::CONFIG_KEY);
+    }
+    if let Some(linux) = object.get_mut("linux").and_then(Value::as_object_mut) {
+        rewrite_linux(linux, paths.seccomp);
+    }
+    if let Some(mounts) = object.get_mut("mounts").and_then(Value::as_array_mut) {
+        rewrite_mounts(mounts, paths);
+    }
+    Ok(config)
+}
+
+fn rewrite_linux(linux: &mut serde_json::Map<String, Value>, seccomp: bool) {
+    linux.remove("cgroupsPath");
+    if !seccomp {
+        linux.remove("seccomp");
+    }
+    if let Some(namespaces) = linux.get_mut("namespaces").and_then(Value::as_array_mut) {
+        namespaces.retain(|namespace| namespace["type"] != "network");
+        for namespace in namespaces.iter_mut().filter_map(Value::as_object_mut) {
+            namespace.remove("path");
+        }
+    }
+    if let Some(resources) = linux.get_mut("resources").and_then(Value::as_object_mut) {
+        // Device rules name host numbers; the guest's agent knows what its container may touch.
+        resources.remove("devices");
+    }
+}
+
+fn rewrite_mounts(mounts: &mut Vec<Value>, paths: &GuestPaths) {
+    mounts.retain(|mount| {
+        let destination = mount["destination"].as_str().unwrap_or_default();
+        !is_bind(mount) || !is_pseudo(destination) || is_shm(destination)
+    });
+    for mount in mounts.iter_mut() {
+        let destination = mount["destination"].as_str().unwrap_or_default().to_owned();
+        if is_shm(&destination) && is_bind(mount) {
+            let size = format!("size={}", paths.shm_bytes.unwrap_or(DEFAULT_SHM));
+            *mount = json!({
+                "destination": "/dev/shm", "type": "tmpfs", "source": "shm",
+                "options": ["nosuid", "noexec", "nodev", "mode=1777", size],
+            });
+        } else if let Some(bind) = paths.binds.iter().find(|bind| bind.destination == destination && is_bind(mount)) {
+            mount["source"] = json!(bind.source);
+        }
+    }
+}
+
+fn hook(hook: &HookSpec) -> Value {
+    let mut value = json!({"path": hook.path, "args": hook.args, "env": hook.env});
+    if hook.timeout > 0 {
+        value["timeout"] = json!(hook.timeout);
+    }
+    value
+}

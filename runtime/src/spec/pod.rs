@@ -1,0 +1,156 @@
+//! Configuration of a pod.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::PathBuf;
+
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+use super::{
+    need_absolute, vcpus_for_all, AgentKind, ContainerConfig, Hooks, HypervisorConfig, NetworkConfig, ProxyKind,
+    ShimKind, Volume,
+};
+use crate::error::{Error, Object, Result};
+use crate::id::PodId;
+
+/// Host names are cut to this many bytes for the guest (P-180).
+pub const MAX_HOSTNAME: usize = 64;
+/// Longest tag of a shared directory (VIRTIO 1.2, 5.11.4).
+const MAX_TAG: usize = 36;
+
+/// A pod as asked for: a machine and what runs in it.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct PodConfig {
+    /// Unique on the host.
+    pub id: String,
+    /// Name of the guest; its first 64 bytes are used.
+    pub hostname: String,
+    /// Programs beside the pod's life.
+    pub hooks: Hooks,
+    /// Size of the machine.
+    pub resources: VmResources,
+    /// The machine.
+    pub hypervisor: HypervisorConfig,
+    /// The agent in the guest.
+    pub agent: AgentConfig,
+    /// What stands between.
+    pub proxy: ProxyConfig,
+    /// What stands for a guest process on the host.
+    pub shim: ShimConfig,
+    /// The network.
+    pub network: NetworkConfig,
+    /// Host directories shared into the machine.
+    pub volumes: Vec<Volume>,
+    /// Containers made with the pod; may be empty (P-062).
+    pub containers: Vec<ContainerConfig>,
+    /// Unique keys in reverse-domain form.
+    pub annotations: BTreeMap<String, String>,
+}
+
+/// Size of a pod's machine.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct VmResources {
+    /// Replaces the hypervisor's memory if not zero.
+    pub memory_mib: u64,
+}
+
+/// The agent in the guest.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct AgentConfig {
+    /// Which agent.
+    #[serde(rename = "type")]
+    pub kind: AgentKind,
+    /// Containers must bring their OCI configuration as an annotation (P-101); otherwise it is derived from the
+    /// container's own fields where it is missing.
+    pub require_oci_config: bool,
+    /// Directory in the guest image with hooks of the guest: `prestart`, `poststart`, `poststop` (P-166).
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub guest_hooks: Option<PathBuf>,
+}
+
+/// What stands between the runtime and the agent's channel.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct ProxyConfig {
+    /// Which.
+    #[serde(rename = "type")]
+    pub kind: ProxyKind,
+}
+
+/// What stands for a guest process on the host.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct ShimConfig {
+    /// Which.
+    #[serde(rename = "type")]
+    pub kind: ShimKind,
+}
+
+impl PodConfig {
+    /// Checks the whole configuration and fills in defaults. Looks at nothing but the configuration itself.
+    ///
+    /// # Errors
+    /// [`Error::NeedPodId`], [`Error::NeedContainerId`], [`Error::AlreadyExists`] for a container id given twice, else
+    /// [`Error::InvalidConfig`].
+    pub fn complete(mut self) -> Result<Self> {
+        PodId::new(&self.id)?;
+        self.hypervisor = self.hypervisor.complete()?;
+        if self.resources.memory_mib != 0 {
+            self.hypervisor.memory_mib = self.resources.memory_mib;
+            self.hypervisor = self.hypervisor.complete()?;
+        }
+        self.hooks.validate()?;
+        self.network.validate()?;
+        if self.hostname.contains(['\0', '/', ' ', '\n']) {
+            return Err(Error::invalid(format!("hostname {:?}", self.hostname), "has a character no host name has"));
+        }
+        if let Some(path) = &self.agent.guest_hooks {
+            need_absolute("agent.guest_hooks", path)?;
+        }
+        self.check_volumes()?;
+        let mut seen = BTreeSet::new();
+        for container in &self.containers {
+            container.validate()?;
+            if !seen.insert(&container.id) {
+                return Err(Error::AlreadyExists(Object::Container(container.id.clone())));
+            }
+        }
+        Ok(self)
+    }
+
+    fn check_volumes(&self) -> Result<()> {
+        let mut tags = BTreeSet::new();
+        for volume in &self.volumes {
+            let what = format!("volume {:?}", volume.tag);
+            if volume.tag.is_empty() || volume.tag.len() > MAX_TAG {
+                return Err(Error::invalid(what, format!("needs a tag of 1 to {MAX_TAG} bytes")));
+            }
+            if volume.tag.starts_with("hutch") {
+                return Err(Error::invalid(what, "tags that begin with hutch are the runtime's own"));
+            }
+            need_absolute("volume", &volume.path)?;
+            if !tags.insert(&volume.tag) {
+                return Err(Error::invalid(what, "is given twice"));
+            }
+        }
+        Ok(())
+    }
+
+    /// Name of the guest, cut to 64 bytes at a character boundary (P-180).
+    pub fn guest_hostname(&self) -> &str {
+        let mut end = self.hostname.len().min(MAX_HOSTNAME);
+        while !self.hostname.is_char_boundary(end) {
+            end -= 1;
+        }
+        &self.hostname[..end]
+    }
+
+    /// vCPUs the machine should have now: its own and those its containers ask for, up to the maximum (P-183).
+    pub fn target_vcpus(&self) -> u32 {
+        let extra = vcpus_for_all(self.containers.iter().map(|container| &container.resources));
+        self.hypervisor.vcpus.saturating_add(extra).min(self.hypervisor.max_vcpus.max(1))
+    }
+}

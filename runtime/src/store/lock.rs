@@ -1,0 +1,227 @@
+//! The lock of a pod: one advisory whole-file lock (flock(2)) on a file in its runtime directory (§4).
+//!
+//! flock has no time limit of its own. A waiter therefore asks without blocking and, while somebody else holds the
+//! lock, sleeps on an inotify watch of the lock file: every release closes the file, which wakes it. A fall-back timer
+//! that doubles from a millisecond to a second covers what the watch cannot: hosts without a free inotify instance, and
+//! a holder that was killed (the kernel reports the close a moment before it drops the lock). So an idle waiter costs
+//! one wake-up per second, and a release is noticed at once.
+
+use std::fs::{self, File, OpenOptions};
+use std::io;
+use std::os::fd::OwnedFd;
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+use rustix::fs::inotify;
+use rustix::fs::{flock, FlockOperation};
+use rustix::io::Errno;
+
+use super::{PodDirs, PodState, Store, StoreCause};
+use crate::error::{Error, Object, Result};
+use crate::fault;
+use crate::id::PodId;
+use crate::process::wait_readable;
+use crate::state::State;
+
+/// Reason of a pod whose runtime directory did not survive.
+pub(crate) const HOST_RESTARTED: &str = "the host was restarted";
+
+const FIRST_WAIT: Duration = Duration::from_millis(1);
+const LONGEST_WAIT: Duration = Duration::from_secs(1);
+
+/// How a pod is locked.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum LockMode {
+    /// Together with other readers.
+    Shared,
+    /// Alone.
+    Exclusive,
+}
+
+/// A held lock; dropping it releases it. The descriptor is closed on exec (P-031).
+#[derive(Debug)]
+pub struct PodLock {
+    file: File,
+}
+
+impl Drop for PodLock {
+    fn drop(&mut self) {
+        // Before the close, so that whoever the close wakes finds the lock free.
+        let _ = flock(&self.file, FlockOperation::Unlock);
+    }
+}
+
+impl Store {
+    /// Locks a pod, waiting at most `timeout`. `None`: the pod exists, but its runtime directory does not, because the
+    /// host was restarted; see [`Store::revive`].
+    ///
+    /// Never creates the lock file (P-022), and makes sure that the file it locked is still the pod's (P-026).
+    ///
+    /// # Errors
+    /// [`Error::NoSuchPod`], [`Error::Timeout`] naming the pod (P-028), [`Error::Store`].
+    pub fn lock(&self, id: &PodId, mode: LockMode, timeout: Duration) -> Result<Option<PodLock>> {
+        let dirs = self.pod(id);
+        match lock_path(id, &dirs.lock(), mode, Instant::now() + timeout, timeout, false)? {
+            Some(lock) => {
+                fault::point("lock.held")?;
+                Ok(Some(lock))
+            }
+            None if self.exists(&dirs)? => Ok(None),
+            None => Err(Error::NoSuchPod(id.to_string())),
+        }
+    }
+
+    /// Makes the runtime directory and the lock file of a new pod and holds the lock from the first moment on (P-021).
+    /// Leftovers of an earlier creation or deletion may still lie there.
+    ///
+    /// # Errors
+    /// [`Error::AlreadyExists`] if there is such a pod, else as [`Store::lock`].
+    pub fn lock_new(&self, id: &PodId, timeout: Duration) -> Result<PodLock> {
+        let dirs = self.pod(id);
+        let taken = || Err(Error::AlreadyExists(Object::Pod(id.to_string())));
+        if self.exists(&dirs)? {
+            return taken();
+        }
+        let deadline = Instant::now() + timeout;
+        let lock = self.lock_creating(id, &dirs, deadline, timeout)?;
+        if self.exists(&dirs)? {
+            return taken();
+        }
+        fault::point("lock.new")?;
+        Ok(lock)
+    }
+
+    /// Gives a pod that survived a restart of the host its runtime directory back, in state `stopped`, and locks it
+    /// (P-049).
+    ///
+    /// # Errors
+    /// As [`Store::lock`].
+    pub fn revive(&self, id: &PodId, timeout: Duration) -> Result<PodLock> {
+        let dirs = self.pod(id);
+        let lock = self.lock_creating(id, &dirs, Instant::now() + timeout, timeout)?;
+        if !self.exists(&dirs)? {
+            // Deleted while we waited; what we made for it goes again.
+            self.remove_run_dir(&dirs)?;
+            return Err(Error::NoSuchPod(id.to_string()));
+        }
+        if self.get(&dirs.state_record())?.is_none() {
+            let reason = Some(HOST_RESTARTED.to_owned());
+            self.put(&dirs.state_record(), &PodState { reason, ..PodState::new(State::Stopped) })?;
+        }
+        Ok(lock)
+    }
+
+    fn lock_creating(&self, id: &PodId, dirs: &PodDirs, deadline: Instant, timeout: Duration) -> Result<PodLock> {
+        loop {
+            self.make_dir(dirs.run_dir())?;
+            // `None`: a deletion removed the directory in between.
+            if let Some(lock) = lock_path(id, &dirs.lock(), LockMode::Exclusive, deadline, timeout, true)? {
+                return Ok(lock);
+            }
+            if Instant::now() >= deadline {
+                return Err(timed_out(id, timeout));
+            }
+        }
+    }
+}
+
+/// `None` if there is no file at `path` (with `create`: no directory for it).
+fn lock_path(
+    id: &PodId,
+    path: &Path,
+    mode: LockMode,
+    deadline: Instant,
+    timeout: Duration,
+    create: bool,
+) -> Result<Option<PodLock>> {
+    let fail = |e: io::Error| Error::Store { path: path.to_owned(), source: StoreCause::Lock(e) };
+    loop {
+        let file = match OpenOptions::new().read(true).write(create).create(create).mode(0o600).open(path) {
+            Ok(file) => file,
+            Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(None),
+            Err(e) => return Err(fail(e)),
+        };
+        if !acquire(&file, path, mode, deadline).map_err(fail)? {
+            return Err(timed_out(id, timeout));
+        }
+        let lock = PodLock { file };
+        if is_current(&lock.file, path).map_err(fail)? {
+            return Ok(Some(lock));
+        }
+    }
+}
+
+fn timed_out(id: &PodId, after: Duration) -> Error {
+    Error::Timeout { what: format!("pod {id} is in use by another call; its lock was not free"), after }
+}
+
+/// Whether `path` still names the file that was locked: a deletion unlinks it while holding the lock (P-026).
+fn is_current(file: &File, path: &Path) -> io::Result<bool> {
+    let held = file.metadata()?;
+    match fs::symlink_metadata(path) {
+        Ok(found) => Ok((found.dev(), found.ino()) == (held.dev(), held.ino())),
+        Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(false),
+        Err(e) => Err(e),
+    }
+}
+
+/// Locks `file`; `false` if the deadline passed before.
+fn acquire(file: &File, path: &Path, mode: LockMode, deadline: Instant) -> io::Result<bool> {
+    if try_lock(file, mode)? {
+        return Ok(true);
+    }
+    let watch = watch(path);
+    let mut wait = FIRST_WAIT;
+    loop {
+        // Asked again after the watch is set, so that a release in between is not missed.
+        if try_lock(file, mode)? {
+            return Ok(true);
+        }
+        let left = deadline.saturating_duration_since(Instant::now());
+        if left.is_zero() {
+            return Ok(false);
+        }
+        let woken = match &watch {
+            Some(watch) => wait_readable(watch, wait.min(left))?,
+            None => {
+                std::thread::sleep(wait.min(left));
+                false
+            }
+        };
+        if woken {
+            drain(watch.as_ref());
+            wait = FIRST_WAIT;
+        } else {
+            wait = (wait * 2).min(LONGEST_WAIT);
+        }
+    }
+}
+
+fn try_lock(file: &File, mode: LockMode) -> io::Result<bool> {
+    let operation = match mode {
+        LockMode::Shared => FlockOperation::NonBlockingLockShared,
+        LockMode::Exclusive => FlockOperation::NonBlockingLockExclusive,
+    };
+    loop {
+        match flock(file, operation) {
+            Ok(()) => return Ok(true),
+            Err(Errno::WOULDBLOCK) => return Ok(false),
+            Err(Errno::INTR) => {}
+            Err(e) => return Err(e.into()),
+        }
+    }
+}
+
+/// Watches the closing and unlinking of `path`; `None` if that is not possible, then the timer alone has to do.
+fn watch(path: &Path) -> Option<OwnedFd> {
+    let fd = inotify::init(inotify::CreateFlags::CLOEXEC | inotify::CreateFlags::NONBLOCK).ok()?;
+    let flags = inotify::WatchFlags::CLOSE_WRITE | inotify::WatchFlags::CLOSE_NOWRITE | inotify::WatchFlags::ATTRIB;
+    inotify::add_watch(&fd, path, flags).ok()?;
+    Some(fd)
+}
+
+fn drain(watch: Option<&OwnedFd>) {
+    let mut buffer = [0; 4096];
+    while watch.is_some_and(|watch| rustix::io::read(watch, &mut buffer).is_ok_and(|count| count > 0)) {}
+}

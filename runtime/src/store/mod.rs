@@ -1,0 +1,321 @@
+//! Records on disk and the lock that guards them (§4 and §5 of the contract).
+//!
+//! # Layout
+//!
+//! `P` is a pod id, `C` a container id. Directories have mode 0750, files 0600.
+//!
+//! | Record | Location | Content | Written |
+//! |---|---|---|---|
+//! | pod config | config root `/P/config.json` | [`PodConfig`](crate::spec::PodConfig) with all containers | last step of a creation; every change of the list or of annotations |
+//! | container config | config root `/P/C/config.json` | [`ContainerConfig`](crate::spec::ContainerConfig) | end of a creation |
+//! | lock | run root `/P/lock` | empty | with the directory |
+//! | pod state | run root `/P/state.json` | [`PodState`] | every transition and block index |
+//! | network | run root `/P/network.json` | [`NetworkRecord`] | before the namespace is made, before and after each endpoint |
+//! | hypervisor | run root `/P/hypervisor.json` | [`VmRecord`] | when the VMM process exists, before it may act; each hot-plug |
+//! | agent | run root `/P/agent.json` | [`AgentRecord`] | before the first guest request |
+//! | failure | run root `/P/failure.json` | [`FailureRecord`] | by whoever notices that machine or agent died |
+//! | container state | run root `/P/C/state.json` | [`ContainerState`] | each change |
+//! | process | run root `/P/C/process.json` | [`ProcessRecord`] of the init process | when its stand-in exists, before it may act |
+//! | mounts | run root `/P/C/mounts.json` | [`MountsRecord`] | before the binds are made |
+//! | devices | run root `/P/C/devices.json` | [`DevicesRecord`] | before the devices are attached |
+//! | exit | run root `/P/C/exit.json` | [`ExitRecord`] | by the stand-in, when the process has ended |
+//! | exec | run root `/P/C/exec/TOKEN.json` | [`ProcessRecord`] of an exec | while the exec is tracked |
+//! | exec exit | run root `/P/C/exec/TOKEN.exit.json` | [`ExitRecord`] | by the exec's stand-in |
+//!
+//! Beside them in run root `/P`: `vm-XXXXXXXX.sock` (control socket of the VMM; the name has the first digits of the
+//! machine's UUID), `vmm.log`, and `shared/`, the directory that the guest sees.
+//!
+//! Every record file is a JSON object with `version`, `record` (its kind) and `data`. A version that this program does
+//! not know is an error (P-051), and so is a record of another kind. Records that name something outside of the store (a
+//! process, a mount, a namespace) are written before that thing can act, so that a crash leaves nothing unreachable
+//! (P-206).
+//!
+//! A pod **exists** if its pod config record does. Everything else without one is left over from a creation or deletion
+//! that was cut short; the next exclusive call on that id removes it.
+
+mod disk;
+mod layout;
+mod lock;
+mod record;
+mod records;
+#[cfg(test)]
+mod tests;
+mod tree;
+
+pub use disk::{Disk, HostDisk};
+pub use layout::{ContainerDirs, PodDirs, DEFAULT_CONFIG_ROOT, DEFAULT_RUN_ROOT, RESERVED_NAMES};
+pub(crate) use lock::HOST_RESTARTED;
+pub use lock::{LockMode, PodLock};
+pub use record::{Record, RecordPath, RECORD_VERSION};
+pub use records::{
+    AgentRecord, BindRecord, ContainerState, DevicesRecord, ExitRecord, FailureRecord, MountsRecord, NetworkRecord,
+    PodState, ProcessRecord, VmRecord,
+};
+pub use tree::remove_tree;
+
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use crate::error::{Error, Result};
+use crate::fault;
+use crate::id::PodId;
+
+/// What is wrong with a record, or with the place it should be in.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum StoreCause {
+    /// It should exist and does not.
+    #[error("is missing; the pod's records are damaged")]
+    Missing,
+    /// It cannot be read.
+    #[error("cannot be read")]
+    Read(#[source] io::Error),
+    /// It cannot be written.
+    #[error("cannot be written")]
+    Write(#[source] io::Error),
+    /// It cannot be removed.
+    #[error("cannot be removed")]
+    Remove(#[source] io::Error),
+    /// It cannot be locked.
+    #[error("cannot be locked")]
+    Lock(#[source] io::Error),
+    /// A directory cannot be made.
+    #[error("the directory cannot be made")]
+    Directory(#[source] io::Error),
+    /// It is not what it should be.
+    #[error("is damaged")]
+    Parse(#[source] serde_json::Error),
+    /// A newer program wrote it.
+    #[error("has format version {found}, this program knows up to {known}; use the newer hutch that wrote it")]
+    Newer {
+        /// The version in the file.
+        found: u32,
+        /// [`RECORD_VERSION`].
+        known: u32,
+    },
+    /// The file holds a record of another kind.
+    #[error("holds a record of kind {found:?}, expected {expected:?}")]
+    WrongRecord {
+        /// In the file.
+        found: String,
+        /// Asked for.
+        expected: &'static str,
+    },
+    /// A directory still has something mounted in it, so that removing it would remove what is mounted.
+    #[error("has something mounted in it; unmount it first")]
+    Mounted,
+}
+
+/// The two roots and what lies below them.
+#[derive(Clone)]
+pub struct Store {
+    config_root: Arc<Path>,
+    run_root: Arc<Path>,
+    disk: Arc<dyn Disk>,
+}
+
+impl Store {
+    /// A store over two directories, which need not exist yet.
+    pub fn new(config_root: impl Into<PathBuf>, run_root: impl Into<PathBuf>) -> Self {
+        Self::with_disk(config_root, run_root, Arc::new(HostDisk))
+    }
+
+    /// A store that writes through `disk`, for tests of failing disks.
+    pub fn with_disk(config_root: impl Into<PathBuf>, run_root: impl Into<PathBuf>, disk: Arc<dyn Disk>) -> Self {
+        Self { config_root: config_root.into().into(), run_root: run_root.into().into(), disk }
+    }
+
+    /// The directory of configurations.
+    pub fn config_root(&self) -> &Path {
+        &self.config_root
+    }
+
+    /// The directory of everything that dies with the host.
+    pub fn run_root(&self) -> &Path {
+        &self.run_root
+    }
+
+    /// Where the records of a pod lie.
+    pub fn pod(&self, id: &PodId) -> PodDirs {
+        PodDirs::new(&self.config_root, &self.run_root, id)
+    }
+
+    /// Reads a record; `None` if there is none.
+    ///
+    /// # Errors
+    /// [`Error::Store`].
+    pub fn get<T: Record>(&self, at: &RecordPath<T>) -> Result<Option<T>> {
+        let path = at.path();
+        let fail = |source| Error::Store { path: path.to_owned(), source };
+        match self.disk.read(path).map_err(|e| fail(StoreCause::Read(e)))? {
+            None => Ok(None),
+            Some(bytes) => record::decode(&bytes).map(Some).map_err(fail),
+        }
+    }
+
+    /// Reads a record that has to be there.
+    ///
+    /// # Errors
+    /// [`Error::Store`], with [`StoreCause::Missing`] if there is none.
+    pub fn need<T: Record>(&self, at: &RecordPath<T>) -> Result<T> {
+        self.get(at)?.ok_or_else(|| Error::Store { path: at.path().to_owned(), source: StoreCause::Missing })
+    }
+
+    /// Writes a record: a temporary file in the same directory, flushed, then renamed (P-042).
+    ///
+    /// # Errors
+    /// [`Error::Store`]; the old record is untouched then.
+    pub fn put<T: Record>(&self, at: &RecordPath<T>, record: &T) -> Result<()> {
+        let path = at.path();
+        let fail = |source| Error::Store { path: path.to_owned(), source };
+        fault::point_of(T::NAME, "put")?;
+        let bytes = record::encode(record).map_err(|e| fail(StoreCause::Parse(e)))?;
+        let mut injected = None;
+        let written = self.disk.write(path, &bytes, &mut || {
+            fault::point_of(T::NAME, "written").map_err(|e| {
+                injected = Some(e);
+                io::Error::other("fault injected")
+            })
+        });
+        if let Some(injected) = injected {
+            return Err(injected.into());
+        }
+        written.map_err(|e| fail(StoreCause::Write(e)))?;
+        fault::point_of(T::NAME, "renamed")?;
+        Ok(())
+    }
+
+    /// Removes a record; one that is not there is fine.
+    ///
+    /// # Errors
+    /// [`Error::Store`].
+    pub fn delete<T: Record>(&self, at: &RecordPath<T>) -> Result<()> {
+        fault::point_of(T::NAME, "delete")?;
+        self.remove_file(at.path())
+    }
+
+    /// Whether the pod's config record exists, which is what makes it a pod (P-014).
+    ///
+    /// # Errors
+    /// [`Error::Store`] if that cannot be told.
+    pub fn exists(&self, pod: &PodDirs) -> Result<bool> {
+        let path = pod.config_record();
+        path.path().try_exists().map_err(|e| Error::Store { path: path.path().to_owned(), source: StoreCause::Read(e) })
+    }
+
+    /// Makes a directory with mode 0750, and the ones above it.
+    ///
+    /// # Errors
+    /// [`Error::Store`].
+    pub fn make_dir(&self, path: &Path) -> Result<()> {
+        fault::point("store.make_dir")?;
+        self.disk
+            .make_dir(path)
+            .map_err(|e| Error::Store { path: path.to_owned(), source: StoreCause::Directory(e) })?;
+        Ok(())
+    }
+
+    /// Ids of all pods, sorted: directories of the config root that hold a config record. No config root: no pods
+    /// (P-017).
+    ///
+    /// # Errors
+    /// [`Error::Store`] if the root cannot be read.
+    pub fn pods(&self) -> Result<Vec<PodId>> {
+        let mut ids = self.ids_in(&self.config_root)?;
+        ids.retain(|id| self.exists(&self.pod(id)).unwrap_or(true));
+        Ok(ids)
+    }
+
+    /// Ids that have a directory in either root, pods or leftovers, sorted.
+    ///
+    /// # Errors
+    /// [`Error::Store`] if a root cannot be read.
+    pub fn all_ids(&self) -> Result<Vec<PodId>> {
+        let mut ids = self.ids_in(&self.config_root)?;
+        ids.extend(self.ids_in(&self.run_root)?);
+        ids.sort();
+        ids.dedup();
+        Ok(ids)
+    }
+
+    fn ids_in(&self, root: &Path) -> Result<Vec<PodId>> {
+        let fail = |e| Error::Store { path: root.to_owned(), source: StoreCause::Read(e) };
+        let entries = match std::fs::read_dir(root) {
+            Ok(entries) => entries,
+            Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
+            Err(e) => return Err(fail(e)),
+        };
+        let mut ids = Vec::new();
+        for entry in entries {
+            let entry = entry.map_err(fail)?;
+            if entry.file_type().is_ok_and(|kind| kind.is_dir()) {
+                ids.extend(entry.file_name().to_str().and_then(|name| PodId::new(name).ok()));
+            }
+        }
+        ids.sort();
+        Ok(ids)
+    }
+
+    /// Removes a pod's runtime directory, the lock file last: whoever waits for the lock must not find it gone while
+    /// something of the old pod is still there (P-026).
+    pub(crate) fn remove_run_dir(&self, pod: &PodDirs) -> Result<()> {
+        let dir = pod.run_dir();
+        let lock = pod.lock();
+        let fail = |e| Error::Store { path: dir.to_owned(), source: StoreCause::Remove(e) };
+        let entries = match std::fs::read_dir(dir) {
+            Ok(entries) => entries,
+            Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(()),
+            Err(e) => return Err(fail(e)),
+        };
+        for entry in entries {
+            let entry = entry.map_err(fail)?;
+            let path = entry.path();
+            if entry.file_type().map_err(fail)?.is_dir() {
+                self.remove_dir(&path)?;
+            } else if path != lock {
+                self.remove_file(&path)?;
+            }
+        }
+        fault::point("store.remove_lock")?;
+        self.remove_file(&lock)?;
+        match std::fs::remove_dir(dir) {
+            // A creation of the same id has already put its lock file there.
+            Err(e) if e.kind() == io::ErrorKind::DirectoryNotEmpty => Ok(()),
+            Err(e) if e.kind() != io::ErrorKind::NotFound => Err(fail(e)),
+            _ => Ok(()),
+        }
+    }
+
+    pub(crate) fn remove_file(&self, path: &Path) -> Result<()> {
+        self.disk.remove_file(path).map_err(|e| Error::Store { path: path.to_owned(), source: StoreCause::Remove(e) })
+    }
+
+    /// Removes a directory and what is in it, without crossing mounts or following links (P-104).
+    pub(crate) fn remove_dir(&self, path: &Path) -> Result<()> {
+        fault::point("store.remove_dir")?;
+        self.disk.remove_tree(path).map_err(|e| {
+            let mounted = matches!(e.raw_os_error(), Some(libc::EXDEV | libc::EBUSY));
+            let source = if mounted { StoreCause::Mounted } else { StoreCause::Remove(e) };
+            Error::Store { path: path.to_owned(), source }
+        })?;
+        Ok(())
+    }
+}
+
+/// Writes a record to a path outside of any call of the API: a stand-in leaves its exit record that way. The directory
+/// has to exist.
+///
+/// # Errors
+/// [`Error::Store`].
+pub fn write_record<T: Record>(path: &Path, record: &T) -> Result<()> {
+    let fail = |source| Error::Store { path: path.to_owned(), source };
+    let bytes = record::encode(record).map_err(|e| fail(StoreCause::Parse(e)))?;
+    HostDisk.write(path, &bytes, &mut || Ok(())).map_err(|e| fail(StoreCause::Write(e)))
+}
+
+impl std::fmt::Debug for Store {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Store").field("config_root", &self.config_root).field("run_root", &self.run_root).finish()
+    }
+}

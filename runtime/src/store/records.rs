@@ -1,0 +1,199 @@
+//! The records' content.
+
+use std::collections::BTreeSet;
+use std::path::PathBuf;
+
+use hutch_agent_proto::ExitStatus;
+use serde::{Deserialize, Serialize};
+
+use super::record::Record;
+use crate::network::Endpoint;
+use crate::process::ProcessIdentity;
+use crate::spec::{BlockIndices, Bridge, ContainerConfig, Device, Exit, PodConfig};
+use crate::state::State;
+use crate::timestamp::Timestamp;
+
+/// State of a pod.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PodState {
+    /// Its state.
+    pub state: State,
+    /// Block indices in use.
+    #[serde(default)]
+    pub blocks: BlockIndices,
+    /// The poststop hooks have still to run, once, when the pod has stopped (P-088).
+    #[serde(default)]
+    pub poststop_due: bool,
+    /// Why it is stopped, if nobody asked for that.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub reason: Option<String>,
+}
+
+impl PodState {
+    /// A record that says only the state.
+    pub fn new(state: State) -> Self {
+        Self { state, blocks: BlockIndices::default(), poststop_due: false, reason: None }
+    }
+}
+
+/// State of a container.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ContainerState {
+    /// Its state; absent while it is being created.
+    #[serde(default)]
+    pub state: Option<State>,
+    /// What it was before the pod was paused (P-142).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub before_pause: Option<State>,
+    /// Block index of its root disk.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub block_index: Option<u32>,
+    /// File system of its root disk; not empty means that the root is a disk.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub fstype: String,
+    /// VMM id of its root disk, set before the disk is plugged in.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub drive: Option<String>,
+    /// The guest was asked to start it; a crash may have hidden the answer.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub starting: bool,
+    /// How its process ended; kept until deletion or restart (P-112).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub exit: Option<Exit>,
+    /// The guest killed one of its processes for want of memory.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub oom_killed: bool,
+}
+
+/// A stand-in and the guest process it stands for.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ProcessRecord {
+    /// Names the guest process; unique in the pod.
+    pub token: String,
+    /// The stand-in.
+    #[serde(flatten)]
+    pub stand_in: ProcessIdentity,
+    /// When it was made.
+    pub started_at: Timestamp,
+}
+
+/// What stand-ins leave behind.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ExitRecord {
+    /// The guest process; a record of an earlier one is ignored.
+    pub token: String,
+    /// How it ended, if the guest said so.
+    #[serde(default)]
+    pub status: Option<ExitStatus>,
+    /// Why there is no status.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub reason: Option<String>,
+    /// When.
+    pub at: Timestamp,
+}
+
+impl ExitRecord {
+    /// As status shows it.
+    pub fn to_exit(&self) -> Exit {
+        match self.status {
+            Some(status) => Exit::reported(status, self.at),
+            None => Exit::unknown(self.reason.clone().unwrap_or_else(|| "nobody saw it end".into()), self.at),
+        }
+    }
+}
+
+/// One bind mount on the host.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct BindRecord {
+    /// What is bound, links resolved.
+    pub source: PathBuf,
+    /// Where, in the pod's shared directory.
+    pub target: PathBuf,
+    /// Destination in the container; `/` for the root file system.
+    pub destination: String,
+    /// Bound read-only.
+    pub read_only: bool,
+}
+
+/// Bind mounts of a container.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct MountsRecord(pub Vec<BindRecord>);
+
+/// Devices of a container.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct DevicesRecord(pub Vec<Device>);
+
+/// Network of a pod.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+pub struct NetworkRecord {
+    /// The namespace; absent without network.
+    #[serde(default)]
+    pub namespace: Option<PathBuf>,
+    /// It was made for this pod and goes with it.
+    #[serde(default)]
+    pub created: bool,
+    /// What connects the machine. Kinds that this program does not know are skipped (P-050).
+    #[serde(default, deserialize_with = "crate::network::known_endpoints")]
+    pub endpoints: Vec<Endpoint>,
+}
+
+/// The machine of a pod.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct VmRecord {
+    /// Of the machine; a new one for each boot.
+    pub uuid: String,
+    /// The process that holds it; nobody before it was made.
+    #[serde(default, flatten)]
+    pub process: ProcessIdentity,
+    /// Its control socket.
+    pub socket: PathBuf,
+    /// Slots of hot-plugged devices.
+    #[serde(default)]
+    pub bridges: Vec<Bridge>,
+    /// vCPUs plugged in after the boot.
+    #[serde(default)]
+    pub hotplugged_vcpus: BTreeSet<u32>,
+}
+
+/// The way to the guest agent.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct AgentRecord {
+    /// Process between runtime and agent; 0 is none.
+    #[serde(default)]
+    pub proxy_pid: i32,
+    /// `unix://SOCKET:PORT`: the agent's vsock port behind the VMM's control socket.
+    pub url: String,
+}
+
+/// The machine or the agent died.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct FailureRecord {
+    /// What happened.
+    pub reason: String,
+    /// When it was noticed.
+    pub at: Timestamp,
+}
+
+macro_rules! records {
+    ($($name:ident = $text:literal),* $(,)?) => {
+        $(impl Record for $name {
+            const NAME: &'static str = $text;
+        })*
+    };
+}
+records! {
+    PodConfig = "pod-config",
+    ContainerConfig = "container-config",
+    PodState = "pod-state",
+    ContainerState = "container-state",
+    ProcessRecord = "process",
+    ExitRecord = "exit",
+    MountsRecord = "mounts",
+    DevicesRecord = "devices",
+    NetworkRecord = "network",
+    VmRecord = "hypervisor",
+    AgentRecord = "agent",
+    FailureRecord = "failure",
+}
