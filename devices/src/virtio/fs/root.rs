@@ -1,0 +1,137 @@
+//! The shared directory, opened once: everything the guest can reach is found from this descriptor.
+
+use std::ffi::CString;
+use std::fs::File;
+use std::io;
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use std::os::unix::ffi::OsStrExt;
+use std::os::unix::fs::MetadataExt;
+
+use super::config::{FsConfig, FsError};
+use super::sys;
+
+/// The shared directory.
+#[derive(Debug)]
+pub struct Root {
+    fd: OwnedFd,
+    dev: u64,
+    /// The kernel refuses every change, whatever this process asks for.
+    read_only_mount: bool,
+}
+
+impl Root {
+    /// Opens the directory. If it is read-only and the process may, as a read-only mount of its own that nobody else
+    /// sees.
+    ///
+    /// # Errors
+    /// The path is not a directory that can be opened.
+    pub fn open(config: &FsConfig) -> Result<Self, FsError> {
+        Self::open_as(config, config.read_only)
+    }
+
+    /// With or without an attempt at a mount.
+    pub(super) fn open_as(config: &FsConfig, mount: bool) -> Result<Self, FsError> {
+        let path = &config.path;
+        let failed = |source: io::Error| match source.kind() {
+            io::ErrorKind::NotFound => FsError::Missing { path: path.clone() },
+            io::ErrorKind::NotADirectory => FsError::NotDirectory { path: path.clone() },
+            _ => FsError::Open { path: path.clone(), source },
+        };
+        let name = CString::new(path.as_os_str().as_bytes()).map_err(|error| failed(error.into()))?;
+        let plain = sys::open_directory(&name).map_err(failed)?;
+        let mounted = if mount { read_only_tree(&plain) } else { None };
+        let read_only_mount = mounted.is_some();
+        let directory = File::from(mounted.unwrap_or(plain));
+        let dev = directory.metadata().map_err(failed)?.dev();
+        Ok(Self { fd: directory.into(), dev, read_only_mount })
+    }
+
+    /// The same directory, for another driver session.
+    ///
+    /// # Errors
+    /// No file descriptors left.
+    pub fn again(&self) -> io::Result<Self> {
+        Ok(Self { fd: self.fd.try_clone()?, dev: self.dev, read_only_mount: self.read_only_mount })
+    }
+
+    /// A path to it that works in this process for as long as it is open. Ends in a component that is not a link, so
+    /// that it can be opened without following links.
+    pub fn path(&self) -> String {
+        format!("/proc/self/fd/{}/.", self.fd.as_raw_fd())
+    }
+
+    /// Its file system.
+    pub fn dev(&self) -> u64 {
+        self.dev
+    }
+
+    /// Whether the kernel itself refuses changes.
+    pub fn is_read_only_mount(&self) -> bool {
+        self.read_only_mount
+    }
+}
+
+impl AsFd for Root {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.fd.as_fd()
+    }
+}
+
+/// Needs CAP_SYS_ADMIN and Linux 5.12. Without, the server's own check remains.
+fn read_only_tree(directory: &OwnedFd) -> Option<OwnedFd> {
+    let path = CString::new(format!("/proc/self/fd/{}/.", directory.as_raw_fd())).ok()?;
+    let tree = sys::clone_tree(&path).and_then(|tree| sys::make_read_only(tree.as_fd()).map(|()| tree));
+    match tree {
+        Ok(tree) => Some(tree),
+        Err(error) => {
+            log::debug!("no read-only mount for a shared directory: {error}");
+            None
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::path::PathBuf;
+
+    use super::*;
+
+    fn config(path: impl Into<PathBuf>) -> FsConfig {
+        FsConfig { path: path.into(), read_only: true, ..FsConfig::default() }
+    }
+
+    #[test]
+    fn what_is_not_a_directory_is_named() {
+        let dir = tempfile::tempdir().unwrap();
+        let missing = dir.path().join("missing");
+        assert!(matches!(Root::open(&config(&missing)), Err(FsError::Missing { path }) if path == missing));
+        let file = dir.path().join("file");
+        std::fs::write(&file, "").unwrap();
+        assert!(matches!(Root::open(&config(&file)), Err(FsError::NotDirectory { path }) if path == file));
+    }
+
+    #[test]
+    fn a_tree_that_could_be_mounted_refuses_changes_by_itself() {
+        let dir = tempfile::tempdir().unwrap();
+        std::fs::write(dir.path().join("file"), "text").unwrap();
+        let root = Root::open(&config(dir.path())).unwrap();
+        let inside = PathBuf::from(root.path());
+        assert_eq!(std::fs::read(inside.join("file")).unwrap(), b"text");
+        let result = std::fs::write(inside.join("new"), "");
+        assert_eq!(result.is_err(), root.is_read_only_mount());
+        // Privileged or not, the directory itself is as it was.
+        std::fs::write(dir.path().join("other"), "").unwrap();
+        assert!(inside.join("other").exists());
+    }
+
+    #[test]
+    fn names_that_are_not_utf8_can_be_shared() {
+        let dir = tempfile::tempdir().unwrap();
+        let odd = dir.path().join(std::ffi::OsStr::from_bytes(b"\xff\xfe"));
+        std::fs::create_dir(&odd).unwrap();
+        for mount in [true, false] {
+            let root = Root::open_as(&config(&odd), mount).unwrap();
+            assert!(PathBuf::from(root.path()).is_dir());
+        }
+    }
+}

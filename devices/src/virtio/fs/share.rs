@@ -1,0 +1,491 @@
+//! The file system that the guest sees: `fuse-backend-rs`' passthrough of a directory, with what it leaves open closed.
+//! Called by the device's threads.
+//!
+//! * Nothing outside: names are single components, `.` and `..` are no names, special files are never opened.
+//! * A read-only share refuses every change here, besides the read-only mount where there is one.
+//! * Open flags that a guest has no business with are dropped.
+//! * Sizes that the guest chooses are bounded before anything of that size is allocated.
+//! * What keeps a descriptor open is refused when the process would run short of them.
+//! * Files of several file systems below the root do not share inode numbers.
+
+use std::ffi::CStr;
+use std::io;
+use std::sync::{Mutex, PoisonError};
+use std::time::Duration;
+
+use fuse_backend_rs::abi::fuse_abi::{stat64, statvfs64, CreateIn};
+use fuse_backend_rs::api::filesystem::{
+    Context, DirEntry, Entry, FileSystem, FsOptions, GetxattrReply, ListxattrReply, OpenOptions, SetattrValid,
+    ZeroCopyReader, ZeroCopyWriter,
+};
+use fuse_backend_rs::passthrough::{Config, PassthroughFs};
+
+use super::config::{FsCache, FsConfig};
+use super::creds::GuestUser;
+use super::limit::Headroom;
+use super::root::Root;
+use super::sys;
+
+/// Longest extended attribute and longest list of them in Linux (`XATTR_SIZE_MAX`, `XATTR_LIST_MAX`).
+const XATTR_MAX: u32 = 65536;
+/// Where the number of a file system goes in an inode number. Real ones stay below on all but exotic file systems.
+const INO_BITS: u32 = 48;
+/// File systems below the root that are told apart.
+const DEVS_MAX: usize = 1 << (u64::BITS - INO_BITS - 1);
+/// A directory entry that vanishes while it is being read is skipped so many times in a row.
+const VANISHED_MAX: usize = 16;
+
+/// Flags of `open(2)` that a guest may choose. Not among them: `O_CREAT` and `O_TMPFILE`, which have their own
+/// requests; `O_PATH`, which would make a descriptor that reads fail on; `O_ASYNC`, signals; `O_NOATIME`, which
+/// the owner alone may use; `O_DIRECT`, which is between the guest's cache and us: host files need not support it.
+const OPEN_FLAGS: i32 = libc::O_ACCMODE
+    | libc::O_APPEND
+    | libc::O_NONBLOCK
+    | libc::O_TRUNC
+    | libc::O_DIRECTORY
+    | libc::O_DSYNC
+    | libc::O_SYNC
+    | libc::O_LARGEFILE;
+/// Of those, flags that an open file can have.
+const STATUS_FLAGS: i32 = OPEN_FLAGS & !(libc::O_TRUNC | libc::O_DIRECTORY);
+
+/// A directory as a FUSE file system.
+pub struct Share {
+    inner: PassthroughFs<()>,
+    /// Keeps the path that `inner` works from alive.
+    root: Root,
+    read_only: bool,
+    cache: FsCache,
+    headroom: Headroom,
+    /// File systems other than the root's, in the order in which they were met.
+    devs: Mutex<Vec<u64>>,
+}
+
+impl Share {
+    /// Over an opened directory. Reads nothing of it.
+    ///
+    /// # Errors
+    /// `/proc` is not there.
+    pub fn new(root: Root, config: &FsConfig) -> io::Result<Self> {
+        let inner = PassthroughFs::new(Config {
+            root_dir: root.path(),
+            attr_timeout: config.cache.timeout(),
+            entry_timeout: config.cache.timeout(),
+            cache_policy: config.cache.policy(),
+            xattr: true,
+            killpriv_v2: true,
+            // Numbers of forgotten files are forgotten too: without, memory grows with every file ever looked up.
+            use_host_ino: true,
+            allow_direct_io: false,
+            ..Config::default()
+        })?;
+        Ok(Self {
+            inner,
+            root,
+            read_only: config.read_only,
+            cache: config.cache,
+            headroom: Headroom::new(sys::open_files_limit()),
+            devs: Mutex::new(Vec::new()),
+        })
+    }
+
+    fn writable(&self) -> io::Result<()> {
+        if self.read_only {
+            Err(io::Error::from_raw_os_error(libc::EROFS))
+        } else {
+            Ok(())
+        }
+    }
+
+    /// Asked before anything that may keep a descriptor.
+    fn room(&self) -> io::Result<()> {
+        self.headroom.check(&self.root)
+    }
+
+    /// Flags for an open file of the host.
+    fn open_flags(&self, flags: u32) -> io::Result<u32> {
+        let flags = flags.cast_signed() & OPEN_FLAGS;
+        if flags & libc::O_ACCMODE != libc::O_RDONLY || flags & libc::O_TRUNC != 0 {
+            self.writable()?;
+        }
+        Ok((flags | libc::O_CLOEXEC).cast_unsigned())
+    }
+
+    /// Makes the inode number unique in the share.
+    fn number(&self, stat: &mut stat64) {
+        if stat.st_dev == self.root.dev() {
+            return;
+        }
+        let mut devs = self.devs.lock().unwrap_or_else(PoisonError::into_inner);
+        let index = devs.iter().position(|dev| *dev == stat.st_dev).or_else(|| {
+            (devs.len() < DEVS_MAX).then(|| {
+                devs.push(stat.st_dev);
+                devs.len() - 1
+            })
+        });
+        if let Some(index) = index {
+            stat.st_ino ^= (index as u64 + 1) << INO_BITS;
+        }
+    }
+
+    fn numbered(&self, mut entry: Entry) -> Entry {
+        self.number(&mut entry.attr);
+        entry
+    }
+
+    /// Makes something in a directory for a user of the guest.
+    fn make(&self, context: &Context, operation: impl FnOnce(&Context) -> io::Result<Entry>) -> io::Result<Entry> {
+        self.writable()?;
+        self.room()?;
+        let _user = GuestUser::enter(context.uid, context.gid)?;
+        operation(&Context::new()).map(|entry| self.numbered(entry))
+    }
+
+    /// Reads a directory. One that changes meanwhile may make the first entry fail that is to be told; the next
+    /// attempt does not see it any more.
+    fn read_directory(
+        &self,
+        context: &Context,
+        (inode, handle): (u64, u64),
+        (size, offset): (u32, u64),
+        add: &mut dyn FnMut(DirEntry<'_>, Entry) -> io::Result<usize>,
+    ) -> io::Result<()> {
+        self.room()?;
+        let mut added = false;
+        let mut each = |mut name: DirEntry<'_>, entry: Entry| {
+            if added && self.room().is_err() {
+                return Ok(0);
+            }
+            added = true;
+            let entry = self.numbered(entry);
+            name.ino = entry.attr.st_ino;
+            add(name, entry)
+        };
+        for _ in 0..VANISHED_MAX {
+            match self.inner.readdirplus(context, inode, handle, size, offset, &mut each) {
+                Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+                result => return result,
+            }
+        }
+        Ok(())
+    }
+}
+
+/// A name in a directory: `.` and `..` are left to the guest's kernel, which never asks for them.
+fn component(name: &CStr) -> io::Result<()> {
+    let name = name.to_bytes();
+    if name.is_empty() || name == b"." || name == b".." || name.contains(&b'/') {
+        return Err(io::Error::from_raw_os_error(libc::EINVAL));
+    }
+    Ok(())
+}
+
+fn status_flags(flags: u32) -> u32 {
+    ((flags.cast_signed() & STATUS_FLAGS) | libc::O_CLOEXEC).cast_unsigned()
+}
+
+impl FileSystem for Share {
+    type Inode = u64;
+    type Handle = u64;
+
+    fn init(&self, capable: FsOptions) -> io::Result<FsOptions> {
+        let mut wanted = self.inner.init(capable)?;
+        wanted.remove(FsOptions::PERFILE_DAX);
+        wanted |= FsOptions::INIT_EXT
+            | FsOptions::ASYNC_READ
+            | FsOptions::ASYNC_DIO
+            | FsOptions::ATOMIC_O_TRUNC
+            | FsOptions::BIG_WRITES
+            | FsOptions::MAX_PAGES
+            | FsOptions::PARALLEL_DIROPS
+            | FsOptions::CACHE_SYMLINKS;
+        if self.cache != FsCache::Always {
+            wanted |= FsOptions::AUTO_INVAL_DATA;
+        }
+        Ok(wanted)
+    }
+
+    fn destroy(&self) {
+        self.inner.destroy();
+    }
+
+    fn lookup(&self, context: &Context, parent: u64, name: &CStr) -> io::Result<Entry> {
+        component(name)?;
+        self.room()?;
+        match self.inner.lookup(context, parent, name) {
+            // A name that may be remembered as not there.
+            Err(error) if error.kind() == io::ErrorKind::NotFound && self.cache == FsCache::Always => {
+                Ok(Entry { entry_timeout: self.cache.timeout(), ..Entry::default() })
+            }
+            result => result.map(|entry| self.numbered(entry)),
+        }
+    }
+
+    fn forget(&self, context: &Context, inode: u64, count: u64) {
+        self.inner.forget(context, inode, count);
+    }
+
+    fn batch_forget(&self, context: &Context, requests: Vec<(u64, u64)>) {
+        self.inner.batch_forget(context, requests);
+    }
+
+    fn getattr(&self, context: &Context, inode: u64, handle: Option<u64>) -> io::Result<(stat64, Duration)> {
+        let (mut stat, timeout) = self.inner.getattr(context, inode, handle)?;
+        self.number(&mut stat);
+        Ok((stat, timeout))
+    }
+
+    fn setattr(
+        &self,
+        context: &Context,
+        inode: u64,
+        attr: stat64,
+        handle: Option<u64>,
+        valid: SetattrValid,
+    ) -> io::Result<(stat64, Duration)> {
+        self.writable()?;
+        let (mut stat, timeout) = self.inner.setattr(context, inode, attr, handle, valid)?;
+        self.number(&mut stat);
+        Ok((stat, timeout))
+    }
+
+    fn readlink(&self, context: &Context, inode: u64) -> io::Result<Vec<u8>> {
+        self.inner.readlink(context, inode)
+    }
+
+    fn symlink(&self, context: &Context, target: &CStr, parent: u64, name: &CStr) -> io::Result<Entry> {
+        component(name)?;
+        self.make(context, |context| self.inner.symlink(context, target, parent, name))
+    }
+
+    fn mknod(
+        &self,
+        context: &Context,
+        parent: u64,
+        name: &CStr,
+        mode: u32,
+        rdev: u32,
+        umask: u32,
+    ) -> io::Result<Entry> {
+        component(name)?;
+        self.make(context, |context| self.inner.mknod(context, parent, name, mode, rdev, umask))
+    }
+
+    fn mkdir(&self, context: &Context, parent: u64, name: &CStr, mode: u32, umask: u32) -> io::Result<Entry> {
+        component(name)?;
+        self.make(context, |context| self.inner.mkdir(context, parent, name, mode, umask))
+    }
+
+    fn unlink(&self, context: &Context, parent: u64, name: &CStr) -> io::Result<()> {
+        component(name)?;
+        self.writable()?;
+        self.inner.unlink(context, parent, name)
+    }
+
+    fn rmdir(&self, context: &Context, parent: u64, name: &CStr) -> io::Result<()> {
+        component(name)?;
+        self.writable()?;
+        self.inner.rmdir(context, parent, name)
+    }
+
+    fn rename(
+        &self,
+        context: &Context,
+        olddir: u64,
+        oldname: &CStr,
+        newdir: u64,
+        newname: &CStr,
+        flags: u32,
+    ) -> io::Result<()> {
+        component(oldname)?;
+        component(newname)?;
+        self.writable()?;
+        self.inner.rename(context, olddir, oldname, newdir, newname, flags)
+    }
+
+    fn link(&self, context: &Context, inode: u64, newparent: u64, newname: &CStr) -> io::Result<Entry> {
+        component(newname)?;
+        self.writable()?;
+        self.room()?;
+        self.inner.link(context, inode, newparent, newname).map(|entry| self.numbered(entry))
+    }
+
+    fn open(
+        &self,
+        context: &Context,
+        inode: u64,
+        flags: u32,
+        fuse_flags: u32,
+    ) -> io::Result<(Option<u64>, OpenOptions, Option<u32>)> {
+        let flags = self.open_flags(flags)?;
+        self.room()?;
+        self.inner.open(context, inode, flags, fuse_flags)
+    }
+
+    fn create(
+        &self,
+        context: &Context,
+        parent: u64,
+        name: &CStr,
+        args: CreateIn,
+    ) -> io::Result<(Entry, Option<u64>, OpenOptions, Option<u32>)> {
+        component(name)?;
+        self.writable()?;
+        self.room()?;
+        let exclusive = args.flags & libc::O_EXCL.cast_unsigned();
+        let args = CreateIn { flags: self.open_flags(args.flags)? | exclusive, ..args };
+        let _user = GuestUser::enter(context.uid, context.gid)?;
+        let (entry, handle, options, passthrough) = self.inner.create(&Context::new(), parent, name, args)?;
+        Ok((self.numbered(entry), handle, options, passthrough))
+    }
+
+    fn read(
+        &self,
+        context: &Context,
+        inode: u64,
+        handle: u64,
+        writer: &mut dyn ZeroCopyWriter,
+        size: u32,
+        offset: u64,
+        lock_owner: Option<u64>,
+        flags: u32,
+    ) -> io::Result<usize> {
+        self.inner.read(context, inode, handle, writer, size, offset, lock_owner, status_flags(flags))
+    }
+
+    fn write(
+        &self,
+        context: &Context,
+        inode: u64,
+        handle: u64,
+        reader: &mut dyn ZeroCopyReader,
+        size: u32,
+        offset: u64,
+        lock_owner: Option<u64>,
+        delayed_write: bool,
+        flags: u32,
+        fuse_flags: u32,
+    ) -> io::Result<usize> {
+        self.writable()?;
+        let flags = status_flags(flags);
+        self.inner.write(context, inode, handle, reader, size, offset, lock_owner, delayed_write, flags, fuse_flags)
+    }
+
+    fn flush(&self, context: &Context, inode: u64, handle: u64, lock_owner: u64) -> io::Result<()> {
+        self.inner.flush(context, inode, handle, lock_owner)
+    }
+
+    fn fsync(&self, context: &Context, inode: u64, datasync: bool, handle: u64) -> io::Result<()> {
+        self.inner.fsync(context, inode, datasync, handle)
+    }
+
+    fn fallocate(
+        &self,
+        context: &Context,
+        inode: u64,
+        handle: u64,
+        mode: u32,
+        offset: u64,
+        length: u64,
+    ) -> io::Result<()> {
+        self.writable()?;
+        self.inner.fallocate(context, inode, handle, mode, offset, length)
+    }
+
+    fn release(
+        &self,
+        context: &Context,
+        inode: u64,
+        flags: u32,
+        handle: u64,
+        flush: bool,
+        flock_release: bool,
+        lock_owner: Option<u64>,
+    ) -> io::Result<()> {
+        self.inner.release(context, inode, flags, handle, flush, flock_release, lock_owner)
+    }
+
+    fn statfs(&self, context: &Context, inode: u64) -> io::Result<statvfs64> {
+        self.inner.statfs(context, inode)
+    }
+
+    fn setxattr(&self, context: &Context, inode: u64, name: &CStr, value: &[u8], flags: u32) -> io::Result<()> {
+        self.writable()?;
+        self.inner.setxattr(context, inode, name, value, flags)
+    }
+
+    fn getxattr(&self, context: &Context, inode: u64, name: &CStr, size: u32) -> io::Result<GetxattrReply> {
+        self.inner.getxattr(context, inode, name, size.min(XATTR_MAX))
+    }
+
+    fn listxattr(&self, context: &Context, inode: u64, size: u32) -> io::Result<ListxattrReply> {
+        self.inner.listxattr(context, inode, size.min(XATTR_MAX))
+    }
+
+    fn removexattr(&self, context: &Context, inode: u64, name: &CStr) -> io::Result<()> {
+        self.writable()?;
+        self.inner.removexattr(context, inode, name)
+    }
+
+    fn opendir(&self, context: &Context, inode: u64, _flags: u32) -> io::Result<(Option<u64>, OpenOptions)> {
+        self.room()?;
+        self.inner.opendir(context, inode, libc::O_CLOEXEC.cast_unsigned())
+    }
+
+    fn readdir(
+        &self,
+        context: &Context,
+        inode: u64,
+        handle: u64,
+        size: u32,
+        offset: u64,
+        add_entry: &mut dyn FnMut(DirEntry<'_>) -> io::Result<usize>,
+    ) -> io::Result<()> {
+        // The library's own `readdir` looks each file up as well, and gives numbers other than `st_ino`.
+        self.read_directory(context, (inode, handle), (size, offset), &mut |name, entry| {
+            let result = add_entry(name);
+            if !matches!(result, Ok(0)) {
+                self.inner.forget(context, entry.inode, 1);
+            }
+            result
+        })
+    }
+
+    fn readdirplus(
+        &self,
+        context: &Context,
+        inode: u64,
+        handle: u64,
+        size: u32,
+        offset: u64,
+        add_entry: &mut dyn FnMut(DirEntry<'_>, Entry) -> io::Result<usize>,
+    ) -> io::Result<()> {
+        self.read_directory(context, (inode, handle), (size, offset), &mut |name, entry| {
+            let inode = entry.inode;
+            let result = add_entry(name, entry);
+            if result.is_err() {
+                self.inner.forget(context, inode, 1);
+            }
+            result
+        })
+    }
+
+    fn fsyncdir(&self, context: &Context, inode: u64, datasync: bool, handle: u64) -> io::Result<()> {
+        self.inner.fsyncdir(context, inode, datasync, handle)
+    }
+
+    fn releasedir(&self, context: &Context, inode: u64, flags: u32, handle: u64) -> io::Result<()> {
+        self.inner.releasedir(context, inode, flags, handle)
+    }
+
+    fn access(&self, context: &Context, inode: u64, mask: u32) -> io::Result<()> {
+        if mask & libc::W_OK.cast_unsigned() != 0 {
+            self.writable()?;
+        }
+        self.inner.access(context, inode, mask)
+    }
+
+    fn lseek(&self, context: &Context, inode: u64, handle: u64, offset: u64, whence: u32) -> io::Result<u64> {
+        self.inner.lseek(context, inode, handle, offset, whence)
+    }
+}
