@@ -1,2 +1,41 @@
-//! placeholder
-fn main() {}
+//! The `hutch` command line.
+//!
+//! Two stages: [`args`] is what was typed, [`resolve`] what it means; each verb is one file of [`commands`]. Errors
+//! travel up as they are and are printed once, here, with their chain of causes.
+#![deny(unsafe_code)]
+
+mod args;
+mod bench;
+mod clock;
+mod commands;
+mod doctor;
+mod failure;
+mod logging;
+mod marks;
+mod resolve;
+mod signals;
+mod tty;
+
+use std::process::ExitCode;
+
+use args::{Command, Parsed};
+
+fn main() -> ExitCode {
+    let started = clock::now_ns();
+    let args = match args::parse(std::env::args_os()) {
+        Parsed::Args(args) => args,
+        Parsed::Done(code) => return ExitCode::from(code),
+    };
+    let result = logging::init(&args.log).and_then(|()| match args.command {
+        Command::Run(run) => commands::run::run(*run, started),
+        Command::Doctor(doctor) => commands::doctor::run(&doctor),
+        Command::Guest(guest) => commands::guest::run(guest),
+        Command::Boot(boot) => commands::boot::run(&boot, started),
+        Command::Bench(bench) => commands::bench::run(&bench),
+        Command::Version => commands::version::run(),
+    });
+    ExitCode::from(match result {
+        Ok(code) => code,
+        Err(failure) => failure.report(),
+    })
+}

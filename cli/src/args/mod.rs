@@ -1,0 +1,157 @@
+//! What was typed. Nothing here looks at the host; meaning is given in [`crate::resolve`].
+
+pub mod bench;
+pub mod boot;
+pub mod doctor;
+pub mod guest;
+pub mod run;
+
+use std::ffi::OsString;
+use std::path::PathBuf;
+
+use clap::{CommandFactory, FromArgMatches, Parser, Subcommand};
+use log::LevelFilter;
+
+use crate::failure::RUN_FAILED;
+
+/// Exit code for a command line that is not understood, except for `hutch run`.
+const USAGE: u8 = 2;
+
+/// Containers and sandboxes, each in a KVM virtual machine of its own.
+#[derive(Debug, Parser)]
+#[command(name = "hutch", version, max_term_width = 110, disable_help_subcommand = true)]
+pub struct Args {
+    /// Where the log goes.
+    #[command(flatten)]
+    pub log: LogArgs,
+    /// The verb.
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+/// Logging, for every verb.
+#[derive(Debug, clap::Args)]
+pub struct LogArgs {
+    /// What is logged: off, error, warn, info, debug or trace [env: HUTCH_LOG] [default: warn]
+    #[arg(long, global = true, value_name = "LEVEL", value_parser = level)]
+    pub log_level: Option<LevelFilter>,
+    /// Append the log to FILE instead of writing it to stderr
+    #[arg(long, global = true, value_name = "FILE")]
+    pub log_file: Option<PathBuf>,
+}
+
+fn level(text: &str) -> Result<LevelFilter, &'static str> {
+    text.parse().map_err(|_| "use off, error, warn, info, debug or trace")
+}
+
+/// The verbs.
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Run a command in a new virtual machine with a directory as its root file system
+    Run(Box<run::RunArgs>),
+    /// Check whether this host can run virtual machines, and say what to do if not
+    Doctor(doctor::DoctorArgs),
+    /// Make, list and check what guests boot: a kernel and an initramfs with the agent
+    Guest(guest::GuestArgs),
+    /// Boot any kernel and initrd, with the console on stdout
+    Boot(boot::BootArgs),
+    /// Measure boots, of hutch and of other programs in the same run
+    Bench(bench::BenchArgs),
+    /// Print the version
+    Version,
+}
+
+/// What the command line came to.
+pub enum Parsed {
+    /// A verb to carry out.
+    Args(Args),
+    /// Help or a usage error has been printed; the exit code.
+    Done(u8),
+}
+
+/// Parses the command line. Help goes to stdout, errors to stderr.
+pub fn parse(words: impl IntoIterator<Item = OsString>) -> Parsed {
+    let words: Vec<OsString> = words.into_iter().collect();
+    let parsed = Args::command().try_get_matches_from(&words).and_then(|matches| Args::from_arg_matches(&matches));
+    match parsed {
+        Ok(args) => Parsed::Args(args),
+        Err(error) => {
+            // A closed stdout or stderr changes nothing about the outcome.
+            let _ = error.print();
+            Parsed::Done(match error.use_stderr() {
+                false => 0,
+                true if is_run(&words) => RUN_FAILED,
+                true => USAGE,
+            })
+        }
+    }
+}
+
+/// Whether the verb is `run`, whose exit codes below 125 belong to the command in the guest.
+fn is_run(words: &[OsString]) -> bool {
+    let mut words = words.iter().skip(1);
+    while let Some(word) = words.next() {
+        match word.to_str() {
+            Some("--log-level" | "--log-file") => drop(words.next()),
+            Some(flag) if flag.starts_with('-') => {}
+            verb => return verb == Some("run"),
+        }
+    }
+    false
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn words(line: &str) -> Vec<OsString> {
+        line.split(' ').map(OsString::from).collect()
+    }
+
+    fn parsed(line: &str) -> Args {
+        match parse(words(line)) {
+            Parsed::Args(args) => args,
+            Parsed::Done(code) => panic!("{line}: {code}"),
+        }
+    }
+
+    fn code(line: &str) -> u8 {
+        match parse(words(line)) {
+            Parsed::Args(args) => panic!("{line}: {args:?}"),
+            Parsed::Done(code) => code,
+        }
+    }
+
+    #[test]
+    fn the_definition_is_sound() {
+        Args::command().debug_assert();
+    }
+
+    #[test]
+    fn usage_errors_are_125_for_run_and_2_otherwise() {
+        assert_eq!(code("hutch run --nonsense"), 125);
+        assert_eq!(code("hutch --log-level debug run"), 125);
+        assert_eq!(code("hutch run --rootfs r"), 125);
+        assert_eq!(code("hutch doctor --nonsense"), 2);
+        assert_eq!(code("hutch"), 2);
+        assert_eq!(code("hutch run -h"), 0);
+        assert_eq!(code("hutch --version"), 0);
+    }
+
+    #[test]
+    fn words_after_the_program_belong_to_it() {
+        for line in ["hutch run --rootfs r -- sh -c -t --cpus", "hutch run --rootfs r sh -c -t --cpus"] {
+            let Command::Run(run) = parsed(line).command else { panic!("{line}") };
+            assert_eq!(run.command, ["sh", "-c", "-t", "--cpus"], "{line}");
+            assert!(!run.tty, "{line}");
+        }
+    }
+
+    #[test]
+    fn short_flags_combine() {
+        let Command::Run(run) = parsed("hutch run -it -eA=1 -e B -w /w -uu:g --rootfs r sh").command else { panic!() };
+        assert!(run.interactive && run.tty);
+        assert_eq!(run.env, ["A=1", "B"]);
+        assert_eq!((run.workdir.as_deref(), run.user.as_deref()), (Some("/w".as_ref()), Some("u:g".as_ref())));
+    }
+}

@@ -1,0 +1,151 @@
+//! `hutch run`: one command in one machine of this process.
+//!
+//! 1. What was typed gets its meaning; every mistake is found now.
+//! 2. Signals are held back, guest assets opened.
+//! 3. The machine is built and started.
+//! 4. The run is seen through; the exit code is the command's.
+
+mod layout;
+mod phases;
+
+use std::io::{self, IsTerminal};
+use std::os::fd::{AsFd, OwnedFd};
+use std::time::{Duration, Instant};
+
+use hutch_agent_proto::ExitStatus;
+use hutch_runtime::agent_client::printable;
+use hutch_runtime::guest::GuestAssets;
+use hutch_runtime::sandbox::{Ended, Inbox, MachineSandbox, Marks, RunError, Stop, Task};
+use hutch_runtime::stdio::StdioFds;
+
+use crate::args::run::RunArgs;
+use crate::failure::{chain, Failure, RUN_FAILED};
+use crate::resolve::{self, Host, RunPlan};
+use crate::signals::Signals;
+use crate::tty;
+use phases::Phases;
+
+/// `--timeout` ended the run, as timeout(1) says it.
+const TIMED_OUT: u8 = 124;
+/// The command can't be executed.
+const NOT_EXECUTABLE: u8 = 126;
+/// The command does not exist.
+const NOT_FOUND: u8 = 127;
+/// How long a guest may take until its agent reports.
+const BOOT_TIMEOUT: Duration = Duration::from_secs(60);
+/// Lines of the guest's console in an error report.
+const CONSOLE_LINES: usize = 20;
+/// Longest line of these.
+const CONSOLE_WIDTH: usize = 200;
+
+/// Runs the command. `started` is when the program began: CLOCK_MONOTONIC, nanoseconds.
+pub fn run(args: RunArgs, started: u64) -> Result<u8, Failure> {
+    let began = Instant::now();
+    whole(args, started, began).map_err(|failure| match failure.code {
+        crate::failure::FAILED => failure.with_code(RUN_FAILED),
+        _ => failure,
+    })
+}
+
+fn whole(args: RunArgs, started: u64, began: Instant) -> Result<u8, Failure> {
+    let mut phases = Phases::new(args.verbose, started);
+    let plan = resolve::run(args, &host()?)?;
+    phases.mark("arguments resolved");
+    let signals = Signals::block()?;
+    let assets = GuestAssets::open(&plan.guest_dir, plan.kernel.clone())?;
+    phases.mark("guest assets opened");
+    let layout = layout::lay_out(&plan, &assets);
+    let sandbox = MachineSandbox::launch(&layout.machine)?;
+    phases.mark("machine started");
+    let inbox = Inbox::new();
+    signals.forward(inbox.post(), plan.tty)?;
+    let task = task(&plan, layout, began)?;
+    let mut marks = Marks::default();
+    let (result, ended) = sandbox.run(task, &inbox, &mut marks);
+    tty::leave();
+    phases.report(ended.machine(), &marks);
+    let outcome = outcome(result, &plan, &ended);
+    // The machine has been stopped and nobody needs it any more; the end of the process takes it away faster.
+    std::mem::forget(ended);
+    outcome
+}
+
+fn host() -> io::Result<Host<'static>> {
+    Ok(Host {
+        memory_mib: resolve::memory_of_host()?,
+        env: &|name| std::env::var_os(name),
+        stdin_tty: io::stdin().is_terminal(),
+        pid: std::process::id(),
+    })
+}
+
+fn task(plan: &RunPlan, layout: layout::Layout, began: Instant) -> io::Result<Task> {
+    let mut process = plan.process.clone();
+    if plan.tty {
+        process.terminal = Some(tty::size());
+    }
+    let raw = plan.tty && plan.process.stdin;
+    let fds = StdioFds {
+        stdin: plan.process.stdin.then(|| own(io::stdin())).transpose()?,
+        stdout: Some(own(io::stdout())?),
+        stderr: Some(own(io::stderr())?),
+    };
+    Ok(Task {
+        sandbox: layout.sandbox,
+        process,
+        fds,
+        boot_timeout: BOOT_TIMEOUT,
+        timeout: plan.timeout.map(|after| (after, began + after)),
+        stop: if plan.disks.iter().any(|disk| !disk.read_only) { Stop::PowerOff } else { Stop::Flush },
+        on_start: Box::new(move || {
+            if raw {
+                if let Err(error) = tty::enter_raw() {
+                    log::warn!("the terminal stays as it is: {error}");
+                }
+            }
+        }),
+    })
+}
+
+/// A descriptor of our own for the same file; its flags are shared and stay as they are.
+fn own(file: impl AsFd) -> io::Result<OwnedFd> {
+    file.as_fd().try_clone_to_owned()
+}
+
+fn outcome(result: Result<ExitStatus, RunError>, plan: &RunPlan, ended: &Ended) -> Result<u8, Failure> {
+    let error = match result {
+        Ok(status) => return Ok(status.code()),
+        Err(error) => error,
+    };
+    let code = match &error {
+        RunError::ProgramNotFound { .. } => NOT_FOUND,
+        RunError::ProgramNotExecutable { .. } => NOT_EXECUTABLE,
+        RunError::Timeout { .. } | RunError::Hung { .. } => TIMED_OUT,
+        RunError::Interrupted { signal, .. } => (128 + signal.clamp(&0, &127)) as u8,
+        _ => RUN_FAILED,
+    };
+    if !error.is_guests_fault() {
+        return Err(Failure::new(code, error));
+    }
+    Err(Failure::new(code, GuestFailure { text: chain(&error), console: console(plan, ended) }))
+}
+
+/// A failure of the guest, with what its console tells.
+#[derive(Debug, thiserror::Error)]
+#[error("{text}{console}")]
+struct GuestFailure {
+    text: String,
+    console: String,
+}
+
+fn console(plan: &RunPlan, ended: &Ended) -> String {
+    let lines = ended.machine().console_tail(CONSOLE_LINES);
+    match (lines.is_empty(), &plan.console) {
+        (true, None) => "\nThe guest wrote nothing to its console; --console FILE makes it tell more.".to_owned(),
+        (true, Some(_)) => "\nThe guest wrote nothing to its console.".to_owned(),
+        (false, _) => {
+            let lines: Vec<_> = lines.iter().map(|line| format!("  {}", printable(line, CONSOLE_WIDTH))).collect();
+            format!("\nLast lines of the guest's console:\n{}", lines.join("\n"))
+        }
+    }
+}

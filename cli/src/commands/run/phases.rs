@@ -1,0 +1,100 @@
+//! `--verbose`: what happened when.
+
+use std::fmt::Write as _;
+
+use hutch_runtime::sandbox::Marks;
+use hutch_vmm::Machine;
+
+use crate::clock;
+
+/// Marks of this program, and later those of the machine and the run.
+pub struct Phases {
+    wanted: bool,
+    marks: Vec<(String, u64)>,
+}
+
+impl Phases {
+    /// `started`: the beginning of `main`.
+    pub fn new(wanted: bool, started: u64) -> Self {
+        let mut phases = Self { wanted, marks: Vec::new() };
+        if wanted {
+            // Until now the process did nothing but run: its CPU time is its age.
+            let now = clock::now_ns();
+            phases.marks.push(("process started".into(), now.saturating_sub(clock::cpu_ns()).min(started)));
+            phases.marks.push(("main reached".into(), started));
+        }
+        phases
+    }
+
+    /// Something has been done.
+    pub fn mark(&mut self, what: &str) {
+        if self.wanted {
+            self.marks.push((what.into(), clock::now_ns()));
+        }
+    }
+
+    /// Prints all on stderr, in order of time.
+    pub fn report(mut self, machine: &Machine, run: &Marks) {
+        if !self.wanted {
+            return;
+        }
+        self.mark("done");
+        self.marks.extend(machine.marks().into_iter().map(|mark| (name(&mark.name), mark.at_ns)));
+        self.marks.extend(run.0.iter().map(|(what, at)| ((*what).to_owned(), *at)));
+        self.marks.sort_by_key(|(_, at)| *at);
+        eprint!("{}", table(&self.marks));
+        let exits = machine.counters().exits;
+        eprintln!(
+            "hutch: exits to user space: {} ({} port, {} MMIO)",
+            exits.total(),
+            exits.pio_in + exits.pio_out,
+            exits.mmio_read + exits.mmio_write
+        );
+    }
+}
+
+/// The machine's marks as people call them.
+fn name(mark: &str) -> String {
+    match mark {
+        "build" => "machine being built",
+        "vm-created" => "KVM machine created",
+        "memory-ready" => "guest memory ready",
+        "devices-ready" => "devices ready",
+        "kernel-loaded" => "kernel loaded",
+        "vcpus-ready" => "vCPUs ready",
+        "start" => "vCPUs told to run",
+        "end" => "machine ended",
+        "guest:init" => "guest: init entered",
+        "guest:agent-ready" => "guest: agent ready",
+        "guest:command" => "guest: command executed",
+        "guest:shutting-down" => "guest: shutting down",
+        other => other,
+    }
+    .to_owned()
+}
+
+fn table(marks: &[(String, u64)]) -> String {
+    let first = marks.first().map_or(0, |(_, at)| *at);
+    let mut text = String::new();
+    let mut last = first;
+    for (what, at) in marks {
+        let ms = |ns: u64| ns as f64 / 1e6;
+        let _ = writeln!(text, "hutch: {:>10.3} ms {:>+10.3} ms  {what}", ms(at - first), ms(at - last));
+        last = *at;
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn phases_are_told_with_time_since_the_start_and_since_the_one_before() {
+        let marks = [("a".to_owned(), 1_000_000), ("b".to_owned(), 3_500_000), ("c".to_owned(), 4_000_000)];
+        let text = table(&marks);
+        let lines: Vec<Vec<&str>> = text.lines().map(|line| line.split_whitespace().collect()).collect();
+        assert_eq!(lines[0], ["hutch:", "0.000", "ms", "+0.000", "ms", "a"]);
+        assert_eq!(lines[2], ["hutch:", "3.000", "ms", "+0.500", "ms", "c"]);
+    }
+}

@@ -1,0 +1,197 @@
+//! Findings on hosts that are made up.
+
+use std::cell::RefCell;
+use std::collections::HashMap;
+use std::io;
+use std::path::PathBuf;
+
+use hutch_runtime::guest::{AssetKind, GuestError, Inspection};
+use hutch_vmm::hv::probe::KvmSupport;
+
+use super::host::Limit;
+use super::*;
+
+struct FakeHost {
+    kvm: KvmSupport,
+    files: HashMap<&'static str, &'static str>,
+    nodes: Vec<&'static str>,
+    denied: Vec<&'static str>,
+    cgroup2: Vec<&'static str>,
+    open_files: u64,
+    root: bool,
+    assets: RefCell<HashMap<String, Inspection>>,
+}
+
+/// A host on which all is well.
+fn good() -> FakeHost {
+    FakeHost {
+        kvm: KvmSupport::Hardware,
+        files: HashMap::from([
+            ("/proc/cpuinfo", "processor : 0\nflags\t\t: fpu svm sse\n"),
+            ("/proc/meminfo", "MemTotal: 8000000 kB\nMemAvailable:    4194304 kB\n"),
+            ("/sys/fs/cgroup/cgroup.controllers", "cpu memory pids\n"),
+        ]),
+        nodes: vec!["/dev/net/tun", "/dev/vhost-vsock"],
+        denied: vec![],
+        cgroup2: vec!["/sys/fs/cgroup"],
+        open_files: 1 << 20,
+        root: true,
+        assets: RefCell::new(HashMap::from([("distro".to_owned(), asset("distro", &[]))])),
+    }
+}
+
+fn asset(kind: &str, problems: &[&str]) -> Inspection {
+    let zero = "0".repeat(64);
+    let stamp = serde_json::json!({"size": 0, "mtime_ns": 0, "ctime_ns": 0, "inode": 0, "device": 0});
+    let manifest = serde_json::json!({
+        "format": 1, "kind": kind, "modules": [], "files": {}, "built_unix_s": 0, "built_in_ms": 0, "builder": "x",
+        "kernel": {"release": "6.12.9", "form": "ELF", "key": "k",
+            "origin": {"from": "package", "package": "p", "version": "1", "sha256": zero}},
+        "agent": {"path": "/a", "given": false, "sha256": zero, "stamp": stamp, "version": "0.1.0"},
+    });
+    Inspection {
+        dir: PathBuf::from("/g"),
+        manifest: serde_json::from_value(manifest).unwrap(),
+        files: problems
+            .iter()
+            .map(|problem| hutch_runtime::guest::FileCheck {
+                name: "vmlinux".into(),
+                sha256: None,
+                problem: Some((*problem).to_owned()),
+            })
+            .collect(),
+        recorded: hutch_runtime::guest::Recorded::Unknown,
+        stale: vec![],
+    }
+}
+
+impl View for FakeHost {
+    fn kvm(&self) -> KvmSupport {
+        self.kvm.clone()
+    }
+
+    fn read(&self, path: &str) -> io::Result<String> {
+        self.files.get(path).map(|text| (*text).to_owned()).ok_or_else(|| io::ErrorKind::NotFound.into())
+    }
+
+    fn access(&self, path: &str) -> io::Result<()> {
+        match (self.nodes.contains(&path), self.denied.contains(&path)) {
+            (_, true) => Err(io::ErrorKind::PermissionDenied.into()),
+            (true, _) => Ok(()),
+            _ => Err(io::ErrorKind::NotFound.into()),
+        }
+    }
+
+    fn is_cgroup2(&self, path: &str) -> bool {
+        self.cgroup2.contains(&path)
+    }
+
+    fn limit(&self, limit: Limit) -> io::Result<(u64, u64)> {
+        Ok(match limit {
+            Limit::Files => (1024, self.open_files),
+            Limit::Memlock => (u64::MAX, u64::MAX),
+        })
+    }
+
+    fn is_root(&self) -> bool {
+        self.root
+    }
+
+    fn guest_dir(&self) -> PathBuf {
+        PathBuf::from("/g")
+    }
+
+    fn asset(&self, kind: &AssetKind) -> Result<Inspection, GuestError> {
+        let found = self.assets.borrow_mut().remove(&kind.to_string());
+        found.ok_or_else(|| GuestError::NotBuilt { kind: kind.clone(), dir: PathBuf::from("/g") })
+    }
+}
+
+fn finding(host: &FakeHost, check: &str) -> Finding {
+    examine(host).into_iter().find(|finding| finding.check == check).unwrap()
+}
+
+#[test]
+fn a_good_host_is_usable_and_has_nothing_to_remedy() {
+    let report = Report::new(examine(&good()));
+    assert!(report.usable, "{report:?}");
+    assert!(report.findings.iter().all(|f| f.status == Status::Ok && f.remedy.is_none()), "{report:?}");
+    assert!(report.table().contains("works here"));
+}
+
+#[test]
+fn every_trouble_with_kvm_is_a_failure_with_a_remedy() {
+    for (support, word) in [
+        (KvmSupport::EmulatedOnly, "emulates"),
+        (KvmSupport::Absent, "there is no /dev/kvm"),
+        (KvmSupport::Denied, "no permission"),
+    ] {
+        let host = FakeHost { kvm: support, ..good() };
+        let finding = finding(&host, "kvm");
+        assert_eq!(finding.status, Status::Failure);
+        assert!(finding.detail.contains(word) && finding.remedy.is_some(), "{finding:?}");
+        let report = Report::new(examine(&host));
+        assert!(!report.usable && report.table().contains("would not work"));
+    }
+}
+
+#[test]
+fn guest_assets_must_be_there_and_whole() {
+    let host = good();
+    host.assets.borrow_mut().clear();
+    let missing = finding(&host, "guest-assets");
+    assert_eq!(missing.status, Status::Failure);
+    assert_eq!(missing.remedy.as_deref(), Some("run `hutch guest build --kernel distro`"));
+
+    let host = good();
+    host.assets.borrow_mut().insert("distro".into(), asset("distro", &["has changed"]));
+    let damaged = finding(&host, "guest-assets");
+    assert_eq!(damaged.status, Status::Failure);
+    assert!(damaged.detail.contains("vmlinux has changed") && damaged.remedy.unwrap().contains("--force"));
+}
+
+#[test]
+fn the_own_kernel_is_optional_but_a_damaged_one_is_told() {
+    assert_eq!(finding(&good(), "guest-kernel").status, Status::Ok);
+    let host = good();
+    host.assets.borrow_mut().insert("source".into(), asset("source", &["has changed"]));
+    assert_eq!(finding(&host, "guest-kernel").status, Status::Warning);
+}
+
+#[test]
+fn what_only_some_need_is_a_warning() {
+    let mut host = good();
+    host.nodes.clear();
+    host.cgroup2 = vec!["/sys/fs/cgroup/unified"];
+    host.open_files = 1024;
+    host.root = false;
+    host.files.insert("/proc/meminfo", "MemAvailable: 1000 kB\n");
+    host.files.insert("/proc/cpuinfo", "flags : fpu hypervisor\n");
+    let report = Report::new(examine(&host));
+    assert!(report.usable);
+    let warnings: Vec<_> =
+        report.findings.iter().filter(|f| f.status == Status::Warning && f.remedy.is_some()).map(|f| f.check).collect();
+    assert_eq!(warnings, ["processor", "memory", "open-files", "user", "tun", "cgroups"]);
+    host.denied.push("/dev/net/tun");
+    assert!(finding(&host, "tun").remedy.unwrap().contains("run as root"));
+}
+
+#[test]
+fn a_nested_host_is_named() {
+    let mut host = good();
+    host.files.insert("/proc/cpuinfo", "flags : vmx hypervisor\n");
+    assert!(finding(&host, "processor").detail.contains("nested"));
+}
+
+#[test]
+fn json_has_the_documented_members() {
+    let json =
+        serde_json::to_value(Report::new(vec![Finding::warning("tun", "a", "b"), Finding::ok("kvm", "c")])).unwrap();
+    let expected = serde_json::json!({
+        "format": 1, "usable": true, "findings": [
+            {"check": "tun", "status": "warning", "detail": "a", "remedy": "b"},
+            {"check": "kvm", "status": "ok", "detail": "c", "remedy": null},
+        ],
+    });
+    assert_eq!(json, expected);
+}

@@ -1,0 +1,89 @@
+//! Mistakes on the command line of `hutch run`.
+
+use std::ffi::OsString;
+use std::io;
+use std::path::PathBuf;
+
+use hutch_vmm::arch::x86_64::layout::MAX_VCPUS;
+
+use super::MIN_MEMORY_MIB;
+
+/// One variant per mistake. Messages quote what was typed and say what would be right.
+#[derive(Debug, thiserror::Error)]
+#[allow(missing_docs, reason = "the messages say what each one is")]
+pub enum ResolveError {
+    #[error("stdin is not a terminal: leave -t or -i out, or run hutch from a terminal")]
+    NotATerminal,
+    #[error("{what} {text:?} is not UTF-8 text, which is all that can be passed to the guest")]
+    NotUtf8 { what: &'static str, text: OsString },
+
+    #[error("--cpus {0:?}: give a number from 1 to {MAX_VCPUS}")]
+    Cpus(OsString),
+    #[error("--memory {0:?} is not a size: give for example 512M or 2G (a plain number is MiB)")]
+    MemorySyntax(OsString),
+    #[error("--memory: {mib} MiB is too little for a guest: give at least {MIN_MEMORY_MIB}M")]
+    MemoryTooSmall { mib: u64 },
+    #[error("--memory: {mib} MiB is more than this host has ({host_mib} MiB)")]
+    MemoryTooLarge { mib: u64, host_mib: u64 },
+
+    #[error("--rootfs {}: give an existing directory", .path.display())]
+    Rootfs { path: PathBuf, source: io::Error },
+    #[error("--rootfs {} is not a directory", .0.display())]
+    RootfsNotADirectory(PathBuf),
+    #[error("{what} {}", .path.display())]
+    File { what: &'static str, path: PathBuf, source: io::Error },
+    #[error("{what} {} is not a regular file", .path.display())]
+    NotAFile { what: &'static str, path: PathBuf },
+    #[error("write the console to {}", .path.display())]
+    Console { path: PathBuf, source: io::Error },
+    #[error("--append: {0:?} has no name before the `=`")]
+    AppendWithoutKey(String),
+
+    #[error("-v {0:?}: give SRC:DST or SRC:DST:ro")]
+    VolumeSyntax(OsString),
+    #[error("-v: source {}", .path.display())]
+    VolumeSource { path: PathBuf, source: io::Error },
+    #[error("-v: source {} is neither a directory nor a file", .0.display())]
+    VolumeSourceKind(PathBuf),
+    #[error("destination {0:?} must be an absolute path in the guest, without `..`, and not `/`")]
+    Destination(String),
+    #[error("destination {0:?} is given twice")]
+    DestinationTwice(String),
+    #[error("--tmpfs {0:?}: give DST or DST:OPTION,OPTION")]
+    TmpfsSyntax(OsString),
+    #[error("--disk {}: give a raw image or a block device", .path.display())]
+    Disk { path: PathBuf, source: io::Error },
+    #[error("--disk {} is neither a regular file nor a block device", .0.display())]
+    DiskKind(PathBuf),
+
+    #[error("-e {0:?}: give NAME=VALUE, or NAME alone for a variable of hutch's own environment")]
+    EnvSyntax(OsString),
+    #[error("-e {0:?}: not set in hutch's own environment; give {0}=VALUE")]
+    EnvUnset(String),
+    #[error("--env-file {}", .path.display())]
+    EnvFile { path: PathBuf, source: io::Error },
+    #[error("--env-file {} line {line}: {text:?} is not NAME=VALUE", .path.display())]
+    EnvFileLine { path: PathBuf, line: usize, text: String },
+
+    #[error("the command is empty")]
+    EmptyCommand,
+    #[error("-w {0:?}: give an absolute path in the guest")]
+    Workdir(String),
+    #[error("-u {0:?}: give USER or USER:GROUP")]
+    User(String),
+    #[error("--ulimit {0:?}: give NAME=SOFT or NAME=SOFT:HARD, for example nofile=1024:4096")]
+    UlimitSyntax(OsString),
+    #[error("--ulimit {0:?} is unknown: use one of {1}")]
+    UlimitName(String, String),
+    #[error("--ulimit {0}: the soft limit is above the hard one")]
+    UlimitOrder(String),
+
+    #[error("--net {0:?}: give none, or tap=NAME with a tap device of this host")]
+    Net(OsString),
+    #[error("--name {0:?}: use up to 64 letters, digits, `-`, `_` and `.`, beginning with a letter or digit")]
+    Name(OsString),
+    #[error("--hostname {0:?}: use up to 64 letters, digits, `-`, `_` and `.`, beginning with a letter or digit")]
+    Hostname(OsString),
+    #[error("--timeout {0:?}: give seconds, more than 0")]
+    Timeout(OsString),
+}

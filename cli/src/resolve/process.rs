@@ -1,0 +1,88 @@
+//! The command: words, working directory, user, limits.
+
+use std::ffi::OsStr;
+
+use hutch_agent_proto::{ProcessSpec, Rlimit};
+
+use super::error::ResolveError;
+use super::utf8;
+use crate::args::run::RunArgs;
+
+/// Limits by the names that shells and container tools use.
+const ULIMITS: [&str; 16] = [
+    "as",
+    "core",
+    "cpu",
+    "data",
+    "fsize",
+    "locks",
+    "memlock",
+    "msgqueue",
+    "nice",
+    "nofile",
+    "nproc",
+    "rss",
+    "rtprio",
+    "rttime",
+    "sigpending",
+    "stack",
+];
+
+/// The process as the agent is to start it, but for its terminal.
+pub fn resolve(args: &RunArgs, env: Vec<(String, String)>) -> Result<ProcessSpec, ResolveError> {
+    let words: Vec<String> =
+        args.command.iter().map(|word| utf8("command word", word).map(str::to_owned)).collect::<Result<_, _>>()?;
+    if words.first().is_none_or(|program| program.is_empty()) {
+        return Err(ResolveError::EmptyCommand);
+    }
+    Ok(ProcessSpec {
+        args: words,
+        env,
+        cwd: workdir(args.workdir.as_deref())?,
+        user: user(args.user.as_deref())?,
+        stdin: args.interactive,
+        rlimits: args.ulimits.iter().map(|text| ulimit(text)).collect::<Result<_, _>>()?,
+        ..ProcessSpec::default()
+    })
+}
+
+fn workdir(text: Option<&OsStr>) -> Result<String, ResolveError> {
+    let Some(text) = text else { return Ok("/".to_owned()) };
+    let text = utf8("-w", text)?;
+    match text.starts_with('/') {
+        true => Ok(text.to_owned()),
+        false => Err(ResolveError::Workdir(text.to_owned())),
+    }
+}
+
+/// One colon at most, nothing empty (P-124); names are looked up in the guest.
+fn user(text: Option<&OsStr>) -> Result<String, ResolveError> {
+    let Some(text) = text else { return Ok(String::new()) };
+    let text = utf8("-u", text)?;
+    let parts: Vec<&str> = text.split(':').collect();
+    match parts.len() <= 2 && parts.iter().all(|part| !part.is_empty() && !part.contains(char::is_whitespace)) {
+        true => Ok(text.to_owned()),
+        false => Err(ResolveError::User(text.to_owned())),
+    }
+}
+
+fn ulimit(text: &OsStr) -> Result<Rlimit, ResolveError> {
+    let syntax = || ResolveError::UlimitSyntax(text.to_owned());
+    let (name, limits) = text.to_str().and_then(|t| t.split_once('=')).ok_or_else(syntax)?;
+    let (soft, hard) = limits.split_once(':').unwrap_or((limits, limits));
+    let (soft, hard) = (limit(soft).ok_or_else(syntax)?, limit(hard).ok_or_else(syntax)?);
+    if !ULIMITS.contains(&name) {
+        return Err(ResolveError::UlimitName(name.to_owned(), ULIMITS.join(", ")));
+    }
+    if soft > hard {
+        return Err(ResolveError::UlimitOrder(name.to_owned()));
+    }
+    Ok(Rlimit { kind: format!("RLIMIT_{}", name.to_ascii_uppercase()), soft, hard })
+}
+
+fn limit(text: &str) -> Option<u64> {
+    match text {
+        "unlimited" | "-1" => Some(u64::MAX),
+        number => number.parse().ok(),
+    }
+}
