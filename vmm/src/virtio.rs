@@ -7,13 +7,14 @@ use std::io;
 use std::os::fd::{FromRawFd, OwnedFd};
 
 use hutch_devices::virtio::block::{self, Block};
+use hutch_devices::virtio::fs::{Fs, FsConfig, FsError};
 use hutch_devices::virtio::net::{self, Net, Tap};
 use hutch_devices::virtio::rng::Rng;
 use hutch_devices::virtio::vsock::{self, Vsock, VsockHandle};
 use hutch_devices::GuestRam;
 
 use crate::attach::{AttachError, Devices};
-use crate::config::{BlockConfig, MachineConfig, NetConfig, TapSource};
+use crate::config::{BlockConfig, MachineConfig, NetConfig, ShareConfig, TapSource};
 use crate::hv::Vm;
 
 /// Adds every device that `config` asks for.
@@ -32,8 +33,9 @@ pub(crate) fn add_all(
         devices.add(vm, ram, Box::new(device))?;
         handle = Some(its);
     }
-    if let Some(config) = config.shares.first() {
-        return Err(failed(&config.id, "file sharing is not there yet"));
+    for config in &config.shares {
+        let device = share(config).map_err(|error| failed(&config.id, error))?;
+        devices.add(vm, ram, Box::new(device))?;
     }
     for config in &config.blocks {
         let device = block(config).map_err(|error| failed(&config.id, error))?;
@@ -55,6 +57,11 @@ fn failed(id: &str, source: impl Into<Box<dyn Error + Send + Sync>>) -> AttachEr
 fn block(config: &BlockConfig) -> Result<Block, block::BlockError> {
     let BlockConfig { id, path, read_only, serial } = config.clone();
     Block::new(block::BlockConfig { id, path, read_only, serial })
+}
+
+fn share(config: &ShareConfig) -> Result<Fs, FsError> {
+    let ShareConfig { id, tag, path, read_only } = config.clone();
+    Fs::new(FsConfig { id, tag, path, read_only, ..FsConfig::default() })
 }
 
 fn net(config: &NetConfig) -> Result<Net, AttachError> {
