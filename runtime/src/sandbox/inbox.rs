@@ -1,6 +1,6 @@
 //! What can happen to a run, as values in one queue with one reader.
 
-use std::sync::mpsc::{self, Receiver, RecvTimeoutError, Sender};
+use std::sync::mpsc::{self, Receiver, Sender};
 use std::time::Instant;
 
 use hutch_agent_proto::{Response, WindowSize};
@@ -75,11 +75,10 @@ impl Inbox {
     pub(super) fn next(&self, until: Option<Instant>) -> Option<Notice> {
         match until {
             None => self.notices.recv().ok(),
-            Some(until) => match self.notices.recv_timeout(until.saturating_duration_since(Instant::now())) {
-                Ok(notice) => Some(notice),
-                // The second can't be: `post` lives as long as the inbox.
-                Err(RecvTimeoutError::Timeout | RecvTimeoutError::Disconnected) => None,
-            },
+            Some(until) => {
+                // Only a time-out can end this with an error: `post` lives as long as the inbox.
+                self.notices.recv_timeout(until.saturating_duration_since(Instant::now())).ok()
+            }
         }
     }
 }

@@ -133,7 +133,7 @@ fn offset(sector: u64, sectors: u64, disk: Disk) -> Result<u64, Status> {
 
 fn has_ranges(payload: Payload, disk: Disk, max: u32) -> bool {
     let bytes = payload.readable;
-    let whole = bytes > 0 && bytes % RANGE as u32 == 0 && bytes / RANGE as u32 <= max;
+    let whole = bytes > 0 && bytes.is_multiple_of(RANGE as u32) && bytes / RANGE as u32 <= max;
     whole && payload.writable == 0 && !disk.read_only
 }
 

@@ -333,7 +333,7 @@ impl BusDevice for MmioTransport {
         data.fill(0);
         if let Some(offset) = offset.checked_sub(reg::CONFIG) {
             self.lock().device.read_config(offset, data);
-        } else if offset % 4 == 0 && data.len() == 4 {
+        } else if offset.is_multiple_of(4) && data.len() == 4 {
             data.copy_from_slice(&self.read_register(offset).to_le_bytes());
         }
     }

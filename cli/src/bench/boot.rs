@@ -1,0 +1,250 @@
+//! `hutch bench boot`: from arguments to targets, rounds and a report.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use super::plan::{self, Rounds, Scratch};
+use super::sample::Results;
+use super::target::{self, Target, Until};
+use super::{initrd, plot, report};
+use crate::args::bench::{BootBenchArgs, Format};
+use crate::failure::Failure;
+use crate::resolve::size;
+
+/// Kernel parameters that every VMM's guest gets: a serial console that says little, and an end at a panic.
+const CMDLINE: &str = "console=ttyS0 quiet panic=-1 reboot=t mitigations=off";
+
+/// What makes arguments unusable.
+#[derive(Debug, thiserror::Error)]
+pub enum BenchError {
+    /// Not a size.
+    #[error("{0:?} is not a size of memory; write for example 128M or 2G")]
+    Size(String),
+    /// Sweep text.
+    #[error("--sweep {0:?} is not understood; write mem=128M..8G, mem=64M,256M, cpus=1,2,4 or kernel=distro,source")]
+    Sweep(String),
+    /// Nothing left to measure.
+    #[error("nothing to measure: --no-boot needs --rootfs or --peer")]
+    Nothing,
+    /// A file that cannot be written or read.
+    #[error("{path}: {source}")]
+    File {
+        /// The file.
+        path: PathBuf,
+        /// Cause.
+        source: std::io::Error,
+    },
+}
+
+/// One combination of settings; a sweep has several.
+#[derive(Debug, Clone, PartialEq, Eq)]
+struct Point {
+    kernel: String,
+    memory_mib: u64,
+    cpus: u32,
+    /// Shown behind target names; empty without a sweep.
+    label: String,
+}
+
+/// Runs the measurement and prints it.
+pub fn run(args: &BootBenchArgs) -> Result<u8, Failure> {
+    let points = points(args)?;
+    if args.no_boot && args.rootfs.is_none() && args.peers.is_empty() {
+        return Err(BenchError::Nothing.into());
+    }
+    let scratch = Scratch::new()?;
+    let initrd = match &args.initrd {
+        Some(path) => path.clone(),
+        None => {
+            let path = scratch.path().join("initrd");
+            std::fs::write(&path, initrd::bench_initrd())
+                .map_err(|source| BenchError::File { path: path.clone(), source })?;
+            path
+        }
+    };
+    let mut targets = Vec::new();
+    for point in &points {
+        targets.extend(targets_of(args, point, &initrd)?);
+    }
+    let largest = points.iter().map(|p| p.memory_mib).min().unwrap_or(0);
+    let settings = plan::run_settings(&scratch, largest, Duration::from_secs(args.timeout));
+    let rounds = Rounds { kept: args.rounds, warm_up: args.warm_up };
+    let samples = plan::interleave(&targets, rounds, &settings, |round, name| log::info!("round {round}: {name}"))?;
+    let results = plan::results(samples, describe(args));
+    print(&results, args.format)?;
+    if let Some(path) = &args.plot {
+        std::fs::write(path, plot::svg(&results)).map_err(|source| BenchError::File { path: path.clone(), source })?;
+    }
+    Ok(0)
+}
+
+/// Prints results in the chosen form.
+pub fn print(results: &Results, format: Format) -> Result<(), Failure> {
+    use std::io::Write;
+    let text = match format {
+        Format::Table => report::table(results),
+        Format::Csv => report::csv(results),
+        Format::Json => serde_json::to_string_pretty(results)? + "\n",
+    };
+    Ok(std::io::stdout().write_all(text.as_bytes())?)
+}
+
+fn describe(args: &BootBenchArgs) -> BTreeMap<String, String> {
+    let mut all = BTreeMap::from([
+        ("guest kernel".to_owned(), args.kernel.clone()),
+        ("memory".to_owned(), args.memory.clone()),
+        ("vcpus".to_owned(), args.cpus.to_string()),
+    ]);
+    if let Some(sweep) = &args.sweep {
+        all.insert("sweep".into(), sweep.clone());
+    }
+    all
+}
+
+/// hutch, `hutch run` and the peers at one point.
+fn targets_of(args: &BootBenchArgs, point: &Point, initrd: &Path) -> Result<Vec<Target>, Failure> {
+    let kernel = kernel_path(&point.kernel, args.guest_dir.as_deref())?;
+    let text = |p: &Path| p.display().to_string();
+    let cmdline = [CMDLINE, &args.append.join(" "), "benchhold"].join(" ");
+    let hutch = std::env::current_exe().map_err(|source| BenchError::File { path: "/proc/self/exe".into(), source })?;
+    let (cpus, memory) = (point.cpus.to_string(), format!("{}M", point.memory_mib));
+    let mut targets = Vec::new();
+    if !args.no_boot {
+        let mut argv = vec![text(&hutch), "boot".into(), "--kernel".into(), text(&kernel)];
+        argv.extend(["--initrd".into(), text(initrd), "--cpus".into(), cpus.clone()]);
+        argv.extend(["--memory".into(), memory.clone(), "--append".into(), cmdline.clone()]);
+        argv.extend(args.hutch_args.iter().flat_map(|a| a.split_whitespace()).map(str::to_owned));
+        targets.push(Target { name: "hutch".into(), argv, until: Until::InitLine, own_marks: true });
+    }
+    if let Some(rootfs) = &args.rootfs {
+        let mut argv = vec![text(&hutch), "run".into(), "--kernel".into(), point.kernel.clone()];
+        if let Some(dir) = &args.guest_dir {
+            argv.extend(["--guest-dir".into(), text(dir)]);
+        }
+        argv.extend(["--cpus".into(), cpus.clone(), "--memory".into(), memory]);
+        argv.extend(["--rootfs".into(), text(rootfs), "--".into()]);
+        match args.command.is_empty() {
+            true => argv.push("/bin/true".into()),
+            false => argv.extend(args.command.iter().cloned()),
+        }
+        targets.push(Target { name: "hutch run".into(), argv, until: Until::Exit, own_marks: true });
+    }
+    let values = BTreeMap::from([
+        ("kernel", text(&kernel)),
+        ("initrd", text(initrd)),
+        ("cmdline", cmdline),
+        ("memory_mib", point.memory_mib.to_string()),
+        ("cpus", cpus),
+    ]);
+    for peer in &args.peers {
+        targets.push(target::peer(peer, &values)?);
+    }
+    for target in &mut targets {
+        target.name.push_str(&point.label);
+    }
+    Ok(targets)
+}
+
+/// A path as it is, or the kernel of the guest assets of that kind.
+pub fn kernel_path(kernel: &str, guest_dir: Option<&Path>) -> Result<PathBuf, Failure> {
+    match kernel {
+        "distro" | "source" => {
+            let dir = crate::resolve::guest_dir(guest_dir);
+            Ok(dir.join(kernel).join("vmlinux"))
+        }
+        path => Ok(path.into()),
+    }
+}
+
+/// The points of the sweep, or the one point without it.
+fn points(args: &BootBenchArgs) -> Result<Vec<Point>, BenchError> {
+    let mib = |text: &str| size::mib(text).filter(|m| *m > 0).ok_or_else(|| BenchError::Size(text.to_owned()));
+    let base =
+        Point { kernel: args.kernel.clone(), memory_mib: mib(&args.memory)?, cpus: args.cpus, label: String::new() };
+    let Some(sweep) = &args.sweep else { return Ok(vec![base]) };
+    let wrong = || BenchError::Sweep(sweep.clone());
+    let (what, values) = sweep.split_once('=').ok_or_else(wrong)?;
+    let mut points = Vec::new();
+    match (what, values.split_once("..")) {
+        ("mem", Some((from, to))) => {
+            let (mut at, to) = (mib(from)?, mib(to)?);
+            while at <= to {
+                points.push(Point { memory_mib: at, label: format!(" {at}M"), ..base.clone() });
+                at = at.saturating_mul(2);
+            }
+        }
+        ("mem", None) => {
+            for value in values.split(',') {
+                let memory_mib = mib(value)?;
+                points.push(Point { memory_mib, label: format!(" {memory_mib}M"), ..base.clone() });
+            }
+        }
+        ("cpus", None) => {
+            for value in values.split(',') {
+                let cpus = value.parse().ok().filter(|n| (1..=254).contains(n)).ok_or_else(wrong)?;
+                points.push(Point { cpus, label: format!(" {cpus} vCPU"), ..base.clone() });
+            }
+        }
+        ("kernel", None) => {
+            for value in values.split(',').filter(|v| !v.is_empty()) {
+                points.push(Point { kernel: value.to_owned(), label: format!(" {value}"), ..base.clone() });
+            }
+        }
+        _ => return Err(wrong()),
+    }
+    if points.is_empty() {
+        return Err(wrong());
+    }
+    Ok(points)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::Parser;
+
+    #[derive(Parser)]
+    struct Wrapper {
+        #[command(flatten)]
+        args: BootBenchArgs,
+    }
+
+    fn args(words: &[&str]) -> BootBenchArgs {
+        Wrapper::parse_from([&["bench"], words].concat()).args
+    }
+
+    #[test]
+    fn sweeps_make_points() {
+        let memory = |text: &str| -> Vec<u64> {
+            points(&args(&["--sweep", text])).unwrap().iter().map(|p| p.memory_mib).collect()
+        };
+        assert_eq!(memory("mem=128M..1G"), [128, 256, 512, 1024]);
+        assert_eq!(memory("mem=64M,2G"), [64, 2048]);
+        let cpus: Vec<u32> = points(&args(&["--sweep", "cpus=1,4"])).unwrap().iter().map(|p| p.cpus).collect();
+        assert_eq!(cpus, [1, 4]);
+        assert_eq!(points(&args(&[])).unwrap().len(), 1);
+        for wrong in ["mem", "mem=", "mem=2G..1G", "cpus=0", "cpus=x", "disk=1", "kernel="] {
+            assert!(points(&args(&["--sweep", wrong])).is_err(), "{wrong}");
+        }
+    }
+
+    #[test]
+    fn targets_share_kernel_initrd_and_settings() {
+        let args =
+            args(&["--kernel", "/k", "--peer", "q=vmm {kernel} {memory_mib}", "--memory", "64M", "--rootfs", "/r"]);
+        let point = &points(&args).unwrap()[0];
+        let targets = targets_of(&args, point, Path::new("/i")).unwrap();
+        assert_eq!(targets.iter().map(|t| t.name.as_str()).collect::<Vec<_>>(), ["hutch", "hutch run", "q"]);
+        assert!(targets[0].argv.iter().any(|a| a.ends_with(" benchhold")));
+        assert_eq!(targets[1].argv.last().map(String::as_str), Some("/bin/true"));
+        assert_eq!(targets[2].argv, ["vmm", "/k", "64"]);
+    }
+
+    #[test]
+    fn nothing_to_measure_is_said() {
+        let failure = run(&args(&["--no-boot"])).unwrap_err();
+        assert_eq!(failure.code, 1);
+        assert!(format!("{failure:?}").contains("Nothing"), "{failure:?}");
+    }
+}

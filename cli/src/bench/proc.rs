@@ -1,0 +1,120 @@
+//! What the host kernel knows of a running VMM: memory from smaps, exits from KVM's debugfs.
+
+use std::collections::BTreeMap;
+use std::path::Path;
+
+/// Memory of a process without the guest's, in KiB.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Memory {
+    /// Resident.
+    pub rss_kib: u64,
+    /// Proportional share.
+    pub pss_kib: u64,
+    /// Private and written.
+    pub private_dirty_kib: u64,
+    /// Resident part of the guest's memory.
+    pub guest_rss_kib: u64,
+}
+
+/// Sums `smaps` text. The guest's memory is every mapping of at least half of `guest_mib`, or one that is named for
+/// it (`/memfd:hutch-…`); VMMs that split guest memory at the 4 GiB hole have two such.
+pub fn memory(smaps: &str, guest_mib: u64) -> Memory {
+    let (mut total, mut guest) = (Memory::default(), false);
+    let threshold_kib = guest_mib.saturating_mul(1024) / 2;
+    let mut header = "";
+    for line in smaps.lines() {
+        let Some((key, rest)) = line.split_once(':') else { continue };
+        let kib = rest.split_whitespace().next().and_then(|v| v.parse::<u64>().ok());
+        match (key, kib) {
+            ("Size", Some(kib)) => guest = kib >= threshold_kib || header.contains("/memfd:hutch-ram"),
+            ("Rss", Some(kib)) if guest => total.guest_rss_kib += kib,
+            ("Rss", Some(kib)) => total.rss_kib += kib,
+            ("Pss", Some(kib)) if !guest => total.pss_kib += kib,
+            ("Private_Dirty", Some(kib)) if !guest => total.private_dirty_kib += kib,
+            // "55e0-55e1 r--p 00000000 08:01 42 /path": the address range has no colon, the device has.
+            (key, _) if key.contains('-') => header = line,
+            _ => {}
+        }
+    }
+    total
+}
+
+/// Exit counters of KVM's VMs of process `pid`, summed; empty if debugfs is not mounted or shows none.
+pub fn kvm_exits(debugfs: &Path, pid: u32) -> BTreeMap<String, u64> {
+    const WANTED: [&str; 7] =
+        ["exits", "io_exits", "mmio_exits", "halt_exits", "irq_exits", "pf_taken", "signal_exits"];
+    let mut sums = BTreeMap::new();
+    let Ok(entries) = std::fs::read_dir(debugfs.join("kvm")) else { return sums };
+    let prefix = format!("{pid}-");
+    for entry in entries.flatten().filter(|e| e.file_name().to_string_lossy().starts_with(&prefix)) {
+        for name in WANTED {
+            let text = std::fs::read_to_string(entry.path().join(name)).unwrap_or_default();
+            if let Ok(count) = text.trim().parse::<u64>() {
+                *sums.entry(name.to_owned()).or_insert(0) += count;
+            }
+        }
+    }
+    sums
+}
+
+/// CPU model and kernel release of this host.
+pub fn host() -> BTreeMap<String, String> {
+    let mut facts = BTreeMap::new();
+    let cpuinfo = std::fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
+    if let Some(model) = cpuinfo.lines().find_map(|l| l.strip_prefix("model name")?.split_once(':')) {
+        facts.insert("cpu".into(), model.1.trim().to_owned());
+    }
+    let cpus = cpuinfo.lines().filter(|l| l.starts_with("processor")).count();
+    facts.insert("cpus".into(), cpus.to_string());
+    if let Ok(release) = std::fs::read_to_string("/proc/sys/kernel/osrelease") {
+        facts.insert("kernel".into(), release.trim().to_owned());
+    }
+    facts
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const SMAPS: &str = "\
+55e0c0000000-55e0c0001000 r--p 00000000 08:01 42   /usr/bin/vmm
+Size:                  4 kB
+Rss:                   4 kB
+Pss:                   2 kB
+Private_Dirty:         0 kB
+7f0000000000-7f0008000000 rw-p 00000000 00:00 0
+Size:             131072 kB
+Rss:               30000 kB
+Pss:               30000 kB
+Private_Dirty:     30000 kB
+7f1000000000-7f1000100000 rw-s 00000000 00:01 9   /memfd:hutch-ram (deleted)
+Size:               1024 kB
+Rss:                 100 kB
+7ffc00000000-7ffc00021000 rw-p 00000000 00:00 0   [stack]
+Size:                132 kB
+Rss:                  12 kB
+Pss:                  12 kB
+Private_Dirty:        12 kB
+";
+
+    #[test]
+    fn guest_memory_is_kept_apart() {
+        let m = memory(SMAPS, 128);
+        assert_eq!(m, Memory { rss_kib: 16, pss_kib: 14, private_dirty_kib: 12, guest_rss_kib: 30100 });
+        assert_eq!(memory("", 128), Memory::default());
+        assert_eq!(memory("garbage\nRss: x kB\n:\n", 1), Memory::default());
+    }
+
+    #[test]
+    fn exits_of_all_vms_of_a_process_are_summed() {
+        let dir = tempfile::tempdir().unwrap();
+        for (vm, n) in [("77-10", 5), ("77-11", 7), ("770-10", 100)] {
+            let path = dir.path().join("kvm").join(vm);
+            std::fs::create_dir_all(&path).unwrap();
+            std::fs::write(path.join("exits"), format!("{n}\n")).unwrap();
+        }
+        assert_eq!(kvm_exits(dir.path(), 77).get("exits"), Some(&12));
+        assert!(kvm_exits(dir.path(), 1).is_empty());
+        assert!(kvm_exits(Path::new("/nonexistent"), 1).is_empty());
+    }
+}

@@ -1,0 +1,137 @@
+//! Results as a table for people, CSV for spreadsheets, JSON for [`super::compare`].
+
+use std::fmt::Write;
+
+use super::sample::{Results, SeriesKind};
+use super::stats::Summary;
+
+/// A table: a block per target, and the ratios of the medians to the first target's.
+pub fn table(results: &Results) -> String {
+    let mut out = String::new();
+    let facts = results.host.iter().chain(&results.settings);
+    let _ = writeln!(out, "{}", facts.map(|(k, v)| format!("{k}: {v}")).collect::<Vec<_>>().join("; "));
+    for target in results.targets() {
+        let _ = writeln!(
+            out,
+            "\n{target:<28}{:>5}{:>10}{:>10}{:>10}{:>10}{:>10}{:>9}",
+            "n", "min", "p50", "p90", "p99", "max", "spread"
+        );
+        for series in results.series(target) {
+            let Some(s) = Summary::of(&series.values) else { continue };
+            let name = match series.kind {
+                SeriesKind::Mark => format!("{} (ms)", series.name),
+                SeriesKind::Figure => series.name,
+            };
+            let _ = writeln!(
+                out,
+                "  {name:<26}{:>5}{:>10}{:>10}{:>10}{:>10}{:>10}{:>8.1}%",
+                s.n,
+                number(s.min),
+                number(s.p50),
+                number(s.p90),
+                number(s.p99),
+                number(s.max),
+                s.spread_percent
+            );
+        }
+    }
+    out.push_str(&ratios(results));
+    out
+}
+
+/// Medians of every mark that two targets share, as ratios to the first target.
+fn ratios(results: &Results) -> String {
+    let targets = results.targets();
+    let Some((first, others)) = targets.split_first() else { return String::new() };
+    let mut out = String::new();
+    let base = results.series(first);
+    for other in others {
+        for series in results.series(other) {
+            let same = base.iter().find(|b| b.name == series.name && b.kind == SeriesKind::Mark);
+            let (Some(a), Some(b)) = (same.and_then(|b| Summary::of(&b.values)), Summary::of(&series.values)) else {
+                continue;
+            };
+            if b.p50 > 0.0 {
+                let _ = writeln!(out, "  {:<26}{first} takes {:.2} of {other}", series.name, a.p50 / b.p50);
+            }
+        }
+    }
+    if out.is_empty() {
+        out
+    } else {
+        format!("\nratios of medians\n{out}")
+    }
+}
+
+/// One line per target, round and name; marks in milliseconds.
+pub fn csv(results: &Results) -> String {
+    let mut out = String::from("target,round,name,value\n");
+    for sample in &results.samples {
+        let mut line = |name: &str, value: f64| {
+            let quoted = sample.target.replace('"', "\"\"");
+            let _ = writeln!(out, "\"{quoted}\",{},{name},{value}", sample.round);
+        };
+        for (name, ns) in &sample.marks {
+            line(&format!("{name}_ms"), *ns as f64 / 1e6);
+        }
+        if let Some(ns) = sample.guest_clock_ns {
+            line("guest_clock_ms", ns as f64 / 1e6);
+        }
+        for (name, value) in &sample.figures {
+            line(name, *value);
+        }
+    }
+    out
+}
+
+/// Three significant decimals for small numbers, none for large ones.
+fn number(value: f64) -> String {
+    match value.abs() {
+        v if v >= 1000.0 => format!("{value:.0}"),
+        v if v >= 100.0 => format!("{value:.1}"),
+        _ => format!("{value:.2}"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::sample::{Sample, RESULTS_VERSION};
+    use super::*;
+
+    fn results() -> Results {
+        let sample = |target: &str, round, init: u64| Sample {
+            target: target.into(),
+            round,
+            marks: [("init".to_owned(), init * 1_000_000)].into(),
+            guest_clock_ns: Some(init * 500_000),
+            figures: [("kvm_exits".to_owned(), 1000.0)].into(),
+        };
+        Results {
+            version: RESULTS_VERSION,
+            program: "hutch".into(),
+            host: [("cpu".to_owned(), "x".to_owned())].into(),
+            settings: Default::default(),
+            samples: vec![
+                sample("hutch", 0, 100),
+                sample("qemu", 0, 200),
+                sample("hutch", 1, 110),
+                sample("qemu", 1, 220),
+            ],
+        }
+    }
+
+    #[test]
+    fn the_table_has_all_series_and_the_ratio() {
+        let text = table(&results());
+        for part in ["init (ms)", "guest_clock", "vmm_share", "kvm_exits", "hutch takes 0.50 of qemu"] {
+            assert!(text.contains(part), "{part} in\n{text}");
+        }
+    }
+
+    #[test]
+    fn csv_has_a_line_per_value() {
+        let text = csv(&results());
+        assert_eq!(text.lines().count(), 1 + 4 * 3);
+        assert!(text.contains("\"qemu\",1,init_ms,220"), "{text}");
+    }
+}

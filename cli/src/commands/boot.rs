@@ -1,0 +1,90 @@
+//! `hutch boot`: any kernel and initrd, no agent; the console on stdout.
+
+use std::os::fd::AsFd;
+use std::time::Duration;
+
+use hutch_vmm::config::{BlockConfig, ConsoleConfig, ConsoleLevel, ConsoleOutput, DeviceDiscovery};
+use hutch_vmm::{Machine, MachineConfig, MachineExit, Mark};
+use nix::poll::{poll, PollFd, PollFlags, PollTimeout};
+use nix::sys::signal::{SigSet, Signal};
+use nix::sys::signalfd::{SfdFlags, SignalFd};
+
+use crate::args::boot::{BootArgs, Discovery};
+use crate::failure::{Failure, RUN_FAILED};
+use crate::{marks, resolve::size};
+
+/// Lines of the console shown when a guest fails.
+const TAIL: usize = 20;
+
+/// Why a boot failed.
+#[derive(Debug, thiserror::Error)]
+enum BootError {
+    #[error("--memory {0:?} is not a size; write for example 256M or 2G")]
+    Memory(String),
+    #[error("{exit}; last lines of its console:\n{tail}")]
+    Guest { exit: MachineExit, tail: String },
+    #[error("the guest did not end within {0} s")]
+    Timeout(u64),
+}
+
+/// Boots and waits for the end.
+pub fn run(args: &BootArgs, started_ns: u64) -> Result<u8, Failure> {
+    boot(args, started_ns).map_err(|failure| failure.with_code(RUN_FAILED))
+}
+
+fn boot(args: &BootArgs, started_ns: u64) -> Result<u8, Failure> {
+    let config = config(args)?;
+    // Blocked before any thread exists, so that all of them leave these signals to the one that waits for them.
+    let mut signals = SigSet::empty();
+    signals.add(Signal::SIGTERM);
+    signals.add(Signal::SIGINT);
+    signals.thread_block()?;
+    let signals = SignalFd::with_flags(&signals, SfdFlags::SFD_CLOEXEC)?;
+    let mut machine = Machine::build(&config)?;
+    let stopper = machine.stopper();
+    // Ends with the process at the latest; it owns nothing.
+    std::thread::Builder::new().name("signals".into()).spawn(move || {
+        let mut fds = [PollFd::new(signals.as_fd(), PollFlags::POLLIN)];
+        while matches!(poll(&mut fds, PollTimeout::NONE), Err(nix::errno::Errno::EINTR)) {}
+        stopper.stop();
+    })?;
+    machine.start()?;
+    let exit = machine.wait(args.timeout.map(Duration::from_secs));
+    let tail = machine.console_tail(TAIL).join("\n");
+    if let Some(path) = &args.marks {
+        let mut all = vec![Mark { name: "main".into(), at_ns: started_ns }];
+        all.extend(machine.marks());
+        marks::write(path, &all, &machine.counters().exits)?;
+    }
+    machine.shutdown()?;
+    match exit {
+        Some(MachineExit::PowerOff | MachineExit::Reset | MachineExit::Stopped) => Ok(0),
+        Some(exit) => Err(BootError::Guest { exit, tail }.into()),
+        None => Err(BootError::Timeout(args.timeout.unwrap_or(0)).into()),
+    }
+}
+
+fn config(args: &BootArgs) -> Result<MachineConfig, Failure> {
+    let mut config = MachineConfig::new(format!("boot-{}", std::process::id()), &args.kernel);
+    config.initrd.clone_from(&args.initrd);
+    config.vcpus = args.cpus;
+    config.memory.size_mib = size::mib(&args.memory).ok_or_else(|| BootError::Memory(args.memory.clone()))?;
+    config.cmdline = args.append.iter().flat_map(|text| text.split_whitespace()).map(str::to_owned).collect();
+    config.discovery = match args.discovery {
+        Discovery::Acpi => DeviceDiscovery::Acpi,
+        Discovery::Cmdline => DeviceDiscovery::Cmdline,
+    };
+    config.console = match args.silent {
+        true => ConsoleConfig { output: ConsoleOutput::Ring, level: ConsoleLevel::Quiet },
+        false => ConsoleConfig { output: ConsoleOutput::File("/dev/stdout".into()), level: ConsoleLevel::Verbose },
+    };
+    for (i, disk) in args.disks.iter().enumerate() {
+        let text = disk.to_string_lossy();
+        let (path, read_only) = match text.strip_suffix(":ro") {
+            Some(path) => (path.into(), true),
+            None => (disk.clone(), false),
+        };
+        config.blocks.push(BlockConfig { id: format!("disk{i}"), path, read_only, serial: None });
+    }
+    Ok(config)
+}

@@ -1,0 +1,34 @@
+//! `--marks FILE`: what a measurement wants to know, one JSON object a line. Marks have `name` and `at_ns`
+//! (CLOCK_MONOTONIC), counts have `name` and `count`.
+
+use std::fmt::Write as _;
+use std::path::Path;
+
+use hutch_vmm::counters::ExitCounts;
+use hutch_vmm::Mark;
+
+use crate::failure::Failure;
+
+/// The file could not be written.
+#[derive(Debug, thiserror::Error)]
+#[error("cannot write the marks to {}; name a file in a writable directory", .path.display())]
+pub struct MarksError {
+    path: std::path::PathBuf,
+    source: std::io::Error,
+}
+
+/// Writes marks and exit counts.
+pub fn write(path: &Path, marks: &[Mark], exits: &ExitCounts) -> Result<(), Failure> {
+    let mut text = String::new();
+    for mark in marks {
+        let _ = writeln!(text, "{}", serde_json::json!({"name": mark.name, "at_ns": mark.at_ns}));
+    }
+    for (name, count) in [
+        ("user_exits", exits.total()),
+        ("user_exits_pio", exits.pio_in + exits.pio_out),
+        ("user_exits_mmio", exits.mmio_read + exits.mmio_write),
+    ] {
+        let _ = writeln!(text, "{}", serde_json::json!({"name": name, "count": count}));
+    }
+    std::fs::write(path, text).map_err(|source| MarksError { path: path.to_owned(), source }.into())
+}
