@@ -1,5 +1,6 @@
 //! What a machine shall be. Plain data, checked by [`MachineConfig::check`] before anything is built.
 
+use std::ffi::OsString;
 use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
@@ -195,6 +196,9 @@ pub struct ShareConfig {
     /// The guest may not write.
     #[serde(default)]
     pub read_only: bool,
+    /// Shares this one file of the directory and nothing else of it.
+    #[serde(default)]
+    pub only: Option<OsString>,
 }
 
 /// The socket device.

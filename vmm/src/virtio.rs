@@ -60,8 +60,8 @@ fn block(config: &BlockConfig) -> Result<Block, block::BlockError> {
 }
 
 fn share(config: &ShareConfig) -> Result<Fs, FsError> {
-    let ShareConfig { id, tag, path, read_only } = config.clone();
-    Fs::new(FsConfig { id, tag, path, read_only, ..FsConfig::default() })
+    let ShareConfig { id, tag, path, read_only, only } = config.clone();
+    Fs::new(FsConfig { id, tag, path, read_only, only, ..FsConfig::default() })
 }
 
 fn net(config: &NetConfig) -> Result<Net, AttachError> {

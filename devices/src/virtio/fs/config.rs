@@ -1,5 +1,6 @@
 //! What a share is made of, checked before anything runs.
 
+use std::ffi::OsString;
 use std::io;
 use std::path::PathBuf;
 use std::time::Duration;
@@ -57,6 +58,8 @@ pub struct FsConfig {
     pub path: PathBuf,
     /// Whether the guest may change anything.
     pub read_only: bool,
+    /// Shares this one file of the directory and nothing else of it. The directory itself can't be changed then.
+    pub only: Option<OsString>,
     /// How much the guest remembers.
     pub cache: FsCache,
 }

@@ -24,6 +24,9 @@ mod confinement_tests;
 mod creds;
 mod device;
 mod limit;
+mod only;
+#[cfg(test)]
+mod only_tests;
 mod pool;
 #[cfg(test)]
 mod proptests;

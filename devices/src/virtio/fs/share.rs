@@ -23,6 +23,7 @@ use fuse_backend_rs::passthrough::{Config, PassthroughFs};
 use super::config::{FsCache, FsConfig};
 use super::creds::GuestUser;
 use super::limit::Headroom;
+use super::only::Only;
 use super::root::Root;
 use super::sys;
 
@@ -55,6 +56,7 @@ pub struct Share {
     /// Keeps the path that `inner` works from alive.
     root: Root,
     read_only: bool,
+    only: Only,
     cache: FsCache,
     headroom: Headroom,
     /// File systems other than the root's, in the order in which they were met.
@@ -83,6 +85,7 @@ impl Share {
             inner,
             root,
             read_only: config.read_only,
+            only: Only::new(config.only.as_deref())?,
             cache: config.cache,
             headroom: Headroom::new(sys::open_files_limit()),
             devs: Mutex::new(Vec::new()),
@@ -95,6 +98,12 @@ impl Share {
         } else {
             Ok(())
         }
+    }
+
+    /// A directory whose entries, or anything whose attributes, may be changed.
+    fn changeable(&self, inode: u64) -> io::Result<()> {
+        self.writable()?;
+        self.only.spare(inode)
     }
 
     /// Asked before anything that may keep a descriptor.
@@ -134,8 +143,13 @@ impl Share {
     }
 
     /// Makes something in a directory for a user of the guest.
-    fn make(&self, context: &Context, operation: impl FnOnce(&Context) -> io::Result<Entry>) -> io::Result<Entry> {
-        self.writable()?;
+    fn make(
+        &self,
+        context: &Context,
+        parent: u64,
+        operation: impl FnOnce(&Context) -> io::Result<Entry>,
+    ) -> io::Result<Entry> {
+        self.changeable(parent)?;
         self.room()?;
         let _user = GuestUser::enter(context.uid, context.gid)?;
         operation(&Context::new()).map(|entry| self.numbered(entry))
@@ -151,6 +165,16 @@ impl Share {
         add: &mut dyn FnMut(DirEntry<'_>, Entry) -> io::Result<usize>,
     ) -> io::Result<()> {
         self.room()?;
+        if let Some(name) = self.only.name_in(inode) {
+            if offset == 0 {
+                // It may be gone, or be something else by now: then the directory is empty.
+                if let Ok(entry) = self.lookup(context, inode, name) {
+                    let type_ = u32::from(libc::DT_REG);
+                    add(DirEntry { ino: entry.attr.st_ino, offset: 1, type_, name: name.to_bytes() }, entry)?;
+                }
+            }
+            return Ok(());
+        }
         let mut added = false;
         let mut each = |mut name: DirEntry<'_>, entry: Entry| {
             if added && self.room().is_err() {
@@ -211,11 +235,16 @@ impl FileSystem for Share {
 
     fn lookup(&self, context: &Context, parent: u64, name: &CStr) -> io::Result<Entry> {
         component(name)?;
+        self.only.admit(parent, name)?;
         self.room()?;
         match self.inner.lookup(context, parent, name) {
             // A name that may be remembered as not there.
             Err(error) if error.kind() == io::ErrorKind::NotFound && self.cache == FsCache::Always => {
                 Ok(Entry { entry_timeout: self.cache.timeout(), ..Entry::default() })
+            }
+            Ok(entry) if self.only.is_stranger(parent, &entry) => {
+                self.inner.forget(context, entry.inode, 1);
+                Err(io::Error::from_raw_os_error(libc::ENOENT))
             }
             result => result.map(|entry| self.numbered(entry)),
         }
@@ -243,7 +272,7 @@ impl FileSystem for Share {
         handle: Option<u64>,
         valid: SetattrValid,
     ) -> io::Result<(stat64, Duration)> {
-        self.writable()?;
+        self.changeable(inode)?;
         let (mut stat, timeout) = self.inner.setattr(context, inode, attr, handle, valid)?;
         self.number(&mut stat);
         Ok((stat, timeout))
@@ -255,7 +284,7 @@ impl FileSystem for Share {
 
     fn symlink(&self, context: &Context, target: &CStr, parent: u64, name: &CStr) -> io::Result<Entry> {
         component(name)?;
-        self.make(context, |context| self.inner.symlink(context, target, parent, name))
+        self.make(context, parent, |context| self.inner.symlink(context, target, parent, name))
     }
 
     fn mknod(
@@ -268,23 +297,23 @@ impl FileSystem for Share {
         umask: u32,
     ) -> io::Result<Entry> {
         component(name)?;
-        self.make(context, |context| self.inner.mknod(context, parent, name, mode, rdev, umask))
+        self.make(context, parent, |context| self.inner.mknod(context, parent, name, mode, rdev, umask))
     }
 
     fn mkdir(&self, context: &Context, parent: u64, name: &CStr, mode: u32, umask: u32) -> io::Result<Entry> {
         component(name)?;
-        self.make(context, |context| self.inner.mkdir(context, parent, name, mode, umask))
+        self.make(context, parent, |context| self.inner.mkdir(context, parent, name, mode, umask))
     }
 
     fn unlink(&self, context: &Context, parent: u64, name: &CStr) -> io::Result<()> {
         component(name)?;
-        self.writable()?;
+        self.changeable(parent)?;
         self.inner.unlink(context, parent, name)
     }
 
     fn rmdir(&self, context: &Context, parent: u64, name: &CStr) -> io::Result<()> {
         component(name)?;
-        self.writable()?;
+        self.changeable(parent)?;
         self.inner.rmdir(context, parent, name)
     }
 
@@ -299,13 +328,14 @@ impl FileSystem for Share {
     ) -> io::Result<()> {
         component(oldname)?;
         component(newname)?;
-        self.writable()?;
+        self.changeable(olddir)?;
+        self.changeable(newdir)?;
         self.inner.rename(context, olddir, oldname, newdir, newname, flags)
     }
 
     fn link(&self, context: &Context, inode: u64, newparent: u64, newname: &CStr) -> io::Result<Entry> {
         component(newname)?;
-        self.writable()?;
+        self.changeable(newparent)?;
         self.room()?;
         self.inner.link(context, inode, newparent, newname).map(|entry| self.numbered(entry))
     }
@@ -330,7 +360,7 @@ impl FileSystem for Share {
         args: CreateIn,
     ) -> io::Result<(Entry, Option<u64>, OpenOptions, Option<u32>)> {
         component(name)?;
-        self.writable()?;
+        self.changeable(parent)?;
         self.room()?;
         let exclusive = args.flags & libc::O_EXCL.cast_unsigned();
         let args = CreateIn { flags: self.open_flags(args.flags)? | exclusive, ..args };
@@ -410,20 +440,22 @@ impl FileSystem for Share {
     }
 
     fn setxattr(&self, context: &Context, inode: u64, name: &CStr, value: &[u8], flags: u32) -> io::Result<()> {
-        self.writable()?;
+        self.changeable(inode)?;
         self.inner.setxattr(context, inode, name, value, flags)
     }
 
     fn getxattr(&self, context: &Context, inode: u64, name: &CStr, size: u32) -> io::Result<GetxattrReply> {
+        self.only.spare(inode)?;
         self.inner.getxattr(context, inode, name, size.min(XATTR_MAX))
     }
 
     fn listxattr(&self, context: &Context, inode: u64, size: u32) -> io::Result<ListxattrReply> {
+        self.only.spare(inode)?;
         self.inner.listxattr(context, inode, size.min(XATTR_MAX))
     }
 
     fn removexattr(&self, context: &Context, inode: u64, name: &CStr) -> io::Result<()> {
-        self.writable()?;
+        self.changeable(inode)?;
         self.inner.removexattr(context, inode, name)
     }
 
