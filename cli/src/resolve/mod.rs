@@ -9,7 +9,7 @@ mod mounts;
 mod process;
 pub mod size;
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;
 
 use std::convert::Infallible;
 use std::ffi::{OsStr, OsString};

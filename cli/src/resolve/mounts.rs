@@ -58,6 +58,10 @@ impl Volume {
         if !kind.is_dir() && !kind.is_file() {
             return Err(ResolveError::VolumeSourceKind(path));
         }
+        if kind.is_file() {
+            // The agent is told its name, to bind it.
+            utf8("-v file name", real.file_name().unwrap_or_default())?;
+        }
         let target = destination(utf8("-v destination", OsStr::from_bytes(target))?)?;
         Ok(Self { source: real, is_file: kind.is_file(), target, read_only })
     }

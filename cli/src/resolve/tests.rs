@@ -32,7 +32,7 @@ fn resolve(words: &[&str]) -> Result<RunPlan, ResolveError> {
     resolve_in(dir.path(), words)
 }
 
-fn resolve_in(dir: &Path, words: &[&str]) -> Result<RunPlan, ResolveError> {
+pub(crate) fn resolve_in(dir: &Path, words: &[&str]) -> Result<RunPlan, ResolveError> {
     let at = dir.to_str().unwrap();
     let mut all: Vec<OsString> = ["hutch", "run", "--rootfs", at].map(OsString::from).to_vec();
     all.extend(words.iter().map(|word| OsString::from(word.replace('@', at))));
@@ -42,7 +42,7 @@ fn resolve_in(dir: &Path, words: &[&str]) -> Result<RunPlan, ResolveError> {
     resolve_words(all)
 }
 
-fn directory() -> TempDir {
+pub(crate) fn directory() -> TempDir {
     let dir = TempDir::new().unwrap();
     fs::create_dir(dir.path().join("sub")).unwrap();
     fs::write(dir.path().join("file"), "# comment\n\nA=1=2\nLANG\n").unwrap();

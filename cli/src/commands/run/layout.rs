@@ -1,13 +1,13 @@
 //! What the machine consists of and what the agent mounts where.
 //!
 //! In the guest: `/run/hutch/root` is the root file system of the command (with an overlay, it lies over
-//! `/run/hutch/lower`); single files come in directories `/run/hutch/vN` and are bound to their places.
+//! `/run/hutch/lower`); single files come in shares of their own at `/run/hutch/vN` and are bound to their places.
 
 use std::fs::File;
 use std::io::Read;
+use std::path::Path;
 
 use hutch_agent_proto::{GuestMount, SandboxSpec};
-use hutch_runtime::guest::GuestAssets;
 use hutch_vmm::config::{
     BlockConfig, ConsoleConfig, ConsoleLevel, ConsoleOutput, NetConfig, ShareConfig, TapSource, VsockConfig,
 };
@@ -25,6 +25,8 @@ const ROOT: &str = "/run/hutch/root";
 const LOWER: &str = "/run/hutch/lower";
 /// In-memory file system that takes the overlay's writes.
 const WRITES: &str = "/run/hutch/writes";
+/// Single files are mounted below.
+const FILES: &str = "/run/hutch";
 /// Entropy for the guest's pool, in bytes: what Linux' pool holds.
 const ENTROPY: usize = 32;
 
@@ -37,11 +39,11 @@ pub struct Layout {
 }
 
 /// Lays both out as the plan says.
-pub fn lay_out(plan: &RunPlan, assets: &GuestAssets) -> Layout {
-    let mut machine = MachineConfig::new(&plan.name, &assets.kernel);
+pub fn lay_out(plan: &RunPlan, kernel: &Path, initrd: &Path) -> Layout {
+    let mut machine = MachineConfig::new(&plan.name, kernel);
     machine.vcpus = plan.cpus;
     machine.memory.size_mib = plan.memory_mib;
-    machine.initrd = Some(plan.initrd.clone().unwrap_or_else(|| assets.initrd.clone()));
+    machine.initrd = Some(plan.initrd.clone().unwrap_or_else(|| initrd.to_owned()));
     machine.cmdline.clone_from(&plan.append);
     machine.console = match &plan.console {
         Some(path) => ConsoleConfig { output: ConsoleOutput::File(path.clone()), level: ConsoleLevel::Verbose },
@@ -54,6 +56,7 @@ pub fn lay_out(plan: &RunPlan, assets: &GuestAssets) -> Layout {
         tag: ROOT_TAG.into(),
         path: plan.rootfs.clone(),
         read_only: plan.root_mode != RootMode::ReadWrite,
+        only: None,
     });
     let mut mounts = root_mounts(plan.root_mode);
     add_volumes(plan, &mut machine, &mut mounts);
@@ -91,24 +94,33 @@ fn root_mounts(mode: RootMode) -> Vec<GuestMount> {
 }
 
 fn add_volumes(plan: &RunPlan, machine: &mut MachineConfig, mounts: &mut Vec<GuestMount>) {
+    let mut inside = Vec::new();
     for tmpfs in &plan.tmpfs {
         let options: Vec<&str> = tmpfs.options.iter().map(String::as_str).collect();
-        mounts.push(GuestMount { in_root: true, ..mount("tmpfs", &tmpfs.target, "tmpfs", &options) });
+        inside.push(mount("tmpfs", &tmpfs.target, "tmpfs", &options));
     }
     for (index, volume) in plan.volumes.iter().enumerate() {
         let tag = format!("v{index}");
         let options: &[&str] = if volume.read_only { &["ro"] } else { &[] };
-        machine.shares.push(ShareConfig {
-            id: tag.clone(),
-            tag: tag.clone(),
-            path: volume.source.clone(),
-            read_only: volume.read_only,
+        let (path, only) = match (volume.is_file, volume.source.parent(), volume.source.file_name()) {
+            (true, Some(parent), Some(name)) => (parent.to_owned(), Some(name.to_owned())),
+            _ => (volume.source.clone(), None),
+        };
+        inside.push(match &only {
+            None => mount(&tag, &volume.target, "virtiofs", options),
+            Some(_) => {
+                let place = format!("{FILES}/{tag}");
+                mounts.push(mount(&tag, &place, "virtiofs", options));
+                // The agent sees this name on the share; one that is not UTF-8 was refused before.
+                let name = volume.source.file_name().unwrap_or_default().to_string_lossy();
+                mount(&format!("{place}/{name}"), &volume.target, "bind", options)
+            }
         });
-        mounts.push(GuestMount { in_root: true, ..mount(&tag, &volume.target, "virtiofs", options) });
+        machine.shares.push(ShareConfig { id: tag.clone(), tag, path, read_only: volume.read_only, only });
     }
     // Outer mounts first, or they would hide inner ones.
-    let outside = mounts.iter().take_while(|mount| !mount.in_root).count();
-    mounts[outside..].sort_by_key(|mount| mount.target.matches('/').count());
+    inside.sort_by_key(|mount| mount.target.matches('/').count());
+    mounts.extend(inside.into_iter().map(|mount| GuestMount { in_root: true, ..mount }));
 }
 
 fn add_disks(plan: &RunPlan, machine: &mut MachineConfig) {
@@ -146,5 +158,89 @@ fn entropy() -> Vec<u8> {
     match File::open("/dev/urandom").and_then(|mut file| file.read_exact(&mut bytes)) {
         Ok(()) => bytes,
         Err(_) => Vec::new(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::resolve::{tests::directory, tests::resolve_in, RunPlan};
+
+    fn plan(words: &[&str]) -> (tempfile::TempDir, RunPlan) {
+        let dir = directory();
+        let plan = resolve_in(dir.path(), words).unwrap();
+        (dir, plan)
+    }
+
+    fn laid_out(plan: &RunPlan) -> Layout {
+        lay_out(plan, "/kernel".as_ref(), "/initrd".as_ref())
+    }
+
+    fn mounts(layout: &Layout) -> Vec<(&str, &str, &str, bool)> {
+        layout.sandbox.mounts.iter().map(|m| (&*m.source, &*m.target, &*m.fstype, m.in_root)).collect()
+    }
+
+    #[test]
+    fn the_root_is_shared_and_mounted_as_its_mode_says() {
+        let (dir, plain) = plan(&[]);
+        let layout = laid_out(&plain);
+        assert_eq!(layout.machine.shares[0].path, dir.path().canonicalize().unwrap());
+        assert!(!layout.machine.shares[0].read_only && !layout.sandbox.root_readonly);
+        assert_eq!(mounts(&layout), [("root", ROOT, "virtiofs", false)]);
+
+        let layout = laid_out(&plan(&["--read-only"]).1);
+        assert!(layout.machine.shares[0].read_only && layout.sandbox.root_readonly);
+        assert_eq!(layout.sandbox.mounts[0].options, ["ro"]);
+
+        let layout = laid_out(&plan(&["--rootfs-overlay"]).1);
+        // The host refuses writes, the guest takes them.
+        assert!(layout.machine.shares[0].read_only && !layout.sandbox.root_readonly);
+        let types: Vec<&str> = layout.sandbox.mounts.iter().map(|m| m.fstype.as_str()).collect();
+        assert_eq!(types, ["virtiofs", "tmpfs", "overlay"]);
+    }
+
+    #[test]
+    fn a_file_is_shared_alone_and_bound_to_its_place() {
+        let (dir, plan) = plan(&["-v", "@/file:/etc/f:ro", "-v", "@/sub:/data"]);
+        let layout = laid_out(&plan);
+        let real = dir.path().canonicalize().unwrap();
+        let shares = &layout.machine.shares[1..];
+        assert_eq!((shares[0].path.clone(), shares[0].only.as_deref()), (real.clone(), Some("file".as_ref())));
+        assert!(shares[0].read_only && !shares[1].read_only);
+        assert_eq!((shares[1].path.clone(), shares[1].only.clone()), (real.join("sub"), None));
+        assert_eq!(
+            mounts(&layout)[1..],
+            [
+                ("v0", "/run/hutch/v0", "virtiofs", false),
+                ("v1", "/data", "virtiofs", true),
+                ("/run/hutch/v0/file", "/etc/f", "bind", true),
+            ]
+        );
+    }
+
+    #[test]
+    fn outer_mounts_come_before_inner_ones() {
+        let (_dir, plan) = plan(&["-v", "@/sub:/a/b/c", "-v", "@/sub:/a", "--tmpfs", "/a/b"]);
+        let layout = laid_out(&plan);
+        let targets: Vec<&str> = layout.sandbox.mounts[1..].iter().map(|m| m.target.as_str()).collect();
+        assert_eq!(targets, ["/a", "/a/b", "/a/b/c"]);
+    }
+
+    #[test]
+    fn the_machine_is_what_was_asked_for() {
+        let words = ["--cpus", "3", "--memory", "64M", "--disk", "@/file:ro", "--net", "tap=t0", "--append", "a=b c"];
+        let (_dir, plan) = plan(&words);
+        let machine = laid_out(&plan).machine;
+        assert_eq!((machine.vcpus, machine.memory.size_mib), (3, 64));
+        assert_eq!(machine.cmdline, ["a=b", "c"]);
+        assert!(machine.blocks[0].read_only && machine.vsock.is_some() && machine.rng);
+        assert_eq!(machine.nets[0].mac[0] & 3, 2, "not a locally administered unicast address");
+        machine.check().unwrap();
+    }
+
+    #[test]
+    fn addresses_depend_on_the_name() {
+        assert_eq!(mac("a"), mac("a"));
+        assert_ne!(mac("a"), mac("b"));
     }
 }

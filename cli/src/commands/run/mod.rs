@@ -54,7 +54,7 @@ fn whole(args: RunArgs, started: u64, began: Instant) -> Result<u8, Failure> {
     let signals = Signals::block()?;
     let assets = GuestAssets::open(&plan.guest_dir, plan.kernel.clone())?;
     phases.mark("guest assets opened");
-    let layout = layout::lay_out(&plan, &assets);
+    let layout = layout::lay_out(&plan, &assets.kernel, &assets.initrd);
     let sandbox = MachineSandbox::launch(&layout.machine)?;
     phases.mark("machine started");
     let inbox = Inbox::new();
