@@ -11,7 +11,7 @@ use super::image;
 use super::initramfs;
 use super::kernel::{SourceBuild, SourceKernel, GUEST_CONFIG};
 use super::local::LocalKernel;
-use super::module::Module;
+use super::module::Modules;
 use super::progress::{phase, Event, Progress};
 use super::store::manifest::{
     FileRecord, KernelOrigin, KernelRecord, Manifest, ManifestError, FORMAT, INITRAMFS, VMLINUX,
@@ -67,7 +67,7 @@ pub(crate) struct NewKernel {
     pub(crate) form: String,
     pub(crate) key: String,
     pub(crate) origin: KernelOrigin,
-    pub(crate) modules: Vec<Module>,
+    pub(crate) modules: Modules,
 }
 
 /// An ELF kernel, in memory or in a file that stays as it is.
@@ -200,7 +200,7 @@ fn from_source(kernel: SourceKernel) -> Result<NewKernel, GuestError> {
             config_sha256: kernel.config_sha256,
             compiler: kernel.compiler,
         },
-        modules: Vec::new(),
+        modules: Modules::default(),
     })
 }
 
@@ -226,7 +226,7 @@ fn install(
             origin: kernel.origin.clone(),
         },
         agent: agent.record.clone(),
-        modules: kernel.modules.iter().map(|module| module.file.clone()).collect(),
+        modules: kernel.modules.all.iter().map(|module| module.file.clone()).collect(),
         files: [(VMLINUX.to_owned(), vmlinux), (INITRAMFS.to_owned(), FileRecord::of(&initramfs))].into(),
         built_unix_s: SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs(),
         built_in_ms: u64::try_from(took.as_millis()).unwrap_or(u64::MAX),

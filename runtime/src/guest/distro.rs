@@ -16,7 +16,7 @@ const FAVOURITE: &str = r"^linux-image-6\.12\.[0-9]+(\+deb[0-9]+)?-cloud-amd64$"
 /// The package that depends on the archive's present cloud kernel, whichever that is.
 const META: &str = "linux-image-cloud-amd64";
 /// Raised whenever the same package would give another asset: part of the key.
-const METHOD: u32 = 1;
+const METHOD: u32 = 2;
 /// No file of a kernel package comes near this, in bytes.
 const MAX_FILE: u64 = 256 << 20;
 /// Nor do all modules together, compressed.
@@ -93,9 +93,10 @@ impl PackageFiles {
         let path = path.trim_start_matches("./");
         let Some((dir, file)) = path.rsplit_once('/') else { return Ok(()) };
         let is_image = dir == "boot" && file.starts_with("vmlinuz-");
+        let is_config = dir == "boot" && file.starts_with("config-");
         let in_modules = dir.strip_prefix("usr/").unwrap_or(dir).starts_with("lib/modules/");
         let is_list = file == "modules.builtin";
-        if !is_image && !(in_modules && (is_list || file.contains(".ko"))) {
+        if !is_image && !is_config && !(in_modules && (is_list || file.contains(".ko"))) {
             return Ok(());
         }
         self.total = self.total.saturating_add(size);
@@ -106,6 +107,8 @@ impl PackageFiles {
         contents.read_to_end(&mut bytes)?;
         if is_image {
             self.image = Some(bytes);
+        } else if is_config {
+            self.modules.add_config(&String::from_utf8_lossy(&bytes));
         } else if is_list {
             self.modules.add_builtin(&String::from_utf8_lossy(&bytes));
         } else {

@@ -6,13 +6,13 @@ use std::path::{Path, PathBuf};
 use super::build::{NewKernel, Vmlinux};
 use super::digest::Digest;
 use super::image;
-use super::module::{self, ModuleTree};
+use super::module::{self, ModuleTree, Modules};
 use super::store::manifest::{KernelOrigin, Stamp};
 use super::store::AssetKind;
 use super::GuestError;
 
 /// Raised whenever the same file would give another asset: part of the key.
-const METHOD: u32 = 1;
+const METHOD: u32 = 2;
 
 /// A kernel file, read.
 #[derive(Debug)]
@@ -74,18 +74,24 @@ impl LocalKernel {
         };
         let dir = self.modules.or_else(installed);
         let modules = match &dir {
-            Some(dir) => {
-                let tree = ModuleTree::scan(dir)?;
-                if tree.is_empty() {
-                    Vec::new()
-                } else {
-                    module::select(&tree)?
-                }
-            }
-            None => Vec::new(),
+            Some(dir) => select_from(dir, &self.path, kernel.release.as_deref())?,
+            None => Modules::default(),
         };
         let origin = KernelOrigin::File { path: self.path, sha256: self.sha256, stamp: self.stamp, modules: dir };
         let form = kernel.form.to_string();
         Ok(NewKernel { vmlinux: Vmlinux::Bytes(kernel.elf), release: kernel.release, form, key, origin, modules })
     }
+}
+
+fn select_from(dir: &Path, kernel: &Path, release: Option<&str>) -> Result<Modules, GuestError> {
+    let mut tree = ModuleTree::scan(dir)?;
+    if tree.is_empty() {
+        return Ok(Modules::default());
+    }
+    // Beside the kernel on Debian, among the modules on Fedora.
+    let beside = kernel.with_file_name(format!("config-{}", release.unwrap_or_default()));
+    if let Some(config) = [beside, dir.join("config")].iter().find_map(|path| fs::read_to_string(path).ok()) {
+        tree.add_config(&config);
+    }
+    Ok(module::select(&tree)?)
 }

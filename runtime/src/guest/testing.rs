@@ -76,15 +76,22 @@ pub(crate) fn agent(name: &str) -> Vec<u8> {
 
 /// A kernel module with this `.modinfo`.
 pub(crate) fn module(modinfo: &str) -> Vec<u8> {
+    module_with_section(modinfo, ".strtab")
+}
+
+/// A kernel module with this `.modinfo` and one more section.
+pub(crate) fn module_with_section(modinfo: &str, more: &str) -> Vec<u8> {
     let info = modinfo.replace('|', "\0") + "\0";
-    let names = b"\0.modinfo\0.shstrtab\0";
+    let names = format!("\0.modinfo\0.shstrtab\0{more}\0").into_bytes();
     let (info_at, names_at) = (64, 64 + info.len());
     let sections_at = (names_at + names.len()).next_multiple_of(8);
-    let mut out = elf_header(1, 0, sections_at as u64, 3, 2);
+    let mut out = elf_header(1, 0, sections_at as u64, 4, 2);
     put(&mut out, info_at, info.as_bytes());
-    put(&mut out, names_at, names);
+    put(&mut out, names_at, &names);
     out.resize(sections_at + 64, 0); // the null section
-    for (name, kind, at, size) in [(1u32, 1u32, info_at, info.len()), (10, 3, names_at, names.len())] {
+    for (name, kind, at, size) in
+        [(1u32, 1u32, info_at, info.len()), (10, 3, names_at, names.len()), (20, 1, info_at, info.len())]
+    {
         let header = out.len();
         put(&mut out, header, &name.to_le_bytes());
         put(&mut out, header + 4, &kind.to_le_bytes());

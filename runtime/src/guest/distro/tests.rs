@@ -68,7 +68,7 @@ fn kernel_and_modules_come_out_of_the_package() {
     let kernel = build(&apt, &package, &mut quiet).unwrap();
     assert_eq!(kernel.release.as_deref(), Some("6.12.5+deb12-cloud-amd64"));
     assert_eq!(kernel.form, "bzImage, zstd");
-    let modules: Vec<_> = kernel.modules.iter().map(|module| module.file.as_str()).collect();
+    let modules: Vec<_> = kernel.modules.all.iter().map(|module| module.file.as_str()).collect();
     assert_eq!(modules, ["virtio_mmio.ko", "vsock.ko", "vmw_vsock_virtio_transport.ko", "virtio-rng.ko"]);
     assert!(matches!(kernel.origin, KernelOrigin::Package { version, .. } if version == "6.12.5-1"));
 }

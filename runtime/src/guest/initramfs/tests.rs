@@ -5,11 +5,13 @@ use std::process::{Command, Stdio};
 
 use proptest::prelude::*;
 
+use super::super::module::Module;
 use super::*;
 
 fn sample() -> Vec<u8> {
-    let modules =
-        [Module { file: "b.ko".into(), bytes: b"bb".to_vec() }, Module { file: "a.ko".into(), bytes: b"a".to_vec() }];
+    let module = |file: &str, bytes: &[u8]| Module { file: file.into(), bytes: bytes.to_vec() };
+    let demands = vec![("always", vec!["b.ko".to_owned()]), ("fs:x", vec!["b.ko".to_owned(), "a.ko".to_owned()])];
+    let modules = Modules { all: vec![module("b.ko", b"bb"), module("a.ko", b"a")], demands };
     assemble(b"the agent", &modules).unwrap()
 }
 
@@ -18,6 +20,8 @@ fn the_archive_holds_agent_modules_order_and_devices() {
     let archive = Archive::read(&sample()).unwrap();
     assert_eq!(archive.get("init"), Some(&Node::File(0o755, b"the agent".to_vec())));
     assert_eq!(archive.get("modules/order"), Some(&Node::File(0o644, b"b.ko\na.ko\n".to_vec())));
+    let demands = b"always b.ko\nfs:x b.ko a.ko\n".to_vec();
+    assert_eq!(archive.get("modules/demands"), Some(&Node::File(0o644, demands)));
     assert_eq!(archive.get("modules/a.ko"), Some(&Node::File(0o644, b"a".to_vec())));
     assert_eq!(archive.get("dev/console"), Some(&Node::CharDevice(0o600, 5, 1)));
     for directory in ["dev", "proc", "sys", "run", "modules"] {
@@ -53,7 +57,7 @@ fn the_systems_cpio_reads_it() {
     assert!(has(&["-rwxr-xr-x", "9", " init"]), "{text}");
     assert!(has(&["drwxr-xr-x", " proc"]), "{text}");
     assert!(has(&["-rw-r--r--", " 10 ", " modules/order"]), "{text}");
-    assert_eq!(text.lines().count(), 11, "{text}");
+    assert_eq!(text.lines().count(), 12, "{text}");
 }
 
 #[test]

@@ -3,13 +3,15 @@
 //! Only for kernels that have modules: our own (`--kernel source`) has none.
 
 mod modinfo;
+mod slim;
 mod tree;
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::path::PathBuf;
 
 use super::image::ImageError;
+pub(crate) use slim::insists_on_signatures;
 pub(crate) use tree::ModuleTree;
 
 /// The largest module accepted, unpacked, in bytes.
@@ -40,9 +42,21 @@ pub(crate) struct Module {
     pub(crate) bytes: Vec<u8>,
 }
 
+/// The modules of a guest.
+#[derive(Debug, Default, Clone, PartialEq, Eq)]
+pub(crate) struct Modules {
+    /// All of them, each after those it needs.
+    pub(crate) all: Vec<Module>,
+    /// Which of them an occasion calls for: see [`Wanted::when`]; each list is complete and in order.
+    pub(crate) demands: Vec<(&'static str, Vec<String>)>,
+}
+
 /// A module the guest is given, unless it is built into the kernel.
 struct Wanted {
     name: &'static str,
+    /// When it is needed: `always`, `virtio:N` if there is a virtio device of that type, `fs:NAME` before a file
+    /// system of that type is mounted.
+    when: &'static str,
     /// The guest is of no use without it.
     required: bool,
     why: &'static str,
@@ -52,14 +66,19 @@ struct Wanted {
 /// network, hence no veth, bridge or nf_tables; what only some guests use, they can have with the kernel built
 /// from source.
 const WANTED: &[Wanted] = &[
-    Wanted { name: "virtio_mmio", required: true, why: "every device is on this bus" },
-    Wanted { name: "vmw_vsock_virtio_transport", required: true, why: "the agent is reached through vsock" },
-    Wanted { name: "virtiofs", required: true, why: "the root file system comes through it" },
-    Wanted { name: "overlay", required: false, why: "throw-away upper layer of a read-only root" },
-    Wanted { name: "virtio_blk", required: false, why: "block devices" },
-    Wanted { name: "ext4", required: false, why: "root file systems and volumes on block devices" },
-    Wanted { name: "virtio_net", required: false, why: "network" },
-    Wanted { name: "virtio_rng", required: false, why: "seeds the random pool on CPUs without RDRAND" },
+    Wanted { name: "virtio_mmio", when: "always", required: true, why: "every device is on this bus" },
+    Wanted {
+        name: "vmw_vsock_virtio_transport",
+        when: "always",
+        required: true,
+        why: "the agent is reached through vsock",
+    },
+    Wanted { name: "virtiofs", when: "virtio:26", required: true, why: "the root file system comes through it" },
+    Wanted { name: "overlay", when: "fs:overlay", required: false, why: "throw-away upper layer of a read-only root" },
+    Wanted { name: "virtio_blk", when: "virtio:2", required: false, why: "block devices" },
+    Wanted { name: "ext4", when: "fs:ext4", required: false, why: "root file systems and volumes on block devices" },
+    Wanted { name: "virtio_net", when: "virtio:1", required: false, why: "network" },
+    Wanted { name: "virtio_rng", when: "virtio:4", required: false, why: "seeds the random pool without RDRAND" },
 ];
 
 /// Which modules [`select`] looks for; part of the key that tells whether an asset is up to date.
@@ -68,47 +87,72 @@ pub(crate) fn wanted_names() -> Vec<&'static str> {
 }
 
 /// Picks the wanted modules and all they depend on, each after those it needs.
-pub(crate) fn select(tree: &ModuleTree) -> Result<Vec<Module>, ModuleError> {
-    let mut selection = Selection { tree, seen: BTreeSet::new(), modules: Vec::new() };
+pub(crate) fn select(tree: &ModuleTree) -> Result<Modules, ModuleError> {
+    let mut reader = Reader { tree, read: BTreeMap::new() };
+    let mut modules = Modules::default();
+    let mut order: Vec<String> = Vec::new();
     for wanted in WANTED {
         if tree.is_builtin(wanted.name) {
             continue;
         }
-        if tree.contains(wanted.name) {
-            selection.add(wanted.name)?;
-        } else if wanted.required {
-            return Err(ModuleError::Missing { module: wanted.name, why: wanted.why });
+        if !tree.contains(wanted.name) {
+            if wanted.required {
+                return Err(ModuleError::Missing { module: wanted.name, why: wanted.why });
+            }
+            continue;
         }
+        let mut needed = Vec::new();
+        reader.collect(wanted.name, &mut BTreeSet::new(), &mut needed)?;
+        let files = needed.iter().filter_map(|name| reader.read.get(name)).map(|(module, _)| module.file.clone());
+        modules.demands.push((wanted.when, files.collect()));
+        order.extend(needed);
     }
-    Ok(selection.modules)
+    for name in order {
+        modules.all.extend(reader.read.remove(&name).map(|(module, _)| module));
+        // at its first place only
+    }
+    Ok(modules)
 }
 
-struct Selection<'a> {
+/// Reads each module once.
+struct Reader<'a> {
     tree: &'a ModuleTree,
-    seen: BTreeSet<String>,
-    modules: Vec<Module>,
+    read: BTreeMap<String, (Module, modinfo::Needs)>,
 }
 
-impl Selection<'_> {
-    /// Adds `name` after what it needs. A module seen already is done, or (in a circle, which the kernel's build
-    /// refuses) being done further up.
-    fn add(&mut self, name: &str) -> Result<(), ModuleError> {
-        if self.tree.is_builtin(name) || !self.seen.insert(name.to_owned()) {
+impl Reader<'_> {
+    /// Appends `name` to `order` after what it needs. A module seen already is done, or (in a circle, which the
+    /// kernel's build refuses) being done further up.
+    fn collect(&mut self, name: &str, seen: &mut BTreeSet<String>, order: &mut Vec<String>) -> Result<(), ModuleError> {
+        if self.tree.is_builtin(name) || !seen.insert(name.to_owned()) {
             return Ok(());
         }
-        let Some((file, bytes)) = self.tree.read(name)? else { return Ok(()) };
-        let needs = modinfo::needs(&bytes).map_err(|source| ModuleError::Modinfo { module: file.clone(), source })?;
+        let Some((file, needs)) = self.needs(name)? else { return Ok(()) };
         for needed in &needs.hard {
             if !self.tree.contains(needed) && !self.tree.is_builtin(needed) {
                 return Err(ModuleError::MissingDependency { module: file, needed: needed.clone() });
             }
-            self.add(needed)?;
+            self.collect(needed, seen, order)?;
         }
         for needed in needs.soft.iter().filter(|needed| self.tree.contains(needed)) {
-            self.add(needed)?;
+            self.collect(needed, seen, order)?;
         }
-        self.modules.push(Module { file, bytes });
+        order.push(name.to_owned());
         Ok(())
+    }
+
+    fn needs(&mut self, name: &str) -> Result<Option<(String, modinfo::Needs)>, ModuleError> {
+        if !self.read.contains_key(name) {
+            let Some((file, mut bytes)) = self.tree.read(name)? else { return Ok(None) };
+            let needs =
+                modinfo::needs(&bytes).map_err(|source| ModuleError::Modinfo { module: file.clone(), source })?;
+            if self.tree.may_drop_signatures() {
+                slim::drop_signature(&mut bytes);
+                slim::hide_types(&mut bytes);
+            }
+            self.read.insert(name.to_owned(), (Module { file, bytes }, needs));
+        }
+        Ok(self.read.get(name).map(|(module, needs)| (module.file.clone(), needs.clone())))
     }
 }
 

@@ -5,7 +5,7 @@
 use super::super::image::{modinfo, ImageError};
 
 /// The modules that must be loaded before one.
-#[derive(Debug, Default, PartialEq, Eq)]
+#[derive(Debug, Default, Clone, PartialEq, Eq)]
 pub(super) struct Needs {
     /// `depends=`: it does not load without these.
     pub(super) hard: Vec<String>,

@@ -19,7 +19,7 @@ fn tree(more: &[(&str, &str)]) -> ModuleTree {
 }
 
 fn names(tree: &ModuleTree) -> Vec<String> {
-    select(tree).unwrap().into_iter().map(|module| module.file).collect()
+    select(tree).unwrap().all.into_iter().map(|module| module.file).collect()
 }
 
 #[test]
@@ -103,7 +103,7 @@ fn a_directory_of_modules_packed_in_any_way_is_read() {
     fs::write(kernel.join("overlay.ko.xz"), compress(Compression::Xz, &plain)).unwrap();
     // As in a real one: links that lead out of it, or round.
     std::os::unix::fs::symlink("..", dir.path().join("build")).unwrap();
-    let modules = select(&ModuleTree::scan(dir.path()).unwrap()).unwrap();
+    let modules = select(&ModuleTree::scan(dir.path()).unwrap()).unwrap().all;
     assert_eq!(modules.len(), 4);
     assert!(modules.iter().all(|module| module.bytes == plain && module.file.ends_with(".ko")));
 }
@@ -112,4 +112,49 @@ fn a_directory_of_modules_packed_in_any_way_is_read() {
 fn a_directory_that_is_not_there_is_an_error() {
     let error = ModuleTree::scan(std::path::Path::new("/nonexistent")).unwrap_err();
     assert!(error.to_string().contains("/nonexistent"), "{error}");
+}
+
+#[test]
+fn each_occasion_lists_all_it_needs() {
+    let tree = tree(&[
+        ("virtio_net.ko", "depends=net_failover"),
+        ("net_failover.ko", "depends=failover"),
+        ("failover.ko", ""),
+        ("overlay.ko", "depends=failover"),
+    ]);
+    let demands = select(&tree).unwrap().demands;
+    let expected = [
+        ("always", vec!["virtio_mmio.ko"]),
+        ("always", vec!["vmw_vsock_virtio_transport.ko"]),
+        ("fs:overlay", vec!["failover.ko", "overlay.ko"]),
+        ("virtio:1", vec!["failover.ko", "net_failover.ko", "virtio_net.ko"]),
+    ];
+    assert_eq!(demands.len(), expected.len());
+    for (got, expected) in demands.iter().zip(expected) {
+        assert_eq!(got.0, expected.0);
+        assert_eq!(got.1, expected.1);
+    }
+    let all = ["failover.ko", "overlay.ko", "net_failover.ko", "virtio_net.ko"];
+    assert_eq!(names(&tree)[2..], all, "each once");
+}
+
+#[test]
+fn signatures_go_only_if_the_kernel_is_known_to_do_without() {
+    let mut signed = module("depends=");
+    let plain = signed.clone();
+    signed.extend_from_slice(&[7; 10]);
+    signed.extend_from_slice(&[0, 0, 2, 0, 0, 0, 0, 0, 0, 0, 0, 10]);
+    signed.extend_from_slice(b"~Module signature appended~\n");
+    for (config, expected) in [
+        (None, &signed),
+        (Some("CONFIG_MODULE_SIG_FORCE=y"), &signed),
+        (Some("CONFIG_MODULE_SIG=y\n# CONFIG_MODULE_SIG_FORCE is not set"), &plain),
+    ] {
+        let mut tree = tree(&[]);
+        tree.add_bytes("virtio_mmio.ko", signed.clone());
+        if let Some(config) = config {
+            tree.add_config(config);
+        }
+        assert!(select(&tree).unwrap().all[0].bytes == *expected, "{config:?}");
+    }
 }

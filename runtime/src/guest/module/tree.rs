@@ -6,7 +6,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 
 use super::super::image::{decompress_file, Compression};
-use super::{canonical, ModuleError, MAX_MODULE};
+use super::{canonical, insists_on_signatures, ModuleError, MAX_MODULE};
 
 /// Where a module's bytes are.
 #[derive(Debug)]
@@ -27,6 +27,8 @@ struct Entry {
 pub(crate) struct ModuleTree {
     modules: BTreeMap<String, Entry>,
     builtin: BTreeSet<String>,
+    /// The kernel's configuration is known and lets unsigned modules in.
+    may_drop_signatures: bool,
 }
 
 impl ModuleTree {
@@ -73,6 +75,15 @@ impl ModuleTree {
         let Some((name, file)) = module_file(file_name) else { return false };
         self.modules.insert(name, Entry { file, data });
         true
+    }
+
+    /// Takes the kernel's `.config`.
+    pub(crate) fn add_config(&mut self, dot_config: &str) {
+        self.may_drop_signatures = !insists_on_signatures(dot_config);
+    }
+
+    pub(super) fn may_drop_signatures(&self) -> bool {
+        self.may_drop_signatures
     }
 
     pub(crate) fn is_empty(&self) -> bool {
