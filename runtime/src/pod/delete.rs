@@ -8,7 +8,7 @@ use crate::pod::{OpenContainer, OpenPod, PodHandle};
 use crate::runtime::Runtime;
 use crate::spec::ContainerConfig;
 use crate::state::State;
-use crate::store::{ContainerState, DevicesRecord, StoreCause};
+use crate::store::{ContainerState, StoreCause};
 use crate::verb::Verb;
 
 /// How to delete a pod.
@@ -100,14 +100,14 @@ impl OpenPod<'_> {
     /// Ends what a container has on the host, going by the records that can be read, and notes that it is stopped.
     pub(crate) fn release_damaged(&mut self, id: &ContainerId) -> Result<()> {
         let (store, dirs) = (self.store(), self.dirs.container(id));
-        let state = tolerant(store, &dirs.state_record()).unwrap_or_else(ContainerState::default);
+        let state = tolerant(store, &dirs.state_record()).unwrap_or_default();
         self.containers.push(OpenContainer {
             id: id.clone(),
             config: ContainerConfig { id: id.to_string(), ..ContainerConfig::default() },
             state: ContainerState { state: Some(State::Stopped), ..state },
             process: tolerant(store, &dirs.process_record()),
             mounts: tolerant(store, &dirs.mounts_record()).unwrap_or_default(),
-            devices: tolerant(store, &dirs.devices_record()).unwrap_or_else(DevicesRecord::default),
+            devices: tolerant(store, &dirs.devices_record()).unwrap_or_default(),
             dirs,
         });
         let index = self.containers.len() - 1;

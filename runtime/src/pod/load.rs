@@ -8,7 +8,7 @@ use crate::pod::{Live, OpenContainer, OpenPod};
 use crate::runtime::Runtime;
 use crate::spec::ContainerConfig;
 use crate::state::State;
-use crate::store::{ContainerState, DevicesRecord, PodDirs, PodState, Store, StoreCause, HOST_RESTARTED};
+use crate::store::{DevicesRecord, PodDirs, PodState, Store, StoreCause, HOST_RESTARTED};
 
 impl<'r> OpenPod<'r> {
     /// Reads the records of `id`, locked or not.
@@ -43,7 +43,7 @@ fn run_dir_exists(dirs: &PodDirs) -> Result<bool> {
 fn load_container(store: &Store, pod: &PodDirs, config: &ContainerConfig, restarted: bool) -> Result<OpenContainer> {
     let id = ContainerId::new(&config.id).map_err(|e| damaged(pod, &e))?;
     let dirs = pod.container(&id);
-    let mut state = store.get(&dirs.state_record())?.unwrap_or_else(ContainerState::default);
+    let mut state = store.get(&dirs.state_record())?.unwrap_or_default();
     if restarted {
         state.state = Some(State::Stopped);
     }

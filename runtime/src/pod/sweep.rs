@@ -11,7 +11,7 @@ use crate::pod::{Live, OpenContainer, OpenPod};
 use crate::runtime::Runtime;
 use crate::spec::{ContainerConfig, NetworkConfig, NetworkKind, PodConfig};
 use crate::state::State;
-use crate::store::{ContainerState, DevicesRecord, LockMode, PodState, Record, RecordPath, Store};
+use crate::store::{LockMode, PodState, Record, RecordPath, Store};
 
 impl OpenPod<'_> {
     /// Removes leftovers of calls on this pod. Under the exclusive lock only.
@@ -38,10 +38,10 @@ impl OpenPod<'_> {
         let leftover = OpenContainer {
             id: id.clone(),
             config: ContainerConfig { id: id.to_string(), ..ContainerConfig::default() },
-            state: tolerant(store, &dirs.state_record()).unwrap_or_else(ContainerState::default),
+            state: tolerant(store, &dirs.state_record()).unwrap_or_default(),
             process: tolerant(store, &dirs.process_record()),
             mounts: tolerant(store, &dirs.mounts_record()).unwrap_or_default(),
-            devices: tolerant(store, &dirs.devices_record()).unwrap_or_else(DevicesRecord::default),
+            devices: tolerant(store, &dirs.devices_record()).unwrap_or_default(),
             dirs,
         };
         self.containers.push(leftover);

@@ -16,6 +16,7 @@
 //! | anything else | runs until a signal ends it |
 
 mod calls;
+mod disk;
 mod guest;
 mod mounts;
 mod network;
@@ -26,5 +27,6 @@ mod vm;
 mod world;
 
 pub use calls::Failing;
+pub use disk::FailingDisk;
 pub use guest::{Answer, FakeGuest, GuestState};
 pub use world::World;

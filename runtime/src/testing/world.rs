@@ -95,7 +95,10 @@ impl World {
     /// # Panics
     /// If there is no temporary directory.
     pub fn new() -> Self {
-        let dir = tempfile::Builder::new().prefix("hutch-world").tempdir().expect("a temporary directory");
+        // In memory where possible: records are flushed, and tests write thousands.
+        let memory = Path::new("/dev/shm");
+        let place = if memory.is_dir() { memory.to_owned() } else { std::env::temp_dir() };
+        let dir = tempfile::Builder::new().prefix("hutch-world").tempdir_in(place).expect("a temporary directory");
         for name in ["kernel", "initrd"] {
             std::fs::write(dir.path().join(name), name).expect("a file in the temporary directory");
         }
@@ -272,6 +275,18 @@ impl World {
         });
     }
 
+    /// The host goes down and comes back: no process, no namespace, no mount, an empty runtime root.
+    pub fn host_restart(&self) {
+        self.change(|state| {
+            state.vms.clear();
+            state.stand_ins.clear();
+            state.namespaces.clear();
+            state.attached.clear();
+            state.mounts.clear();
+        });
+        let _ = std::fs::remove_dir_all(self.dir().join("run"));
+    }
+
     /// Whether the pod's vCPUs are held.
     pub fn is_paused(&self, pod: &str) -> bool {
         self.change(|state| state.vm_of(pod).is_some_and(|vm| vm.paused))
@@ -315,6 +330,24 @@ impl World {
     /// Targets of the bind mounts.
     pub fn mounts(&self) -> Vec<PathBuf> {
         self.lock().mounts.keys().cloned().collect()
+    }
+
+    /// The living stand-in of a container's init process, as it was asked for.
+    pub fn stand_in(&self, container: &str) -> Option<crate::seam::StandInSpec> {
+        let state = self.lock();
+        let mut living = state.stand_ins.values().filter(|stand_in| stand_in.alive);
+        living
+            .find(|stand_in| {
+                stand_in.spec.container == container && stand_in.spec.pid_namespace == crate::seam::PidNamespace::New
+            })
+            .map(|stand_in| stand_in.spec.clone())
+    }
+
+    /// The living stand-in of a process, as it was asked for.
+    pub fn stand_in_of(&self, token: &str) -> Option<crate::seam::StandInSpec> {
+        let state = self.lock();
+        let mut living = state.stand_ins.values().filter(|stand_in| stand_in.alive);
+        living.find(|stand_in| stand_in.spec.token == token).map(|stand_in| stand_in.spec.clone())
     }
 
     /// Where the namespace of a pod is, if one is made for it.

@@ -1,0 +1,357 @@
+//! CreateContainer (§7.1).
+
+use hutch_runtime::seam::{AgentCapabilities, RootDisk, VmCapabilities};
+use hutch_runtime::spec::{DeviceInfo, Resources};
+use hutch_runtime::testing::{Failing, World};
+use hutch_runtime::{fault, ErrorKind, Runtime, State, StopOptions};
+
+use crate::support::{error, finish, kind, new, running, snapshot, state, states};
+
+/// Everything can be plugged.
+fn capable() -> (World, Runtime) {
+    let (world, runtime) = new();
+    let vm = VmCapabilities { block_hotplug: true, cpu_hotplug: true, memory_hotplug: true, vfio: true };
+    world.set_vm_capabilities(vm);
+    world.set_agent_capabilities(AgentCapabilities { block_devices: true, seccomp: false });
+    runtime.run_pod(world.pod("p", &["a"])).unwrap();
+    world.calls();
+    (world, runtime)
+}
+
+fn disk() -> RootDisk {
+    RootDisk { device: "/dev/dm-3".into(), fstype: "ext4".into(), path: "rootfs".into() }
+}
+
+#[test]
+fn p_090_a_created_container_is_ready_last_and_has_a_stand_in() {
+    let (world, runtime) = running(&["a"]);
+    let (pod, container) = runtime.create_container("p", world.container("b")).unwrap();
+    assert_eq!((pod.containers(), container.pod()), (["a".to_owned(), "b".to_owned()].as_slice(), "p"));
+    assert!(container.pid() > 0 && !container.token().is_empty());
+    let other = runtime.status_container("p", "a").unwrap();
+    assert_ne!(other.pid, container.pid());
+    assert_eq!(states(&runtime).last(), Some(&("b".to_owned(), Some(State::Ready))));
+    let tokens: Vec<_> = ["a", "b"].map(|id| world.guest("p", |guest| guest.init(id)).unwrap()).into();
+    assert_ne!(tokens[0], tokens[1]);
+    assert_eq!(tokens[1], container.token());
+    finish(&world, &runtime);
+}
+
+#[test]
+fn p_091_a_container_is_created_in_a_ready_and_in_a_running_pod() {
+    let (world, runtime) = new();
+    runtime.create_pod(world.pod("p", &[])).unwrap();
+    runtime.create_container("p", world.container("a")).unwrap();
+    runtime.start_pod("p").unwrap();
+    runtime.create_container("p", world.container("b")).unwrap();
+    assert_eq!(states(&runtime), [("a".into(), Some(State::Running)), ("b".into(), Some(State::Ready))]);
+    finish(&world, &runtime);
+}
+
+#[test]
+fn p_033_no_container_is_created_in_a_paused_or_stopped_pod() {
+    let (world, runtime) = running(&["a"]);
+    runtime.pause_pod("p").unwrap();
+    let before = snapshot(&world);
+    world.calls();
+    assert_eq!(kind(runtime.create_container("p", world.container("b"))), ErrorKind::WrongState);
+    assert_eq!(snapshot(&world), before);
+    runtime.stop_pod("p", Default::default()).unwrap();
+    let before = snapshot(&world);
+    world.calls();
+    assert_eq!(kind(runtime.create_container("p", world.container("b"))), ErrorKind::WrongState);
+    assert_eq!(snapshot(&world), before);
+    assert!(world.calls().is_empty());
+    finish(&world, &runtime);
+}
+
+#[test]
+fn p_095_a_container_id_in_use_is_refused_and_the_container_untouched() {
+    let (world, runtime) = running(&["a"]);
+    let before = snapshot(&world);
+    world.calls();
+    assert_eq!(kind(runtime.create_container("p", world.container("a"))), ErrorKind::AlreadyExists);
+    assert_eq!(snapshot(&world), before);
+    assert!(world.calls().is_empty());
+    let mut config = world.pod("q", &["x"]);
+    config.containers.push(world.container("x"));
+    assert_eq!(kind(runtime.create_pod(config)), ErrorKind::AlreadyExists);
+    finish(&world, &runtime);
+}
+
+/// Every seam, every kind of failure: the container is gone, its sibling runs with its mounts.
+#[test]
+fn p_096_a_creation_that_fails_takes_back_exactly_its_own() {
+    let calls = [
+        "mounts.root-disk",
+        "vm.plug-block",
+        "vm.set-vcpus",
+        "agent.online-cpus",
+        "mounts.resolve",
+        "mounts.bind",
+        "agent.mount",
+        "agent.create-container",
+        "stand-in.spawn",
+        "stand-in.release",
+    ];
+    for call in calls {
+        for how in [Failing::Refuses, Failing::AfterDoing] {
+            let (world, runtime) = capable();
+            let rootfs = world.dir().join("disk");
+            std::fs::create_dir(&rootfs).unwrap();
+            world.set_root_disk(&rootfs, disk());
+            let mut config = world.container("b");
+            config.rootfs = rootfs;
+            config.resources = Resources { cpu_quota: Some(150_000), cpu_period: Some(100_000), ..Default::default() };
+            config.mounts = vec![hutch_runtime::spec::MountSpec {
+                source: world.dir().display().to_string(),
+                destination: "/data".into(),
+                kind: "bind".into(),
+                ..Default::default()
+            }];
+            let (mounts, vcpus) = (world.mounts(), world.vcpus("p"));
+            world.fail(call, how);
+            assert_eq!(kind(runtime.create_container("p", config.clone())), ErrorKind::Seam, "{call} {how:?}");
+            assert_eq!(world.mounts(), mounts, "{call} {how:?}");
+            assert_eq!(world.vcpus("p"), vcpus, "{call} {how:?}");
+            assert!(world.devices("p").is_empty(), "{call} {how:?}");
+            assert_eq!(states(&runtime), [("a".into(), Some(State::Running))], "{call} {how:?}");
+            world.guest("p", |guest| assert_eq!(guest.containers().len(), 1, "{call} {how:?}"));
+            assert!(!world.dir().join("run/p/b").exists() && !world.dir().join("config/p/b").exists());
+            runtime.create_container("p", config).unwrap_or_else(|e| panic!("{call} {how:?}: retry: {e}"));
+            assert_eq!(world.vcpus("p"), vcpus + 2);
+            finish(&world, &runtime);
+        }
+    }
+}
+
+/// The same for every fault point; the record writes after the last seam too: what counts is the final result.
+#[test]
+fn p_096_a_creation_that_fails_at_any_point_is_taken_back() {
+    let points = {
+        let (world, runtime) = running(&["a"]);
+        let _recording = fault::arm("", 1, fault::Action::Error);
+        runtime.create_container("p", world.container("b")).unwrap();
+        fault::passed()
+    };
+    assert!(points.len() > 20, "{points:?}");
+    for (number, name) in points.iter().enumerate() {
+        let nth = points[..=number].iter().filter(|other| *other == name).count();
+        let (world, runtime) = running(&["a"]);
+        {
+            let _armed = fault::arm(name, nth, fault::Action::Error);
+            assert!(runtime.create_container("p", world.container("b")).is_err(), "{name}#{nth}");
+        }
+        assert_eq!(states(&runtime), [("a".into(), Some(State::Running))], "{name}#{nth}");
+        runtime.create_container("p", world.container("b")).unwrap_or_else(|e| panic!("{name}#{nth}: retry: {e}"));
+        runtime.start_container("p", "b").unwrap();
+        finish(&world, &runtime);
+    }
+}
+
+#[test]
+fn p_048_a_retry_starts_from_its_config_and_not_from_old_records() {
+    let (world, runtime) = running(&["a"]);
+    // As a runtime leaves it that dies in the middle of a creation.
+    let dir = world.dir().join("run/p/b");
+    std::fs::create_dir_all(&dir).unwrap();
+    std::fs::copy(world.dir().join("run/p/a/mounts.json"), dir.join("mounts.json")).unwrap();
+    std::fs::write(dir.join("state.json"), "{ half a rec").unwrap();
+    std::fs::write(dir.join("state.json 77.0"), "temporary").unwrap();
+    let mut mounts = world.mounts();
+    runtime.create_container("p", world.container("b")).unwrap();
+    mounts.retain(|mount| world.mounts().contains(mount));
+    assert_eq!(state(&runtime, "b"), Some(State::Ready));
+    assert!(!dir.join("state.json 77.0").exists());
+    finish(&world, &runtime);
+}
+
+/// P-185, P-186, P-187: index, id, and how the guest finds the disk.
+#[test]
+fn p_200_a_root_disk_is_plugged_in_if_everybody_can_deal_with_it() {
+    let (world, runtime) = capable();
+    let rootfs = world.dir().join("disk");
+    std::fs::create_dir(&rootfs).unwrap();
+    world.set_root_disk(&rootfs, disk());
+    let mut config = world.container("b");
+    config.rootfs = rootfs.clone();
+    runtime.create_container("p", config.clone()).unwrap();
+    let devices = world.devices("p");
+    assert_eq!(devices.len(), 1);
+    assert!(devices[0].len() <= 20, "{devices:?} fits a serial number");
+    world.guest("p", |guest| {
+        assert!(guest.mounts().contains(&"/run/hutch/disks/b".to_owned()));
+        assert_eq!(guest.spec("b").unwrap()["root"]["path"], "/run/hutch/disks/b/rootfs");
+    });
+    runtime.delete_container("p", "b").unwrap();
+    assert!(world.devices("p").is_empty());
+    finish(&world, &runtime);
+    // One that says no is enough.
+    for case in ["vm", "agent", "config"] {
+        let (world, runtime) = new();
+        let vm = VmCapabilities { block_hotplug: case != "vm", ..Default::default() };
+        world.set_vm_capabilities(vm);
+        let agent = AgentCapabilities { block_devices: case != "agent", seccomp: false };
+        world.set_agent_capabilities(agent);
+        std::fs::create_dir(world.dir().join("disk")).unwrap();
+        world.set_root_disk(&world.dir().join("disk"), disk());
+        let mut pod = world.pod("p", &["a"]);
+        pod.hypervisor.disable_block = case == "config";
+        pod.containers[0].rootfs = world.dir().join("disk");
+        runtime.create_pod(pod).unwrap();
+        assert!(world.devices("p").is_empty(), "{case}");
+        let root = world.guest("p", |guest| guest.spec("a")).unwrap()["root"]["path"].as_str().unwrap().to_owned();
+        assert!(root.starts_with("/run/hutch/shared/a-"), "{case}: {root}");
+        finish(&world, &runtime);
+    }
+}
+
+/// P-188: a slot per plugged device, kept across calls.
+#[test]
+fn p_185_block_indices_are_given_back_and_used_again() {
+    let (world, runtime) = capable();
+    let index = |id: &str| -> Option<u64> {
+        let text = std::fs::read(world.dir().join("run/p").join(id).join("state.json")).unwrap();
+        serde_json::from_slice::<serde_json::Value>(&text).unwrap()["data"]["block_index"].as_u64()
+    };
+    let slots = || -> usize {
+        let text = std::fs::read(world.dir().join("run/p/hypervisor.json")).unwrap();
+        let record: serde_json::Value = serde_json::from_slice(&text).unwrap();
+        record["data"]["bridges"][0]["slots"].as_object().unwrap().len()
+    };
+    let config = |id: &str| {
+        let rootfs = world.dir().join(format!("disk-{id}"));
+        std::fs::create_dir_all(&rootfs).unwrap();
+        world.set_root_disk(&rootfs, disk());
+        let mut config = world.container(id);
+        config.rootfs = rootfs;
+        config
+    };
+    for id in ["b", "c", "d"] {
+        runtime.create_container("p", config(id)).unwrap();
+    }
+    assert_eq!([index("b"), index("c"), index("d")], [Some(0), Some(1), Some(2)]);
+    assert_eq!(slots(), 3);
+    runtime.delete_container("p", "c").unwrap();
+    assert_eq!(slots(), 2);
+    world.fail("vm.plug-block", Failing::Refuses);
+    assert_eq!(kind(runtime.create_container("p", config("e"))), ErrorKind::Seam);
+    assert_eq!(slots(), 2);
+    runtime.create_container("p", config("f")).unwrap();
+    assert_eq!(index("f"), Some(1), "the one that was given back twice: by the deletion and by the failure");
+    finish(&world, &runtime);
+}
+
+#[test]
+fn p_188_a_full_bridge_is_an_error() {
+    let (world, runtime) = capable();
+    let config = |id: &str| {
+        let rootfs = world.dir().join(format!("disk-{id}"));
+        std::fs::create_dir_all(&rootfs).unwrap();
+        world.set_root_disk(&rootfs, disk());
+        let mut config = world.container(id);
+        config.rootfs = rootfs;
+        config
+    };
+    for number in 0..30 {
+        runtime.create_container("p", config(&format!("c{number}"))).unwrap();
+    }
+    assert_eq!(kind(runtime.create_container("p", config("over"))), ErrorKind::InvalidConfig);
+    runtime.delete_container("p", "c7").unwrap();
+    runtime.create_container("p", config("over")).unwrap();
+    finish(&world, &runtime);
+}
+
+/// The sum of the shares is rounded up once, and the machine follows what lives in it.
+#[test]
+fn p_183_the_machine_has_the_vcpus_that_its_containers_may_use() {
+    let (world, runtime) = capable();
+    let config = |id: &str, quota: i64| {
+        let mut config = world.container(id);
+        config.resources = Resources { cpu_quota: Some(quota), cpu_period: Some(100_000), ..Default::default() };
+        config
+    };
+    assert_eq!(world.vcpus("p"), 1);
+    runtime.create_container("p", config("b", 50_000)).unwrap();
+    assert_eq!(world.vcpus("p"), 2);
+    runtime.create_container("p", config("c", 50_000)).unwrap();
+    assert_eq!(world.vcpus("p"), 2, "two halves are one");
+    runtime.create_container("p", config("d", -1)).unwrap();
+    assert_eq!(world.vcpus("p"), 2, "-1 is no limit");
+    world.guest("p", |guest| assert_eq!(guest.cpus(), 2));
+    runtime.stop_container("p", "b", StopOptions { force: true }).unwrap();
+    runtime.delete_container("p", "c").unwrap();
+    assert_eq!(world.vcpus("p"), 1);
+    runtime
+        .update_container(
+            "p",
+            "d",
+            &hutch_runtime::Limits { cpu_quota: Some(300_000), cpu_period: Some(100_000), ..Default::default() },
+        )
+        .unwrap();
+    assert_eq!(world.vcpus("p"), 4);
+    finish(&world, &runtime);
+    // A machine that cannot grow has them from the start.
+    let (world, runtime) = new();
+    let mut pod = world.pod("p", &[]);
+    pod.containers = vec![config("a", 150_000), config("b", 100_000)];
+    for container in &mut pod.containers {
+        container.rootfs = world.dir().join("rootfs");
+    }
+    runtime.create_pod(pod).unwrap();
+    assert_eq!(world.vcpus("p"), 4);
+    finish(&world, &runtime);
+}
+
+/// P-050: the list round-trips; a generic device is recorded and not passed.
+#[test]
+fn p_046_devices_come_from_their_record() {
+    let (world, runtime) = capable();
+    let device = |path: &str, kind: &str, major: u32, minor: u32| DeviceInfo {
+        container_path: path.into(),
+        kind: kind.into(),
+        major,
+        minor,
+        ..DeviceInfo::default()
+    };
+    let mut config = world.container("b");
+    config.devices = vec![device("/dev/null", "c", 1, 3), device("/dev/loop9", "b", 7, 9), device("/fifo", "p", 0, 0)];
+    runtime.create_container("p", config).unwrap();
+    let text = std::fs::read(world.dir().join("run/p/b/devices.json")).unwrap();
+    let record: serde_json::Value = serde_json::from_slice(&text).unwrap();
+    let kinds: Vec<_> = record["data"].as_array().unwrap().iter().map(|d| d["type"].as_str().unwrap()).collect();
+    assert_eq!(kinds, ["generic", "block"], "a fifo is not supported and ignored");
+    assert_eq!(world.devices("p").len(), 1);
+    runtime.start_container("p", "b").unwrap();
+    runtime.stop_container("p", "b", StopOptions { force: true }).unwrap();
+    assert!(world.devices("p").is_empty());
+    finish(&world, &runtime);
+}
+
+#[test]
+fn p_047_creation_order_is_kept() {
+    let (world, runtime) = running(&["z", "m"]);
+    runtime.create_container("p", world.container("a")).unwrap();
+    runtime.create_container("p", world.container("k")).unwrap();
+    runtime.delete_container("p", "a").unwrap();
+    runtime.create_container("p", world.container("a")).unwrap();
+    let again = world.runtime();
+    let order: Vec<String> = again.status_pod("p").unwrap().containers.into_iter().map(|c| c.id).collect();
+    assert_eq!(order, ["z", "m", "k", "a"]);
+    finish(&world, &runtime);
+}
+
+#[test]
+fn p_204_an_error_of_a_seam_keeps_its_kind() {
+    let (world, runtime) = running(&[]);
+    world.fail("agent.create-container", Failing::Refuses);
+    let refused = error(runtime.create_container("p", world.container("a")));
+    assert!(matches!(refused, hutch_runtime::Error::Seam { component: hutch_runtime::error::Component::Agent, .. }));
+    assert!(refused.chain().contains("made to fail"), "{}", refused.chain());
+    world.fail("mounts.bind", Failing::Refuses);
+    let refused = error(runtime.create_container("p", world.container("a")));
+    assert!(matches!(refused, hutch_runtime::Error::Seam { component: hutch_runtime::error::Component::Mounts, .. }));
+    world.fail("agent.create-container", Failing::TimesOut);
+    assert_eq!(kind(runtime.create_container("p", world.container("a"))), ErrorKind::Timeout);
+    finish(&world, &runtime);
+}

@@ -1,0 +1,52 @@
+//! DeleteContainer (§7.2).
+
+use hutch_runtime::{ErrorKind, State, StopOptions};
+
+use crate::support::{finish, kind, running, snapshot, state, states};
+
+#[test]
+fn p_102_a_ready_or_stopped_container_is_deleted_in_any_pod() {
+    let (world, runtime) = running(&["a", "b", "c", "d"]);
+    runtime.create_container("p", world.container("ready")).unwrap();
+    assert_eq!(kind(runtime.delete_container("p", "a")), ErrorKind::WrongState);
+    runtime.stop_container("p", "b", StopOptions { force: true }).unwrap();
+    runtime.stop_container("p", "c", StopOptions { force: true }).unwrap();
+    runtime.delete_container("p", "b").unwrap();
+    runtime.delete_container("p", "ready").unwrap();
+    assert!(!world.dir().join("run/p/b").exists() && !world.dir().join("config/p/b").exists());
+    runtime.pause_pod("p").unwrap();
+    runtime.delete_container("p", "c").unwrap();
+    assert_eq!(kind(runtime.delete_container("p", "a")), ErrorKind::WrongState, "a paused one is not deleted");
+    runtime.stop_pod("p", Default::default()).unwrap();
+    runtime.delete_container("p", "a").unwrap();
+    assert_eq!(states(&runtime), [("d".to_owned(), Some(State::Stopped))]);
+    assert_eq!(kind(runtime.delete_container("p", "a")), ErrorKind::NoSuchContainer);
+    let stored = std::fs::read_to_string(world.dir().join("config/p/config.json")).unwrap();
+    assert!(!stored.contains("\"id\":\"a\""), "{stored}");
+    finish(&world, &runtime);
+}
+
+#[test]
+fn p_103_deleting_a_ready_container_frees_everything_it_has() {
+    let (world, runtime) = running(&["a"]);
+    let mounts = world.mounts();
+    let (_, container) = runtime.create_container("p", world.container("b")).unwrap();
+    assert!(container.pid() > 0);
+    runtime.delete_container("p", "b").unwrap();
+    world.guest("p", |guest| assert_eq!(guest.containers().len(), 1));
+    assert_eq!(world.mounts(), mounts);
+    assert!(world.stand_in("b").is_none(), "its stand-in is gone");
+    finish(&world, &runtime);
+}
+
+#[test]
+fn p_102_a_refused_deletion_changes_nothing() {
+    let (world, runtime) = running(&["a"]);
+    let before = snapshot(&world);
+    world.calls();
+    assert_eq!(kind(runtime.delete_container("p", "a")), ErrorKind::WrongState);
+    assert_eq!(snapshot(&world), before);
+    assert!(world.calls().is_empty());
+    assert_eq!(state(&runtime, "a"), Some(State::Running));
+    finish(&world, &runtime);
+}

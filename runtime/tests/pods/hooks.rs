@@ -1,0 +1,143 @@
+//! Hooks where they belong in a pod's life (§8).
+
+use hutch_runtime::spec::HookSpec;
+use hutch_runtime::testing::World;
+use hutch_runtime::{ErrorKind, State};
+
+use crate::support::{assert_clean, error, finish, new, pod_state};
+
+/// A hook that runs a line of shell.
+pub fn shell(line: &str) -> HookSpec {
+    HookSpec {
+        path: "/bin/sh".into(),
+        args: vec!["sh".into(), "-c".into(), line.into()],
+        env: vec!["PATH=/usr/bin:/bin".into()],
+        timeout: 10,
+    }
+}
+
+/// A hook that notes its name.
+fn note(world: &World, name: &str) -> HookSpec {
+    shell(&format!("cat > /dev/null; echo {name} >> {}/notes", world.dir().display()))
+}
+
+fn notes(world: &World) -> Vec<String> {
+    let text = std::fs::read_to_string(world.dir().join("notes")).unwrap_or_default();
+    text.lines().map(str::to_owned).collect()
+}
+
+#[test]
+fn p_063_prestart_hooks_run_in_order_and_the_first_failure_ends_the_creation() {
+    let (world, runtime) = new();
+    let mut config = world.pod("p", &["a"]);
+    config.hooks.prestart = vec![
+        note(&world, "one"),
+        shell("cat > /dev/null; echo to stdout; echo to stderr >&2; exit 3"),
+        note(&world, "never"),
+    ];
+    let error = error(runtime.create_pod(config));
+    assert_eq!(error.kind(), ErrorKind::Hook);
+    let text = error.chain();
+    assert!(text.contains("to stdout") && text.contains("to stderr") && text.contains('3'), "{text}");
+    assert_eq!(notes(&world), ["one"]);
+    assert_clean(&world);
+}
+
+/// P-070, P-076, P-164: poststart after the last container, failures ignored.
+#[test]
+fn p_076_poststart_failures_are_ignored_and_the_rest_runs() {
+    let (world, runtime) = new();
+    let mut config = world.pod("p", &["a", "b"]);
+    config.hooks.poststart = vec![note(&world, "one"), shell("exit 1"), note(&world, "two")];
+    runtime.create_pod(config).unwrap();
+    assert!(notes(&world).is_empty());
+    runtime.start_pod("p").unwrap();
+    assert_eq!(notes(&world), ["one", "two"]);
+    assert_eq!(pod_state(&runtime), State::Running);
+    finish(&world, &runtime);
+}
+
+#[test]
+fn p_088_poststop_hooks_run_once_however_often_the_pod_is_stopped() {
+    let (world, runtime) = new();
+    let mut config = world.pod("p", &[]);
+    config.hooks.poststop = vec![shell("exit 1"), note(&world, "stopped")];
+    runtime.run_pod(config).unwrap();
+    runtime.stop_pod("p", Default::default()).unwrap();
+    runtime.stop_pod("p", Default::default()).unwrap();
+    assert_eq!(notes(&world), ["stopped"]);
+    // A new life, a new end.
+    runtime.start_pod("p").unwrap();
+    runtime.stop_pod("p", Default::default()).unwrap();
+    assert_eq!(notes(&world), ["stopped", "stopped"]);
+    finish(&world, &runtime);
+    assert_eq!(notes(&world), ["stopped", "stopped"]);
+}
+
+/// P-165, P-166, P-064: prestart and createRuntime after the namespace exists and before the scan; createContainer
+/// before the first container; startContainer goes to the guest.
+#[test]
+fn p_166_each_kind_of_hook_runs_at_its_place() {
+    let (world, runtime) = new();
+    let mut config = world.pod("p", &["a"]);
+    config.hooks.prestart = vec![note(&world, "prestart")];
+    config.hooks.create_runtime = vec![note(&world, "createRuntime")];
+    config.hooks.create_container = vec![note(&world, "createContainer")];
+    config.hooks.start_container = vec![shell("true")];
+    config.agent.guest_hooks = Some("/usr/share/oci/hooks".into());
+    runtime.create_pod(config).unwrap();
+    assert_eq!(notes(&world), ["prestart", "createRuntime", "createContainer"]);
+    let spec = world.guest("p", |guest| guest.spec("a")).unwrap();
+    assert_eq!(spec["hooks"]["startContainer"][0]["path"], "/bin/sh");
+    assert!(spec["hooks"].get("prestart").is_none());
+    assert_eq!(spec["annotations"]["dev.hutch.guest.hooks"], "/usr/share/oci/hooks");
+    let calls = world.calls();
+    let at = |wanted: &str| calls.iter().position(|call| call.starts_with(wanted)).unwrap();
+    assert!(at("network.create") < at("network.scan"));
+    finish(&world, &runtime);
+}
+
+#[test]
+fn p_064_interfaces_made_by_a_prestart_hook_are_found_by_the_scan() {
+    let (world, runtime) = new();
+    let mut config = world.pod("p", &[]);
+    // The fake's scan reports what is known when it runs; the hook's mark is there by then.
+    config.hooks.prestart = vec![note(&world, "interface made")];
+    config.hooks.create_container = vec![shell(&format!("test -s {}/notes", world.dir().display()))];
+    world.set_interfaces(&world.namespace("p"), vec![crate::network::endpoint("eth0")]);
+    runtime.create_pod(config).unwrap();
+    let calls = world.calls();
+    let runs = calls.iter().filter(|call| *call == "network.run").count();
+    let scan = calls.iter().position(|call| call == "network.scan").unwrap();
+    let runs_before = calls[..scan].iter().filter(|call| *call == "network.run").count();
+    // Spawn, hooks, then the scan itself.
+    assert!(runs_before >= 3 && runs >= runs_before, "{calls:#?}");
+    world.guest("p", |guest| assert_eq!(guest.sandbox().unwrap().network.interfaces.len(), 1));
+    finish(&world, &runtime);
+}
+
+/// P-161, P-167: OCI version, id, status, the VMM's pid, bundle, annotations.
+#[test]
+fn p_161_a_hook_reads_the_state_on_its_stdin() {
+    let (world, runtime) = new();
+    let mut config = world.pod("p", &[]);
+    config.annotations.insert("dev.hutch.oci.bundle".into(), "/bundles/p".into());
+    let save = |name: &str| shell(&format!("cat > {}/{name}", world.dir().display()));
+    config.hooks.prestart = vec![save("prestart")];
+    config.hooks.poststart = vec![save("poststart")];
+    config.hooks.poststop = vec![save("poststop")];
+    runtime.run_pod(config).unwrap();
+    let pid = runtime.status_pod("p").unwrap().vmm_pid;
+    runtime.stop_pod("p", Default::default()).unwrap();
+    for (name, status, expected) in
+        [("prestart", "creating", Some(pid)), ("poststart", "running", Some(pid)), ("poststop", "stopped", None)]
+    {
+        let state: serde_json::Value = serde_json::from_slice(&std::fs::read(world.dir().join(name)).unwrap()).unwrap();
+        assert_eq!(state["ociVersion"], "1.2.0");
+        assert_eq!((state["id"].as_str(), state["status"].as_str()), (Some("p"), Some(status)));
+        assert_eq!(state["pid"].as_i64(), expected.map(i64::from), "{name}");
+        assert_eq!(state["bundle"], "/bundles/p");
+        assert_eq!(state["annotations"]["dev.hutch.oci.bundle"], "/bundles/p");
+    }
+    finish(&world, &runtime);
+}

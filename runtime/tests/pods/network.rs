@@ -1,0 +1,171 @@
+//! The network of pods, as far as the API decides it (§6, §11).
+
+use std::os::unix::net::UnixStream;
+
+use hutch_agent_proto::{Neighbour, Route};
+use hutch_runtime::network::{Endpoint, EndpointKind};
+use hutch_runtime::spec::PodConfig;
+use hutch_runtime::testing::Failing;
+use hutch_runtime::{ErrorKind, State};
+
+use crate::support::{finish, kind, new, pod_state, running};
+
+/// An interface as a scan would plan it.
+pub fn endpoint(name: &str) -> Endpoint {
+    Endpoint {
+        kind: EndpointKind::Tap { tap: format!("tap-{name}") },
+        name: name.into(),
+        mac: "02:00:00:00:00:01".into(),
+        mtu: 1400,
+        addresses: vec!["10.0.0.2/24".into(), "fd00::2/64".into()],
+        routes: vec![Route { gateway: "10.0.0.1".into(), device: name.into(), ..route() }],
+        neighbours: vec![Neighbour { address: "10.0.0.1".into(), mac: "02::1".into(), device: name.into() }],
+    }
+}
+
+fn route() -> Route {
+    Route {
+        destination: String::new(),
+        gateway: String::new(),
+        device: String::new(),
+        source: String::new(),
+        scope: 0,
+        metric: 0,
+    }
+}
+
+fn index(calls: &[String], wanted: &str) -> usize {
+    calls.iter().position(|call| call.starts_with(wanted)).unwrap_or_else(|| panic!("no {wanted} in {calls:#?}"))
+}
+
+/// P-202: MAC and MTU. P-203: IPv6 and static neighbours too, interfaces before routes by the form of the request.
+#[test]
+fn p_203_the_guest_gets_interfaces_routes_and_neighbours_of_the_namespace() {
+    let (world, runtime) = new();
+    world.set_interfaces(&world.namespace("p"), vec![endpoint("eth0"), endpoint("eth1")]);
+    runtime.create_pod(world.pod("p", &[])).unwrap();
+    world.guest("p", |guest| {
+        let network = &guest.sandbox().unwrap().network;
+        assert_eq!(network.interfaces.len(), 2);
+        let first = &network.interfaces[0];
+        assert_eq!((first.name.as_str(), first.mac.as_str(), first.mtu), ("eth0", "02:00:00:00:00:01", 1400));
+        assert!(first.addresses.contains(&"fd00::2/64".to_owned()));
+        assert_eq!((network.routes.len(), network.neighbours.len()), (2, 2));
+    });
+    let machine = world.machine("p").unwrap();
+    assert_eq!(machine.nets.iter().map(|net| net.tap.as_str()).collect::<Vec<_>>(), ["tap-eth0", "tap-eth1"]);
+    finish(&world, &runtime);
+}
+
+#[test]
+fn p_065_the_machine_is_born_in_the_namespace_on_a_thread_of_its_own() {
+    let (world, runtime) = new();
+    runtime.create_pod(world.pod("p", &[])).unwrap();
+    let calls = world.calls();
+    let (created, entered, spawned) =
+        (index(&calls, "network.create"), index(&calls, "network.run"), index(&calls, "vm.spawn"));
+    assert!(created < entered && entered + 1 == spawned, "{calls:#?}");
+    finish(&world, &runtime);
+}
+
+/// The thread that enters a namespace is not the caller's, whatever happens in there.
+#[test]
+fn p_065_the_calling_thread_stays_where_it_is() {
+    let before = std::fs::read_link("/proc/thread-self/ns/net").unwrap();
+    let mut inside = None;
+    hutch_runtime::seam::run_in_namespace(None, &mut || inside = Some(std::thread::current().id())).unwrap();
+    assert_ne!(inside, Some(std::thread::current().id()));
+    let missing = std::path::Path::new("/proc/self/ns/no-such-namespace");
+    let mut ran = false;
+    assert!(hutch_runtime::seam::run_in_namespace(Some(missing), &mut || ran = true).is_err());
+    assert!(!ran);
+    let panicking = std::panic::catch_unwind(|| {
+        let _ = hutch_runtime::seam::run_in_namespace(None, &mut || panic!("in the job"));
+    });
+    assert!(panicking.is_err());
+    assert_eq!(std::fs::read_link("/proc/thread-self/ns/net").unwrap(), before);
+}
+
+/// P-086, P-088: machine, then network, then poststop hooks.
+#[test]
+fn p_080_a_stopped_pod_has_no_machine_stand_in_or_network() {
+    let (world, runtime) = new();
+    world.set_interfaces(&world.namespace("p"), vec![endpoint("eth0")]);
+    runtime.run_pod(world.pod("p", &["a"])).unwrap();
+    world.calls();
+    runtime.kill_container("p", "a", 9, true).unwrap();
+    runtime.stop_pod("p", Default::default()).unwrap();
+    let calls = world.calls();
+    let (kill, detach, delete) =
+        (index(&calls, "vm.kill"), index(&calls, "network.detach"), index(&calls, "network.delete"));
+    assert!(kill < detach && detach < delete, "{calls:#?}");
+    let left: Vec<String> = world.leaks().into_iter().filter(|leak| !leak.starts_with("file ")).collect();
+    assert!(left.is_empty(), "{left:?}");
+    assert_eq!(pod_state(&runtime), State::Stopped);
+    finish(&world, &runtime);
+}
+
+#[test]
+fn p_086_a_physical_interface_goes_back_even_if_the_namespace_was_given() {
+    let (world, runtime) = new();
+    let given = world.dir().join("given");
+    let physical = EndpointKind::Physical { address: "0000:01:00.0".into(), driver: "ixgbe".into() };
+    world.set_interfaces(&given, vec![Endpoint { kind: physical, ..endpoint("eth0") }]);
+    let mut config = world.pod("p", &[]);
+    config.network.namespace = Some(given);
+    runtime.run_pod(config).unwrap();
+    runtime.stop_pod("p", Default::default()).unwrap();
+    let calls = world.calls();
+    assert!(calls.iter().any(|call| call == "network.detach eth0"), "{calls:#?}");
+    finish(&world, &runtime);
+}
+
+#[test]
+fn p_087_a_given_namespace_is_never_deleted() {
+    let (world, runtime) = new();
+    let mut config: PodConfig = world.pod("p", &["a"]);
+    config.network.namespace = Some(world.dir().join("given"));
+    runtime.run_pod(config).unwrap();
+    finish(&world, &runtime);
+    assert!(!world.calls().iter().any(|call| call.starts_with("network.delete")));
+}
+
+/// The failed network step of the table in §9: stopped, and the stop can be repeated.
+#[test]
+fn p_084_a_stop_that_failed_at_the_network_is_completed_by_the_next() {
+    let (world, runtime) = new();
+    world.set_interfaces(&world.namespace("p"), vec![endpoint("eth0"), endpoint("eth1")]);
+    runtime.run_pod(world.pod("p", &["a"])).unwrap();
+    runtime.kill_container("p", "a", 9, true).unwrap();
+    world.fail("network.detach", Failing::Refuses);
+    assert_eq!(kind(runtime.stop_pod("p", Default::default())), ErrorKind::Seam);
+    assert_eq!(pod_state(&runtime), State::Stopped);
+    runtime.stop_pod("p", Default::default()).unwrap();
+    let left: Vec<String> = world.leaks().into_iter().filter(|leak| !leak.starts_with("file ")).collect();
+    assert!(left.is_empty(), "{left:?}");
+    runtime.stop_pod("p", Default::default()).unwrap();
+    finish(&world, &runtime);
+}
+
+#[test]
+fn p_206_every_process_is_on_record_before_it_may_act() {
+    let (world, runtime) = running(&["a"]);
+    let read = |name: &str| -> serde_json::Value {
+        serde_json::from_slice(&std::fs::read(world.dir().join("run/p").join(name)).unwrap()).unwrap()
+    };
+    let pid = read("hypervisor.json")["data"]["pid"].as_i64().unwrap();
+    assert_eq!(i64::from(runtime.status_pod("p").unwrap().vmm_pid), pid);
+    let pid = read("a/process.json")["data"]["pid"].as_i64().unwrap();
+    assert_eq!(i64::from(runtime.status_container("p", "a").unwrap().pid), pid);
+    assert!(read("agent.json")["data"]["url"].as_str().unwrap().starts_with("unix://"));
+    // The descriptor of a lock or socket that a child would inherit is checked where children are made.
+    drop(UnixStream::pair());
+    finish(&world, &runtime);
+    // Dying between the birth of a process and its record leaves neither.
+    for (point, nth) in [("hypervisor:put", 2), ("process:put", 1)] {
+        let (world, runtime) = new();
+        let _armed = hutch_runtime::fault::arm(point, nth, hutch_runtime::fault::Action::Error);
+        assert!(runtime.create_pod(world.pod("p", &["a"])).is_err());
+        assert!(world.leaks().is_empty(), "{point}: {:?}", world.leaks());
+    }
+}

@@ -1,0 +1,371 @@
+//! CreatePod and RunPod (§6.1, §6.4).
+
+use std::collections::BTreeMap;
+
+use hutch_runtime::spec::oci::CONFIG_KEY;
+use hutch_runtime::spec::{HypervisorConfig, PodConfig};
+use hutch_runtime::testing::Failing;
+use hutch_runtime::{fault, ErrorKind, State};
+
+use crate::support::{assert_clean, error, finish, kind, new, snapshot, states};
+
+#[test]
+fn p_060_a_created_pod_is_ready_and_nothing_runs() {
+    let (world, runtime) = new();
+    runtime.create_pod(world.pod("p", &["a", "b"])).unwrap();
+    let status = runtime.status_pod("p").unwrap();
+    assert_eq!(status.state, Some(State::Ready));
+    assert!(status.vmm_pid > 0);
+    assert_eq!(states(&runtime), [("a".into(), Some(State::Ready)), ("b".into(), Some(State::Ready))]);
+    world.guest("p", |guest| {
+        assert!(guest.sandbox().is_some());
+        assert!(guest.containers().iter().all(|(_, state)| *state == hutch_runtime::testing::GuestState::Created));
+    });
+    assert!(!world.calls().iter().any(|call| call.starts_with("agent.start-container")));
+    finish(&world, &runtime);
+}
+
+#[test]
+fn p_061_an_empty_config_id_or_hypervisor_config_starts_no_machine() {
+    let (world, runtime) = new();
+    assert_eq!(kind(runtime.create_pod(PodConfig::default())), ErrorKind::NeedPodId);
+    let no_id = PodConfig { id: String::new(), ..world.pod("p", &[]) };
+    assert_eq!(kind(runtime.create_pod(no_id)), ErrorKind::NeedPodId);
+    let no_machine = PodConfig { hypervisor: HypervisorConfig::default(), ..world.pod("p", &[]) };
+    assert_eq!(kind(runtime.create_pod(no_machine)), ErrorKind::InvalidConfig);
+    let mut no_file = world.pod("p", &[]);
+    no_file.hypervisor.kernel = world.dir().join("nowhere");
+    assert_eq!(kind(runtime.create_pod(no_file)), ErrorKind::InvalidConfig);
+    assert!(world.calls().is_empty());
+    assert_clean(&world);
+}
+
+#[test]
+fn p_062_a_pod_without_containers_is_legal() {
+    let (world, runtime) = new();
+    runtime.create_pod(world.pod("p", &[])).unwrap();
+    runtime.start_pod("p").unwrap();
+    assert_eq!(runtime.status_pod("p").unwrap().state, Some(State::Running));
+    finish(&world, &runtime);
+}
+
+#[test]
+fn p_066_a_second_pod_with_the_id_is_refused_and_the_first_untouched() {
+    let (world, runtime) = new();
+    runtime.create_pod(world.pod("p", &["a"])).unwrap();
+    let before = snapshot(&world);
+    world.calls();
+    assert_eq!(kind(runtime.create_pod(world.pod("p", &["b"]))), ErrorKind::AlreadyExists);
+    let invalid = PodConfig { hypervisor: HypervisorConfig::default(), ..world.pod("p", &[]) };
+    assert_eq!(kind(runtime.create_pod(invalid)), ErrorKind::InvalidConfig);
+    assert!(world.calls().is_empty());
+    assert_eq!(snapshot(&world), before);
+    finish(&world, &runtime);
+}
+
+/// Every step that can fail, one after the other: nothing is left, the id is free, a corrected attempt succeeds.
+/// P-175.
+#[test]
+fn p_067_a_creation_that_fails_at_any_seam_is_rolled_back() {
+    let calls = [
+        "network.plan",
+        "network.create",
+        "network.run",
+        "vm.spawn",
+        "network.scan",
+        "network.attach",
+        "vm.start",
+        "vm.wait-ready",
+        "agent.connect",
+        "agent.setup-sandbox",
+        "mounts.bind",
+        "mounts.resolve",
+        "agent.create-container",
+        "stand-in.spawn",
+        "stand-in.release",
+    ];
+    for call in calls {
+        for how in [Failing::Refuses, Failing::TimesOut, Failing::AfterDoing] {
+            let (world, runtime) = new();
+            world.set_interfaces(&world.namespace("p"), vec![crate::network::endpoint("eth0")]);
+            world.fail(call, how);
+            let error = error(runtime.create_pod(world.pod("p", &["a", "b"])));
+            assert!(matches!(error.kind(), ErrorKind::Seam | ErrorKind::Timeout), "{call} {how:?}: {error}");
+            assert!(runtime.list_pods().unwrap().is_empty(), "{call} {how:?}");
+            assert_clean(&world);
+            runtime.create_pod(world.pod("p", &["a", "b"])).unwrap_or_else(|e| panic!("{call} {how:?}: retry: {e}"));
+            finish(&world, &runtime);
+        }
+    }
+}
+
+/// The same for every fault point that a creation passes, disk writes among them.
+#[test]
+fn p_067_a_creation_that_fails_at_any_point_is_rolled_back() {
+    let points = {
+        let (world, runtime) = new();
+        world.set_interfaces(&world.namespace("p"), vec![crate::network::endpoint("eth0")]);
+        let _recording = fault::arm("", 1, fault::Action::Error);
+        runtime.create_pod(world.pod("p", &["a", "b"])).unwrap();
+        fault::passed()
+    };
+    assert!(points.len() > 60, "{points:?}");
+    for (number, name) in points.iter().enumerate() {
+        let nth = points[..=number].iter().filter(|other| *other == name).count();
+        let (world, runtime) = new();
+        world.set_interfaces(&world.namespace("p"), vec![crate::network::endpoint("eth0")]);
+        let failed = {
+            let _armed = fault::arm(name, nth, fault::Action::Error);
+            runtime.create_pod(world.pod("p", &["a", "b"]))
+        };
+        // A failure after the last record was written is a failure all the same: the caller gets no handle.
+        assert!(failed.is_err(), "{name}#{nth}");
+        assert!(runtime.list_pods().unwrap().is_empty(), "{name}#{nth}");
+        runtime.sweep().unwrap();
+        assert_clean(&world);
+        runtime.create_pod(world.pod("p", &["a", "b"])).unwrap_or_else(|e| panic!("{name}#{nth}: retry: {e}"));
+        finish(&world, &runtime);
+    }
+}
+
+#[test]
+fn p_067_an_invalid_container_in_a_pod_leaves_nothing() {
+    let (world, runtime) = new();
+    let mut config = world.pod("p", &["a", "b"]);
+    config.containers[1].rootfs = world.dir().join("nowhere");
+    assert_eq!(kind(runtime.create_pod(config)), ErrorKind::Seam);
+    assert_clean(&world);
+}
+
+#[test]
+fn p_068_a_rollback_leaves_alone_what_was_given() {
+    let (world, runtime) = new();
+    let given = world.dir().join("given-netns");
+    let mut config = world.pod("p", &["a"]);
+    config.network.namespace = Some(given.clone());
+    world.set_interfaces(&given, vec![crate::network::endpoint("eth0")]);
+    world.fail("agent.create-container", Failing::Refuses);
+    assert_eq!(kind(runtime.create_pod(config.clone())), ErrorKind::Seam);
+    assert!(!world.calls().iter().any(|call| call.starts_with("network.delete")));
+    assert!(world.dir().join("rootfs").is_dir());
+    runtime.create_pod(config).unwrap();
+    finish(&world, &runtime);
+    assert!(!world.calls().iter().any(|call| call.starts_with("network.delete")));
+}
+
+#[test]
+fn p_068_a_failed_creation_does_not_touch_other_pods() {
+    let (world, runtime) = new();
+    runtime.run_pod(world.pod("other", &["x"])).unwrap();
+    let mounts = world.mounts();
+    world.fail("agent.create-container", Failing::Refuses);
+    assert_eq!(kind(runtime.create_pod(world.pod("p", &["a"]))), ErrorKind::Seam);
+    assert_eq!(world.mounts(), mounts);
+    assert_eq!(runtime.status_container("other", "x").unwrap().state, Some(State::Running));
+}
+
+#[test]
+fn p_069_a_machine_that_does_not_answer_in_time_is_a_timeout() {
+    let (world, runtime) = new();
+    world.fail("vm.wait-ready", Failing::TimesOut);
+    assert_eq!(kind(runtime.create_pod(world.pod("p", &["a"]))), ErrorKind::Timeout);
+    assert_clean(&world);
+}
+
+#[test]
+fn p_021_another_call_sees_nothing_of_a_half_made_pod() {
+    let (world, runtime) = new();
+    std::thread::scope(|scope| {
+        let creating = scope.spawn(|| {
+            let mut config = world.pod("p", &["a"]);
+            config.hooks.prestart = vec![crate::hooks::shell("sleep 0.3")];
+            runtime.create_pod(config).map(drop)
+        });
+        let lock = world.dir().join("run/p/lock");
+        while !lock.exists() && !creating.is_finished() {
+            std::thread::yield_now();
+        }
+        // Waits for the creation to be complete: it finds the whole pod.
+        let other = world.runtime();
+        loop {
+            match other.start_pod("p") {
+                Ok(_) => break,
+                Err(e) => assert!(e.is_not_found(), "{e}"),
+            }
+            // The lock was taken between the directory and the creator's own lock: no pod yet.
+            std::thread::yield_now();
+        }
+        creating.join().unwrap().unwrap();
+    });
+    finish(&world, &runtime);
+}
+
+#[test]
+fn p_014_without_config_record_there_is_no_pod_whatever_the_state_says() {
+    let (world, runtime) = new();
+    runtime.create_pod(world.pod("p", &[])).unwrap();
+    std::fs::remove_file(world.dir().join("config/p/config.json")).unwrap();
+    assert!(world.dir().join("run/p/state.json").exists());
+    assert_eq!(kind(runtime.status_pod("p")), ErrorKind::NoSuchPod);
+    assert!(runtime.list_pods().unwrap().is_empty());
+    assert_eq!(kind(runtime.stop_pod("p", Default::default())), ErrorKind::NoSuchPod);
+    assert_clean(&world);
+}
+
+#[test]
+fn p_089_run_is_create_and_start() {
+    let (world, runtime) = new();
+    world.fail("agent.setup-sandbox", Failing::Refuses);
+    assert_eq!(kind(runtime.run_pod(world.pod("p", &["a"]))), ErrorKind::Seam);
+    assert_clean(&world);
+    world.fail("agent.start-container", Failing::Refuses);
+    assert_eq!(kind(runtime.run_pod(world.pod("p", &["a"]))), ErrorKind::Seam);
+    assert_eq!(runtime.status_pod("p").unwrap().state, Some(State::Running), "the second half leaves the pod");
+    finish(&world, &runtime);
+    runtime.run_pod(world.pod("p", &["a"])).unwrap();
+    assert_eq!(states(&runtime), [("a".into(), Some(State::Running))]);
+    finish(&world, &runtime);
+}
+
+#[test]
+fn p_003_no_handle_comes_with_an_error() {
+    // The types say it: a call returns a handle or an error. What is checked is that a failed call made no pod.
+    let (world, runtime) = new();
+    world.fail("vm.start", Failing::Refuses);
+    assert!(runtime.create_pod(world.pod("p", &[])).is_err());
+    assert!(runtime.status_pod("p").is_err());
+}
+
+/// P-002, P-004.
+#[test]
+fn p_001_bad_ids_are_refused_by_every_entry_point_before_the_files() {
+    let (world, runtime) = new();
+    let (c, none) = (world.container("c"), Default::default());
+    let command = hutch_runtime::spec::Command { args: vec!["x".into()], ..Default::default() };
+    for (pod, container, expected) in [
+        ("", "c", ErrorKind::NeedPodId),
+        ("", "", ErrorKind::NeedPodId),
+        ("../p", "c", ErrorKind::InvalidConfig),
+        ("a/b", "c", ErrorKind::InvalidConfig),
+    ] {
+        let results = [
+            kind(runtime.delete_pod(pod, none)),
+            kind(runtime.start_pod(pod)),
+            kind(runtime.stop_pod(pod, Default::default())),
+            kind(runtime.status_pod(pod)),
+            kind(runtime.pause_pod(pod)),
+            kind(runtime.resume_pod(pod)),
+            kind(runtime.stats_pod(pod)),
+            kind(runtime.wait_pod(pod, Default::default())),
+            kind(runtime.events(pod).map(drop)),
+            kind(runtime.create_container(pod, c.clone())),
+            kind(runtime.delete_container(pod, container)),
+            kind(runtime.start_container(pod, container)),
+            kind(runtime.stop_container(pod, container, Default::default())),
+            kind(runtime.status_container(pod, container)),
+            kind(runtime.kill_container(pod, container, 9, false)),
+            kind(runtime.enter_container(pod, container, &command, Default::default())),
+            kind(runtime.process_list(pod, container, &Default::default())),
+            kind(runtime.stats_container(pod, container)),
+            kind(runtime.update_container(pod, container, &Default::default())),
+            kind(runtime.wait_container(pod, container, Default::default())),
+        ];
+        assert!(results.iter().all(|kind| *kind == expected), "{pod:?} {container:?}: {results:?}");
+    }
+    for (container, expected) in [("", ErrorKind::NeedContainerId), ("..", ErrorKind::InvalidConfig)] {
+        let mut config = c.clone();
+        config.id = container.into();
+        let results = [
+            kind(runtime.create_container("p", config)),
+            kind(runtime.delete_container("p", container)),
+            kind(runtime.start_container("p", container)),
+            kind(runtime.stop_container("p", container, Default::default())),
+            kind(runtime.status_container("p", container)),
+            kind(runtime.kill_container("p", container, 9, false)),
+            kind(runtime.enter_container("p", container, &command, Default::default())),
+            kind(runtime.process_list("p", container, &Default::default())),
+        ];
+        assert!(results.iter().all(|kind| *kind == expected), "{container:?}: {results:?}");
+    }
+    assert_clean(&world);
+}
+
+#[test]
+fn p_052_a_socket_path_that_is_too_long_is_refused_at_creation() {
+    let (world, runtime) = new();
+    let id = "p".repeat(120);
+    let error = error(runtime.create_pod(world.pod(&id, &[])));
+    assert_eq!(error.kind(), ErrorKind::InvalidConfig);
+    assert!(error.to_string().contains("107"), "{error}");
+    assert_clean(&world);
+}
+
+#[test]
+fn p_101_an_agent_that_wants_the_oci_configuration_gets_it_or_nothing() {
+    let (world, runtime) = new();
+    let mut config = world.pod("p", &["a"]);
+    config.agent.require_oci_config = true;
+    let missing = error(runtime.create_pod(config.clone()));
+    assert_eq!(missing.kind(), ErrorKind::InvalidConfig);
+    assert!(missing.to_string().contains(CONFIG_KEY), "{missing}");
+    assert_clean(&world);
+    let oci = r#"{"process":{"args":["serve"]},"root":{"path":"rootfs"}}"#;
+    config.containers[0].annotations = BTreeMap::from([(CONFIG_KEY.to_owned(), oci.to_owned())]);
+    runtime.create_pod(config).unwrap();
+    finish(&world, &runtime);
+}
+
+#[test]
+fn p_180_a_long_hostname_is_cut_for_the_guest_only() {
+    let (world, runtime) = new();
+    let name = "n".repeat(70);
+    let config = PodConfig { hostname: name.clone(), ..world.pod("p", &[]) };
+    runtime.create_pod(config).unwrap();
+    world.guest("p", |guest| assert_eq!(guest.sandbox().unwrap().hostname, name[..64]));
+    let stored = std::fs::read_to_string(world.dir().join("config/p/config.json")).unwrap();
+    assert!(stored.contains(&name));
+    finish(&world, &runtime);
+}
+
+/// P-019.
+#[test]
+fn p_181_status_shows_the_defaults_filled_in() {
+    let (world, runtime) = new();
+    let mut config = world.pod("p", &["b", "a"]);
+    config.annotations.insert("org.example.key".into(), "value".into());
+    config.resources.memory_mib = 512;
+    runtime.create_pod(config).unwrap();
+    let status = runtime.status_pod("p").unwrap();
+    assert_eq!((status.hypervisor.vcpus, status.hypervisor.memory_mib, status.hypervisor.bridges), (1, 512, 1));
+    assert!(status.hypervisor.max_vcpus > 1);
+    assert_eq!(status.annotations["org.example.key"], "value");
+    assert_eq!(status.containers.iter().map(|c| c.id.as_str()).collect::<Vec<_>>(), ["b", "a"]);
+    assert_eq!((status.hypervisor_type.name(), status.agent_type.name()), ("hutch", "hutch"));
+    finish(&world, &runtime);
+}
+
+/// P-087: nothing of a pod without network is made or deleted. Also §11: every seam has a form that does nothing.
+#[test]
+fn p_120_the_whole_api_works_with_seams_that_do_nothing() {
+    use hutch_runtime::spec::{AgentKind, HypervisorKind, NetworkKind, ShimKind};
+    let world = hutch_runtime::testing::World::new();
+    let runtime = hutch_runtime::Runtime::new(world.store(), hutch_runtime::Seams::noop(), world.options());
+    let mut config = world.pod("p", &["a"]);
+    config.hypervisor.kind = HypervisorKind::None;
+    config.agent.kind = AgentKind::None;
+    config.shim.kind = ShimKind::None;
+    config.network.kind = NetworkKind::None;
+    runtime.run_pod(config).unwrap();
+    let status = runtime.status_container("p", "a").unwrap();
+    assert_eq!((status.state, status.pid), (Some(State::Running), 0), "PID 0 is never taken for dead");
+    runtime.pause_pod("p").unwrap();
+    runtime.resume_pod("p").unwrap();
+    runtime.create_container("p", world.container("b")).unwrap();
+    runtime.start_container("p", "b").unwrap();
+    runtime.kill_container("p", "b", 15, true).unwrap();
+    runtime.stop_container("p", "b", Default::default()).unwrap();
+    runtime.delete_container("p", "b").unwrap();
+    runtime.stop_pod("p", Default::default()).unwrap();
+    runtime.delete_pod("p", Default::default()).unwrap();
+    assert_clean(&world);
+}

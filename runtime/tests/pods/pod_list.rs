@@ -1,0 +1,100 @@
+//! ListPod and StatusPod (§6.6).
+
+use std::time::{Duration, Instant};
+
+use hutch_runtime::store::LockMode;
+use hutch_runtime::{ErrorKind, PodId, State};
+
+use crate::support::{finish, kind, new, running};
+
+#[test]
+fn p_017_no_config_root_is_an_empty_list() {
+    let (world, runtime) = new();
+    assert!(runtime.list_pods().unwrap().is_empty());
+    std::fs::write(world.dir().join("config"), "not a directory").unwrap();
+    assert_eq!(kind(runtime.list_pods()), ErrorKind::Store);
+}
+
+#[test]
+fn p_018_damaged_pods_are_listed_with_a_marker_and_others_as_ever() {
+    let (world, runtime) = new();
+    for id in ["a", "b", "c"] {
+        runtime.create_pod(world.pod(id, &["x"])).unwrap();
+    }
+    std::fs::write(world.dir().join("run/b/state.json"), "garbage").unwrap();
+    std::fs::create_dir(world.dir().join("config/half-made")).unwrap();
+    std::fs::write(world.dir().join("config/a-file"), "").unwrap();
+    let list = runtime.list_pods().unwrap();
+    let shown: Vec<_> = list.iter().map(|pod| (pod.id.as_str(), pod.state, pod.error.is_some())).collect();
+    assert_eq!(shown, [("a", Some(State::Ready), false), ("b", None, true), ("c", Some(State::Ready), false)]);
+    assert!(list[1].error.as_ref().unwrap().contains("state.json"), "{:?}", list[1].error);
+    // Found, so that it can be deleted.
+    runtime.delete_pod("b", hutch_runtime::DeleteOptions { force: true }).unwrap();
+    assert_eq!(runtime.list_pods().unwrap().len(), 2);
+}
+
+#[test]
+fn p_019_status_does_the_lazy_stop_for_each_container() {
+    let (world, runtime) = running(&["a", "b"]);
+    world.guest("p", |guest| guest.exit("b", 1));
+    let status = runtime.status_pod("p").unwrap();
+    assert_eq!(status.containers[1].state, Some(State::Stopped));
+    let listed = runtime.list_pods().unwrap();
+    assert_eq!(listed[0], status);
+    world.guest("p", |guest| guest.exit("a", 1));
+    assert_eq!(runtime.list_pods().unwrap()[0].containers[0].state, Some(State::Stopped), "a list does it too");
+    finish(&world, &runtime);
+}
+
+/// P-023: one lock at a time.
+#[test]
+fn p_029_a_busy_pod_is_shown_from_its_records_and_marked() {
+    let (world, runtime) = running(&["a"]);
+    runtime.create_pod(world.pod("q", &[])).unwrap();
+    let id = PodId::new("p").unwrap();
+    let held = world.store().lock(&id, LockMode::Exclusive, Duration::ZERO).unwrap().unwrap();
+    let start = Instant::now();
+    let list = runtime.list_pods().unwrap();
+    assert!(start.elapsed() < Duration::from_secs(2));
+    assert_eq!((list[0].id.as_str(), list[0].busy, list[0].state), ("p", true, Some(State::Running)));
+    assert_eq!((list[1].id.as_str(), list[1].busy), ("q", false));
+    drop(held);
+    assert!(!runtime.list_pods().unwrap()[0].busy);
+    runtime.delete_pod("q", Default::default()).unwrap();
+    finish(&world, &runtime);
+}
+
+#[test]
+fn p_049_a_pod_whose_host_was_restarted_is_listed_stopped_and_can_be_used_or_deleted() {
+    for case in ["delete", "start", "stop", "status", "force delete", "create"] {
+        let (world, runtime) = running(&["a", "b"]);
+        // The host goes down: processes and the runtime root with it.
+        world.host_restart();
+        let list = runtime.list_pods().unwrap();
+        assert_eq!((list.len(), list[0].state), (1, Some(State::Stopped)), "{case}");
+        assert!(list[0].reason.as_ref().unwrap().contains("restarted"), "{case}");
+        assert!(list[0].containers.iter().all(|container| container.state == Some(State::Stopped)));
+        assert!(!world.dir().join("run/p").exists(), "reading changes nothing");
+        match case {
+            "start" => {
+                runtime.start_pod("p").unwrap();
+                let status = runtime.status_pod("p").unwrap();
+                assert_eq!((status.state, status.reason), (Some(State::Running), None));
+                assert!(status.containers.iter().all(|container| container.state == Some(State::Running)));
+            }
+            "stop" => drop(runtime.stop_pod("p", Default::default()).unwrap()),
+            "status" => {
+                assert_eq!(runtime.status_container("p", "a").unwrap().state, Some(State::Stopped));
+                runtime.delete_container("p", "a").unwrap();
+                assert_eq!(runtime.status_pod("p").unwrap().containers.len(), 1);
+            }
+            "create" => assert_eq!(kind(runtime.create_pod(world.pod("p", &[]))), ErrorKind::AlreadyExists),
+            _ => {}
+        }
+        let force = case != "delete";
+        runtime.delete_pod("p", hutch_runtime::DeleteOptions { force }).unwrap_or_else(|e| panic!("{case}: {e}"));
+        crate::support::assert_clean(&world);
+        runtime.create_pod(world.pod("p", &[])).unwrap();
+        finish(&world, &runtime);
+    }
+}

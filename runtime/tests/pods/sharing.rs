@@ -1,0 +1,142 @@
+//! What a container sees of the host, and the configuration that the guest gets (P-097 to P-100).
+
+use std::collections::BTreeMap;
+
+use hutch_runtime::spec::oci::CONFIG_KEY;
+use hutch_runtime::spec::{ContainerConfig, MountSpec};
+use hutch_runtime::testing::World;
+use serde_json::{json, Value};
+
+use crate::support::{finish, running};
+
+/// A container with an OCI configuration.
+fn with_oci(world: &World, id: &str, oci: &Value) -> ContainerConfig {
+    let mut config = world.container(id);
+    config.annotations = BTreeMap::from([(CONFIG_KEY.to_owned(), oci.to_string())]);
+    config
+}
+
+#[test]
+fn p_098_the_guest_gets_a_configuration_without_the_hosts_things() {
+    let (world, runtime) = running(&[]);
+    let data = world.dir().join("data");
+    std::fs::create_dir(&data).unwrap();
+    let oci = json!({
+        "ociVersion": "1.0.2",
+        "process": {"args": ["serve"], "cwd": "/"},
+        "root": {"path": "rootfs"},
+        "hooks": {"prestart": [{"path": "/bin/x"}], "startContainer": [{"path": "/bin/y"}]},
+        "mounts": [
+            {"destination": "/data", "type": "bind", "source": data, "options": ["rbind", "ro"]},
+            {"destination": "/dev/shm", "type": "bind", "source": "/dev/shm", "options": ["rbind"]},
+            {"destination": "/proc", "type": "proc", "source": "proc"},
+        ],
+        "linux": {
+            "cgroupsPath": "/host/path",
+            "seccomp": {"defaultAction": "SCMP_ACT_ALLOW"},
+            "namespaces": [
+                {"type": "network", "path": "/var/run/netns/x"},
+                {"type": "pid", "path": "/proc/1/ns/pid"},
+                {"type": "mount"},
+            ],
+            "unknownToUs": 1,
+        },
+    });
+    runtime.create_container("p", with_oci(&world, "a", &oci)).unwrap();
+    let spec = world.guest("p", |guest| guest.spec("a")).unwrap();
+    assert_eq!(spec["hooks"], json!({"startContainer": [{"path": "/bin/y"}]}));
+    let linux = &spec["linux"];
+    assert!(linux.get("cgroupsPath").is_none() && linux.get("seccomp").is_none());
+    assert_eq!(linux["namespaces"], json!([{"type": "pid"}, {"type": "mount"}]));
+    assert_eq!(linux["unknownToUs"], 1, "what the host does not know reaches the guest");
+    assert!(spec["root"]["path"].as_str().unwrap().starts_with("/run/hutch/shared/a-"));
+    let mounts = spec["mounts"].as_array().unwrap();
+    let find = |destination: &str| mounts.iter().find(|m| m["destination"] == destination).unwrap();
+    assert!(find("/data")["source"].as_str().unwrap().starts_with("/run/hutch/shared/a-"));
+    assert_eq!(find("/dev/shm")["type"], "tmpfs");
+    assert_eq!(find("/proc")["source"], "proc");
+    finish(&world, &runtime);
+}
+
+#[test]
+fn p_099_binds_on_pseudo_file_systems_are_not_shared() {
+    let (world, runtime) = running(&[]);
+    let source = world.dir().display().to_string();
+    let bind = |destination: &str| MountSpec {
+        source: source.clone(),
+        destination: destination.into(),
+        kind: "bind".into(),
+        ..MountSpec::default()
+    };
+    let mut config = world.container("a");
+    config.mounts = vec![bind("/proc/cpuinfo"), bind("/sys/fs/x"), bind("/dev/tty9"), bind("/device"), bind("/data")];
+    runtime.create_container("p", config).unwrap();
+    let shared: Vec<String> = world
+        .mounts()
+        .iter()
+        .filter_map(|target| target.file_name()?.to_str()?.rsplit('-').next().map(str::to_owned))
+        .collect();
+    assert_eq!(shared.len(), 3, "{shared:?}");
+    assert!(["rootfs", "device", "data"].iter().all(|name| shared.iter().any(|s| s == name)), "{shared:?}");
+    let spec = world.guest("p", |guest| guest.spec("a")).unwrap();
+    let text = spec["mounts"].to_string();
+    assert!(!text.contains("cpuinfo") && !text.contains("tty9"), "{text}");
+    finish(&world, &runtime);
+}
+
+#[test]
+fn p_100_a_bind_has_links_resolved_a_telling_name_and_its_read_only_flag() {
+    let (world, runtime) = running(&[]);
+    let real = world.dir().join("real");
+    std::fs::create_dir(&real).unwrap();
+    std::os::unix::fs::symlink(&real, world.dir().join("link")).unwrap();
+    let mut config = world.container("box");
+    config.mounts = vec![MountSpec {
+        source: world.dir().join("link").display().to_string(),
+        destination: "/var/lib/data".into(),
+        kind: "bind".into(),
+        options: vec!["rbind".into(), "ro".into()],
+        ..MountSpec::default()
+    }];
+    runtime.create_container("p", config).unwrap();
+    let text = std::fs::read(world.dir().join("run/p/box/mounts.json")).unwrap();
+    let record: Value = serde_json::from_slice(&text).unwrap();
+    let bind = record["data"].as_array().unwrap().iter().find(|b| b["destination"] == "/var/lib/data").unwrap();
+    assert_eq!(bind["source"].as_str().unwrap(), real.canonicalize().unwrap().to_str().unwrap());
+    assert_eq!(bind["read_only"], true);
+    let name = bind["target"].as_str().unwrap().rsplit('/').next().unwrap();
+    let parts: Vec<&str> = name.split('-').collect();
+    assert_eq!((parts[0], parts[2]), ("box", "data"));
+    assert!(parts[1].len() == 16 && parts[1].bytes().all(|b| b.is_ascii_hexdigit()), "{name}");
+    finish(&world, &runtime);
+}
+
+/// The user stays text up to the guest (P-124).
+#[test]
+fn p_124_names_of_users_reach_the_guest_as_they_are() {
+    let (world, runtime) = running(&[]);
+    let mut config = world.container("a");
+    config.command.user = "www:web".into();
+    config.command.supplementary_groups = vec!["audio".into(), "44".into()];
+    runtime.create_container("p", config).unwrap();
+    let spec = world.guest("p", |guest| guest.spec("a")).unwrap();
+    assert_eq!(spec["annotations"]["dev.hutch.process.user"], "www:web");
+    assert_eq!(spec["annotations"]["dev.hutch.process.groups"], "audio,44");
+    finish(&world, &runtime);
+}
+
+/// What a stand-in is asked to be: P-097.
+#[test]
+fn p_097_a_stand_in_joins_the_pods_network_and_gets_the_console() {
+    let (world, runtime) = running(&[]);
+    let mut config = world.container("a");
+    config.command.console = Some("/dev/pts/77".into());
+    config.command.interactive = true;
+    runtime.create_container("p", config).unwrap();
+    let spec = world.stand_in("a").unwrap();
+    assert_eq!(spec.network_namespace, Some(world.namespace("p")));
+    assert_eq!(spec.console, Some("/dev/pts/77".into()));
+    assert!(spec.terminal && spec.stdin);
+    assert_eq!(spec.pid_namespace, hutch_runtime::seam::PidNamespace::New);
+    finish(&world, &runtime);
+}
