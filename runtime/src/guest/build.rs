@@ -103,10 +103,13 @@ pub(crate) fn build_with(
     })?;
     let action = match reusable(&store, &kind, request.force)? {
         Some(old) if plan.is_done_in(&old, apt)? => {
-            if old.agent.sha256 == agent.record.sha256 {
+            if old.agent != agent.record {
+                assets::replace_agent(&store, &kind, &agent)?; // equal contents: only where they came from
+            }
+            let same = old.agent.sha256 == agent.record.sha256;
+            if same {
                 BuildAction::Nothing
             } else {
-                assets::replace_agent(&store, &kind, &agent)?;
                 BuildAction::Agent
             }
         }

@@ -123,6 +123,18 @@ fn building_with_another_agent_only_replaces_the_agent() {
 }
 
 #[test]
+fn building_with_an_equal_agent_elsewhere_follows_that_one_from_then_on() {
+    let mut place = Place::new();
+    place.build(KernelChoice::Distro).unwrap();
+    let elsewhere = place.dir.path().join("elsewhere");
+    fs::copy(&place.agent, &elsewhere).unwrap();
+    place.agent = elsewhere.clone();
+    let report = place.build(KernelChoice::Distro).unwrap();
+    assert_eq!(report.action, BuildAction::Nothing);
+    assert_eq!(report.assets.manifest.agent.path, elsewhere);
+}
+
+#[test]
 fn an_agent_that_was_only_touched_is_read_once() {
     let place = Place::new();
     place.build(KernelChoice::Distro).unwrap();
