@@ -53,7 +53,7 @@ pub fn run() -> ! {
         exit_now(101)
     }));
 
-    modules::load_all(Path::new("/modules"));
+    modules::start(Path::new("/modules"));
     let kernel = uname().map(|names| names.release().to_string_lossy().into_owned()).unwrap_or_default();
     let listener = VsockListener::bind(AGENT_PORT).unwrap_or_else(|error| give_up("listening on vsock", &error));
     let pushed = push(&kernel);
@@ -61,6 +61,7 @@ pub fn run() -> ! {
     drop(port);
 
     mount_own();
+    modules::load_for_devices();
     let options = Options {
         run_dir: PathBuf::from("/run/hutch"),
         own_mounts: MOUNTS.iter().map(|(_, target, ..)| target.to_string()).collect(),

@@ -4,6 +4,7 @@
 use std::fmt::Display;
 use std::fs::{File, OpenOptions};
 use std::io::Write;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::OnceLock;
 
 use nix::sys::stat::{makedev, mknod, Mode, SFlag};
@@ -32,25 +33,23 @@ impl Level {
     }
 }
 
-static KERNEL: OnceLock<File> = OnceLock::new();
+/// Whether the ring is wanted.
+static WANTED: AtomicBool = AtomicBool::new(false);
+/// The ring, opened when the first line comes.
+static RING: OnceLock<Option<File>> = OnceLock::new();
 
-/// Sends the log to the kernel's ring. A failure leaves it on stderr.
+/// Sends the log to the kernel's ring. Where that cannot be opened, lines go to stderr.
 pub fn use_kernel_ring() {
-    if let Some(ring) = open_ring() {
-        let _ = KERNEL.set(ring);
-    }
+    WANTED.store(true, Ordering::Relaxed);
 }
 
 /// Writes one line.
 pub fn write(level: Level, message: impl Display) {
-    let line = match KERNEL.get() {
-        Some(_) => format!("<{}>hutch-agent: {message}\n", level as u8),
-        None => format!("hutch-agent: {message}\n"),
-    };
+    let ring = WANTED.load(Ordering::Relaxed).then(|| RING.get_or_init(open_ring).as_ref()).flatten();
     // A log that cannot be written has nowhere to complain.
-    let _ = match KERNEL.get() {
-        Some(mut ring) => ring.write_all(line.as_bytes()),
-        None => std::io::stderr().write_all(line.as_bytes()),
+    let _ = match ring {
+        Some(mut ring) => ring.write_all(format!("<{}>hutch-agent: {message}\n", level as u8).as_bytes()),
+        None => std::io::stderr().write_all(format!("hutch-agent: {message}\n").as_bytes()),
     };
 }
 

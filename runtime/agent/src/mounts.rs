@@ -11,6 +11,7 @@ use nix::fcntl::AT_FDCWD;
 use nix::sys::stat::{fstat, SFlag};
 
 use crate::failure::{invalid, not_found, system, Outcome};
+use crate::modules;
 use crate::mount_options::{attribute, parse, Options};
 use crate::root::Root;
 use crate::sys::{attach_mount, c_string, clone_mount, set_mount_attributes, FsContext};
@@ -77,6 +78,7 @@ fn file_system(mount: &GuestMount, options: &Options) -> Outcome<Detached> {
         None => mount.source.clone(),
     };
     let what = format!("mounting {fstype} {source:?}");
+    modules::load_for_file_system(fstype);
     let context = c_string(fstype).and_then(|fstype| FsContext::open(&fstype)).map_err(|errno| match errno {
         Errno::ENODEV => {
             let message = format!("{what}: the guest's kernel does not have this file system");

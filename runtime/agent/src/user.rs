@@ -22,7 +22,7 @@ pub struct Identity {
     pub uid: u32,
     /// Group id.
     pub gid: u32,
-    /// Supplementary groups, sorted.
+    /// Supplementary groups, sorted; the group itself is among them, so that leaving it gains no access.
     pub groups: Vec<u32>,
     /// Home directory; `/` if the user has no entry.
     pub home: String,
@@ -59,12 +59,12 @@ pub fn resolve(user: &str, more: &[String], passwd: &str, group: &str) -> Outcom
         (None, Some(uid)) => uid,
         (None, None) => return Err(invalid(format!("user {name:?} is not in /etc/passwd of the root"))),
     };
-    let mut groups = Vec::new();
     let gid = match (named_group, &entry) {
         (Some(text), _) => group_id(text, group)?,
         (None, Some(entry)) => entry.gid,
         (None, None) => 0,
     };
+    let mut groups = vec![gid];
     if let (None, Some(entry)) = (named_group, &entry) {
         groups.extend(memberships(entry.name, group));
     }
@@ -151,7 +151,7 @@ mod tests {
 
     #[test]
     fn names_bring_group_memberships_and_home() {
-        let bob = Identity { uid: 1000, gid: 1001, groups: vec![10, 29], home: "/home/bob".into() };
+        let bob = Identity { uid: 1000, gid: 1001, groups: vec![10, 29, 1001], home: "/home/bob".into() };
         assert_eq!(ok("bob"), bob);
         assert_eq!(ok("1000"), bob, "a number with an entry is that user");
         assert_eq!(ok("bob:"), bob);
@@ -161,19 +161,19 @@ mod tests {
     fn empty_is_root() {
         assert_eq!(ok(""), Identity { uid: 0, gid: 0, groups: vec![0, 10], home: "/root".into() });
         let bare = resolve("", &[], "", "").unwrap();
-        assert_eq!(bare, Identity { uid: 0, gid: 0, groups: vec![], home: "/".into() });
+        assert_eq!(bare, Identity { uid: 0, gid: 0, groups: vec![0], home: "/".into() });
     }
 
     #[test]
     fn a_named_group_replaces_memberships() {
-        assert_eq!(ok("bob:audio"), Identity { uid: 1000, gid: 29, groups: vec![], home: "/home/bob".into() });
+        assert_eq!(ok("bob:audio"), Identity { uid: 1000, gid: 29, groups: vec![29], home: "/home/bob".into() });
         assert_eq!(ok("bob:4242").gid, 4242);
         assert_eq!(ok(":audio").uid, 0);
     }
 
     #[test]
     fn numbers_need_no_entry() {
-        assert_eq!(ok("4711"), Identity { uid: 4711, gid: 0, groups: vec![], home: "/".into() });
+        assert_eq!(ok("4711"), Identity { uid: 4711, gid: 0, groups: vec![0], home: "/".into() });
     }
 
     #[test]
@@ -183,13 +183,13 @@ mod tests {
 
     #[test]
     fn short_lines_are_accepted() {
-        assert_eq!(ok("nohome"), Identity { uid: 1002, gid: 1002, groups: vec![], home: "/".into() });
+        assert_eq!(ok("nohome"), Identity { uid: 1002, gid: 1002, groups: vec![1002], home: "/".into() });
     }
 
     #[test]
     fn more_groups_are_added_once() {
         let groups = ["wheel".into(), "29".into(), "31".into()];
-        assert_eq!(resolve("bob", &groups, PASSWD, GROUP).unwrap().groups, [10, 29, 31]);
+        assert_eq!(resolve("bob", &groups, PASSWD, GROUP).unwrap().groups, [10, 29, 31, 1001]);
     }
 
     #[test]
