@@ -197,13 +197,13 @@ fn memory(text: Option<&OsStr>, host: &Host<'_>) -> Result<u64, ResolveError> {
 }
 
 fn rootfs(path: &Path) -> Result<PathBuf, ResolveError> {
-    let fail = |source| ResolveError::Rootfs { path: path.to_owned(), source };
-    let real = path.canonicalize().map_err(fail)?;
-    if !real.is_dir() {
-        return Err(ResolveError::RootfsNotADirectory(path.to_owned()));
+    match path.read_dir() {
+        Ok(_) => Ok(path.to_owned()),
+        Err(error) if error.kind() == io::ErrorKind::NotADirectory => {
+            Err(ResolveError::RootfsNotADirectory(path.to_owned()))
+        }
+        Err(source) => Err(ResolveError::Rootfs { path: path.to_owned(), source }),
     }
-    real.read_dir().map_err(fail)?;
-    Ok(real)
 }
 
 fn kernel(text: Option<&OsStr>) -> Result<KernelChoice, ResolveError> {

@@ -184,7 +184,7 @@ mod tests {
     fn the_root_is_shared_and_mounted_as_its_mode_says() {
         let (dir, plain) = plan(&[]);
         let layout = laid_out(&plain);
-        assert_eq!(layout.machine.shares[0].path, dir.path().canonicalize().unwrap());
+        assert_eq!(layout.machine.shares[0].path, dir.path());
         assert!(!layout.machine.shares[0].read_only && !layout.sandbox.root_readonly);
         assert_eq!(mounts(&layout), [("root", ROOT, "virtiofs", false)]);
 
