@@ -7,13 +7,14 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use hutch_vmm::config::{
-    BlockConfig, BootProtocol, ConsoleLevel, ConsoleOutput, DeviceDiscovery, MemoryBacking, ShareConfig, VsockConfig,
+    BlockConfig, BootProtocol, ConsoleLevel, ConsoleOutput, DeviceDiscovery, ImageLoading, MemoryBacking, ShareConfig,
+    VsockConfig,
 };
 use hutch_vmm::{Machine, MachineConfig};
 
 const USAGE: &str = "boot --kernel FILE [--initrd FILE] [--append PARAMETER]... [--cpus N] [--memory MIB]
      [--protocol auto|pvh|linux64] [--discovery acpi|cmdline] [--console FILE|ring|none] [--verbose]
-     [--disk FILE]... [--share TAG=DIR]... [--vsock CID] [--rng] [--memfd] [--hugetlb MIB] [--thp] [--prefault]
+     [--disk FILE]... [--share TAG=DIR]... [--vsock CID] [--rng] [--map] [--memfd] [--hugetlb MIB] [--thp] [--prefault]
      [--emulated] [--timeout SECONDS] [--pause-after SECONDS] [--trace]";
 
 fn main() -> ExitCode {
@@ -79,10 +80,17 @@ fn options() -> Result<Options, String> {
                 let text = value()?;
                 let (tag, path) = text.split_once('=').ok_or(format!("--share wants TAG=DIR\n{USAGE}"))?;
                 let id = format!("fs{}", config.shares.len());
-                config.shares.push(ShareConfig { id, tag: tag.into(), path: path.into(), read_only: false });
+                config.shares.push(ShareConfig {
+                    id,
+                    tag: tag.into(),
+                    path: path.into(),
+                    read_only: false,
+                    only: None,
+                });
             }
             "--vsock" => config.vsock = Some(VsockConfig { guest_cid: number(value()?)? }),
             "--rng" => config.rng = true,
+            "--map" => config.loading = ImageLoading::Map,
             "--memfd" => config.memory.backing = MemoryBacking::Memfd,
             "--hugetlb" => config.memory.backing = MemoryBacking::Hugetlb { page_mib: number(value()?)? },
             "--thp" => config.memory.thp = true,
@@ -123,7 +131,7 @@ fn run() -> Result<(), String> {
     let marks = machine.marks();
     let first = marks.first().map_or(0, |mark| mark.at_ns);
     for mark in &marks {
-        eprintln!("mark: {:>12.3} ms {}", (mark.at_ns - first) as f64 / 1e6, mark.name);
+        eprintln!("mark: {:>12.3} ms {} ({})", (mark.at_ns - first) as f64 / 1e6, mark.name, mark.at_ns);
     }
     eprintln!("counters: {:?}", machine.counters());
     machine.shutdown().map_err(|error| chain(&error))

@@ -242,9 +242,10 @@ fn load(config: &MachineConfig, files: Files, ram: &GuestRam, devices: &Devices)
         None => None,
     };
     let line = cmdline(config, devices)?.finish(kernel.cmdline_max())?;
-    kernel.load(ram)?;
+    let loading = config.effective_loading();
+    kernel.load(ram, loading)?;
     if let (Some(initrd), Some(range)) = (initrd, place) {
-        initrd.load(ram, range)?;
+        initrd.load(ram, range, loading)?;
     }
     let mut bytes = line.into_bytes();
     let cmdline_len = bytes.len();
@@ -282,7 +283,11 @@ pub(crate) fn cmdline(config: &MachineConfig, devices: &Devices) -> Result<Cmdli
     }
     let earlycon = format!("earlycon=uart8250,io,{:#x}", layout::SERIAL_PORT);
     match (&config.console.output, config.console.level) {
-        (ConsoleOutput::None, _) => line.push("quiet")?,
+        (ConsoleOutput::None, _) => {
+            for parameter in ["quiet", "8250.nr_uarts=0"] {
+                line.push(parameter)?;
+            }
+        }
         // Critical messages and panics go through the early console, which is never handed over to a driver that would probe.
         (_, ConsoleLevel::Quiet) => {
             for parameter in ["quiet", "loglevel=3", &earlycon, "keep_bootcon", "8250.nr_uarts=0"] {

@@ -27,6 +27,9 @@ pub struct MachineConfig {
     /// How the kernel is entered.
     #[serde(default)]
     pub boot: BootProtocol,
+    /// How kernel and initrd come into memory.
+    #[serde(default)]
+    pub loading: ImageLoading,
     /// How the kernel finds devices.
     #[serde(default)]
     pub discovery: DeviceDiscovery,
@@ -96,6 +99,19 @@ pub enum BootProtocol {
     Pvh,
     /// The 64-bit Linux entry.
     Linux64,
+}
+
+/// How kernel and initrd come into guest memory.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum ImageLoading {
+    /// They are read. What becomes of the files afterwards is of no importance.
+    #[default]
+    Read,
+    /// Their pages are mapped from the host's page cache: faster, and memory is shared between machines. The files
+    /// must not be changed in place while the machine lives (replacing them by `rename` is fine): the guest would see
+    /// it, and end with a host error if they are cut. With shared or huge-page memory they are read.
+    Map,
 }
 
 /// How the kernel finds its virtio-mmio devices.
@@ -283,6 +299,7 @@ impl MachineConfig {
             initrd: None,
             cmdline: Vec::new(),
             boot: BootProtocol::Auto,
+            loading: ImageLoading::Read,
             discovery: DeviceDiscovery::Acpi,
             console: ConsoleConfig::default(),
             blocks: Vec::new(),
@@ -291,6 +308,14 @@ impl MachineConfig {
             vsock: None,
             rng: false,
             allow_emulated: false,
+        }
+    }
+
+    /// How images come into memory of the configured kind: over shared memory and huge pages nothing can be mapped.
+    pub fn effective_loading(&self) -> ImageLoading {
+        match self.memory.backing {
+            MemoryBacking::Anonymous => self.loading,
+            MemoryBacking::Memfd | MemoryBacking::Hugetlb { .. } => ImageLoading::Read,
         }
     }
 

@@ -6,10 +6,12 @@ use std::os::unix::fs::{FileExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
 use hutch_devices::GuestRam;
-use vm_memory::{Bytes, GuestAddress};
 
+use super::pieces::Piece;
+use super::place;
 use crate::arch::x86_64::layout;
 use crate::arch::x86_64::memmap::Range;
+use crate::config::ImageLoading;
 
 const PAGE: u64 = 0x1000;
 /// The name of the last member of every cpio archive.
@@ -117,24 +119,24 @@ impl Initrd {
     /// # Errors
     /// [`InitrdError::TooLarge`].
     pub fn place(&self, kernel: Range, ram: Range, max: u64) -> Result<Range, InitrdError> {
-        place(self.len, kernel, ram.end().min(max.saturating_add(1))).ok_or_else(|| InitrdError::TooLarge {
+        find_place(self.len, kernel, ram.end().min(max.saturating_add(1))).ok_or_else(|| InitrdError::TooLarge {
             path: self.path.clone(),
             needs_mib: kernel.end().next_multiple_of(PAGE).saturating_add(self.len).div_ceil(1 << 20),
             has_mib: ram.len >> 20,
         })
     }
 
-    /// Reads the file to `range`, as given by [`Self::place`].
+    /// Brings the file to `range`, as given by [`Self::place`].
     ///
     /// # Errors
     /// [`InitrdError::Read`], also if the file has shrunk meanwhile.
-    pub fn load(mut self, ram: &GuestRam, range: Range) -> Result<(), InitrdError> {
-        ram.read_exact_volatile_from(GuestAddress(range.start), &mut self.file, self.len as usize)
-            .map_err(|error| InitrdError::Read { path: self.path.clone(), source: io::Error::other(error) })
+    pub fn load(self, ram: &GuestRam, range: Range, loading: ImageLoading) -> Result<(), InitrdError> {
+        let piece = Piece { offset: 0, address: range.start, len: self.len };
+        place::place(ram, &self.file, piece, loading).map_err(|source| InitrdError::Read { path: self.path, source })
     }
 }
 
-fn place(len: u64, kernel: Range, end: u64) -> Option<Range> {
+fn find_place(len: u64, kernel: Range, end: u64) -> Option<Range> {
     let fit = |from: u64, to: u64| {
         let start = to.checked_sub(len)? & !(PAGE - 1);
         (start >= from).then_some(Range { start, len })

@@ -65,9 +65,9 @@ fn garbage_emptiness_and_directories_are_told_apart() {
 #[test]
 fn an_initrd_goes_to_the_top_or_below_the_kernel_if_memory_is_small() {
     let kernel = Range { start: 16 << 20, len: 40 << 20 };
-    assert_eq!(place(1 << 20, kernel, 64 << 20), Some(Range { start: 63 << 20, len: 1 << 20 }));
-    assert_eq!(place(10 << 20, kernel, 64 << 20), Some(Range { start: 6 << 20, len: 10 << 20 }));
-    assert_eq!(place(16 << 20, kernel, 64 << 20), None);
+    assert_eq!(find_place(1 << 20, kernel, 64 << 20), Some(Range { start: 63 << 20, len: 1 << 20 }));
+    assert_eq!(find_place(10 << 20, kernel, 64 << 20), Some(Range { start: 6 << 20, len: 10 << 20 }));
+    assert_eq!(find_place(16 << 20, kernel, 64 << 20), None);
 }
 
 proptest! {
@@ -76,7 +76,7 @@ proptest! {
         len in 1u64..1 << 33, start in 0x10_0000u64..1 << 26, size in 0x1000u64..1 << 28, end in 0u64..1 << 32,
     ) {
         let kernel = Range { start, len: size };
-        match place(len, kernel, end) {
+        match find_place(len, kernel, end) {
             Some(range) => {
                 prop_assert_eq!(range.start % PAGE, 0);
                 prop_assert!(range.end() <= end && range.start >= layout::HIGH_RAM);

@@ -1,20 +1,20 @@
 //! The kernel image: opened and understood before anything is built, then read straight into guest memory.
 
 use std::fs::File;
-use std::io::{self, Seek, SeekFrom};
+use std::io;
 use std::os::unix::fs::{FileExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
 use hutch_devices::GuestRam;
 use linux_loader::loader::bootparam::setup_header;
-use vm_memory::{Bytes, GuestAddress};
 
 use super::bzimage::{self, BzImage, BzImageError};
 use super::elf::{self, ElfError, Header, Segment};
-use super::pieces::{self, Load};
+use super::pieces::{self, Load, Piece};
+use super::place;
 use crate::arch::x86_64::memmap::Range;
 use crate::arch::x86_64::{layout, memmap};
-use crate::config::BootProtocol;
+use crate::config::{BootProtocol, ImageLoading};
 
 /// Why a kernel cannot be booted.
 #[derive(Debug, thiserror::Error)]
@@ -215,34 +215,21 @@ impl Kernel {
         }
     }
 
-    /// Reads the image to its place. Memory that the image wants zero is so already.
+    /// Brings the image to its place. Memory that the image wants zero is so already.
     ///
     /// # Errors
     /// [`KernelError::Read`], also if the file has shrunk meanwhile.
-    pub fn load(mut self, ram: &GuestRam) -> Result<(), KernelError> {
-        match &self.image {
-            Image::Elf { loads, .. } => {
-                let pieces: Vec<_> = loads.iter().flat_map(|load| load.pieces.clone()).collect();
-                for piece in pieces {
-                    self.read(ram, piece.offset, piece.address, piece.len)?;
-                }
-                Ok(())
-            }
+    pub fn load(self, ram: &GuestRam, loading: ImageLoading) -> Result<(), KernelError> {
+        let pieces = match &self.image {
+            Image::Elf { loads, .. } => loads.iter().flat_map(|load| load.pieces.clone()).collect(),
             Image::BzImage(image) => {
-                let (offset, address, len) = (image.code_offset, image.load, image.code_len);
-                self.read(ram, offset, address, len)
+                vec![Piece { offset: image.code_offset, address: image.load, len: image.code_len }]
             }
-        }
-    }
-
-    fn read(&mut self, ram: &GuestRam, offset: u64, address: u64, len: u64) -> Result<(), KernelError> {
-        if len == 0 {
-            return Ok(());
-        }
-        let failed = |path: &PathBuf, source| KernelError::Read { path: path.clone(), source };
-        self.file.seek(SeekFrom::Start(offset)).map_err(|error| failed(&self.path, error))?;
-        ram.read_exact_volatile_from(GuestAddress(address), &mut self.file, len as usize)
-            .map_err(|error| failed(&self.path, io::Error::other(error)))
+        };
+        pieces
+            .into_iter()
+            .try_for_each(|piece| place::place(ram, &self.file, piece, loading))
+            .map_err(|source| KernelError::Read { path: self.path, source })
     }
 }
 

@@ -8,4 +8,5 @@ pub mod initrd;
 pub mod kernel;
 pub mod linux64;
 pub mod pieces;
+pub mod place;
 pub mod pvh;

@@ -1,0 +1,164 @@
+//! Brings bytes of a file to a place in guest memory: by reading, or by mapping the file's pages there.
+//!
+//! Mapped pages come from the host's page cache when the guest first touches them, are shared between machines, and
+//! are copied when the guest writes; the file itself never changes. What is not whole pages is read.
+#![allow(unsafe_code)] // mmap over a part of guest memory
+
+use std::fs::File;
+use std::io;
+use std::os::fd::AsRawFd;
+use std::os::unix::fs::FileExt;
+
+use hutch_devices::GuestRam;
+use vm_memory::{GuestAddress, GuestMemory};
+
+use super::pieces::Piece;
+use crate::config::ImageLoading;
+
+const PAGE: u64 = 0x1000;
+
+/// Brings `piece` of `file` into `ram`.
+///
+/// # Errors
+/// The file ends too early or cannot be read or mapped, or there is no such memory.
+pub fn place(ram: &GuestRam, file: &File, piece: Piece, loading: ImageLoading) -> io::Result<()> {
+    let (before, whole, after) = match loading {
+        ImageLoading::Map => split(piece),
+        ImageLoading::Read => (piece, None, Piece { len: 0, ..piece }),
+    };
+    read(ram, file, before)?;
+    if let Some(whole) = whole {
+        map(ram, file, whole)?;
+    }
+    read(ram, file, after)
+}
+
+/// The part before the first page boundary, whole pages, and the rest. No whole pages if file and memory do not agree
+/// on where pages begin.
+fn split(piece: Piece) -> (Piece, Option<Piece>, Piece) {
+    let part =
+        |from: u64, to: u64| Piece { offset: piece.offset + from, address: piece.address + from, len: to - from };
+    let end = piece.address + piece.len;
+    let (first, last) = (piece.address.next_multiple_of(PAGE), end / PAGE * PAGE);
+    if piece.address % PAGE != piece.offset % PAGE || last <= first {
+        return (piece, None, part(piece.len, piece.len));
+    }
+    let (first, last) = (first - piece.address, last - piece.address);
+    (part(0, first), Some(part(first, last)), part(last, piece.len))
+}
+
+fn read(ram: &GuestRam, file: &File, piece: Piece) -> io::Result<()> {
+    if piece.len == 0 {
+        return Ok(());
+    }
+    let slice = ram.get_slice(GuestAddress(piece.address), piece.len as usize).map_err(io::Error::other)?;
+    let guard = slice.ptr_guard_mut();
+    // SAFETY: the slice is mapped memory of this length, to which no reference exists; no guest runs yet.
+    let bytes = unsafe { std::slice::from_raw_parts_mut(guard.as_ptr(), slice.len()) };
+    file.read_exact_at(bytes, piece.offset)
+}
+
+fn map(ram: &GuestRam, file: &File, piece: Piece) -> io::Result<()> {
+    // A page past the end of the file would be a SIGBUS when touched.
+    if piece.offset + piece.len > file.metadata()?.len() {
+        return Err(io::ErrorKind::UnexpectedEof.into());
+    }
+    let slice = ram.get_slice(GuestAddress(piece.address), piece.len as usize).map_err(io::Error::other)?;
+    let guard = slice.ptr_guard_mut();
+    // SAFETY: replaces whole pages inside of one of guest memory's own mappings, which stay one range of addresses
+    // and go together when guest memory does. Nobody holds references into guest memory.
+    let mapped = unsafe {
+        libc::mmap(
+            guard.as_ptr().cast(),
+            slice.len(),
+            libc::PROT_READ | libc::PROT_WRITE,
+            libc::MAP_PRIVATE | libc::MAP_FIXED | libc::MAP_NORESERVE,
+            file.as_raw_fd(),
+            piece.offset as libc::off_t,
+        )
+    };
+    if mapped == libc::MAP_FAILED {
+        return Err(io::Error::last_os_error());
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::Write;
+
+    use proptest::prelude::*;
+    use vm_memory::Bytes;
+
+    use super::*;
+    use crate::testing::ram;
+
+    fn file(len: usize) -> (File, Vec<u8>) {
+        let mut file = tempfile::tempfile().expect("a temporary file");
+        let bytes: Vec<u8> = (0..len).map(|at| (at * 7 + at / 256) as u8 | 1).collect();
+        file.write_all(&bytes).expect("space for a small file");
+        (file, bytes)
+    }
+
+    proptest! {
+        #[test]
+        fn the_parts_are_the_whole_and_the_middle_is_pages(
+            offset in 0u64..20_000, address in 0u64..20_000, len in 0u64..20_000, aligned in any::<bool>(),
+        ) {
+            let address = if aligned { offset + 0x10_0000 } else { address };
+            let piece = Piece { offset, address, len };
+            let (before, whole, after) = split(piece);
+            let parts = [Some(before), whole, Some(after)];
+            let mut at = (offset, address);
+            for part in parts.into_iter().flatten() {
+                prop_assert_eq!((part.offset, part.address), at);
+                at = (part.offset + part.len, part.address + part.len);
+            }
+            prop_assert_eq!(at, (offset + len, address + len));
+            if let Some(whole) = whole {
+                prop_assert!(whole.len > 0);
+                prop_assert_eq!((whole.offset % PAGE, whole.address % PAGE, whole.len % PAGE), (0, 0, 0));
+                prop_assert!(before.len < PAGE && after.len < PAGE);
+            }
+        }
+    }
+
+    #[test]
+    fn mapped_and_read_bytes_are_the_same_and_nothing_else_changes() {
+        let (file, bytes) = file(0x5000);
+        for (offset, address, len) in
+            [(0u64, 0x10_0000u64, 0x5000u64), (0x123, 0x10_0123, 0x4321), (0x10, 0x10_0020, 0x3000), (5, 0x10_0005, 9)]
+        {
+            for loading in [ImageLoading::Map, ImageLoading::Read] {
+                let ram = ram(4);
+                place(&ram, &file, Piece { offset, address, len }, loading).expect("fits");
+                let mut all = vec![0; 0x8000];
+                ram.read_slice(&mut all, GuestAddress(0xf_f000)).expect("in RAM");
+                let start = (address - 0xf_f000) as usize;
+                let end = start + len as usize;
+                assert_eq!(all[start..end], bytes[offset as usize..][..len as usize]);
+                assert!(all[..start].iter().chain(&all[end..]).all(|byte| *byte == 0));
+            }
+        }
+    }
+
+    #[test]
+    fn writing_to_mapped_memory_leaves_the_file_alone() {
+        let (file, bytes) = file(0x2000);
+        let ram = ram(4);
+        place(&ram, &file, Piece { offset: 0, address: 0x10_0000, len: 0x2000 }, ImageLoading::Map).expect("fits");
+        ram.write_slice(&[0; 0x2000], GuestAddress(0x10_0000)).expect("in RAM");
+        let mut now = vec![0; 0x2000];
+        file.read_exact_at(&mut now, 0).expect("readable");
+        assert_eq!(now, bytes);
+    }
+
+    #[test]
+    fn a_file_that_has_shrunk_is_an_error_both_ways() {
+        let (file, _) = file(0x1800);
+        for loading in [ImageLoading::Map, ImageLoading::Read] {
+            let piece = Piece { offset: 0, address: 0x10_0000, len: 0x2000 };
+            assert!(place(&ram(4), &file, piece, loading).is_err());
+        }
+    }
+}
