@@ -146,6 +146,7 @@ impl Files {
         let console = Console::new(&config.console.output).map_err(|source| BuildError::Console {
             path: match &config.console.output {
                 ConsoleOutput::File(path) => path.clone(),
+                ConsoleOutput::Stdout => "standard output".into(),
                 ConsoleOutput::Ring | ConsoleOutput::None => PathBuf::new(),
             },
             source,

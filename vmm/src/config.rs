@@ -148,6 +148,8 @@ pub enum ConsoleOutput {
     Ring,
     /// The last lines are kept, and everything is appended to this file.
     File(PathBuf),
+    /// The last lines are kept, and everything goes to this process's standard output.
+    Stdout,
 }
 
 /// How much the guest's kernel says on the console.

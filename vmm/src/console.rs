@@ -5,6 +5,7 @@
 use std::collections::VecDeque;
 use std::fs::File;
 use std::io::{self, Write};
+use std::os::fd::AsFd;
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
 use std::sync::{Arc, Mutex, MutexGuard};
@@ -44,6 +45,8 @@ impl Console {
             ConsoleOutput::None => return Ok(None),
             ConsoleOutput::Ring => None,
             ConsoleOutput::File(path) => Some(open(path)?),
+            // A descriptor of its own, but not opened anew: a terminal or a port may be open only once.
+            ConsoleOutput::Stdout => Some(io::stdout().as_fd().try_clone_to_owned()?.into()),
         };
         Ok(Some(Self(Arc::new(Mutex::new(Inner { file, ..Inner::default() })))))
     }

@@ -78,7 +78,7 @@ pub struct BootBenchArgs {
     /// Draw phases and the distribution of runs
     #[arg(long, value_name = "FILE.svg")]
     pub plot: Option<PathBuf>,
-    /// Program and arguments for --rootfs [default: /bin/true]
+    /// Program and arguments for --rootfs [default: /bin/echo hi]
     #[arg(last = true, value_name = "CMD")]
     pub command: Vec<String>,
 }

@@ -82,6 +82,9 @@ pub struct RunArgs {
     /// Write the kernel's console to FILE
     #[arg(long, value_name = "FILE", help_heading = "Machine")]
     pub console: Option<PathBuf>,
+    /// Write boot marks and exit counts to FILE at the end, one JSON object a line
+    #[arg(long, value_name = "FILE", help_heading = "Machine")]
+    pub marks: Option<PathBuf>,
     /// Tell on stderr how long each phase took
     #[arg(long, help_heading = "Machine")]
     pub verbose: bool,

@@ -125,7 +125,7 @@ fn targets_of(args: &BootBenchArgs, point: &Point, initrd: &Path) -> Result<Vec<
         argv.extend(["--cpus".into(), cpus.clone(), "--memory".into(), memory]);
         argv.extend(["--rootfs".into(), text(rootfs), "--".into()]);
         match args.command.is_empty() {
-            true => argv.push("/bin/true".into()),
+            true => argv.extend(["/bin/echo".into(), "hi".into()]),
             false => argv.extend(args.command.iter().cloned()),
         }
         targets.push(Target { name: "hutch run".into(), argv, until: Until::Exit, own_marks: true });
@@ -237,7 +237,7 @@ mod tests {
         let targets = targets_of(&args, point, Path::new("/i")).unwrap();
         assert_eq!(targets.iter().map(|t| t.name.as_str()).collect::<Vec<_>>(), ["hutch", "hutch run", "q"]);
         assert!(targets[0].argv.iter().any(|a| a.ends_with(" benchhold")));
-        assert_eq!(targets[1].argv.last().map(String::as_str), Some("/bin/true"));
+        assert_eq!(targets[1].argv.last().map(String::as_str), Some("hi"));
         assert_eq!(targets[2].argv, ["vmm", "/k", "64"]);
     }
 

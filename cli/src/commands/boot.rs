@@ -76,7 +76,7 @@ fn config(args: &BootArgs) -> Result<MachineConfig, Failure> {
     };
     config.console = match args.silent {
         true => ConsoleConfig { output: ConsoleOutput::Ring, level: ConsoleLevel::Quiet },
-        false => ConsoleConfig { output: ConsoleOutput::File("/dev/stdout".into()), level: ConsoleLevel::Verbose },
+        false => ConsoleConfig { output: ConsoleOutput::Stdout, level: ConsoleLevel::Verbose },
     };
     for (i, disk) in args.disks.iter().enumerate() {
         let text = disk.to_string_lossy();

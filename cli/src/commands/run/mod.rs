@@ -48,7 +48,7 @@ pub fn run(args: RunArgs, started: u64) -> Result<u8, Failure> {
 }
 
 fn whole(args: RunArgs, started: u64, began: Instant) -> Result<u8, Failure> {
-    let mut phases = Phases::new(args.verbose, started);
+    let mut phases = Phases::new(args.verbose, args.marks.clone(), started);
     let plan = resolve::run(args, &host()?)?;
     phases.mark("arguments resolved");
     let signals = Signals::block()?;
@@ -63,8 +63,8 @@ fn whole(args: RunArgs, started: u64, began: Instant) -> Result<u8, Failure> {
     let mut marks = Marks::default();
     let (result, ended) = sandbox.run(task, &inbox, &mut marks);
     tty::leave();
-    phases.report(ended.machine(), &marks);
-    let outcome = outcome(result, &plan, &ended);
+    let shown = phases.report(ended.machine(), &marks);
+    let outcome = shown.and_then(|()| outcome(result, &plan, &ended));
     // The machine has been stopped and nobody needs it any more; the end of the process takes it away faster.
     std::mem::forget(ended);
     outcome

@@ -1,23 +1,26 @@
-//! `--verbose`: what happened when.
+//! `--verbose` and `--marks`: what happened when.
 
 use std::fmt::Write as _;
+use std::path::PathBuf;
 
 use hutch_runtime::sandbox::Marks;
-use hutch_vmm::Machine;
+use hutch_vmm::{Machine, Mark};
 
 use crate::clock;
+use crate::failure::Failure;
 
 /// Marks of this program, and later those of the machine and the run.
 pub struct Phases {
-    wanted: bool,
+    table: bool,
+    file: Option<PathBuf>,
     marks: Vec<(String, u64)>,
 }
 
 impl Phases {
-    /// `started`: the beginning of `main`.
-    pub fn new(wanted: bool, started: u64) -> Self {
-        let mut phases = Self { wanted, marks: Vec::new() };
-        if wanted {
+    /// `started`: the beginning of `main`. For a `table` on stderr, a `file` of marks, both or neither.
+    pub fn new(table: bool, file: Option<PathBuf>, started: u64) -> Self {
+        let mut phases = Self { table, file, marks: Vec::new() };
+        if phases.wanted() {
             // Until now the process did nothing but run: its CPU time is its age.
             let now = clock::now_ns();
             phases.marks.push(("process started".into(), now.saturating_sub(clock::cpu_ns()).min(started)));
@@ -26,30 +29,46 @@ impl Phases {
         phases
     }
 
+    fn wanted(&self) -> bool {
+        self.table || self.file.is_some()
+    }
+
     /// Something has been done.
     pub fn mark(&mut self, what: &str) {
-        if self.wanted {
+        if self.wanted() {
             self.marks.push((what.into(), clock::now_ns()));
         }
     }
 
-    /// Prints all on stderr, in order of time.
-    pub fn report(mut self, machine: &Machine, run: &Marks) {
-        if !self.wanted {
-            return;
+    /// Shows all, in order of time.
+    ///
+    /// # Errors
+    /// The file cannot be written.
+    pub fn report(mut self, machine: &Machine, run: &Marks) -> Result<(), Failure> {
+        if !self.wanted() {
+            return Ok(());
         }
         self.mark("done");
         self.marks.extend(machine.marks().into_iter().map(|mark| (name(&mark.name), mark.at_ns)));
         self.marks.extend(run.0.iter().map(|(what, at)| ((*what).to_owned(), *at)));
         self.marks.sort_by_key(|(_, at)| *at);
-        eprint!("{}", table(&self.marks));
         let exits = machine.counters().exits;
+        if let Some(path) = &self.file {
+            let marks: Vec<Mark> =
+                self.marks.iter().map(|(name, at_ns)| Mark { name: name.clone(), at_ns: *at_ns }).collect();
+            crate::marks::write(path, &marks, &exits)?;
+        }
+        if !self.table {
+            return Ok(());
+        }
+        eprint!("{}", table(&self.marks));
         eprintln!(
             "hutch: exits to user space: {} ({} port, {} MMIO)",
             exits.total(),
             exits.pio_in + exits.pio_out,
             exits.mmio_read + exits.mmio_write
         );
+        Ok(())
     }
 }
 
