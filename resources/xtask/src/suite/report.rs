@@ -58,6 +58,9 @@ impl Report {
 
     /// Adds tests that cannot run here, and says so.
     pub fn skipped(&mut self, name: &str, tests: u64, why: &str) {
+        if tests == 0 {
+            return;
+        }
         println!("\n     Skipping {name}: {tests} tests: {why}");
         let counts = Counts { skipped: tests, ..Counts::default() };
         self.lines.push(Line { name: format!("{name} (skipped: {why})"), counts, trouble: None, seconds: 0.0 });
