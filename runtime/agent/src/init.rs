@@ -64,7 +64,6 @@ pub fn run() -> ! {
     modules::load_for_devices();
     let options = Options {
         run_dir: PathBuf::from("/run/hutch"),
-        own_mounts: MOUNTS.iter().map(|(_, target, ..)| target.to_string()).collect(),
         limits: raise_own(),
         kernel,
         containers: Box::new(NoContainers),

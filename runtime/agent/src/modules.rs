@@ -53,14 +53,24 @@ pub fn start(dir: &Path) {
     *lock(&MODULES) = Some(modules);
 }
 
-/// Loads the drivers of the virtio devices that are there. Needs sysfs.
+/// The driver of the entropy device is loaded only if the host sends no entropy itself: it takes as long as all others.
+const ENTROPY: &str = "virtio:4";
+
+/// Loads the drivers of the virtio devices that are there, but for entropy. Needs sysfs.
 pub fn load_for_devices() {
     let mut modules = lock(&MODULES);
     let Some(modules) = modules.as_mut() else { return };
     if modules.demands.iter().any(|(occasion, _)| occasion.starts_with("virtio:")) {
-        for occasion in device_types(Path::new(VIRTIO_DEVICES)) {
-            modules.load_for(&occasion);
+        for occasion in device_types(Path::new(VIRTIO_DEVICES)).iter().filter(|&occasion| occasion != ENTROPY) {
+            modules.load_for(occasion);
         }
+    }
+}
+
+/// Loads the driver of the entropy device, if it is a module that has not been loaded yet.
+pub fn load_for_entropy() {
+    if let Some(modules) = lock(&MODULES).as_mut() {
+        modules.load_for(ENTROPY);
     }
 }
 

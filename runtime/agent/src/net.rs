@@ -54,6 +54,9 @@ struct Link {
 /// `Invalid` for a malformed address or name, `NotFound` for an interface that is not there, `System`.
 pub fn configure(spec: &NetworkSpec) -> Outcome<()> {
     let checked = Checked::new(spec)?;
+    if spec.interfaces.is_empty() && spec.routes.is_empty() && spec.neighbours.is_empty() {
+        return Ok(());
+    }
     let mut netlink = Netlink::open().map_err(|errno| system("netlink", errno))?;
     for (interface, mac, addresses) in &checked.interfaces {
         configure_interface(&mut netlink, interface, mac, addresses)?;

@@ -1,8 +1,8 @@
 //! Where processes of the sandbox live: a root directory in a mount namespace of its own.
 //!
-//! The namespace is made once, by a thread that enters it, furnishes it and ends; a descriptor keeps it alive. The
-//! root is moved over `/` and entered with chroot, since an initramfs cannot be pivoted away. Everything else that was
-//! mounted in the copied namespace is detached, so that it neither shows nor is kept busy from inside.
+//! The namespace is made once, by a thread that enters it, furnishes it and ends; a descriptor keeps it alive. It is
+//! made before the host's mounts, so that those which are not meant for it are not in it. The root is moved over `/`
+//! and entered with chroot, since an initramfs cannot be pivoted away; what lies below is the agent's own file systems.
 
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::fs::symlink;
@@ -11,7 +11,7 @@ use std::path::Path;
 use hutch_agent_proto::{ErrorKind, RemoteError};
 use nix::errno::Errno;
 use nix::fcntl::{open, OFlag, AT_FDCWD};
-use nix::mount::{mount, umount2, MntFlags, MsFlags};
+use nix::mount::{mount, MsFlags};
 use nix::sched::{setns, unshare, CloneFlags};
 use nix::sys::stat::{makedev, mknod, umask, Mode, SFlag};
 use nix::unistd::{chroot, fchdir, mkdir};
@@ -39,8 +39,6 @@ pub struct Furnishing<'a> {
     pub read_only: bool,
     /// Mounted in this order, after the standard file systems.
     pub mounts: Vec<Placed>,
-    /// Mount points of the agent that are of no use inside, outer ones first.
-    pub hidden: &'a [String],
 }
 
 /// See the module.
@@ -68,19 +66,19 @@ impl Sandbox {
         self.namespace.as_ref().map(AsFd::as_fd)
     }
 
-    /// Makes the namespace. Returns warnings, too: what a read-only root had no place for.
+    /// Furnishes `namespace`, which sees the agent's own file systems. Returns warnings, too: what a read-only root had
+    /// no place for.
     ///
     /// # Errors
     /// `System`, or what a mount says. Nothing is left behind then.
-    pub fn furnish(furnishing: Furnishing) -> Outcome<(Self, Vec<String>)> {
+    pub fn furnish(namespace: OwnedFd, furnishing: &Furnishing) -> Outcome<(Self, Vec<String>)> {
         let root = furnishing.root;
-        let tree = c_string(root).and_then(|path| clone_mount(AT_FDCWD, &path, true));
-        let tree = tree.map_err(|errno| system(format_args!("sandbox root {root:?}"), errno))?;
-        on_own_thread(|| {
-            let namespace = enter_new_namespace(&tree, furnishing.hidden)
-                .map_err(|errno| system(format_args!("entering the sandbox root {root:?}"), errno))?;
+        let failed = |errno| system(format_args!("sandbox root {root:?}"), errno);
+        let tree = c_string(root).and_then(|path| clone_mount(AT_FDCWD, &path, true)).map_err(failed)?;
+        inside(namespace.as_fd(), || {
+            enter_root(&tree).map_err(failed)?;
             let mut warnings = standard_mounts()?;
-            let root = Root::open(Path::new("/")).map_err(|errno| system("the sandbox root", errno))?;
+            let root = Root::open(Path::new("/")).map_err(failed)?;
             for placed in &furnishing.mounts {
                 match placed.mount.attach(&root, &placed.target) {
                     Err(error) if placed.optional => warnings.push(error.message),
@@ -90,8 +88,9 @@ impl Sandbox {
             if furnishing.read_only {
                 make_read_only(&root).map_err(|errno| system("making the sandbox root read-only", errno))?;
             }
-            Ok((Self { root, namespace: Some(namespace) }, warnings))
+            Ok((root, warnings))
         })
+        .map(|(root, warnings)| (Self { root, namespace: Some(namespace) }, warnings))
     }
 
     /// Attaches a mount inside the sandbox.
@@ -107,13 +106,37 @@ impl Sandbox {
     /// # Errors
     /// What `act` says, or `System` if the sandbox cannot be entered.
     pub fn inside<T: Send>(&self, act: impl FnOnce() -> Outcome<T> + Send) -> Outcome<T> {
-        let Some(namespace) = self.namespace() else { return act() };
-        on_own_thread(|| {
-            let entered = unshare(CloneFlags::CLONE_FS).and_then(|()| setns(namespace, CloneFlags::CLONE_NEWNS));
-            entered.map_err(|errno| system("entering the sandbox", errno))?;
-            act()
-        })
+        match self.namespace() {
+            Some(namespace) => inside(namespace, act),
+            None => act(),
+        }
     }
+}
+
+/// A copy of the calling thread's mount namespace, for [`Sandbox::furnish`]. Made before the host's mounts, so that
+/// they are not in it.
+///
+/// # Errors
+/// `System`.
+pub fn new_namespace() -> Outcome<OwnedFd> {
+    on_own_thread(|| {
+        let make = || -> Result<OwnedFd, Errno> {
+            unshare(CloneFlags::CLONE_NEWNS)?;
+            let everything = MsFlags::MS_REC | MsFlags::MS_PRIVATE;
+            mount(None::<&str>, "/", None::<&str>, everything, None::<&str>)?;
+            open("/proc/thread-self/ns/mnt", OFlag::O_RDONLY | OFlag::O_CLOEXEC, Mode::empty())
+        };
+        make().map_err(|errno| system("making a mount namespace", errno))
+    })
+}
+
+/// Runs `act` on a thread inside `namespace`.
+fn inside<T: Send>(namespace: BorrowedFd, act: impl FnOnce() -> Outcome<T> + Send) -> Outcome<T> {
+    on_own_thread(|| {
+        let entered = unshare(CloneFlags::CLONE_FS).and_then(|()| setns(namespace, CloneFlags::CLONE_NEWNS));
+        entered.map_err(|errno| system("entering the sandbox", errno))?;
+        act()
+    })
 }
 
 /// Runs `act` on a thread that ends afterwards, since what it does to its namespace cannot be undone.
@@ -125,23 +148,12 @@ fn on_own_thread<T: Send>(act: impl FnOnce() -> Outcome<T> + Send) -> Outcome<T>
     })
 }
 
-/// Moves the calling thread into a new mount namespace whose root is `tree`. Returns the namespace.
-fn enter_new_namespace(tree: &OwnedFd, hidden: &[String]) -> Result<OwnedFd, Errno> {
-    unshare(CloneFlags::CLONE_NEWNS)?;
-    let flags = OFlag::O_RDONLY | OFlag::O_CLOEXEC;
-    let namespace = open("/proc/thread-self/ns/mnt", flags, Mode::empty())?;
-    let everything = MsFlags::MS_REC | MsFlags::MS_PRIVATE;
-    mount(None::<&str>, "/", None::<&str>, everything, None::<&str>)?;
-    for target in hidden.iter().rev() {
-        // Not mounted in this guest, or below one that is gone already.
-        let _ = umount2(target.as_str(), MntFlags::MNT_DETACH);
-    }
+/// Puts `tree` over the root of the calling thread's namespace and enters it.
+fn enter_root(tree: &OwnedFd) -> Result<(), Errno> {
     set_mount_attributes(tree.as_fd(), 0, 0, libc::MS_PRIVATE, true)?;
-    let base = Root::open(Path::new("/"))?;
-    attach_mount(tree.as_fd(), base.as_fd())?;
+    attach_mount(tree.as_fd(), Root::open(Path::new("/"))?.as_fd())?;
     fchdir(tree)?;
-    chroot(".")?;
-    Ok(namespace)
+    chroot(".")
 }
 
 const SAFE: MsFlags = MsFlags::MS_NOSUID.union(MsFlags::MS_NOEXEC).union(MsFlags::MS_NODEV);
@@ -175,7 +187,7 @@ const LINKS: &[(&str, &str)] = &[
 /// Mounts the standard file systems in the root that the calling thread has entered.
 fn standard_mounts() -> Outcome<Vec<String>> {
     let mut warnings = Vec::new();
-    // The thread's own: a new namespace comes with it.
+    // The thread's own, since it shares no `fs` with others.
     umask(Mode::empty());
     for &(fstype, target, flags, data) in STANDARD {
         match standard_mount(fstype, target, flags, data) {

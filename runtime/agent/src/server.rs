@@ -36,8 +36,6 @@ const ACCEPT_PATIENCE: Duration = Duration::from_secs(1);
 pub struct Options {
     /// Directory of the agent's own files.
     pub run_dir: PathBuf,
-    /// Where the agent's own file systems are mounted, outer ones first.
-    pub own_mounts: Vec<String>,
     /// Limits of processes that the host does not name.
     pub limits: Vec<ReadyLimit>,
     /// `uname -r`.

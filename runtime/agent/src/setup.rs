@@ -1,6 +1,7 @@
 //! Preparing the sandbox, and changes to its mounts and resolver later. Connection threads.
 
 use std::fs;
+use std::os::fd::OwnedFd;
 use std::sync::atomic::Ordering;
 
 use hutch_agent_proto::{GuestMount, SandboxSpec};
@@ -10,9 +11,9 @@ use nix::mount::{umount2, MntFlags};
 use crate::failure::{invalid, io, not_found, system, wrong_state, Outcome};
 use crate::mount_options::Options;
 use crate::mounts::{bind, check_path, prepare, Detached};
-use crate::sandbox::{Furnishing, Placed, Sandbox};
+use crate::sandbox::{new_namespace, Furnishing, Placed, Sandbox};
 use crate::server::{lock, Agent};
-use crate::{net, settings};
+use crate::{modules, net, settings};
 
 /// Most mounts in one request.
 const MAX_MOUNTS: usize = 1024;
@@ -31,7 +32,9 @@ pub fn set_up(agent: &Agent, spec: &SandboxSpec) -> Outcome<()> {
     if spec.mounts.len() > MAX_MOUNTS {
         return Err(invalid(format!("{} mounts; {MAX_MOUNTS} is the most", spec.mounts.len())));
     }
-    if !spec.entropy.is_empty() {
+    if spec.entropy.is_empty() {
+        modules::load_for_entropy();
+    } else {
         settings::seed(&spec.entropy)?;
     }
     if spec.unix_ns != 0 {
@@ -43,11 +46,15 @@ pub fn set_up(agent: &Agent, spec: &SandboxSpec) -> Outcome<()> {
     net::loopback_up()?;
     net::configure(&spec.network)?;
     settings::set_sysctls(&spec.sysctls)?;
-    let inside = mount_all(agent, &spec.mounts)?;
     match &spec.root {
-        Some(root) => furnish(agent, spec, root, inside),
+        Some(root) => {
+            let namespace = new_namespace()?;
+            let inside = mount_all(agent, &spec.mounts)?;
+            furnish(agent, spec, root, inside, namespace)
+        }
         None => {
             let root = agent.sandbox();
+            let inside = mount_all(agent, &spec.mounts)?;
             inside.iter().try_for_each(|placed| placed.mount.attach(root.root(), &placed.target))?;
             set_resolver(agent, &spec.network.dns)
         }
@@ -75,7 +82,7 @@ fn attach_outside(agent: &Agent, mount: &Detached, target: &str) -> Outcome<()> 
     Ok(())
 }
 
-fn furnish(agent: &Agent, spec: &SandboxSpec, root: &str, mut inside: Vec<Placed>) -> Outcome<()> {
+fn furnish(agent: &Agent, spec: &SandboxSpec, root: &str, mut inside: Vec<Placed>, namespace: OwnedFd) -> Outcome<()> {
     check_path("sandbox root", root)?;
     if !spec.network.dns.is_empty() {
         write_resolver(agent, &spec.network.dns)?;
@@ -83,9 +90,8 @@ fn furnish(agent: &Agent, spec: &SandboxSpec, root: &str, mut inside: Vec<Placed
         let mount = bind(&source.to_string_lossy(), &Options::default())?;
         inside.insert(0, Placed { mount, target: RESOLVER.to_string(), optional: true });
     }
-    let hidden: Vec<String> = agent.options.own_mounts.iter().chain(lock(&agent.mounts).iter()).cloned().collect();
-    let furnishing = Furnishing { root, read_only: spec.root_readonly, mounts: inside, hidden: &hidden };
-    let (sandbox, warnings) = Sandbox::furnish(furnishing)?;
+    let furnishing = Furnishing { root, read_only: spec.root_readonly, mounts: inside };
+    let (sandbox, warnings) = Sandbox::furnish(namespace, &furnishing)?;
     agent.set_sandbox(sandbox);
     for warning in warnings {
         agent.warn(warning);

@@ -47,7 +47,6 @@ fn serve(socket: &Path, run_dir: &Path, push: Option<&Path>) -> io::Result<()> {
     };
     let agent = Agent::new(Options {
         run_dir: run_dir.to_path_buf(),
-        own_mounts: Vec::new(),
         limits: rlimits::inherited(),
         kernel,
         containers: Box::new(NoContainers),
