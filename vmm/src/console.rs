@@ -32,7 +32,8 @@ struct Inner {
     current: Vec<u8>,
     file: Option<File>,
     file_len: u64,
-    panicked: bool,
+    /// The first line of a kernel's panic, which a long trace soon pushes out of sight.
+    panic: Option<String>,
 }
 
 impl Console {
@@ -51,17 +52,23 @@ impl Console {
         Ok(Some(Self(Arc::new(Mutex::new(Inner { file, ..Inner::default() })))))
     }
 
-    /// The last `count` lines, without control characters, the oldest first.
+    /// The last `count` lines, without control characters, the oldest first; before them the line that tells why the
+    /// kernel panicked, if it did and the line is older.
     pub fn tail(&self, count: usize) -> Vec<String> {
         let inner = self.lock();
         let unfinished = (!inner.current.is_empty()).then(|| printable(&inner.current));
         let all = inner.lines.len() + usize::from(unfinished.is_some());
-        inner.lines.iter().cloned().chain(unfinished).skip(all.saturating_sub(count)).collect()
+        let mut tail: Vec<String> =
+            inner.lines.iter().cloned().chain(unfinished).skip(all.saturating_sub(count)).collect();
+        if let Some(panic) = inner.panic.as_ref().filter(|panic| !tail.contains(panic)) {
+            tail.insert(0, panic.clone());
+        }
+        tail
     }
 
     /// Whether a panic of a Linux kernel was printed.
     pub fn panicked(&self) -> bool {
-        self.lock().panicked
+        self.lock().panic.is_some()
     }
 
     /// The guest is done: what it left in an unfinished line goes to the file.
@@ -121,7 +128,9 @@ impl Inner {
 
     fn end_line(&mut self, bytes: &[u8]) {
         let line = printable(bytes);
-        self.panicked |= is_panic(&line);
+        if self.panic.is_none() && is_panic(&line) {
+            self.panic = Some(line.clone());
+        }
         if self.lines.len() == MAX_LINES {
             self.lines.pop_front();
         }
@@ -229,5 +238,18 @@ mod tests {
         let dir = tempfile::tempdir().expect("a temporary directory");
         assert!(Console::new(&ConsoleOutput::File(dir.path().into())).is_err(), "a directory");
         assert!(Console::new(&ConsoleOutput::File(dir.path().join("no/such"))).is_err());
+    }
+
+    #[test]
+    fn the_reason_of_a_panic_stays_in_sight_behind_a_long_trace() {
+        let mut console = Console::new(&ConsoleOutput::Ring).expect("no file").expect("a console");
+        let reason = "[    1.000000] Kernel panic - not syncing: sysrq triggered crash";
+        writeln!(console, "before\n{reason}").expect("memory");
+        assert_eq!(console.tail(5), ["before", reason], "not twice");
+        for n in 0..MAX_LINES {
+            writeln!(console, "trace {n}").expect("memory");
+        }
+        let last = format!("trace {}", MAX_LINES - 1);
+        assert_eq!(console.tail(1), [reason, &last]);
     }
 }

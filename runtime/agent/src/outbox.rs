@@ -1,7 +1,7 @@
 //! What a control connection has to say. Any thread may send; nobody waits for a host that does not read.
 //!
 //! A frame goes straight to the socket while there is room. What does not fit is queued and a thread is born to
-//! write it out; it ends when the queue is empty. A host that lets more than [`MAX_QUEUED`] bytes pile up loses its
+//! write it out; it ends when the queue is empty. A host that lets more than `MAX_QUEUED` bytes pile up loses its
 //! connection.
 
 use std::collections::VecDeque;
