@@ -124,7 +124,7 @@ fn a_guest_panic_is_reported_with_the_last_console_lines() {
 #[test]
 fn the_death_of_the_guests_init_is_reported() {
     let root = RootFs::new();
-    let script = "start=$(grep -m1 r-xp /proc/1/maps); start=${start%%-*}; pages=$((0x$start / 4096))
+    let script = "start=$(grep r-xp /proc/1/maps | grep -v vdso | head -n1); start=${start%%-*}; pages=$((0x$start / 4096))
         dd if=/dev/zero of=/proc/1/mem bs=4096 seek=$pages count=200 conv=notrunc 2>/dev/null; sleep 60";
     Hutch::run(&root).sh(script).end().expect_code(125).expect_complaint(&["panic", "init"]);
 }
