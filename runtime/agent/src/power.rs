@@ -13,7 +13,7 @@ use nix::unistd::{sync, syncfs};
 
 use crate::log::{self, Level};
 use crate::marks;
-use crate::process_tree::signal_offspring;
+use crate::process_tree::Family;
 use crate::sandbox::Sandbox;
 use crate::server::{lock, Agent};
 use crate::sys::{exit_now, send_signal};
@@ -45,7 +45,7 @@ pub struct Process;
 
 impl Power for Process {
     fn off(&self, agent: &Agent) -> ! {
-        signal_offspring(std::process::id() as i32, libc::SIGKILL);
+        Family::of(std::process::id() as i32).signal_offspring(libc::SIGKILL);
         wind_up(agent);
         exit_now(0)
     }

@@ -19,7 +19,7 @@ use hutch_agent_proto::{ErrorKind, ExitStatus, RemoteError, Response, StdStream,
 
 use crate::failure::{not_found, system, wrong_state, Outcome};
 use crate::outbox::Outbox;
-use crate::process_tree::signal_offspring;
+use crate::process_tree::Family;
 use crate::spawn::Child;
 use crate::stdio::{close_input, CloseInput, Ends};
 use crate::{pty, sys};
@@ -203,24 +203,32 @@ impl Processes {
     /// # Errors
     /// `NotFound`, or `WrongState` if it has ended.
     pub fn signal(&self, token: &str, signal: i32, all: bool) -> Outcome<()> {
-        let table = self.lock();
-        let process = table.by_token.get(token).ok_or_else(|| unknown(token))?;
-        let pid = match process.state {
-            State::Starting => return Err(unknown(token)),
-            State::Ended(..) if !all => return Err(wrong_state(format!("process {token:?} has ended"))),
-            // The lock keeps the reaper away, so the pid still is this process's.
-            State::Running(pid) => {
-                sys::send_signal(pid, signal)
-                    .map_err(|errno| system(format_args!("signalling process {token:?}"), errno))?;
-                pid
+        let family = if all { Some(self.family(token)?) } else { None };
+        {
+            let table = self.lock();
+            match table.by_token.get(token).ok_or_else(|| unknown(token))?.state {
+                State::Starting => return Err(unknown(token)),
+                State::Ended(..) if all => {}
+                State::Ended(..) => return Err(wrong_state(format!("process {token:?} has ended"))),
+                // The lock keeps the reaper away, so the pid still is this process's.
+                State::Running(pid) => sys::send_signal(pid, signal)
+                    .map_err(|errno| system(format_args!("signalling process {token:?}"), errno))?,
             }
-            State::Ended(pid, _) => pid,
-        };
-        drop(table);
-        if all {
-            signal_offspring(pid, signal);
+        }
+        if let Some(family) = family {
+            family.signal_offspring(signal);
         }
         Ok(())
+    }
+
+    /// The process and its offspring, or what it left of that.
+    fn family(&self, token: &str) -> Outcome<Family> {
+        let (pid, ended) = match self.lock().by_token.get(token).map(|process| &process.state) {
+            Some(State::Running(pid)) => (*pid, false),
+            Some(State::Ended(pid, _)) => (*pid, true),
+            Some(State::Starting) | None => return Err(unknown(token)),
+        };
+        Ok(if ended { Family::left_by(pid) } else { Family::of(pid) })
     }
 
     /// Sets the size of the process's terminal.

@@ -40,40 +40,65 @@ fn all(proc: &Path) -> Vec<Kin> {
     numbers.filter_map(|name| parse_stat(&fs::read_to_string(proc.join(name).join("stat")).ok()?)).collect()
 }
 
-/// Pids among `kin` that descend from `ancestor` or belong to its session, and their descendants; not itself.
-pub fn offspring(kin: &[Kin], ancestor: i32) -> BTreeSet<i32> {
-    let mut found: BTreeSet<i32> = BTreeSet::new();
-    loop {
-        let before = found.len();
-        for one in kin {
-            let related = one.parent == ancestor || one.session == ancestor || found.contains(&one.parent);
-            if related && one.pid != ancestor {
-                found.insert(one.pid);
-            }
-        }
-        if found.len() == before {
-            return found;
-        }
-    }
+/// A process and all that descend from it or belong to its session. Those stay in the set whose parents end meanwhile.
+pub struct Family {
+    head: i32,
+    members: BTreeSet<i32>,
 }
 
-/// Sends `signal` to every process that descends from `ancestor` or is of its session, but not to itself or this
-/// process. Looks again until nobody new turns up. Returns how many were signalled.
-pub fn signal_offspring(ancestor: i32, signal: i32) -> usize {
-    let own = std::process::id() as i32;
-    let mut signalled = BTreeSet::new();
-    for _ in 0..MAX_ROUNDS {
-        let mut news = false;
-        for pid in offspring(&all(Path::new("/proc")), ancestor) {
-            if pid > 1 && pid != own && signalled.insert(pid) {
-                news |= send_signal(pid, signal) != Err(Errno::ESRCH);
+impl Family {
+    /// The family of `head` as it is now. To be called before any of them is signalled: the children of one that has
+    /// ended are process 1's.
+    pub fn of(head: i32) -> Self {
+        let mut family = Self { head, members: BTreeSet::from([head]) };
+        family.grow(&all(Path::new("/proc")));
+        family
+    }
+
+    /// What is left of the family of `head`, which has ended and been reaped. If there is a process with its pid, that is
+    /// another one: the kernel gives no pid away that a session still bears.
+    pub fn left_by(head: i32) -> Self {
+        let kin = all(Path::new("/proc"));
+        let mut family = Self { head, members: BTreeSet::from([head]) };
+        match kin.iter().any(|one| one.pid == head) {
+            true => family.members.clear(),
+            false => family.grow(&kin),
+        }
+        family
+    }
+
+    /// Adds those of `kin` that belong to the family.
+    fn grow(&mut self, kin: &[Kin]) {
+        loop {
+            let before = self.members.len();
+            for one in kin {
+                if self.members.contains(&one.parent) || self.members.contains(&one.session) {
+                    self.members.insert(one.pid);
+                }
+            }
+            if self.members.len() == before {
+                return;
             }
         }
-        if !news {
-            break;
+    }
+
+    /// Sends `signal` to everybody but the head. Looks again until nobody new turns up.
+    pub fn signal_offspring(mut self, signal: i32) {
+        let mut signalled = BTreeSet::from([self.head, std::process::id() as i32]);
+        for _ in 0..MAX_ROUNDS {
+            let mut news = false;
+            for &pid in &self.members {
+                // Process 1 and kernel threads (whose session is 0) are nobody's family.
+                if pid > 1 && signalled.insert(pid) {
+                    news |= send_signal(pid, signal) != Err(Errno::ESRCH);
+                }
+            }
+            if !news {
+                return;
+            }
+            self.grow(&all(Path::new("/proc")));
         }
     }
-    signalled.len()
 }
 
 #[cfg(test)]
@@ -98,12 +123,36 @@ mod tests {
         assert!(all(Path::new("/proc")).contains(&kin));
     }
 
+    fn family(head: i32, kin: &[Kin]) -> Vec<i32> {
+        let mut family = Family { head, members: BTreeSet::from([head]) };
+        family.grow(kin);
+        family.members.into_iter().collect()
+    }
+
     #[test]
-    fn offspring_are_descendants_and_session_mates() {
+    fn a_family_is_descendants_and_session_mates() {
         let kin = [(10, 1, 10), (11, 10, 10), (12, 11, 12), (13, 1, 10), (14, 13, 14), (20, 1, 20), (21, 20, 20)];
         let kin = kin.map(|(pid, parent, session)| Kin { pid, parent, session });
-        assert_eq!(offspring(&kin, 10).into_iter().collect::<Vec<_>>(), [11, 12, 13, 14]);
-        assert!(offspring(&kin, 99).is_empty());
+        assert_eq!(family(10, &kin), [10, 11, 12, 13, 14]);
+        assert_eq!(family(99, &kin), [99]);
+    }
+
+    #[test]
+    fn orphans_stay_in_the_family_that_was_seen_before() {
+        let kin = |parent| [Kin { pid: 11, parent, session: 11 }, Kin { pid: 12, parent: 11, session: 12 }];
+        let mut family = Family { head: 10, members: BTreeSet::from([10]) };
+        family.grow(&kin(10));
+        // The head is gone; a member has a child since.
+        family.grow(&[kin(1)[0], Kin { pid: 15, parent: 11, session: 15 }]);
+        assert!(family.members.contains(&15));
+    }
+
+    #[test]
+    fn a_pid_that_was_given_away_has_no_family() {
+        let mut family = Family::left_by(std::process::id() as i32);
+        assert!(family.members.is_empty());
+        family.grow(&all(Path::new("/proc")));
+        assert!(family.members.is_empty());
     }
 
     proptest! {
@@ -115,7 +164,7 @@ mod tests {
         #[test]
         fn any_tree_ends(kin in proptest::collection::vec((0i32..20, 0i32..20, 0i32..20), 0..40)) {
             let kin: Vec<_> = kin.into_iter().map(|(pid, parent, session)| Kin { pid, parent, session }).collect();
-            prop_assert!(!offspring(&kin, 1).contains(&1));
+            prop_assert!(family(1, &kin).len() <= 21);
         }
     }
 }
