@@ -139,12 +139,14 @@ pub(crate) fn load(store: &Store, kind: &AssetKind) -> Result<GuestAssets, Guest
 /// The asset made of the kernel file at `path`, if there is one. The file is not read if it is the same as then.
 fn known_file(store: &Store, path: &Path) -> Result<Option<AssetKind>, GuestError> {
     let failed = |source| GuestError::ReadKernel { path: path.to_owned(), source };
+    let path = &fs::canonicalize(path).map_err(failed)?;
     let now = Stamp::of(path).map_err(failed)?;
     let customs = store.kinds()?.into_iter().filter(|kind| matches!(kind, AssetKind::Custom(_)));
     for kind in customs {
         let Ok(assets) = load(store, &kind) else { continue };
-        if matches!(assets.manifest.kernel.origin, KernelOrigin::File { stamp, .. } if stamp == now) {
-            return Ok(Some(kind));
+        match &assets.manifest.kernel.origin {
+            KernelOrigin::File { path: then, stamp, .. } if then == path && *stamp == now => return Ok(Some(kind)),
+            _ => {}
         }
     }
     Ok(None)
@@ -173,7 +175,7 @@ fn changed_agent(manifest: &Manifest, given: Option<&Path>) -> Result<Option<Age
         }
     }
     match Stamp::of(&from.path) {
-        Ok(stamp) if stamp == manifest.agent.stamp => return Ok(None),
+        Ok(stamp) if stamp == manifest.agent.stamp && from.path == manifest.agent.path => return Ok(None),
         Err(_) if !from.given => return Ok(None), // installed without an agent: the asset's own will do
         _ => {}
     }
@@ -184,7 +186,7 @@ fn changed_agent(manifest: &Manifest, given: Option<&Path>) -> Result<Option<Age
 /// next boot need not read it.
 fn renew(store: &Store, old: GuestAssets, agent: &Agent) -> Result<GuestAssets, GuestError> {
     let same = old.manifest.agent.sha256 == agent.record.sha256;
-    match replace_agent(store, &old.kind, agent) {
+    match refresh(store, &old.kind, agent, None) {
         Ok(()) => load(store, &old.kind),
         Err(error) if same => {
             log::debug!("the guest asset {} keeps an old time of its agent: {error}", old.kind);
@@ -198,25 +200,28 @@ fn renew(store: &Store, old: GuestAssets, agent: &Agent) -> Result<GuestAssets, 
     }
 }
 
-/// Replaces the agent in the asset `kind`; what is newest under the lock is changed.
-pub(crate) fn replace_agent(store: &Store, kind: &AssetKind, agent: &Agent) -> Result<(), GuestError> {
+/// Puts `agent` into the asset `kind` and writes down where agent and kernel file (`origin`, if it moved) lie now;
+/// what is newest under the lock is changed.
+pub(crate) fn refresh(
+    store: &Store,
+    kind: &AssetKind,
+    agent: &Agent,
+    origin: Option<KernelOrigin>,
+) -> Result<(), GuestError> {
     let lock = store.lock_install(kind)?;
     let old = load(store, kind)?;
-    let mut manifest = old.manifest;
-    let same = manifest.agent.sha256 == agent.record.sha256;
-    if same && manifest.agent == agent.record {
+    let mut manifest = old.manifest.clone();
+    manifest.agent = agent.record.clone();
+    manifest.kernel.origin = origin.unwrap_or(manifest.kernel.origin);
+    if manifest == old.manifest {
         return Ok(()); // another process was faster
     }
-    manifest.agent = agent.record.clone();
-    let initramfs;
-    let contents = if same {
-        Contents::Link(&old.initrd)
-    } else {
-        initramfs = renewed_initramfs(&old.initrd, &manifest, agent)?;
-        manifest.files.insert(INITRAMFS.to_owned(), FileRecord::of(&initramfs));
-        Contents::Bytes(&initramfs)
-    };
-    lock.install(Contents::Link(&old.kernel), contents, &manifest.to_json())?;
+    if manifest.agent.sha256 == old.manifest.agent.sha256 {
+        return Ok(lock.amend(&manifest.to_json())?);
+    }
+    let initramfs = renewed_initramfs(&old.initrd, &manifest, agent)?;
+    manifest.files.insert(INITRAMFS.to_owned(), FileRecord::of(&initramfs));
+    lock.install(Contents::Link(&old.kernel), Contents::Bytes(&initramfs), &manifest.to_json())?;
     Ok(())
 }
 

@@ -103,8 +103,9 @@ pub(crate) fn build_with(
     })?;
     let action = match reusable(&store, &kind, request.force)? {
         Some(old) if plan.is_done_in(&old, apt)? => {
-            if old.agent != agent.record {
-                assets::replace_agent(&store, &kind, &agent)?; // equal contents: only where they came from
+            let origin = plan.moved_from(&old.kernel.origin);
+            if old.agent != agent.record || origin.is_some() {
+                assets::refresh(&store, &kind, &agent, origin)?; // of equal contents: only where they lie
             }
             let same = old.agent.sha256 == agent.record.sha256;
             if same {
@@ -173,6 +174,14 @@ impl Plan {
             Plan::Local(_, kernel) => Some(kernel.key()),
         };
         Ok(key.is_some_and(|key| key == old.kernel.key))
+    }
+
+    /// Where the kernel's file is now, if its contents are known from elsewhere or from another time.
+    fn moved_from(&self, then: &KernelOrigin) -> Option<KernelOrigin> {
+        match self {
+            Plan::Local(_, kernel) => kernel.moved_from(then),
+            Plan::Distro(_) | Plan::Source => None,
+        }
     }
 
     fn build(self, dir: &Path, force: bool, apt: &Apt, progress: &mut dyn Progress) -> Result<NewKernel, GuestError> {

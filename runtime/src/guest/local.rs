@@ -62,6 +62,18 @@ impl LocalKernel {
         format!("{METHOD} {} {modules} {}", self.sha256, module::wanted_names().join(","))
     }
 
+    /// This file instead of the one of equal contents that an asset was made of, if that is another or was changed.
+    pub(crate) fn moved_from(&self, then: &KernelOrigin) -> Option<KernelOrigin> {
+        let KernelOrigin::File { path, stamp, modules, .. } = then else { return None };
+        let moved = *path != self.path || *stamp != self.stamp;
+        moved.then(|| KernelOrigin::File {
+            path: self.path.clone(),
+            sha256: self.sha256,
+            stamp: self.stamp,
+            modules: modules.clone(),
+        })
+    }
+
     /// Takes kernel and modules. A kernel whose modules are neither given nor installed here is taken to have
     /// everything built in.
     pub(crate) fn build(self) -> Result<NewKernel, GuestError> {

@@ -323,7 +323,9 @@ fn a_kernel_file_becomes_an_asset_at_its_first_use() {
     assert_eq!(open(&path).unwrap().kernel, assets.kernel, "the second use finds it");
     let copy = place.dir.path().join("copy");
     fs::copy(&path, &copy).unwrap();
-    assert_eq!(open(&copy).unwrap().kernel, assets.kernel, "by its contents");
+    let found = open(&copy).unwrap();
+    assert_eq!(found.kernel, assets.kernel, "by its contents");
+    assert!(matches!(&found.manifest.kernel.origin, KernelOrigin::File { path, .. } if *path == copy), "read once");
     fs::write(&path, vmlinux("6.9.10-mine")).unwrap();
     let changed = open(&path).unwrap();
     assert_ne!(changed.kind, assets.kind);

@@ -148,10 +148,8 @@ pub struct Stamp {
     pub mtime_ns: i64,
     /// Last change of the inode, in nanoseconds since 1970.
     pub ctime_ns: i64,
-    /// Inode number.
+    /// Inode number. (Not the device's: that changes with each mount of some file systems.)
     pub inode: u64,
-    /// Device number.
-    pub device: u64,
 }
 
 impl Stamp {
@@ -163,7 +161,6 @@ impl Stamp {
             mtime_ns: ns(meta.mtime(), meta.mtime_nsec()),
             ctime_ns: ns(meta.ctime(), meta.ctime_nsec()),
             inode: meta.ino(),
-            device: meta.dev(),
         })
     }
 }

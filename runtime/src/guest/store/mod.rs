@@ -1,5 +1,5 @@
-//! Where assets lie: `DIR/KIND` is a link to a directory of its own generation, which never changes once it has
-//! its name. A new one is written aside, made durable, named, and the link renamed over the old one; so readers
+//! Where assets lie: `DIR/KIND` is a link to a directory of its own generation, whose kernel and initramfs never change
+//! once it has its name. A new one is written aside, made durable, named, and the link renamed over the old one; so readers
 //! need no lock, see the old asset or the new one whole, and keep the files they have resolved. The generation
 //! before the present one stays until the next change, for those who are about to open its files.
 //!
@@ -231,6 +231,20 @@ impl InstallLock<'_> {
         fault::reached("linked");
         self.forget_old()?;
         Ok(generation)
+    }
+
+    /// Replaces the manifest of the present generation, of which only remarks on files outside have changed.
+    pub(crate) fn amend(&self, manifest: &[u8]) -> Result<(), StoreError> {
+        let Some(dir) = self.store.current(&self.kind)? else { return Ok(()) };
+        let staged = dir.join(format!(".{FILE}"));
+        match fs::remove_file(&staged) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => {
+                return Err(StoreError::Write { path: staged, source: error });
+            }
+            _ => {}
+        }
+        write_durably(&staged, manifest)?;
+        rename(&staged, &dir.join(FILE))
     }
 
     /// A name later than all there are, even if the clock was set back.
