@@ -18,7 +18,8 @@ use nix::sys::resource::{getrlimit, setrlimit, Resource};
 use vm_memory::{Bytes, GuestAddress};
 use vmm_sys_util::eventfd::{EventFd, EFD_CLOEXEC, EFD_NONBLOCK};
 
-use crate::arch::x86_64::{acpi, layout, memmap};
+use crate::arch::x86_64::acpi::VirtioNode;
+use crate::arch::x86_64::{acpi, layout, memmap, mptable};
 use crate::arch::EntryState;
 use crate::attach::{AttachError, Devices};
 use crate::boot::cmdline::{Cmdline, CmdlineError};
@@ -251,17 +252,13 @@ fn load(config: &MachineConfig, files: Files, ram: &GuestRam, devices: &Devices)
     let mut bytes = line.into_bytes();
     let cmdline_len = bytes.len();
     bytes.push(0);
-    let acpi = config.discovery == DeviceDiscovery::Acpi;
-    let serial = config.console.level == ConsoleLevel::Verbose && config.console.output != ConsoleOutput::None;
-    let tables = acpi::tables(
-        layout::ACPI_TABLES,
-        &acpi::Description { vcpus: config.vcpus, virtio: if acpi { &devices.nodes } else { &[] }, serial },
-    );
+    let (tables_at, tables) = describe(config, &devices.nodes);
     let map = memmap::map(size);
-    let info = BootInfo { map: &map, initrd: place, rsdp: Some(layout::ACPI_TABLES), cmdline_len };
+    let rsdp = (config.discovery == DeviceDiscovery::Acpi).then_some(tables_at);
+    let info = BootInfo { map: &map, initrd: place, rsdp, cmdline_len };
     let write = || {
         ram.write_slice(&bytes, GuestAddress(layout::CMDLINE))?;
-        ram.write_slice(&tables, GuestAddress(layout::ACPI_TABLES))?;
+        ram.write_slice(&tables, GuestAddress(tables_at))?;
         match entry {
             Entry::Pvh(_) => pvh::write(ram, &info),
             Entry::Linux64(_, header) => linux64::write(ram, &info, header.as_ref()),
@@ -272,6 +269,18 @@ fn load(config: &MachineConfig, files: Files, ram: &GuestRam, devices: &Devices)
         Entry::Pvh(entry) => EntryState::Pvh { entry },
         Entry::Linux64(entry, _) => EntryState::Linux64 { entry },
     })
+}
+
+/// The tables that tell the guest what it runs on, and their place.
+fn describe(config: &MachineConfig, nodes: &[VirtioNode]) -> (u64, Vec<u8>) {
+    match config.discovery {
+        DeviceDiscovery::Acpi => {
+            let serial = config.console.level == ConsoleLevel::Verbose && config.console.output != ConsoleOutput::None;
+            let description = acpi::Description { vcpus: config.vcpus, virtio: nodes, serial };
+            (layout::ACPI_TABLES, acpi::tables(layout::ACPI_TABLES, &description))
+        }
+        DeviceDiscovery::Cmdline => (layout::MP_TABLES, mptable::tables(layout::MP_TABLES, config.vcpus)),
+    }
 }
 
 /// The machine's own parameters, then the devices, then the configured ones (P-182).
@@ -301,6 +310,8 @@ pub(crate) fn cmdline(config: &MachineConfig, devices: &Devices) -> Result<Cmdli
         }
     }
     if config.discovery == DeviceDiscovery::Cmdline {
+        // A kernel that has ACPI nevertheless would look for its tables.
+        line.push("acpi=off")?;
         for node in &devices.nodes {
             let (size, address, gsi) = (layout::VIRTIO_MMIO_SIZE >> 10, node.address, node.gsi);
             line.push(format!("virtio_mmio.device={size}K@{address:#x}:{gsi}"))?;

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 
-use crate::arch::x86_64::layout;
+use crate::arch::x86_64::{layout, mptable};
 
 /// A virtual machine as asked for.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -121,8 +121,8 @@ pub enum DeviceDiscovery {
     /// By ACPI tables. Works with every distribution's kernel.
     #[default]
     Acpi,
-    /// By `virtio_mmio.device=` parameters, for kernels with CONFIG_VIRTIO_MMIO_CMDLINE_DEVICES. ACPI tables are
-    /// there as well, without these devices.
+    /// By `virtio_mmio.device=` parameters, for kernels without ACPI but with CONFIG_X86_MPPARSE and
+    /// CONFIG_VIRTIO_MMIO_CMDLINE_DEVICES. Such a guest cannot power off, only reset; it has 11 devices at most.
     Cmdline,
 }
 
@@ -343,8 +343,12 @@ impl MachineConfig {
         }
         self.memory.check()?;
         let asked = self.device_count();
-        if asked > layout::MAX_VIRTIO_DEVICES {
-            return Err(ConfigError::TooManyDevices { asked, max: layout::MAX_VIRTIO_DEVICES });
+        let max = match self.discovery {
+            DeviceDiscovery::Acpi => layout::MAX_VIRTIO_DEVICES,
+            DeviceDiscovery::Cmdline => (mptable::ISA_INTERRUPTS - layout::VIRTIO_GSI) as usize,
+        };
+        if asked > max {
+            return Err(ConfigError::TooManyDevices { asked, max });
         }
         self.check_ids()?;
         match self.vsock {

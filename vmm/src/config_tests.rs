@@ -43,6 +43,11 @@ fn devices_have_an_interrupt_and_a_name_each() {
     let disks = |count: usize| with(|c| c.blocks = (0..count).map(|i| block(&format!("disk{i}"))).collect());
     disks(19).expect("the most");
     assert_eq!(disks(20), Err(ConfigError::TooManyDevices { asked: 20, max: 19 }));
+    let without_acpi = with(|c| {
+        c.discovery = DeviceDiscovery::Cmdline;
+        c.blocks = (0..12).map(|i| block(&format!("disk{i}"))).collect();
+    });
+    assert_eq!(without_acpi, Err(ConfigError::TooManyDevices { asked: 12, max: 11 }));
     assert_eq!(with(|c| c.blocks = vec![block("a"), block("a")]), Err(ConfigError::DuplicateId { id: "a".into() }));
 }
 

@@ -4,5 +4,6 @@ pub mod acpi;
 pub mod cpuid;
 pub mod layout;
 pub mod memmap;
+pub mod mptable;
 pub mod msr;
 pub mod regs;

@@ -61,7 +61,10 @@ impl KvmVcpu {
 
         let msrs = Msrs::from_entries(&msr::boot())
             .map_err(|_| HvError { operation: "composing MSRs", source: io::ErrorKind::InvalidData.into() })?;
-        self.fd.set_msrs(&msrs).map_err(failed("KVM_SET_MSRS"))?;
+        let done = self.fd.set_msrs(&msrs).map_err(failed("KVM_SET_MSRS"))?;
+        if let Some(refused) = msrs.as_slice().get(done) {
+            log::warn!("KVM does not know MSR {:#x}; the guest may run slower", refused.index);
+        }
 
         if let Some(entry) = entry {
             let mut sregs: kvm_sregs = self.fd.get_sregs().map_err(failed("KVM_GET_SREGS"))?;
