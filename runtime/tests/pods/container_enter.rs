@@ -101,7 +101,7 @@ fn p_126_an_exec_is_tracked_by_its_token() {
     let (_, _, process) = runtime.enter_container("p", "a", &command(&["x"]), Default::default()).unwrap();
     let token = process.token.as_str();
     let other = world.runtime();
-    assert_eq!(other.list_processes("p", "a").unwrap(), [process.clone()]);
+    assert_eq!(other.list_processes("p", "a").unwrap(), std::slice::from_ref(&process));
     assert!(other.wait_process("p", "a", token, Duration::from_millis(5)).unwrap().is_none());
     other.resize_process("p", "a", token, WindowSize { rows: 24, cols: 80 }).unwrap();
     other.close_stdin("p", "a", token).unwrap();
