@@ -1,6 +1,6 @@
 //! The verbs of pods. Each file holds one entry point of [`Runtime`](crate::Runtime) and what only it needs.
 //!
-//! Every verb opens the pod first ([`open::OpenPod`]): takes the lock, reads the records, removes what a call that died
+//! Every verb opens the pod first (`OpenPod`): takes the lock, reads the records, removes what a call that died
 //! half way has left. All decisions are then made on the open pod, and each change goes to disk before the next step.
 
 mod boot;

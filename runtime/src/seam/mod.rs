@@ -1,7 +1,7 @@
 //! What the pod API needs from outside: five small traits (§11 of the contract).
 //!
 //! The product puts a VMM process, an agent session, stand-in processes, kernel networking and bind mounts behind them;
-//! [`noop`] does nothing, successfully; [`crate::testing`] models a guest, records calls and injects failures.
+//! [`noop`] does nothing, successfully; `crate::testing` models a guest, records calls and injects failures.
 //!
 //! Every creating operation is split so that the runtime can record what it is about to need for the clean-up: a VMM
 //! or a stand-in that was spawned does nothing until it is told to go on, and ends by itself if the runtime dies first
