@@ -8,7 +8,7 @@ use hutch_e2e::{kernels, Hutch, RootFs};
 fn output_and_exit_code_come_back_with_each_kernel() {
     let root = RootFs::new();
     for kernel in kernels() {
-        Hutch::run(&root).args(["--kernel", &kernel]).sh("echo hi; exit 7").end().expect_code(7).expect_text("hi\n");
+        Hutch::run(&root).kernel(&kernel).sh("echo hi; exit 7").end().expect_code(7).expect_text("hi\n");
     }
 }
 
@@ -17,7 +17,7 @@ fn the_guest_has_the_cpus_it_was_given() {
     let root = RootFs::new();
     for kernel in kernels() {
         for cpus in ["1", "4"] {
-            let run = Hutch::run(&root).args(["--kernel", &kernel, "--cpus", cpus]);
+            let run = Hutch::run(&root).kernel(&kernel).args(["--cpus", cpus]);
             run.sh("grep -c ^processor /proc/cpuinfo").end().expect_code(0).expect_text(&format!("{cpus}\n"));
         }
     }
@@ -28,8 +28,10 @@ fn the_guest_has_the_cpus_it_was_given() {
 fn the_guest_has_the_memory_it_was_given() {
     let root = RootFs::new();
     for kernel in kernels() {
-        for mib in [64, 128, 512, 1024, 3072, 5120] {
-            let run = Hutch::run(&root).args(["--kernel", &kernel, "--memory", &format!("{mib}M")]);
+        // Debian's kernel with its modules runs out of memory in 64 MiB.
+        let smallest = if kernel == "distro" { 80 } else { 64 };
+        for mib in [smallest, 128, 512, 1024, 3072, 5120] {
+            let run = Hutch::run(&root).kernel(&kernel).args(["--memory", &format!("{mib}M")]);
             let ended = run.sh("grep MemTotal /proc/meminfo").end().expect_code(0);
             let total = ended.text().split_whitespace().nth(1).and_then(|kib| kib.parse::<u64>().ok());
             let total = total.unwrap_or_else(|| panic!("no MemTotal: {ended}")) / 1024;
@@ -51,7 +53,7 @@ fn memory_above_4_gib_is_real() {
     let run = Hutch::run(&root).args(["--memory", "5G", "--cpus", "2"]).patience(Duration::from_secs(300));
     let ended = run.sh(script).end().expect_code(0);
     let text = ended.text();
-    assert!(text.contains("100000000-1bfffffff : System RAM"), "{ended}");
+    assert!(text.contains("100000000-17fffffff : System RAM"), "{ended}");
     let sums: Vec<&str> = text.lines().filter(|line| line.ends_with('-')).collect();
     assert_eq!(sums.len(), 6, "{ended}");
     assert_eq!(sums[..3], sums[3..], "{ended}");
