@@ -1,6 +1,6 @@
 //! Running the program under test.
 
-use std::ffi::OsStr;
+use std::ffi::{OsStr, OsString};
 use std::io::{Read, Write};
 use std::os::unix::process::ExitStatusExt;
 use std::process::{Child, ChildStderr, ChildStdin, ChildStdout, Command, ExitStatus, Stdio};
@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 use nix::sys::signal::{kill, Signal};
 use nix::unistd::Pid;
 
-use crate::{hutch_path, RootFs};
+use crate::{hutch_path, kernels, RootFs};
 
 /// How long any run may take unless a test says otherwise. An emulated host boots a guest in a few seconds.
 const PATIENCE: Duration = Duration::from_secs(90);
@@ -18,6 +18,9 @@ const PATIENCE: Duration = Duration::from_secs(90);
 /// A command line of `hutch` in the making.
 pub struct Hutch {
     command: Command,
+    args: Vec<OsString>,
+    /// For `--kernel` right after the verb.
+    kernel: Option<OsString>,
     input: Option<Vec<u8>>,
     patience: Duration,
 }
@@ -25,24 +28,29 @@ pub struct Hutch {
 impl Hutch {
     /// `hutch VERB`.
     pub fn new(verb: &str) -> Hutch {
-        let mut command = Command::new(hutch_path());
-        command.arg(verb);
-        Hutch { command, input: None, patience: PATIENCE }
+        Hutch::program(hutch_path()).args([verb])
+    }
+
+    /// `hutch run --rootfs ROOT`, with the last of [`kernels`]: in CI the quickest.
+    pub fn run(root: &RootFs) -> Hutch {
+        let kernel = kernels().pop().expect("a kind of kernel");
+        Hutch::new("run").args(["--rootfs".as_ref(), root.path().as_os_str()]).kernel(kernel)
     }
 
     /// Another program, with the same conveniences.
-    pub fn program(path: &str) -> Hutch {
-        Hutch { command: Command::new(path), input: None, patience: PATIENCE }
+    pub fn program(path: impl AsRef<OsStr>) -> Hutch {
+        Hutch { command: Command::new(path), args: Vec::new(), kernel: None, input: None, patience: PATIENCE }
     }
 
-    /// `hutch run --rootfs ROOT`.
-    pub fn run(root: &RootFs) -> Hutch {
-        Hutch::new("run").args(["--rootfs".as_ref(), root.path().as_os_str()])
+    /// Sets `--kernel`.
+    pub fn kernel(mut self, kernel: impl Into<OsString>) -> Hutch {
+        self.kernel = Some(kernel.into());
+        self
     }
 
     /// Adds arguments.
     pub fn args<S: AsRef<OsStr>>(mut self, args: impl IntoIterator<Item = S>) -> Hutch {
-        self.command.args(args);
+        self.args.extend(args.into_iter().map(|arg| arg.as_ref().to_owned()));
         self
     }
 
@@ -70,7 +78,11 @@ impl Hutch {
     }
 
     /// The command itself, for a test that does its own plumbing.
-    pub fn into_command(self) -> Command {
+    pub fn into_command(mut self) -> Command {
+        let kernel = self.kernel.take().map(|kernel| [OsString::from("--kernel"), kernel]);
+        let verb = self.args.len().min(1);
+        self.args.splice(verb..verb, kernel.into_iter().flatten());
+        self.command.args(&self.args);
         self.command
     }
 
@@ -88,14 +100,16 @@ impl Hutch {
     /// # Panics
     /// If it cannot be started.
     pub fn start(mut self) -> Running {
-        let stdin = if self.input.is_some() { Stdio::piped() } else { Stdio::null() };
-        self.command.stdin(stdin).stdout(Stdio::piped()).stderr(Stdio::piped());
+        let input = self.input.take();
+        let stdin = if input.is_some() { Stdio::piped() } else { Stdio::null() };
+        let mut command = self.into_command();
+        command.stdin(stdin).stdout(Stdio::piped()).stderr(Stdio::piped());
         let begin = Instant::now();
-        let mut child = self.command.spawn().expect("hutch starts");
-        let input = self.input.map(|bytes| feed(child.stdin.take().expect("a stdin"), bytes));
+        let mut child = command.spawn().expect("hutch starts");
+        let input = input.map(|bytes| feed(child.stdin.take().expect("a stdin"), bytes));
         let stdout = collect(child.stdout.take().expect("a stdout"));
         let stderr = collect(child.stderr.take().expect("a stderr"));
-        Running { child, input, stdout, stderr, begin, line: format!("{:?}", self.command) }
+        Running { child, input, stdout, stderr, begin, line: format!("{command:?}") }
     }
 }
 

@@ -39,16 +39,17 @@ fn bad_kernels_are_refused() {
     let with = |name: &str, bytes: &[u8], words: &[&str]| {
         let path = root.at(name);
         fs::write(&path, bytes).expect("a file");
-        let run = Hutch::run(&root).args(["--kernel".as_ref(), path.as_os_str()]);
+        let run = Hutch::run(&root).kernel(&path);
         run.sh("echo ran").end().expect_code(125).expect_text("").expect_complaint(words);
     };
-    refused(&["--kernel", "/no/such/kernel"], &["/no/such/kernel"]);
+    for path in ["/no/such/kernel", "/etc"] {
+        Hutch::run(&root).kernel(path).sh("echo ran").end().expect_code(125).expect_text("").expect_complaint(&[path]);
+    }
     with("/empty", b"", &["/empty"]);
     with("/garbage", &[0x5a; 100_000], &["/garbage"]);
     with("/text", b"#!/bin/sh\necho not a kernel\n", &["/text"]);
     with("/header-only", &vmlinux[..64], &["/header-only"]);
     with("/truncated", &vmlinux[..vmlinux.len() / 2], &["/truncated"]);
-    refused(&["--kernel", "/etc"], &["/etc"]);
 }
 
 #[test]
@@ -98,16 +99,22 @@ fn a_user_without_permission_is_told_so() {
     let (guest, agent) = copy_of_guest_assets(&root);
     let run = Hutch::program("/usr/bin/setpriv").args(["--reuid=65534", "--regid=65534", "--clear-groups"]);
     let run = run.args([program.as_os_str()]).args(["run", "--rootfs"]).args([root.path()]);
-    let run = run.args(["--guest-dir".as_ref(), guest.as_os_str()]).env("HUTCH_AGENT", &agent.to_string_lossy());
+    let run = run
+        .args(["--kernel", "distro"])
+        .args(["--guest-dir".as_ref(), guest.as_os_str()])
+        .env("HUTCH_AGENT", &agent.to_string_lossy());
     let ended = run.sh("echo ran").end();
     ended.expect_code(125).expect_text("").expect_complaint(&["/dev/kvm", "permission"]);
 }
 
-/// Guest assets and the agent in them, where everybody can read them.
+/// The distribution's guest assets and the agent in them, where everybody can read them.
 fn copy_of_guest_assets(root: &RootFs) -> (PathBuf, PathBuf) {
-    let (to, agent) = (root.at("/guest"), root.at("/agent"));
-    let status = std::process::Command::new("cp").arg("-a").arg(hutch_e2e::guest_dir()).arg(&to).status();
-    assert!(status.expect("cp runs").success());
+    let (from, to, agent) = (hutch_e2e::guest_dir(), root.at("/guest"), root.at("/agent"));
+    fs::create_dir(&to).expect("a directory");
+    let files = fs::read_link(from.join("distro")).expect("an asset is a link to its directory");
+    let mut copy = std::process::Command::new("cp");
+    copy.arg("-a").args([from.join("distro"), from.join(files)]).arg(&to);
+    assert!(copy.status().expect("cp runs").success());
     let from = std::env::var_os("HUTCH_AGENT").expect("HUTCH_AGENT is set: run `cargo xtask test`");
     fs::copy(from, &agent).expect("a copy of the agent");
     (to, agent)
@@ -116,7 +123,9 @@ fn copy_of_guest_assets(root: &RootFs) -> (PathBuf, PathBuf) {
 #[test]
 fn a_guest_panic_is_reported_with_the_last_console_lines() {
     let root = RootFs::new();
-    let ended = Hutch::run(&root).sh("echo 1 > /proc/sys/kernel/sysrq; echo c > /proc/sysrq-trigger; sleep 60").end();
+    // Our own kernel has no sysrq.
+    let run = Hutch::run(&root).kernel("distro");
+    let ended = run.sh("echo 1 > /proc/sys/kernel/sysrq; echo c > /proc/sysrq-trigger; sleep 60").end();
     ended.expect_code(125).expect_complaint(&["kernel panicked", "last lines of the guest's console"]);
 }
 
@@ -132,7 +141,8 @@ fn the_death_of_the_guests_init_is_reported() {
 #[test]
 fn a_guest_that_powers_itself_off_is_reported() {
     let root = RootFs::new();
-    let ended = Hutch::run(&root).sh("echo 1 > /proc/sys/kernel/sysrq; echo o > /proc/sysrq-trigger; sleep 60").end();
+    let run = Hutch::run(&root).kernel("distro");
+    let ended = run.sh("echo 1 > /proc/sys/kernel/sysrq; echo o > /proc/sysrq-trigger; sleep 60").end();
     ended.expect_code(125).expect_complaint(&["guest"]);
 }
 
@@ -148,7 +158,7 @@ fn a_command_that_takes_too_long_is_ended_with_124() {
 fn a_guest_that_hangs_in_its_kernel_is_ended_by_the_timeout() {
     let root = RootFs::new();
     let kernel = TinyKernel::HANGS.write_to(&root);
-    let run = Hutch::run(&root).args(["--kernel".as_ref(), kernel.as_os_str()]).args(["--timeout", "3"]);
+    let run = Hutch::run(&root).kernel(&kernel).args(["--timeout", "3"]);
     let ended = run.sh("echo ran").end();
     assert!(ended.time < Duration::from_secs(20), "{ended}");
     ended.expect_code(124).expect_text("");
@@ -158,7 +168,7 @@ fn a_guest_that_hangs_in_its_kernel_is_ended_by_the_timeout() {
 fn a_triple_fault_is_reported_as_one() {
     let root = RootFs::new();
     let kernel = TinyKernel::TRIPLE_FAULTS.write_to(&root);
-    let run = Hutch::run(&root).args(["--kernel".as_ref(), kernel.as_os_str()]);
+    let run = Hutch::run(&root).kernel(&kernel);
     let ended = run.sh("echo ran").end();
     ended.expect_code(125).expect_text("").expect_complaint(&["triple fault"]);
 }
@@ -168,7 +178,7 @@ fn an_interrupt_during_boot_ends_hutch_at_once() {
     let root = RootFs::new();
     let kernel = TinyKernel::HANGS.write_to(&root);
     for signal in [Signal::SIGINT, Signal::SIGTERM] {
-        let run = Hutch::run(&root).args(["--kernel".as_ref(), kernel.as_os_str()]).sh("echo ran").start();
+        let run = Hutch::run(&root).kernel(&kernel).sh("echo ran").start();
         std::thread::sleep(Duration::from_secs(2));
         run.signal(signal);
         let ended = run.end(Duration::from_secs(15));

@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use hutch_e2e::{kernels, quick, Hutch, RootFs, Snapshot};
+use hutch_e2e::{quick, Hutch, RootFs, Snapshot};
 use nix::sys::signal::Signal;
 
 /// Boots in a row. All of them in CI; `HUTCH_E2E_BOOTS` sets another number.
@@ -14,9 +14,8 @@ fn boots() -> u32 {
 #[test]
 fn many_boots_in_a_row_all_work_and_leave_nothing() {
     let root = RootFs::new();
-    let kernel = kernels().pop().expect("a kernel");
     let once = |n: u32| {
-        let run = Hutch::run(&root).args(["--kernel", &kernel]).args(["--memory", "128M"]);
+        let run = Hutch::run(&root).args(["--memory", "128M"]);
         let code = (n % 100) as i32;
         run.sh(&format!("echo {n}; exit {code}")).end().expect_code(code).expect_text(&format!("{n}\n"));
     };
@@ -57,7 +56,7 @@ fn failures_leave_nothing() {
     Hutch::run(&root).args(["--", "/no/such/program"]).end().expect_code(127);
     Hutch::run(&root).args(["--timeout", "1"]).sh("sleep 100").end().expect_code(124);
     Hutch::run(&root).args(["--memory", "0"]).sh("true").end().expect_code(125);
-    Hutch::run(&root).args(["--kernel", "/etc/passwd"]).sh("true").end().expect_code(125);
+    Hutch::run(&root).kernel("/etc/passwd").sh("true").end().expect_code(125);
     let running = Hutch::run(&root).sh("sleep 100").start();
     std::thread::sleep(Duration::from_secs(1));
     running.signal(Signal::SIGTERM);

@@ -15,6 +15,10 @@ use crate::BedError;
 /// Debian 12's, from qemu-system-common. (Debian 13 has the Rust one, a package of its own, with other options.)
 const PROGRAM: &str = "/usr/lib/qemu/virtiofsd";
 
+/// virtiofsd keeps a descriptor for each file the bed has seen; a walk through a source tree takes many. Only root may
+/// go beyond the limit it has.
+const MOST_FILES: u32 = 1 << 19;
+
 /// What the bed may do with a directory.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub enum Access {
@@ -58,6 +62,9 @@ pub fn serve(tag: &str, path: &Path, access: Access) -> Result<Directory, BedErr
     source.push(path);
     command.arg("-o").arg(source);
     command.args(["-o", cache, "-o", "sandbox=chroot", "-o", "xattr", "-f"]);
+    if nix::unistd::geteuid().is_root() {
+        command.arg(format!("--rlimit-nofile={MOST_FILES}"));
+    }
     command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(log_copy);
     anonymous::bequeath(&mut command, Inheritance { fds: vec![OwnedFd::from(listener)], read_only });
     let process = command.spawn().map_err(|source| BedError::Spawn { program: PROGRAM, source })?;
