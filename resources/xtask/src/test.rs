@@ -33,6 +33,9 @@ const BED_MEMORY_MIB: u64 = 8192;
 /// What the names of tests begin with that need the guest kernel built from source.
 const NEEDS_SOURCE_KERNEL: &str = "source_kernel_";
 
+/// Variables that set the length of long tests, carried into the bed.
+const LENGTHS: [&str; 2] = ["HUTCH_E2E_BOOTS", "HUTCH_E2E_STREAM_MIB"];
+
 /// Options of `test`.
 #[derive(clap::Args)]
 pub struct Args {
@@ -103,6 +106,7 @@ fn with_product(args: &Args, mut emulated: Plan, mut guests: Plan, report: &mut 
     kernels.iter().try_for_each(|kernel| stage.make_guest(kernel))?;
     emulated.env = stage.env();
     guests.env = stage.env();
+    guests.env.extend(LENGTHS.iter().filter_map(|name| Some(((*name).to_owned(), std::env::var(name).ok()?))));
     guests.env.push(("HUTCH_E2E_KERNELS".to_owned(), kernels.join(",")));
     if args.quick {
         guests.env.push(("HUTCH_E2E_QUICK".to_owned(), "1".to_owned()));
@@ -132,11 +136,14 @@ fn in_bed(kernel: Choice, mut plan: Plan, report: &mut Report) -> Result<()> {
     let shared = build::target_dir().join("bed-results");
     fs::create_dir_all(&shared)?;
     let (plan_file, results) = (shared.join("plan.json"), shared.join("results.json"));
+    // A copy, since building this workspace's tests has replaced the file this program was started from.
+    let myself = shared.join("xtask");
+    fs::copy("/proc/self/exe", &myself)?;
     remove(&results)?;
     plan.results = Some(results.clone());
     fs::write(&plan_file, serde_json::to_vec(&plan)?)?;
     let code = bed::wherever(&Errand {
-        args: vec![std::env::current_exe()?.into(), "run-plan".into(), plan_file.into()],
+        args: vec![myself.into(), "run-plan".into(), plan_file.into()],
         env: Vec::new(),
         write: vec![shared],
         kernel,

@@ -8,7 +8,7 @@ use std::process::Command;
 use crate::scratch_dir;
 
 /// Applets the tests use.
-const APPLETS: [&str; 42] = [
+const APPLETS: [&str; 43] = [
     "cat",
     "chmod",
     "chown",
@@ -32,6 +32,7 @@ const APPLETS: [&str; 42] = [
     "mv",
     "nproc",
     "od",
+    "poweroff",
     "ps",
     "pwd",
     "rm",
