@@ -240,7 +240,8 @@ pub enum Response {
 #[serde(rename_all = "snake_case")]
 #[non_exhaustive]
 pub enum Event {
-    /// A process ended. What it wrote may still be on its way: an output stream delivers it before its own end.
+    /// A process ended. What it wrote may still be on its way: an output stream delivers it before its own end. The event
+    /// of a short-lived process may come before the reply to the request that started it.
     Exited {
         /// The process.
         token: Token,

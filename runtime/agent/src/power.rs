@@ -67,9 +67,7 @@ fn wind_up(agent: &Agent) {
             let _ = write_out(Path::new(target));
         }
     }
-    if mounts.is_empty() {
-        return;
-    }
+    // Processes may have mounted more.
     sync();
 }
 

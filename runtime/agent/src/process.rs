@@ -79,6 +79,9 @@ pub struct Processes {
     limit: usize,
 }
 
+/// Pid of a new process, and how it ended if it has.
+pub type Started = (i32, Option<Obituary>);
+
 /// What the end of a process sets off.
 pub struct Obituary {
     /// The process.
@@ -111,11 +114,12 @@ impl Processes {
         self.table.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Runs `spawn` under the name `token`; afterwards the process is known.
+    /// Runs `spawn` under the name `token`; afterwards the process is known. If it has ended already and the reaper could
+    /// not tell whose end that was, its obituary comes along.
     ///
     /// # Errors
     /// `AlreadyExists`, `WrongState` if the table is full, or what `spawn` says.
-    pub fn start(&self, token: &str, spawn: impl FnOnce() -> Outcome<(Child, Streams)>) -> Outcome<i32> {
+    pub fn start(&self, token: &str, spawn: impl FnOnce() -> Outcome<(Child, Streams)>) -> Outcome<Started> {
         self.reserve(token)?;
         let result = spawn();
         let mut table = self.lock();
@@ -324,23 +328,21 @@ impl Processes {
 }
 
 impl Table {
-    /// Makes the reserved `token` the running process `pid`, or an ended one if the reaper was faster. (In that case
-    /// the reaper has nobody to tell, and nobody can be waiting yet either.)
-    fn claim(&mut self, token: &str, child: &Child, streams: Streams) -> i32 {
+    /// Makes the reserved `token` the running process `pid`, or an ended one if the reaper was faster.
+    fn claim(&mut self, token: &str, child: &Child, streams: Streams) -> Started {
         let pid = child.pid;
         // A status kept under this pid may be that of an orphan which had it before.
         let ended = self.unclaimed.remove(&pid).filter(|_| sys::is_reaped(child.pidfd.as_fd()));
-        let Some(process) = self.by_token.get_mut(token) else { return pid };
+        let Some(process) = self.by_token.get_mut(token) else { return (pid, None) };
         process.terminal = streams.terminal.as_ref().map(Arc::downgrade).unwrap_or_default();
         process.streams = streams;
-        match ended {
-            Some(status) => drop(process.end(pid, status)),
-            None => {
-                process.state = State::Running(pid);
-                self.by_pid.insert(pid, token.to_string());
-            }
-        }
-        pid
+        let Some(status) = ended else {
+            process.state = State::Running(pid);
+            self.by_pid.insert(pid, token.to_string());
+            return (pid, None);
+        };
+        let waiters = process.end(pid, status);
+        (pid, Some(Obituary { token: token.to_string(), status, waiters }))
     }
 }
 

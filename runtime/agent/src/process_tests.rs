@@ -52,7 +52,7 @@ fn status_reply(stream: &mut UnixStream) -> (u64, ExitStatus) {
 fn a_status_after_the_registration_reaches_those_who_wait() {
     let processes = Processes::new(8);
     let (outbox, mut host) = outbox();
-    let pid = processes.start("p", || Ok((child(3), Streams::default()))).unwrap();
+    let (pid, None) = processes.start("p", || Ok((child(3), Streams::default()))).unwrap() else { panic!("ended") };
     processes.wait("p", &outbox, 41).unwrap();
     let obituary = reap(&processes, pid).unwrap();
     obituary.reply();
@@ -66,13 +66,14 @@ fn a_status_after_the_registration_reaches_those_who_wait() {
 fn a_status_before_the_registration_is_kept() {
     let processes = Processes::new(8);
     let (outbox, mut host) = outbox();
-    processes
+    let (_, obituary) = processes
         .start("p", || {
             let child = child(4);
             assert!(reap(&processes, child.pid).is_none(), "nobody knows it yet");
             Ok((child, Streams::default()))
         })
         .unwrap();
+    assert_eq!(obituary.expect("the end is still to be told").status, ExitStatus::Code(4));
     processes.wait("p", &outbox, 1).unwrap();
     assert_eq!(status_reply(&mut host), (1, ExitStatus::Code(4)));
 }
@@ -80,7 +81,7 @@ fn a_status_before_the_registration_is_kept() {
 #[test]
 fn the_status_of_an_earlier_owner_of_the_pid_is_not_taken() {
     let processes = Processes::new(8);
-    let pid = processes
+    let (pid, obituary) = processes
         .start("p", || {
             let child = child(5);
             // As if an orphan with that pid had been reaped since the start began.
@@ -88,6 +89,7 @@ fn the_status_of_an_earlier_owner_of_the_pid_is_not_taken() {
             Ok((child, Streams::default()))
         })
         .unwrap();
+    assert!(obituary.is_none());
     assert_eq!(reap(&processes, pid).unwrap().status, ExitStatus::Code(5));
 }
 
@@ -109,13 +111,13 @@ fn the_table_is_bounded_and_a_failed_start_frees_its_place() {
     let processes = Processes::new(2);
     assert!(processes.start("bad", || Err(not_found("no"))).is_err());
     for token in ["a", "b"] {
-        let pid = processes.start(token, || Ok((child(0), Streams::default()))).unwrap();
+        let (pid, _) = processes.start(token, || Ok((child(0), Streams::default()))).unwrap();
         reap(&processes, pid).unwrap();
     }
-    let error = processes.start("c", || unreachable!("over the limit")).unwrap_err();
+    let error = processes.start("c", || unreachable!("over the limit")).err().unwrap();
     assert_eq!(error.kind, ErrorKind::WrongState);
     processes.forget("a").unwrap();
-    let pid = processes.start("c", || Ok((child(0), Streams::default()))).unwrap();
+    let (pid, _) = processes.start("c", || Ok((child(0), Streams::default()))).unwrap();
     reap(&processes, pid).unwrap();
 }
 
@@ -132,17 +134,17 @@ fn a_starting_process_is_not_there_yet() {
             assert!(matches!(error.kind, ErrorKind::NotFound | ErrorKind::WrongState), "{error:?}");
         }
         assert_eq!(processes.forget("p").unwrap_err().kind, ErrorKind::WrongState);
-        assert_eq!(processes.start("p", || unreachable!()).unwrap_err().kind, ErrorKind::AlreadyExists);
+        assert_eq!(processes.start("p", || unreachable!()).err().unwrap().kind, ErrorKind::AlreadyExists);
         Err(not_found("no"))
     });
-    assert_eq!(result.unwrap_err().kind, ErrorKind::NotFound);
+    assert_eq!(result.err().unwrap().kind, ErrorKind::NotFound);
 }
 
 #[test]
 fn waiting_requests_are_bounded_and_leave_with_their_connection() {
     let processes = Processes::new(8);
     let (outbox, _host) = outbox();
-    let pid = processes.start("p", || Ok((child(0), Streams::default()))).unwrap();
+    let (pid, _) = processes.start("p", || Ok((child(0), Streams::default()))).unwrap();
     for id in 0..MAX_WAITERS {
         processes.wait("p", &outbox, id as u64).unwrap();
     }

@@ -6,7 +6,6 @@
 
 use std::sync::Arc;
 
-use hutch_agent_proto::Event;
 use nix::errno::Errno;
 
 use crate::log::{self, Level};
@@ -33,8 +32,7 @@ pub fn run(agent: &Arc<Agent>) {
         };
         let obituary = processes.reap(pid, || wait_for_end(Some(pid), false).ok().flatten().map(|(_, status)| status));
         if let Some(obituary) = obituary {
-            obituary.reply();
-            agent.broadcast(Event::Exited { token: obituary.token, status: obituary.status });
+            agent.publish(obituary);
         }
     }
 }

@@ -15,7 +15,7 @@ use crate::failure::Outcome;
 use crate::log::{self, Level};
 use crate::outbox::Outbox;
 use crate::power::Power;
-use crate::process::Processes;
+use crate::process::{Obituary, Processes};
 use crate::rlimits::ReadyLimit;
 use crate::sandbox::Sandbox;
 use crate::stdio::Relay;
@@ -175,14 +175,23 @@ impl Agent {
     /// # Errors
     /// What the host is to be told.
     pub fn start(&self, token: &str, container: Option<&str>, spec: &ProcessSpec) -> Outcome<i32> {
-        let pid = self.processes.start(token, || match container {
+        let (pid, obituary) = self.processes.start(token, || match container {
             Some(id) => self.options.containers.start(id, spec),
             None => launch::launch(&self.sandbox(), spec, &self.options.limits),
         })?;
         if !self.ran.swap(true, Ordering::Relaxed) {
             marks::mark(b'C');
         }
+        if let Some(obituary) = obituary {
+            self.publish(obituary);
+        }
         Ok(pid)
+    }
+
+    /// Tells everybody who wants to know about the end of a process.
+    pub(crate) fn publish(&self, obituary: Obituary) {
+        obituary.reply();
+        self.broadcast(Event::Exited { token: obituary.token, status: obituary.status });
     }
 
     /// Adds a control connection to those that hear events.

@@ -14,6 +14,7 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::Arc;
 
 use nix::errno::Errno;
+use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags, EpollTimeout};
 use nix::sys::eventfd::{EfdFlags, EventFd};
 use nix::unistd::{read, write};
 
@@ -82,6 +83,31 @@ impl Buffer {
     }
 }
 
+/// Tells when a connection changes that the other side no longer writes to. On vsock the end of a connection comes as
+/// up to two packets, one for each direction, and `poll` shows no difference between the first and the second; an
+/// edge-triggered epoll is at least woken by each.
+struct Farewell(Epoll);
+
+impl Farewell {
+    /// Watches `connection`; ready at once, since the first change has been.
+    fn of(connection: &Connection) -> Result<Self, Errno> {
+        let epoll = Epoll::new(EpollCreateFlags::EPOLL_CLOEXEC)?;
+        epoll.add(connection, EpollEvent::new(EpollFlags::EPOLLRDHUP | EpollFlags::EPOLLET, 0))?;
+        Ok(Self(epoll))
+    }
+
+    /// Until the next change.
+    fn clear(&self) {
+        let _ = self.0.wait(&mut [EpollEvent::empty()], EpollTimeout::ZERO);
+    }
+}
+
+impl AsFd for Farewell {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.0 .0.as_fd()
+    }
+}
+
 /// The process's side of a relay. Descriptors are non-blocking.
 pub enum Ends {
     /// Write end of its stdin.
@@ -119,6 +145,7 @@ struct Seen {
     host: i16,
     process: i16,
     close: bool,
+    farewell: bool,
 }
 
 /// A read will tell: data, end or error.
@@ -137,8 +164,8 @@ pub struct Relay {
     to_process: Buffer,
     to_host: Buffer,
     input: Input,
-    /// The host shut down its direction; the kernel need not tell again.
-    host_finished: bool,
+    /// Set once the host has shut down its direction: tells of the other one.
+    farewell: Option<Farewell>,
     /// The process's side of the output is closed; the buffer is still to be sent.
     output_ended: bool,
     /// The last byte of input was a line's end, or there was none.
@@ -156,7 +183,7 @@ impl Relay {
             to_process: Buffer::new(has_input),
             to_host: Buffer::new(has_output),
             input: if has_input { Input::Open } else { Input::Ended },
-            host_finished: false,
+            farewell: None,
             output_ended: !has_output,
             line_finished: true,
         }
@@ -189,7 +216,7 @@ impl Relay {
                 return STOP;
             }
         } else {
-            self.look_after_host(seen.host)?;
+            self.look_after_host(seen)?;
         }
         if self.wants_input() && (seen.host & READABLE != 0 || self.input == Input::Closing) {
             self.pull_input()?;
@@ -218,37 +245,45 @@ impl Relay {
         let when = |wanted: bool, event: i16| if wanted { event } else { 0 };
         let host = when(self.wants_input(), libc::POLLIN)
             | when(!self.to_host.is_empty(), libc::POLLOUT)
-            | when(!self.is_stdin() && !self.host_finished, libc::POLLRDHUP);
+            | when(!self.is_stdin() && self.farewell.is_none(), libc::POLLRDHUP);
         let process = when(self.wants_output(), libc::POLLIN) | when(!self.to_process.is_empty(), libc::POLLOUT);
         // An output's host is watched for closing; a stdin pipe for the end of its reader.
         let watch_host = !self.is_stdin() || host != 0;
         let watch_process = self.is_stdin() || process != 0;
 
-        let mut watches = Vec::with_capacity(3);
+        let mut watches = Vec::with_capacity(4);
         watches.extend(watch_host.then(|| Watch::new(self.connection.as_fd(), host)));
         watches.extend(watch_process.then(|| Watch::new(self.ends.as_fd(), process)));
         watches.extend(self.close.as_ref().map(|close| Watch::new(close.as_fd(), libc::POLLIN)));
+        watches.extend(self.farewell.as_ref().map(|farewell| Watch::new(farewell.as_fd(), libc::POLLIN)));
         let closing = self.input == Input::Closing && self.to_process.is_empty();
         retry(|| poll(&mut watches, !closing))?;
 
         let mut seen = watches.iter().map(Watch::seen);
         let mut next = |watched: bool| if watched { seen.next().unwrap_or(0) } else { 0 };
-        Ok(Seen { host: next(watch_host), process: next(watch_process), close: next(self.close.is_some()) != 0 })
+        let (host, process, close) = (next(watch_host), next(watch_process), next(self.close.is_some()) != 0);
+        Ok(Seen { host, process, close, farewell: next(self.farewell.is_some()) != 0 })
     }
 
     /// Ends the relay of an output when the host no longer reads it.
-    fn look_after_host(&mut self, events: i16) -> Step {
-        if events & (libc::POLLHUP | libc::POLLERR) != 0 {
+    fn look_after_host(&mut self, seen: &Seen) -> Step {
+        if seen.host & (libc::POLLHUP | libc::POLLERR) != 0 {
             return STOP;
         }
-        if events & libc::POLLRDHUP != 0 {
-            // Either the host shut down only its own direction, or, on vsock, that is all one gets to see of a close.
-            self.host_finished = true;
-            if self.connection.is_unread() {
-                return STOP;
+        if seen.host & libc::POLLRDHUP != 0 && self.farewell.is_none() {
+            match Farewell::of(&self.connection) {
+                Ok(farewell) => self.farewell = Some(farewell),
+                // No descriptors left: better no stream than one that turns in circles.
+                Err(_) => return STOP,
             }
+        } else if !seen.farewell {
+            return GO_ON;
         }
-        GO_ON
+        self.farewell.iter().for_each(Farewell::clear);
+        match self.connection.is_unread() {
+            true => STOP,
+            false => GO_ON,
+        }
     }
 
     fn pull_input(&mut self) -> Step {

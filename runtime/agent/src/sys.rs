@@ -257,14 +257,19 @@ pub fn use_one_arena() {
     unsafe { libc::mallopt(libc::M_ARENA_MAX, 1) };
 }
 
-/// `accept4(2)`, close-on-exec (nix returns a bare number).
+/// `accept4(2)` of a vsock listener, close-on-exec: the connection and the CID of its other end.
 ///
 /// # Errors
 /// The call's errno.
-pub fn accept(listener: BorrowedFd) -> Result<OwnedFd, Errno> {
-    let (fd, nobody) = (listener.as_raw_fd(), std::ptr::null_mut());
-    // SAFETY: no address is asked for.
-    owned(unsafe { libc::accept4(fd, nobody, nobody.cast(), libc::SOCK_CLOEXEC) }.into())
+pub fn accept_vsock(listener: BorrowedFd) -> Result<(OwnedFd, u32), Errno> {
+    let mut len = size_of::<libc::sockaddr_vm>() as libc::socklen_t;
+    // SAFETY: an all-zero address is a valid one; the kernel writes at most `len` bytes of it.
+    let (socket, address) = unsafe {
+        let mut address: libc::sockaddr_vm = std::mem::zeroed();
+        let pointer = (&raw mut address).cast::<libc::sockaddr>();
+        (libc::accept4(listener.as_raw_fd(), pointer, &mut len, libc::SOCK_CLOEXEC), address)
+    };
+    Ok((owned(socket.into())?, address.svm_cid))
 }
 
 /// Whether descriptor `fd` is open in this process.

@@ -4,6 +4,7 @@ use std::io;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::time::{Duration, Instant};
 
+use hutch_agent_proto::HOST_CID;
 use nix::errno::Errno;
 use nix::poll::{poll, PollFd, PollFlags, PollTimeout};
 use nix::sys::socket::{
@@ -12,7 +13,7 @@ use nix::sys::socket::{
 };
 
 use crate::connection::{retry, Connection, Listener};
-use crate::sys::accept;
+use crate::sys::accept_vsock;
 
 /// Connections that may wait to be accepted.
 const BACKLOG: i32 = 128;
@@ -35,8 +36,13 @@ impl VsockListener {
 
 impl Listener for VsockListener {
     fn accept(&self) -> io::Result<Connection> {
-        let socket = retry(|| accept(self.0.as_fd()))?;
-        Ok(Connection::new(socket))
+        loop {
+            let (socket, cid) = retry(|| accept_vsock(self.0.as_fd()))?;
+            // Processes of the guest itself may reach this port, too, and have nothing to say here.
+            if cid == HOST_CID {
+                return Ok(Connection::new(socket));
+            }
+        }
     }
 }
 

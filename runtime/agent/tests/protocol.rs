@@ -54,7 +54,8 @@ fn another_version_gets_a_greeting_and_no_more() {
     write_frame(&mut stream, &Open::Control).unwrap();
     let hello = Hello { version: PROTOCOL_VERSION + 1, program: "future".into(), kernel: String::new() };
     write_frame(&mut stream, &hello).unwrap();
-    write_frame(&mut stream, &HostFrame { id: 1, request: Request::Ping }).unwrap();
+    // Not read any more; whether it can still be sent is a matter of time.
+    let _ = write_frame(&mut stream, &HostFrame { id: 1, request: Request::Ping });
     let answer: Hello = read_frame(&mut stream).unwrap().unwrap();
     assert_eq!(answer.version, PROTOCOL_VERSION);
     assert!(is_closed(stream));
