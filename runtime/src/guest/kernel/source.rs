@@ -25,7 +25,7 @@ const PACKAGE: &str = "linux-source-6.12";
 const BUILD_PACKAGES: [&str; 10] =
     ["bc", "binutils", "bison", "flex", "gcc", "libc6-dev", "libelf-dev", "make", "tar", "xz-utils"];
 /// Raised whenever the same request would give another kernel: part of the key.
-const METHOD: u32 = 1;
+const METHOD: u32 = 2;
 /// Lines that make prints for the guest kernel; the first build's estimate.
 const FIRST_ESTIMATE: u32 = 2_250;
 /// Parts of the source tree that no x86 kernel of ours needs, a third of it.
@@ -358,7 +358,8 @@ impl Tree<'_> {
         // `uname -v` tells the age of the source, so equal sources give equal kernels.
         let date = fs::metadata(archive).and_then(|meta| meta.modified()).map_err(read_error(archive))?;
         let seconds = date.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default().as_secs();
-        command.env("KBUILD_BUILD_TIMESTAMP", format!("@{seconds}"));
+        let date = self.tools.output("date", &["-u", "-d", &format!("@{seconds}")]).map_err(AptError::from)?;
+        command.env("KBUILD_BUILD_TIMESTAMP", String::from_utf8_lossy(&date).trim());
         let count = |out: &mut std::process::ChildStdout| {
             let mut done = 0u32;
             for line in BufReader::new(out).split(b'\n') {
