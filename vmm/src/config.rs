@@ -105,12 +105,12 @@ pub enum BootProtocol {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum ImageLoading {
-    /// They are read. What becomes of the files afterwards is of no importance.
+    /// They are copied. What becomes of the files afterwards is of no importance.
     #[default]
-    Read,
+    Copy,
     /// Their pages are mapped from the host's page cache: faster, and memory is shared between machines. The files
     /// must not be changed in place while the machine lives (replacing them by `rename` is fine): the guest would see
-    /// it, and end with a host error if they are cut. With shared or huge-page memory they are read.
+    /// it, and end with a host error if they are cut. With shared or huge-page memory they are copied.
     Map,
 }
 
@@ -301,7 +301,7 @@ impl MachineConfig {
             initrd: None,
             cmdline: Vec::new(),
             boot: BootProtocol::Auto,
-            loading: ImageLoading::Read,
+            loading: ImageLoading::Copy,
             discovery: DeviceDiscovery::Acpi,
             console: ConsoleConfig::default(),
             blocks: Vec::new(),
@@ -317,7 +317,7 @@ impl MachineConfig {
     pub fn effective_loading(&self) -> ImageLoading {
         match self.memory.backing {
             MemoryBacking::Anonymous => self.loading,
-            MemoryBacking::Memfd | MemoryBacking::Hugetlb { .. } => ImageLoading::Read,
+            MemoryBacking::Memfd | MemoryBacking::Hugetlb { .. } => ImageLoading::Copy,
         }
     }
 
