@@ -84,6 +84,8 @@ pub enum Component {
     StandIn,
     /// Bind mounts on the host.
     Mounts,
+    /// Control groups on the host.
+    Cgroups,
 }
 
 impl Component {
@@ -95,6 +97,7 @@ impl Component {
             Component::Agent => "agent",
             Component::StandIn => "stand-in",
             Component::Mounts => "mounts",
+            Component::Cgroups => "cgroup",
         }
     }
 }
@@ -107,6 +110,7 @@ impl fmt::Display for Component {
             Component::Agent => "guest agent",
             Component::StandIn => "stand-in process",
             Component::Mounts => "host mounts",
+            Component::Cgroups => "control groups",
         })
     }
 }

@@ -3,10 +3,11 @@
 //! Compiled in under `cfg(test)` or the feature `faults`; otherwise [`point`] is empty.
 //!
 //! - Environment `HUTCH_FAULT=NAME[#N]:ACTION`: at the N-th pass of the point (default the first) `kill` the process
-//!   with SIGKILL, return an `error`, or `exit` with status 70.
+//!   with SIGKILL, `stop` it with SIGSTOP (somebody else goes on with SIGCONT), return an `error`, or `exit` with
+//!   status 70.
 //! - Environment `HUTCH_FAULT_TRACE=FILE`: append the name of every point passed, one per line. A test matrix runs the
 //!   scenario once with this and then once per line.
-//! - `arm` does the same for the calling thread only, so that unit tests can run side by side.
+//! - [`arm`] does the same for the calling thread only, so that unit tests can run side by side.
 
 /// The error that a test asked for.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -64,6 +65,8 @@ mod armed {
     pub enum Action {
         /// SIGKILL to this process.
         Kill,
+        /// SIGSTOP to this process; after SIGCONT it goes on as if nothing had happened.
+        Stop,
         /// The point returns an error.
         Error,
         /// The process exits with status 70, without unwinding.
@@ -83,6 +86,7 @@ mod armed {
             let (point, action) = text.rsplit_once(':')?;
             let action = match action {
                 "kill" => Action::Kill,
+                "stop" => Action::Stop,
                 "error" => Action::Error,
                 "exit" => Action::Exit,
                 _ => return None,
@@ -94,14 +98,21 @@ mod armed {
             Some(Plan { name: name.to_owned(), nth, action })
         }
 
-        fn perform(&self) -> Injected {
+        fn perform(&self) -> Result<(), Injected> {
+            let send = |signal| {
+                let _ = rustix::process::kill_process(rustix::process::getpid(), signal);
+            };
             match self.action {
                 Action::Kill => {
-                    let _ = rustix::process::kill_process(rustix::process::getpid(), rustix::process::Signal::KILL);
+                    send(rustix::process::Signal::KILL);
                     unreachable!("SIGKILL to oneself returned");
                 }
+                Action::Stop => {
+                    send(rustix::process::Signal::STOP);
+                    Ok(())
+                }
                 Action::Exit => std::process::exit(70),
-                Action::Error => Injected { point: self.name.clone() },
+                Action::Error => Err(Injected { point: self.name.clone() }),
             }
         }
     }
@@ -189,7 +200,7 @@ mod armed {
         }
         if let Some(plan) = process.plan.as_ref().filter(|plan| plan.name == name) {
             if process.seen.fetch_add(1, Ordering::SeqCst) + 1 == plan.nth {
-                return Err(plan.perform());
+                return plan.perform();
             }
         }
         let hit = LOCAL.with(|local| {
@@ -201,7 +212,7 @@ mod armed {
             local.seen += 1;
             (local.seen == plan.nth).then_some(plan)
         });
-        hit.map_or(Ok(()), |plan| Err(plan.perform()))
+        hit.map_or(Ok(()), |plan| plan.perform())
     }
 
     #[cfg(test)]

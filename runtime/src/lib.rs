@@ -1,5 +1,49 @@
 //! Pods and containers on the hutch virtual machine monitor, and what they share with `hutch run`: the channel to the
 //! agent in the guest, and the relaying of standard streams.
+//!
+//! # The pod API
+//!
+//! A **pod** is a virtual machine and everything recorded about it; its **containers** run in the machine's guest.
+//! [`Runtime`] has one method for each call. It keeps nothing in memory between calls: all state is in records on disk
+//! ([`store`]) and in the pod's VMM process, so that each command of the command line can be a process of its own, and
+//! any of them can die at any moment.
+//!
+//! ```
+//! use hutch_runtime::{State, StopOptions};
+//! # let world = hutch_runtime::testing::World::new();
+//! # let runtime = world.runtime();
+//! # let config = world.pod("web", &["server"]);
+//! let pod = runtime.run_pod(config)?;
+//! assert_eq!(runtime.status_pod(pod.id())?.state, Some(State::Running));
+//! runtime.kill_container("web", "server", 15, false)?;
+//! runtime.stop_pod("web", StopOptions::default())?;
+//! runtime.delete_pod("web", Default::default())?;
+//! # Ok::<(), hutch_runtime::Error>(())
+//! ```
+//!
+//! The states and the moves between them are drawn on [`State`]; which call is allowed when is in [`verb`]; the layout of
+//! the records is in [`store`]. A call that fails or is killed never deletes a pod or container, except a creation,
+//! which takes back what it did; what a killed one has left is removed by the next call on that id.
+//!
+//! # What is where
+//!
+//! | module | what it is |
+//! |---|---|
+//! | [`spec`] | configurations of pods and containers; [`spec::oci`]: from and to OCI `config.json` |
+//! | [`state`], [`verb`], [`error`], [`id`] | states, verbs, kinds of errors, ids |
+//! | [`store`] | records, their layout, the pod lock |
+//! | [`pod`], [`container`] | the calls, one file each |
+//! | [`workload`] | the same for callers of an OCI runtime: ids without pods, bundles, pid files |
+//! | [`hook`] | programs that run beside a pod's life |
+//! | [`seam`] | what the calls need from outside, as six small traits |
+//! | [`host`] | the seams of the product: |
+//! | [`vm_host`] | … the VMM process and its control socket |
+//! | [`stand_in`] | … the process whose PID stands for a guest process |
+//! | [`network`], [`mounts`], [`cgroup`] | … kernel networking, bind mounts, control groups |
+//! | [`process`] | other processes, named so that a recycled PID is never mistaken for them |
+//! | [`fault`] | named points at which tests make a call fail or kill it |
+#![cfg_attr(any(test, feature = "testing"), doc = "| [`testing`] | fakes of all seams, in memory and as processes |")]
+//! | [`agent_client`], [`stdio`], [`sandbox`], [`guest`] | the agent's session, standard streams, `hutch run`, guest assets |
 #![deny(unsafe_code)]
 
 pub mod agent_client;
@@ -8,12 +52,15 @@ pub mod sandbox;
 pub mod stdio;
 
 // The pod API.
+pub mod cgroup;
 pub mod container;
 pub mod error;
 pub mod fault;
 pub mod hook;
+pub mod host;
 pub mod id;
 mod logger;
+pub mod mounts;
 pub mod network;
 mod options;
 pub mod pod;
@@ -21,6 +68,7 @@ pub mod process;
 mod runtime;
 pub mod seam;
 pub mod spec;
+pub mod stand_in;
 pub mod state;
 pub mod store;
 #[cfg(any(test, feature = "testing"))]
@@ -28,6 +76,8 @@ pub mod testing;
 mod timestamp;
 mod undo;
 pub mod verb;
+pub mod vm_host;
+pub mod workload;
 
 pub use container::{ContainerHandle, EnterOptions, Limits, ListFormat, Process, ProcessListOptions};
 pub use error::{Error, ErrorKind, Result};

@@ -131,6 +131,32 @@ impl ProcessIdentity {
     }
 }
 
+/// Collects a child of this process that has ended; anything else is left alone.
+pub(crate) fn reap(process: ProcessIdentity) {
+    let zombie =
+        matches!(stat(process.pid), Ok(Some(stat)) if stat.start_ticks == process.start_ticks && stat.state == 'Z');
+    if let (true, Some(pid)) = (zombie, process.raw()) {
+        // Not our child: the kernel says so, and that is fine.
+        let _ = rustix::process::waitpid(Some(pid), rustix::process::WaitOptions::NOHANG);
+    }
+}
+
+/// Figures of a process: CPU time in microseconds, resident bytes, threads, open descriptors.
+pub(crate) fn figures(pid: i32) -> io::Result<(u64, u64, u64, u64)> {
+    let odd = || io::Error::other(format!("/proc/{pid}/stat is not as expected"));
+    let text = fs::read_to_string(format!("/proc/{pid}/stat"))?;
+    let (_, rest) = text.rsplit_once(')').ok_or_else(odd)?;
+    let fields: Vec<&str> = rest.split_ascii_whitespace().collect();
+    // Fields are counted from 1 and the first here is the third: user and system time are 14 and 15, threads 20,
+    // resident pages 24 (proc_pid_stat(5)).
+    let field = |number: usize| fields.get(number - 3).and_then(|text| text.parse::<u64>().ok()).ok_or_else(odd);
+    let ticks = field(14)? + field(15)?;
+    let per_second = rustix::param::clock_ticks_per_second().max(1);
+    let page = rustix::param::page_size() as u64;
+    let descriptors = fs::read_dir(format!("/proc/{pid}/fd"))?.count() as u64;
+    Ok((ticks * 1_000_000 / per_second, field(24)? * page, field(20)?, descriptors))
+}
+
 /// Waits until `fd` is readable (a process descriptor is, once its process has ended), at most `timeout`.
 pub(crate) fn wait_readable(fd: &OwnedFd, timeout: Duration) -> io::Result<bool> {
     let deadline = Instant::now().checked_add(timeout);
@@ -219,6 +245,26 @@ mod tests {
         assert!(start.elapsed() >= Duration::from_millis(30));
         child.kill().unwrap();
         child.wait().unwrap();
+    }
+
+    #[test]
+    fn a_process_has_figures() {
+        let (_, resident, threads, descriptors) = figures(std::process::id() as i32).unwrap();
+        assert!(resident > 100_000 && threads >= 1 && descriptors >= 3);
+        assert!(figures(-1).is_err());
+    }
+
+    #[test]
+    fn only_ended_children_are_reaped() {
+        let mut child = sleeper();
+        let identity = ProcessIdentity::of(child.id() as i32).unwrap();
+        reap(identity);
+        assert!(identity.is_alive());
+        identity.kill_and_wait(Duration::from_secs(5)).unwrap();
+        reap(ProcessIdentity { start_ticks: 1, ..identity });
+        reap(identity);
+        assert!(ProcessIdentity::of(identity.pid).is_err());
+        assert!(child.wait().is_err(), "collected already");
     }
 
     #[test]

@@ -7,7 +7,7 @@ use log::Log;
 
 use crate::logger;
 use crate::options::Options;
-use crate::seam::{noop, AgentHost, HostMounts, Network, Seams, StandIns, VmHost};
+use crate::seam::{noop, AgentHost, Cgroups, HostMounts, Network, Seams, StandIns, VmHost};
 use crate::spec::{AgentKind, HypervisorKind, NetworkKind, PodConfig, ShimKind};
 use crate::store::Store;
 
@@ -69,6 +69,10 @@ impl Runtime {
             mounts: match config.hypervisor.kind {
                 HypervisorKind::Hutch => given.mounts.clone(),
                 HypervisorKind::None => Arc::new(noop::NoMounts) as Arc<dyn HostMounts>,
+            },
+            cgroups: match config.hypervisor.kind {
+                HypervisorKind::Hutch => given.cgroups.clone(),
+                HypervisorKind::None => Arc::new(noop::NoCgroups) as Arc<dyn Cgroups>,
             },
         }
     }

@@ -110,6 +110,7 @@ impl OpenPod<'_> {
         let stand_in = guarded(Component::StandIn, "spawn-exec", || stand_ins.spawn(&spec))?;
         let record = ProcessRecord { token: token.clone(), stand_in: stand_in.process(), started_at: Timestamp::now() };
         self.store().put(&container.dirs.exec_record(&token), &record)?;
+        self.join_cgroup(record.stand_in)?;
         guarded(Component::StandIn, "release-exec", || stand_in.release())?;
         Ok(record)
     }

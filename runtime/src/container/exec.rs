@@ -63,7 +63,8 @@ impl Runtime {
             Ok(Some(Response::Exited(status))) => Ok(Some(Exit::reported(status, Timestamp::now()))),
             Ok(_) => Ok(None),
             Err(Error::Seam { source, .. }) if source.is_gone() => {
-                Err(Error::NoSuchProcess { container: container.to_string(), token: token.into() })
+                // It lived when the wait began, and its container was stopped since.
+                Ok(Some(Exit::unknown("it ended with its container", Timestamp::now())))
             }
             Err(error) if error.is_guest_lost() => {
                 Ok(Some(Exit::unknown("the virtual machine ended", Timestamp::now())))

@@ -102,6 +102,7 @@ impl OpenPod<'_> {
         let container = &mut self.containers[index];
         self.rt.store().put(&container.dirs.process_record(), &record)?;
         container.process = Some(record);
+        self.join_cgroup(stand_in.process())?;
         guarded(Component::StandIn, "release", || stand_in.release())
     }
 

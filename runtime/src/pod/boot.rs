@@ -71,10 +71,14 @@ impl OpenPod<'_> {
         }
     }
 
-    /// Removes the records of a machine that is gone.
+    /// Removes control group and records of a machine that is gone, with all stand-ins.
     pub(crate) fn forget_machine(&mut self) -> Result<()> {
         let store = self.store();
         if let Some(record) = self.live.record() {
+            if let Some(dir) = &record.cgroup {
+                let cgroups = &self.live.seams.cgroups;
+                guarded(Component::Cgroups, "remove", || cgroups.remove(dir))?;
+            }
             store.remove_file(&record.socket)?;
         }
         store.delete(&self.dirs.agent_record())?;
@@ -89,10 +93,27 @@ impl OpenPod<'_> {
         let socket = self.dirs.control_socket(&uuid)?;
         let bridges = (0..self.config.hypervisor.bridges).map(|n| Bridge::new(format!("bridge-{n}"))).collect();
         let process = ProcessIdentity::NONE;
-        let record = VmRecord { uuid, process, socket, bridges, hotplugged_vcpus: Default::default() };
+        let cgroups = self.live.seams.cgroups.clone();
+        let cgroup = match self.config.cgroup.as_str() {
+            "" => None,
+            name => guarded(Component::Cgroups, "plan", || cgroups.plan(name))?,
+        };
+        let record =
+            VmRecord { uuid, process, socket, bridges, hotplugged_vcpus: Default::default(), cgroup: cgroup.clone() };
         self.live.set_record(Some(record));
         self.store().make_dir(&self.dirs.shared_dir())?;
-        self.put_vm_record()
+        self.put_vm_record()?;
+        match cgroup {
+            Some(dir) => guarded(Component::Cgroups, "create", || cgroups.create(&dir)),
+            None => Ok(()),
+        }
+    }
+
+    /// Moves a process of the pod into its control group, if it has one.
+    pub(crate) fn join_cgroup(&self, process: ProcessIdentity) -> Result<()> {
+        let Some(dir) = self.live.record().and_then(|record| record.cgroup.as_ref()) else { return Ok(()) };
+        let cgroups = &self.live.seams.cgroups;
+        guarded(Component::Cgroups, "add", || cgroups.add(dir, process.pid))
     }
 
     fn make_namespace(&mut self) -> Result<(Namespace, NetworkRecord)> {
@@ -131,8 +152,9 @@ impl OpenPod<'_> {
             record.process = vm.process();
         }
         self.put_vm_record()?;
+        let process = vm.process();
         self.live.set_vm(vm);
-        Ok(())
+        self.join_cgroup(process)
     }
 
     /// Prestart and createRuntime hooks, in the namespace and before its interfaces are looked up (P-064, P-166).
@@ -217,6 +239,8 @@ impl OpenPod<'_> {
             debug: machine.debug,
             shares: std::iter::once(shared).chain(volumes).collect(),
             nets: nets.collect(),
+            console: machine.debug.then(|| self.dirs.console_log()),
+            failure_record: self.dirs.failure_record().path().to_owned(),
         }
     }
 

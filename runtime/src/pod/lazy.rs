@@ -47,12 +47,13 @@ impl OpenPod<'_> {
         self.state.state != State::Stopped && !self.live.vm_alive()
     }
 
-    /// A container in `ready`, `running` or `paused` whose stand-in is dead; never one without a stand-in (P-120).
+    /// A container in `ready`, `running` or `paused` whose stand-in is dead, or whose machine is, which its stand-in
+    /// notices a moment later; never one without a stand-in (P-120).
     fn is_dead(&self, index: usize) -> bool {
         let container = &self.containers[index];
         let lives = matches!(container.state.state, Some(State::Ready | State::Running | State::Paused));
         let stand_in = container.stand_in();
-        lives && stand_in.is_some() && !self.live.seams.stand_ins.is_alive(stand_in)
+        lives && stand_in.is_some() && !(self.live.vm_alive() && self.live.seams.stand_ins.is_alive(stand_in))
     }
 }
 

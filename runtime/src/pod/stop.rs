@@ -130,6 +130,8 @@ impl OpenPod<'_> {
         self.release_network()?;
         self.release_mounts()?;
         self.forget_machine()?;
+        // An end that was asked for is no failure, whatever the machine's process thought of it.
+        self.store().delete(&self.dirs.failure_record())?;
         if self.state.poststop_due {
             let state = self.hook_state("stopped");
             hook::run_logged("hook.poststop", &self.config.hooks.poststop, &state)?;

@@ -1,4 +1,4 @@
-//! What the pod API needs from outside: five small traits (§11 of the contract).
+//! What the pod API needs from outside: six small traits (§11 of the contract).
 //!
 //! The product puts a VMM process, an agent session, stand-in processes, kernel networking and bind mounts behind them;
 //! [`noop`] does nothing, successfully; `crate::testing` models a guest, records calls and injects failures.
@@ -8,6 +8,7 @@
 //! (P-206). Every removing operation succeeds if there is nothing left to remove.
 
 mod agent;
+mod cgroup;
 mod mounts;
 mod network;
 pub mod noop;
@@ -15,6 +16,7 @@ mod stand_in;
 mod vm;
 
 pub use agent::{AgentCapabilities, AgentHost, AgentSession};
+pub use cgroup::Cgroups;
 pub use mounts::{HostMounts, RootDisk};
 pub use network::{run_in_namespace, Namespace, Network};
 pub use stand_in::{PidNamespace, StandIn, StandInSpec, StandIns};
@@ -104,6 +106,8 @@ pub struct Seams {
     pub network: Arc<dyn Network>,
     /// Bind mounts.
     pub mounts: Arc<dyn HostMounts>,
+    /// Control groups.
+    pub cgroups: Arc<dyn Cgroups>,
 }
 
 impl Seams {
@@ -115,6 +119,7 @@ impl Seams {
             stand_ins: Arc::new(noop::NoStandIns),
             network: Arc::new(noop::NoNetwork),
             mounts: Arc::new(noop::NoMounts),
+            cgroups: Arc::new(noop::NoCgroups),
         }
     }
 }

@@ -42,7 +42,7 @@ pub trait HostMounts: Send + Sync {
     /// The system's; what is mounted is untouched then.
     fn unbind(&self, target: &Path) -> SeamResult<()>;
 
-    /// Everything mounted below `dir`, deepest first.
+    /// What is mounted in `dir`; without what is mounted inside of that.
     ///
     /// # Errors
     /// If the mount table cannot be read.

@@ -7,8 +7,8 @@ use std::time::Duration;
 use hutch_agent_proto::{ContainerStats, Event, ExitStatus, Request, Response};
 
 use super::{
-    AgentCapabilities, AgentHost, AgentSession, BlockDevice, HostMounts, Namespace, Network, RootDisk, SeamResult,
-    StandIn, StandInSpec, StandIns, VmCapabilities, VmHandle, VmHost, VmLaunch, VmSpec, VmState, VmStats,
+    AgentCapabilities, AgentHost, AgentSession, BlockDevice, Cgroups, HostMounts, Namespace, Network, RootDisk,
+    SeamResult, StandIn, StandInSpec, StandIns, VmCapabilities, VmHandle, VmHost, VmLaunch, VmSpec, VmState, VmStats,
 };
 use crate::network::Endpoint;
 use crate::process::ProcessIdentity;
@@ -190,5 +190,24 @@ impl HostMounts for NoMounts {
     }
     fn below(&self, _: &Path) -> SeamResult<Vec<PathBuf>> {
         Ok(Vec::new())
+    }
+}
+
+/// No control groups.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct NoCgroups;
+
+impl Cgroups for NoCgroups {
+    fn plan(&self, _: &str) -> SeamResult<Option<PathBuf>> {
+        Ok(None)
+    }
+    fn create(&self, _: &Path) -> SeamResult<()> {
+        Ok(())
+    }
+    fn add(&self, _: &Path, _: i32) -> SeamResult<()> {
+        Ok(())
+    }
+    fn remove(&self, _: &Path) -> SeamResult<()> {
+        Ok(())
     }
 }

@@ -95,6 +95,12 @@ pub struct VmSpec {
     pub shares: Vec<Share>,
     /// Network interfaces.
     pub nets: Vec<NetDevice>,
+    /// File for the guest's console.
+    #[serde(default)]
+    pub console: Option<PathBuf>,
+    /// Where the VMM process leaves a [`FailureRecord`](crate::store::FailureRecord) if its machine ends unexpectedly.
+    #[serde(default)]
+    pub failure_record: PathBuf,
 }
 
 /// A VMM process to spawn.

@@ -46,6 +46,8 @@ pub struct PodConfig {
     pub containers: Vec<ContainerConfig>,
     /// Unique keys in reverse-domain form.
     pub annotations: BTreeMap<String, String>,
+    /// Control group on the host for the pod's processes, below the root of the hierarchy; empty: the caller's.
+    pub cgroup: String,
 }
 
 /// Size of a pod's machine.
@@ -106,6 +108,9 @@ impl PodConfig {
         self.network.validate()?;
         if self.hostname.contains(['\0', '/', ' ', '\n']) {
             return Err(Error::invalid(format!("hostname {:?}", self.hostname), "has a character no host name has"));
+        }
+        if !self.cgroup.is_empty() && crate::cgroup::clean_name(&self.cgroup).is_none() {
+            return Err(Error::invalid(format!("cgroup {:?}", self.cgroup), "does not name a group below the root"));
         }
         if let Some(path) = &self.agent.guest_hooks {
             need_absolute("agent.guest_hooks", path)?;

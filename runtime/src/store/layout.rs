@@ -18,7 +18,7 @@ pub const DEFAULT_CONFIG_ROOT: &str = "/var/lib/hutch/pods";
 pub const DEFAULT_RUN_ROOT: &str = "/run/hutch/pods";
 
 /// Names in a pod's directories that are not containers.
-pub const RESERVED_NAMES: [&str; 9] = [
+pub const RESERVED_NAMES: [&str; 10] = [
     "config.json",
     "state.json",
     "lock",
@@ -28,6 +28,7 @@ pub const RESERVED_NAMES: [&str; 9] = [
     "failure.json",
     "shared",
     "vmm.log",
+    "console.log",
 ];
 
 /// Longest path of a Unix socket: `sun_path` has 108 bytes, one of them for the end (unix(7)).
@@ -77,6 +78,11 @@ impl PodDirs {
     /// Output of the VMM process.
     pub fn vmm_log(&self) -> PathBuf {
         self.run.join("vmm.log")
+    }
+
+    /// Output of the guest's console, if it is kept.
+    pub fn console_log(&self) -> PathBuf {
+        self.run.join("console.log")
     }
 
     /// Control socket of the machine with this UUID.

@@ -23,7 +23,7 @@
 //! | exec exit | run root `/P/C/exec/TOKEN.exit.json` | [`ExitRecord`] | by the exec's stand-in |
 //!
 //! Beside them in run root `/P`: `vm-XXXXXXXX.sock` (control socket of the VMM; the name has the first digits of the
-//! machine's UUID), `vmm.log`, and `shared/`, the directory that the guest sees.
+//! machine's UUID), `vmm.log`, `console.log`, and `shared/`, the directory that the guest sees.
 //!
 //! Every record file is a JSON object with `version`, `record` (its kind) and `data`. A version that this program does
 //! not know is an error (P-051), and so is a record of another kind. Records that name something outside of the store (a

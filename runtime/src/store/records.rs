@@ -155,6 +155,9 @@ pub struct VmRecord {
     /// vCPUs plugged in after the boot.
     #[serde(default)]
     pub hotplugged_vcpus: BTreeSet<u32>,
+    /// Control group of the pod's processes, set before it is made.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub cgroup: Option<PathBuf>,
 }
 
 /// The way to the guest agent.

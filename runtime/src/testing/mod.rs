@@ -16,8 +16,9 @@
 //! | anything else | runs until a signal ends it |
 
 mod calls;
+mod cgroups;
 mod disk;
-mod guest;
+pub(crate) mod guest;
 mod mounts;
 mod network;
 pub mod process;

@@ -42,6 +42,8 @@ pub(super) struct State {
     pub(super) interfaces: BTreeMap<PathBuf, Vec<Endpoint>>,
     pub(super) attached: BTreeSet<(PathBuf, String)>,
     pub(super) mounts: BTreeMap<PathBuf, BindRecord>,
+    /// Members by group.
+    pub(super) cgroups: BTreeMap<PathBuf, BTreeSet<i32>>,
     pub(super) root_disks: BTreeMap<PathBuf, RootDisk>,
     pub(super) vm_capabilities: VmCapabilities,
     pub(super) agent_capabilities: AgentCapabilities,
@@ -144,7 +146,8 @@ impl World {
             agent: world.clone(),
             stand_ins: world.clone(),
             network: world.clone(),
-            mounts: world,
+            mounts: world.clone(),
+            cgroups: world,
         }
     }
 
@@ -275,6 +278,14 @@ impl World {
         });
     }
 
+    /// Forgets ended machines and stand-ins, so that a world can live long.
+    pub fn forget_the_dead(&self) {
+        self.change(|state| {
+            state.vms.retain(|_, vm| vm.alive);
+            state.stand_ins.retain(|_, stand_in| stand_in.alive);
+        });
+    }
+
     /// The host goes down and comes back: no process, no namespace, no mount, an empty runtime root.
     pub fn host_restart(&self) {
         self.change(|state| {
@@ -283,6 +294,7 @@ impl World {
             state.namespaces.clear();
             state.attached.clear();
             state.mounts.clear();
+            state.cgroups.clear();
         });
         let _ = std::fs::remove_dir_all(self.dir().join("run"));
     }
@@ -350,6 +362,11 @@ impl World {
         living.find(|stand_in| stand_in.spec.token == token).map(|stand_in| stand_in.spec.clone())
     }
 
+    /// Members of a control group; `None` if there is no such group.
+    pub fn cgroup(&self, name: &str) -> Option<Vec<i32>> {
+        self.lock().cgroups.get(Path::new(name)).map(|members| members.iter().copied().collect())
+    }
+
     /// Where the namespace of a pod is, if one is made for it.
     pub fn namespace(&self, pod: &str) -> PathBuf {
         self.dir().join("netns").join(pod)
@@ -366,6 +383,7 @@ impl World {
         leaks.extend(state.namespaces.iter().map(|path| format!("namespace {}", path.display())));
         leaks.extend(state.attached.iter().map(|(path, name)| format!("endpoint {name} in {}", path.display())));
         leaks.extend(state.mounts.keys().map(|path| format!("mount {}", path.display())));
+        leaks.extend(state.cgroups.keys().map(|path| format!("control group {}", path.display())));
         for root in ["config", "run"] {
             let entries = std::fs::read_dir(self.dir().join(root)).into_iter().flatten().flatten();
             leaks.extend(entries.map(|entry| format!("file {}", entry.path().display())));

@@ -24,3 +24,4 @@ mod pod_stop;
 mod records;
 mod sharing;
 mod support;
+mod workload;

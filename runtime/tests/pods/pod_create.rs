@@ -369,3 +369,28 @@ fn p_120_the_whole_api_works_with_seams_that_do_nothing() {
     runtime.delete_pod("p", Default::default()).unwrap();
     assert_clean(&world);
 }
+
+/// M-27, P-197: the pod's processes are in its control group before the call returns, and the group goes with them.
+#[test]
+fn p_197_the_pods_processes_are_in_its_control_group() {
+    let (world, runtime) = new();
+    let config = PodConfig { cgroup: "a.slice/p".into(), ..world.pod("p", &["a"]) };
+    runtime.run_pod(config.clone()).unwrap();
+    let status = runtime.status_pod("p").unwrap();
+    let mut pids = vec![status.vmm_pid, status.containers[0].pid];
+    let command = hutch_runtime::spec::Command { args: vec!["x".into()], ..Default::default() };
+    let (_, _, process) = runtime.enter_container("p", "a", &command, Default::default()).unwrap();
+    pids.push(process.pid);
+    pids.sort();
+    assert_eq!(world.cgroup("a.slice/p"), Some(pids));
+    runtime.stop_pod("p", Default::default()).unwrap();
+    assert_eq!(world.cgroup("a.slice/p"), None);
+    finish(&world, &runtime);
+    for call in ["cgroup.plan", "cgroup.create", "cgroup.add"] {
+        world.fail(call, Failing::Refuses);
+        assert_eq!(kind(runtime.create_pod(config.clone())), ErrorKind::Seam, "{call}");
+        assert_clean(&world);
+    }
+    let bad = PodConfig { cgroup: "../x".into(), ..config };
+    assert_eq!(kind(runtime.create_pod(bad)), ErrorKind::InvalidConfig);
+}

@@ -38,6 +38,9 @@ pub fn pod_from_oci(id: &str, bundle: &Path, text: &str, role: &Role, base: PodC
         pod.network.kind = NetworkKind::Scan;
         pod.network.namespace = Some(PathBuf::from(&namespace.path));
     }
+    if !linux.cgroups_path.is_empty() {
+        pod.cgroup.clone_from(&linux.cgroups_path);
+    }
     pod.containers = vec![container];
     Ok(pod)
 }

@@ -1,0 +1,139 @@
+//! Control groups of the host, version 2 (Linux Documentation/admin-guide/cgroup-v2.rst).
+
+use std::fs;
+use std::io;
+use std::path::{Component, Path, PathBuf};
+use std::time::{Duration, Instant};
+
+use crate::seam::{Cgroups, SeamError, SeamResult};
+
+/// Magic number of the file system (statfs(2), CGROUP2_SUPER_MAGIC).
+const CGROUP2_MAGIC: i64 = 0x6367_7270;
+/// A group stays busy for a moment after its last process was collected.
+const BUSY: Duration = Duration::from_secs(2);
+
+/// The hierarchy mounted at a directory.
+#[derive(Debug, Clone)]
+pub struct CgroupFs {
+    root: PathBuf,
+}
+
+impl CgroupFs {
+    /// The hierarchy at `root`, usually `/sys/fs/cgroup`.
+    pub fn new(root: impl Into<PathBuf>) -> Self {
+        Self { root: root.into() }
+    }
+}
+
+impl Default for CgroupFs {
+    fn default() -> Self {
+        Self::new("/sys/fs/cgroup")
+    }
+}
+
+fn fail(what: &str, path: &Path, error: io::Error) -> SeamError {
+    SeamError::system(format!("{what} {}", path.display()), error)
+}
+
+/// Name of a group without anything that could lead out of the hierarchy; `None` if there is such a thing in it.
+pub(crate) fn clean_name(name: &str) -> Option<PathBuf> {
+    let mut clean = PathBuf::new();
+    for part in Path::new(name).components() {
+        match part {
+            Component::Normal(part) => clean.push(part),
+            Component::RootDir | Component::CurDir => {}
+            Component::ParentDir | Component::Prefix(_) => return None,
+        }
+    }
+    (!clean.as_os_str().is_empty()).then_some(clean)
+}
+
+impl Cgroups for CgroupFs {
+    fn plan(&self, name: &str) -> SeamResult<Option<PathBuf>> {
+        let clean = clean_name(name).ok_or_else(|| SeamError::Refused(format!("{name:?} names no control group")))?;
+        match rustix::fs::statfs(&self.root) {
+            Ok(found) if found.f_type == CGROUP2_MAGIC => Ok(Some(self.root.join(clean))),
+            // Version 1, or none: a pod runs without.
+            _ => Ok(None),
+        }
+    }
+
+    fn create(&self, dir: &Path) -> SeamResult<()> {
+        fs::create_dir_all(dir).map_err(|e| fail("make the control group", dir, e))
+    }
+
+    fn add(&self, dir: &Path, pid: i32) -> SeamResult<()> {
+        if pid <= 0 {
+            return Ok(());
+        }
+        match fs::write(dir.join("cgroup.procs"), pid.to_string()) {
+            Err(e) if e.raw_os_error() != Some(libc::ESRCH) => {
+                Err(fail("move a process into the control group", dir, e))
+            }
+            _ => Ok(()),
+        }
+    }
+
+    fn remove(&self, dir: &Path) -> SeamResult<()> {
+        let deadline = Instant::now() + BUSY;
+        let mut wait = Duration::from_millis(1);
+        loop {
+            match fs::remove_dir(dir) {
+                Ok(()) => return Ok(()),
+                Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(()),
+                // No event tells when it is not busy any more; this happens right after a kill, for milliseconds.
+                Err(e) if e.kind() == io::ErrorKind::ResourceBusy && Instant::now() < deadline => {
+                    std::thread::sleep(wait);
+                    wait = (wait * 2).min(Duration::from_millis(100));
+                }
+                Err(e) => return Err(fail("remove the control group", dir, e)),
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_stay_below_the_root() {
+        for (name, expected) in [("/a/b", Some("a/b")), ("a.slice/x", Some("a.slice/x")), ("./a//b/", Some("a/b"))] {
+            assert_eq!(clean_name(name).as_deref(), expected.map(Path::new), "{name:?}");
+        }
+        for name in ["", "/", ".", "..", "a/../b", "/../x"] {
+            assert_eq!(clean_name(name), None, "{name:?}");
+        }
+    }
+
+    #[test]
+    fn a_directory_that_is_no_hierarchy_has_no_groups() {
+        let dir = tempfile::tempdir().unwrap();
+        let groups = CgroupFs::new(dir.path());
+        assert_eq!(groups.plan("a").unwrap(), None);
+        assert!(groups.plan("..").is_err());
+        groups.remove(&dir.path().join("x")).unwrap();
+        groups.add(&dir.path().join("x"), 0).unwrap();
+    }
+
+    /// On the real hierarchy, where this process may write there.
+    #[test]
+    fn p_197_groups_take_processes_and_go() {
+        let groups = CgroupFs::default();
+        let name = format!("hutch-test-{}", std::process::id());
+        let dir = groups.plan(&name).unwrap().filter(|dir| groups.create(dir).is_ok());
+        let Some(dir) = dir else {
+            eprintln!("SKIPPED: no writable cgroup v2 hierarchy at /sys/fs/cgroup");
+            return;
+        };
+        let mut child = std::process::Command::new("sleep").arg("60").spawn().unwrap();
+        groups.add(&dir, child.id() as i32).unwrap();
+        let members = fs::read_to_string(dir.join("cgroup.procs")).unwrap();
+        assert_eq!(members.trim(), child.id().to_string());
+        child.kill().unwrap();
+        child.wait().unwrap();
+        groups.add(&dir, child.id() as i32).unwrap();
+        groups.remove(&dir).unwrap();
+        assert!(!dir.exists());
+    }
+}

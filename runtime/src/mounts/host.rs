@@ -1,0 +1,146 @@
+//! Bind mounts made and taken apart with mount(2).
+#![allow(unsafe_code)] // mount_setattr(2), the only way to make a tree of mounts read-only at once, has no safe form.
+
+use std::ffi::CString;
+use std::fs::{self, OpenOptions};
+use std::io;
+use std::os::unix::ffi::OsStrExt;
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::{Path, PathBuf};
+
+use nix::errno::Errno;
+use nix::mount::{mount, umount2, MntFlags, MsFlags};
+
+use super::table;
+use crate::seam::{HostMounts, RootDisk, SeamError, SeamResult};
+use crate::store::BindRecord;
+
+/// Mounts stacked on one point that are taken apart before something must be wrong.
+const MAX_STACKED: usize = 16;
+
+/// Bind mounts in this process's mount namespace. Needs CAP_SYS_ADMIN.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct BindMounts;
+
+fn fail(what: &str, path: &Path, error: impl Into<io::Error>) -> SeamError {
+    SeamError::system(format!("{what} {}", path.display()), error.into())
+}
+
+/// A directory or an empty file, to match what will be bound on it.
+fn make_point(bind: &BindRecord) -> SeamResult<()> {
+    let source = fs::metadata(&bind.source).map_err(|e| fail("look at", &bind.source, e))?;
+    let made = if source.is_dir() {
+        fs::create_dir(&bind.target)
+    } else {
+        OpenOptions::new().write(true).create_new(true).mode(0o600).open(&bind.target).map(drop)
+    };
+    match made {
+        Err(e) if e.kind() != io::ErrorKind::AlreadyExists => Err(fail("make the mount point", &bind.target, e)),
+        _ => Ok(()),
+    }
+}
+
+fn remove_point(target: &Path) -> SeamResult<()> {
+    let removed = match fs::symlink_metadata(target) {
+        Ok(found) if found.is_dir() => fs::remove_dir(target),
+        // Only what we have made: a mount point is an empty file.
+        Ok(found) if found.is_file() && found.len() == 0 => fs::remove_file(target),
+        Ok(_) => return Err(fail("remove the mount point", target, io::Error::other("it is not empty"))),
+        Err(e) => Err(e),
+    };
+    match removed {
+        Err(e) if e.kind() != io::ErrorKind::NotFound => Err(fail("remove the mount point", target, e)),
+        _ => Ok(()),
+    }
+}
+
+/// Makes the mount at `target` and everything mounted below it read-only.
+fn make_read_only(target: &Path) -> io::Result<()> {
+    let path = CString::new(target.as_os_str().as_bytes())?;
+    // SAFETY: zero is a valid value for each of its numbers.
+    let mut attr: libc::mount_attr = unsafe { std::mem::zeroed() };
+    attr.attr_set = libc::MOUNT_ATTR_RDONLY;
+    let flags = libc::AT_RECURSIVE | libc::AT_SYMLINK_NOFOLLOW;
+    // SAFETY: `path` and `attr` live throughout the call, the size is that of `attr`.
+    let result = unsafe {
+        libc::syscall(libc::SYS_mount_setattr, libc::AT_FDCWD, path.as_ptr(), flags, &attr, size_of_val(&attr))
+    };
+    if result != 0 {
+        return Err(io::Error::last_os_error());
+    }
+    Ok(())
+}
+
+impl HostMounts for BindMounts {
+    fn root_disk(&self, rootfs: &Path) -> SeamResult<Option<RootDisk>> {
+        let rootfs = rootfs.canonicalize().map_err(|e| fail("find", rootfs, e))?;
+        let mounts = table::read().map_err(|e| SeamError::system("read the mount table", e))?;
+        let Some(found) = table::containing(&mounts, &rootfs) else { return Ok(None) };
+        let sys = PathBuf::from(format!("/sys/dev/block/{}", found.device));
+        if !sys.join("dm").is_dir() {
+            return Ok(None);
+        }
+        let name = fs::read_link(&sys).ok().and_then(|link| link.file_name().map(ToOwned::to_owned));
+        let below = rootfs.strip_prefix(&found.point).unwrap_or(Path::new(""));
+        Ok(name.map(|name| RootDisk {
+            device: Path::new("/dev").join(name),
+            fstype: found.fstype.clone(),
+            path: found.root.join(below),
+        }))
+    }
+
+    fn resolve(&self, source: &Path) -> SeamResult<PathBuf> {
+        source.canonicalize().map_err(|e| fail("find", source, e))
+    }
+
+    fn bind(&self, bind: &BindRecord) -> SeamResult<()> {
+        make_point(bind)?;
+        let none = None::<&str>;
+        mount(Some(&bind.source), &bind.target, none, MsFlags::MS_BIND | MsFlags::MS_REC, none)
+            .map_err(|e| fail("bind", &bind.source, e))?;
+        // What happens in it later is nobody else's business, and the other way round.
+        let isolated = mount(none, &bind.target, none, MsFlags::MS_SLAVE | MsFlags::MS_REC, none)
+            .map_err(|e| fail("isolate the bind of", &bind.source, e));
+        let done = isolated.and_then(|()| match bind.read_only {
+            true => make_read_only(&bind.target).map_err(|e| fail("make read-only the bind of", &bind.source, e)),
+            false => Ok(()),
+        });
+        if done.is_err() {
+            let _ = self.unbind(&bind.target);
+        }
+        done
+    }
+
+    fn unbind(&self, target: &Path) -> SeamResult<()> {
+        for _ in 0..MAX_STACKED {
+            // Detached: a guest that still has something open in it does not keep the host from going on, and the
+            // mount point is free at once.
+            match umount2(target, MntFlags::MNT_DETACH | MntFlags::UMOUNT_NOFOLLOW) {
+                Ok(()) => {}
+                // Not a mount point (any more), or nothing there.
+                Err(Errno::EINVAL | Errno::ENOENT) => return remove_point(target),
+                Err(e) => return Err(fail("unmount", target, e)),
+            }
+        }
+        Err(fail("unmount", target, io::Error::other("too much is mounted there")))
+    }
+
+    fn below(&self, dir: &Path) -> SeamResult<Vec<PathBuf>> {
+        // Without links, as in the table; a directory that is gone has nothing mounted in it.
+        let Ok(dir) = dir.canonicalize() else { return Ok(Vec::new()) };
+        let mounts = table::read().map_err(|e| SeamError::system("read the mount table", e))?;
+        let mut below: Vec<PathBuf> = mounts.into_iter().map(|mount| mount.point).collect();
+        below.retain(|point| point.starts_with(&dir) && *point != dir);
+        // The outermost only. What is mounted inside of them goes with them, and its mount points belong to whoever owns
+        // the volume: they must not be removed.
+        below.sort();
+        below.dedup();
+        let mut outermost: Vec<PathBuf> = Vec::new();
+        for point in below {
+            if !outermost.iter().any(|outer| point.starts_with(outer)) {
+                outermost.push(point);
+            }
+        }
+        Ok(outermost)
+    }
+}

@@ -1,0 +1,107 @@
+//! Bind mounts, made as root of a user and mount namespace of its own.
+
+use std::fs;
+use std::os::unix::fs::symlink;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use super::BindMounts;
+use crate::seam::HostMounts;
+use crate::store::BindRecord;
+
+fn inside(test: &str) {
+    let dir = tempfile::tempdir().unwrap();
+    let me = std::env::current_exe().unwrap();
+    let output = Command::new("unshare")
+        .args(["--user", "--map-root-user", "--mount"])
+        .arg(me)
+        .args([&format!("mounts::tests::{test}"), "--exact", "--ignored", "--nocapture"])
+        .env("HUTCH_TEST_DIR", dir.path())
+        .output()
+        .unwrap();
+    let text = String::from_utf8_lossy(&output.stdout).into_owned() + &String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success() && text.contains("checked inside"), "{text}");
+}
+
+fn dir() -> PathBuf {
+    std::env::var_os("HUTCH_TEST_DIR").expect("run by another test").into()
+}
+
+fn bind(source: &Path, target: &Path, read_only: bool) -> BindRecord {
+    BindRecord { source: source.into(), target: target.into(), destination: "/x".into(), read_only }
+}
+
+/// P-100: a missing destination is made to match, links are resolved, read-only is enforced. P-104: links are not
+/// followed when it is taken apart.
+#[test]
+fn p_100_binds_are_made_and_taken_apart() {
+    inside("inside_binds");
+}
+
+#[test]
+#[ignore = "the inner half of the test above"]
+fn inside_binds() {
+    let (dir, mounts) = (dir(), BindMounts);
+    let (volume, shared) = (dir.join("volume"), dir.join("shared"));
+    fs::create_dir_all(volume.join("sub")).unwrap();
+    fs::create_dir(&shared).unwrap();
+    fs::write(volume.join("data"), "x").unwrap();
+    fs::write(dir.join("single"), "y").unwrap();
+    symlink(&volume, dir.join("link")).unwrap();
+    assert_eq!(mounts.resolve(&dir.join("link")).unwrap(), volume.canonicalize().unwrap());
+    assert!(mounts.resolve(&dir.join("nowhere")).is_err());
+    // A mount below what is bound read-only is read-only too.
+    Command::new("mount").args(["-t", "tmpfs", "tmpfs"]).arg(volume.join("sub")).status().unwrap();
+
+    let (a, b, c) = (shared.join("a dir"), shared.join("b"), shared.join("c"));
+    mounts.bind(&bind(&volume, &a, false)).unwrap();
+    mounts.bind(&bind(&volume, &b, true)).unwrap();
+    mounts.bind(&bind(&dir.join("single"), &c, true)).unwrap();
+    fs::write(a.join("new"), "z").unwrap();
+    assert_eq!(fs::read_to_string(volume.join("new")).unwrap(), "z");
+    for path in [b.join("new"), b.join("sub/new"), c.clone()] {
+        let error = fs::write(&path, "no").unwrap_err();
+        assert_eq!(error.raw_os_error(), Some(libc::EROFS), "{}", path.display());
+    }
+    assert_eq!(fs::read_to_string(&c).unwrap(), "y");
+    let below = mounts.below(&shared).unwrap();
+    let expected = [&a, &b, &c].map(|path| path.canonicalize().unwrap());
+    assert_eq!(below, expected, "and not the mounts inside of them");
+
+    for target in below {
+        mounts.unbind(&target).unwrap_or_else(|e| panic!("{}: {e}", target.display()));
+    }
+    for target in [&a, &b, &c] {
+        mounts.unbind(target).unwrap();
+        assert!(fs::symlink_metadata(target).is_err(), "{}", target.display());
+    }
+    assert_eq!(fs::read_to_string(volume.join("data")).unwrap(), "x");
+    assert!(volume.join("sub").is_dir(), "a mount point in a volume is the owner's");
+    assert!(mounts.below(&shared).unwrap().is_empty());
+    assert!(mounts.below(&dir.join("nowhere")).unwrap().is_empty());
+
+    // What is not a mount point that we have made is not removed.
+    fs::write(shared.join("precious"), "data").unwrap();
+    assert!(mounts.unbind(&shared.join("precious")).is_err());
+    fs::create_dir_all(shared.join("full/of")).unwrap();
+    assert!(mounts.unbind(&shared.join("full")).is_err());
+    symlink(&volume, shared.join("link")).unwrap();
+    assert!(mounts.unbind(&shared.join("link")).is_err());
+    assert!(volume.join("data").exists());
+
+    // A file that is open in it does not keep the host from taking it apart.
+    mounts.bind(&bind(&volume, &a, false)).unwrap();
+    let open = fs::File::open(a.join("data")).unwrap();
+    mounts.unbind(&a).unwrap();
+    drop(open);
+    assert!(mounts.bind(&bind(&dir.join("nowhere"), &a, false)).is_err());
+    assert!(!a.exists());
+    println!("checked inside");
+}
+
+#[test]
+fn a_directory_on_an_ordinary_file_system_is_no_disk() {
+    let dir = tempfile::tempdir().unwrap();
+    assert_eq!(BindMounts.root_disk(dir.path()).unwrap(), None);
+    assert!(BindMounts.root_disk(&dir.path().join("x")).is_err());
+}

@@ -1,0 +1,182 @@
+//! The standalone case: a namespace of its own behind address translation, with forwarded ports.
+//!
+//! A pair of interfaces leads from the namespace to the host. The host's end is called `hutch-N`; N, which the kernel
+//! lets only one pod have, also gives the pair its addresses, so no other bookkeeping is needed. Translation and
+//! forwarding are rules of nftables in a table of the pod's own, put in place and removed by `nft` in one transaction.
+
+use std::fmt::Write as _;
+use std::fs::{self, File};
+use std::io::{self, Write as _};
+use std::net::{IpAddr, Ipv4Addr};
+use std::os::fd::AsFd;
+use std::path::Path;
+use std::process::{Command, Stdio};
+
+use sha2::{Digest, Sha256};
+
+use super::namespace;
+use super::netlink::{add_address, add_default_route, links, make_veth, set_up, Netlink, Peer};
+use crate::seam::{run_in_namespace, SeamError, SeamResult};
+use crate::spec::{NetworkConfig, PortForward, Protocol};
+
+/// First address of 16384 networks of four addresses each: 10.89.0.0/16.
+const BASE: u32 = u32::from_be_bytes([10, 89, 0, 0]);
+const NETWORKS: u32 = 1 << 14;
+/// Bits of such a network.
+const PREFIX: u8 = 30;
+/// Name of the interface in the pod's namespace.
+const INSIDE: &str = "eth0";
+
+/// Addresses of the pair with number `index`.
+fn pair(index: u32) -> (Ipv4Addr, Ipv4Addr) {
+    let network = BASE + index * 4;
+    (Ipv4Addr::from(network + 1), Ipv4Addr::from(network + 2))
+}
+
+fn digest(pod: &str) -> [u8; 32] {
+    Sha256::digest(pod.as_bytes()).into()
+}
+
+/// Name of the pod's table of rules.
+fn table(pod: &str) -> String {
+    let hex: String = digest(pod).iter().take(8).map(|byte| format!("{byte:02x}")).collect();
+    format!("hutch_{hex}")
+}
+
+/// Connects the new namespace at `path` to the host.
+pub(super) fn connect(pod: &str, path: &Path, config: &NetworkConfig) -> SeamResult<()> {
+    let fail = |what: &str, e| SeamError::system(format!("network of pod {pod}: {what}"), e);
+    let host = namespace::own().map_err(|e| fail("open the host's namespace", e))?;
+    let mut made = Err(io::Error::other("the namespace was not entered"));
+    run_in_namespace(Some(path), &mut || made = connect_inside(pod, &host))?;
+    let index = made.map_err(|e| fail("connect it to the host", e))?;
+    let (outer, inner) = pair(index);
+    let name = format!("hutch-{index}");
+    let outside = || -> io::Result<()> {
+        let mut netlink = Netlink::open()?;
+        let link = links(&mut netlink)?.into_iter().find(|link| link.name == name);
+        let link = link.ok_or_else(|| io::Error::new(io::ErrorKind::NotFound, format!("no interface {name}")))?;
+        add_address(&mut netlink, link.index, outer.into(), PREFIX)?;
+        set_up(&mut netlink, link.index, 0)?;
+        fs::write("/proc/sys/net/ipv4/ip_forward", "1")?;
+        // Forwarded ports are to be reachable from the host's loopback too.
+        fs::write(format!("/proc/sys/net/ipv4/conf/{name}/route_localnet"), "1")
+    };
+    outside().map_err(|e| fail("set up the host's end", e))?;
+    apply(&rules(pod, &name, inner, &config.publish))
+}
+
+/// Inside the namespace: makes the pair with the first free number, starting where the pod's id points.
+fn connect_inside(pod: &str, host: &File) -> io::Result<u32> {
+    let mut netlink = Netlink::open()?;
+    let bytes = digest(pod);
+    let first = u32::from_be_bytes([bytes[0], bytes[1], bytes[2], bytes[3]]) % NETWORKS;
+    for step in 0..NETWORKS {
+        let index = (first + step) % NETWORKS;
+        let name = format!("hutch-{index}");
+        match make_veth(&mut netlink, INSIDE, &Peer { name: &name, namespace: host.as_fd() }) {
+            Ok(()) => {
+                let (outer, inner) = pair(index);
+                let link = links(&mut netlink)?.into_iter().find(|link| link.name == INSIDE);
+                let link = link.ok_or_else(|| io::Error::other("the new interface is not there"))?;
+                add_address(&mut netlink, link.index, inner.into(), PREFIX)?;
+                set_up(&mut netlink, link.index, 0)?;
+                add_default_route(&mut netlink, link.index, IpAddr::V4(outer))?;
+                return Ok(index);
+            }
+            Err(e) if e.kind() == io::ErrorKind::AlreadyExists => {}
+            Err(e) => return Err(e),
+        }
+    }
+    Err(io::Error::other("all 16384 networks for pods are in use"))
+}
+
+/// The pod's table: its packets leave with the host's address, packets to forwarded ports come to it.
+fn rules(pod: &str, interface: &str, inner: Ipv4Addr, publish: &[PortForward]) -> String {
+    let table = table(pod);
+    let mut text = String::new();
+    // Made first, so that the removal of an older one cannot fail.
+    let _ = writeln!(text, "table ip {table} {{}}\ndelete table ip {table}\ntable ip {table} {{");
+    let mut forwards = String::new();
+    for forward in publish {
+        let protocol = match forward.protocol {
+            Protocol::Tcp => "tcp",
+            Protocol::Udp => "udp",
+        };
+        let to = match forward.host_address {
+            Some(IpAddr::V4(address)) if !address.is_unspecified() => format!("ip daddr {address} "),
+            _ => "fib daddr type local ".into(),
+        };
+        let _ =
+            writeln!(forwards, "    {to}{protocol} dport {} dnat to {inner}:{}", forward.host_port, forward.guest_port);
+    }
+    for hook in ["prerouting", "output"] {
+        let _ = writeln!(text, "  chain {hook} {{\n    type nat hook {hook} priority -100;\n{forwards}  }}");
+    }
+    let _ = writeln!(
+        text,
+        "  chain postrouting {{\n    type nat hook postrouting priority 100;\n    \
+         ip saddr {inner} oifname != \"{interface}\" masquerade\n    \
+         ip saddr 127.0.0.0/8 oifname \"{interface}\" masquerade\n  }}\n}}"
+    );
+    text
+}
+
+/// Removes the pod's rules; missing ones are fine. The pair goes with the namespace.
+pub(super) fn disconnect(pod: &str) -> SeamResult<()> {
+    let table = table(pod);
+    match apply(&format!("table ip {table} {{}}\ndelete table ip {table}\n")) {
+        // Without the program there are no rules either.
+        Err(SeamError::System { source, .. }) if source.kind() == io::ErrorKind::NotFound => Ok(()),
+        other => other,
+    }
+}
+
+fn apply(rules: &str) -> SeamResult<()> {
+    let fail = |e: io::Error| {
+        let hint = if e.kind() == io::ErrorKind::NotFound { " (install nftables)" } else { "" };
+        SeamError::system(format!("run nft{hint}"), e)
+    };
+    let mut command = Command::new("nft");
+    // Callers of OCI runtimes may have cleared it.
+    let path = std::env::var_os("PATH").filter(|path| !path.is_empty());
+    command.env("PATH", path.unwrap_or_else(|| "/usr/sbin:/usr/bin:/sbin:/bin".into()));
+    let mut child = command
+        .args(["-f", "-"])
+        .stdin(Stdio::piped())
+        .stdout(Stdio::null())
+        .stderr(Stdio::piped())
+        .spawn()
+        .map_err(fail)?;
+    if let Some(mut stdin) = child.stdin.take() {
+        stdin.write_all(rules.as_bytes()).map_err(fail)?;
+    }
+    let output = child.wait_with_output().map_err(fail)?;
+    if output.status.success() {
+        return Ok(());
+    }
+    let errors = String::from_utf8_lossy(&output.stderr);
+    Err(SeamError::Refused(format!("nft did not accept the rules: {}", errors.trim())))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_number_has_a_network_of_its_own() {
+        assert_eq!(pair(0), ("10.89.0.1".parse().unwrap(), "10.89.0.2".parse().unwrap()));
+        assert_eq!(pair(NETWORKS - 1), ("10.89.255.253".parse().unwrap(), "10.89.255.254".parse().unwrap()));
+        assert!(format!("hutch-{}", NETWORKS - 1).len() < 16, "a name of an interface");
+        assert_ne!(table("a"), table("b"));
+    }
+
+    #[test]
+    fn rules_translate_and_forward() {
+        let publish = [PortForward::parse("8080:80").unwrap(), PortForward::parse("10.0.0.1:53:53/udp").unwrap()];
+        let text = rules("p", "hutch-7", "10.89.0.30".parse().unwrap(), &publish);
+        assert!(text.contains("fib daddr type local tcp dport 8080 dnat to 10.89.0.30:80"), "{text}");
+        assert!(text.contains("ip daddr 10.0.0.1 udp dport 53 dnat to 10.89.0.30:53"), "{text}");
+        assert!(text.contains("ip saddr 10.89.0.30 oifname != \"hutch-7\" masquerade"), "{text}");
+    }
+}

@@ -1,0 +1,148 @@
+//! Kernel networking: namespaces by path, and each interface in them joined to a tap of the machine by redirection in
+//! both directions, so that the guest is where the interface was (model tc-filter, M-14).
+//!
+//! ```text
+//!   outside ──▶ eth0 ─ ingress: redirect ──▶ htapN ──▶ VMM, guest
+//!   outside ◀── eth0 ◀── redirect: ingress ─ htapN ◀── VMM, guest
+//! ```
+//!
+//! Packets never reach the namespace's own stack, so addresses can stay on the interface: only the guest answers.
+
+use std::io;
+use std::path::PathBuf;
+
+use super::netlink::{
+    add_ingress, addresses, delete_ingress, delete_link, links, neighbours, redirect, routes, set_up, Link, Netlink,
+};
+use super::tap::make_tap;
+use super::{namespace, nat, Endpoint, EndpointKind};
+use crate::seam::{run_in_namespace, Namespace, Network, SeamError, SeamResult};
+use crate::spec::{NetworkConfig, NetworkKind};
+
+/// Namespaces and endpoints in the kernel. Needs CAP_NET_ADMIN and CAP_SYS_ADMIN.
+#[derive(Debug, Clone)]
+pub struct TcNetwork {
+    dir: PathBuf,
+}
+
+impl TcNetwork {
+    /// Namespaces made for pods are bound below `dir`, usually `/run/hutch/netns`.
+    pub fn new(dir: impl Into<PathBuf>) -> Self {
+        Self { dir: dir.into() }
+    }
+}
+
+impl Default for TcNetwork {
+    fn default() -> Self {
+        Self::new("/run/hutch/netns")
+    }
+}
+
+fn fail(what: &str, endpoint: &str, error: io::Error) -> SeamError {
+    SeamError::system(format!("interface {endpoint}: {what}"), error)
+}
+
+/// Name of the tap for the interface with this index.
+fn tap_name(index: u32) -> String {
+    format!("htap{index}")
+}
+
+impl Network for TcNetwork {
+    fn plan(&self, pod: &str, config: &NetworkConfig) -> SeamResult<Namespace> {
+        match &config.namespace {
+            Some(path) if namespace::exists(path) => Ok(Namespace { path: Some(path.clone()), created: false }),
+            Some(path) => Err(SeamError::Refused(format!("{} is no network namespace", path.display()))),
+            None => Ok(Namespace { path: Some(self.dir.join(pod)), created: true }),
+        }
+    }
+
+    fn create(&self, pod: &str, planned: &Namespace, config: &NetworkConfig) -> SeamResult<()> {
+        let Some(path) = &planned.path else { return Ok(()) };
+        namespace::make(path)
+            .map_err(|e| SeamError::system(format!("make the network namespace {}", path.display()), e))?;
+        if config.kind == NetworkKind::Nat {
+            let connected = nat::connect(pod, path, config);
+            if connected.is_err() {
+                let _ = self.delete(pod, planned);
+            }
+            connected?;
+        }
+        Ok(())
+    }
+
+    fn scan(&self, _: &str, _: &Namespace, _: &NetworkConfig) -> SeamResult<Vec<Endpoint>> {
+        let look = || -> io::Result<Vec<Endpoint>> {
+            let mut netlink = Netlink::open()?;
+            let all = links(&mut netlink)?;
+            let addresses = addresses(&mut netlink)?;
+            let routes = routes(&mut netlink, &all)?;
+            let neighbours = neighbours(&mut netlink, &all)?;
+            let plan = |link: &Link| {
+                let mine = addresses.iter().filter(|(index, _)| *index == link.index);
+                let mine: Vec<String> = mine.map(|(_, address)| address.clone()).collect();
+                (!link.loopback && !link.mac.is_empty() && !mine.is_empty()).then(|| Endpoint {
+                    kind: EndpointKind::Tap { tap: tap_name(link.index) },
+                    name: link.name.clone(),
+                    mac: link.mac.clone(),
+                    mtu: link.mtu,
+                    addresses: mine,
+                    routes: routes.iter().filter(|route| route.device == link.name).cloned().collect(),
+                    neighbours: neighbours.iter().filter(|entry| entry.device == link.name).cloned().collect(),
+                })
+            };
+            Ok(all.iter().filter_map(plan).collect())
+        };
+        look().map_err(|e| SeamError::system("look at the interfaces of the namespace", e))
+    }
+
+    fn attach(&self, _: &Namespace, endpoint: &Endpoint) -> SeamResult<()> {
+        let EndpointKind::Tap { tap } = &endpoint.kind else {
+            return Err(SeamError::Unsupported("an endpoint other than a tap"));
+        };
+        let join = || -> io::Result<()> {
+            make_tap(tap)?;
+            let mut netlink = Netlink::open()?;
+            let all = links(&mut netlink)?;
+            let index = |name: &str| {
+                let found = all.iter().find(|link| link.name == name).map(|link| link.index);
+                found.ok_or_else(|| io::Error::new(io::ErrorKind::NotFound, format!("no interface {name}")))
+            };
+            let (outside, inside) = (index(&endpoint.name)?, index(tap)?);
+            set_up(&mut netlink, inside, endpoint.mtu)?;
+            add_ingress(&mut netlink, outside)?;
+            add_ingress(&mut netlink, inside)?;
+            redirect(&mut netlink, outside, inside)?;
+            redirect(&mut netlink, inside, outside)
+        };
+        join().map_err(|e| fail("join it to a tap", &endpoint.name, e))
+    }
+
+    fn detach(&self, given: &Namespace, endpoint: &Endpoint) -> SeamResult<()> {
+        let EndpointKind::Tap { tap } = &endpoint.kind else { return Ok(()) };
+        // A namespace that is gone has taken its interfaces along.
+        let Some(path) = given.path.as_deref().filter(|path| namespace::exists(path)) else { return Ok(()) };
+        let mut result = Ok(());
+        run_in_namespace(Some(path), &mut || result = part(&endpoint.name, tap))?;
+        result.map_err(|e| fail("take it apart", &endpoint.name, e))
+    }
+
+    fn delete(&self, pod: &str, made: &Namespace) -> SeamResult<()> {
+        let Some(path) = made.path.as_deref().filter(|_| made.created) else { return Ok(()) };
+        nat::disconnect(pod)?;
+        namespace::remove(path)
+            .map_err(|e| SeamError::system(format!("delete the network namespace {}", path.display()), e))
+    }
+}
+
+/// Inside the namespace: the tap goes, the interface gets its packets back.
+fn part(name: &str, tap: &str) -> io::Result<()> {
+    let mut netlink = Netlink::open()?;
+    for link in links(&mut netlink)? {
+        if link.name == tap {
+            delete_link(&mut netlink, link.index)?;
+        } else if link.name == name {
+            delete_ingress(&mut netlink, link.index)?;
+        }
+    }
+    Ok(())
+}

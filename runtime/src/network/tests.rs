@@ -1,0 +1,251 @@
+//! Kernel networking, as root of user, network and mount namespaces of its own.
+
+use std::path::PathBuf;
+use std::process::Command;
+
+use super::{EndpointKind, TcNetwork};
+use crate::seam::{run_in_namespace, Namespace, Network};
+use crate::spec::{NetworkConfig, NetworkKind, PortForward};
+
+/// Runs one of the ignored tests below. Where the kernel lacks something, the test says so and is skipped, aloud.
+fn inside(test: &str) {
+    let dir = tempfile::tempdir().unwrap();
+    let me = std::env::current_exe().unwrap();
+    let script = "mount -t sysfs sysfs /sys 2>/dev/null; exec \"$@\"";
+    let output = Command::new("unshare")
+        .args(["--user", "--map-root-user", "--net", "--mount", "sh", "-c", script, "sh"])
+        .arg(me)
+        .args([&format!("network::tests::{test}"), "--exact", "--ignored", "--nocapture"])
+        .env("HUTCH_TEST_DIR", dir.path())
+        .output()
+        .unwrap();
+    let text = String::from_utf8_lossy(&output.stdout).into_owned() + &String::from_utf8_lossy(&output.stderr);
+    if text.contains("SKIPPED") {
+        eprintln!("{text}");
+        return;
+    }
+    assert!(output.status.success() && text.contains("checked inside"), "{text}");
+}
+
+fn dir() -> PathBuf {
+    std::env::var_os("HUTCH_TEST_DIR").expect("run by another test").into()
+}
+
+fn sh(line: &str) -> String {
+    let output = Command::new("sh").args(["-ec", line]).output().unwrap();
+    let text = String::from_utf8_lossy(&output.stdout).into_owned();
+    assert!(output.status.success(), "{line}: {}", String::from_utf8_lossy(&output.stderr));
+    text
+}
+
+fn sh_in(namespace: &Namespace, line: &str) -> String {
+    let mut text = String::new();
+    run_in_namespace(namespace.path.as_deref(), &mut || text = sh(line)).unwrap();
+    text
+}
+
+fn able(needed: &str) -> bool {
+    let able = Command::new("sh").args(["-c", needed]).output().is_ok_and(|output| output.status.success());
+    if !able {
+        println!("SKIPPED: this host cannot do: {needed}");
+    }
+    able
+}
+
+#[test]
+fn p_201_interfaces_are_scanned_and_joined_to_taps() {
+    inside("inside_scan_and_join");
+}
+
+/// P-201: order, loopback and interfaces without address. P-202: MAC and MTU. P-203: IPv6, routes without those of the
+/// kernel, static neighbours.
+#[test]
+#[ignore = "the inner half of the test above"]
+fn inside_scan_and_join() {
+    if !able("ip link add probe type veth peer name probe2 && ip link del probe && test -w /dev/net/tun") {
+        return;
+    }
+    let network = TcNetwork::new(dir().join("netns"));
+    let config = NetworkConfig { kind: NetworkKind::Scan, ..NetworkConfig::default() };
+    let namespace = network.plan("p", &config).unwrap();
+    assert!(namespace.created);
+    network.create("p", &namespace, &config).unwrap();
+    assert!(network.run(&namespace, &mut || {}).is_ok());
+    assert!(sh_in(&namespace, "ip -o link show lo").contains("UP"));
+    sh_in(
+        &namespace,
+        "ip link add zeta address 02:00:00:00:00:01 mtu 1400 type veth peer name zeta-far
+         ip link add alpha type veth peer name alpha-far
+         ip link add bare type veth peer name bare-far
+         ip link set zeta up; ip link set zeta-far up; ip link set alpha up; ip link set alpha-far up
+         ip addr add 10.7.0.2/24 dev zeta; ip addr add fd07::2/64 dev zeta nodad; ip addr add 10.8.0.2/24 dev alpha
+         ip route add default via 10.7.0.1 dev zeta; ip -6 route add fd99::/48 via fd07::1 dev zeta
+         ip neigh add 10.7.0.1 lladdr 02:00:00:00:00:99 dev zeta nud permanent",
+    );
+    let mut found = Vec::new();
+    network.run(&namespace, &mut || found = network.scan("p", &namespace, &config).unwrap()).unwrap();
+    let names: Vec<&str> = found.iter().map(|endpoint| endpoint.name.as_str()).collect();
+    assert_eq!(names, ["zeta", "alpha"], "the kernel's order, and no loopback, nothing without an address");
+    let zeta = &found[0];
+    assert_eq!((zeta.mac.as_str(), zeta.mtu), ("02:00:00:00:00:01", 1400));
+    assert_eq!(zeta.addresses, ["10.7.0.2/24", "fd07::2/64"]);
+    let routes: Vec<(&str, &str)> =
+        zeta.routes.iter().map(|route| (route.destination.as_str(), route.gateway.as_str())).collect();
+    assert!(routes.contains(&("", "10.7.0.1")) && routes.contains(&("fd99::/48", "fd07::1")), "{routes:?}");
+    assert_eq!(routes.len(), 2, "none of the kernel's own: {routes:?}");
+    assert_eq!((zeta.neighbours.len(), zeta.neighbours[0].mac.as_str()), (1, "02:00:00:00:00:99"));
+
+    let EndpointKind::Tap { tap } = &zeta.kind else { panic!("{zeta:?}") };
+    let mut attached = Ok(());
+    network.run(&namespace, &mut || attached = network.attach(&namespace, zeta)).unwrap();
+    attached.unwrap();
+    for (from, to) in [("zeta", tap.as_str()), (tap.as_str(), "zeta")] {
+        let filters = sh_in(&namespace, &format!("tc filter show dev {from} ingress"));
+        assert!(filters.contains("mirred") && filters.contains(&format!("Redirect to device {to}")), "{filters}");
+    }
+    assert!(sh_in(&namespace, &format!("ip -o link show {tap}")).contains("mtu 1400"));
+
+    // A scan of a namespace in use plans the same, without the tap, which has no address.
+    let mut again = Vec::new();
+    network.run(&namespace, &mut || again = network.scan("p", &namespace, &config).unwrap()).unwrap();
+    assert_eq!(again, found);
+    network.run(&namespace, &mut || frames_go_through(tap)).unwrap();
+
+    for _ in 0..2 {
+        network.detach(&namespace, zeta).unwrap();
+        network.detach(&namespace, &found[1]).unwrap();
+    }
+    assert!(!sh_in(&namespace, "ip -o link").contains(tap.as_str()));
+    assert!(!sh_in(&namespace, "tc qdisc show dev zeta").contains("ingress"));
+    for _ in 0..2 {
+        network.delete("p", &namespace).unwrap();
+    }
+    assert!(!dir().join("netns/p").exists());
+    network.detach(&namespace, zeta).unwrap();
+
+    // A given namespace has to be one.
+    let given = NetworkConfig { namespace: Some(dir().join("no-namespace")), ..config };
+    assert!(network.plan("p", &given).is_err());
+    println!("checked inside");
+}
+
+/// Both ways: what comes to the interface is read from the tap, what is written to the tap leaves by the interface.
+fn frames_go_through(tap: &str) {
+    use std::io::{Read, Write};
+    // struct virtio_net_hdr without anything to say.
+    const HEADER: usize = 10;
+    let mut machine = super::tap::open_tap(tap).unwrap();
+    // A broadcast on the far end of the pair: somebody asks for an address.
+    sh("ip addr add 10.7.0.1/24 dev zeta-far");
+    let socket = std::net::UdpSocket::bind("0.0.0.0:0").unwrap();
+    let device = std::ffi::OsString::from("zeta-far");
+    nix::sys::socket::setsockopt(&socket, nix::sys::socket::sockopt::BindToDevice, &device).unwrap();
+    socket.send_to(b"who is there", "10.7.0.77:9").unwrap();
+    let fd = std::os::fd::OwnedFd::from(machine.try_clone().unwrap());
+    let mut asked = false;
+    while !asked && crate::process::wait_readable(&fd, std::time::Duration::from_secs(5)).unwrap() {
+        let mut frame = [0; 2048];
+        let len = machine.read(&mut frame).unwrap();
+        asked = frame[..len].windows(4).any(|bytes| bytes == [10, 7, 0, 77]);
+    }
+    assert!(asked, "no frame came through");
+    let received = || -> u64 {
+        let list: serde_json::Value = serde_json::from_str(&sh("ip -j -s link show zeta-far")).unwrap();
+        list[0]["stats64"]["rx"]["packets"].as_u64().unwrap()
+    };
+    let before = received();
+    let mut frame = vec![0; HEADER];
+    frame.extend([0xff; 6]);
+    frame.extend([2, 0, 0, 0, 0, 1, 0x88, 0xb5]);
+    frame.extend([0; 50]);
+    for _ in 0..10 {
+        assert_eq!(machine.write(&frame).unwrap(), frame.len());
+    }
+    assert!(received() >= before + 10, "no frame left");
+}
+
+#[test]
+fn p_065_only_the_dedicated_thread_is_in_the_namespace() {
+    inside("inside_dedicated_thread");
+}
+
+/// P-065, P-087, P-167: what is started by the job has its main thread in there.
+#[test]
+#[ignore = "the inner half of the test above"]
+fn inside_dedicated_thread() {
+    let network = TcNetwork::new(dir().join("netns"));
+    let config = NetworkConfig { kind: NetworkKind::Scan, ..NetworkConfig::default() };
+    let namespace = network.plan("p", &config).unwrap();
+    network.create("p", &namespace, &config).unwrap();
+    let here = std::fs::read_link("/proc/thread-self/ns/net").unwrap();
+    let mut child = None;
+    network
+        .run(&namespace, &mut || {
+            assert_ne!(std::fs::read_link("/proc/thread-self/ns/net").unwrap(), here);
+            child = Some(Command::new("sleep").arg("60").spawn().unwrap());
+        })
+        .unwrap();
+    assert_eq!(std::fs::read_link("/proc/thread-self/ns/net").unwrap(), here);
+    let mut child = child.unwrap();
+    assert_ne!(std::fs::read_link(format!("/proc/{}/ns/net", child.id())).unwrap(), here);
+    child.kill().unwrap();
+    child.wait().unwrap();
+    // A failing job, and one that panics.
+    let panicking = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
+        let _ = network.run(&namespace, &mut || panic!("in there"));
+    }));
+    assert!(panicking.is_err());
+    assert_eq!(std::fs::read_link("/proc/thread-self/ns/net").unwrap(), here);
+    // A given one is not deleted.
+    let given = Namespace { created: false, ..namespace.clone() };
+    network.delete("p", &given).unwrap();
+    assert!(dir().join("netns/p").exists());
+    network.delete("p", &namespace).unwrap();
+    println!("checked inside");
+}
+
+#[test]
+fn a_namespace_behind_address_translation_is_connected_and_taken_apart() {
+    inside("inside_nat");
+}
+
+#[test]
+#[ignore = "the inner half of the test above"]
+fn inside_nat() {
+    if !able("ip link add probe type veth peer name probe2 && ip link del probe && nft list tables") {
+        return;
+    }
+    sh("ip link set lo up");
+    let network = TcNetwork::new(dir().join("netns"));
+    let config = NetworkConfig {
+        kind: NetworkKind::Nat,
+        publish: vec![PortForward::parse("8080:80").unwrap()],
+        ..NetworkConfig::default()
+    };
+    let planned: Vec<Namespace> = ["p", "q"].iter().map(|pod| network.plan(pod, &config).unwrap()).collect();
+    for (pod, namespace) in ["p", "q"].iter().zip(&planned) {
+        network.create(pod, namespace, &config).unwrap();
+    }
+    let mut found = Vec::new();
+    network.run(&planned[0], &mut || found = network.scan("p", &planned[0], &config).unwrap()).unwrap();
+    assert_eq!(found.len(), 1);
+    assert!(found[0].addresses[0].starts_with("10.89."), "{found:?}");
+    assert!(found[0].routes.iter().any(|route| route.destination.is_empty()), "{found:?}");
+    let gateway = &found[0].routes[0].gateway;
+    assert!(sh("ip -o -4 addr").contains(gateway.as_str()));
+    let rules = sh("nft list ruleset");
+    assert!(rules.contains("masquerade") && rules.contains("dport 8080 dnat to"), "{rules}");
+    assert_eq!(sh("ip -o link").matches("hutch-").count(), 2);
+    for (pod, namespace) in ["p", "q"].iter().zip(&planned) {
+        network.delete(pod, namespace).unwrap();
+        network.delete(pod, namespace).unwrap();
+    }
+    assert!(!sh("nft list ruleset").contains("hutch_"));
+    // The kernel takes the pairs away with the namespaces, in the background.
+    let deadline = std::time::Instant::now() + std::time::Duration::from_secs(10);
+    while sh("ip -o link").contains("hutch-") {
+        assert!(std::time::Instant::now() < deadline, "{}", sh("ip -o link"));
+        std::thread::sleep(std::time::Duration::from_millis(20));
+    }
+    println!("checked inside");
+}

@@ -1,0 +1,145 @@
+//! Stand-in processes, seen from the runtime.
+
+use std::fs::File;
+use std::io;
+use std::os::fd::{AsFd, AsRawFd};
+use std::os::unix::net::UnixStream;
+use std::process::{Child, Stdio};
+use std::time::Duration;
+
+use hutch_agent_proto::write_frame;
+use rustix::process::Signal;
+use rustix::thread::{move_into_link_name_space, LinkNameSpaceType};
+
+use super::{GateMessage, GATE};
+use crate::process::{reap, ProcessIdentity};
+use crate::seam::{PidNamespace, SeamError, SeamResult, StandIn, StandInSpec, StandIns};
+use crate::vm_host::ReExec;
+
+/// Stand-ins as processes.
+#[derive(Debug, Clone)]
+pub struct ProcessStandIns {
+    /// How to start one.
+    pub reexec: ReExec,
+    /// Put them into the namespaces they are asked for (P-097). Needs CAP_SYS_ADMIN.
+    pub namespaces: bool,
+    /// Collect processes of ours that have ended. For programs that live on; a program that ends leaves that to whoever
+    /// inherits its children, and its caller wants to collect them itself.
+    pub reap: bool,
+}
+
+struct Waiting {
+    process: ProcessIdentity,
+    gate: UnixStream,
+}
+
+impl ProcessStandIns {
+    /// Stand-ins that `reexec` starts.
+    pub fn new(reexec: ReExec) -> Self {
+        Self { reexec, namespaces: true, reap: false }
+    }
+
+    /// Spawns on a thread of its own, whose namespaces the process is born into; the thread ends with that.
+    fn spawn_process(&self, spec: &StandInSpec, gate: &UnixStream) -> io::Result<Child> {
+        let spawn = || {
+            if self.namespaces {
+                enter_namespaces(spec)?;
+            }
+            // Its own session: a terminal's signals are the guest's business, and a console can become its own.
+            let name = format!("hutch-stand-in {}", spec.container);
+            let mut command = self.reexec.command(&name, Some(gate.as_fd()), super::signals::passed());
+            command.env(GATE, gate.as_raw_fd().to_string()).current_dir("/");
+            if spec.detach || spec.console.is_some() {
+                command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
+            }
+            command.spawn()
+        };
+        std::thread::scope(|scope| {
+            let thread = std::thread::Builder::new().name("stand-in".into()).spawn_scoped(scope, spawn)?;
+            thread.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))
+        })
+    }
+}
+
+/// The network namespace for the thread itself, the PID namespace for the children it makes.
+fn enter_namespaces(spec: &StandInSpec) -> io::Result<()> {
+    if let Some(path) = &spec.network_namespace {
+        let file = File::open(path)?;
+        move_into_link_name_space(file.as_fd(), Some(LinkNameSpaceType::Network))?;
+    }
+    match spec.pid_namespace {
+        PidNamespace::New => nix::sched::unshare(nix::sched::CloneFlags::CLONE_NEWPID)?,
+        PidNamespace::Join(process) => {
+            let file = File::open(format!("/proc/{}/ns/pid_for_children", process.pid))?;
+            if !process.is_alive() {
+                return Err(io::Error::new(io::ErrorKind::NotFound, "the container's own stand-in has ended"));
+            }
+            move_into_link_name_space(file.as_fd(), Some(LinkNameSpaceType::ProcessID))?;
+        }
+    }
+    Ok(())
+}
+
+impl StandIns for ProcessStandIns {
+    fn spawn(&self, spec: &StandInSpec) -> SeamResult<Box<dyn StandIn>> {
+        let fail = |e| SeamError::system(format!("start a stand-in for container {}", spec.container), e);
+        let (gate, other) = UnixStream::pair().map_err(fail)?;
+        let mut child = self.spawn_process(spec, &other).map_err(fail)?;
+        drop(other);
+        let waiting = ProcessIdentity::of(child.id() as i32).map(|process| Waiting { process, gate });
+        let told = waiting.and_then(|mut waiting| {
+            write_frame(&mut waiting.gate, &GateMessage::Spec(Box::new(spec.clone()))).map_err(io::Error::other)?;
+            Ok(waiting)
+        });
+        match told {
+            Ok(waiting) => Ok(Box::new(waiting)),
+            Err(e) => {
+                let _ = child.kill();
+                let _ = child.wait();
+                Err(fail(e))
+            }
+        }
+    }
+
+    fn is_alive(&self, process: ProcessIdentity) -> bool {
+        process.is_alive()
+    }
+
+    fn wait_end(&self, process: ProcessIdentity, timeout: Duration) -> SeamResult<bool> {
+        let ended = process
+            .wait_end(timeout)
+            .map_err(|e| SeamError::system(format!("wait for the stand-in {}", process.pid), e))?;
+        if ended && self.reap {
+            reap(process);
+        }
+        Ok(ended)
+    }
+
+    fn kill(&self, process: ProcessIdentity, timeout: Duration) -> SeamResult<()> {
+        let fail = |e| SeamError::system(format!("kill the stand-in {}", process.pid), e);
+        if !process.kill_and_wait(timeout).map_err(fail)? {
+            return Err(SeamError::Timeout { after: timeout });
+        }
+        if self.reap {
+            reap(process);
+        }
+        Ok(())
+    }
+
+    fn signal(&self, process: ProcessIdentity, signal: i32) -> SeamResult<bool> {
+        let signal = Signal::from_named_raw(signal)
+            .ok_or_else(|| SeamError::Refused(format!("signal {signal} cannot be passed to a stand-in")))?;
+        process.signal(signal).map_err(|e| SeamError::system(format!("signal the stand-in {}", process.pid), e))
+    }
+}
+
+impl StandIn for Waiting {
+    fn process(&self) -> ProcessIdentity {
+        self.process
+    }
+
+    fn release(mut self: Box<Self>) -> SeamResult<()> {
+        write_frame(&mut self.gate, &GateMessage::Go)
+            .map_err(|e| SeamError::Lost(format!("the stand-in has ended before it was released: {e}")))
+    }
+}

@@ -1,0 +1,86 @@
+//! Agents behind VMM processes.
+
+use std::sync::mpsc::{Receiver, RecvTimeoutError};
+use std::sync::Arc;
+use std::time::Duration;
+
+use hutch_agent_proto::{Event, Request, Response};
+
+use super::client::ControlConnector;
+use crate::agent_client::{AgentError, Session};
+use crate::seam::{AgentCapabilities, AgentHost, AgentSession, SeamError, SeamResult};
+use crate::store::VmRecord;
+
+/// Opens sessions with agents through the control sockets of their machines.
+#[derive(Debug, Clone, Default)]
+pub struct VsockAgents {
+    /// What the agents can do.
+    pub capabilities: AgentCapabilities,
+}
+
+struct Connected {
+    session: Session,
+    events: Receiver<Event>,
+}
+
+impl AgentHost for VsockAgents {
+    fn capabilities(&self) -> AgentCapabilities {
+        self.capabilities
+    }
+
+    fn connect(&self, vm: &VmRecord, timeout: Duration) -> SeamResult<Box<dyn AgentSession>> {
+        let connector = Arc::new(ControlConnector::new(&vm.socket));
+        let session = Session::connect(connector, timeout).map_err(seam_error)?;
+        let events = session.events();
+        Ok(Box::new(Connected { session, events }))
+    }
+}
+
+impl AgentSession for Connected {
+    fn call(&mut self, request: Request, deadline: Duration) -> SeamResult<Response> {
+        if request == Request::PowerOff {
+            // Its answer is the end of the connection.
+            return self.session.power_off(deadline).map(|()| Response::Done).map_err(seam_error);
+        }
+        self.session.call(request, deadline).map_err(seam_error)
+    }
+
+    fn call_patiently(&mut self, request: Request, patience: Duration) -> SeamResult<Option<Response>> {
+        self.session.call_patiently(request, Some(patience)).map_err(seam_error)
+    }
+
+    fn next_event(&mut self, timeout: Duration) -> SeamResult<Option<Event>> {
+        match self.events.recv_timeout(timeout) {
+            Ok(event) => Ok(Some(event)),
+            Err(RecvTimeoutError::Timeout) => Ok(None),
+            Err(RecvTimeoutError::Disconnected) => {
+                let why = self.session.death().map(|death| death.to_string());
+                Err(SeamError::Lost(why.unwrap_or_else(|| "the channel to the guest is closed".into())))
+            }
+        }
+    }
+}
+
+/// The session's errors as the pod API sees them.
+fn seam_error(error: AgentError) -> SeamError {
+    match error {
+        AgentError::Remote { source, .. } => SeamError::Remote(source),
+        AgentError::Deadline { after, .. } | AgentError::Greeting(after) => SeamError::Timeout { after },
+        AgentError::Connect(e) if e.kind() == std::io::ErrorKind::TimedOut => SeamError::Lost(e.to_string()),
+        AgentError::Encode { .. } | AgentError::Unexpected(_) => SeamError::Refused(chain(&error)),
+        AgentError::Version { .. } => SeamError::Refused(chain(&error)),
+        AgentError::Dead(_) | AgentError::Connect(_) | AgentError::OpenStream { .. } | AgentError::Host(_) => {
+            SeamError::Lost(chain(&error))
+        }
+    }
+}
+
+fn chain(error: &AgentError) -> String {
+    let mut text = error.to_string();
+    let mut source = std::error::Error::source(error);
+    while let Some(cause) = source {
+        text.push_str(&format!(": {cause}"));
+        source = cause.source();
+    }
+    text
+}

@@ -1,0 +1,357 @@
+//! The machine inside a VMM process: what the control server needs of it, and hutch's own.
+
+use std::io;
+use std::os::unix::net::UnixStream;
+use std::path::Path;
+use std::sync::mpsc::Receiver;
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, RwLock};
+use std::time::{Duration, Instant};
+
+use hutch_agent_proto::HOST_PORT;
+use hutch_vmm::config::{
+    BlockConfig, ConsoleConfig, ConsoleLevel, ConsoleOutput, ImageLoading, MemoryBacking, MemoryConfig, NetConfig,
+    ShareConfig, TapSource, VsockConfig,
+};
+use hutch_vmm::{Machine, MachineConfig, MachineExit, Stopper};
+
+use crate::seam::{BlockDevice, SeamError, SeamResult, VmSpec};
+
+/// The guest's address; it means something inside its own machine only.
+const GUEST_CID: u64 = 3;
+/// How long a pause may have to wait for the thread that watches for the machine's end.
+const WATCH: Duration = Duration::from_millis(100);
+/// Size of a huge page, MiB.
+const HUGE_PAGE_MIB: u64 = 2;
+
+/// How a machine ended.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct MachineEnd {
+    /// In words.
+    pub reason: String,
+    /// Somebody had asked for it.
+    pub expected: bool,
+}
+
+/// A started machine, as the control server uses it, from several threads at once.
+pub trait GuestMachine: Send + Sync {
+    /// Waits for the guest to report.
+    ///
+    /// # Errors
+    /// [`SeamError::Timeout`]; [`SeamError::Lost`] with the reason if it ended before.
+    fn wait_ready(&self, timeout: Duration) -> SeamResult<()>;
+
+    /// Waits for the machine's end.
+    fn wait_end(&self) -> MachineEnd;
+
+    /// Holds the vCPUs; held ones stay held.
+    ///
+    /// # Errors
+    /// If they cannot be held.
+    fn pause(&self) -> SeamResult<()>;
+
+    /// Lets the vCPUs run; running ones run on.
+    ///
+    /// # Errors
+    /// If they cannot be let run.
+    fn resume(&self) -> SeamResult<()>;
+
+    /// Whether the vCPUs are held.
+    fn is_paused(&self) -> bool;
+
+    /// Opens a connection to a vsock port of the guest.
+    ///
+    /// # Errors
+    /// `TimedOut`, `ConnectionRefused`.
+    fn connect(&self, port: u32, timeout: Duration) -> io::Result<UnixStream>;
+
+    /// Plugs a disk in.
+    ///
+    /// # Errors
+    /// If that is not possible.
+    fn plug_block(&self, device: &BlockDevice) -> SeamResult<()>;
+
+    /// Passes a host device through.
+    ///
+    /// # Errors
+    /// If that is not possible.
+    fn plug_vfio(&self, id: &str, path: &Path) -> SeamResult<()>;
+
+    /// Takes a device out; one that is not there is fine.
+    ///
+    /// # Errors
+    /// If that is not possible.
+    fn unplug(&self, id: &str) -> SeamResult<()>;
+
+    /// Changes the number of vCPUs.
+    ///
+    /// # Errors
+    /// If that is not possible.
+    fn set_vcpus(&self, count: u32) -> SeamResult<()>;
+
+    /// Changes the memory.
+    ///
+    /// # Errors
+    /// If that is not possible.
+    fn set_memory(&self, mib: u64) -> SeamResult<()>;
+
+    /// The last lines of the console.
+    fn console(&self, lines: usize) -> Vec<String>;
+
+    /// Ends the machine.
+    fn stop(&self);
+}
+
+/// Opens a connection to a port of the guest.
+type Connect = dyn Fn(u32, Duration) -> io::Result<UnixStream> + Send + Sync;
+
+/// hutch's own machine.
+pub struct KvmMachine {
+    machine: RwLock<Machine>,
+    connect: Box<Connect>,
+    stopper: Stopper,
+    phase: Arc<(Mutex<Phase>, Condvar)>,
+}
+
+#[derive(Debug, Clone, Default)]
+struct Phase {
+    ready: bool,
+    paused: bool,
+    ended: Option<String>,
+}
+
+impl KvmMachine {
+    /// Builds and starts the machine.
+    ///
+    /// # Errors
+    /// [`SeamError::Refused`] with what the machine monitor says.
+    pub fn launch(spec: &VmSpec) -> SeamResult<Self> {
+        let refused = |e: &dyn std::error::Error| SeamError::Refused(chain(e));
+        let config = machine_config(spec)?;
+        let mut machine = Machine::build(&config).map_err(|e| refused(&e))?;
+        let vsock = machine.vsock().ok_or_else(|| SeamError::Refused("the machine has no vsock device".into()))?;
+        // Before the start, so that the agent's report cannot come too early.
+        let reports = vsock.listen(HOST_PORT).map_err(|e| SeamError::system("listen for the guest's agent", e))?;
+        machine.start().map_err(|e| refused(&e))?;
+        let stopper = machine.stopper();
+        let phase = Arc::default();
+        watch_reports(reports, &phase)?;
+        let connect = Box::new(move |port, timeout| vsock.connect(port, timeout));
+        Ok(Self { machine: RwLock::new(machine), connect, stopper, phase })
+    }
+
+    fn phase(&self) -> MutexGuard<'_, Phase> {
+        self.phase.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Notes the agent's report. The connection itself is not needed: sessions are opened from the host.
+fn watch_reports(reports: Receiver<UnixStream>, phase: &Arc<(Mutex<Phase>, Condvar)>) -> SeamResult<()> {
+    let phase = Arc::clone(phase);
+    let watch = move || {
+        // Kept until the machine is gone: the agent may take a closed report for a host that went away.
+        let mut kept = Vec::new();
+        while let Ok(report) = reports.recv() {
+            kept.truncate(7);
+            kept.push(report);
+            phase.0.lock().unwrap_or_else(PoisonError::into_inner).ready = true;
+            phase.1.notify_all();
+        }
+    };
+    let thread = std::thread::Builder::new().name("agent-report".into()).spawn(watch);
+    thread.map(drop).map_err(|e| SeamError::system("start a thread", e))
+}
+
+impl GuestMachine for KvmMachine {
+    fn wait_ready(&self, timeout: Duration) -> SeamResult<()> {
+        let deadline = Instant::now() + timeout;
+        let mut phase = self.phase();
+        loop {
+            if let Some(reason) = &phase.ended {
+                return Err(SeamError::Lost(reason.clone()));
+            }
+            if phase.ready {
+                return Ok(());
+            }
+            let left = deadline.saturating_duration_since(Instant::now());
+            if left.is_zero() {
+                return Err(SeamError::Timeout { after: timeout });
+            }
+            phase = self.phase.1.wait_timeout(phase, left).unwrap_or_else(PoisonError::into_inner).0;
+        }
+    }
+
+    fn wait_end(&self) -> MachineEnd {
+        let exit = loop {
+            // In slices: a pause needs the machine for itself.
+            let machine = self.machine.read().unwrap_or_else(PoisonError::into_inner);
+            if let Some(exit) = machine.wait(Some(WATCH)) {
+                break exit;
+            }
+        };
+        let mut reason = exit.to_string();
+        if exit == MachineExit::GuestPanic {
+            let machine = self.machine.read().unwrap_or_else(PoisonError::into_inner);
+            let tail = machine.console_tail(50);
+            if let Some(line) = tail.iter().find(|line| line.contains("Kernel panic")) {
+                reason.push_str(&format!(": {}", crate::agent_client::printable(line, 200)));
+            }
+        }
+        self.phase().ended = Some(reason.clone());
+        self.phase.1.notify_all();
+        MachineEnd { reason, expected: exit == MachineExit::Stopped }
+    }
+
+    fn pause(&self) -> SeamResult<()> {
+        if self.phase().paused {
+            return Ok(());
+        }
+        let mut machine = self.machine.write().unwrap_or_else(PoisonError::into_inner);
+        machine.pause().map_err(|e| SeamError::Refused(chain(&e)))?;
+        self.phase().paused = true;
+        Ok(())
+    }
+
+    fn resume(&self) -> SeamResult<()> {
+        if !self.phase().paused {
+            return Ok(());
+        }
+        let mut machine = self.machine.write().unwrap_or_else(PoisonError::into_inner);
+        machine.resume().map_err(|e| SeamError::Refused(chain(&e)))?;
+        self.phase().paused = false;
+        Ok(())
+    }
+
+    fn is_paused(&self) -> bool {
+        self.phase().paused
+    }
+
+    fn connect(&self, port: u32, timeout: Duration) -> io::Result<UnixStream> {
+        (self.connect)(port, timeout)
+    }
+
+    fn plug_block(&self, _: &BlockDevice) -> SeamResult<()> {
+        Err(SeamError::Unsupported("plugging disks into a running machine"))
+    }
+
+    fn plug_vfio(&self, _: &str, _: &Path) -> SeamResult<()> {
+        Err(SeamError::Unsupported("passing devices through"))
+    }
+
+    fn unplug(&self, _: &str) -> SeamResult<()> {
+        Ok(())
+    }
+
+    fn set_vcpus(&self, _: u32) -> SeamResult<()> {
+        Err(SeamError::Unsupported("changing the number of vCPUs of a running machine"))
+    }
+
+    fn set_memory(&self, _: u64) -> SeamResult<()> {
+        Err(SeamError::Unsupported("changing the memory of a running machine"))
+    }
+
+    fn console(&self, lines: usize) -> Vec<String> {
+        self.machine.read().unwrap_or_else(PoisonError::into_inner).console_tail(lines)
+    }
+
+    fn stop(&self) {
+        self.stopper.stop();
+    }
+}
+
+/// The pod API's machine in the machine monitor's terms.
+fn machine_config(spec: &VmSpec) -> SeamResult<MachineConfig> {
+    let mut config = MachineConfig::new(&spec.name, &spec.kernel);
+    config.vcpus = spec.vcpus.max(1);
+    config.memory = MemoryConfig {
+        size_mib: spec.memory_mib,
+        backing: if spec.huge_pages {
+            MemoryBacking::Hugetlb { page_mib: HUGE_PAGE_MIB }
+        } else {
+            MemoryBacking::Anonymous
+        },
+        thp: false,
+        prefault: spec.memory_prealloc,
+    };
+    config.loading = ImageLoading::Map;
+    config.initrd.clone_from(&spec.initrd);
+    config.cmdline.clone_from(&spec.kernel_parameters);
+    config.console = ConsoleConfig {
+        output: spec.console.clone().map_or(ConsoleOutput::Ring, ConsoleOutput::File),
+        level: if spec.debug { ConsoleLevel::Verbose } else { ConsoleLevel::Quiet },
+    };
+    if let Some(image) = &spec.image {
+        config.blocks.push(BlockConfig { id: "image".into(), path: image.clone(), read_only: true, serial: None });
+        config.cmdline.splice(0..0, ["root=/dev/vda".to_owned(), "ro".to_owned()]);
+    }
+    let share = |(index, share): (usize, &crate::seam::Share)| ShareConfig {
+        id: format!("share{index}"),
+        tag: share.tag.clone(),
+        path: share.path.clone(),
+        read_only: share.read_only,
+        only: None,
+    };
+    config.shares = spec.shares.iter().enumerate().map(share).collect();
+    for net in &spec.nets {
+        config.nets.push(NetConfig {
+            id: net.id.clone(),
+            tap: TapSource::Name(net.tap.clone()),
+            mac: parse_mac(&net.mac)?,
+            mtu: u16::try_from(net.mtu).ok().filter(|mtu| *mtu > 0),
+        });
+    }
+    config.vsock = Some(VsockConfig { guest_cid: GUEST_CID });
+    config.rng = true;
+    Ok(config)
+}
+
+fn parse_mac(text: &str) -> SeamResult<[u8; 6]> {
+    let bad = || SeamError::Refused(format!("{text:?} is not a MAC address"));
+    let mut mac = [0; 6];
+    let mut parts = text.split(':');
+    for byte in &mut mac {
+        *byte = u8::from_str_radix(parts.next().ok_or_else(bad)?, 16).map_err(|_| bad())?;
+    }
+    match parts.next() {
+        None => Ok(mac),
+        Some(_) => Err(bad()),
+    }
+}
+
+fn chain(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut source = error.source();
+    while let Some(cause) = source {
+        text.push_str(&format!(": {cause}"));
+        source = cause.source();
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::seam::{NetDevice, Share};
+
+    #[test]
+    fn p_182_the_machine_gets_configured_parameters_last() {
+        let spec = VmSpec {
+            kernel: "/k".into(),
+            image: Some("/d".into()),
+            kernel_parameters: vec!["ro=no".into(), "quiet".into()],
+            memory_mib: 64,
+            vcpus: 2,
+            shares: vec![Share { tag: "hutchShared".into(), path: "/s".into(), read_only: false }],
+            nets: vec![NetDevice { id: "net0".into(), tap: "t".into(), mac: "02:00:00:00:00:0a".into(), mtu: 1400 }],
+            ..VmSpec::default()
+        };
+        let config = machine_config(&spec).unwrap();
+        assert_eq!(config.cmdline, ["root=/dev/vda", "ro", "ro=no", "quiet"]);
+        assert_eq!((config.vcpus, config.memory.size_mib), (2, 64));
+        assert_eq!((config.nets[0].mac, config.nets[0].mtu), ([2, 0, 0, 0, 0, 10], Some(1400)));
+        assert_eq!((config.shares[0].tag.as_str(), config.blocks[0].read_only), ("hutchShared", true));
+        config.check().unwrap();
+        for mac in ["", "02:00", "02:00:00:00:00:0g", "02:00:00:00:00:00:00"] {
+            assert!(parse_mac(mac).is_err(), "{mac}");
+        }
+    }
+}

@@ -1,0 +1,196 @@
+//! VMM processes, seen from the runtime.
+
+use std::fs::{self, OpenOptions, Permissions};
+use std::io;
+use std::os::fd::OwnedFd;
+use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
+use std::os::unix::net::UnixListener;
+use std::path::{Path, PathBuf};
+use std::process::Stdio;
+use std::time::Duration;
+
+use nix::sys::signal::SigSet;
+
+use super::client::ControlClient;
+use super::message::{ControlReply, ControlRequest};
+use super::reexec::ReExec;
+use crate::process::{reap, ProcessIdentity};
+use crate::seam::{
+    BlockDevice, SeamError, SeamResult, VmCapabilities, VmHandle, VmHost, VmLaunch, VmSpec, VmState, VmStats,
+};
+use crate::store::VmRecord;
+
+/// For the machine to be built and started.
+const START_TIMEOUT: Duration = Duration::from_secs(60);
+
+/// Machines in processes of their own.
+#[derive(Debug, Clone)]
+pub struct ProcessVmHost {
+    /// How to start one.
+    pub reexec: ReExec,
+    /// What the machines can do.
+    pub capabilities: VmCapabilities,
+    /// Collect processes of ours that have ended. For programs that live on; a program that ends leaves that to whoever
+    /// inherits its children.
+    pub reap: bool,
+}
+
+struct Handle {
+    process: ProcessIdentity,
+    socket: PathBuf,
+    /// The launcher's connection until the start; later whichever was opened first.
+    client: Option<ControlClient>,
+}
+
+impl ProcessVmHost {
+    /// Machines in processes that `reexec` starts.
+    pub fn new(reexec: ReExec) -> Self {
+        Self { reexec, capabilities: VmCapabilities::default(), reap: false }
+    }
+
+    fn spawn_process(&self, launch: &VmLaunch<'_>) -> io::Result<Handle> {
+        match fs::remove_file(launch.socket) {
+            Err(e) if e.kind() != io::ErrorKind::NotFound => return Err(e),
+            _ => {}
+        }
+        let listener = UnixListener::bind(launch.socket)?;
+        fs::set_permissions(launch.socket, Permissions::from_mode(0o600))?;
+        // The first connection, which tells the process whose it is: when it breaks before the start, the process ends.
+        let client = ControlClient::connect(launch.socket).map_err(io::Error::other)?;
+        let log = OpenOptions::new().create(true).append(true).mode(0o600).open(launch.log)?;
+        let name = format!("hutch-vmm {}", launch.pod);
+        let mut command = self.reexec.with_program(launch.program).command(&name, None, SigSet::empty());
+        command.stdin(Stdio::from(OwnedFd::from(listener))).stdout(log.try_clone()?).stderr(log).current_dir("/");
+        let child = command.spawn()?;
+        let process = ProcessIdentity::of(child.id() as i32)?;
+        Ok(Handle { process, socket: launch.socket.to_owned(), client: Some(client) })
+    }
+
+    fn collect(&self, record: &VmRecord) {
+        if self.reap {
+            reap(record.process);
+        }
+    }
+}
+
+impl VmHost for ProcessVmHost {
+    fn capabilities(&self) -> VmCapabilities {
+        self.capabilities
+    }
+
+    fn spawn(&self, launch: &VmLaunch<'_>) -> SeamResult<Box<dyn VmHandle>> {
+        match self.spawn_process(launch) {
+            Ok(handle) => Ok(Box::new(handle)),
+            Err(e) => {
+                let _ = fs::remove_file(launch.socket);
+                Err(SeamError::system(format!("start {}", self.reexec.program.display()), e))
+            }
+        }
+    }
+
+    fn attach(&self, record: &VmRecord) -> SeamResult<Box<dyn VmHandle>> {
+        if !record.process.is_alive() {
+            return Err(SeamError::Lost("the virtual machine's process has ended".into()));
+        }
+        Ok(Box::new(Handle { process: record.process, socket: record.socket.clone(), client: None }))
+    }
+
+    fn is_alive(&self, record: &VmRecord) -> bool {
+        record.process.is_alive()
+    }
+
+    fn kill(&self, record: &VmRecord, timeout: Duration) -> SeamResult<()> {
+        let fail = |e| SeamError::system(format!("kill the virtual machine's process {}", record.process.pid), e);
+        if !record.process.kill_and_wait(timeout).map_err(fail)? {
+            return Err(SeamError::Timeout { after: timeout });
+        }
+        self.collect(record);
+        match fs::remove_file(&record.socket) {
+            Err(e) if e.kind() != io::ErrorKind::NotFound => {
+                Err(SeamError::system(format!("remove {}", record.socket.display()), e))
+            }
+            _ => Ok(()),
+        }
+    }
+
+    fn wait_end(&self, record: &VmRecord, timeout: Duration) -> SeamResult<bool> {
+        let fail = |e| SeamError::system(format!("wait for the virtual machine's process {}", record.process.pid), e);
+        let ended = record.process.wait_end(timeout).map_err(fail)?;
+        if ended {
+            self.collect(record);
+        }
+        Ok(ended)
+    }
+}
+
+impl Handle {
+    fn client(&mut self) -> SeamResult<&mut ControlClient> {
+        let client = match self.client.take() {
+            Some(client) => client,
+            None => ControlClient::connect(&self.socket)?,
+        };
+        Ok(self.client.insert(client))
+    }
+
+    fn done(&mut self, request: &ControlRequest, wait: Duration) -> SeamResult<()> {
+        self.client()?.call_within(request, wait).map(drop)
+    }
+}
+
+impl VmHandle for Handle {
+    fn process(&self) -> ProcessIdentity {
+        self.process
+    }
+
+    fn start(&mut self, spec: &VmSpec) -> SeamResult<()> {
+        self.done(&ControlRequest::Start(Box::new(spec.clone())), START_TIMEOUT)
+    }
+
+    fn wait_ready(&mut self, timeout: Duration) -> SeamResult<()> {
+        let timeout_ms = u64::try_from(timeout.as_millis()).unwrap_or(u64::MAX);
+        self.done(&ControlRequest::WaitReady { timeout_ms }, timeout)
+    }
+
+    fn state(&mut self) -> SeamResult<VmState> {
+        match self.client()?.call(&ControlRequest::State)? {
+            ControlReply::State(state) => Ok(state),
+            _ => Err(SeamError::Refused("the virtual machine's process gave an answer to another question".into())),
+        }
+    }
+
+    fn pause(&mut self) -> SeamResult<()> {
+        self.done(&ControlRequest::Pause, Duration::ZERO)
+    }
+
+    fn resume(&mut self) -> SeamResult<()> {
+        self.done(&ControlRequest::Resume, Duration::ZERO)
+    }
+
+    fn plug_block(&mut self, device: &BlockDevice) -> SeamResult<()> {
+        self.done(&ControlRequest::PlugBlock(device.clone()), Duration::ZERO)
+    }
+
+    fn plug_vfio(&mut self, id: &str, path: &Path) -> SeamResult<()> {
+        self.done(&ControlRequest::PlugVfio { id: id.into(), path: path.into() }, Duration::ZERO)
+    }
+
+    fn unplug(&mut self, id: &str) -> SeamResult<()> {
+        self.done(&ControlRequest::Unplug { id: id.into() }, Duration::ZERO)
+    }
+
+    fn set_vcpus(&mut self, count: u32) -> SeamResult<()> {
+        self.done(&ControlRequest::SetVcpus(count), Duration::ZERO)
+    }
+
+    fn set_memory(&mut self, mib: u64) -> SeamResult<()> {
+        self.done(&ControlRequest::SetMemory(mib), Duration::ZERO)
+    }
+
+    fn stats(&mut self) -> SeamResult<VmStats> {
+        let pid = self.process.pid;
+        let figures = crate::process::figures(pid);
+        let (cpu_us, resident_bytes, threads, descriptors) =
+            figures.map_err(|e| SeamError::system(format!("read the figures of process {pid}"), e))?;
+        Ok(VmStats { cpu_us, resident_bytes, threads, descriptors })
+    }
+}

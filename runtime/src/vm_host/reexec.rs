@@ -1,0 +1,82 @@
+//! Starting hutch again with a hidden verb: the VMM process and the stand-ins are born here.
+//!
+//! What such a process must not inherit: descriptors of the caller beyond the three standard ones (an inherited one
+//! keeps a lock or a pipe of the caller alive, P-031), its session, and signals that it ignores or blocks.
+#![allow(unsafe_code)] // The few calls between fork and exec have no safe form.
+
+use std::ffi::OsString;
+use std::io;
+use std::os::fd::{AsRawFd, BorrowedFd, RawFd};
+use std::os::unix::process::CommandExt;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use nix::sys::signal::SigSet;
+
+/// How to start hutch again.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ReExec {
+    /// The program.
+    pub program: PathBuf,
+    /// Its arguments: the hidden verb.
+    pub args: Vec<OsString>,
+    /// Added to the environment.
+    pub env: Vec<(OsString, OsString)>,
+}
+
+impl ReExec {
+    /// This very program with a hidden verb. Works also when its file was replaced meanwhile.
+    pub fn itself(verb: &str) -> Self {
+        Self { program: "/proc/self/exe".into(), args: vec![verb.into()], env: Vec::new() }
+    }
+
+    /// The same with another program.
+    pub fn with_program(&self, program: Option<&Path>) -> Self {
+        let mut other = self.clone();
+        if let Some(program) = program {
+            other.program = program.to_owned();
+        }
+        other
+    }
+
+    /// A command for it, in a session of its own. `kept`: one descriptor beside the standard ones that the process
+    /// inherits, under the same number. `blocked`: signals that it has blocked from its first instruction on.
+    pub(crate) fn command(&self, name: &str, kept: Option<BorrowedFd<'_>>, blocked: SigSet) -> Command {
+        let mut command = Command::new(&self.program);
+        command.arg0(name).args(&self.args).envs(self.env.iter().cloned());
+        let kept = kept.map(|fd| fd.as_raw_fd());
+        // SAFETY: the closure runs between fork and exec in the child and makes system calls only; it neither
+        // allocates nor takes a lock. `kept` is open in the parent until the spawn is over, hence in the child.
+        unsafe { command.pre_exec(move || before_exec(kept, &blocked)) };
+        command
+    }
+}
+
+/// Runs in the child. Async-signal-safe.
+fn before_exec(kept: Option<RawFd>, blocked: &SigSet) -> io::Result<()> {
+    // SAFETY: plain system calls on this process; the arguments are numbers and, for sigaction, a zeroed structure,
+    // which means the default disposition.
+    unsafe {
+        // Also std's own pipe for errors of the exec, which is close-on-exec already.
+        if libc::syscall(libc::SYS_close_range, 3, libc::c_uint::MAX, libc::CLOSE_RANGE_CLOEXEC) != 0 {
+            return Err(io::Error::last_os_error());
+        }
+        if let Some(fd) = kept {
+            if libc::fcntl(fd, libc::F_SETFD, 0) != 0 {
+                return Err(io::Error::last_os_error());
+            }
+        }
+        if libc::setsid() < 0 {
+            return Err(io::Error::last_os_error());
+        }
+        let default: libc::sigaction = std::mem::zeroed();
+        for signal in 1..=64 {
+            // Fails for SIGKILL, SIGSTOP and those that libc keeps for itself.
+            libc::sigaction(signal, &default, std::ptr::null_mut());
+        }
+        if libc::sigprocmask(libc::SIG_SETMASK, blocked.as_ref(), std::ptr::null_mut()) != 0 {
+            return Err(io::Error::last_os_error());
+        }
+    }
+    Ok(())
+}

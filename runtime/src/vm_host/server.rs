@@ -1,0 +1,186 @@
+//! The main loop of a VMM process: the launcher's connection first, then everybody's.
+
+use std::io;
+use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::net::{UnixListener, UnixStream};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::Arc;
+use std::time::Duration;
+
+use hutch_agent_proto::{read_frame, write_frame, FrameError};
+
+use super::channel::send_fd;
+use super::machine::{GuestMachine, MachineEnd};
+use super::message::{ControlReply, ControlRequest};
+use crate::seam::{SeamError, SeamResult, VmSpec, VmState};
+
+/// Connections served at a time; one more is closed at once. Each call of the pod API has one or two.
+const MAX_CONNECTIONS: usize = 256;
+/// Longest wait that a request may ask for.
+const MAX_WAIT: Duration = Duration::from_secs(600);
+
+/// Why a VMM process has ended without a machine.
+#[derive(Debug, thiserror::Error)]
+pub enum ServeError {
+    /// The launcher went away before it had started the machine. Nothing is left.
+    #[error("the launcher went away before the machine was started")]
+    Abandoned,
+    /// The control socket failed.
+    #[error("the control socket failed")]
+    Socket(#[source] io::Error),
+    /// The launcher broke the protocol.
+    #[error("the launcher's connection failed")]
+    Launcher(#[source] FrameError),
+    /// The machine could not be built or started.
+    #[error("the machine was not started: {0}")]
+    Machine(String),
+}
+
+/// Serves the control socket that is this process's stdin; what the hidden verb does. Stdin is /dev/null afterwards.
+///
+/// # Errors
+/// As [`serve`].
+pub fn serve_stdin<M: GuestMachine + 'static>(
+    launch: impl FnOnce(&VmSpec) -> SeamResult<M>,
+) -> Result<MachineEnd, ServeError> {
+    let null = std::fs::File::open("/dev/null").map_err(ServeError::Socket)?;
+    let listener: OwnedFd =
+        rustix::io::fcntl_dupfd_cloexec(rustix::stdio::stdin(), 3).map_err(|e| ServeError::Socket(e.into()))?;
+    rustix::stdio::dup2_stdin(null.as_fd()).map_err(|e| ServeError::Socket(e.into()))?;
+    serve(UnixListener::from(listener), launch)
+}
+
+/// Serves a control socket until the machine has ended.
+///
+/// # Errors
+/// [`ServeError`]: there was no machine.
+pub fn serve<M: GuestMachine + 'static>(
+    listener: UnixListener,
+    launch: impl FnOnce(&VmSpec) -> SeamResult<M>,
+) -> Result<MachineEnd, ServeError> {
+    let (mut launcher, _) = listener.accept().map_err(ServeError::Socket)?;
+    let spec = match read_frame(&mut launcher).map_err(ServeError::Launcher)? {
+        Some(ControlRequest::Start(spec)) => spec,
+        Some(_) => {
+            let refused = SeamError::Refused("the machine was not started yet".into());
+            write_frame(&mut launcher, &ControlReply::failed(&refused)).map_err(ServeError::Launcher)?;
+            return Err(ServeError::Abandoned);
+        }
+        None => return Err(ServeError::Abandoned),
+    };
+    let machine = match launch(&spec) {
+        Ok(machine) => Arc::new(machine),
+        Err(error) => {
+            let reply = ControlReply::failed(&error);
+            write_frame(&mut launcher, &reply).map_err(ServeError::Launcher)?;
+            let ControlReply::Failed { message, .. } = reply else { return Err(ServeError::Abandoned) };
+            return Err(ServeError::Machine(message));
+        }
+    };
+    // A launcher that dies now leaves a machine that is on record.
+    let _ = write_frame(&mut launcher, &ControlReply::Done);
+    let server =
+        Server { machine: machine.clone(), expected: AtomicBool::new(false), connections: AtomicUsize::new(0) };
+    let server = Arc::new(server);
+    server.clone().connection(launcher);
+    let accepting = server.clone();
+    let acceptor = std::thread::Builder::new().name("control".into()).spawn(move || accepting.accept(&listener));
+    acceptor.map_err(ServeError::Socket)?;
+    let end = machine.wait_end();
+    Ok(MachineEnd { expected: end.expected || server.expected.load(Ordering::SeqCst), ..end })
+}
+
+struct Server<M> {
+    machine: Arc<M>,
+    /// Somebody asked for the end.
+    expected: AtomicBool,
+    connections: AtomicUsize,
+}
+
+impl<M: GuestMachine + 'static> Server<M> {
+    fn accept(self: Arc<Self>, listener: &UnixListener) {
+        loop {
+            match listener.accept() {
+                Ok((stream, _)) => self.clone().connection(stream),
+                // Out of descriptors, for instance; whoever tried sees a closed connection or tries again.
+                Err(e) => {
+                    log::warn!("control socket: {e}");
+                    std::thread::sleep(Duration::from_millis(100));
+                }
+            }
+        }
+    }
+
+    /// Serves a connection on a thread of its own.
+    fn connection(self: Arc<Self>, stream: UnixStream) {
+        if self.connections.fetch_add(1, Ordering::SeqCst) >= MAX_CONNECTIONS {
+            self.connections.fetch_sub(1, Ordering::SeqCst);
+            return;
+        }
+        let server = self.clone();
+        let thread = std::thread::Builder::new().name("control-conn".into()).spawn(move || {
+            if let Err(error) = server.requests(stream) {
+                log::debug!("control connection: {error}");
+            }
+            server.connections.fetch_sub(1, Ordering::SeqCst);
+        });
+        if thread.is_err() {
+            self.connections.fetch_sub(1, Ordering::SeqCst);
+        }
+    }
+
+    fn requests(&self, mut stream: UnixStream) -> Result<(), FrameError> {
+        while let Some(request) = read_frame(&mut stream)? {
+            match self.handle(request) {
+                Ok(Answer::Reply(reply)) => write_frame(&mut stream, &reply)?,
+                Ok(Answer::Descriptor(fd)) => {
+                    write_frame(&mut stream, &ControlReply::Connected)?;
+                    send_fd(&stream, fd.as_fd())?;
+                }
+                Err(error) => write_frame(&mut stream, &ControlReply::failed(&error))?,
+            }
+        }
+        Ok(())
+    }
+
+    fn handle(&self, request: ControlRequest) -> SeamResult<Answer> {
+        let machine = &self.machine;
+        let wait = |ms: u64| Duration::from_millis(ms).min(MAX_WAIT);
+        match request {
+            ControlRequest::Start(_) => return Err(SeamError::Refused("the machine was started already".into())),
+            ControlRequest::WaitReady { timeout_ms } => machine.wait_ready(wait(timeout_ms))?,
+            ControlRequest::State => {
+                let state = if machine.is_paused() { VmState::Paused } else { VmState::Running };
+                return Ok(Answer::Reply(ControlReply::State(state)));
+            }
+            ControlRequest::Pause => machine.pause()?,
+            ControlRequest::Resume => machine.resume()?,
+            ControlRequest::PlugBlock(device) => machine.plug_block(&device)?,
+            ControlRequest::PlugVfio { id, path } => machine.plug_vfio(&id, &path)?,
+            ControlRequest::Unplug { id } => machine.unplug(&id)?,
+            ControlRequest::SetVcpus(count) => machine.set_vcpus(count)?,
+            ControlRequest::SetMemory(mib) => machine.set_memory(mib)?,
+            ControlRequest::Connect { port, timeout_ms } => {
+                let timeout = wait(timeout_ms);
+                let stream = machine.connect(port, timeout).map_err(|e| match e.kind() {
+                    io::ErrorKind::TimedOut => SeamError::Timeout { after: timeout },
+                    _ => SeamError::Lost(format!("port {port} of the guest: {e}")),
+                })?;
+                return Ok(Answer::Descriptor(stream.into()));
+            }
+            ControlRequest::Console { lines } => {
+                return Ok(Answer::Reply(ControlReply::Lines(machine.console(lines.min(10_000)))));
+            }
+            ControlRequest::Stop => {
+                self.expected.store(true, Ordering::SeqCst);
+                machine.stop();
+            }
+        }
+        Ok(Answer::Reply(ControlReply::Done))
+    }
+}
+
+enum Answer {
+    Reply(ControlReply),
+    Descriptor(OwnedFd),
+}

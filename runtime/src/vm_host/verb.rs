@@ -1,0 +1,40 @@
+//! The hidden verb of a VMM process.
+
+use std::path::PathBuf;
+
+use super::machine::{GuestMachine, KvmMachine, MachineEnd};
+use super::server::{serve_stdin, ServeError};
+use crate::seam::{SeamResult, VmSpec};
+use crate::store::{write_record, FailureRecord};
+use crate::timestamp::Timestamp;
+
+/// Holds a machine of hutch until it ends; what `hutch` does when it is started again for that. Stdin is the control
+/// socket.
+///
+/// # Errors
+/// [`ServeError`]: there was no machine.
+pub fn vmm_verb() -> Result<MachineEnd, ServeError> {
+    vmm_verb_with(KvmMachine::launch)
+}
+
+/// As [`vmm_verb`] with another kind of machine.
+///
+/// # Errors
+/// As [`vmm_verb`].
+pub fn vmm_verb_with<M: GuestMachine + 'static>(
+    launch: impl FnOnce(&VmSpec) -> SeamResult<M>,
+) -> Result<MachineEnd, ServeError> {
+    let mut failure_record = PathBuf::new();
+    let end = serve_stdin(|spec| {
+        failure_record.clone_from(&spec.failure_record);
+        launch(spec)
+    })?;
+    if !end.expected && !failure_record.as_os_str().is_empty() {
+        let record = FailureRecord { reason: end.reason.clone(), at: Timestamp::now() };
+        // The pod's directory may be gone; then nobody asks any more.
+        if let Err(error) = write_record(&failure_record, &record) {
+            log::warn!("{}", error.chain());
+        }
+    }
+    Ok(end)
+}

@@ -1,0 +1,179 @@
+//! The others die: VMM process, stand-in and guest agent, in the middle of every call and between calls.
+
+use std::os::unix::process::ExitStatusExt;
+use std::process::Child;
+use std::time::{Duration, Instant};
+
+use hutch_runtime::process::ProcessIdentity;
+use hutch_runtime::testing::process::Stage;
+use hutch_runtime::{PodEvent, State, StopOptions};
+
+use crate::calls::{assert_no_leaks, assert_recovers, container, numbered, pod, points, Case, CASES, ROLE_TEST};
+
+/// Waits until the child has stopped itself at its point; `false` if it has ended without passing it.
+fn wait_stopped(child: &Child, label: &str) -> bool {
+    let deadline = Instant::now() + Duration::from_secs(30);
+    while Instant::now() < deadline {
+        let stat = std::fs::read_to_string(format!("/proc/{}/stat", child.id())).unwrap_or_default();
+        let state = stat.rsplit_once(')').and_then(|(_, rest)| rest.trim_start().chars().next());
+        match state {
+            Some('T') => return true,
+            Some('Z') | None => return false,
+            _ => std::thread::sleep(Duration::from_millis(2)),
+        }
+    }
+    panic!("{label}: it neither stopped nor ended");
+}
+
+fn kill(pid: i32) {
+    if let Ok(process) = ProcessIdentity::of(pid) {
+        process.kill_and_wait(Duration::from_secs(10)).expect("a kill");
+    }
+}
+
+/// Who dies.
+#[derive(Debug, Clone, Copy)]
+enum Victim {
+    Machine,
+    StandIn,
+    Agent,
+}
+
+fn slay(stage: &Stage, victim: Victim) {
+    let read = |path: &str| -> Option<i32> {
+        let value: serde_json::Value = serde_json::from_slice(&std::fs::read(stage.dir().join(path)).ok()?).ok()?;
+        Some(value["data"]["pid"].as_i64()? as i32)
+    };
+    match victim {
+        Victim::Machine => read("run/p/hypervisor.json").map(kill),
+        Victim::StandIn => read("run/p/a/process.json").map(kill),
+        // Before its record there is no machine yet that could be talked to.
+        Victim::Agent if stage.dir().join("run/p/agent.json").exists() => stage.tell_guest("p", "hang").ok(),
+        Victim::Agent => None,
+    };
+}
+
+/// At every `step`-th point of each call, somebody dies while the call waits; then it goes on. Whatever it answers, it
+/// ends, and everything can be cleaned up.
+fn deaths(victim: Victim, step: usize, cases: &[Case]) -> usize {
+    let mut count = 0;
+    for case in cases {
+        let points = numbered(&points(case));
+        for point in points.iter().skip(count % step).step_by(step) {
+            let stage = case.stage();
+            let label = format!("{}: {victim:?} dies at {point}", case.label());
+            let mut command = case.command(&stage);
+            // A guest that does not answer is waited for; not for long, here.
+            command.env("HUTCH_FAULT", format!("{point}:stop")).env("HUTCH_TEST_AGENT_TIMEOUT_MS", "150");
+            let child = command.spawn().expect("a child");
+            // Which points follow a power-off depends on who is quicker: the guest's end or its answer.
+            let stopped = wait_stopped(&child, &label);
+            if stopped {
+                slay(&stage, victim);
+                let pid = rustix::process::Pid::from_raw(child.id() as i32).expect("a pid");
+                rustix::process::kill_process(pid, rustix::process::Signal::CONT).expect("a signal");
+            }
+            let output = child.wait_with_output().expect("its end");
+            let errors = String::from_utf8_lossy(&output.stderr);
+            assert!(matches!(output.status.code(), Some(0 | 3)), "{label}: {:?} {errors}", output.status.signal());
+            assert_recovers(&stage, &label);
+            count += usize::from(stopped);
+        }
+    }
+    println!("{victim:?} died {count} times");
+    count
+}
+
+#[test]
+fn p_085_the_machine_dies_in_the_middle_of_every_call() {
+    assert!(deaths(Victim::Machine, 3, &CASES) > 60);
+}
+
+#[test]
+fn p_109_a_stand_in_dies_in_the_middle_of_every_call() {
+    assert!(deaths(Victim::StandIn, 5, &CASES) > 30);
+}
+
+#[test]
+fn p_205_the_agent_falls_silent_in_the_middle_of_every_call() {
+    assert!(deaths(Victim::Agent, 6, &CASES) > 25);
+}
+
+/// A machine that dies between calls is noticed within a second, by the stand-ins, without anybody asking; and recorded
+/// with a reason.
+#[test]
+fn a_machine_that_dies_is_noticed_within_a_second_and_recorded() {
+    for how in ["killed", "panicked"] {
+        let stage = Stage::new(ROLE_TEST);
+        let runtime = stage.runtime();
+        runtime.run_pod(pod(&stage, "p")).unwrap();
+        let mut events = runtime.events("p").unwrap();
+        let start = Instant::now();
+        match how {
+            "killed" => kill(runtime.status_pod("p").unwrap().vmm_pid),
+            _ => stage.tell_guest("p", "panic").unwrap(),
+        }
+        let mut last = None;
+        while let Some(event) = events.next(Duration::from_secs(1)).unwrap() {
+            last = Some(event);
+        }
+        assert_eq!(last, Some(PodEvent::MachineEnded), "{how}");
+        let record = stage.dir().join("run/p/failure.json");
+        while !record.exists() && start.elapsed() < Duration::from_secs(5) {
+            std::thread::sleep(Duration::from_millis(2));
+        }
+        assert!(start.elapsed() < Duration::from_secs(1), "{how}: {:?}", start.elapsed());
+        let status = runtime.status_pod("p").unwrap();
+        let reason = status.reason.expect("a reason");
+        assert!(how == "killed" || reason.contains("panicked"), "{how}: {reason}");
+        assert_eq!(status.containers[0].state, Some(State::Stopped), "{how}");
+        runtime.stop_pod("p", StopOptions::default()).unwrap();
+        runtime.delete_pod("p", Default::default()).unwrap();
+        assert_no_leaks(&stage, how);
+    }
+}
+
+/// P-206: a launcher that dies before the record leaves no process; covered point by point in the matrix. Here: the gate
+/// itself.
+#[test]
+fn p_206_processes_that_were_never_released_end_with_their_maker() {
+    let stage = Stage::new(ROLE_TEST);
+    let seams = stage.seams();
+    std::fs::create_dir_all(stage.dir().join("run")).unwrap();
+    let socket = stage.dir().join("run/vm.sock");
+    let log = stage.dir().join("run/log");
+    let launch = hutch_runtime::seam::VmLaunch {
+        pod: "p",
+        uuid: "u",
+        run_dir: &stage.dir().join("run"),
+        socket: &socket,
+        log: &log,
+        program: None,
+    };
+    let vm = seams.vm.spawn(&launch).unwrap();
+    let process = vm.process();
+    assert!(process.is_alive());
+    drop(vm);
+    assert!(process.wait_end(Duration::from_secs(10)).unwrap());
+    let spec = hutch_runtime::seam::StandInSpec {
+        pod: "p".into(),
+        container: "c".into(),
+        token: "t".into(),
+        socket,
+        exit_record: stage.dir().join("run/exit.json"),
+        failure_record: stage.dir().join("run/failure.json"),
+        console: None,
+        terminal: false,
+        stdin: false,
+        detach: true,
+        network_namespace: None,
+        pid_namespace: hutch_runtime::seam::PidNamespace::New,
+    };
+    let stand_in = seams.stand_ins.spawn(&spec).unwrap();
+    let process = stand_in.process();
+    assert!(process.is_alive());
+    drop(stand_in);
+    assert!(process.wait_end(Duration::from_secs(10)).unwrap());
+    assert!(!spec.exit_record.exists(), "it stood for nobody");
+    let _ = container(&stage, "c");
+}

@@ -1,0 +1,15 @@
+//! Real processes: VMM processes and stand-ins that hold a fake guest, and calls of the API in processes of their own,
+//! which are killed at every named point. Afterwards everything works and nothing is left.
+
+mod calls;
+mod concurrency;
+mod cycles;
+mod deaths;
+mod matrix;
+mod processes;
+
+/// Plays the role that this binary was started for by the other tests; does nothing otherwise.
+#[test]
+fn role() {
+    hutch_runtime::testing::process::play_role(calls::play);
+}

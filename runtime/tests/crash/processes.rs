@@ -1,0 +1,213 @@
+//! VMM processes and stand-ins as processes: what callers see of them.
+
+use std::io::Read;
+use std::os::unix::process::CommandExt;
+use std::process::{Command, Stdio};
+use std::time::{Duration, Instant};
+
+use hutch_runtime::process::ProcessIdentity;
+use hutch_runtime::seam::SeamError;
+use hutch_runtime::spec;
+use hutch_runtime::testing::process::Stage;
+use hutch_runtime::vm_host::message::{ControlReply, ControlRequest};
+use hutch_runtime::vm_host::ControlClient;
+use hutch_runtime::{ErrorKind, State, StopOptions};
+
+use crate::calls::{assert_no_leaks, container, pod, ROLE_TEST};
+
+fn running() -> (Stage, hutch_runtime::Runtime) {
+    let stage = Stage::new(ROLE_TEST);
+    let runtime = stage.runtime();
+    runtime.run_pod(pod(&stage, "p")).unwrap();
+    // What the other tests count on when they find nothing: that it would be found.
+    assert_eq!(stage.processes().len(), 2, "the VMM and a stand-in");
+    assert!(stage.leaks().iter().any(|leak| leak.contains("namespace")), "{:?}", stage.leaks());
+    (stage, runtime)
+}
+
+fn finish(stage: &Stage, runtime: &hutch_runtime::Runtime) {
+    runtime.delete_pod("p", hutch_runtime::DeleteOptions { force: true }).unwrap();
+    assert_no_leaks(stage, "the end");
+}
+
+#[test]
+fn a_stand_in_lives_as_long_as_its_process_and_exits_with_its_code() {
+    let (stage, runtime) = running();
+    let pid = runtime.status_container("p", "a").unwrap().pid;
+    let stand_in = ProcessIdentity::of(pid).unwrap();
+    assert!(stand_in.is_alive());
+    stage.tell_guest("p", "exit a 37").unwrap();
+    assert!(stand_in.wait_end(Duration::from_secs(10)).unwrap());
+    // It is a child of this process, which has not collected it yet.
+    let pid = rustix::process::Pid::from_raw(pid).unwrap();
+    let (_, status) = rustix::process::waitpid(Some(pid), rustix::process::WaitOptions::empty()).unwrap().unwrap();
+    assert_eq!(status.exit_status(), Some(37));
+    let status = runtime.status_container("p", "a").unwrap();
+    assert_eq!((status.state, status.exit.unwrap().code), (Some(State::Stopped), Some(37)));
+    finish(&stage, &runtime);
+}
+
+/// Callers signal the PID they see.
+#[test]
+fn a_signal_to_the_stand_in_reaches_the_process_it_stands_for() {
+    let (stage, runtime) = running();
+    let pid = rustix::process::Pid::from_raw(runtime.status_container("p", "a").unwrap().pid).unwrap();
+    rustix::process::kill_process(pid, rustix::process::Signal::TERM).unwrap();
+    let exit = runtime.wait_container("p", "a", Duration::from_secs(10)).unwrap().expect("its end");
+    assert_eq!(exit.signal, Some(15));
+    finish(&stage, &runtime);
+}
+
+#[test]
+fn p_097_a_caller_that_stays_gets_the_output_of_the_process() {
+    let (stage, runtime) = running();
+    let mut command = stage.command("call");
+    // This process's own standard streams cannot be read by this test; a call in between has some of its own.
+    command.env("HUTCH_TEST_CALL", "enter_container").stdout(Stdio::piped()).stderr(Stdio::null());
+    let mut child = command.spawn().unwrap();
+    assert!(child.wait().unwrap().success());
+    let processes = runtime.list_processes("p", "a").unwrap();
+    assert_eq!(processes.len(), 1);
+    assert!(ProcessIdentity::of(processes[0].pid).unwrap().is_alive(), "it outlives the call that started it");
+    // Detached: nobody keeps the caller's pipe (O-009); it ends with the call.
+    let mut output = String::new();
+    child.stdout.take().unwrap().read_to_string(&mut output).unwrap();
+    finish(&stage, &runtime);
+}
+
+#[test]
+fn p_126_an_exec_of_another_process_can_be_waited_for() {
+    let (stage, runtime) = running();
+    let command = spec::Command { args: vec!["exit".into(), "9".into()], detach: true, ..spec::Command::default() };
+    let (_, _, process) = runtime.enter_container("p", "a", &command, Default::default()).unwrap();
+    let other = stage.runtime();
+    let exit = other.wait_process("p", "a", &process.token, Duration::from_secs(10)).unwrap().unwrap();
+    assert_eq!(exit.code, Some(9));
+    let command = spec::Command { args: vec!["serve".into()], detach: true, ..spec::Command::default() };
+    let (_, _, process) = runtime.enter_container("p", "a", &command, Default::default()).unwrap();
+    runtime.stop_container("p", "a", StopOptions { force: true }).unwrap();
+    let stand_in = ProcessIdentity { pid: process.pid, start_ticks: 0 };
+    assert!(!stand_in.is_alive());
+    finish(&stage, &runtime);
+}
+
+/// P-031: neither the VMM nor a stand-in has anything of the caller's but its standard streams.
+#[test]
+fn p_031_children_inherit_no_descriptors() {
+    let stage = Stage::new(ROLE_TEST);
+    // A caller with a descriptor that is not close-on-exec.
+    let marker = stage.dir().join("marker");
+    std::fs::write(&marker, "").unwrap();
+    let file = std::fs::File::open(&marker).unwrap();
+    rustix::io::fcntl_setfd(&file, rustix::io::FdFlags::empty()).unwrap();
+    let runtime = stage.runtime();
+    runtime.run_pod(pod(&stage, "p")).unwrap();
+    let status = runtime.status_pod("p").unwrap();
+    for pid in [status.vmm_pid, status.containers[0].pid] {
+        for entry in std::fs::read_dir(format!("/proc/{pid}/fd")).unwrap().flatten() {
+            let target = std::fs::read_link(entry.path()).unwrap_or_default();
+            let text = target.to_string_lossy().into_owned();
+            assert!(target != marker && !text.ends_with("/lock"), "{pid}: {text}");
+        }
+    }
+    drop(file);
+    finish(&stage, &runtime);
+}
+
+#[test]
+fn the_vmm_is_in_a_session_of_its_own_with_its_output_in_a_file() {
+    let (stage, runtime) = running();
+    let status = runtime.status_pod("p").unwrap();
+    for pid in [status.vmm_pid, status.containers[0].pid] {
+        let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap();
+        let fields: Vec<&str> = stat.rsplit_once(')').unwrap().1.split_whitespace().collect();
+        assert_eq!(fields[3], pid.to_string(), "session of {pid}");
+    }
+    let stdout = std::fs::read_link(format!("/proc/{}/fd/1", status.vmm_pid)).unwrap();
+    assert!(stdout.ends_with("run/p/vmm.log"), "{stdout:?}");
+    let name = std::fs::read(format!("/proc/{}/cmdline", status.vmm_pid)).unwrap();
+    assert!(name.starts_with(b"hutch-vmm p\0"), "{}", String::from_utf8_lossy(&name));
+    finish(&stage, &runtime);
+}
+
+#[test]
+fn the_control_socket_answers_several_callers_and_survives_nonsense() {
+    let (stage, runtime) = running();
+    let socket = stage.vm_record("p").unwrap().socket;
+    let mut clients: Vec<ControlClient> = (0..20).map(|_| ControlClient::connect(&socket).unwrap()).collect();
+    for client in &mut clients {
+        assert!(matches!(client.call(&ControlRequest::State), Ok(ControlReply::State(_))));
+    }
+    let spec = Box::default();
+    assert!(matches!(clients[0].call(&ControlRequest::Start(spec)), Err(SeamError::Refused(_))));
+    assert!(clients[0].open_port(4711, Duration::from_secs(1)).is_err(), "nobody listens there");
+    for nonsense in [b"\xff\xff\xff\xff".as_slice(), b"\x02\x00\x00\x00{}", b"x"] {
+        use std::io::Write;
+        let mut stream = std::os::unix::net::UnixStream::connect(&socket).unwrap();
+        stream.write_all(nonsense).unwrap();
+    }
+    assert!(clients[1].call(&ControlRequest::Console { lines: 5 }).is_ok());
+    assert_eq!(runtime.status_pod("p").unwrap().state, Some(State::Running));
+    finish(&stage, &runtime);
+}
+
+#[test]
+fn a_machine_that_does_not_start_says_why_and_leaves_nothing() {
+    let stage = Stage::new(ROLE_TEST);
+    let runtime = stage.runtime();
+    let error = runtime.create_pod(pod(&stage, "unbootable")).unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Seam);
+    assert!(error.chain().contains("does not boot"), "{}", error.chain());
+    assert_no_leaks(&stage, "a failed start");
+    let mut config = pod(&stage, "p");
+    config.hypervisor.vmm = Some("/bin/false".into());
+    let error = runtime.create_pod(config).unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Seam);
+    assert_no_leaks(&stage, "a program that is no VMM");
+}
+
+/// The figures of the VMM process come from the host.
+#[test]
+fn a_pods_figures_include_its_vmm_process() {
+    let (stage, runtime) = running();
+    let stats = runtime.stats_pod("p").unwrap();
+    assert!(stats.machine.resident_bytes > 100_000 && stats.machine.threads > 1, "{stats:?}");
+    assert_eq!(stats.containers[0].1.pids, 1);
+    finish(&stage, &runtime);
+}
+
+/// P-083, P-140, P-144: through the control socket.
+#[test]
+fn a_pod_in_a_process_can_be_paused_resumed_and_stopped() {
+    let (stage, runtime) = running();
+    runtime.pause_pod("p").unwrap();
+    std::thread::sleep(Duration::from_millis(50));
+    assert_eq!(runtime.status_container("p", "a").unwrap().state, Some(State::Paused));
+    runtime.resume_pod("p").unwrap();
+    runtime.pause_pod("p").unwrap();
+    let start = Instant::now();
+    runtime.stop_pod("p", StopOptions::default()).unwrap();
+    assert!(start.elapsed() < Duration::from_secs(5));
+    finish(&stage, &runtime);
+}
+
+/// P-114: the PID of a stand-in that is gone, in use by somebody else.
+#[test]
+fn p_114_a_recycled_pid_is_left_alone() {
+    let (stage, runtime) = running();
+    let mut other = Command::new("sleep").arg("60").process_group(0).spawn().unwrap();
+    let path = stage.dir().join("run/p/a/process.json");
+    let mut record: serde_json::Value = serde_json::from_slice(&std::fs::read(&path).unwrap()).unwrap();
+    let old = record["data"]["pid"].as_i64().unwrap() as i32;
+    record["data"]["pid"] = other.id().into();
+    std::fs::write(&path, record.to_string()).unwrap();
+    // The process with that PID started at another time: the stand-in counts as dead, the container is stopped.
+    assert_eq!(runtime.status_container("p", "a").unwrap().state, Some(State::Stopped));
+    assert!(other.try_wait().unwrap().is_none(), "it lives");
+    other.kill().unwrap();
+    other.wait().unwrap();
+    let stand_in = ProcessIdentity::of(old);
+    assert!(stand_in.is_err() || stand_in.unwrap().wait_end(Duration::from_secs(5)).unwrap());
+    let _ = container(&stage, "x");
+    finish(&stage, &runtime);
+}
