@@ -13,13 +13,13 @@ pub struct Options {
     pub list_lock_timeout: Duration,
     /// For a new machine to answer (P-069).
     pub boot_timeout: Duration,
-    /// For a stand-in to end, before and again after its guest process is killed (§7.4).
+    /// For a stand-in to end by itself before its guest process is killed (§7.4).
     pub stop_timeout: Duration,
     /// For each request to the guest agent (P-205).
     pub agent_timeout: Duration,
     /// For a machine to end after the guest was asked to power off, before it is killed.
     pub power_off_timeout: Duration,
-    /// For a killed process to be gone.
+    /// For a killed process to be gone, on the host or in the guest (§7.4: the second wait of a stop).
     pub kill_timeout: Duration,
     /// What annotations may override (P-191).
     pub assets: AssetPolicy,

@@ -67,7 +67,7 @@ pub struct RunArgs {
     /// Network: none, or a tap device of this host
     #[arg(long, value_name = "none|tap=NAME", help_heading = "Machine")]
     pub net: Option<OsString>,
-    /// Guest kernel: distro, source, or the path of a vmlinux or bzImage [default: distro]
+    /// Guest kernel: distro, host, source, or the path of a vmlinux or bzImage [default: distro]
     #[arg(long, value_name = "KERNEL", help_heading = "Machine")]
     pub kernel: Option<OsString>,
     /// Initramfs instead of the guest assets' one; hutch's agent must be its /init

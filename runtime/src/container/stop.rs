@@ -151,7 +151,7 @@ impl OpenPod<'_> {
             }
         }
         if !ended && !how.force && !self.live.agent_lost() {
-            let timeout = self.rt.options().stop_timeout;
+            let timeout = self.rt.options().kill_timeout;
             if !self.wait_stand_in(index, timeout)? {
                 let what = format!("container {}: its process to end after SIGKILL", self.containers[index].id);
                 return Err(Error::Timeout { what, after: timeout });

@@ -63,8 +63,8 @@ pub enum RunError {
         /// The bound.
         after: Duration,
     },
-    /// The bound of the whole run has passed, and the guest does not answer.
-    #[error("the guest hangs: time is up {when} after {} s and its agent does not answer", .after.as_secs_f32())]
+    /// The bound of the whole run has passed, and the guest does not answer, or has not yet.
+    #[error("time is up {when} after {} s, and the guest does not answer: it hangs, or is slow", .after.as_secs_f32())]
     Hung {
         /// What the run was doing.
         when: &'static str,

@@ -19,12 +19,14 @@ use crate::stdio::{Drained, Relay, StdioFds};
 const TOKEN: &str = "command";
 /// How long a machine's end may lag behind the end of its channels.
 const END_LAG: Duration = Duration::from_secs(2);
+/// How long output is waited for that a guest wrote before it died.
+const LAST_WORDS: Duration = Duration::from_secs(1);
 /// How long an agent that lives may take to say so.
 const PING: Duration = Duration::from_secs(3);
 /// How long a greeting may take once the connection is there.
 const GREETING: Duration = Duration::from_secs(30);
-/// Output that a surviving child holds open counts as ended after so much silence.
-const QUIET: Duration = Duration::from_millis(500);
+/// Output that is still held open although everything has been killed counts as ended after so much silence.
+const QUIET: Duration = Duration::from_secs(2);
 /// What a command that has ended usually needs for its last output; only then a thread is spent on the wait.
 const SHORT_DRAIN: Duration = Duration::from_millis(20);
 /// Bound for opening a stream.
@@ -162,14 +164,16 @@ impl Run<'_> {
             Ok(status) => status,
             Err(error) => {
                 // What the guest said before it died is on its way; the caller shall have it.
-                let _ = relay.finish(Some(END_LAG));
+                let _ = relay.finish(Some(LAST_WORDS));
                 return Err(error);
             }
         };
-        self.drain(relay)?;
-        self.end(&session, task.stop)?;
-        marks.now("guest flushed");
-        Ok(status)
+        let drained = self.drain(&session, relay);
+        if let Ok(()) | Err(RunError::Relay(_)) = drained {
+            self.end(&session, task.stop)?;
+            marks.now("guest flushed");
+        }
+        drained.map(|()| status)
     }
 
     fn boot(&mut self, boot_timeout: Duration) -> Result<Session, RunError> {
@@ -270,20 +274,28 @@ impl Run<'_> {
         match answer {
             Ok(_) => {}
             // It ended at the same time, which is being told too.
-            Err(error) if error.remote_kind() == Some(ErrorKind::NotFound) || error.is_fatal() => {}
+            Err(error) if error.is_fatal() => {}
+            Err(error) if matches!(error.remote_kind(), Some(ErrorKind::NotFound | ErrorKind::WrongState)) => {}
             Err(error) => log::warn!("a signal was not passed on: {error}"),
         }
     }
 
-    /// Waits until the caller has all output.
-    fn drain(&mut self, mut relay: Relay) -> Result<(), RunError> {
+    /// Waits until the caller has all output. What the command has left running ends with it, as in a container, and
+    /// with that the streams that it holds open.
+    fn drain(&mut self, session: &Session, mut relay: Relay) -> Result<(), RunError> {
         if relay.finish(Some(SHORT_DRAIN))? == Drained::All {
             return Ok(());
         }
+        let kill = Request::SignalProcess { token: TOKEN.into(), signal: Signal::SIGKILL as i32, all: true };
+        session.call_then(kill, |answer| {
+            if let Err(error) = answer {
+                log::debug!("what the command left behind was not killed: {error}");
+            }
+        });
         let post = self.inbox.post();
         spawn("stdio-drain", move || post.send(Notice::Drained(relay.finish(None))))?;
         loop {
-            match self.next(None, DRAINING)? {
+            match self.next(Some(session), DRAINING)? {
                 Notice::Drained(result) => return result.map(drop).map_err(RunError::Relay),
                 notice => self.early(notice, DRAINING)?,
             }
@@ -337,8 +349,7 @@ impl Run<'_> {
     fn time_is_up(&self, session: Option<&Session>, after: Duration, when: When) -> RunError {
         match session {
             Some(session) if session.ping(PING).is_ok() => RunError::Timeout { when, after },
-            Some(_) => RunError::Hung { when, after },
-            None => RunError::Timeout { when, after },
+            _ => RunError::Hung { when, after },
         }
     }
 

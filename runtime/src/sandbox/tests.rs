@@ -158,8 +158,12 @@ fn a_guest_that_dies_is_reported_with_how_in_every_phase() {
     for channel_first in [true, false] {
         let vm = self::vm();
         let dying = Arc::clone(&vm);
+        let (said, heard) = mpsc::channel();
+        let heard = Mutex::new(heard);
         let bench = Bench::new(&vm, move |peer, frame| match frame.request {
             Request::WaitProcess { .. } => {
+                // The command has written before the guest dies.
+                heard.lock().unwrap().recv().unwrap();
                 if channel_first {
                     peer.close();
                     thread::sleep(Duration::from_millis(20));
@@ -170,7 +174,10 @@ fn a_guest_that_dies_is_reported_with_how_in_every_phase() {
             _ => simple(peer, frame),
         });
         let guest = bench.guest.clone();
-        let command = thread::spawn(move || guest.stream("command", StdStream::Stdout).write_all(b"last").unwrap());
+        let command = thread::spawn(move || {
+            guest.stream("command", StdStream::Stdout).write_all(b"last").unwrap();
+            said.send(()).unwrap();
+        });
         let (result, text, _) = bench.run();
         assert!(matches!(&result, Err(RunError::GuestEnded { exit: MachineExit::TripleFault, .. })), "{result:?}");
         assert_eq!(text, "last");
@@ -275,17 +282,14 @@ fn time_over_is_told_apart_from_a_hung_guest() {
             Request::Ping if hung => {}
             _ => simple(peer, frame),
         });
-        let after = Duration::from_millis(100);
+        let after = Duration::from_secs(1);
         bench.task.timeout = Some((after, Instant::now() + after));
-        let guest = bench.guest.clone();
-        let command = thread::spawn(move || drop(guest.stream("command", StdStream::Stdout)));
         let (result, ..) = bench.run();
         match result {
             Err(RunError::Timeout { .. }) => assert!(!hung),
             Err(RunError::Hung { .. }) => assert!(hung),
             other => panic!("{other:?}"),
         }
-        command.join().unwrap();
     }
 }
 
@@ -320,4 +324,45 @@ fn an_orderly_power_off_waits_for_the_machine() {
     let (result, ..) = bench.run();
     assert_eq!(result.unwrap(), ExitStatus::Code(7));
     assert_eq!(vm.wait(Some(SOON)), Some(MachineExit::PowerOff));
+}
+
+#[test]
+fn what_the_command_left_running_is_killed_when_it_holds_the_output_open() {
+    let held: Arc<Mutex<Option<std::os::unix::net::UnixStream>>> = Arc::default();
+    let survivor = Arc::clone(&held);
+    let bench = Bench::new(&vm(), move |peer, frame| match frame.request {
+        Request::SignalProcess { signal: 9, all: true, .. } => {
+            *survivor.lock().unwrap() = None;
+            peer.reply(frame.id, Ok(Response::Done));
+        }
+        _ => simple(peer, frame),
+    });
+    let guest = bench.guest.clone();
+    let command = thread::spawn(move || {
+        let mut stream = guest.stream("command", StdStream::Stdout);
+        stream.write_all(b"said").unwrap();
+        *held.lock().unwrap() = Some(stream);
+    });
+    let start = Instant::now();
+    let (result, text, _) = bench.run();
+    assert_eq!((result.unwrap(), text.as_str()), (ExitStatus::Code(7), "said"));
+    assert!(start.elapsed() < SOON);
+    command.join().unwrap();
+}
+
+#[test]
+fn output_that_the_caller_can_not_take_is_an_error_but_the_guest_is_still_flushed() {
+    let flushed = Arc::new(Mutex::new(false));
+    let seen = Arc::clone(&flushed);
+    let mut bench = Bench::new(&vm(), move |peer, frame| {
+        *seen.lock().unwrap() |= frame.request == Request::PowerOff;
+        simple(peer, frame);
+    });
+    bench.task.fds.stdout = Some(File::options().write(true).open("/dev/full").unwrap().into());
+    let guest = bench.guest.clone();
+    let command = thread::spawn(move || drop(guest.stream("command", StdStream::Stdout).write_all(b"lost")));
+    let (result, ..) = bench.run();
+    assert!(matches!(result, Err(RunError::Relay(_))), "{result:?}");
+    assert!(*flushed.lock().unwrap());
+    command.join().unwrap();
 }

