@@ -7,7 +7,7 @@
 //!   status 70.
 //! - Environment `HUTCH_FAULT_TRACE=FILE`: append the name of every point passed, one per line. A test matrix runs the
 //!   scenario once with this and then once per line.
-//! - [`arm`] does the same for the calling thread only, so that unit tests can run side by side.
+//! - `arm` does the same for the calling thread only, so that unit tests can run side by side.
 
 /// The error that a test asked for.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]

@@ -1,5 +1,6 @@
-//! `cargo xtask perf`: boots of hutch and of QEMU's microvm turn by turn, with the same kernel and initrd, in the bed's
-//! deterministic time, or on this host's KVM if that works. `hutch bench boot` does the measuring.
+//! `cargo xtask perf`: what hutch costs. With `--runtime` the pod calls alone (`tests/perf`). Otherwise boots of hutch
+//! and of QEMU's microvm turn by turn, with the same kernel and initrd, in the bed's deterministic time, or on this
+//! host's KVM if that works; `hutch bench boot` does the measuring.
 
 use std::ffi::OsString;
 use std::process::ExitCode;
@@ -23,6 +24,9 @@ pub struct Args {
     /// Kept rounds
     #[arg(long, short = 'n', default_value_t = 9)]
     rounds: u32,
+    /// Instead: what the runtime's own part of each pod call costs, without any machine
+    #[arg(long, conflicts_with_all = ["kernel", "rounds", "more"])]
+    runtime: bool,
     /// More arguments for `hutch bench boot`
     #[arg(last = true)]
     more: Vec<OsString>,
@@ -30,6 +34,10 @@ pub struct Args {
 
 /// Runs the task.
 pub fn main(args: Args) -> Result<ExitCode> {
+    if args.runtime {
+        crate::build::run(crate::build::cargo().args(["run", "--quiet", "--release", "-p", "hutch-perf"]))?;
+        return Ok(ExitCode::SUCCESS);
+    }
     setup::ensure(&[Need::Bed, Need::RootFs])?;
     let stage = Stage::build()?;
     stage.make_guest(&args.kernel)?;

@@ -142,3 +142,32 @@ fn p_020_eight_processes_hammer_one_pod() {
     }
     assert_no_leaks(&stage, "after the hammering");
 }
+
+/// Fifty pods, each with processes of its own, are created, used and deleted side by side.
+#[test]
+fn fifty_pods_live_side_by_side_and_leave_nothing() {
+    const PODS: usize = 50;
+    let stage = Stage::new(ROLE_TEST);
+    let all_are_up = std::sync::Barrier::new(PODS);
+    std::thread::scope(|scope| {
+        for number in 0..PODS {
+            let (stage, all_are_up) = (&stage, &all_are_up);
+            scope.spawn(move || {
+                let (runtime, id) = (stage.runtime(), format!("p{number}"));
+                let config = hutch_runtime::spec::PodConfig { cgroup: format!("group/of/{id}"), ..pod(stage, &id) };
+                runtime.run_pod(config).unwrap();
+                all_are_up.wait();
+                let command = Command { args: vec!["exit".into(), "3".into()], detach: true, ..Command::default() };
+                let (_, _, process) = runtime.enter_container(&id, "a", &command, Default::default()).unwrap();
+                let exit = runtime.wait_process(&id, "a", &process.token, Duration::from_secs(60)).unwrap();
+                assert_eq!(exit.expect("its end").code, Some(3));
+                assert_eq!(runtime.status_pod(&id).unwrap().state, Some(State::Running));
+                runtime.kill_container(&id, "a", 9, true).unwrap();
+                runtime.stop_pod(&id, StopOptions::default()).unwrap();
+                runtime.delete_pod(&id, DeleteOptions::default()).unwrap();
+            });
+        }
+    });
+    assert!(stage.runtime().list_pods().unwrap().is_empty());
+    assert_no_leaks(&stage, "after fifty pods");
+}
