@@ -9,6 +9,9 @@ use std::time::{Duration, Instant};
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Snapshot(BTreeSet<String>);
 
+/// What a temporary file of hutch's could be called: by itself, or by the `tempfile` library.
+const TEMPORARY: [&str; 2] = ["hutch", "/.tmp"];
+
 /// Directories in which anything new is a leak, and whether to look below them.
 const DIRECTORIES: [(&str, bool); 6] = [
     ("/run", true),
@@ -35,6 +38,10 @@ impl Snapshot {
         for (dir, below) in DIRECTORIES {
             files(Path::new(dir), below, &mut all);
         }
+        // The bed shows the host's /tmp, to which others may add files meanwhile.
+        let foreign =
+            |entry: &str| entry.starts_with("file /tmp/") && !TEMPORARY.iter().any(|ours| entry.contains(ours));
+        all.retain(|entry| !foreign(entry));
         // On a host with other users only what bears our name is ours; in the bed everything is.
         if std::env::var_os("HUTCH_BED").is_none_or(|v| v != "1") {
             all.retain(|entry| entry.contains("hutch") || entry.starts_with("descriptor"));
