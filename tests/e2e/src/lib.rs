@@ -10,7 +10,7 @@
 //! | `HUTCH_E2E_OTHER_AGENT` | the static program `other-version-agent` of this package | |
 //! | `HUTCH_E2E_BZIMAGE` | a compressed kernel image | |
 //! | `HUTCH_E2E_QUICK` | shorten the long tests | unset |
-//! | `HUTCH_E2E_BOOTS` | boots of the leak test | 60, short: 20 |
+//! | `HUTCH_E2E_BOOTS` | boots of the leak test | 200, short: 20 |
 //! | `HUTCH_E2E_STREAM_MIB` | size of the stream test | 256, short: 64 |
 
 #![deny(unsafe_code)]
