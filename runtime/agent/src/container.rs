@@ -2,10 +2,13 @@
 //! so that the large machinery for namespaces, cgroups and seccomp can live in a program of its own which is brought
 //! into the guest only when a container is asked for.
 
+use std::sync::Arc;
+
 use hutch_agent_proto::{ErrorKind, ProcessSpec, RemoteError, Request, Response};
 
 use crate::failure::Outcome;
 use crate::process::Streams;
+use crate::server::Agent;
 use crate::spawn::Child;
 
 /// Runs containers.
@@ -14,13 +17,13 @@ pub trait Containers: Send + Sync {
     ///
     /// # Errors
     /// What the host is to be told.
-    fn serve(&self, request: Request) -> Outcome<Response>;
+    fn serve(&self, agent: &Arc<Agent>, request: Request) -> Outcome<Response>;
 
-    /// Starts a process in container `id`. The caller registers it under its token.
+    /// Starts a process in container `id`. The caller registers it under `token`.
     ///
     /// # Errors
     /// What the host is to be told.
-    fn start(&self, id: &str, process: &ProcessSpec) -> Outcome<(Child, Streams)>;
+    fn start(&self, agent: &Agent, id: &str, token: &str, process: &ProcessSpec) -> Outcome<(Child, Streams)>;
 }
 
 /// Whether `request` belongs to [`Containers::serve`].
@@ -49,11 +52,11 @@ impl NoContainers {
 }
 
 impl Containers for NoContainers {
-    fn serve(&self, _request: Request) -> Outcome<Response> {
+    fn serve(&self, _agent: &Arc<Agent>, _request: Request) -> Outcome<Response> {
         Self::refuse()
     }
 
-    fn start(&self, _id: &str, _process: &ProcessSpec) -> Outcome<(Child, Streams)> {
+    fn start(&self, _agent: &Agent, _id: &str, _token: &str, _process: &ProcessSpec) -> Outcome<(Child, Streams)> {
         Self::refuse()
     }
 }

@@ -16,7 +16,7 @@ use nix::sys::utsname::uname;
 use nix::unistd::{dup2_stderr, dup2_stdin, dup2_stdout};
 
 use crate::connection::Connection;
-use crate::container::NoContainers;
+use crate::container::{Containers, NoContainers};
 use crate::log::{self, Level};
 use crate::marks::{self, Port};
 use crate::modules;
@@ -40,8 +40,16 @@ const MOUNTS: &[(&str, &str, MsFlags, &str)] = &[
     ("devpts", "/dev/pts", MsFlags::MS_NOSUID.union(MsFlags::MS_NOEXEC), "ptmxmode=0666,mode=0620,gid=5"),
 ];
 
-/// Runs as PID 1 until the guest is powered off.
+/// Runs as PID 1 until the guest is powered off; without containers.
 pub fn run() -> ! {
+    run_with(Box::new(NoContainers))
+}
+
+/// Directory of the agent's own files in a guest.
+pub const RUN_DIR: &str = "/run/hutch";
+
+/// Runs as PID 1 until the guest is powered off; `containers` runs containers.
+pub fn run_with(containers: Box<dyn Containers>) -> ! {
     marks::enable();
     let port = Port::open();
     port.mark(b'I');
@@ -62,13 +70,8 @@ pub fn run() -> ! {
 
     mount_own();
     modules::load_for_devices();
-    let options = Options {
-        run_dir: PathBuf::from("/run/hutch"),
-        limits: raise_own(),
-        kernel,
-        containers: Box::new(NoContainers),
-        power: Box::new(Guest),
-    };
+    let options =
+        Options { run_dir: PathBuf::from(RUN_DIR), limits: raise_own(), kernel, containers, power: Box::new(Guest) };
     let agent = Agent::new(options).unwrap_or_else(|error| give_up("starting the agent", &error));
     if let Some(connection) = pushed {
         agent.adopt(connection, true);

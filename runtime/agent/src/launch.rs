@@ -22,7 +22,7 @@ use crate::spawn::{candidates, spawn, Child, Plan, SpawnError};
 use crate::user::{self, Identity};
 
 /// Where programs are looked for if the environment has no `PATH`.
-const DEFAULT_PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
+pub const DEFAULT_PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
 
 /// Starts `spec` in `sandbox`. `defaults` are limits that the host need not name.
 ///
@@ -48,10 +48,11 @@ pub fn launch(sandbox: &Sandbox, spec: &ProcessSpec, defaults: &[ReadyLimit]) ->
         limits: rlimits::prepare(&spec.rlimits, defaults)?,
         identity,
         no_new_privileges: spec.no_new_privileges,
+        channel: None,
     };
     let child = start(sandbox, &plan, cwd)?;
     drop(plan);
-    Ok((child, stdio.streams))
+    Ok((child, stdio.into_streams()))
 }
 
 /// Spawns, creating the working directory if that is what it takes.
@@ -75,14 +76,21 @@ fn start(sandbox: &Sandbox, plan: &Plan, cwd: &str) -> Outcome<Child> {
 
 /// `KEY=value` strings, with `HOME` if it is not there.
 fn environment(env: &[(String, String)], identity: &Identity) -> Outcome<Vec<CString>> {
-    for (key, _) in env {
-        if key.is_empty() || key.contains('=') {
-            return Err(invalid(format!("environment variable {key:?}: a name is not empty and has no '='")));
-        }
-    }
+    check_environment(env)?;
     let home = (!env.iter().any(|(key, _)| key == "HOME")).then(|| format!("HOME={}", identity.home));
     let strings = env.iter().map(|(key, value)| format!("{key}={value}")).chain(home);
     c_strings("an environment variable", strings)
+}
+
+/// Checks the names of environment variables.
+///
+/// # Errors
+/// `Invalid`.
+pub fn check_environment(env: &[(String, String)]) -> Outcome<()> {
+    match env.iter().find(|(key, _)| key.is_empty() || key.contains('=')) {
+        Some((key, _)) => Err(invalid(format!("environment variable {key:?}: a name is not empty and has no '='"))),
+        None => Ok(()),
+    }
 }
 
 fn c_strings(what: &str, strings: impl IntoIterator<Item = String>) -> Outcome<Vec<CString>> {
@@ -91,7 +99,7 @@ fn c_strings(what: &str, strings: impl IntoIterator<Item = String>) -> Outcome<V
 }
 
 /// Both sides of a new process's standard streams.
-struct Stdio {
+pub struct Stdio {
     process: ProcessSide,
     streams: Streams,
 }
@@ -102,6 +110,7 @@ enum ProcessSide {
 }
 
 impl Stdio {
+    /// What `spec` asks for: a terminal of the sandbox, or pipes.
     fn open(sandbox: &Sandbox, spec: &ProcessSpec, identity: &Identity) -> Outcome<Self> {
         let stdio = match spec.terminal {
             Some(size) => {
@@ -115,7 +124,11 @@ impl Stdio {
         Ok(stdio)
     }
 
-    fn pipes(with_stdin: bool) -> Outcome<Self> {
+    /// Three pipes; `/dev/null` as the process's stdin if the host will not write to it.
+    ///
+    /// # Errors
+    /// `System` if there are no descriptors left.
+    pub fn pipes(with_stdin: bool) -> Outcome<Self> {
         let mut streams = Streams::default();
         let stdin = if with_stdin {
             let (theirs, ours) = pipe(false)?;
@@ -132,7 +145,10 @@ impl Stdio {
     }
 
     /// Makes the process's user the owner, so that it may open `/dev/stdout` and its like by name.
-    fn give_to(&self, identity: &Identity) -> Outcome<()> {
+    ///
+    /// # Errors
+    /// `System`.
+    pub fn give_to(&self, identity: &Identity) -> Outcome<()> {
         if identity.uid == 0 || !Uid::effective().is_root() {
             return Ok(());
         }
@@ -149,7 +165,13 @@ impl Stdio {
         }
     }
 
-    fn process_sides(&self) -> [BorrowedFd<'_>; 3] {
+    /// Drops the process's sides and hands out ours.
+    pub fn into_streams(self) -> Streams {
+        self.streams
+    }
+
+    /// The process's stdin, stdout and stderr.
+    pub fn process_sides(&self) -> [BorrowedFd<'_>; 3] {
         match &self.process {
             ProcessSide::Terminal(peer) => [peer.as_fd(); 3],
             ProcessSide::Pipes(pipes) => [pipes[0].as_fd(), pipes[1].as_fd(), pipes[2].as_fd()],

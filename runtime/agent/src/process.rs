@@ -280,6 +280,46 @@ impl Processes {
         }
     }
 
+    /// Runs `spawn`, which makes a child that is nobody's process: the reaper learns that there is one to wait for.
+    pub fn helper<T>(&self, spawn: impl FnOnce() -> T) -> T {
+        self.lock().starting += 1;
+        let result = spawn();
+        let mut table = self.lock();
+        table.births += 1;
+        table.starting -= 1;
+        if table.starting == 0 {
+            table.unclaimed.clear();
+        }
+        self.changed.notify_all();
+        result
+    }
+
+    /// Forgets `tokens` as they end, waiting at most `limit` for that. Unknown ones are fine. Whether none is left.
+    pub fn forget_ending(&self, tokens: &[Token], limit: Duration) -> bool {
+        let deadline = Instant::now() + limit;
+        let mut table = self.lock();
+        loop {
+            for token in tokens {
+                if matches!(table.by_token.get(token).map(|process| &process.state), Some(State::Ended(..))) {
+                    table.by_token.remove(token);
+                }
+            }
+            if !tokens.iter().any(|token| table.by_token.contains_key(token)) {
+                return true;
+            }
+            let left = deadline.saturating_duration_since(Instant::now());
+            if left.is_zero() {
+                return false;
+            }
+            table = self.changed.wait_timeout(table, left).unwrap_or_else(PoisonError::into_inner).0;
+        }
+    }
+
+    /// The tokens of living processes by pid.
+    pub fn living(&self) -> BTreeMap<i32, Token> {
+        self.lock().by_pid.clone()
+    }
+
     /// For the reaper: takes the status of `pid` out of the kernel with `reap` and records it.
     pub fn reap(&self, pid: i32, reap: impl FnOnce() -> Option<ExitStatus>) -> Option<Obituary> {
         // Reaping under the lock: a pid found in the table is never one that the kernel has given away again.

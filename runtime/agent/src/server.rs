@@ -15,9 +15,10 @@ use crate::failure::Outcome;
 use crate::log::{self, Level};
 use crate::outbox::Outbox;
 use crate::power::Power;
-use crate::process::{Obituary, Processes};
+use crate::process::{Obituary, Processes, Streams};
 use crate::rlimits::ReadyLimit;
 use crate::sandbox::Sandbox;
+use crate::spawn::Child;
 use crate::stdio::Relay;
 use crate::{launch, marks, reaper, session};
 
@@ -175,13 +176,32 @@ impl Agent {
     /// # Errors
     /// What the host is to be told.
     pub fn start(&self, token: &str, container: Option<&str>, spec: &ProcessSpec) -> Outcome<i32> {
-        let (pid, obituary) = self.processes.start(token, || match container {
-            Some(id) => self.options.containers.start(id, spec),
+        let pid = self.register(token, || match container {
+            Some(id) => self.options.containers.start(self, id, token, spec),
             None => launch::launch(&self.sandbox(), spec, &self.options.limits),
         })?;
+        self.note_run();
+        Ok(pid)
+    }
+
+    /// Marks the first execution of a program.
+    pub fn note_run(&self) {
         if !self.ran.swap(true, Ordering::Relaxed) {
             marks::mark(b'C');
         }
+    }
+
+    /// Limits of processes that the host does not name.
+    pub fn limits(&self) -> &[ReadyLimit] {
+        &self.options.limits
+    }
+
+    /// Makes what `spawn` starts known as `token`.
+    ///
+    /// # Errors
+    /// What the host is to be told.
+    pub fn register(&self, token: &str, spawn: impl FnOnce() -> Outcome<(Child, Streams)>) -> Outcome<i32> {
+        let (pid, obituary) = self.processes.start(token, spawn)?;
         if let Some(obituary) = obituary {
             self.publish(obituary);
         }

@@ -96,7 +96,7 @@ fn serve(agent: &Arc<Agent>, outbox: &Arc<Outbox>, reader: &mut BufReader<&Conne
 /// Serves one request.
 fn answer(agent: &Arc<Agent>, request: Request) -> Outcome<Response> {
     if is_about_containers(&request) {
-        return agent.options.containers.serve(request);
+        return agent.options.containers.serve(agent, request);
     }
     let processes = agent.processes();
     match request {

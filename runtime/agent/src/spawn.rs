@@ -21,6 +21,8 @@ use crate::user::Identity;
 const STACK: usize = 64 << 10;
 /// Highest signal number.
 const SIGNALS: c_int = 64;
+/// Number of the descriptor that [`Plan::channel`] becomes.
+pub const CHANNEL: RawFd = 3;
 
 /// Everything a child needs, made before it exists.
 pub struct Plan<'a> {
@@ -44,6 +46,8 @@ pub struct Plan<'a> {
     pub identity: Identity,
     /// Set `no_new_privs`.
     pub no_new_privileges: bool,
+    /// One more descriptor to pass on, as [`CHANNEL`].
+    pub channel: Option<BorrowedFd<'a>>,
 }
 
 /// What the child was doing.
@@ -196,6 +200,13 @@ fn prepare(plan: &Plan) -> Result<(), (Stage, i32)> {
         // Ours are close-on-exec anyway; what this process was born with may not be.
         let (first, last) = (3, libc::c_uint::MAX);
         check(Stage::Stdio, libc::syscall(libc::SYS_close_range, first, last, libc::CLOSE_RANGE_CLOEXEC))?;
+        if let Some(channel) = &plan.channel {
+            if channel.as_raw_fd() == CHANNEL {
+                check(Stage::Stdio, libc::fcntl(CHANNEL, libc::F_SETFD, 0))?;
+            } else {
+                check(Stage::Stdio, libc::dup2(channel.as_raw_fd(), CHANNEL))?;
+            }
+        }
         if plan.terminal {
             check(Stage::Terminal, libc::ioctl(0, libc::TIOCSCTTY, 0))?;
         }

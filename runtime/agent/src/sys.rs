@@ -5,6 +5,7 @@
 use std::ffi::{CStr, CString};
 use std::io::Read;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
+use std::time::Instant;
 
 use hutch_agent_proto::{ExitStatus, WindowSize};
 use nix::errno::Errno;
@@ -222,6 +223,37 @@ pub fn is_reaped(pidfd: BorrowedFd) -> bool {
     // SAFETY: signal 0 only checks; no info is passed.
     let result = unsafe { libc::syscall(libc::SYS_pidfd_send_signal, pidfd.as_raw_fd(), 0, nothing, 0) };
     Errno::result(result) == Err(Errno::ESRCH)
+}
+
+/// Sends a signal to the process behind a pidfd.
+///
+/// # Errors
+/// `ESRCH` if it has ended.
+pub fn kill_pidfd(pidfd: BorrowedFd, signal: i32) -> Result<(), Errno> {
+    let nothing = std::ptr::null::<libc::siginfo_t>();
+    // SAFETY: no info is passed, as for kill(2).
+    let result = unsafe { libc::syscall(libc::SYS_pidfd_send_signal, pidfd.as_raw_fd(), signal, nothing, 0) };
+    Errno::result(result).map(drop)
+}
+
+/// Waits until something can be read from one of `fds` (or it has hung up), at most until `deadline`. Which ones.
+pub fn wait_for_any(fds: &[BorrowedFd], deadline: Instant) -> Vec<bool> {
+    wait_for(fds, libc::POLLIN, deadline)
+}
+
+/// As [`wait_for_any`], for other `events`.
+pub fn wait_for(fds: &[BorrowedFd], events: i16, deadline: Instant) -> Vec<bool> {
+    let mut watches: Vec<Watch> = fds.iter().map(|fd| Watch::new(*fd, events)).collect();
+    loop {
+        let left = deadline.saturating_duration_since(Instant::now());
+        // Rounded up, so that the last wait does not come back too early and spins.
+        let millis = left.as_millis().saturating_add(1).min(60_000) as libc::c_int;
+        // SAFETY: as in `poll`.
+        let result = unsafe { libc::poll(watches.as_mut_ptr().cast(), watches.len() as libc::nfds_t, millis) };
+        if result > 0 || left.is_zero() {
+            return watches.iter().map(|watch| result > 0 && watch.seen() != 0).collect();
+        }
+    }
 }
 
 /// A descriptor to be polled, and what was seen on it (`POLLIN`, …; nix does not know `POLLRDHUP`).

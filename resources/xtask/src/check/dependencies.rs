@@ -5,12 +5,13 @@ use super::metadata::Metadata;
 use crate::Result;
 
 /// Our packages and those of our packages each may use, outside of tests. Arrows only point down.
-const ARROWS: [(&str, &[&str]); 13] = [
+const ARROWS: [(&str, &[&str]); 14] = [
     ("hutch", &["hutch-runtime", "hutch-vmm", "hutch-agent-proto"]),
     ("hutch-runtime", &["hutch-vmm", "hutch-agent-proto"]),
     ("hutch-vmm", &["hutch-devices"]),
     ("hutch-devices", &[]),
     ("hutch-agent", &["hutch-agent-proto"]),
+    ("hutch-agent-oci", &["hutch-agent", "hutch-agent-proto"]),
     ("hutch-agent-proto", &[]),
     ("hutch-bed", &[]),
     ("hutch-bed-kernel", &["hutch-runtime", "hutch-test-harness"]),

@@ -81,6 +81,8 @@ fn binary_of(message: &str, root: &Path) -> Option<Binary> {
         Some("vmm") if integration => Kind::BareMetal,
         Some("tests/e2e") if integration && name.ends_with("/emulated.rs") => Kind::EmulatedKvm,
         Some("tests/e2e") if integration => Kind::RealGuest,
+        // Containers need root, namespaces and control groups, which the bed has whatever this host has.
+        Some("runtime/agent/oci") if integration => Kind::RealGuest,
         _ => Kind::Unit,
     };
     Some(Binary { name, kind, path, dir })
@@ -108,6 +110,7 @@ mod tests {
         assert_eq!(kind("vmm", "test"), Some(Kind::BareMetal));
         assert_eq!(kind("vmm", "lib"), Some(Kind::Unit));
         assert_eq!(kind("tests/e2e", "test"), Some(Kind::RealGuest));
+        assert_eq!(kind("runtime/agent/oci", "test"), Some(Kind::RealGuest));
         assert_eq!(kind("cli", "test"), Some(Kind::Unit));
         let emulated = binary_of(&message_of("tests/e2e", "emulated", "test", true), Path::new("/r"));
         assert_eq!(emulated.map(|b| b.kind), Some(Kind::EmulatedKvm));

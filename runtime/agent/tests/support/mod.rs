@@ -1,4 +1,4 @@
-//! Drives a real agent, as the process `hutch-agent-unix`, over its socket.
+//! Drives a real agent, as the process `hutch-agent-unix` (or `hutch-agent-oci-unix`), over its socket.
 #![allow(dead_code)] // Each test program uses its part of this.
 
 use std::collections::VecDeque;
@@ -44,7 +44,10 @@ impl Guest {
 
     fn launch(prefix: &[&str]) -> Guest {
         let dir = tempfile::tempdir().unwrap();
-        let program = env!("CARGO_BIN_EXE_hutch-agent-unix");
+        // Of the package whose test this is part of.
+        let program =
+            option_env!("CARGO_BIN_EXE_hutch-agent-unix").or(option_env!("CARGO_BIN_EXE_hutch-agent-oci-unix"));
+        let program = program.expect("this package has an agent");
         let mut words = prefix.iter().copied().chain([program]);
         let mut command = Command::new(words.next().unwrap());
         command.args(words).arg(dir.path().join("agent.sock")).arg(dir.path().join("run")).stdin(Stdio::null());

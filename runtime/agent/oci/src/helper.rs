@@ -1,0 +1,118 @@
+//! The helper: this program, started again by the agent for one job that forks processes.
+//!
+//! libcontainer forks intermediate processes and waits for them, changes its working directory and its own
+//! attributes. Process 1 has many threads and a reaper that takes every child, so none of that can happen in it. The
+//! helper has one thread and its own children; it makes the container's process, tells pid and pidfd over the channel
+//! ([`crate::wire`]) and ends, whereupon the process becomes the agent's child like any orphan.
+
+use std::error::Error;
+use std::os::fd::{AsFd, FromRawFd, OwnedFd, RawFd};
+use std::path::PathBuf;
+
+use hutch_agent_proto::{ErrorKind, RemoteError};
+use libcontainer::container::builder::ContainerBuilder;
+use libcontainer::container::ContainerStatus;
+use libcontainer::error::LibcontainerError;
+use libcontainer::syscall::syscall::SyscallType;
+use nix::errno::Errno;
+
+use crate::executor::Execute;
+use crate::wire::{channel, send, send_failure, Word};
+
+/// First argument of a helper.
+pub const VERB: &str = "__container";
+/// In place of the console socket's path: there is no terminal.
+pub const NO_CONSOLE: &str = "-";
+
+/// Does a helper's job if this process is one. The exit code then.
+pub fn run() -> Option<i32> {
+    let mut arguments = std::env::args().skip(1);
+    if arguments.next().as_deref() != Some(VERB) {
+        return None;
+    }
+    std::panic::set_hook(Box::new(|panic| {
+        let _ =
+            send_failure(channel(), RemoteError::new(ErrorKind::System, format!("the container's helper: {panic}")));
+    }));
+    let arguments: Vec<String> = arguments.collect();
+    let result = match &arguments.iter().map(String::as_str).collect::<Vec<_>>()[..] {
+        ["create", root, id, bundle, console] => create(root, id, bundle, console),
+        ["exec", root, id, process, console] => exec(root, id, process, console),
+        _ => Err(RemoteError::new(ErrorKind::Invalid, "unknown job for a helper")),
+    };
+    let sent = match result {
+        Ok(pid) => announce(pid),
+        Err(error) => send_failure(channel(), error),
+    };
+    Some(if sent.is_ok() { 0 } else { 1 })
+}
+
+fn builder(root: &str, id: &str, console: &str) -> Result<ContainerBuilder, LibcontainerError> {
+    let console = (console != NO_CONSOLE).then(|| PathBuf::from(console));
+    let builder = ContainerBuilder::new(id.to_owned(), SyscallType::default()).validate_id()?;
+    Ok(builder.with_root_path(root)?.with_executor(Execute).with_console_socket(console))
+}
+
+/// Makes a container whose init waits. An initramfs cannot be pivoted away, so the root is moved over it.
+fn create(root: &str, id: &str, bundle: &str, console: &str) -> Result<i32, RemoteError> {
+    let build = || -> Result<i32, LibcontainerError> {
+        let init = builder(root, id, console)?.as_init(bundle).with_systemd(false).with_detach(true);
+        let mut container = init.with_no_pivot(true).build()?;
+        // Processes may enter it from now on (P-121), which libcontainer allows in running ones only. Whether it was
+        // started is the agent's to know.
+        container.set_status(ContainerStatus::Running).save()?;
+        container.pid().map(|pid| pid.as_raw()).ok_or(LibcontainerError::NoDirectory)
+    };
+    build().map_err(|error| explain("creating the container", &error))
+}
+
+/// Starts one more process in a container.
+fn exec(root: &str, id: &str, process: &str, console: &str) -> Result<i32, RemoteError> {
+    let build = || -> Result<i32, LibcontainerError> {
+        let tenant = builder(root, id, console)?.as_tenant().with_process(Some(process)).with_detach(true);
+        Ok(tenant.build()?.as_raw())
+    };
+    build().map_err(|error| explain("entering the container", &error))
+}
+
+/// Hands the process over. It is still our child, so its pid cannot have been given to another.
+fn announce(pid: i32) -> Result<(), Errno> {
+    let pidfd = open_pidfd(pid)?;
+    send(channel(), &Word::Made { pid }, Some(pidfd.as_fd()))
+}
+
+#[allow(unsafe_code)] // A system call without wrapper.
+fn open_pidfd(pid: i32) -> Result<OwnedFd, Errno> {
+    // SAFETY: no pointers; on success the kernel has made a descriptor for us.
+    unsafe {
+        let fd = Errno::result(libc::syscall(libc::SYS_pidfd_open, pid, 0))? as RawFd;
+        Ok(OwnedFd::from_raw_fd(fd))
+    }
+}
+
+/// The error for the host: what the configuration is to blame for is told apart from what the system refused.
+fn explain(what: &str, error: &LibcontainerError) -> RemoteError {
+    use LibcontainerError as E;
+    let kind = match error {
+        E::IncorrectStatus(_) => ErrorKind::WrongState,
+        E::Exist => ErrorKind::AlreadyExists,
+        E::NoDirectory => ErrorKind::NotFound,
+        E::InvalidSpec(_) | E::MissingSpec(_) | E::InvalidID(_) | E::InvalidInput(_) | E::Spec(_) => ErrorKind::Invalid,
+        E::OtherSerialization(_) => ErrorKind::Invalid,
+        _ => ErrorKind::System,
+    };
+    let mut message = format!("{what}: {error}");
+    let mut errno = None;
+    let mut source = error.source();
+    while let Some(error) = source {
+        let text = error.to_string();
+        if !message.ends_with(&text) {
+            message = format!("{message}: {text}");
+        }
+        if let Some(io) = error.downcast_ref::<std::io::Error>() {
+            errno = io.raw_os_error();
+        }
+        source = error.source();
+    }
+    RemoteError { kind, message, errno }
+}

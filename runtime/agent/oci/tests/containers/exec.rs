@@ -1,0 +1,107 @@
+//! Processes that enter a running container.
+
+use hutch_agent_proto::{ErrorKind, ExitStatus, ProcessSpec, Request, Response, Rlimit, StdStream, WindowSize};
+
+use crate::bundle::{config, create, rootfs, run};
+use crate::support::{Control, Guest};
+
+fn enter(control: &mut Control, token: &str, process: ProcessSpec) -> Result<Response, hutch_agent_proto::RemoteError> {
+    let container = Some("c".to_owned());
+    control.call(Request::StartProcess { token: token.into(), container, process: Box::new(process) })
+}
+
+fn command(args: &[&str]) -> ProcessSpec {
+    ProcessSpec {
+        args: args.iter().map(|arg| (*arg).to_owned()).collect(),
+        env: vec![("PATH".into(), "/bin".into()), ("X".into(), "y".into())],
+        ..ProcessSpec::default()
+    }
+}
+
+#[test]
+fn a_process_enters_with_its_own_user_directory_and_environment() {
+    let guest = Guest::start();
+    rootfs(&guest);
+    let mut control = guest.watch();
+    run(&mut control, "c", config(&guest, &["sleep", "1000"]));
+    let process = ProcessSpec {
+        user: "joe".into(),
+        groups: vec!["staff".into()],
+        cwd: "/home/joe".into(),
+        rlimits: vec![Rlimit { kind: "RLIMIT_NOFILE".into(), soft: 77, hard: 88 }],
+        ..command(&[
+            "sh",
+            "-c",
+            "id; pwd; echo $X $HOME; hostname; ulimit -n; ps -o pid,args | grep -c 'sleep 1000'; exit 5",
+        ])
+    };
+    enter(&mut control, "e", process).unwrap();
+    let (out, err) = (guest.read("e", StdStream::Stdout), guest.read("e", StdStream::Stderr));
+    let lines: Vec<&str> = out.lines().collect();
+    assert_eq!(control.wait("e"), ExitStatus::Code(5), "{out} {err}");
+    assert!(lines[0].contains("uid=1000") && lines[0].contains("50"), "{out}");
+    assert_eq!(&lines[1..5], ["/home/joe", "y /home/joe", "box", "77"], "{out} {err}");
+    assert_ne!(lines[5], "0", "it sees the container's processes: {out}");
+    control.done(Request::ForgetProcess { token: "e".into() });
+    control.done(Request::RemoveContainer { id: "c".into(), force: true });
+}
+
+#[test]
+fn processes_of_a_container_are_listed_with_their_tokens() {
+    let guest = Guest::start();
+    rootfs(&guest);
+    let mut control = guest.watch();
+    run(&mut control, "c", config(&guest, &["sleep", "1000"]));
+    enter(&mut control, "e", command(&["sleep", "2000"])).unwrap();
+    let Ok(Response::Processes(list)) = control.call(Request::ListProcesses { id: "c".into() }) else { panic!() };
+    let of = |token: &str| list.iter().find(|process| process.token.as_deref() == Some(token));
+    assert_eq!(list.len(), 2, "{list:?}");
+    assert!(of("c").is_some_and(|process| process.command.contains("sleep 1000")), "{list:?}");
+    assert!(of("e").is_some_and(|process| process.command.contains("sleep 2000")), "{list:?}");
+    control.signal("e", 15, false).unwrap();
+    assert_eq!(control.wait("e"), ExitStatus::Signal(15));
+    // The end of the container is the end of those that entered it.
+    enter(&mut control, "f", command(&["sleep", "3000"])).unwrap();
+    control.done(Request::KillContainer { id: "c".into(), signal: 9, all: false });
+    assert_eq!(control.wait("f"), ExitStatus::Signal(9));
+    control.done(Request::RemoveContainer { id: "c".into(), force: true });
+}
+
+#[test]
+fn what_cannot_enter_is_told_why() {
+    let guest = Guest::start();
+    rootfs(&guest);
+    let mut control = guest.watch();
+    let kind = |result: Result<Response, hutch_agent_proto::RemoteError>| result.expect_err("a refusal").kind;
+    assert_eq!(kind(enter(&mut control, "e", command(&["true"]))), ErrorKind::NotFound);
+    // P-121: also a container that has not been started.
+    control.call(create("c", config(&guest, &["sleep", "1000"]))).unwrap();
+    enter(&mut control, "early", command(&["true"])).unwrap();
+    assert_eq!(control.wait("early"), ExitStatus::Code(0));
+    control.done(Request::StartContainer { id: "c".into() });
+    assert_eq!(kind(enter(&mut control, "e", command(&["/no/such"]))), ErrorKind::ProgramNotFound);
+    assert_eq!(kind(enter(&mut control, "e", command(&["/etc/passwd"]))), ErrorKind::ProgramNotExecutable);
+    assert_eq!(kind(enter(&mut control, "e", command(&[]))), ErrorKind::Invalid);
+    let nobody = ProcessSpec { user: "nobody-here".into(), ..command(&["true"]) };
+    assert!(enter(&mut control, "e", nobody).is_err());
+    enter(&mut control, "e", command(&["true"])).unwrap();
+    assert_eq!(control.wait("e"), ExitStatus::Code(0), "the token was free all the time");
+    control.done(Request::KillContainer { id: "c".into(), signal: 9, all: true });
+    control.wait("c");
+    assert_eq!(kind(enter(&mut control, "g", command(&["true"]))), ErrorKind::WrongState);
+    control.done(Request::RemoveContainer { id: "c".into(), force: false });
+}
+
+#[test]
+fn a_terminal_can_be_had_by_a_process_that_enters() {
+    let guest = Guest::start();
+    rootfs(&guest);
+    let mut control = guest.watch();
+    run(&mut control, "c", config(&guest, &["sleep", "1000"]));
+    let terminal = Some(WindowSize { rows: 5, cols: 6 });
+    enter(&mut control, "e", ProcessSpec { terminal, ..command(&["sh", "-c", "tty; stty size"]) }).unwrap();
+    let out = guest.read("e", StdStream::Terminal);
+    assert!(out.contains("/dev/pts/") && out.contains("5 6"), "{out}");
+    assert_eq!(control.wait("e"), ExitStatus::Code(0));
+    control.done(Request::RemoveContainer { id: "c".into(), force: true });
+}

@@ -1,0 +1,95 @@
+//! Limits, figures, freezing, and memory that runs out.
+
+use hutch_agent_proto::{ContainerStats, ErrorKind, Event, ExitStatus, Request, ResourceLimits, Response, StdStream};
+use serde_json::json;
+
+use crate::bundle::{config, rootfs, run, script};
+use crate::support::{eventually, Control, Guest};
+
+fn stats(control: &mut Control, id: &str) -> ContainerStats {
+    match control.call(Request::Stats { id: id.into() }) {
+        Ok(Response::Stats(stats)) => *stats,
+        other => panic!("{other:?}"),
+    }
+}
+
+#[test]
+fn limits_hold_from_the_start() {
+    let guest = Guest::start();
+    rootfs(&guest);
+    let mut control = guest.watch();
+    let mut spec = config(&guest, &["sh", "-c", "for i in 1 2 3 4 5 6 7 8 9; do sleep 1 & done; wait"]);
+    spec["linux"]["resources"] = json!({"pids": {"limit": 4}, "memory": {"limit": 64 << 20}});
+    let (_, _, err) = script(&guest, &mut control, spec);
+    assert!(err.contains("fork"), "{err}");
+}
+
+#[test]
+fn limits_can_be_changed_and_figures_follow() {
+    let guest = Guest::start();
+    rootfs(&guest);
+    let mut control = guest.watch();
+    run(&mut control, "c", config(&guest, &["sh", "-c", "n=0; while :; do n=$((n+1)); done"]));
+    let limits = ResourceLimits {
+        memory: Some(50 << 20),
+        pids: Some(9),
+        cpu_quota: Some(20_000),
+        cpu_period: Some(100_000),
+        cpu_shares: Some(512),
+        ..ResourceLimits::default()
+    };
+    control.done(Request::UpdateContainer { id: "c".into(), limits });
+    let file = |name: &str| std::fs::read_to_string(format!("/sys/fs/cgroup/hutch/c-c/{name}")).unwrap();
+    assert_eq!((file("pids.max").trim(), file("cpu.max").trim()), ("9", "20000 100000"));
+    let first = stats(&mut control, "c");
+    assert_eq!((first.memory_limit_bytes, first.pids), (50 << 20, 1));
+    assert!(first.memory_bytes > 0, "{first:?}");
+    let seen = std::cell::RefCell::new(control);
+    eventually("it uses no time", || stats(&mut seen.borrow_mut(), "c").cpu_usage_us > first.cpu_usage_us);
+    let mut control = seen.into_inner();
+    let limits = ResourceLimits { cpuset_cpus: Some("nonsense".into()), ..ResourceLimits::default() };
+    assert!(control.call(Request::UpdateContainer { id: "c".into(), limits }).is_err());
+    control.done(Request::RemoveContainer { id: "c".into(), force: true });
+}
+
+#[test]
+fn a_frozen_container_stands_still() {
+    let guest = Guest::start();
+    rootfs(&guest);
+    let mut control = guest.watch();
+    run(&mut control, "c", config(&guest, &["sh", "-c", "while :; do :; done"]));
+    control.done(Request::PauseContainer { id: "c".into() });
+    let before = stats(&mut control, "c").cpu_usage_us;
+    std::thread::sleep(std::time::Duration::from_millis(200));
+    assert_eq!(stats(&mut control, "c").cpu_usage_us, before);
+    let process = hutch_agent_proto::ProcessSpec { args: vec!["/bin/true".into()], ..Default::default() };
+    let enter = Request::StartProcess { token: "e".into(), container: Some("c".into()), process: Box::new(process) };
+    assert_eq!(control.call(enter).expect_err("frozen").kind, ErrorKind::WrongState);
+    control.done(Request::ResumeContainer { id: "c".into() });
+    let seen = std::cell::RefCell::new(control);
+    eventually("it does not go on", || stats(&mut seen.borrow_mut(), "c").cpu_usage_us > before);
+    let mut control = seen.into_inner();
+    // A frozen one can be killed nonetheless.
+    control.done(Request::PauseContainer { id: "c".into() });
+    control.done(Request::KillContainer { id: "c".into(), signal: 9, all: true });
+    assert_eq!(control.wait("c"), ExitStatus::Signal(9));
+    control.done(Request::RemoveContainer { id: "c".into(), force: false });
+}
+
+#[test]
+fn running_out_of_memory_is_told() {
+    let guest = Guest::start();
+    rootfs(&guest);
+    let mut control = guest.watch();
+    let mut spec = config(&guest, &["sh", "-c", "echo up; x=$(yes | head -c 200000000)"]);
+    spec["linux"]["resources"] = json!({"memory": {"limit": 20 << 20, "swap": 20 << 20}});
+    run(&mut control, "c", spec);
+    assert_eq!(guest.read("c", StdStream::Stdout), "up\n");
+    control.event(|event| match event {
+        Event::OutOfMemory { container } if container == "c" => Some(()),
+        _ => None,
+    });
+    control.wait("c");
+    assert!(stats(&mut control, "c").oom_kills > 0);
+    control.done(Request::RemoveContainer { id: "c".into(), force: true });
+}

@@ -1,0 +1,10 @@
+//! Real containers: the agent with libcontainer as a process of its own, over its socket, with busybox as the root
+//! file system. As root, with control groups of version 2: in the bed.
+
+mod bundle;
+#[path = "../../../tests/support/mod.rs"]
+mod support;
+
+mod exec;
+mod life;
+mod limits;
