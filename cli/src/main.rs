@@ -5,13 +5,16 @@
 #![deny(unsafe_code)]
 
 mod args;
+mod attach;
 mod bench;
 mod clock;
 mod commands;
 mod doctor;
 mod failure;
+mod hidden;
 mod logging;
 mod marks;
+mod output;
 mod resolve;
 mod signals;
 mod tty;
@@ -21,6 +24,9 @@ use std::process::ExitCode;
 use args::{Command, Parsed};
 
 fn main() -> ExitCode {
+    if let Some(code) = hidden::run() {
+        return ExitCode::from(code);
+    }
     let started = clock::now_ns();
     let args = match args::parse(std::env::args_os()) {
         Parsed::Args(args) => args,
@@ -28,6 +34,9 @@ fn main() -> ExitCode {
     };
     let result = logging::init(&args.log).and_then(|()| match args.command {
         Command::Run(run) => commands::run::run(*run, started),
+        Command::Pod(pod) => commands::pod::run(pod),
+        Command::Container(container) => commands::container::run(container),
+        Command::Schema(schema) => commands::schema::run(&schema),
         Command::Doctor(doctor) => commands::doctor::run(&doctor),
         Command::Guest(guest) => commands::guest::run(guest),
         Command::Boot(boot) => commands::boot::run(&boot, started),

@@ -3,7 +3,7 @@
 use std::io;
 use std::thread;
 
-use hutch_runtime::sandbox::{Notice, Post};
+use hutch_runtime::sandbox::Notice;
 use nix::sys::signal::{SigSet, Signal};
 use nix::sys::signalfd::{SfdFlags, SignalFd};
 
@@ -39,17 +39,17 @@ impl Signals {
         Ok(Signals(set))
     }
 
-    /// Starts the thread that posts them. It lives as long as the process. With `terminal`, window sizes too.
+    /// Starts the thread that hands them to `send`. It lives as long as the process. With `terminal`, window sizes too.
     ///
     /// # Errors
     /// No descriptor, or no thread.
-    pub fn forward(self, post: Post, terminal: bool) -> io::Result<()> {
+    pub fn forward(self, terminal: bool, mut send: impl FnMut(Notice) + Send + 'static) -> io::Result<()> {
         let signals = SignalFd::with_flags(&self.0, SfdFlags::SFD_CLOEXEC)?;
         let run = move || loop {
             match signals.read_signal() {
                 Ok(Some(info)) => {
                     if let Some(notice) = notice(info.ssi_signo as i32, info.ssi_code, terminal) {
-                        post.send(notice);
+                        send(notice);
                     }
                 }
                 Ok(None) | Err(nix::errno::Errno::EINTR) => {}

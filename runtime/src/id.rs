@@ -93,8 +93,11 @@ macro_rules! id_traits {
 }
 id_traits!(PodId, ContainerId);
 
-/// `count` random bytes as lower-case hex, from the kernel's generator.
-pub(crate) fn random_hex(count: usize) -> Result<String> {
+/// `count` random bytes as lower-case hex, from the kernel's generator: names that nobody else has.
+///
+/// # Errors
+/// [`Error::InvalidConfig`] if the kernel gives none.
+pub fn random_hex(count: usize) -> Result<String> {
     let mut bytes = vec![0; count];
     let mut filled = 0;
     while filled < count {

@@ -2,9 +2,14 @@
 
 pub mod bench;
 pub mod boot;
+pub mod container;
 pub mod doctor;
 pub mod guest;
+pub mod pod;
+pub mod process;
+pub mod records;
 pub mod run;
+pub mod schema;
 
 use std::ffi::OsString;
 use std::path::PathBuf;
@@ -49,6 +54,12 @@ fn level(text: &str) -> Result<LevelFilter, &'static str> {
 pub enum Command {
     /// Run a command in a new virtual machine with a directory as its root file system
     Run(Box<run::RunArgs>),
+    /// Pods: virtual machines that live on, and what runs in them
+    Pod(pod::PodArgs),
+    /// Containers in pods
+    Container(container::ContainerArgs),
+    /// Print the JSON schema of pod and container configurations
+    Schema(schema::SchemaArgs),
     /// Check whether this host can run virtual machines, and say what to do if not
     Doctor(doctor::DoctorArgs),
     /// Make, list and check what guests boot: a kernel and an initramfs with the agent
@@ -64,7 +75,7 @@ pub enum Command {
 /// What the command line came to.
 pub enum Parsed {
     /// A verb to carry out.
-    Args(Args),
+    Args(Box<Args>),
     /// Help or a usage error has been printed; the exit code.
     Done(u8),
 }
@@ -74,7 +85,7 @@ pub fn parse(words: impl IntoIterator<Item = OsString>) -> Parsed {
     let words: Vec<OsString> = words.into_iter().collect();
     let parsed = Args::command().try_get_matches_from(&words).and_then(|matches| Args::from_arg_matches(&matches));
     match parsed {
-        Ok(args) => Parsed::Args(args),
+        Ok(args) => Parsed::Args(Box::new(args)),
         Err(error) => {
             // A closed stdout or stderr changes nothing about the outcome.
             let _ = error.print();
@@ -110,7 +121,7 @@ mod tests {
 
     fn parsed(line: &str) -> Args {
         match parse(words(line)) {
-            Parsed::Args(args) => args,
+            Parsed::Args(args) => *args,
             Parsed::Done(code) => panic!("{line}: {code}"),
         }
     }

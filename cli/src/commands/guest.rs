@@ -13,6 +13,7 @@ use serde_json::json;
 use crate::args::doctor::Format;
 use crate::args::guest::{GuestArgs, GuestBuildArgs, GuestCommand, GuestInspectArgs, GuestLsArgs};
 use crate::failure::{chain, Failure, FAILED};
+use crate::output::{mib, write_table};
 
 /// Carries out `hutch guest …`; the exit code.
 pub fn run(args: GuestArgs) -> Result<u8, Failure> {
@@ -250,25 +251,6 @@ fn stale_text(stale: &Stale) -> String {
     }
 }
 
-fn write_table(out: &mut impl Write, rows: &[Vec<String>]) -> io::Result<()> {
-    let columns = rows.iter().map(Vec::len).max().unwrap_or(0);
-    let width = |column: usize| {
-        // A text in a row's last column takes the room it needs.
-        let cells = rows.iter().filter(|row| column + 1 < row.len()).map(|row| row[column].chars().count());
-        cells.max().unwrap_or(0)
-    };
-    let widths: Vec<usize> = (0..columns).map(width).collect();
-    for row in rows {
-        let cells: Vec<String> = row.iter().zip(&widths).map(|(cell, width)| format!("{cell:<width$}")).collect();
-        writeln!(out, "{}", cells.join("  ").trim_end())?;
-    }
-    Ok(())
-}
-
-fn mib(bytes: u64) -> String {
-    format!("{:.1} MiB", bytes as f64 / f64::from(1 << 20))
-}
-
 /// Seconds since 1970 as `2026-11-23 18:01 UTC`.
 fn utc(unix_s: u64) -> String {
     let (days, second) = (unix_s / 86_400, unix_s % 86_400);
@@ -295,13 +277,5 @@ mod tests {
         assert_eq!(utc(951_782_400), "2000-02-29 00:00 UTC");
         assert_eq!(utc(1_709_251_199), "2024-02-29 23:59 UTC");
         assert_eq!(utc(4_107_542_400), "2100-03-01 00:00 UTC");
-    }
-
-    #[test]
-    fn columns_line_up_and_a_long_last_cell_takes_its_room() {
-        let rows = [vec!["A".to_owned(), "B".into(), "C".into()], vec!["long".into(), "unusable: whatever".into()]];
-        let mut out = Vec::new();
-        write_table(&mut out, &rows).unwrap();
-        assert_eq!(String::from_utf8(out).unwrap(), "A     B  C\nlong  unusable: whatever\n");
     }
 }

@@ -2,7 +2,11 @@
 
 pub mod bench;
 pub mod boot;
+pub mod container;
 pub mod doctor;
 pub mod guest;
+pub mod pod;
+pub mod records;
 pub mod run;
+pub mod schema;
 pub mod version;

@@ -84,6 +84,20 @@ pub enum ResolveError {
     Name(OsString),
     #[error("--hostname {0:?}: use up to 64 letters, digits, `-`, `_` and `.`, beginning with a letter or digit")]
     Hostname(OsString),
+    #[error("{flag} {text:?}: give seconds")]
+    Seconds { flag: &'static str, text: OsString },
+    #[error("there is no command: give the program and its arguments after `--`")]
+    NoCommand,
+    #[error("--net {0:?}: give none, nat, or ns=PATH with a network namespace of this host")]
+    PodNet(OsString),
+    #[error("--annotation {0:?}: give KEY=VALUE")]
+    Annotation(OsString),
+    #[error("--cpus {0:?}: give a number from 0.01, or -1 for no limit")]
+    CpuLimit(OsString),
+    #[error("read the configuration from stdin")]
+    Stdin(#[source] io::Error),
+    #[error(transparent)]
+    Api(#[from] hutch_runtime::Error),
     #[error("--timeout {0:?}: give seconds, more than 0")]
     Timeout(OsString),
 }

@@ -6,6 +6,7 @@
 mod env;
 mod error;
 mod mounts;
+pub mod pod;
 mod process;
 pub mod size;
 #[cfg(test)]
@@ -28,6 +29,8 @@ use crate::args::run::RunArgs;
 pub use error::ResolveError;
 pub use hutch_runtime::guest::guest_dir;
 pub use mounts::{Disk, Tmpfs, Volume};
+pub use pod::PodPlan;
+pub use process::ulimit;
 
 /// The least memory in which the guest kernel and the agent come up.
 pub const MIN_MEMORY_MIB: u64 = 48;

@@ -46,7 +46,7 @@ pub fn resolve(args: &RunArgs, env: Vec<(String, String)>) -> Result<ProcessSpec
     })
 }
 
-fn workdir(text: Option<&OsStr>) -> Result<String, ResolveError> {
+pub(super) fn workdir(text: Option<&OsStr>) -> Result<String, ResolveError> {
     let Some(text) = text else { return Ok("/".to_owned()) };
     let text = utf8("-w", text)?;
     match text.starts_with('/') {
@@ -56,7 +56,7 @@ fn workdir(text: Option<&OsStr>) -> Result<String, ResolveError> {
 }
 
 /// One colon at most, nothing empty (P-124); names are looked up in the guest.
-fn user(text: Option<&OsStr>) -> Result<String, ResolveError> {
+pub(super) fn user(text: Option<&OsStr>) -> Result<String, ResolveError> {
     let Some(text) = text else { return Ok(String::new()) };
     let text = utf8("-u", text)?;
     let parts: Vec<&str> = text.split(':').collect();
@@ -66,7 +66,8 @@ fn user(text: Option<&OsStr>) -> Result<String, ResolveError> {
     }
 }
 
-fn ulimit(text: &OsStr) -> Result<Rlimit, ResolveError> {
+/// `NAME=SOFT[:HARD]`.
+pub fn ulimit(text: &OsStr) -> Result<Rlimit, ResolveError> {
     let syntax = || ResolveError::UlimitSyntax(text.to_owned());
     let (name, limits) = text.to_str().and_then(|t| t.split_once('=')).ok_or_else(syntax)?;
     let (soft, hard) = limits.split_once(':').unwrap_or((limits, limits));

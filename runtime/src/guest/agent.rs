@@ -11,6 +11,10 @@ use super::GuestError;
 
 /// The environment variable that names the agent's file.
 pub const AGENT_VARIABLE: &str = "HUTCH_AGENT";
+/// The environment variable that names the file of the agent for pods, which knows containers.
+pub const OCI_AGENT_VARIABLE: &str = "HUTCH_AGENT_OCI";
+/// That agent's name beside the `hutch` executable, or beside the other agent.
+const OCI_FILE_NAME: &str = "hutch-agent-oci";
 /// The agent's name beside the `hutch` executable.
 const FILE_NAME: &str = "hutch-agent";
 /// What precedes the version inside the agent's file, up to a character that no version has.
@@ -27,14 +31,31 @@ pub(crate) struct AgentPath {
 impl AgentPath {
     /// `given`, else `HUTCH_AGENT`, else beside this executable.
     pub(crate) fn locate(given: Option<&Path>) -> AgentPath {
-        let variable = || std::env::var_os(AGENT_VARIABLE).filter(|path| !path.is_empty()).map(PathBuf::from);
-        if let Some(path) = given.map(Path::to_owned).or_else(variable) {
-            let path = std::path::absolute(&path).unwrap_or(path);
-            return AgentPath { path, given: true };
+        if let Some(path) = given.map(Path::to_owned).or_else(|| variable(AGENT_VARIABLE)) {
+            return AgentPath { path: absolute(path), given: true };
         }
         let executable = std::env::current_exe().unwrap_or_default();
         AgentPath { path: executable.with_file_name(FILE_NAME), given: false }
     }
+
+    /// The agent for pods: `HUTCH_AGENT_OCI`, else beside this executable, else beside `HUTCH_AGENT`.
+    pub(crate) fn locate_oci() -> AgentPath {
+        if let Some(path) = variable(OCI_AGENT_VARIABLE) {
+            return AgentPath { path: absolute(path), given: true };
+        }
+        let beside = std::env::current_exe().unwrap_or_default().with_file_name(OCI_FILE_NAME);
+        let other = variable(AGENT_VARIABLE).map(|agent| absolute(agent).with_file_name(OCI_FILE_NAME));
+        let path = other.filter(|other| !beside.exists() && other.exists()).unwrap_or(beside);
+        AgentPath { path, given: false }
+    }
+}
+
+fn variable(name: &str) -> Option<PathBuf> {
+    std::env::var_os(name).filter(|path| !path.is_empty()).map(PathBuf::from)
+}
+
+fn absolute(path: PathBuf) -> PathBuf {
+    std::path::absolute(&path).unwrap_or(path)
 }
 
 /// An agent read and checked.

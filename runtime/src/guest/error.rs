@@ -22,6 +22,8 @@ pub enum GuestError {
     Damaged { path: PathBuf, what: String },
     #[error("there is no agent at {}; build it (`cargo build -p hutch-agent`) or name it with --agent or HUTCH_AGENT", path.display())]
     NoAgent { path: PathBuf },
+    #[error("there is no agent for containers at {}; build it (`cargo build -p hutch-agent-oci`) or name it with HUTCH_AGENT_OCI", path.display())]
+    NoOciAgent { path: PathBuf },
     #[error("cannot read the agent {}", path.display())]
     ReadAgent { path: PathBuf, source: io::Error },
     #[error("the agent {} cannot be a guest's first program", path.display())]

@@ -37,11 +37,12 @@ mod inspect;
 pub mod kernel;
 mod local;
 mod module;
+mod pod;
 mod progress;
 mod store;
 mod tool;
 
-pub use agent::AGENT_VARIABLE;
+pub use agent::{AGENT_VARIABLE, OCI_AGENT_VARIABLE};
 pub use apt::AptError;
 pub use artifacts::Recorded;
 pub use assets::{guest_dir, GuestAssets, KernelChoice, ListedAsset, DEFAULT_DIR, DIR_VARIABLE};
@@ -52,6 +53,7 @@ pub use image::{extract_vmlinux, Compression, ImageError, ImageForm, MAX_VMLINUX
 pub use initramfs::CpioError;
 pub use inspect::{inspect, FileCheck, Inspection, Stale};
 pub use module::ModuleError;
+pub use pod::PodAssets;
 pub use progress::{Event, Progress};
 pub use store::lock::LockError;
 pub use store::manifest::{AgentRecord, FileRecord, KernelOrigin, KernelRecord, Manifest, ManifestError, Stamp};

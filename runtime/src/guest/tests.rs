@@ -370,3 +370,30 @@ fn words_and_paths_are_told_apart() {
     assert_eq!(parse("./source"), KernelChoice::Path("./source".into()));
     assert_eq!(assets::guest_dir(Some(Path::new("/x"))), Path::new("/x"));
 }
+
+#[test]
+fn pods_boot_files_that_outlive_the_asset_they_were_made_of() {
+    let place = Place::new();
+    place.build(KernelChoice::Distro).unwrap();
+    let oci = agent_file(place.dir.path(), "oci");
+    let agent = super::agent::AgentPath { path: oci.clone(), given: true };
+    let make = || super::pod::PodAssets::of(&place.guest(), &place.open().unwrap(), &agent);
+    let first = make().unwrap();
+    match Archive::read(&fs::read(&first.initrd).unwrap()).unwrap().get("init") {
+        Some(Node::File(0o755, bytes)) => assert_eq!(*bytes, fs::read(&oci).unwrap()),
+        other => panic!("{other:?}"),
+    }
+    assert_eq!(make().unwrap(), first, "it is found again");
+    // The ordinary agent is replaced, twice; the contents for pods are the same.
+    for name in ["second", "third"] {
+        fs::write(&place.agent, super::testing::agent(name)).unwrap();
+        assert_eq!(make().unwrap(), first);
+    }
+    fs::write(&oci, super::testing::agent("other")).unwrap();
+    let other = make().unwrap();
+    assert_ne!(other, first);
+    assert!(first.kernel.exists() && first.initrd.exists() && other.kernel.exists());
+    fs::remove_file(&oci).unwrap();
+    let error = make().unwrap_err();
+    assert!(matches!(error, GuestError::NoOciAgent { .. }) && error.to_string().contains("HUTCH_AGENT_OCI"));
+}

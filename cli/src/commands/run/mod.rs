@@ -58,7 +58,8 @@ fn whole(args: RunArgs, started: u64, began: Instant) -> Result<u8, Failure> {
     let sandbox = MachineSandbox::launch(&layout.machine)?;
     phases.mark("machine started");
     let inbox = Inbox::new();
-    signals.forward(inbox.post(), plan.tty)?;
+    let post = inbox.post();
+    signals.forward(plan.tty, move |notice| post.send(notice))?;
     let task = task(&plan, layout, began)?;
     let mut marks = Marks::default();
     let (result, ended) = sandbox.run(task, &inbox, &mut marks);

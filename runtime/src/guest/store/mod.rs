@@ -285,7 +285,7 @@ impl InstallLock<'_> {
     }
 }
 
-fn store(to: &Path, contents: Contents<'_>) -> Result<(), StoreError> {
+pub(crate) fn store(to: &Path, contents: Contents<'_>) -> Result<(), StoreError> {
     match contents {
         Contents::Bytes(bytes) => write_durably(to, bytes),
         Contents::Link(from) => match fs::hard_link(from, to) {

@@ -1,0 +1,136 @@
+//! `hutch container`: containers by the runtime's calls.
+
+mod exec;
+pub(super) mod show;
+
+use std::io::{self, Write};
+
+use hutch_runtime::workload::write_pid_file;
+use hutch_runtime::{ProcessListOptions, Runtime, State, StopOptions};
+
+use super::records::{each, host, options, runtime, stop_signal, typed, usual, wait, TIMED_OUT};
+use crate::args::container::{
+    ContainerArgs, ContainerCommand, KillArgs, NewContainer, PsArgs, RemoveContainers, StopContainers, UpdateArgs,
+    WaitContainer,
+};
+use crate::args::records::RecordArgs;
+use crate::failure::Failure;
+use crate::resolve;
+
+/// Carries out `hutch container …`; the exit code.
+pub fn run(args: ContainerArgs) -> Result<u8, Failure> {
+    let records = &args.records;
+    match args.what {
+        ContainerCommand::Create(new) => create(&usual(records)?, &new),
+        ContainerCommand::Start(ids) => {
+            let runtime = usual(records)?;
+            each(&ids.containers, |container| Ok(runtime.start_container(&ids.pod, container).map(drop)?))
+        }
+        ContainerCommand::Stop(stop) => self::stop(records, &stop),
+        ContainerCommand::Rm(rm) => remove(&usual(records)?, &rm),
+        ContainerCommand::Exec(args) => exec::exec(records, &args),
+        ContainerCommand::Kill(args) => kill(&usual(records)?, &args),
+        ContainerCommand::Ps(args) => processes(&usual(records)?, args),
+        ContainerCommand::Status(show) => show::status(&usual(records)?, &show),
+        ContainerCommand::Wait(args) => self::wait_container(&usual(records)?, &args),
+        ContainerCommand::Stats(show) => show::stats(&usual(records)?, &show),
+        ContainerCommand::Update(args) => update(&usual(records)?, &args),
+        ContainerCommand::Ls(list) => show::list(&usual(records)?, &list),
+    }
+}
+
+/// Creates a container and prints its id. The PID file comes last (P-197).
+fn create(runtime: &Runtime, args: &NewContainer) -> Result<u8, Failure> {
+    let config = resolve::pod::new_container(args, &host()?).map_err(typed)?;
+    if let Err(error) = runtime.check_unused(&config.id) {
+        // In a pod that does not exist nothing can be made, whatever the id.
+        runtime.status_pod(&args.pod)?;
+        return Err(error.into());
+    }
+    let (_, container) = runtime.create_container(&args.pod, config)?;
+    if let Some(path) = &args.container.pid_file {
+        if let Err(error) = write_pid_file(path, container.pid()) {
+            if let Err(error) = runtime.delete_container(&args.pod, container.id()) {
+                log::warn!("taking back the creation: {}", error.chain());
+            }
+            return Err(error.into());
+        }
+    }
+    writeln!(io::stdout(), "{}", container.id())?;
+    Ok(0)
+}
+
+fn stop(records: &RecordArgs, args: &StopContainers) -> Result<u8, Failure> {
+    let runtime = runtime(records, options(None, args.how.timeout.as_deref())?);
+    let signal = stop_signal(&args.how)?;
+    let pod = &args.ids.pod;
+    each(&args.ids.containers, |container| {
+        let running = || runtime.status_container(pod, container).is_ok_and(|c| c.state == Some(State::Running));
+        if let Some(signal) = signal.filter(|_| running()) {
+            // One that cannot be asked is killed by the stop.
+            if let Err(error) = runtime.kill_container(pod, container, signal, false) {
+                log::info!("container {container}: {}", error.chain());
+            }
+        }
+        Ok(runtime.stop_container(pod, container, StopOptions { force: args.how.force }).map(drop)?)
+    })
+}
+
+fn remove(runtime: &Runtime, args: &RemoveContainers) -> Result<u8, Failure> {
+    let pod = &args.ids.pod;
+    each(&args.ids.containers, |container| {
+        let removed = match args.force {
+            true => runtime
+                .stop_container(pod, container, StopOptions { force: true })
+                .and_then(|_| runtime.delete_container(pod, container)),
+            false => runtime.delete_container(pod, container),
+        };
+        match removed {
+            Err(error) if args.force && error.is_not_found() => Ok(()),
+            other => Ok(other.map(drop)?),
+        }
+    })
+}
+
+/// Delivers a signal, and does no more (P-199).
+fn kill(runtime: &Runtime, args: &KillArgs) -> Result<u8, Failure> {
+    let signal = hutch_runtime::spec::parse_signal(&args.signal)?;
+    runtime.kill_container(&args.pod, &args.container, signal, args.all)?;
+    Ok(0)
+}
+
+/// Printed unmodified (P-150).
+fn processes(runtime: &Runtime, args: PsArgs) -> Result<u8, Failure> {
+    let options = ProcessListOptions { format: args.format, args: args.args };
+    let list = runtime.process_list(&args.pod, &args.container, &options)?;
+    let mut out = io::stdout().lock();
+    out.write_all(&list)?;
+    if !list.ends_with(b"\n") {
+        out.write_all(b"\n")?;
+    }
+    Ok(0)
+}
+
+fn wait_container(runtime: &Runtime, args: &WaitContainer) -> Result<u8, Failure> {
+    let seconds = |text| resolve::pod::seconds("--timeout", text).map_err(typed);
+    let timeout = args.timeout.as_deref().map(seconds).transpose()?;
+    // One without a stand-in gives no slice to wait in, only an answer.
+    match wait(timeout, |slice| runtime.wait_container(&args.pod, &args.container, slice))? {
+        Some(exit) => {
+            if let (None, None, Some(reason)) = (exit.code, exit.signal, &exit.reason) {
+                eprintln!("hutch: container {}: {reason}", args.container);
+            }
+            Ok(exit.shell_code())
+        }
+        None => {
+            eprintln!("hutch: container {} has not ended", args.container);
+            Ok(TIMED_OUT)
+        }
+    }
+}
+
+fn update(runtime: &Runtime, args: &UpdateArgs) -> Result<u8, Failure> {
+    let limits = resolve::pod::limits(&args.limits).map_err(typed)?;
+    runtime.update_container(&args.pod, &args.container, &limits)?;
+    Ok(0)
+}

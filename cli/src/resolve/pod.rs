@@ -1,0 +1,331 @@
+//! `hutch pod create`, `hutch container create` and their kin: configurations from files or from flags.
+
+use std::ffi::{OsStr, OsString};
+use std::fs;
+use std::io::Read;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use hutch_runtime::guest::KernelChoice;
+use hutch_runtime::spec::{
+    self, Command, ContainerConfig, EnvVar, MountSpec, NetworkConfig, NetworkKind, PodConfig, PortForward, Resources,
+};
+use hutch_runtime::{Limits, Options};
+use serde::de::DeserializeOwned;
+
+use super::{cpus, env, kernel, memory, mounts, process, rootfs, size, utf8, Host, ResolveError, Tmpfs, Volume};
+use crate::args::container::{ExecArgs, NewContainer};
+use crate::args::pod::NewPod;
+use crate::args::process::{ContainerFlags, LimitFlags};
+
+/// The variable that says how long a machine may take to answer.
+const BOOT_TIMEOUT_VARIABLE: &str = "HUTCH_BOOT_TIMEOUT";
+/// Where namespaces with plain names are, as ip-netns(8) has it.
+const NAMED_NAMESPACES: &str = "/run/netns";
+/// The period that `--cpus` is translated with, microseconds.
+const CPU_PERIOD_US: u64 = 100_000;
+
+/// A pod to make, except for what its machine boots.
+#[derive(Debug, Clone, PartialEq)]
+pub struct PodPlan {
+    /// The configuration.
+    pub config: PodConfig,
+    /// The kernel that was asked for.
+    pub kernel: Option<KernelChoice>,
+    /// Where guest assets are.
+    pub guest_dir: PathBuf,
+}
+
+/// Gives the arguments of `hutch pod create` their meaning.
+///
+/// # Errors
+/// One variant per mistake; [`ResolveError::Api`] for a configuration file that can't be used.
+pub fn pod(args: &NewPod, host: &Host<'_>) -> Result<PodPlan, ResolveError> {
+    let mut config: PodConfig = match &args.config {
+        Some(path) => read_config(path)?,
+        None => PodConfig::default(),
+    };
+    if let Some(name) = &args.name {
+        config.id = utf8("--name", name)?.to_owned();
+    }
+    if config.id.is_empty() && args.name.is_none() {
+        config.id = format!("pod-{}", hutch_runtime::id::random_hex(4)?);
+    }
+    if let Some(flags) = flags_of(&args.container) {
+        let container = container(flags, &config.id, host)?;
+        config.containers.push(container);
+    }
+    if args.cpus.is_some() {
+        config.hypervisor.vcpus = cpus(args.cpus.as_deref())?;
+    }
+    if args.memory.is_some() {
+        config.resources.memory_mib = memory(args.memory.as_deref(), host)?;
+    }
+    if args.net.is_some() || !args.publish.is_empty() {
+        network(args.net.as_deref(), &args.publish, &mut config.network)?;
+    }
+    match &args.hostname {
+        Some(name) => config.hostname = utf8("--hostname", name)?.to_owned(),
+        None if config.hostname.is_empty() => config.hostname.clone_from(&config.id),
+        None => {}
+    }
+    for text in &args.annotations {
+        let (key, value) = utf8("--annotation", text)?
+            .split_once('=')
+            .filter(|(key, _)| !key.is_empty())
+            .ok_or_else(|| ResolveError::Annotation(text.clone()))?;
+        config.annotations.insert(key.to_owned(), value.to_owned());
+    }
+    config.hypervisor.debug |= args.debug;
+    if !args.attach {
+        config.containers.iter_mut().for_each(|container| container.command.detach = true);
+    }
+    let variable = || (host.env)(super::DIR_VARIABLE.as_ref()).filter(|dir| !dir.is_empty()).map(PathBuf::from);
+    let guest_dir = args.guest_dir.clone().or_else(variable).unwrap_or_else(|| super::DEFAULT_DIR.into());
+    Ok(PodPlan {
+        config,
+        kernel: args.kernel.as_deref().map(|text| kernel(Some(text))).transpose()?,
+        // The pod's records will name files in it.
+        guest_dir: std::path::absolute(&guest_dir).unwrap_or(guest_dir),
+    })
+}
+
+/// Gives the arguments of `hutch container create` their meaning.
+///
+/// # Errors
+/// As [`pod`].
+pub fn new_container(args: &NewContainer, host: &Host<'_>) -> Result<ContainerConfig, ResolveError> {
+    let mut config: ContainerConfig = match &args.config {
+        Some(path) => read_config(path)?,
+        None => ContainerConfig::default(),
+    };
+    if let Some(name) = &args.name {
+        config.id = utf8("--name", name)?.to_owned();
+    }
+    if config.id.is_empty() && args.name.is_none() {
+        config.id = format!("container-{}", hutch_runtime::id::random_hex(4)?);
+    }
+    if let Some(flags) = flags_of(&args.container) {
+        config = container(flags, &config.id, host)?;
+    }
+    let limits = limits(&args.limits)?;
+    let Resources { cpu_quota, cpu_period, cpu_shares, memory, pids } = &mut config.resources;
+    *cpu_quota = limits.cpu_quota.or(*cpu_quota);
+    *cpu_period = limits.cpu_period.or(*cpu_period);
+    *cpu_shares = limits.cpu_shares.or(*cpu_shares);
+    *memory = limits.memory.or(*memory);
+    *pids = limits.pids.or(*pids);
+    if !args.attach {
+        config.command.detach = true;
+    }
+    Ok(config)
+}
+
+/// The command of `hutch container exec`.
+///
+/// # Errors
+/// One variant per mistake.
+pub fn exec(args: &ExecArgs, host: &Host<'_>) -> Result<Command, ResolveError> {
+    if args.tty && args.interactive && args.console.is_none() && !args.detach && !host.stdin_tty {
+        return Err(ResolveError::NotATerminal);
+    }
+    Ok(Command {
+        args: words(&args.command)?,
+        env: variables(&args.env, &args.env_file, args.tty, host)?,
+        cwd: process::workdir(args.workdir.as_deref())?,
+        user: process::user(args.user.as_deref())?,
+        interactive: args.tty,
+        stdin: args.interactive && !args.detach,
+        console: args.console.as_deref().map(absolute),
+        detach: args.detach,
+        ..Command::default()
+    })
+}
+
+/// Limits from flags.
+///
+/// # Errors
+/// One variant per mistake.
+pub fn limits(flags: &LimitFlags) -> Result<Limits, ResolveError> {
+    let mut limits = Limits {
+        cpu_quota: flags.cpu_quota,
+        cpu_period: flags.cpu_period,
+        cpu_shares: flags.cpu_shares,
+        pids: flags.pids_limit,
+        memory: flags.memory.as_deref().map(memory_limit).transpose()?,
+        ..Limits::default()
+    };
+    if let Some(text) = &flags.cpus {
+        let bad = || ResolveError::CpuLimit(text.clone());
+        let cpus: f64 = utf8("--cpus", text)?.parse().map_err(|_| bad())?;
+        limits.cpu_period = Some(CPU_PERIOD_US);
+        limits.cpu_quota = Some(match cpus {
+            -1.0 => -1,
+            // The least share that the kernel takes is a millisecond.
+            cpus if (0.01..=4096.0).contains(&cpus) => (cpus * CPU_PERIOD_US as f64).round() as i64,
+            _ => return Err(bad()),
+        });
+    }
+    Ok(limits)
+}
+
+/// The bounds of the runtime, as flags and environment have them.
+///
+/// # Errors
+/// [`ResolveError::Seconds`].
+pub fn options(
+    boot: Option<&OsStr>,
+    stop: Option<&OsStr>,
+    own: &dyn Fn(&OsStr) -> Option<OsString>,
+) -> Result<Options, ResolveError> {
+    let mut options = Options::default();
+    let variable = own(BOOT_TIMEOUT_VARIABLE.as_ref()).filter(|text| !text.is_empty());
+    if let Some(text) = boot.map(ToOwned::to_owned).or(variable) {
+        options.boot_timeout = seconds("--boot-timeout", &text)?;
+        // A host that boots slowly does everything slowly.
+        options.agent_timeout = options.agent_timeout.max(options.boot_timeout);
+    }
+    if let Some(text) = stop {
+        options.stop_timeout = seconds("--timeout", text)?;
+        // The pod stays locked for as long.
+        options.lock_timeout = options.lock_timeout.max(options.stop_timeout + options.kill_timeout);
+    }
+    Ok(options)
+}
+
+/// Seconds, from 0.
+///
+/// # Errors
+/// [`ResolveError::Seconds`].
+pub fn seconds(flag: &'static str, text: &OsStr) -> Result<Duration, ResolveError> {
+    let seconds = text.to_str().and_then(|t| t.parse::<f64>().ok());
+    seconds
+        .and_then(|s| Duration::try_from_secs_f64(s).ok())
+        .ok_or_else(|| ResolveError::Seconds { flag, text: text.to_owned() })
+}
+
+/// Reads a configuration: TOML if it is called so, else JSON; from stdin, whichever it looks like.
+fn read_config<T: DeserializeOwned>(path: &Path) -> Result<T, ResolveError> {
+    if path != Path::new("-") {
+        return Ok(spec::from_file(path)?);
+    }
+    let mut text = String::new();
+    std::io::stdin().read_to_string(&mut text).map_err(ResolveError::Stdin)?;
+    Ok(match text.trim_start().starts_with('{') {
+        true => spec::from_json(&text)?,
+        false => spec::from_toml(&text)?,
+    })
+}
+
+/// The flags of a container, if there is one: they go together with `--rootfs`.
+fn flags_of(flags: &ContainerFlags) -> Option<(&ContainerFlags, &Path)> {
+    flags.rootfs.as_deref().map(|rootfs| (flags, rootfs))
+}
+
+fn container(
+    (flags, root): (&ContainerFlags, &Path),
+    id: &str,
+    host: &Host<'_>,
+) -> Result<ContainerConfig, ResolveError> {
+    let volumes = flags.volumes.iter().map(|text| Volume::parse(text)).collect::<Result<Vec<_>, _>>()?;
+    let tmpfs = flags.tmpfs.iter().map(|text| Tmpfs::parse(text)).collect::<Result<Vec<_>, _>>()?;
+    mounts::check_destinations(&volumes, &tmpfs)?;
+    let mut all = Vec::new();
+    for volume in volumes {
+        all.push(MountSpec {
+            source: utf8("-v source", volume.source.as_os_str())?.to_owned(),
+            destination: volume.target,
+            kind: "bind".into(),
+            options: vec!["rbind".into(), if volume.read_only { "ro" } else { "rw" }.into()],
+            read_only: volume.read_only,
+            host_path: None,
+        });
+    }
+    all.extend(tmpfs.into_iter().map(|tmpfs| MountSpec {
+        source: "tmpfs".into(),
+        destination: tmpfs.target,
+        kind: "tmpfs".into(),
+        options: tmpfs.options,
+        ..MountSpec::default()
+    }));
+    // Outer mounts first, or they would hide inner ones.
+    all.sort_by_key(|mount| mount.destination.matches('/').count());
+    Ok(ContainerConfig {
+        id: id.to_owned(),
+        rootfs: fs::canonicalize(rootfs(root)?)
+            .map_err(|source| ResolveError::Rootfs { path: root.to_owned(), source })?,
+        readonly_rootfs: flags.read_only,
+        command: Command {
+            args: words(&flags.command)?,
+            env: variables(&flags.env, &flags.env_file, flags.tty, host)?,
+            cwd: process::workdir(flags.workdir.as_deref())?,
+            user: process::user(flags.user.as_deref())?,
+            interactive: flags.tty,
+            stdin: flags.interactive,
+            console: flags.console.as_deref().map(absolute),
+            ..Command::default()
+        },
+        mounts: all,
+        ..ContainerConfig::default()
+    })
+}
+
+fn words(words: &[OsString]) -> Result<Vec<String>, ResolveError> {
+    let words: Vec<String> =
+        words.iter().map(|word| utf8("command word", word).map(str::to_owned)).collect::<Result<_, _>>()?;
+    match words.first() {
+        None => Err(ResolveError::NoCommand),
+        Some(program) if program.is_empty() => Err(ResolveError::EmptyCommand),
+        Some(_) => Ok(words),
+    }
+}
+
+fn variables(typed: &[OsString], files: &[PathBuf], tty: bool, host: &Host<'_>) -> Result<Vec<EnvVar>, ResolveError> {
+    let all = env::resolve(typed, files, tty, host.env)?;
+    Ok(all.into_iter().map(|(name, value)| EnvVar { name, value }).collect())
+}
+
+fn network(text: Option<&OsStr>, publish: &[OsString], config: &mut NetworkConfig) -> Result<(), ResolveError> {
+    if let Some(text) = text {
+        let word = utf8("--net", text)?;
+        (config.kind, config.namespace) = match (word, word.strip_prefix("ns=")) {
+            ("none", _) => (NetworkKind::None, None),
+            ("nat", _) => (NetworkKind::Nat, None),
+            (_, Some(name)) if !name.is_empty() => (NetworkKind::Scan, Some(namespace(name))),
+            _ => return Err(ResolveError::PodNet(text.to_owned())),
+        };
+    } else if config.kind == NetworkKind::None {
+        config.kind = NetworkKind::Nat;
+    }
+    for text in publish {
+        config.publish.push(PortForward::parse(utf8("-p", text)?)?);
+    }
+    Ok(())
+}
+
+fn namespace(name: &str) -> PathBuf {
+    match name.contains('/') {
+        true => absolute(Path::new(name)),
+        false => Path::new(NAMED_NAMESPACES).join(name),
+    }
+}
+
+fn memory_limit(text: &OsStr) -> Result<i64, ResolveError> {
+    let bad = || ResolveError::MemorySyntax(text.to_owned());
+    match text.to_str().ok_or_else(bad)? {
+        "-1" | "unlimited" => Ok(-1),
+        word => {
+            let mib = size::mib(word).filter(|mib| *mib > 0).ok_or_else(bad)?;
+            mib.checked_mul(1 << 20).and_then(|bytes| i64::try_from(bytes).ok()).ok_or_else(bad)
+        }
+    }
+}
+
+/// An absolute path, for processes that do not share our directory.
+fn absolute(path: &Path) -> PathBuf {
+    std::path::absolute(path).unwrap_or_else(|_| path.to_owned())
+}
+
+#[cfg(test)]
+#[path = "pod_tests.rs"]
+mod tests;

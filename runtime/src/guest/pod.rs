@@ -1,0 +1,153 @@
+//! What the machine of a pod boots: the kernel of an asset, and its initramfs with the agent that knows containers.
+//!
+//! A pod keeps the paths in its records and may boot again long after the asset was replaced, so its files lie apart, in
+//! a directory named by their contents that never changes: `DIR/.pod-HASH/{vmlinux,initramfs.cpio,source.json}`. The
+//! kernel is a link to the asset's. Made at the first use (`hutch guest build` is one), found again by `source.json`.
+
+use std::fs;
+use std::io;
+use std::path::{Path, PathBuf};
+use std::time::SystemTime;
+
+use serde::{Deserialize, Serialize};
+
+use super::agent::{Agent, AgentPath};
+use super::assets::{GuestAssets, KernelChoice};
+use super::digest::Digest;
+use super::initramfs;
+use super::store::manifest::{AgentRecord, FileRecord, Stamp, INITRAMFS, VMLINUX};
+use super::store::{self, Contents, Store, StoreError};
+use super::GuestError;
+
+/// What the directories' names begin with.
+const PREFIX: &str = ".pod-";
+/// The record beside the files.
+const RECORD: &str = "source.json";
+/// Directories kept, the ones used last. A running machine does not need its directory any more.
+const KEPT: usize = 16;
+
+/// Kernel and initramfs for pods. The files stay as they are.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct PodAssets {
+    /// The ELF `vmlinux`.
+    pub kernel: PathBuf,
+    /// The initramfs with the agent for containers as `/init`.
+    pub initrd: PathBuf,
+}
+
+/// What a directory was made of.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+struct Source {
+    kernel: FileRecord,
+    /// The asset's initramfs, whose modules were taken over.
+    base: FileRecord,
+    agent: AgentRecord,
+}
+
+impl PodAssets {
+    /// The files for `kernel` in `dir`, with the agent that `HUTCH_AGENT_OCI` names, or that is called
+    /// `hutch-agent-oci` and lies beside this executable or beside `HUTCH_AGENT`. Made first, if they are not there.
+    ///
+    /// # Errors
+    /// As [`GuestAssets::open`]; [`GuestError::NoOciAgent`].
+    pub fn open(dir: &Path, kernel: KernelChoice) -> Result<PodAssets, GuestError> {
+        PodAssets::of(dir, &GuestAssets::open(dir, kernel)?, &AgentPath::locate_oci())
+    }
+
+    pub(crate) fn of(dir: &Path, assets: &GuestAssets, agent: &AgentPath) -> Result<PodAssets, GuestError> {
+        let stamp = Stamp::of(&agent.path).map_err(|source| missing(agent, source))?;
+        let record = |name: &str| {
+            let damaged = || GuestError::Damaged { path: dir.join(name), what: "not in the manifest".into() };
+            assets.manifest.files.get(name).copied().ok_or_else(damaged)
+        };
+        let (kernel, base) = (record(VMLINUX)?, record(INITRAMFS)?);
+        let known = |source: &Source| {
+            source.kernel == kernel
+                && source.base == base
+                && source.agent.stamp == stamp
+                && source.agent.path == agent.path
+        };
+        if let Some(found) = entries(dir).into_iter().find(|path| read(path).as_ref().is_some_and(known)) {
+            return Ok(at(&found));
+        }
+        let agent = Agent::load(agent).map_err(|error| match error {
+            GuestError::NoAgent { path } => GuestError::NoOciAgent { path },
+            other => other,
+        })?;
+        let source = Source { kernel, base, agent: agent.record.clone() };
+        let bytes =
+            fs::read(&assets.initrd).map_err(|source| StoreError::Read { path: assets.initrd.clone(), source })?;
+        let initramfs = initramfs::replace_agent(&bytes, &agent.bytes)?;
+        let name = Digest::of(format!("{} {}", kernel.sha256, Digest::of(&initramfs)).as_bytes()).short();
+        let path = dir.join(format!("{PREFIX}{name}"));
+        install(dir, &path, &assets.kernel, &initramfs, &source)?;
+        forget_old(dir, &path);
+        Ok(at(&path))
+    }
+}
+
+fn missing(agent: &AgentPath, source: io::Error) -> GuestError {
+    let path = agent.path.clone();
+    match source.kind() {
+        io::ErrorKind::NotFound => GuestError::NoOciAgent { path },
+        _ => GuestError::ReadAgent { path, source },
+    }
+}
+
+fn at(path: &Path) -> PodAssets {
+    PodAssets { kernel: path.join(VMLINUX), initrd: path.join(INITRAMFS) }
+}
+
+/// What a whole directory was made of.
+fn read(path: &Path) -> Option<Source> {
+    let source: Source = serde_json::from_slice(&fs::read(path.join(RECORD)).ok()?).ok()?;
+    let there = |name: &str, record: Option<FileRecord>| {
+        fs::metadata(path.join(name)).is_ok_and(|meta| record.is_none_or(|record| record.size == meta.len()))
+    };
+    (there(VMLINUX, Some(source.kernel)) && there(INITRAMFS, None)).then_some(source)
+}
+
+fn entries(dir: &Path) -> Vec<PathBuf> {
+    let entries = fs::read_dir(dir).into_iter().flatten().flatten();
+    entries.filter(|e| e.file_name().to_string_lossy().starts_with(PREFIX)).map(|e| e.path()).collect()
+}
+
+/// Puts the files in place, whole or not at all. Files of the same contents that are there already stay.
+fn install(dir: &Path, path: &Path, kernel: &Path, initramfs: &[u8], source: &Source) -> Result<(), GuestError> {
+    Store::at(dir).create()?;
+    let failed = |source| StoreError::Write { path: path.to_owned(), source };
+    let temporary = tempfile::Builder::new().prefix(".tmp-pod-").tempdir_in(dir).map_err(failed)?;
+    let record = serde_json::to_vec(source).map_err(|e| failed(e.into()))?;
+    store::write_durably(&temporary.path().join(RECORD), &record)?;
+    if read(path).is_some() {
+        // The same files by another way, for instance an agent that has moved.
+        fs::rename(temporary.path().join(RECORD), path.join(RECORD)).map_err(failed)?;
+        return Ok(());
+    }
+    store::store(&temporary.path().join(VMLINUX), Contents::Link(kernel))?;
+    store::store(&temporary.path().join(INITRAMFS), Contents::Bytes(initramfs))?;
+    use std::os::unix::fs::PermissionsExt;
+    fs::set_permissions(temporary.path(), fs::Permissions::from_mode(0o755)).map_err(failed)?;
+    match fs::rename(temporary.path(), path) {
+        Ok(()) => {
+            let _ = temporary.keep();
+            Ok(())
+        }
+        // Another process was faster.
+        Err(_) if read(path).is_some() => Ok(()),
+        Err(source) => Err(failed(source).into()),
+    }
+}
+
+/// Removes the oldest directories. Failures do not matter: the next call tries again.
+fn forget_old(dir: &Path, present: &Path) {
+    let age = |path: &PathBuf| fs::metadata(path).and_then(|meta| meta.modified()).unwrap_or(SystemTime::UNIX_EPOCH);
+    let mut all: Vec<_> = entries(dir).into_iter().filter(|path| path != present).map(|p| (age(&p), p)).collect();
+    all.sort();
+    let surplus = (all.len() + 1).saturating_sub(KEPT);
+    for (_, path) in all.into_iter().take(surplus) {
+        if let Err(error) = fs::remove_dir_all(&path) {
+            log::debug!("{} stays: {error}", path.display());
+        }
+    }
+}
