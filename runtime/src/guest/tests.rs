@@ -375,7 +375,8 @@ fn words_and_paths_are_told_apart() {
 fn pods_boot_files_that_outlive_the_asset_they_were_made_of() {
     let place = Place::new();
     place.build(KernelChoice::Distro).unwrap();
-    let oci = agent_file(place.dir.path(), "oci");
+    let oci = place.dir.path().join("hutch-agent-oci");
+    fs::write(&oci, super::testing::agent("oci")).unwrap();
     let agent = super::agent::AgentPath { path: oci.clone(), given: true };
     let make = || super::pod::PodAssets::of(&place.guest(), &place.open().unwrap(), &agent);
     let first = make().unwrap();

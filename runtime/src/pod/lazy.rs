@@ -1,6 +1,6 @@
 //! The lazy stop: a container whose stand-in is dead is stopped by whoever asks for its status (§7.5).
 
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use crate::container::StopHow;
 use crate::error::{Error, Result};
@@ -11,6 +11,9 @@ use crate::runtime::Runtime;
 use crate::state::State;
 use crate::store::{FailureRecord, LockMode, ProcessRecord};
 use crate::timestamp::Timestamp;
+
+/// How long a machine that has written down its failure may take to be gone.
+const FAILING_MACHINE: Duration = Duration::from_secs(1);
 
 /// What a reader noticed that needs the exclusive lock to be put right.
 #[derive(Debug, Default)]
@@ -28,6 +31,7 @@ impl Noticed {
 impl OpenPod<'_> {
     /// Looks for containers whose stand-in is dead (P-116), all of them or the one asked for, and for a dead machine.
     pub(crate) fn notice(&self, only: Option<usize>) -> Noticed {
+        self.await_end_of_a_failing_machine();
         let mut noticed = Noticed::default();
         for (index, container) in self.containers.iter().enumerate() {
             if only.is_some_and(|only| only != index) || !self.is_dead(index) {
@@ -37,9 +41,25 @@ impl OpenPod<'_> {
                 noticed.dead.push((container.id.clone(), process.clone()));
             }
         }
-        let noted = self.store().get(&self.dirs.failure_record()).ok().flatten().is_some();
-        noticed.machine_died = self.machine_died() && !noted;
+        noticed.machine_died = self.machine_died() && !self.failure_noted();
         noticed
+    }
+
+    fn failure_noted(&self) -> bool {
+        self.store().get(&self.dirs.failure_record()).ok().flatten().is_some()
+    }
+
+    /// Who dies writes down why before the end: from then on nobody is told that the machine runs. Waits, at most a
+    /// moment, until it is gone.
+    fn await_end_of_a_failing_machine(&self) {
+        let Some(record) = self.live.record() else { return };
+        if self.state.state == State::Stopped || !self.live.vm_alive() || !self.failure_noted() {
+            return;
+        }
+        match self.live.seams.vm.wait_end(record, FAILING_MACHINE) {
+            Ok(_) => {}
+            Err(error) => logger::warn!("pod {}: {error}", self.id),
+        }
     }
 
     /// Whether the pod should have a machine and has none.
@@ -61,7 +81,7 @@ impl Runtime {
     /// Stops, one after another (P-119), the containers that were noticed dead, under the exclusive lock and only if
     /// that is still so (P-025). Its own failures do not matter to the status: the state stays and the next status call
     /// tries again (P-117).
-    pub(crate) fn lazy_stop(&self, id: &PodId, noticed: &Noticed, patience: std::time::Duration) {
+    pub(crate) fn lazy_stop(&self, id: &PodId, noticed: &Noticed, patience: Duration) {
         if let Err(error) = self.try_lazy_stop(id, noticed, patience) {
             if !error.is_not_found() {
                 logger::warn!("pod {id}: noting what has ended: {}", error.chain());
@@ -69,7 +89,7 @@ impl Runtime {
         }
     }
 
-    fn try_lazy_stop(&self, id: &PodId, noticed: &Noticed, patience: std::time::Duration) -> Result<()> {
+    fn try_lazy_stop(&self, id: &PodId, noticed: &Noticed, patience: Duration) -> Result<()> {
         let Some(lock) = self.store().lock(id, LockMode::Exclusive, patience)? else { return Ok(()) };
         let mut pod = OpenPod::load(self, id)?;
         pod.lock = Some(lock);

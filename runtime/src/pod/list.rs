@@ -1,5 +1,7 @@
 //! ListPod (§6.6).
 
+use std::time::Duration;
+
 use crate::error::{Error, Result};
 use crate::id::PodId;
 use crate::logger;
@@ -44,20 +46,33 @@ impl Runtime {
 
     fn list_one(&self, id: &PodId) -> Result<PodStatus> {
         let patience = self.options().list_lock_timeout;
-        let lock = match self.store().lock(id, LockMode::Shared, patience) {
-            Err(Error::Timeout { .. }) => {
-                return Ok(PodStatus { busy: true, ..OpenPod::load(self, id)?.status() });
-            }
-            other => other?,
-        };
-        let pod = OpenPod::load(self, id)?;
+        let Some(pod) = self.open_within(id, patience)? else { return self.busy(id) };
         let noticed = pod.notice(None);
         if noticed.is_empty() {
             return Ok(pod.status());
         }
-        drop((pod, lock));
+        drop(pod);
         self.lazy_stop(id, &noticed, patience);
-        Ok(OpenPod::load(self, id)?.status())
+        // Locked again: others may be changing the records by now.
+        match self.open_within(id, patience)? {
+            Some(pod) => Ok(pod.status()),
+            None => self.busy(id),
+        }
+    }
+
+    /// The pod under its shared lock; `None` if that is not free in time.
+    fn open_within(&self, id: &PodId, patience: Duration) -> Result<Option<OpenPod<'_>>> {
+        let lock = match self.store().lock(id, LockMode::Shared, patience) {
+            Err(Error::Timeout { .. }) => return Ok(None),
+            other => other?,
+        };
+        let mut pod = OpenPod::load(self, id)?;
+        pod.lock = lock;
+        Ok(Some(pod))
+    }
+
+    fn busy(&self, id: &PodId) -> Result<PodStatus> {
+        Ok(PodStatus { busy: true, ..OpenPod::load(self, id)?.status() })
     }
 }
 

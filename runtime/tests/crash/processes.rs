@@ -195,10 +195,12 @@ fn a_pod_in_a_process_can_be_paused_resumed_and_stopped() {
 #[test]
 fn p_114_a_recycled_pid_is_left_alone() {
     let (stage, runtime) = running();
-    let mut other = Command::new("sleep").arg("60").process_group(0).spawn().unwrap();
     let path = stage.dir().join("run/p/a/process.json");
     let mut record: serde_json::Value = serde_json::from_slice(&std::fs::read(&path).unwrap()).unwrap();
     let old = record["data"]["pid"].as_i64().unwrap() as i32;
+    // Starts are counted in ticks of ten milliseconds. No PID comes round within one, but this test is that fast.
+    std::thread::sleep(Duration::from_millis(25));
+    let mut other = Command::new("sleep").arg("60").process_group(0).spawn().unwrap();
     record["data"]["pid"] = other.id().into();
     std::fs::write(&path, record.to_string()).unwrap();
     // The process with that PID started at another time: the stand-in counts as dead, the container is stopped.
