@@ -37,7 +37,7 @@ impl Default for HostSeams {
         Self {
             vmm: ReExec::itself(VMM_VERB),
             stand_in: ReExec::itself(STAND_IN_VERB),
-            network_namespaces: "/run/hutch/netns".into(),
+            network_namespaces: "/run/hutch/pods.netns".into(),
             cgroups: "/sys/fs/cgroup".into(),
             agent: AgentCapabilities::default(),
             reap: false,

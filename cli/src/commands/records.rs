@@ -31,7 +31,11 @@ pub fn runtime(args: &RecordArgs, options: Options) -> Runtime {
     };
     let root = place(&args.root, "HUTCH_ROOT", "/var/lib/hutch/pods");
     let state_root = place(&args.state_root, "HUTCH_STATE_ROOT", "/run/hutch/pods");
-    Runtime::new(Store::new(root, state_root), HostSeams::default().seams(), options)
+    // Beside the state, not in it: records of another place have namespaces of their own for the same ids.
+    let mut namespaces = state_root.clone().into_os_string();
+    namespaces.push(".netns");
+    let seams = HostSeams { network_namespaces: namespaces.into(), ..HostSeams::default() };
+    Runtime::new(Store::new(root, state_root), seams.seams(), options)
 }
 
 /// The same with the usual bounds.

@@ -16,10 +16,7 @@ const MAX_STACKED: usize = 8;
 
 /// Makes a namespace with its loopback interface up, and binds it to `path`.
 pub(super) fn make(path: &Path) -> io::Result<()> {
-    if let Some(dir) = path.parent() {
-        fs::DirBuilder::new().recursive(true).mode(0o750).create(dir)?;
-    }
-    OpenOptions::new().write(true).create(true).truncate(false).mode(0o600).open(path)?;
+    create(path)?;
     let made = std::thread::scope(|scope| {
         let worker = std::thread::Builder::new().name("new-netns".into()).spawn_scoped(scope, || fill(path))?;
         worker.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))
@@ -28,6 +25,20 @@ pub(super) fn make(path: &Path) -> io::Result<()> {
         let _ = remove(path);
     }
     made
+}
+
+/// The file to bind it to, and its directory, which the removal of another one may take away at any moment.
+fn create(path: &Path) -> io::Result<()> {
+    let dir = path.parent().unwrap_or(Path::new("/"));
+    loop {
+        fs::DirBuilder::new().recursive(true).mode(0o750).create(dir)?;
+        match OpenOptions::new().write(true).create(true).truncate(false).mode(0o600).open(path) {
+            Ok(_) => return Ok(()),
+            // Ends: each time somebody else has made progress.
+            Err(e) if e.kind() == io::ErrorKind::NotFound => {}
+            Err(e) => return Err(e),
+        }
+    }
 }
 
 /// On the thread that becomes the first of the namespace, and ends then.
@@ -48,14 +59,19 @@ pub(super) fn remove(path: &Path) -> io::Result<()> {
         match umount2(path, MntFlags::MNT_DETACH | MntFlags::UMOUNT_NOFOLLOW) {
             Ok(()) => {}
             Err(Errno::EINVAL) => break,
-            Err(Errno::ENOENT) => return Ok(()),
+            Err(Errno::ENOENT) => break,
             Err(e) => return Err(e.into()),
         }
     }
     match fs::remove_file(path) {
-        Err(e) if e.kind() != io::ErrorKind::NotFound => Err(e),
-        _ => Ok(()),
+        Err(e) if e.kind() != io::ErrorKind::NotFound => return Err(e),
+        _ => {}
     }
+    // The last one takes the directory along; with others in it, or somebody else's mount, it stays.
+    if let Some(dir) = path.parent() {
+        let _ = fs::remove_dir(dir);
+    }
+    Ok(())
 }
 
 /// Whether there is a namespace at `path`, and not only the file for one.

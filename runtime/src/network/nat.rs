@@ -33,13 +33,14 @@ fn pair(index: u32) -> (Ipv4Addr, Ipv4Addr) {
     (Ipv4Addr::from(network + 1), Ipv4Addr::from(network + 2))
 }
 
-fn digest(pod: &str) -> [u8; 32] {
-    Sha256::digest(pod.as_bytes()).into()
+/// Of the namespace's path: pods of other records may have the same id.
+fn digest(path: &Path) -> [u8; 32] {
+    Sha256::digest(path.as_os_str().as_encoded_bytes()).into()
 }
 
 /// Name of the pod's table of rules.
-fn table(pod: &str) -> String {
-    let hex: String = digest(pod).iter().take(8).map(|byte| format!("{byte:02x}")).collect();
+fn table(path: &Path) -> String {
+    let hex: String = digest(path).iter().take(8).map(|byte| format!("{byte:02x}")).collect();
     format!("hutch_{hex}")
 }
 
@@ -48,7 +49,7 @@ pub(super) fn connect(pod: &str, path: &Path, config: &NetworkConfig) -> SeamRes
     let fail = |what: &str, e| SeamError::system(format!("network of pod {pod}: {what}"), e);
     let host = namespace::own().map_err(|e| fail("open the host's namespace", e))?;
     let mut made = Err(io::Error::other("the namespace was not entered"));
-    run_in_namespace(Some(path), &mut || made = connect_inside(pod, &host))?;
+    run_in_namespace(Some(path), &mut || made = connect_inside(path, &host))?;
     let index = made.map_err(|e| fail("connect it to the host", e))?;
     let (outer, inner) = pair(index);
     let name = format!("hutch-{index}");
@@ -63,13 +64,13 @@ pub(super) fn connect(pod: &str, path: &Path, config: &NetworkConfig) -> SeamRes
         fs::write(format!("/proc/sys/net/ipv4/conf/{name}/route_localnet"), "1")
     };
     outside().map_err(|e| fail("set up the host's end", e))?;
-    apply(&rules(pod, &name, inner, &config.publish))
+    apply(&rules(path, &name, inner, &config.publish))
 }
 
-/// Inside the namespace: makes the pair with the first free number, starting where the pod's id points.
-fn connect_inside(pod: &str, host: &File) -> io::Result<u32> {
+/// Inside the namespace: makes the pair with the first free number, starting where its path points.
+fn connect_inside(path: &Path, host: &File) -> io::Result<u32> {
     let mut netlink = Netlink::open()?;
-    let bytes = digest(pod);
+    let bytes = digest(path);
     let first = u32::from_be_bytes([bytes[0], bytes[1], bytes[2], bytes[3]]) % NETWORKS;
     for step in 0..NETWORKS {
         let index = (first + step) % NETWORKS;
@@ -92,8 +93,8 @@ fn connect_inside(pod: &str, host: &File) -> io::Result<u32> {
 }
 
 /// The pod's table: its packets leave with the host's address, packets to forwarded ports come to it.
-fn rules(pod: &str, interface: &str, inner: Ipv4Addr, publish: &[PortForward]) -> String {
-    let table = table(pod);
+fn rules(path: &Path, interface: &str, inner: Ipv4Addr, publish: &[PortForward]) -> String {
+    let table = table(path);
     let mut text = String::new();
     // Made first, so that the removal of an older one cannot fail.
     let _ = writeln!(text, "table ip {table} {{}}\ndelete table ip {table}\ntable ip {table} {{");
@@ -123,8 +124,8 @@ fn rules(pod: &str, interface: &str, inner: Ipv4Addr, publish: &[PortForward]) -
 }
 
 /// Removes the pod's rules; missing ones are fine. The pair goes with the namespace.
-pub(super) fn disconnect(pod: &str) -> SeamResult<()> {
-    let table = table(pod);
+pub(super) fn disconnect(path: &Path) -> SeamResult<()> {
+    let table = table(path);
     match apply(&format!("table ip {table} {{}}\ndelete table ip {table}\n")) {
         // Without the program there are no rules either.
         Err(SeamError::System { source, .. }) if source.kind() == io::ErrorKind::NotFound => Ok(()),
@@ -168,13 +169,13 @@ mod tests {
         assert_eq!(pair(0), ("10.89.0.1".parse().unwrap(), "10.89.0.2".parse().unwrap()));
         assert_eq!(pair(NETWORKS - 1), ("10.89.255.253".parse().unwrap(), "10.89.255.254".parse().unwrap()));
         assert!(format!("hutch-{}", NETWORKS - 1).len() < 16, "a name of an interface");
-        assert_ne!(table("a"), table("b"));
+        assert_ne!(table(Path::new("/a/p")), table(Path::new("/b/p")));
     }
 
     #[test]
     fn rules_translate_and_forward() {
         let publish = [PortForward::parse("8080:80").unwrap(), PortForward::parse("10.0.0.1:53:53/udp").unwrap()];
-        let text = rules("p", "hutch-7", "10.89.0.30".parse().unwrap(), &publish);
+        let text = rules(Path::new("/p"), "hutch-7", "10.89.0.30".parse().unwrap(), &publish);
         assert!(text.contains("fib daddr type local tcp dport 8080 dnat to 10.89.0.30:80"), "{text}");
         assert!(text.contains("ip daddr 10.0.0.1 udp dport 53 dnat to 10.89.0.30:53"), "{text}");
         assert!(text.contains("ip saddr 10.89.0.30 oifname != \"hutch-7\" masquerade"), "{text}");

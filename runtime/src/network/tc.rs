@@ -26,7 +26,7 @@ pub struct TcNetwork {
 }
 
 impl TcNetwork {
-    /// Namespaces made for pods are bound below `dir`, usually `/run/hutch/netns`.
+    /// Namespaces made for pods are bound below `dir`, usually `/run/hutch/pods.netns`.
     pub fn new(dir: impl Into<PathBuf>) -> Self {
         Self { dir: dir.into() }
     }
@@ -34,7 +34,7 @@ impl TcNetwork {
 
 impl Default for TcNetwork {
     fn default() -> Self {
-        Self::new("/run/hutch/netns")
+        Self::new("/run/hutch/pods.netns")
     }
 }
 
@@ -126,9 +126,9 @@ impl Network for TcNetwork {
         result.map_err(|e| fail("take it apart", &endpoint.name, e))
     }
 
-    fn delete(&self, pod: &str, made: &Namespace) -> SeamResult<()> {
+    fn delete(&self, _: &str, made: &Namespace) -> SeamResult<()> {
         let Some(path) = made.path.as_deref().filter(|_| made.created) else { return Ok(()) };
-        nat::disconnect(pod)?;
+        nat::disconnect(path)?;
         namespace::remove(path)
             .map_err(|e| SeamError::system(format!("delete the network namespace {}", path.display()), e))
     }
