@@ -16,6 +16,10 @@ pub enum Need {
     Bed,
     /// A small root file system.
     RootFs,
+    /// Kernels taken out of Debian's packages.
+    Kernel,
+    /// Networks of pods.
+    Network,
     /// A root file system with a whole Debian.
     Debootstrap,
 }
@@ -25,6 +29,8 @@ impl Need {
         match self {
             Need::Bed => &["qemu-system-x86", "qemu-system-common", "kmod", "xz-utils"],
             Need::RootFs => &["busybox-static", "cpio"],
+            Need::Kernel => &["kmod", "xz-utils"],
+            Need::Network => &["iproute2", "nftables"],
             Need::Debootstrap => &["debootstrap"],
         }
     }
@@ -33,6 +39,8 @@ impl Need {
         match self {
             Need::Bed => "the emulated machine",
             Need::RootFs => "a root file system",
+            Need::Kernel => "Debian's kernels",
+            Need::Network => "networks of pods",
             Need::Debootstrap => "a Debian root file system",
         }
     }
@@ -40,7 +48,7 @@ impl Need {
 
 /// Installs everything any task needs and fetches the bed's kernel.
 pub fn main() -> Result<ExitCode> {
-    ensure(&[Need::Bed, Need::RootFs, Need::Debootstrap])?;
+    ensure(&[Need::Bed, Need::RootFs, Need::Kernel, Need::Network, Need::Debootstrap])?;
     let kernel = kernel::bed(&kernel::Choice::Distro, true)?;
     println!("setup: the emulated machine's kernel is {}", kernel.vmlinux.display());
     Ok(ExitCode::SUCCESS)

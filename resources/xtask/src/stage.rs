@@ -12,6 +12,8 @@ pub struct Stage {
     pub hutch: PathBuf,
     /// The agent, statically linked.
     pub agent: PathBuf,
+    /// The agent of pods, which knows containers, likewise.
+    pub oci_agent: PathBuf,
     /// An agent of another protocol version, for the test of that case.
     pub other_agent: Option<PathBuf>,
     /// A bzImage, for the same.
@@ -28,10 +30,13 @@ impl Stage {
         build::run(build::cargo().args(["build", "--quiet", "--release", "-p", "hutch", "--bin", "hutch"]))?;
         println!("    Building hutch-agent (static)");
         let agent = build::static_binary("hutch-agent", "hutch-agent")?;
+        println!("    Building hutch-agent-oci (static)");
+        let oci_agent = build::static_binary("hutch-agent-oci", "hutch-agent-oci")?;
         let guest_dir = hutch_test_harness::cache_dir().join("guest");
         Ok(Stage {
             hutch: build::target_dir().join("release/hutch"),
             agent,
+            oci_agent,
             other_agent: None,
             bzimage: None,
             guest_dir,
@@ -59,6 +64,7 @@ impl Stage {
         let files = [
             ("HUTCH_BIN", Some(&self.hutch)),
             ("HUTCH_AGENT", Some(&self.agent)),
+            ("HUTCH_AGENT_OCI", Some(&self.oci_agent)),
             ("HUTCH_GUEST_DIR", Some(&self.guest_dir)),
             ("HUTCH_E2E_OTHER_AGENT", self.other_agent.as_ref()),
             ("HUTCH_E2E_BZIMAGE", self.bzimage.as_ref()),

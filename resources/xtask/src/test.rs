@@ -34,7 +34,7 @@ const BED_MEMORY_MIB: u64 = 8192;
 const NEEDS_SOURCE_KERNEL: &str = "source_kernel_";
 
 /// Variables that set the length of long tests, carried into the bed.
-const LENGTHS: [&str; 2] = ["HUTCH_E2E_BOOTS", "HUTCH_E2E_STREAM_MIB"];
+const LENGTHS: [&str; 3] = ["HUTCH_E2E_BOOTS", "HUTCH_E2E_PODS", "HUTCH_E2E_STREAM_MIB"];
 
 /// Options of `test`.
 #[derive(clap::Args)]
@@ -102,6 +102,7 @@ fn open_kvm() -> io::Result<fs::File> {
 /// The tests that run the built program.
 fn with_product(args: &Args, mut emulated: Plan, mut guests: Plan, report: &mut Report) -> Result<()> {
     let kernels: &[&str] = if args.quick { &["distro"] } else { &["distro", "source"] };
+    setup::ensure(&[Need::Kernel, Need::Network])?;
     let stage = Stage::build()?.for_tests()?;
     kernels.iter().try_for_each(|kernel| stage.make_guest(kernel))?;
     emulated.env = stage.env();

@@ -5,12 +5,13 @@
 //! | variable | meaning | default |
 //! |---|---|---|
 //! | `HUTCH_BIN` | the program under test | `target/release/hutch` |
-//! | `HUTCH_AGENT`, `HUTCH_GUEST_DIR` | read by `hutch` itself | |
+//! | `HUTCH_AGENT`, `HUTCH_AGENT_OCI`, `HUTCH_GUEST_DIR` | read by `hutch` itself | |
 //! | `HUTCH_E2E_KERNELS` | kinds of guest kernels to try, with commas | `distro` |
 //! | `HUTCH_E2E_OTHER_AGENT` | the static program `other-version-agent` of this package | |
 //! | `HUTCH_E2E_BZIMAGE` | a compressed kernel image | |
 //! | `HUTCH_E2E_QUICK` | shorten the long tests | unset |
 //! | `HUTCH_E2E_BOOTS` | boots of the leak test | 200, short: 20 |
+//! | `HUTCH_E2E_PODS` | pods of the leak test, one after another | 100, short: 5 |
 //! | `HUTCH_E2E_STREAM_MIB` | size of the stream test | 256, short: 64 |
 
 #![deny(unsafe_code)]
@@ -18,6 +19,7 @@
 mod assets;
 mod kernels;
 mod leaks;
+mod pods;
 mod rootfs;
 mod run;
 mod terminal;
@@ -25,6 +27,7 @@ mod terminal;
 pub use assets::{guest_dir, guest_file, initrd_with_other_agent};
 pub use kernels::TinyKernel;
 pub use leaks::Snapshot;
+pub use pods::Pods;
 pub use rootfs::RootFs;
 pub use run::{Ended, Hutch, Running};
 pub use terminal::Terminal;

@@ -8,7 +8,7 @@ use std::process::Command;
 use crate::scratch_dir;
 
 /// Applets the tests use.
-const APPLETS: [&str; 43] = [
+const APPLETS: [&str; 46] = [
     "cat",
     "chmod",
     "chown",
@@ -24,14 +24,17 @@ const APPLETS: [&str; 43] = [
     "head",
     "hostname",
     "id",
+    "ip",
     "kill",
     "ln",
     "ls",
     "mkdir",
     "mount",
     "mv",
+    "nc",
     "nproc",
     "od",
+    "ping",
     "poweroff",
     "ps",
     "pwd",
