@@ -22,6 +22,9 @@ pub fn write(path: &Path, marks: &[Mark], exits: &ExitCounts) -> Result<(), Fail
     let mut text = String::new();
     for mark in marks {
         let _ = writeln!(text, "{}", serde_json::json!({"name": mark.name, "at_ns": mark.at_ns}));
+        if let Some(exits) = &mark.exits {
+            let _ = writeln!(text, "{}", serde_json::json!({"name": exits_name(&mark.name), "count": exits.total()}));
+        }
     }
     for (name, count) in [
         ("user_exits", exits.total()),
@@ -31,4 +34,9 @@ pub fn write(path: &Path, marks: &[Mark], exits: &ExitCounts) -> Result<(), Fail
         let _ = writeln!(text, "{}", serde_json::json!({"name": name, "count": count}));
     }
     std::fs::write(path, text).map_err(|source| MarksError { path: path.to_owned(), source }.into())
+}
+
+/// Figure with the exits until a mark: `exits_until_init` for `guest:init`.
+fn exits_name(mark: &str) -> String {
+    format!("user_exits_until_{}", mark.strip_prefix("guest:").unwrap_or(mark))
 }

@@ -184,6 +184,7 @@ fn assemble(
     let Devices { mmio, pio, transports, .. } = devices;
     let io = IoSpace { mmio: Arc::new(mmio), pio: Arc::new(pio) };
     let counters = spawn_vcpus(vm.as_ref(), config.vcpus, &entry, &io, &driver)?;
+    driver.marks().watch(counters.clone());
     driver.marks().add(names::VCPUS_READY);
     Ok(Machine::new(Parts { driver, counters, transports, vsock, vm }))
 }

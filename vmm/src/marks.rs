@@ -2,7 +2,9 @@
 //! writing a byte to I/O port 0xE9.
 
 use std::borrow::Cow;
-use std::sync::Mutex;
+use std::sync::{Arc, Mutex, OnceLock};
+
+use crate::counters::{ExitCounts, VcpuCounters};
 
 /// A guest may write as many bytes as it likes; no more marks than this are kept.
 const MAX_MARKS: usize = 1024;
@@ -14,6 +16,8 @@ pub struct Mark {
     pub name: String,
     /// CLOCK_MONOTONIC, in nanoseconds.
     pub at_ns: u64,
+    /// Exits to user space until then, for marks of the guest.
+    pub exits: Option<ExitCounts>,
 }
 
 /// Marks of the VMM, in the order in which they usually come.
@@ -38,34 +42,57 @@ pub mod names {
 
 /// A collection that only grows.
 #[derive(Debug, Default)]
-pub struct Marks(Mutex<Vec<(Cow<'static, str>, u64)>>);
+pub struct Marks {
+    all: Mutex<Vec<Entry>>,
+    vcpus: OnceLock<Vec<Arc<VcpuCounters>>>,
+}
+
+/// A [`Mark`] whose name is not yet text.
+#[derive(Debug)]
+struct Entry {
+    name: Cow<'static, str>,
+    at_ns: u64,
+    exits: Option<ExitCounts>,
+}
 
 impl Marks {
     /// Notes that something happens now.
     pub fn add(&self, name: impl Into<Cow<'static, str>>) {
-        let at_ns = now_ns();
-        let mut marks = self.0.lock().expect("nothing panics while holding the marks");
-        if marks.len() < MAX_MARKS {
-            marks.push((name.into(), at_ns));
+        self.push(Entry { at_ns: now_ns(), name: name.into(), exits: None });
+    }
+
+    /// From now on marks of the guest come with the sum of these counters.
+    pub fn watch(&self, vcpus: Vec<Arc<VcpuCounters>>) {
+        // A machine's vCPUs are made once.
+        let _ = self.vcpus.set(vcpus);
+    }
+
+    fn push(&self, entry: Entry) {
+        let mut all = self.all.lock().expect("nothing panics while holding the marks");
+        if all.len() < MAX_MARKS {
+            all.push(entry);
         }
     }
 
     /// A byte the guest wrote to the mark port.
     pub fn add_guest(&self, byte: u8) {
-        match byte {
-            b'I' => self.add("guest:init"),
-            b'A' => self.add("guest:agent-ready"),
-            b'C' => self.add("guest:command"),
-            b'X' => self.add("guest:shutting-down"),
-            other => self.add(format!("guest:{other:#04x}")),
-        }
+        let at_ns = now_ns();
+        let name = match byte {
+            b'I' => "guest:init".into(),
+            b'A' => "guest:agent-ready".into(),
+            b'C' => "guest:command".into(),
+            b'X' => "guest:shutting-down".into(),
+            other => format!("guest:{other:#04x}").into(),
+        };
+        let exits = self.vcpus.get().map(|vcpus| ExitCounts::sum(vcpus.iter().map(Arc::as_ref)));
+        self.push(Entry { name, at_ns, exits });
     }
 
     /// All so far, in order of time.
     pub fn all(&self) -> Vec<Mark> {
-        let marks = self.0.lock().expect("nothing panics while holding the marks");
-        let mut all: Vec<Mark> =
-            marks.iter().map(|(name, at_ns)| Mark { name: name.to_string(), at_ns: *at_ns }).collect();
+        let entries = self.all.lock().expect("nothing panics while holding the marks");
+        let mark = |e: &Entry| Mark { name: e.name.to_string(), at_ns: e.at_ns, exits: e.exits };
+        let mut all: Vec<Mark> = entries.iter().map(mark).collect();
         all.sort_by_key(|mark| mark.at_ns);
         all
     }

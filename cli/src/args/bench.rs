@@ -48,6 +48,9 @@ pub struct BootBenchArgs {
     /// {kernel} any command that is timed to its exit; @qemu-microvm is built in
     #[arg(long = "peer", value_name = "NAME=COMMAND", allow_hyphen_values = true)]
     pub peers: Vec<String>,
+    /// Also boot hutch with a serial console, as the peers do; without this only with its usual, silent one
+    #[arg(long)]
+    pub serial: bool,
     /// Only peers and `hutch run`, not the bare boot
     #[arg(long)]
     pub no_boot: bool,
@@ -61,7 +64,7 @@ pub struct BootBenchArgs {
     #[arg(long, short = 'n', default_value_t = 9, value_parser = clap::value_parser!(u32).range(1..=10_000))]
     pub rounds: u32,
     /// Rounds before them that are not counted
-    #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u32).range(0..=100))]
+    #[arg(long, default_value_t = 2, value_parser = clap::value_parser!(u32).range(0..=100))]
     pub warm_up: u32,
     /// Virtual CPUs
     #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=254))]

@@ -25,7 +25,7 @@ pub struct BootArgs {
     /// Raw disk image or block device
     #[arg(long = "disk", value_name = "PATH[:ro]")]
     pub disks: Vec<PathBuf>,
-    /// No serial console; marks still work
+    /// A silent console: alerts and panics only, and no ttyS0 in the guest
     #[arg(long)]
     pub silent: bool,
     /// How the guest finds its devices

@@ -110,12 +110,18 @@ fn targets_of(args: &BootBenchArgs, point: &Point, initrd: &Path) -> Result<Vec<
     let hutch = std::env::current_exe().map_err(|source| BenchError::File { path: "/proc/self/exe".into(), source })?;
     let (cpus, memory) = (point.cpus.to_string(), format!("{}M", point.memory_mib));
     let mut targets = Vec::new();
-    if !args.no_boot {
+    let consoles: &[(&str, Option<&str>)] = match (args.no_boot, args.serial) {
+        (true, _) => &[],
+        (false, false) => &[("hutch", Some("--silent"))],
+        (false, true) => &[("hutch", Some("--silent")), ("hutch serial", None)],
+    };
+    for (name, console) in consoles {
         let mut argv = vec![text(&hutch), "boot".into(), "--kernel".into(), text(&kernel)];
         argv.extend(["--initrd".into(), text(initrd), "--cpus".into(), cpus.clone()]);
         argv.extend(["--memory".into(), memory.clone(), "--append".into(), cmdline.clone()]);
+        argv.extend(console.map(str::to_owned));
         argv.extend(args.hutch_args.iter().flat_map(|a| a.split_whitespace()).map(str::to_owned));
-        targets.push(Target { name: "hutch".into(), argv, until: Until::InitLine, own_marks: true });
+        targets.push(Target { name: (*name).into(), argv, until: Until::InitLine, own_marks: true });
     }
     if let Some(rootfs) = &args.rootfs {
         let mut argv = vec![text(&hutch), "run".into(), "--kernel".into(), point.kernel.clone()];
@@ -237,6 +243,7 @@ mod tests {
         let targets = targets_of(&args, point, Path::new("/i")).unwrap();
         assert_eq!(targets.iter().map(|t| t.name.as_str()).collect::<Vec<_>>(), ["hutch", "hutch run", "q"]);
         assert!(targets[0].argv.iter().any(|a| a.ends_with(" benchhold")));
+        assert!(targets[0].argv.iter().any(|a| a == "--silent"));
         assert_eq!(targets[1].argv.last().map(String::as_str), Some("hi"));
         assert_eq!(targets[2].argv, ["vmm", "/k", "64"]);
     }

@@ -52,7 +52,7 @@ fn boot(args: &BootArgs, started_ns: u64) -> Result<u8, Failure> {
     let exit = machine.wait(args.timeout.map(Duration::from_secs));
     let tail = machine.console_tail(TAIL).join("\n");
     if let Some(path) = &args.marks {
-        let mut all = vec![Mark { name: "main".into(), at_ns: started_ns }];
+        let mut all = vec![Mark { name: "main".into(), at_ns: started_ns, exits: None }];
         all.extend(machine.marks());
         marks::write(path, &all, &machine.counters().exits)?;
     }
@@ -75,7 +75,7 @@ fn config(args: &BootArgs) -> Result<MachineConfig, Failure> {
         Discovery::Cmdline => DeviceDiscovery::Cmdline,
     };
     config.console = match args.silent {
-        true => ConsoleConfig { output: ConsoleOutput::Ring, level: ConsoleLevel::Quiet },
+        true => ConsoleConfig { output: ConsoleOutput::Stdout, level: ConsoleLevel::Quiet },
         false => ConsoleConfig { output: ConsoleOutput::Stdout, level: ConsoleLevel::Verbose },
     };
     for (i, disk) in args.disks.iter().enumerate() {

@@ -54,8 +54,11 @@ impl Phases {
         self.marks.sort_by_key(|(_, at)| *at);
         let exits = machine.counters().exits;
         if let Some(path) = &self.file {
-            let marks: Vec<Mark> =
-                self.marks.iter().map(|(name, at_ns)| Mark { name: name.clone(), at_ns: *at_ns }).collect();
+            let marks: Vec<Mark> = self
+                .marks
+                .iter()
+                .map(|(name, at_ns)| Mark { name: name.clone(), at_ns: *at_ns, exits: None })
+                .collect();
             crate::marks::write(path, &marks, &exits)?;
         }
         if !self.table {
