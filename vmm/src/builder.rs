@@ -19,6 +19,7 @@ use vm_memory::{Bytes, GuestAddress};
 use vmm_sys_util::eventfd::{EventFd, EFD_CLOEXEC, EFD_NONBLOCK};
 
 use crate::arch::x86_64::acpi::VirtioNode;
+use crate::arch::x86_64::memmap::Range;
 use crate::arch::x86_64::{acpi, layout, memmap, mptable};
 use crate::arch::EntryState;
 use crate::attach::{AttachError, Devices};
@@ -27,7 +28,7 @@ use crate::boot::initrd::{Initrd, InitrdError};
 use crate::boot::kernel::{Entry, Kernel, KernelError};
 use crate::boot::linux64::{self, BootInfo};
 use crate::boot::pvh;
-use crate::config::{ConfigError, ConsoleLevel, ConsoleOutput, DeviceDiscovery, MachineConfig};
+use crate::config::{ConfigError, ConsoleLevel, ConsoleOutput, DeviceDiscovery, MachineConfig, MemoryBacking};
 use crate::console::Console;
 use crate::counters::VcpuCounters;
 use crate::driver::StateDriver;
@@ -245,6 +246,9 @@ fn load(config: &MachineConfig, files: Files, ram: &GuestRam, devices: &Devices)
         None => None,
     };
     let line = cmdline(config, devices)?.finish(kernel.cmdline_max())?;
+    if config.memory.backing == MemoryBacking::Anonymous && !config.memory.thp {
+        sparse_blocks(kernel.extent(), place).for_each(|block| memory::small_pages(ram, block));
+    }
     let loading = config.effective_loading();
     kernel.load(ram, loading)?;
     if let (Some(initrd), Some(range)) = (initrd, place) {
@@ -253,13 +257,18 @@ fn load(config: &MachineConfig, files: Files, ram: &GuestRam, devices: &Devices)
     let mut bytes = line.into_bytes();
     let cmdline_len = bytes.len();
     bytes.push(0);
-    let (tables_at, tables) = describe(config, &devices.nodes);
+    let acpi = describe(config, &devices.nodes);
+    let mp = mptable::tables(layout::MP_TABLES, config.vcpus);
     let map = memmap::map(size);
-    let rsdp = (config.discovery == DeviceDiscovery::Acpi).then_some(tables_at);
+    let rsdp = acpi.is_some().then_some(layout::ACPI_TABLES);
     let info = BootInfo { map: &map, initrd: place, rsdp, cmdline_len };
     let write = || {
         ram.write_slice(&bytes, GuestAddress(layout::CMDLINE))?;
-        ram.write_slice(&tables, GuestAddress(tables_at))?;
+        if let Some(acpi) = &acpi {
+            ram.write_slice(acpi, GuestAddress(layout::ACPI_TABLES))?;
+        }
+        ram.write_slice(&mp, GuestAddress(layout::MP_TABLES))?;
+        ram.write_slice(&mp[..mptable::POINTER_SIZE], GuestAddress(layout::MP_POINTER))?;
         match entry {
             Entry::Pvh(_) => pvh::write(ram, &info),
             Entry::Linux64(_, header) => linux64::write(ram, &info, header.as_ref()),
@@ -272,16 +281,23 @@ fn load(config: &MachineConfig, files: Files, ram: &GuestRam, devices: &Devices)
     })
 }
 
-/// The tables that tell the guest what it runs on, and their place.
-fn describe(config: &MachineConfig, nodes: &[VirtioNode]) -> (u64, Vec<u8>) {
-    match config.discovery {
-        DeviceDiscovery::Acpi => {
-            let serial = config.console.level == ConsoleLevel::Verbose && config.console.output != ConsoleOutput::None;
-            let description = acpi::Description { vcpus: config.vcpus, virtio: nodes, serial };
-            (layout::ACPI_TABLES, acpi::tables(layout::ACPI_TABLES, &description))
-        }
-        DeviceDiscovery::Cmdline => (layout::MP_TABLES, mptable::tables(layout::MP_TABLES, config.vcpus)),
+/// Blocks of a huge page's size in which kernel and initrd leave most to be used later: the kernel's last one, and that
+/// of a small initrd at the top of memory.
+fn sparse_blocks(kernel: Range, initrd: Option<Range>) -> impl Iterator<Item = u64> {
+    const LITTLE: u64 = memory::HUGE_PAGE / 4;
+    let tail = (1..LITTLE).contains(&(kernel.end() % memory::HUGE_PAGE)).then_some(kernel.end());
+    let initrd = initrd.filter(|initrd| initrd.len < LITTLE).map(|initrd| initrd.start);
+    tail.into_iter().chain(initrd)
+}
+
+/// ACPI's tables, if devices are found by them.
+fn describe(config: &MachineConfig, nodes: &[VirtioNode]) -> Option<Vec<u8>> {
+    if config.discovery != DeviceDiscovery::Acpi {
+        return None;
     }
+    let serial = config.console.level == ConsoleLevel::Verbose && config.console.output != ConsoleOutput::None;
+    let description = acpi::Description { vcpus: config.vcpus, virtio: nodes, serial };
+    Some(acpi::tables(layout::ACPI_TABLES, &description))
 }
 
 /// The machine's own parameters, then the devices, then the configured ones (P-182).
@@ -291,6 +307,10 @@ pub(crate) fn cmdline(config: &MachineConfig, devices: &Devices) -> Result<Cmdli
     // machines. There is no PCI to look for.
     for parameter in ["panic=-1", "reboot=a", "pci=off"] {
         line.push(parameter)?;
+    }
+    if config.vcpus == 1 {
+        // Linux would take the lock prefixes out of its text, one by one, each through a mapping of its own.
+        line.push("noreplace-smp")?;
     }
     let earlycon = format!("earlycon=uart8250,io,{:#x}", layout::SERIAL_PORT);
     match (&config.console.output, config.console.level) {

@@ -8,7 +8,7 @@ use std::sync::Arc;
 
 use hutch_devices::GuestRam;
 use vm_memory::mmap::MmapRegionBuilder;
-use vm_memory::{FileOffset, GuestAddress, GuestMemoryMmap, GuestRegionMmap, MmapRegion};
+use vm_memory::{FileOffset, GuestAddress, GuestMemory, GuestMemoryMmap, GuestRegionMmap, MmapRegion};
 
 use crate::arch::x86_64::memmap::{self, Range};
 use crate::config::{MemoryBacking, MemoryConfig};
@@ -147,9 +147,24 @@ fn advise(mapping: &MmapRegion<()>, config: &MemoryConfig) -> Result<(), MemoryE
     Ok(())
 }
 
+/// Size of the blocks for which the host has huge pages.
+pub const HUGE_PAGE: u64 = 2 << 20;
+
+/// Asks the host for small pages in the block around `address`, of which little will be used soon: a huge page would be
+/// cleared as a whole when the first byte of it is touched. A host without huge pages has no objection.
+pub fn small_pages(ram: &GuestRam, address: u64) {
+    let start = address & !(HUGE_PAGE - 1);
+    let Ok(slice) = ram.get_slice(GuestAddress(start), HUGE_PAGE as usize) else { return };
+    // SAFETY: memory of the guest's mapping; contents do not change.
+    let done = unsafe { libc::madvise(slice.ptr_guard().as_ptr() as *mut _, slice.len(), libc::MADV_NOHUGEPAGE) };
+    if done != 0 {
+        log::debug!("small pages at {start:#x}: {}", io::Error::last_os_error());
+    }
+}
+
 #[cfg(test)]
 mod tests {
-    use vm_memory::{Bytes, GuestMemory};
+    use vm_memory::Bytes;
 
     use super::*;
 
@@ -175,6 +190,16 @@ mod tests {
             ram.write_obj(7u8, GuestAddress(0x10_0000)).expect("in RAM");
             assert!(resident(&ram) >= 1);
         }
+    }
+
+    #[test]
+    fn small_pages_are_for_one_block_and_touch_nothing() {
+        let ram = create(&config(8, MemoryBacking::Anonymous)).expect("8 MiB");
+        small_pages(&ram, 0x20_0001);
+        small_pages(&ram, 0x100_0000);
+        assert_eq!(resident(&ram), 0);
+        ram.write_obj(1u8, GuestAddress(0x20_0000)).expect("in RAM");
+        assert_eq!(resident(&ram), 1, "one page of 4 KiB, whatever the host prefers");
     }
 
     #[test]

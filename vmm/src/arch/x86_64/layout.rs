@@ -1,11 +1,11 @@
 //! Where everything lies in the guest's physical address space and on its I/O ports.
 //!
 //! ```text
-//! 0x0000_0000  (interrupt vectors, unused)
+//! 0x0000_0000  pointer to the tables of the MultiProcessor Specification
 //! 0x0000_1000  boot page: PVH start info, module list, memory map, kernel command line
 //! 0x0000_2000  boot_params ("zero page") and page tables, for the 64-bit Linux entry only
 //! 0x0009_fc00  reserved
-//! 0x000e_0000  ACPI tables, or at 0x000f_0000 tables of the MultiProcessor Specification; reserved
+//! 0x000e_0000  ACPI tables, at 0x000f_0000 tables of the MultiProcessor Specification; reserved
 //! 0x0010_0000  RAM: kernel where its image wants to be; initrd at the top
 //! 0xc000_0000  end of low RAM, at most; devices from here to 4 GiB
 //! 0xd000_0000    virtio-mmio windows, one page each
@@ -45,8 +45,10 @@ pub const IDENTITY_MAPPED: u64 = 1 << 30;
 pub const LOW_RAM_END: u64 = 0x9_fc00;
 /// ACPI tables; the RSDP comes first.
 pub const ACPI_TABLES: u64 = 0xe_0000;
-/// Tables of the MultiProcessor Specification, instead of ACPI tables.
+/// Tables of the MultiProcessor Specification.
 pub const MP_TABLES: u64 = 0xf_0000;
+/// A second pointer to them, in the first place where Linux looks.
+pub const MP_POINTER: u64 = 0;
 /// End of all tables.
 pub const ACPI_TABLES_END: u64 = 0x10_0000;
 /// Where a kernel may lie at the lowest.

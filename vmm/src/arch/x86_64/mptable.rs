@@ -1,10 +1,15 @@
 //! Tables of the MultiProcessor Specification 1.4, for kernels that know no ACPI: processors, the IOAPIC, and which pin
 //! has which ISA interrupt.
+//!
+//! They are there for kernels with ACPI too. Linux looks for the pointer in three places before it knows whether it will
+//! need it, in steps of 16 bytes, each with a mapping of its own, and that takes it several milliseconds if there is
+//! none. A copy of the pointer in the first place ends the search at its first step; of the tables, a kernel that has
+//! found processors by ACPI then makes no use.
 
 use super::layout;
 
 /// Bytes of the floating pointer structure (section 4.1), which comes first.
-const POINTER_SIZE: usize = 16;
+pub const POINTER_SIZE: usize = 16;
 /// Bytes of the configuration table header (section 4.2).
 const HEADER_SIZE: usize = 44;
 /// Both revisions are "1.4".
