@@ -31,6 +31,9 @@ pub struct BootArgs {
     /// How the guest finds its devices
     #[arg(long, value_enum, default_value_t = Discovery::Acpi)]
     pub discovery: Discovery,
+    /// How kernel and initrd come into guest memory
+    #[arg(long, value_enum, default_value_t = Loading::Copy)]
+    pub loading: Loading,
     /// End after so many seconds, as a failure
     #[arg(long, value_name = "SECS")]
     pub timeout: Option<u64>,
@@ -46,4 +49,13 @@ pub enum Discovery {
     Acpi,
     /// Kernel parameters, for kernels with VIRTIO_MMIO_CMDLINE_DEVICES.
     Cmdline,
+}
+
+/// See [`hutch_vmm`]'s `ImageLoading`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+pub enum Loading {
+    /// They are copied.
+    Copy,
+    /// Their pages are mapped from the page cache, and shared by all machines until written.
+    Map,
 }

@@ -14,7 +14,7 @@ pub mod schema;
 use std::ffi::OsString;
 use std::path::PathBuf;
 
-use clap::{CommandFactory, FromArgMatches, Parser, Subcommand};
+use clap::{Args as _, CommandFactory, FromArgMatches, Parser, Subcommand};
 use log::LevelFilter;
 
 use crate::failure::RUN_FAILED;
@@ -83,32 +83,48 @@ pub enum Parsed {
 /// Parses the command line. Help goes to stdout, errors to stderr.
 pub fn parse(words: impl IntoIterator<Item = OsString>) -> Parsed {
     let words: Vec<OsString> = words.into_iter().collect();
-    let parsed = Args::command().try_get_matches_from(&words).and_then(|matches| Args::from_arg_matches(&matches));
-    match parsed {
+    let parse = |command: clap::Command| {
+        command.try_get_matches_from(&words).and_then(|matches| Args::from_arg_matches(&matches))
+    };
+    // What does not come to arguments that way (help, mistakes) is for the whole definition to answer.
+    let quick = verb(&words).and_then(only).and_then(|command| parse(command).ok());
+    match quick.map_or_else(|| parse(Args::command()), Ok) {
         Ok(args) => Parsed::Args(Box::new(args)),
         Err(error) => {
             // A closed stdout or stderr changes nothing about the outcome.
             let _ = error.print();
             Parsed::Done(match error.use_stderr() {
                 false => 0,
-                true if is_run(&words) => RUN_FAILED,
+                true if verb(&words) == Some("run") => RUN_FAILED,
                 true => USAGE,
             })
         }
     }
 }
 
-/// Whether the verb is `run`, whose exit codes below 125 belong to the command in the guest.
-fn is_run(words: &[OsString]) -> bool {
+/// The definition without the verbs that are not meant. Building all of it takes as long as half of everything else
+/// that `hutch run` does before the guest starts.
+fn only(verb: &str) -> Option<clap::Command> {
+    let verb = match verb {
+        "run" => run::RunArgs::augment_args(clap::Command::new("run")),
+        "boot" => boot::BootArgs::augment_args(clap::Command::new("boot")),
+        "container" => container::ContainerArgs::augment_args(clap::Command::new("container")),
+        _ => return None,
+    };
+    Some(LogArgs::augment_args(clap::Command::new("hutch")).subcommand_required(true).subcommand(verb))
+}
+
+/// The verb on a command line.
+fn verb(words: &[OsString]) -> Option<&str> {
     let mut words = words.iter().skip(1);
     while let Some(word) = words.next() {
         match word.to_str() {
             Some("--log-level" | "--log-file") => drop(words.next()),
             Some(flag) if flag.starts_with('-') => {}
-            verb => return verb == Some("run"),
+            verb => return verb,
         }
     }
-    false
+    None
 }
 
 #[cfg(test)]
@@ -156,6 +172,24 @@ mod tests {
             assert_eq!(run.command, ["sh", "-c", "-t", "--cpus"], "{line}");
             assert!(!run.tty, "{line}");
         }
+    }
+
+    #[test]
+    fn the_definition_of_one_verb_alone_understands_it_too() {
+        for line in [
+            "hutch run --rootfs r --log-level debug -- sh -c x",
+            "hutch --log-file f boot --kernel k",
+            "hutch container exec p c -- sh",
+        ] {
+            let words = words(line);
+            let matches = only(verb(&words).unwrap()).unwrap().try_get_matches_from(&words).unwrap();
+            let args = Args::from_arg_matches(&matches).unwrap();
+            assert_eq!(format!("{args:?}"), format!("{:?}", parsed_by_all(&words)), "{line}");
+        }
+    }
+
+    fn parsed_by_all(words: &[OsString]) -> Args {
+        Args::from_arg_matches(&Args::command().try_get_matches_from(words).unwrap()).unwrap()
     }
 
     #[test]

@@ -12,8 +12,10 @@ use crate::args::bench::{BootBenchArgs, Format};
 use crate::failure::Failure;
 use crate::resolve::size;
 
-/// Kernel parameters that every VMM's guest gets: a serial console that says little, and an end at a panic.
-const CMDLINE: &str = "console=ttyS0 quiet panic=-1 reboot=t mitigations=off";
+/// Kernel parameters that every VMM's guest gets: an end at a panic.
+const CMDLINE: &str = "panic=-1 reboot=t mitigations=off";
+/// For a serial console that says little; hutch's own silent one comes with parameters of hutch.
+const SERIAL: &str = "console=ttyS0 quiet";
 
 /// What makes arguments unusable.
 #[derive(Debug, thiserror::Error)]
@@ -106,7 +108,8 @@ fn describe(args: &BootBenchArgs) -> BTreeMap<String, String> {
 fn targets_of(args: &BootBenchArgs, point: &Point, initrd: &Path) -> Result<Vec<Target>, Failure> {
     let kernel = kernel_path(&point.kernel, args.guest_dir.as_deref())?;
     let text = |p: &Path| p.display().to_string();
-    let cmdline = [CMDLINE, &args.append.join(" "), "benchhold"].join(" ");
+    let silent = [CMDLINE, &args.append.join(" "), "benchhold"].join(" ");
+    let cmdline = [SERIAL, &silent].join(" ");
     let hutch = std::env::current_exe().map_err(|source| BenchError::File { path: "/proc/self/exe".into(), source })?;
     let (cpus, memory) = (point.cpus.to_string(), format!("{}M", point.memory_mib));
     let mut targets = Vec::new();
@@ -118,7 +121,8 @@ fn targets_of(args: &BootBenchArgs, point: &Point, initrd: &Path) -> Result<Vec<
     for (name, console) in consoles {
         let mut argv = vec![text(&hutch), "boot".into(), "--kernel".into(), text(&kernel)];
         argv.extend(["--initrd".into(), text(initrd), "--cpus".into(), cpus.clone()]);
-        argv.extend(["--memory".into(), memory.clone(), "--append".into(), cmdline.clone()]);
+        argv.extend(["--memory".into(), memory.clone(), "--append".into()]);
+        argv.push(if console.is_some() { silent.clone() } else { cmdline.clone() });
         argv.extend(console.map(str::to_owned));
         argv.extend(args.hutch_args.iter().flat_map(|a| a.split_whitespace()).map(str::to_owned));
         targets.push(Target { name: (*name).into(), argv, until: Until::InitLine, own_marks: true });

@@ -16,27 +16,86 @@ pub struct Memory {
     pub guest_rss_kib: u64,
 }
 
+/// One mapping of `smaps`.
+#[derive(Debug, Default)]
+struct Mapping {
+    start: u64,
+    end: u64,
+    named: bool,
+    rss_kib: u64,
+    pss_kib: u64,
+    private_dirty_kib: u64,
+}
+
 /// Sums `smaps` text. The guest's memory is every mapping of at least half of `guest_mib`, or one that is named for
-/// it (`/memfd:hutch-…`); VMMs that split guest memory at the 4 GiB hole have two such.
+/// it (`/memfd:hutch-…`); VMMs that split guest memory at the 4 GiB hole have two such. Where parts of it are mapped
+/// otherwise, it is the mappings side by side that have its size together.
 pub fn memory(smaps: &str, guest_mib: u64) -> Memory {
-    let (mut total, mut guest) = (Memory::default(), false);
-    let threshold_kib = guest_mib.saturating_mul(1024) / 2;
-    let mut header = "";
-    for line in smaps.lines() {
-        let Some((key, rest)) = line.split_once(':') else { continue };
-        let kib = rest.split_whitespace().next().and_then(|v| v.parse::<u64>().ok());
-        match (key, kib) {
-            ("Size", Some(kib)) => guest = kib >= threshold_kib || header.contains("/memfd:hutch-ram"),
-            ("Rss", Some(kib)) if guest => total.guest_rss_kib += kib,
-            ("Rss", Some(kib)) => total.rss_kib += kib,
-            ("Pss", Some(kib)) if !guest => total.pss_kib += kib,
-            ("Private_Dirty", Some(kib)) if !guest => total.private_dirty_kib += kib,
-            // "55e0-55e1 r--p 00000000 08:01 42 /path": the address range has no colon, the device has.
-            (key, _) if key.contains('-') => header = line,
-            _ => {}
+    let mappings = mappings(smaps);
+    let mut guest: Vec<bool> =
+        mappings.iter().map(|m| m.named || (m.end - m.start) >> 10 >= guest_mib.saturating_mul(1024) / 2).collect();
+    // hutch's split: what does not fit below 3 GiB lies above 4 GiB.
+    let low = guest_mib.min(3 << 10);
+    for size in [low, guest_mib - low].into_iter().filter(|mib| *mib > 0) {
+        for first in 0..mappings.len() {
+            if let Some(last) = together(&mappings[first..], size << 20) {
+                guest[first..=first + last].fill(true);
+            }
+        }
+    }
+    let mut total = Memory::default();
+    for (mapping, guest) in mappings.iter().zip(guest) {
+        if guest {
+            total.guest_rss_kib += mapping.rss_kib;
+        } else {
+            total.rss_kib += mapping.rss_kib;
+            total.pss_kib += mapping.pss_kib;
+            total.private_dirty_kib += mapping.private_dirty_kib;
         }
     }
     total
+}
+
+/// How many mappings after the first make up `size` bytes with it, side by side.
+fn together(mappings: &[Mapping], size: u64) -> Option<usize> {
+    let start = mappings.first()?.start;
+    let mut at = start;
+    for (index, mapping) in mappings.iter().enumerate() {
+        if mapping.start != at || mapping.end - start > size {
+            return None;
+        }
+        at = mapping.end;
+        if at - start == size {
+            return Some(index);
+        }
+    }
+    None
+}
+
+fn mappings(smaps: &str) -> Vec<Mapping> {
+    let mut all: Vec<Mapping> = Vec::new();
+    for line in smaps.lines() {
+        let Some((key, rest)) = line.split_once(':') else { continue };
+        let kib = rest.split_whitespace().next().and_then(|v| v.parse::<u64>().ok());
+        // "55e0-55e1 r--p 00000000 08:01 42 /path": the address range has no colon, the device has.
+        if let Some((start, rest)) = key.split_once('-') {
+            let end = rest.split(' ').next().and_then(|end| u64::from_str_radix(end, 16).ok());
+            if let (Ok(start), Some(end)) = (u64::from_str_radix(start, 16), end) {
+                if start <= end {
+                    all.push(Mapping { start, end, named: line.contains("/memfd:hutch-ram"), ..Mapping::default() });
+                }
+            }
+            continue;
+        }
+        let Some(mapping) = all.last_mut() else { continue };
+        match (key, kib) {
+            ("Rss", Some(kib)) => mapping.rss_kib = kib,
+            ("Pss", Some(kib)) => mapping.pss_kib = kib,
+            ("Private_Dirty", Some(kib)) => mapping.private_dirty_kib = kib,
+            _ => {}
+        }
+    }
+    all
 }
 
 /// Exit counters of KVM's VMs of process `pid`, summed; empty if debugfs is not mounted or shows none.
@@ -103,6 +162,29 @@ Private_Dirty:        12 kB
         assert_eq!(m, Memory { rss_kib: 16, pss_kib: 14, private_dirty_kib: 12, guest_rss_kib: 30100 });
         assert_eq!(memory("", 128), Memory::default());
         assert_eq!(memory("garbage\nRss: x kB\n:\n", 1), Memory::default());
+    }
+
+    #[test]
+    fn parts_side_by_side_are_the_guests_if_they_make_up_its_size() {
+        let line = |start: u64, mib: u64, rss: u64| {
+            format!(
+                "{start:x}-{:x} rw-p 00000000 00:00 0\nSize: {} kB\nRss: {rss} kB\n",
+                start + (mib << 20),
+                mib << 10
+            )
+        };
+        let (base, mib) = (0x7f00_0000_0000, 1u64 << 20);
+        let parts = [(16, 1), (14, 2), (2, 4), (96, 8)];
+        let mut at = base;
+        let mut text = line(base - 0x10_0000, 1, 100);
+        for (size, rss) in parts {
+            text += &line(at, size, rss);
+            at += size * mib;
+        }
+        text += &line(at, 1, 200);
+        let m = memory(&text, 128);
+        assert_eq!((m.guest_rss_kib, m.rss_kib), (15, 300));
+        assert_eq!(memory(&text, 64).guest_rss_kib, 8, "only the one that is large enough by itself");
     }
 
     #[test]

@@ -3,13 +3,13 @@
 use std::os::fd::AsFd;
 use std::time::Duration;
 
-use hutch_vmm::config::{BlockConfig, ConsoleConfig, ConsoleLevel, ConsoleOutput, DeviceDiscovery};
+use hutch_vmm::config::{BlockConfig, ConsoleConfig, ConsoleLevel, ConsoleOutput, DeviceDiscovery, ImageLoading};
 use hutch_vmm::{Machine, MachineConfig, MachineExit, Mark};
 use nix::poll::{poll, PollFd, PollFlags, PollTimeout};
 use nix::sys::signal::{SigSet, Signal};
 use nix::sys::signalfd::{SfdFlags, SignalFd};
 
-use crate::args::boot::{BootArgs, Discovery};
+use crate::args::boot::{BootArgs, Discovery, Loading};
 use crate::failure::{Failure, RUN_FAILED};
 use crate::{marks, resolve::size};
 
@@ -73,6 +73,10 @@ fn config(args: &BootArgs) -> Result<MachineConfig, Failure> {
     config.discovery = match args.discovery {
         Discovery::Acpi => DeviceDiscovery::Acpi,
         Discovery::Cmdline => DeviceDiscovery::Cmdline,
+    };
+    config.loading = match args.loading {
+        Loading::Copy => ImageLoading::Copy,
+        Loading::Map => ImageLoading::Map,
     };
     config.console = match args.silent {
         true => ConsoleConfig { output: ConsoleOutput::Stdout, level: ConsoleLevel::Quiet },
