@@ -8,6 +8,7 @@ mod build;
 mod check;
 mod demo;
 mod kernel;
+mod limits;
 mod perf;
 mod setup;
 mod spec;

@@ -1,9 +1,11 @@
-//! `cargo xtask perf`: what hutch costs. With `--runtime` the pod calls alone (`tests/perf`). Otherwise boots of hutch
-//! and of QEMU's microvm turn by turn, with the same kernel and initrd, in the bed's deterministic time, or on this
-//! host's KVM if that works; `hutch bench boot` does the measuring.
+//! `cargo xtask perf`: what hutch costs. With `--runtime` the pod calls alone, with `--containers` a container's start
+//! beside crun's (`tests/perf`). Otherwise, turn by turn, boots of hutch and of QEMU's microvm with the same kernel and
+//! initrd, and `hutch run` beside crun and runc; `hutch bench boot` does the measuring. In the bed's deterministic time,
+//! or on this host's KVM if that works.
 
 use std::ffi::OsString;
-use std::process::ExitCode;
+use std::path::{Path, PathBuf};
+use std::process::{Command, ExitCode};
 use std::time::Duration;
 
 use crate::bed::{self, Errand};
@@ -25,8 +27,11 @@ pub struct Args {
     #[arg(long, short = 'n', default_value_t = 9)]
     rounds: u32,
     /// Instead: what the runtime's own part of each pod call costs, without any machine
-    #[arg(long, conflicts_with_all = ["kernel", "rounds", "more"])]
+    #[arg(long, conflicts_with_all = ["kernel", "rounds", "containers", "more"])]
     runtime: bool,
+    /// Instead: a container's start in a running pod, beside crun with the same bundle
+    #[arg(long, conflicts_with_all = ["runtime", "more"])]
+    containers: bool,
     /// More arguments for `hutch bench boot`
     #[arg(last = true)]
     more: Vec<OsString>,
@@ -38,15 +43,57 @@ pub fn main(args: Args) -> Result<ExitCode> {
         crate::build::run(crate::build::cargo().args(["run", "--quiet", "--release", "-p", "hutch-perf"]))?;
         return Ok(ExitCode::SUCCESS);
     }
-    setup::ensure(&[Need::Bed, Need::RootFs])?;
+    setup::ensure(&[Need::Bed, Need::RootFs, Need::Peers])?;
     let stage = Stage::build()?;
     stage.make_guest(&args.kernel)?;
     let root = demo::busybox_root()?;
     let mut command: Vec<OsString> = vec![stage.hutch.clone().into()];
+    if args.containers {
+        command = container_start(&stage)?;
+        command.extend([stage.hutch.clone().into(), args.kernel.into(), root.into(), args.rounds.to_string().into()]);
+        return in_bed(&stage, command);
+    }
+    let bundle = bundle(&root)?.display().to_string();
     command.extend(["bench", "boot", "--peer", PEER, "--kernel"].map(OsString::from));
     command.extend([args.kernel.into(), "--rounds".into(), args.rounds.to_string().into()]);
     command.extend(["--rootfs".into(), root.into()]);
-    command.extend(args.more);
+    for runtime in ["crun", "runc"] {
+        command.extend(["--peer".into(), format!("{runtime}={runtime} run -b {bundle} hutch-perf").into()]);
+    }
+    if !args.more.iter().any(|word| word == "--") {
+        command.extend(args.more);
+        command.extend(["--", "/bin/true"].map(OsString::from));
+    } else {
+        command.extend(args.more);
+    }
+    in_bed(&stage, command)
+}
+
+/// `true` in the same root directory, for runtimes without machines.
+fn bundle(root: &Path) -> Result<PathBuf> {
+    let bundle = crate::build::target_dir().join("perf-bundle");
+    std::fs::create_dir_all(&bundle)?;
+    let path = bundle.join("config.json");
+    if path.exists() {
+        std::fs::remove_file(&path)?;
+    }
+    crate::build::run(Command::new("crun").args(["spec", "-b"]).arg(&bundle))?;
+    let mut config: serde_json::Value = serde_json::from_slice(&std::fs::read(&path)?)?;
+    config["process"]["terminal"] = false.into();
+    config["process"]["args"] = serde_json::json!(["/bin/true"]);
+    config["root"] = serde_json::json!({"path": root, "readonly": false});
+    std::fs::write(&path, config.to_string())?;
+    Ok(bundle)
+}
+
+/// The program that measures containers.
+fn container_start(stage: &Stage) -> Result<Vec<OsString>> {
+    let mut cargo = crate::build::cargo();
+    crate::build::run(cargo.args(["build", "--quiet", "--release", "-p", "hutch-perf", "--bin", "container-start"]))?;
+    Ok(vec![stage.hutch.with_file_name("container-start").into()])
+}
+
+fn in_bed(stage: &Stage, command: Vec<OsString>) -> Result<ExitCode> {
     let code = bed::wherever(&Errand {
         args: command,
         env: stage.env(),

@@ -20,6 +20,8 @@ pub enum Need {
     Kernel,
     /// Networks of pods.
     Network,
+    /// Programs to measure beside.
+    Peers,
     /// A root file system with a whole Debian.
     Debootstrap,
 }
@@ -31,6 +33,7 @@ impl Need {
             Need::RootFs => &["busybox-static", "cpio"],
             Need::Kernel => &["kmod", "xz-utils"],
             Need::Network => &["iproute2", "nftables"],
+            Need::Peers => &["crun", "runc"],
             Need::Debootstrap => &["debootstrap"],
         }
     }
@@ -41,6 +44,7 @@ impl Need {
             Need::RootFs => "a root file system",
             Need::Kernel => "Debian's kernels",
             Need::Network => "networks of pods",
+            Need::Peers => "programs to measure beside",
             Need::Debootstrap => "a Debian root file system",
         }
     }

@@ -4,7 +4,8 @@
 //! 2. Unit tests and the documentation's examples.
 //! 3. Bare-metal guests on this host's `/dev/kvm`, whatever its quality.
 //! 4. The built program on a KVM that only emulates, where this host's does.
-//! 5. Bare-metal and real guests on a KVM that runs stock kernels: the host's, or the bed's in one boot of it.
+//! 5. What a boot costs, in exits, memory and deterministic time.
+//! 6. Bare-metal and real guests on a KVM that runs stock kernels: the host's, or the bed's in one boot of it.
 //!
 //! Every result is added up. What cannot run here is said and counted as skipped. The last line is
 //! `N passed, N failed, N skipped`.
@@ -22,7 +23,7 @@ use crate::kernel::Choice;
 use crate::setup::{self, Need};
 use crate::stage::Stage;
 use crate::suite::{self, Binary, Kind, Plan, Report};
-use crate::{build, check, kernel, Result};
+use crate::{build, check, kernel, limits, Result};
 
 /// Wall-clock limit for all real-guest tests in the bed.
 const BED_PATIENCE: Duration = Duration::from_secs(35 * 60);
@@ -95,6 +96,19 @@ fn tests(args: &Args, binaries: Vec<Binary>, report: &mut Report) {
     }
 }
 
+/// Of the kernel from source, which a short run does without.
+fn limits_of_a_boot(args: &Args, stage: &Stage, report: &mut Report) {
+    if args.only.is_some() {
+        return;
+    }
+    if args.quick {
+        return report.skipped("limits of a boot", 1, "--quick");
+    }
+    if let Err(error) = limits::check(stage, report) {
+        report.failure("limits of a boot", &error.to_string());
+    }
+}
+
 fn open_kvm() -> io::Result<fs::File> {
     OpenOptions::new().read(true).write(true).open("/dev/kvm")
 }
@@ -105,6 +119,7 @@ fn with_product(args: &Args, mut emulated: Plan, mut guests: Plan, report: &mut 
     setup::ensure(&[Need::Kernel, Need::Network])?;
     let stage = Stage::build()?.for_tests()?;
     kernels.iter().try_for_each(|kernel| stage.make_guest(kernel))?;
+    limits_of_a_boot(args, &stage, report);
     emulated.env = stage.env();
     guests.env = stage.env();
     guests.env.extend(LENGTHS.iter().filter_map(|name| Some(((*name).to_owned(), std::env::var(name).ok()?))));

@@ -1,0 +1,95 @@
+//! What a boot may cost, checked in CI: figures that do not depend on the machine or on what else runs on it.
+//!
+//! hutch and QEMU's microvm boot the kernel from source turn by turn in the bed's deterministic time, where one emulated
+//! instruction takes one nanosecond. Raise a limit only with a reason in the commit.
+
+use std::ffi::OsString;
+use std::fs;
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+use hutch_test_harness::kvm::{self, HostKvm};
+use serde_json::Value;
+
+use crate::bed::{self, Errand};
+use crate::kernel::Choice;
+use crate::stage::Stage;
+use crate::suite::Report;
+use crate::{build, Result};
+
+/// The most that a figure may come to, for a machine with one vCPU and 128 MiB. Times have 5 % of slack in them.
+const LIMITS: [(&str, &str, f64); 7] = [
+    ("exits to user space until init", "user_exits_until_init", 60.0),
+    ("exits altogether", "kvm_exits", 1000.0),
+    ("resident memory of the VMM in KiB", "vmm_rss_kib", 5000.0),
+    ("private and written memory of the VMM in KiB", "vmm_private_dirty_kib", 400.0),
+    ("resident memory of the guest in KiB", "guest_rss_kib", 30_000.0),
+    ("page faults", "minor_faults", 800.0),
+    ("milliseconds from spawn to init", "init", 90.0),
+];
+
+/// Rounds that count, after two that warm the caches.
+const ROUNDS: &str = "3";
+
+/// Boots and compares.
+pub fn check(stage: &Stage, report: &mut Report) -> Result<()> {
+    if kvm::host() == HostKvm::Usable {
+        report.skipped("limits of a boot", LIMITS.len() as u64 + 1, "this host's time is not deterministic");
+        return Ok(());
+    }
+    println!("\n     Checking the limits of a boot in deterministic time");
+    let shared = build::target_dir().join("bed-results");
+    fs::create_dir_all(&shared)?;
+    let results = shared.join("boot.json");
+    let _ = fs::remove_file(&results);
+    let begin = Instant::now();
+    let script =
+        "exec \"$1\" bench boot --kernel source --rounds \"$3\" --peer qemu=@qemu-microvm --format json > \"$2\"";
+    let args: [OsString; 7] = [
+        "/bin/sh".into(),
+        "-c".into(),
+        script.into(),
+        "sh".into(),
+        stage.hutch.clone().into(),
+        results.clone().into(),
+        ROUNDS.into(),
+    ];
+    let code = bed::wherever(&Errand {
+        args: args.into(),
+        env: stage.env(),
+        write: vec![shared],
+        kernel: Choice::Own,
+        deterministic: true,
+        memory_mib: 2048,
+        timeout: Duration::from_secs(600),
+    })?;
+    if code != 0 {
+        return Err(format!("hutch bench boot ended with {code}").into());
+    }
+    let samples = read(&results)?;
+    for (what, name, limit) in LIMITS {
+        let value = median(&samples, "hutch", name)?;
+        println!("{what}: {value:.1}, at most {limit}");
+        report.check(what, value <= limit, begin.elapsed());
+    }
+    let (ours, theirs) = (median(&samples, "hutch", "init")?, median(&samples, "qemu", "init")?);
+    println!("spawn to init beside QEMU's microvm: {ours:.1} ms and {theirs:.1} ms, {:.2} of it", ours / theirs);
+    report.check("faster to init than QEMU's microvm", ours < theirs, begin.elapsed());
+    Ok(())
+}
+
+fn read(path: &Path) -> Result<Vec<Value>> {
+    let results: Value = serde_json::from_slice(&fs::read(path)?)?;
+    results["samples"].as_array().cloned().ok_or_else(|| format!("{} has no samples", path.display()).into())
+}
+
+/// Of a figure, or of a mark in milliseconds.
+fn median(samples: &[Value], target: &str, name: &str) -> Result<f64> {
+    let of = |sample: &Value| {
+        let mark = sample["marks"][name].as_f64().map(|ns| ns / 1e6);
+        mark.or_else(|| sample["figures"][name].as_f64())
+    };
+    let mut values: Vec<f64> = samples.iter().filter(|s| s["target"] == target).filter_map(of).collect();
+    values.sort_by(f64::total_cmp);
+    values.get(values.len() / 2).copied().ok_or_else(|| format!("{target} has no {name}").into())
+}
