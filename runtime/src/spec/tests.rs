@@ -427,6 +427,8 @@ fn ports_have_a_text_form() {
         ..NetworkConfig::default()
     };
     config(NetworkKind::Nat, &["1:1", "1:1/udp", "2:1"]).validate().unwrap();
+    let refused = config(NetworkKind::Nat, &["1:1", "[::1]:8080:80"]).validate().unwrap_err().to_string();
+    assert!(refused.contains("[::1]:8080") && refused.contains("give an IPv4 address"), "{refused}");
     assert_eq!(kind(config(NetworkKind::Nat, &["1:1", "1:2"]).validate()), ErrorKind::InvalidConfig);
     assert_eq!(kind(config(NetworkKind::None, &["1:1"]).validate()), ErrorKind::InvalidConfig);
     let given = NetworkConfig { namespace: Some("/run/netns/x".into()), ..config(NetworkKind::Nat, &[]) };
