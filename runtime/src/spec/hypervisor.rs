@@ -12,8 +12,8 @@ use crate::error::{Error, Result};
 pub const DEFAULT_VCPUS: u32 = 1;
 /// Memory in MiB if none is asked for.
 pub const DEFAULT_MEMORY_MIB: u64 = 2048;
-/// Most vCPUs a machine can have here.
-const PLATFORM_MAX_VCPUS: u32 = 255;
+/// Most vCPUs a machine can have here, as the machine monitor has it.
+pub(crate) const PLATFORM_MAX_VCPUS: u32 = 254;
 /// Hot-plug bridges if none are asked for.
 const DEFAULT_BRIDGES: u32 = 1;
 /// A guest does not boot with less.

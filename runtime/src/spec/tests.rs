@@ -163,12 +163,15 @@ fn p_181_a_machine_needs_a_kernel_and_an_image_or_an_initrd() {
         HypervisorConfig { kernel: "relative".into(), ..hypervisor() },
         HypervisorConfig { memory_mib: 1, ..hypervisor() },
         HypervisorConfig { vcpus: 9, max_vcpus: 4, ..hypervisor() },
+        HypervisorConfig { vcpus: 255, ..hypervisor() },
+        HypervisorConfig { vcpus: 255, max_vcpus: 1000, ..hypervisor() },
     ];
     for case in cases {
         assert_eq!(kind(case.clone().complete()), ErrorKind::InvalidConfig, "{case:?}");
     }
     let complete = hypervisor().complete().unwrap();
     assert_eq!((complete.vcpus, complete.memory_mib, complete.bridges), (1, 2048, 1));
+    assert_eq!(complete.max_vcpus, 254);
     assert_eq!(complete.clone().complete().unwrap(), complete, "nothing changes twice");
     let sized = PodConfig { resources: VmResources { memory_mib: 300 }, ..pod() }.complete().unwrap();
     assert_eq!(sized.hypervisor.memory_mib, 300);

@@ -333,6 +333,20 @@ mod tests {
     use crate::seam::{NetDevice, Share};
 
     #[test]
+    fn p_181_the_most_vcpus_of_a_pod_are_the_most_of_a_machine() {
+        let with = |vcpus| VmSpec {
+            kernel: "/k".into(),
+            initrd: Some("/i".into()),
+            memory_mib: 64,
+            vcpus,
+            ..VmSpec::default()
+        };
+        let most = crate::spec::PLATFORM_MAX_VCPUS;
+        machine_config(&with(most)).unwrap().check().unwrap();
+        machine_config(&with(most + 1)).unwrap().check().unwrap_err();
+    }
+
+    #[test]
     fn p_182_the_machine_gets_configured_parameters_last() {
         let spec = VmSpec {
             kernel: "/k".into(),
