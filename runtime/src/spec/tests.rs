@@ -177,6 +177,20 @@ fn p_181_a_machine_needs_a_kernel_and_an_image_or_an_initrd() {
     assert_eq!(sized.hypervisor.memory_mib, 300);
 }
 
+/// What would have no effect is refused, not ignored. The no-op hypervisor takes everything (P-186, P-190).
+#[test]
+fn what_the_hypervisor_does_not_support_is_refused() {
+    let firmware = HypervisorConfig { firmware: Some("/f".into()), ..hypervisor() };
+    let scsi = HypervisorConfig { block_driver: BlockDriver::VirtioScsi, ..hypervisor() };
+    for (case, field) in [(firmware, "hypervisor.firmware /f"), (scsi, "hypervisor.block_driver virtio-scsi")] {
+        let refused = case.clone().complete().unwrap_err();
+        assert_eq!(refused.kind(), ErrorKind::InvalidConfig);
+        assert!(refused.to_string().contains(field), "{refused}");
+        HypervisorConfig { kind: HypervisorKind::None, ..case }.complete().unwrap();
+    }
+    HypervisorConfig { mlock: true, ..hypervisor() }.complete().unwrap();
+}
+
 #[test]
 fn p_182_configured_kernel_parameters_come_last() {
     let parameter = |key: &str, value: &str| KernelParameter { key: key.into(), value: value.into() };
