@@ -112,6 +112,20 @@ fn p_049_a_pod_whose_host_was_restarted_is_listed_stopped_and_can_be_used_or_del
     }
 }
 
+#[test]
+fn files_that_pods_boot_from_are_known() {
+    let (world, runtime) = new();
+    assert!(runtime.boot_files().unwrap().is_empty());
+    runtime.create_pod(world.pod("p", &[])).unwrap();
+    assert_eq!(runtime.boot_files().unwrap(), [world.dir().join("kernel"), world.dir().join("initrd")]);
+    let path = world.dir().join("config/p/config.json");
+    let text = std::fs::read(&path).unwrap();
+    std::fs::write(&path, "").unwrap();
+    assert_eq!(kind(runtime.boot_files()), ErrorKind::Store, "nobody can tell");
+    std::fs::write(&path, text).unwrap();
+    finish(&world, &runtime);
+}
+
 fn assert_stopped(runtime: &hutch_runtime::Runtime) {
     let stopped = Some(State::Stopped);
     assert_eq!(pod_state(runtime), State::Stopped);
