@@ -49,11 +49,7 @@ impl OpenPod<'_> {
         let timeout = self.rt.options().boot_timeout;
         self.live.vm_call("wait-ready", |vm| vm.wait_ready(timeout))?;
         self.meet_agent(&network.endpoints)?;
-        hook::run_fatal(
-            "hook.createContainer",
-            &self.config.hooks.create_container.clone(),
-            &self.hook_state("creating"),
-        )
+        self.run_container_hooks(&namespace)
     }
 
     /// Takes the machine and the network back, newest first. Records stay.
@@ -169,6 +165,17 @@ impl OpenPod<'_> {
             hook::run_fatal("hook.prestart", &prestart, &state)?;
             hook::run_fatal("hook.createRuntime", &create_runtime, &state)
         })
+    }
+
+    /// CreateContainer hooks, in the VMM's namespaces (P-166): it was born in the pod's network namespace and shares all
+    /// others with us.
+    fn run_container_hooks(&mut self, namespace: &Namespace) -> Result<()> {
+        let hooks = self.config.hooks.create_container.clone();
+        if hooks.is_empty() {
+            return Ok(());
+        }
+        let state = self.hook_state("creating");
+        self.in_namespace(namespace, || hook::run_fatal("hook.createContainer", &hooks, &state))
     }
 
     /// Runs `job` in the pod's network namespace and hands its result on.

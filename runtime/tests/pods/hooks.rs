@@ -94,6 +94,9 @@ fn p_166_each_kind_of_hook_runs_at_its_place() {
     let calls = world.calls();
     let at = |wanted: &str| calls.iter().position(|call| call.starts_with(wanted)).unwrap();
     assert!(at("network.create") < at("network.scan"));
+    // The hooks of the container's creation run in the namespace too, when the guest is there.
+    let entered = calls.iter().rposition(|call| call == "network.run").unwrap();
+    assert!(at("agent.setup-sandbox") < entered && entered < at("agent.create-container"), "{calls:#?}");
     finish(&world, &runtime);
 }
 
