@@ -59,6 +59,11 @@ fn is_bind(mount: &Value) -> bool {
     }
 }
 
+/// Whether `config` has a seccomp profile.
+pub(crate) fn has_seccomp(config: &Value) -> bool {
+    config["linux"]["seccomp"].is_object()
+}
+
 /// Host directory that `config` binds on `/dev/shm`, whose size the guest's tmpfs gets.
 pub(crate) fn shm_source(config: &Value) -> Option<&str> {
     let mounts = config["mounts"].as_array()?;

@@ -16,7 +16,7 @@ pub use kind::{classify, Role};
 pub use map::{container_from_oci, pod_from_oci};
 
 pub(crate) use derive::derive_config;
-pub(crate) use guest::{guest_config, shared_binds, shm_source, GuestBind, GuestPaths};
+pub(crate) use guest::{guest_config, has_seccomp, shared_binds, shm_source, GuestBind, GuestPaths};
 
 /// Annotation that holds the whole OCI configuration.
 pub const CONFIG_KEY: &str = "dev.hutch.oci.config";
