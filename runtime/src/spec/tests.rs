@@ -191,6 +191,19 @@ fn what_the_hypervisor_does_not_support_is_refused() {
     HypervisorConfig { mlock: true, ..hypervisor() }.complete().unwrap();
 }
 
+/// Guest hooks are optional; where there are none, a directory of them is refused.
+#[test]
+fn p_166_guest_hooks_are_refused_where_the_agent_has_none() {
+    let with = |kind| {
+        let agent = AgentConfig { kind, guest_hooks: Some("/usr/share/oci/hooks".into()), ..AgentConfig::default() };
+        PodConfig { agent, ..pod() }.complete()
+    };
+    let refused = with(AgentKind::Hutch).unwrap_err();
+    assert_eq!(refused.kind(), ErrorKind::InvalidConfig);
+    assert!(refused.to_string().contains("agent.guest_hooks /usr/share/oci/hooks"), "{refused}");
+    with(AgentKind::None).unwrap();
+}
+
 #[test]
 fn p_182_configured_kernel_parameters_come_last() {
     let parameter = |key: &str, value: &str| KernelParameter { key: key.into(), value: value.into() };
