@@ -220,7 +220,7 @@ impl OpenPod<'_> {
             read_only: volume.read_only,
         });
         let nets = endpoints.iter().enumerate().filter_map(|(index, endpoint)| match &endpoint.kind {
-            EndpointKind::Tap { tap } => Some(NetDevice {
+            EndpointKind::Tap { tap, .. } => Some(NetDevice {
                 id: format!("net{index}"),
                 tap: tap.clone(),
                 mac: endpoint.mac.clone(),
