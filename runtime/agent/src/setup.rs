@@ -2,6 +2,7 @@
 
 use std::fs;
 use std::os::fd::OwnedFd;
+use std::path::{Path, PathBuf};
 use std::sync::atomic::Ordering;
 
 use hutch_agent_proto::{GuestMount, SandboxSpec};
@@ -19,7 +20,13 @@ use crate::{modules, net, settings};
 const MAX_MOUNTS: usize = 1024;
 /// Longest line of the resolver's configuration, bytes.
 const MAX_RESOLVER_LINE: usize = 1024;
-const RESOLVER: &str = "/etc/resolv.conf";
+/// Where programs look for the resolver's configuration.
+pub const RESOLVER: &str = "/etc/resolv.conf";
+
+/// The agent's file with the resolver's configuration, for others to mount; there once the host has set any lines.
+pub fn resolver_file(run_dir: &Path) -> PathBuf {
+    run_dir.join("resolv.conf")
+}
 
 /// Serves `SetupSandbox`. After a failure the guest is half done, and is not set up again.
 ///
@@ -86,7 +93,7 @@ fn furnish(agent: &Agent, spec: &SandboxSpec, root: &str, mut inside: Vec<Placed
     check_path("sandbox root", root)?;
     if !spec.network.dns.is_empty() {
         write_resolver(agent, &spec.network.dns)?;
-        let source = agent.options.run_dir.join("resolv.conf");
+        let source = resolver_file(&agent.options.run_dir);
         let mount = bind(&source.to_string_lossy(), &Options::default())?;
         inside.insert(0, Placed { mount, target: RESOLVER.to_string(), optional: true });
     }
@@ -136,7 +143,7 @@ pub fn unmount(agent: &Agent, target: &str) -> Outcome<()> {
 }
 
 /// Sets the lines of the resolver's configuration; none leave it alone. With a root of its own the sandbox sees a
-/// file of the agent, which is mounted over what the root has.
+/// file of the agent, which is mounted over what the root has; so do containers made later.
 ///
 /// # Errors
 /// What the host is to be told.
@@ -146,12 +153,13 @@ pub fn set_resolver(agent: &Agent, lines: &[String]) -> Outcome<()> {
     }
     let sandbox = agent.sandbox();
     if sandbox.namespace().is_none() {
+        write_resolver(agent, lines)?;
         let text = resolver_text(lines)?;
         let failed = |error| io(RESOLVER, &error);
         fs::create_dir_all("/etc").map_err(failed)?;
         return fs::write(RESOLVER, text).map_err(failed);
     }
-    let path = agent.options.run_dir.join("resolv.conf");
+    let path = resolver_file(&agent.options.run_dir);
     let mounted = path.exists();
     // Rewritten in place: what is mounted is the file, not its name.
     write_resolver(agent, lines)?;
@@ -163,7 +171,7 @@ pub fn set_resolver(agent: &Agent, lines: &[String]) -> Outcome<()> {
 
 fn write_resolver(agent: &Agent, lines: &[String]) -> Outcome<()> {
     let text = resolver_text(lines)?;
-    let path = agent.options.run_dir.join("resolv.conf");
+    let path = resolver_file(&agent.options.run_dir);
     let failed = |error| io(path.display(), &error);
     fs::create_dir_all(&agent.options.run_dir).map_err(failed)?;
     fs::write(&path, text).map_err(failed)

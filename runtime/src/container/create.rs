@@ -35,6 +35,7 @@ impl Runtime {
         if pod.find(&id).is_ok() {
             return Err(Error::AlreadyExists(Object::Container(id.to_string())));
         }
+        pod.check_devices(&config)?;
         let result = pod.add_container(config).and_then(|index| pod.commit_container(index));
         match result {
             Ok(index) => Ok((PodHandle::new(self, &pod), ContainerHandle::new(self, &pod, index))),

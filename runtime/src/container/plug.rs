@@ -1,9 +1,9 @@
 //! Devices of a container: its root disk, if it has one, and what was configured.
 
-use crate::error::{Component, Result};
+use crate::error::{Component, Error, Result};
 use crate::pod::{guarded, OpenPod};
 use crate::seam::{BlockDevice, RootDisk};
-use crate::spec::{device_id, DeviceKind};
+use crate::spec::{device_id, ContainerConfig, DeviceKind, HypervisorKind};
 use crate::store::ContainerState;
 
 /// The root disk of a container as the guest finds it.
@@ -63,6 +63,27 @@ impl OpenPod<'_> {
         }
         outcome?;
         self.put_vm_record()
+    }
+
+    /// Refuses devices that would have to be passed to the guest by a hypervisor that cannot. Generic ones never are.
+    pub(crate) fn check_devices(&self, config: &ContainerConfig) -> Result<()> {
+        let kind = self.config.hypervisor.kind;
+        if kind == HypervisorKind::None {
+            return Ok(());
+        }
+        let capabilities = self.live.seams.vm.capabilities();
+        for device in config.devices.iter().filter_map(|device| device.resolve()) {
+            let what = match device.kind {
+                DeviceKind::Block if !capabilities.block_hotplug => "a block device",
+                DeviceKind::Vfio if !capabilities.vfio => "a VFIO device",
+                DeviceKind::Block | DeviceKind::Vfio | DeviceKind::Generic => continue,
+            };
+            return Err(Error::invalid(
+                format!("container {}: device {}", config.id, device.info.container_path.display()),
+                format!("is {what}, which hypervisor type {kind} cannot pass to the guest; leave it out"),
+            ));
+        }
+        Ok(())
     }
 
     /// Attaches the configured devices that can be passed; each is on record before.

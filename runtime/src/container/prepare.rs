@@ -6,9 +6,10 @@ use serde_json::Value;
 
 use crate::error::{Component, Error, Result};
 use crate::id::{random_hex, ContainerId};
+use crate::logger;
 use crate::pod::{guarded, OpenContainer, OpenPod};
 use crate::seam::{PidNamespace, StandInSpec};
-use crate::spec::oci::{derive_config, guest_config, CONFIG_KEY};
+use crate::spec::oci::{derive_config, guest_config, has_seccomp, CONFIG_KEY};
 use crate::spec::ContainerConfig;
 use crate::state::State;
 use crate::store::{ContainerState, DevicesRecord, MountsRecord, ProcessRecord};
@@ -47,6 +48,13 @@ impl OpenPod<'_> {
         self.plug_devices(index)?;
         self.sync_vcpus()?;
         let paths = self.share(index, &oci, drive)?;
+        if !paths.seccomp && has_seccomp(&oci) {
+            let container = &self.containers[index].id;
+            logger::warn!(
+                "pod {}: container {container}: the guest does not apply seccomp profiles; it runs without its profile",
+                self.id
+            );
+        }
         let spec = guest_config(oci, &paths)?;
         let token = self.fresh_token()?;
         let command = &self.containers[index].config.command;

@@ -23,7 +23,8 @@ use super::GuestError;
 const PREFIX: &str = ".pod-";
 /// The record beside the files.
 const RECORD: &str = "source.json";
-/// Directories kept, the ones used last. A running machine does not need its directory any more.
+/// Directories kept, the ones used last, beside those that pods name: a stopped pod boots from them again. A running
+/// machine does not need its directory any more.
 const KEPT: usize = 16;
 
 /// Kernel and initramfs for pods. The files stay as they are.
@@ -46,15 +47,26 @@ struct Source {
 
 impl PodAssets {
     /// The files for `kernel` in `dir`, with the agent that `HUTCH_AGENT_OCI` names, or that is called
-    /// `hutch-agent-oci` and lies beside this executable or beside `HUTCH_AGENT`. Made first, if they are not there.
+    /// `hutch-agent-oci` and lies beside this executable or beside `HUTCH_AGENT`. Made first, if they are not there;
+    /// then old ones go that are not among the files which `named` returns, those of the recorded pods. With `None`
+    /// (nobody can tell) all stay.
     ///
     /// # Errors
     /// As [`GuestAssets::open`]; [`GuestError::NoOciAgent`].
-    pub fn open(dir: &Path, kernel: KernelChoice) -> Result<PodAssets, GuestError> {
-        PodAssets::of(dir, &GuestAssets::open(dir, kernel)?, &AgentPath::locate_oci())
+    pub fn open(
+        dir: &Path,
+        kernel: KernelChoice,
+        named: impl FnOnce() -> Option<Vec<PathBuf>>,
+    ) -> Result<PodAssets, GuestError> {
+        PodAssets::of(dir, &GuestAssets::open(dir, kernel)?, &AgentPath::locate_oci(), named)
     }
 
-    pub(crate) fn of(dir: &Path, assets: &GuestAssets, agent: &AgentPath) -> Result<PodAssets, GuestError> {
+    pub(crate) fn of(
+        dir: &Path,
+        assets: &GuestAssets,
+        agent: &AgentPath,
+        named: impl FnOnce() -> Option<Vec<PathBuf>>,
+    ) -> Result<PodAssets, GuestError> {
         let stamp = Stamp::of(&agent.path).map_err(|source| missing(agent, source))?;
         let record = |name: &str| {
             let damaged = || GuestError::Damaged { path: dir.join(name), what: "not in the manifest".into() };
@@ -68,6 +80,7 @@ impl PodAssets {
                 && source.agent.path == agent.path
         };
         if let Some(found) = entries(dir).into_iter().find(|path| read(path).as_ref().is_some_and(known)) {
+            touch(&found);
             return Ok(at(&found));
         }
         let agent = Agent::load(agent).map_err(|error| match error {
@@ -81,7 +94,10 @@ impl PodAssets {
         let name = Digest::of(format!("{} {}", kernel.sha256, Digest::of(&initramfs)).as_bytes()).short();
         let path = dir.join(format!("{PREFIX}{name}"));
         install(dir, &path, &assets.kernel, &initramfs, &source)?;
-        forget_old(dir, &path);
+        touch(&path);
+        if let Some(named) = named() {
+            forget_old(dir, &path, &named);
+        }
         Ok(at(&path))
     }
 }
@@ -139,15 +155,51 @@ fn install(dir: &Path, path: &Path, kernel: &Path, initramfs: &[u8], source: &So
     }
 }
 
-/// Removes the oldest directories. Failures do not matter: the next call tries again.
-fn forget_old(dir: &Path, present: &Path) {
+/// Notes that the directory is in use. Who may not write there may use it all the same.
+fn touch(path: &Path) {
+    if let Err(error) = fs::File::open(path).and_then(|dir| dir.set_modified(SystemTime::now())) {
+        log::debug!("{}: noting its use: {error}", path.display());
+    }
+}
+
+/// Removes the directories whose use is longest ago, except those of `named` files. Failures do not matter: the next
+/// call tries again.
+fn forget_old(dir: &Path, present: &Path, named: &[PathBuf]) {
+    // By name alone, which tells the contents: the path to the directory may be written in several ways.
+    let names: Vec<_> = named.iter().filter_map(|file| file.parent()?.file_name()).collect();
+    let is_named = |path: &PathBuf| path.file_name().is_some_and(|name| names.contains(&name));
     let age = |path: &PathBuf| fs::metadata(path).and_then(|meta| meta.modified()).unwrap_or(SystemTime::UNIX_EPOCH);
     let mut all: Vec<_> = entries(dir).into_iter().filter(|path| path != present).map(|p| (age(&p), p)).collect();
     all.sort();
     let surplus = (all.len() + 1).saturating_sub(KEPT);
-    for (_, path) in all.into_iter().take(surplus) {
+    for (_, path) in all.into_iter().take(surplus).filter(|(_, path)| !is_named(path)) {
         if let Err(error) = fs::remove_dir_all(&path) {
             log::debug!("{} stays: {error}", path.display());
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+
+    #[test]
+    fn the_directories_used_last_and_those_of_pods_stay() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = |number: usize| dir.path().join(format!("{PREFIX}{number}"));
+        for number in 0..KEPT + 4 {
+            fs::create_dir(path(number)).unwrap();
+            fs::write(path(number).join(VMLINUX), "").unwrap();
+            let at = SystemTime::UNIX_EPOCH + Duration::from_secs(1000 + number as u64);
+            fs::File::open(path(number)).unwrap().set_modified(at).unwrap();
+        }
+        // The oldest is used, the second belongs to a pod that knows the directory by another path.
+        touch(&path(0));
+        let named = [PathBuf::from("/elsewhere").join(path(1).file_name().unwrap()).join(INITRAMFS)];
+        forget_old(dir.path(), &path(KEPT + 3), &named);
+        let gone: Vec<usize> = (0..KEPT + 4).filter(|number| !path(*number).exists()).collect();
+        assert_eq!(gone, [2, 3, 4]);
     }
 }

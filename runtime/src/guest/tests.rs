@@ -378,7 +378,7 @@ fn pods_boot_files_that_outlive_the_asset_they_were_made_of() {
     let oci = place.dir.path().join("hutch-agent-oci");
     fs::write(&oci, super::testing::agent("oci")).unwrap();
     let agent = super::agent::AgentPath { path: oci.clone(), given: true };
-    let make = || super::pod::PodAssets::of(&place.guest(), &place.open().unwrap(), &agent);
+    let make = || super::pod::PodAssets::of(&place.guest(), &place.open().unwrap(), &agent, || Some(Vec::new()));
     let first = make().unwrap();
     match Archive::read(&fs::read(&first.initrd).unwrap()).unwrap().get("init") {
         Some(Node::File(0o755, bytes)) => assert_eq!(*bytes, fs::read(&oci).unwrap()),

@@ -16,6 +16,9 @@ pub enum EndpointKind {
     Tap {
         /// Name of the tap in the namespace.
         tap: String,
+        /// The interface had an ingress discipline before, which stays, with the filters that are not ours (P-068).
+        #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+        keep_ingress: bool,
     },
     /// A physical interface passed through.
     Physical {

@@ -105,8 +105,11 @@ fn rules(path: &Path, interface: &str, inner: Ipv4Addr, publish: &[PortForward])
             Protocol::Udp => "udp",
         };
         let to = match forward.host_address {
-            Some(IpAddr::V4(address)) if !address.is_unspecified() => format!("ip daddr {address} "),
-            _ => "fib daddr type local ".into(),
+            None => "fib daddr type local ".into(),
+            Some(IpAddr::V4(address)) if address.is_unspecified() => "fib daddr type local ".into(),
+            Some(IpAddr::V4(address)) => format!("ip daddr {address} "),
+            // Refused by the configuration's check; other addresses must not be opened in its place.
+            Some(IpAddr::V6(_)) => continue,
         };
         let _ =
             writeln!(forwards, "    {to}{protocol} dport {} dnat to {inner}:{}", forward.host_port, forward.guest_port);
@@ -174,9 +177,12 @@ mod tests {
 
     #[test]
     fn rules_translate_and_forward() {
-        let publish = [PortForward::parse("8080:80").unwrap(), PortForward::parse("10.0.0.1:53:53/udp").unwrap()];
+        let publish = ["8080:80", "10.0.0.1:53:53/udp", "0.0.0.0:81:80", "[::1]:7777:80"];
+        let publish = publish.map(|text| PortForward::parse(text).unwrap());
         let text = rules(Path::new("/p"), "hutch-7", "10.89.0.30".parse().unwrap(), &publish);
         assert!(text.contains("fib daddr type local tcp dport 8080 dnat to 10.89.0.30:80"), "{text}");
+        assert!(text.contains("fib daddr type local tcp dport 81 dnat"), "{text}");
+        assert!(!text.contains("7777"), "not on other addresses: {text}");
         assert!(text.contains("ip daddr 10.0.0.1 udp dport 53 dnat to 10.89.0.30:53"), "{text}");
         assert!(text.contains("ip saddr 10.89.0.30 oifname != \"hutch-7\" masquerade"), "{text}");
     }

@@ -12,7 +12,8 @@ use std::io;
 use std::path::PathBuf;
 
 use super::netlink::{
-    add_ingress, addresses, delete_ingress, delete_link, links, neighbours, redirect, routes, set_up, Link, Netlink,
+    add_ingress, addresses, delete_ingress, delete_link, delete_redirect, has_ingress, links, neighbours, redirect,
+    routes, set_up, Link, Netlink,
 };
 use super::tap::make_tap;
 use super::{namespace, nat, Endpoint, EndpointKind};
@@ -77,11 +78,19 @@ impl Network for TcNetwork {
             let addresses = addresses(&mut netlink)?;
             let routes = routes(&mut netlink, &all)?;
             let neighbours = neighbours(&mut netlink, &all)?;
+            // With its tap there the discipline is ours.
+            let is_joined = |link: &Link| all.iter().any(|other| other.name == tap_name(link.index));
+            let mut foreign = Vec::new();
+            for link in all.iter().filter(|link| !is_joined(link)) {
+                if has_ingress(&mut netlink, link.index)? {
+                    foreign.push(link.index);
+                }
+            }
             let plan = |link: &Link| {
                 let mine = addresses.iter().filter(|(index, _)| *index == link.index);
                 let mine: Vec<String> = mine.map(|(_, address)| address.clone()).collect();
                 (!link.loopback && !link.mac.is_empty() && !mine.is_empty()).then(|| Endpoint {
-                    kind: EndpointKind::Tap { tap: tap_name(link.index) },
+                    kind: EndpointKind::Tap { tap: tap_name(link.index), keep_ingress: foreign.contains(&link.index) },
                     name: link.name.clone(),
                     mac: link.mac.clone(),
                     mtu: link.mtu,
@@ -96,7 +105,7 @@ impl Network for TcNetwork {
     }
 
     fn attach(&self, _: &Namespace, endpoint: &Endpoint) -> SeamResult<()> {
-        let EndpointKind::Tap { tap } = &endpoint.kind else {
+        let EndpointKind::Tap { tap, .. } = &endpoint.kind else {
             return Err(SeamError::Unsupported("an endpoint other than a tap"));
         };
         let join = || -> io::Result<()> {
@@ -118,11 +127,11 @@ impl Network for TcNetwork {
     }
 
     fn detach(&self, given: &Namespace, endpoint: &Endpoint) -> SeamResult<()> {
-        let EndpointKind::Tap { tap } = &endpoint.kind else { return Ok(()) };
+        let EndpointKind::Tap { tap, keep_ingress } = &endpoint.kind else { return Ok(()) };
         // A namespace that is gone has taken its interfaces along.
         let Some(path) = given.path.as_deref().filter(|path| namespace::exists(path)) else { return Ok(()) };
         let mut result = Ok(());
-        run_in_namespace(Some(path), &mut || result = part(&endpoint.name, tap))?;
+        run_in_namespace(Some(path), &mut || result = part(&endpoint.name, tap, *keep_ingress))?;
         result.map_err(|e| fail("take it apart", &endpoint.name, e))
     }
 
@@ -134,15 +143,21 @@ impl Network for TcNetwork {
     }
 }
 
-/// Inside the namespace: the tap goes, the interface gets its packets back.
-fn part(name: &str, tap: &str) -> io::Result<()> {
+/// Inside the namespace: the interface gets its packets back, and the tap goes, last, since it tells which filter is
+/// ours.
+fn part(name: &str, tap: &str, keep_ingress: bool) -> io::Result<()> {
     let mut netlink = Netlink::open()?;
-    for link in links(&mut netlink)? {
-        if link.name == tap {
-            delete_link(&mut netlink, link.index)?;
-        } else if link.name == name {
-            delete_ingress(&mut netlink, link.index)?;
+    let all = links(&mut netlink)?;
+    let index = |name: &str| all.iter().find(|link| link.name == name).map(|link| link.index);
+    match (index(name), index(tap)) {
+        (Some(outside), _) if !keep_ingress => delete_ingress(&mut netlink, outside)?,
+        (Some(outside), Some(inside)) if has_ingress(&mut netlink, outside)? => {
+            delete_redirect(&mut netlink, outside, inside)?;
         }
+        _ => {}
     }
-    Ok(())
+    match index(tap) {
+        Some(inside) => delete_link(&mut netlink, inside),
+        None => Ok(()),
+    }
 }

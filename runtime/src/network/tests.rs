@@ -95,7 +95,7 @@ fn inside_scan_and_join() {
     assert_eq!(routes.len(), 2, "none of the kernel's own: {routes:?}");
     assert_eq!((zeta.neighbours.len(), zeta.neighbours[0].mac.as_str()), (1, "02:00:00:00:00:99"));
 
-    let EndpointKind::Tap { tap } = &zeta.kind else { panic!("{zeta:?}") };
+    let EndpointKind::Tap { tap, .. } = &zeta.kind else { panic!("{zeta:?}") };
     let mut attached = Ok(());
     network.run(&namespace, &mut || attached = network.attach(&namespace, zeta)).unwrap();
     attached.unwrap();
@@ -162,6 +162,68 @@ fn frames_go_through(tap: &str) {
         assert_eq!(machine.write(&frame).unwrap(), frame.len());
     }
     assert!(received() >= before + 10, "no frame left");
+}
+
+#[test]
+fn p_068_an_ingress_discipline_that_was_there_stays_with_its_filters() {
+    inside("inside_foreign_ingress");
+}
+
+/// As `ingress` and as `clsact`, empty and with filters at the first priorities.
+#[test]
+#[ignore = "the inner half of the test above"]
+fn inside_foreign_ingress() {
+    let needed = "ip link add probe type veth peer name probe2 && tc qdisc add dev probe clsact && ip link del probe \
+                  && test -w /dev/net/tun";
+    if !able(needed) {
+        return;
+    }
+    let network = TcNetwork::new(dir().join("netns"));
+    let config = NetworkConfig { kind: NetworkKind::Scan, ..NetworkConfig::default() };
+    let namespace = network.plan("p", &config).unwrap();
+    network.create("p", &namespace, &config).unwrap();
+    sh_in(
+        &namespace,
+        "for name in one two three; do
+             ip link add $name type veth peer name $name-far
+             ip link set $name up; ip link set $name-far up
+         done
+         ip addr add 10.7.1.2/24 dev one; ip addr add 10.7.2.2/24 dev two; ip addr add 10.7.3.2/24 dev three
+         tc qdisc add dev one ingress
+         tc filter add dev one ingress prio 1 protocol ip u32 match ip dport 7 0xffff flowid :1
+         tc filter add dev one ingress prio 2 protocol ip u32 match ip dport 9 0xffff action mirred egress redirect dev two
+         tc qdisc add dev two clsact
+         tc filter add dev two egress prio 1 protocol ip u32 match ip dport 7 0xffff flowid :1
+         tc qdisc add dev three ingress",
+    );
+    let state = || {
+        let show =
+            |name: &str| format!("tc qdisc show dev {name}; tc filter show dev {name} ingress | sed 's/ref.*//'");
+        let mut text: String = ["one", "two", "three"].iter().map(|name| sh_in(&namespace, &show(name))).collect();
+        text += &sh_in(&namespace, "tc filter show dev two egress");
+        text
+    };
+    let before = state();
+    let mut found = Vec::new();
+    network.run(&namespace, &mut || found = network.scan("p", &namespace, &config).unwrap()).unwrap();
+    assert_eq!(found.len(), 3);
+    for endpoint in &found {
+        let EndpointKind::Tap { tap, keep_ingress: true } = &endpoint.kind else { panic!("{endpoint:?}") };
+        let mut attached = Ok(());
+        network.run(&namespace, &mut || attached = network.attach(&namespace, endpoint)).unwrap();
+        attached.unwrap();
+        let filters = sh_in(&namespace, &format!("tc filter show dev {} ingress", endpoint.name));
+        assert!(filters.contains(&format!("Redirect to device {tap}")), "{filters}");
+        assert_eq!(filters.contains("pref 3"), endpoint.name == "one", "after those that were there: {filters}");
+    }
+    assert_ne!(state(), before);
+    for endpoint in found.iter().chain(&found) {
+        network.detach(&namespace, endpoint).unwrap();
+    }
+    assert_eq!(state(), before);
+    assert!(!sh_in(&namespace, "ip -o link").contains("htap"));
+    network.delete("p", &namespace).unwrap();
+    println!("checked inside");
 }
 
 #[test]

@@ -49,11 +49,7 @@ impl OpenPod<'_> {
         let timeout = self.rt.options().boot_timeout;
         self.live.vm_call("wait-ready", |vm| vm.wait_ready(timeout))?;
         self.meet_agent(&network.endpoints)?;
-        hook::run_fatal(
-            "hook.createContainer",
-            &self.config.hooks.create_container.clone(),
-            &self.hook_state("creating"),
-        )
+        self.run_container_hooks(&namespace)
     }
 
     /// Takes the machine and the network back, newest first. Records stay.
@@ -171,6 +167,17 @@ impl OpenPod<'_> {
         })
     }
 
+    /// CreateContainer hooks, in the VMM's namespaces (P-166): it was born in the pod's network namespace and shares all
+    /// others with us.
+    fn run_container_hooks(&mut self, namespace: &Namespace) -> Result<()> {
+        let hooks = self.config.hooks.create_container.clone();
+        if hooks.is_empty() {
+            return Ok(());
+        }
+        let state = self.hook_state("creating");
+        self.in_namespace(namespace, || hook::run_fatal("hook.createContainer", &hooks, &state))
+    }
+
     /// Runs `job` in the pod's network namespace and hands its result on.
     fn in_namespace<T: Send>(&self, namespace: &Namespace, job: impl FnOnce() -> Result<T> + Send) -> Result<T> {
         let (mut job, mut result) = (Some(job), None);
@@ -213,7 +220,7 @@ impl OpenPod<'_> {
             read_only: volume.read_only,
         });
         let nets = endpoints.iter().enumerate().filter_map(|(index, endpoint)| match &endpoint.kind {
-            EndpointKind::Tap { tap } => Some(NetDevice {
+            EndpointKind::Tap { tap, .. } => Some(NetDevice {
                 id: format!("net{index}"),
                 tap: tap.clone(),
                 mac: endpoint.mac.clone(),

@@ -60,6 +60,7 @@ impl Runtime {
 impl OpenPod<'_> {
     fn create(&mut self, wanted: Vec<ContainerConfig>, undo: &mut Undo<PodStep>) -> Result<()> {
         undo.push(PodStep::Directories);
+        wanted.iter().try_for_each(|config| self.check_devices(config))?;
         self.store().make_dir(self.dirs.config_dir())?;
         self.put_state()?;
         // Known before the boot, because they decide the size of a machine that cannot grow.

@@ -1,5 +1,6 @@
 //! ListPod (§6.6).
 
+use std::path::PathBuf;
 use std::time::Duration;
 
 use crate::error::{Error, Result};
@@ -42,6 +43,22 @@ impl Runtime {
             }
         }
         Ok(list)
+    }
+
+    /// Kernels, images and initrds that the recorded pods boot from.
+    ///
+    /// # Errors
+    /// [`Error::Store`] if one of the configurations cannot be read.
+    pub fn boot_files(&self) -> Result<Vec<PathBuf>> {
+        let store = self.store();
+        let mut files = Vec::new();
+        for id in store.pods()? {
+            // One that vanishes meanwhile needs nothing.
+            let Some(config) = store.get(&store.pod(&id).config_record())? else { continue };
+            let machine = config.hypervisor;
+            files.extend([Some(machine.kernel), machine.image, machine.initrd].into_iter().flatten());
+        }
+        Ok(files)
     }
 
     fn list_one(&self, id: &PodId) -> Result<PodStatus> {

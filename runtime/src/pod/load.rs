@@ -8,7 +8,7 @@ use crate::pod::{Live, OpenContainer, OpenPod};
 use crate::runtime::Runtime;
 use crate::spec::ContainerConfig;
 use crate::state::State;
-use crate::store::{DevicesRecord, PodDirs, PodState, Store, StoreCause, HOST_RESTARTED};
+use crate::store::{DevicesRecord, PodDirs, PodState, Store, StoreCause};
 
 impl<'r> OpenPod<'r> {
     /// Reads the records of `id`, locked or not.
@@ -18,25 +18,16 @@ impl<'r> OpenPod<'r> {
         let config = store.get(&dirs.config_record())?.ok_or_else(|| Error::NoSuchPod(id.to_string()))?;
         let (state, restarted) = match store.get(&dirs.state_record())? {
             Some(state) => (state, false),
-            // Without a runtime directory the host was restarted; with one, the record was lost (P-043, P-049).
-            None if !run_dir_exists(&dirs)? => {
-                (PodState { reason: Some(HOST_RESTARTED.into()), ..PodState::new(State::Stopped) }, true)
-            }
-            None => {
-                let path = dirs.state_record().path().to_owned();
-                return Err(Error::Store { path, source: StoreCause::Missing });
-            }
+            // Without anything in the runtime directory the host was restarted; else the record was lost (P-043, P-049).
+            None if store.is_blank(&dirs)? => (PodState::restarted(), true),
+            // Looked for again, since a call that revives the pod may have written it meanwhile.
+            None => (store.need(&dirs.state_record())?, false),
         };
         let containers =
             config.containers.iter().map(|c| load_container(store, &dirs, c, restarted)).collect::<Result<_>>()?;
         let live = Live::new(rt.seams_for(&config), rt.options().clone(), store.get(&dirs.vm_record())?);
         Ok(OpenPod { rt, lock: None, id: id.clone(), dirs, config, state, containers, live })
     }
-}
-
-fn run_dir_exists(dirs: &PodDirs) -> Result<bool> {
-    let fail = |e: io::Error| Error::Store { path: dirs.run_dir().to_owned(), source: StoreCause::Read(e) };
-    dirs.run_dir().try_exists().map_err(fail)
 }
 
 /// The container's config with the per-container records laid over it; a missing one means "none yet" (P-046).

@@ -68,11 +68,8 @@ impl<'r> OpenPod<'r> {
     /// Takes the exclusive lock of an existing pod. What a creation or deletion has left without finishing is removed;
     /// it never was, or no longer is, a pod.
     pub(crate) fn lock_exclusive(rt: &Runtime, id: &PodId) -> Result<PodLock> {
-        let (store, timeout) = (rt.store(), rt.options().lock_timeout);
-        let lock = match store.lock(id, LockMode::Exclusive, timeout)? {
-            Some(lock) => lock,
-            None => store.revive(id, timeout)?,
-        };
+        let store = rt.store();
+        let lock = store.lock_alive(id, rt.options().lock_timeout)?;
         if !store.exists(&store.pod(id))? {
             OpenPod::discard_leftovers(rt, id)?;
             return Err(Error::NoSuchPod(id.to_string()));

@@ -112,10 +112,28 @@ impl OpenPod<'_> {
         if !self.live.vm_alive() || self.live.agent_lost() {
             return Ok(());
         }
+        self.expect_end(true)?;
         match self.live.tell("power-off", Request::PowerOff) {
             Err(Error::Injected(injected)) => Err(injected.into()),
             Err(error) if force || error.is_guest_lost() => Ok(()),
-            other => other,
+            Err(error) => {
+                self.expect_end(false)?;
+                Err(error)
+            }
+            Ok(()) => Ok(()),
+        }
+    }
+
+    /// Tells the VMM process whether its machine is asked to end. One that cannot be told notes a failure, which the
+    /// rest of the stop removes.
+    fn expect_end(&mut self, expected: bool) -> Result<()> {
+        match self.live.vm_call("expect-end", |vm| vm.expect_end(expected)) {
+            Err(Error::Injected(injected)) => Err(injected.into()),
+            Err(error) => {
+                logger::warn!("pod {}: {}", self.id, error.chain());
+                Ok(())
+            }
+            Ok(()) => Ok(()),
         }
     }
 

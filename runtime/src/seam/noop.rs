@@ -74,6 +74,9 @@ impl VmHandle for NoVm {
     fn set_memory(&mut self, _: u64) -> SeamResult<()> {
         Ok(())
     }
+    fn expect_end(&mut self, _: bool) -> SeamResult<()> {
+        Ok(())
+    }
     fn stats(&mut self) -> SeamResult<VmStats> {
         Ok(VmStats::default())
     }

@@ -247,6 +247,12 @@ pub trait VmHandle: Send {
     /// If the machine refuses.
     fn set_memory(&mut self, mib: u64) -> SeamResult<()>;
 
+    /// Tells that the machine's end is about to be asked for, so that it is no failure; or that it was not.
+    ///
+    /// # Errors
+    /// If the process does not answer.
+    fn expect_end(&mut self, expected: bool) -> SeamResult<()>;
+
     /// Figures of the process.
     ///
     /// # Errors

@@ -12,8 +12,8 @@ use crate::error::{Error, Result};
 pub const DEFAULT_VCPUS: u32 = 1;
 /// Memory in MiB if none is asked for.
 pub const DEFAULT_MEMORY_MIB: u64 = 2048;
-/// Most vCPUs a machine can have here.
-const PLATFORM_MAX_VCPUS: u32 = 255;
+/// Most vCPUs a machine can have here, as the machine monitor has it.
+pub(crate) const PLATFORM_MAX_VCPUS: u32 = 254;
 /// Hot-plug bridges if none are asked for.
 const DEFAULT_BRIDGES: u32 = 1;
 /// A guest does not boot with less.
@@ -67,7 +67,7 @@ pub struct HypervisorConfig {
     /// Initial RAM file system; this or an image.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub initrd: Option<PathBuf>,
-    /// Firmware.
+    /// Firmware; not with type `hutch`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub firmware: Option<PathBuf>,
     /// Program of the machine monitor; absent: hutch itself.
@@ -75,7 +75,7 @@ pub struct HypervisorConfig {
     pub vmm: Option<PathBuf>,
     /// Added to the kernel's command line, last, so that they win.
     pub kernel_parameters: Vec<KernelParameter>,
-    /// Block device driver.
+    /// Block device driver; type `hutch` has `virtio-blk` only.
     pub block_driver: BlockDriver,
     /// vCPUs at boot.
     pub vcpus: u32,
@@ -93,7 +93,7 @@ pub struct HypervisorConfig {
     pub memory_prealloc: bool,
     /// Huge pages for guest memory.
     pub huge_pages: bool,
-    /// Lock guest memory.
+    /// Lock guest memory: what is used is not swapped out.
     pub mlock: bool,
 }
 
@@ -115,6 +115,7 @@ impl HypervisorConfig {
         for path in paths.into_iter().flatten().chain(&self.vmm) {
             need_absolute("hypervisor path", path)?;
         }
+        self.refuse_unsupported()?;
         if let Some(bad) = self.kernel_parameters.iter().find(|p| p.key.is_empty()) {
             let what = format!("hypervisor.kernel_parameters with value {:?}", bad.value);
             return Err(Error::invalid(what, "has an empty key"));
@@ -136,6 +137,26 @@ impl HypervisorConfig {
             return Err(Error::invalid(what, format!("is more than the maximum of {}", self.max_vcpus)));
         }
         Ok(self)
+    }
+
+    /// Refuses what this type of hypervisor would have to ignore.
+    fn refuse_unsupported(&self) -> Result<()> {
+        if self.kind != HypervisorKind::Hutch {
+            return Ok(());
+        }
+        if let Some(firmware) = &self.firmware {
+            return Err(Error::invalid(
+                format!("hypervisor.firmware {}", firmware.display()),
+                "is not supported: hypervisor type hutch boots the kernel without firmware; leave it out",
+            ));
+        }
+        if self.block_driver != BlockDriver::VirtioBlk {
+            return Err(Error::invalid(
+                "hypervisor.block_driver virtio-scsi",
+                "is not supported: disks of hypervisor type hutch are virtio-blk; leave it out",
+            ));
+        }
+        Ok(())
     }
 
     /// The kernel's command line: architecture, common, configured; the last ones win (P-182).

@@ -40,7 +40,7 @@ pub enum Protocol {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct PortForward {
-    /// Address of the host; absent: all.
+    /// Address of the host, IPv4; absent: all IPv4 addresses.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub host_address: Option<IpAddr>,
     /// Port of the host.
@@ -91,6 +91,12 @@ impl NetworkConfig {
             return Err(Error::invalid("network.publish", "only network type nat can forward ports"));
         }
         for (index, forward) in self.publish.iter().enumerate() {
+            if let Some(address @ IpAddr::V6(_)) = forward.host_address {
+                return Err(Error::invalid(
+                    format!("network.publish [{address}]:{}", forward.host_port),
+                    "has an IPv6 address, and network type nat forwards IPv4 only; give an IPv4 address or none",
+                ));
+            }
             let same = |other: &PortForward| {
                 other.host_port == forward.host_port
                     && other.protocol == forward.protocol

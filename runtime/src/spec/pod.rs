@@ -68,7 +68,8 @@ pub struct AgentConfig {
     /// Containers must bring their OCI configuration as an annotation (P-101); otherwise it is derived from the
     /// container's own fields where it is missing.
     pub require_oci_config: bool,
-    /// Directory in the guest image with hooks of the guest: `prestart`, `poststart`, `poststop` (P-166).
+    /// Directory in the guest image with hooks of the guest: `prestart`, `poststart`, `poststop` (P-166, optional); not
+    /// with type `hutch`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub guest_hooks: Option<PathBuf>,
 }
@@ -114,6 +115,12 @@ impl PodConfig {
         }
         if let Some(path) = &self.agent.guest_hooks {
             need_absolute("agent.guest_hooks", path)?;
+            if self.agent.kind == AgentKind::Hutch {
+                return Err(Error::invalid(
+                    format!("agent.guest_hooks {}", path.display()),
+                    "is not supported by agent type hutch; hooks.start_container run in the guest, in each container",
+                ));
+            }
         }
         self.check_volumes()?;
         let mut seen = BTreeSet::new();

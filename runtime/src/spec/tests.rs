@@ -163,15 +163,45 @@ fn p_181_a_machine_needs_a_kernel_and_an_image_or_an_initrd() {
         HypervisorConfig { kernel: "relative".into(), ..hypervisor() },
         HypervisorConfig { memory_mib: 1, ..hypervisor() },
         HypervisorConfig { vcpus: 9, max_vcpus: 4, ..hypervisor() },
+        HypervisorConfig { vcpus: 255, ..hypervisor() },
+        HypervisorConfig { vcpus: 255, max_vcpus: 1000, ..hypervisor() },
     ];
     for case in cases {
         assert_eq!(kind(case.clone().complete()), ErrorKind::InvalidConfig, "{case:?}");
     }
     let complete = hypervisor().complete().unwrap();
     assert_eq!((complete.vcpus, complete.memory_mib, complete.bridges), (1, 2048, 1));
+    assert_eq!(complete.max_vcpus, 254);
     assert_eq!(complete.clone().complete().unwrap(), complete, "nothing changes twice");
     let sized = PodConfig { resources: VmResources { memory_mib: 300 }, ..pod() }.complete().unwrap();
     assert_eq!(sized.hypervisor.memory_mib, 300);
+}
+
+/// What would have no effect is refused, not ignored. The no-op hypervisor takes everything (P-186, P-190).
+#[test]
+fn what_the_hypervisor_does_not_support_is_refused() {
+    let firmware = HypervisorConfig { firmware: Some("/f".into()), ..hypervisor() };
+    let scsi = HypervisorConfig { block_driver: BlockDriver::VirtioScsi, ..hypervisor() };
+    for (case, field) in [(firmware, "hypervisor.firmware /f"), (scsi, "hypervisor.block_driver virtio-scsi")] {
+        let refused = case.clone().complete().unwrap_err();
+        assert_eq!(refused.kind(), ErrorKind::InvalidConfig);
+        assert!(refused.to_string().contains(field), "{refused}");
+        HypervisorConfig { kind: HypervisorKind::None, ..case }.complete().unwrap();
+    }
+    HypervisorConfig { mlock: true, ..hypervisor() }.complete().unwrap();
+}
+
+/// Guest hooks are optional; where there are none, a directory of them is refused.
+#[test]
+fn p_166_guest_hooks_are_refused_where_the_agent_has_none() {
+    let with = |kind| {
+        let agent = AgentConfig { kind, guest_hooks: Some("/usr/share/oci/hooks".into()), ..AgentConfig::default() };
+        PodConfig { agent, ..pod() }.complete()
+    };
+    let refused = with(AgentKind::Hutch).unwrap_err();
+    assert_eq!(refused.kind(), ErrorKind::InvalidConfig);
+    assert!(refused.to_string().contains("agent.guest_hooks /usr/share/oci/hooks"), "{refused}");
+    with(AgentKind::None).unwrap();
 }
 
 #[test]
@@ -427,6 +457,8 @@ fn ports_have_a_text_form() {
         ..NetworkConfig::default()
     };
     config(NetworkKind::Nat, &["1:1", "1:1/udp", "2:1"]).validate().unwrap();
+    let refused = config(NetworkKind::Nat, &["1:1", "[::1]:8080:80"]).validate().unwrap_err().to_string();
+    assert!(refused.contains("[::1]:8080") && refused.contains("give an IPv4 address"), "{refused}");
     assert_eq!(kind(config(NetworkKind::Nat, &["1:1", "1:2"]).validate()), ErrorKind::InvalidConfig);
     assert_eq!(kind(config(NetworkKind::None, &["1:1"]).validate()), ErrorKind::InvalidConfig);
     let given = NetworkConfig { namespace: Some("/run/netns/x".into()), ..config(NetworkKind::Nat, &[]) };

@@ -17,15 +17,11 @@ use rustix::fs::inotify;
 use rustix::fs::{flock, FlockOperation};
 use rustix::io::Errno;
 
-use super::{PodDirs, PodState, Store, StoreCause};
+use super::{PodDirs, Store, StoreCause};
 use crate::error::{Error, Object, Result};
 use crate::fault;
 use crate::id::PodId;
 use crate::process::wait_readable;
-use crate::state::State;
-
-/// Reason of a pod whose runtime directory did not survive.
-pub(crate) const HOST_RESTARTED: &str = "the host was restarted";
 
 const FIRST_WAIT: Duration = Duration::from_millis(1);
 const LONGEST_WAIT: Duration = Duration::from_secs(1);
@@ -54,7 +50,7 @@ impl Drop for PodLock {
 
 impl Store {
     /// Locks a pod, waiting at most `timeout`. `None`: the pod exists, but its runtime directory does not, because the
-    /// host was restarted; see [`Store::revive`].
+    /// host was restarted; see [`Store::lock_alive`].
     ///
     /// Never creates the lock file (P-022), and makes sure that the file it locked is still the pod's (P-026).
     ///
@@ -92,27 +88,13 @@ impl Store {
         Ok(lock)
     }
 
-    /// Gives a pod that survived a restart of the host its runtime directory back, in state `stopped`, and locks it
-    /// (P-049).
-    ///
-    /// # Errors
-    /// As [`Store::lock`].
-    pub fn revive(&self, id: &PodId, timeout: Duration) -> Result<PodLock> {
-        let dirs = self.pod(id);
-        let lock = self.lock_creating(id, &dirs, Instant::now() + timeout, timeout)?;
-        if !self.exists(&dirs)? {
-            // Deleted while we waited; what we made for it goes again.
-            self.remove_run_dir(&dirs)?;
-            return Err(Error::NoSuchPod(id.to_string()));
-        }
-        if self.get(&dirs.state_record())?.is_none() {
-            let reason = Some(HOST_RESTARTED.to_owned());
-            self.put(&dirs.state_record(), &PodState { reason, ..PodState::new(State::Stopped) })?;
-        }
-        Ok(lock)
-    }
-
-    fn lock_creating(&self, id: &PodId, dirs: &PodDirs, deadline: Instant, timeout: Duration) -> Result<PodLock> {
+    pub(super) fn lock_creating(
+        &self,
+        id: &PodId,
+        dirs: &PodDirs,
+        deadline: Instant,
+        timeout: Duration,
+    ) -> Result<PodLock> {
         loop {
             self.make_dir(dirs.run_dir())?;
             // `None`: a deletion removed the directory in between.

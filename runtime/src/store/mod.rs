@@ -38,13 +38,13 @@ mod layout;
 mod lock;
 mod record;
 mod records;
+mod revive;
 #[cfg(test)]
 mod tests;
 mod tree;
 
 pub use disk::{Disk, HostDisk};
 pub use layout::{ContainerDirs, PodDirs, DEFAULT_CONFIG_ROOT, DEFAULT_RUN_ROOT, RESERVED_NAMES};
-pub(crate) use lock::HOST_RESTARTED;
 pub use lock::{LockMode, PodLock};
 pub use record::{Record, RecordPath, RECORD_VERSION};
 pub use records::{

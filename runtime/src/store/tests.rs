@@ -185,7 +185,7 @@ fn p_050_known_endpoints_round_trip_and_unknown_ones_are_skipped() {
         neighbours: Vec::new(),
     };
     let endpoints = vec![
-        endpoint("a", EndpointKind::Tap { tap: "t".into() }),
+        endpoint("a", EndpointKind::Tap { tap: "t".into(), keep_ingress: true }),
         endpoint("b", EndpointKind::Physical { address: "0:1".into(), driver: "d".into() }),
         endpoint("c", EndpointKind::VhostUser { socket: "/s".into() }),
     ];

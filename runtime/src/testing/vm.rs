@@ -188,6 +188,10 @@ impl VmHandle for Handle {
         self.call("vm.set-memory", &mib.to_string(), |_| Ok(()))
     }
 
+    fn expect_end(&mut self, expected: bool) -> SeamResult<()> {
+        self.call("vm.expect-end", &expected.to_string(), |_| Ok(()))
+    }
+
     fn stats(&mut self) -> SeamResult<VmStats> {
         self.call("vm.stats", "", |_| {
             Ok(VmStats { cpu_us: 1000, resident_bytes: 64 << 20, threads: 4, descriptors: 20 })

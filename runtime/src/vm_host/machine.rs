@@ -127,6 +127,9 @@ impl KvmMachine {
     pub fn launch(spec: &VmSpec) -> SeamResult<Self> {
         let refused = |e: &dyn std::error::Error| SeamError::Refused(chain(e));
         let config = machine_config(spec)?;
+        if spec.mlock {
+            lock_memory()?;
+        }
         let mut machine = Machine::build(&config).map_err(|e| refused(&e))?;
         let vsock = machine.vsock().ok_or_else(|| SeamError::Refused("the machine has no vsock device".into()))?;
         // Before the start, so that the agent's report cannot come too early.
@@ -258,6 +261,15 @@ impl GuestMachine for KvmMachine {
     }
 }
 
+/// Keeps all memory of this process, and with it the guest's, from being swapped out once it is used. Set before the
+/// guest's memory is made.
+fn lock_memory() -> SeamResult<()> {
+    use rustix::mm::{mlockall, MlockAllFlags};
+    // Without ONFAULT the whole guest memory would be taken at once; that is what memory_prealloc is for.
+    mlockall(MlockAllFlags::CURRENT | MlockAllFlags::FUTURE | MlockAllFlags::ONFAULT)
+        .map_err(|e| SeamError::system("lock memory (hypervisor.mlock; see RLIMIT_MEMLOCK)", e.into()))
+}
+
 /// The pod API's machine in the machine monitor's terms.
 fn machine_config(spec: &VmSpec) -> SeamResult<MachineConfig> {
     let mut config = MachineConfig::new(&spec.name, &spec.kernel);
@@ -331,6 +343,45 @@ fn chain(error: &dyn std::error::Error) -> String {
 mod tests {
     use super::*;
     use crate::seam::{NetDevice, Share};
+
+    /// In a process of its own: the others' memory stays as it is.
+    #[test]
+    fn memory_is_locked_when_it_is_used() {
+        let mut command = std::process::Command::new("/proc/self/exe");
+        let inner = "vm_host::machine::tests::inside_a_process_of_its_own";
+        let output = command.args([inner, "--exact", "--ignored", "--nocapture"]).output().unwrap();
+        let text = String::from_utf8_lossy(&output.stdout) + String::from_utf8_lossy(&output.stderr);
+        assert!(output.status.success() && text.contains("checked inside"), "{text}");
+    }
+
+    #[test]
+    #[ignore = "the inner half of the test above"]
+    fn inside_a_process_of_its_own() {
+        // Few may lock more than that, and mapping fails then.
+        let memory = match lock_memory() {
+            Ok(()) => vec![1_u8; 4 << 20],
+            Err(error) => return println!("checked inside: {error}"),
+        };
+        let status = std::fs::read_to_string("/proc/self/status").unwrap();
+        let line = status.lines().find(|line| line.starts_with("VmLck:")).unwrap();
+        let kib: usize = line.split_whitespace().nth(1).unwrap().parse().unwrap();
+        assert!(kib * 1024 >= memory.len(), "{line}");
+        println!("checked inside");
+    }
+
+    #[test]
+    fn p_181_the_most_vcpus_of_a_pod_are_the_most_of_a_machine() {
+        let with = |vcpus| VmSpec {
+            kernel: "/k".into(),
+            initrd: Some("/i".into()),
+            memory_mib: 64,
+            vcpus,
+            ..VmSpec::default()
+        };
+        let most = crate::spec::PLATFORM_MAX_VCPUS;
+        machine_config(&with(most)).unwrap().check().unwrap();
+        machine_config(&with(most + 1)).unwrap().check().unwrap_err();
+    }
 
     #[test]
     fn p_182_the_machine_gets_configured_parameters_last() {

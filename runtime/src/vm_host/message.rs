@@ -53,6 +53,8 @@ pub enum ControlRequest {
         /// How many.
         lines: usize,
     },
+    /// Whether the machine's end, by whatever way, is one that was asked for.
+    ExpectEnd(bool),
     /// Ends the machine, and with it the process.
     Stop,
 }

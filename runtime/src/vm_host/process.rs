@@ -186,6 +186,10 @@ impl VmHandle for Handle {
         self.done(&ControlRequest::SetMemory(mib), Duration::ZERO)
     }
 
+    fn expect_end(&mut self, expected: bool) -> SeamResult<()> {
+        self.done(&ControlRequest::ExpectEnd(expected), Duration::ZERO)
+    }
+
     fn stats(&mut self) -> SeamResult<VmStats> {
         let pid = self.process.pid;
         let figures = crate::process::figures(pid);

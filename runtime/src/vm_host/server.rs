@@ -171,6 +171,7 @@ impl<M: GuestMachine + 'static> Server<M> {
             ControlRequest::Console { lines } => {
                 return Ok(Answer::Reply(ControlReply::Lines(machine.console(lines.min(10_000)))));
             }
+            ControlRequest::ExpectEnd(expected) => self.expected.store(expected, Ordering::SeqCst),
             ControlRequest::Stop => {
                 self.expected.store(true, Ordering::SeqCst);
                 machine.stop();

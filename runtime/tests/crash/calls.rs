@@ -22,7 +22,7 @@ pub struct Case {
 }
 
 /// Every mutating call of the API.
-pub const CASES: [Case; 19] = [
+pub const CASES: [Case; 21] = [
     Case { name: "create_pod", prepare: &[] },
     Case { name: "run_pod", prepare: &[] },
     Case { name: "start_pod", prepare: &["create_pod"] },
@@ -32,6 +32,8 @@ pub const CASES: [Case; 19] = [
     Case { name: "stop_pod", prepare: &["run_pod", "pause_pod"] },
     Case { name: "delete_pod", prepare: &["create_pod"] },
     Case { name: "delete_pod", prepare: &["run_pod", "force_stop_pod"] },
+    Case { name: "start_pod", prepare: &["run_pod", "host_restart"] },
+    Case { name: "delete_pod", prepare: &["run_pod", "host_restart"] },
     Case { name: "pause_pod", prepare: &["run_pod"] },
     Case { name: "resume_pod", prepare: &["run_pod", "pause_pod"] },
     Case { name: "create_container", prepare: &["run_pod"] },
@@ -97,6 +99,10 @@ pub fn container(stage: &Stage, id: &str) -> ContainerConfig {
 pub fn perform(stage: &Stage, runtime: &Runtime, call: &str) -> Result<()> {
     let force = StopOptions { force: true };
     match call {
+        "host_restart" => {
+            stage.host_restart();
+            Ok(())
+        }
         "create_pod" => runtime.create_pod(pod(stage, "p")).map(drop),
         "run_pod" => runtime.run_pod(pod(stage, "p")).map(drop),
         "start_pod" => runtime.start_pod("p").map(drop),

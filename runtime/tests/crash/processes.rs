@@ -5,12 +5,14 @@ use std::os::unix::process::CommandExt;
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
+use hutch_agent_proto::Request;
+use hutch_runtime::fault::{arm, passed, Action};
 use hutch_runtime::process::ProcessIdentity;
-use hutch_runtime::seam::SeamError;
+use hutch_runtime::seam::{AgentHost, SeamError};
 use hutch_runtime::spec;
 use hutch_runtime::testing::process::Stage;
 use hutch_runtime::vm_host::message::{ControlReply, ControlRequest};
-use hutch_runtime::vm_host::ControlClient;
+use hutch_runtime::vm_host::{ControlClient, VsockAgents};
 use hutch_runtime::{ErrorKind, State, StopOptions};
 
 use crate::calls::{assert_no_leaks, container, pod, ROLE_TEST};
@@ -44,6 +46,28 @@ fn a_stand_in_lives_as_long_as_its_process_and_exits_with_its_code() {
     assert_eq!(status.exit_status(), Some(37));
     let status = runtime.status_container("p", "a").unwrap();
     assert_eq!((status.state, status.exit.unwrap().code), (Some(State::Stopped), Some(37)));
+    finish(&stage, &runtime);
+}
+
+/// A power-off that was asked for leaves no failure record, not even for the moment until the stop removes it; one that
+/// nobody asked for does.
+#[test]
+fn p_080_only_an_unexpected_end_is_a_failure() {
+    let (stage, runtime) = running();
+    let failure = stage.dir().join("run/p/failure.json");
+    let fault = arm("vm.wait-end:after", 1, Action::Error);
+    assert!(runtime.stop_pod("p", StopOptions { force: true }).is_err(), "{:?}", passed());
+    drop(fault);
+    assert!(!failure.exists());
+    runtime.stop_pod("p", StopOptions::default()).unwrap();
+
+    runtime.start_pod("p").unwrap();
+    let record = stage.vm_record("p").unwrap();
+    let mut session = VsockAgents::default().connect(&record, Duration::from_secs(10)).unwrap();
+    let _ = session.call(Request::PowerOff, Duration::from_secs(10));
+    assert!(record.process.wait_end(Duration::from_secs(10)).unwrap());
+    assert!(runtime.status_pod("p").unwrap().reason.unwrap().contains("powered off"));
+    assert!(failure.exists());
     finish(&stage, &runtime);
 }
 

@@ -328,6 +328,36 @@ fn p_046_devices_come_from_their_record() {
     finish(&world, &runtime);
 }
 
+/// A device that the machine cannot be given is refused before anything is made; one that stays on the host is not.
+#[test]
+fn devices_that_cannot_be_passed_are_refused() {
+    let (world, runtime) = running(&[]);
+    let device = |path: &str, kind: &str| DeviceInfo {
+        container_path: path.into(),
+        host_path: Some(path.into()),
+        kind: kind.into(),
+        ..DeviceInfo::default()
+    };
+    for (path, kind_of, what) in [("/dev/loop9", "b", "a block device"), ("/dev/vfio/7", "c", "a VFIO device")] {
+        let mut config = world.container("b");
+        config.devices = vec![device("/dev/null", "c"), device(path, kind_of)];
+        world.calls();
+        let refused = error(runtime.create_container("p", config.clone()));
+        assert_eq!(refused.kind(), ErrorKind::InvalidConfig);
+        let text = refused.to_string();
+        assert!(text.contains("container b") && text.contains(path) && text.contains(what), "{text}");
+        assert!(world.calls().is_empty());
+        let mut pod = world.pod("q", &[]);
+        pod.containers = vec![config];
+        assert_eq!(kind(runtime.create_pod(pod)), ErrorKind::InvalidConfig);
+        assert_eq!(runtime.list_pods().unwrap().len(), 1);
+    }
+    let mut config = world.container("b");
+    config.devices = vec![device("/dev/null", "c")];
+    runtime.create_container("p", config).unwrap();
+    finish(&world, &runtime);
+}
+
 #[test]
 fn p_047_creation_order_is_kept() {
     let (world, runtime) = running(&["z", "m"]);

@@ -84,16 +84,17 @@ fn p_166_each_kind_of_hook_runs_at_its_place() {
     config.hooks.create_runtime = vec![note(&world, "createRuntime")];
     config.hooks.create_container = vec![note(&world, "createContainer")];
     config.hooks.start_container = vec![shell("true")];
-    config.agent.guest_hooks = Some("/usr/share/oci/hooks".into());
     runtime.create_pod(config).unwrap();
     assert_eq!(notes(&world), ["prestart", "createRuntime", "createContainer"]);
     let spec = world.guest("p", |guest| guest.spec("a")).unwrap();
     assert_eq!(spec["hooks"]["startContainer"][0]["path"], "/bin/sh");
     assert!(spec["hooks"].get("prestart").is_none());
-    assert_eq!(spec["annotations"]["dev.hutch.guest.hooks"], "/usr/share/oci/hooks");
     let calls = world.calls();
     let at = |wanted: &str| calls.iter().position(|call| call.starts_with(wanted)).unwrap();
     assert!(at("network.create") < at("network.scan"));
+    // The hooks of the container's creation run in the namespace too, when the guest is there.
+    let entered = calls.iter().rposition(|call| call == "network.run").unwrap();
+    assert!(at("agent.setup-sandbox") < entered && entered < at("agent.create-container"), "{calls:#?}");
     finish(&world, &runtime);
 }
 

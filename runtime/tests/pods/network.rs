@@ -13,7 +13,7 @@ use crate::support::{finish, kind, new, pod_state, running};
 /// An interface as a scan would plan it.
 pub fn endpoint(name: &str) -> Endpoint {
     Endpoint {
-        kind: EndpointKind::Tap { tap: format!("tap-{name}") },
+        kind: EndpointKind::Tap { tap: format!("tap-{name}"), keep_ingress: false },
         name: name.into(),
         mac: "02:00:00:00:00:01".into(),
         mtu: 1400,

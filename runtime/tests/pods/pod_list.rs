@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 use hutch_runtime::store::LockMode;
 use hutch_runtime::{ErrorKind, PodId, State};
 
-use crate::support::{finish, kind, new, running};
+use crate::support::{finish, kind, new, pod_state, running, states};
 
 #[test]
 fn p_017_no_config_root_is_an_empty_list() {
@@ -66,7 +66,7 @@ fn p_029_a_busy_pod_is_shown_from_its_records_and_marked() {
 
 #[test]
 fn p_049_a_pod_whose_host_was_restarted_is_listed_stopped_and_can_be_used_or_deleted() {
-    for case in ["delete", "start", "stop", "status", "force delete", "create"] {
+    for case in ["delete", "start", "stop", "containers", "status", "force delete", "create"] {
         let (world, runtime) = running(&["a", "b"]);
         // The host goes down: processes and the runtime root with it.
         world.host_restart();
@@ -82,7 +82,20 @@ fn p_049_a_pod_whose_host_was_restarted_is_listed_stopped_and_can_be_used_or_del
                 assert_eq!((status.state, status.reason), (Some(State::Running), None));
                 assert!(status.containers.iter().all(|container| container.state == Some(State::Running)));
             }
-            "stop" => drop(runtime.stop_pod("p", Default::default()).unwrap()),
+            "stop" => {
+                runtime.stop_pod("p", Default::default()).unwrap();
+                assert_stopped(&runtime);
+            }
+            // P-106, P-133, P-134: containers of the pod are as stopped as others.
+            "containers" => {
+                runtime.stop_container("p", "a", Default::default()).unwrap();
+                assert_stopped(&runtime);
+                runtime.kill_container("p", "b", libc::SIGTERM, true).unwrap();
+                runtime.kill_container("p", "b", libc::SIGKILL, true).unwrap();
+                assert_eq!(kind(runtime.kill_container("p", "b", libc::SIGHUP, false)), ErrorKind::WrongState);
+                assert_stopped(&runtime);
+                assert!(runtime.status_pod("p").unwrap().reason.unwrap().contains("restarted"));
+            }
             "status" => {
                 assert_eq!(runtime.status_container("p", "a").unwrap().state, Some(State::Stopped));
                 runtime.delete_container("p", "a").unwrap();
@@ -97,4 +110,58 @@ fn p_049_a_pod_whose_host_was_restarted_is_listed_stopped_and_can_be_used_or_del
         runtime.create_pod(world.pod("p", &[])).unwrap();
         finish(&world, &runtime);
     }
+}
+
+#[test]
+fn files_that_pods_boot_from_are_known() {
+    let (world, runtime) = new();
+    assert!(runtime.boot_files().unwrap().is_empty());
+    runtime.create_pod(world.pod("p", &[])).unwrap();
+    assert_eq!(runtime.boot_files().unwrap(), [world.dir().join("kernel"), world.dir().join("initrd")]);
+    let path = world.dir().join("config/p/config.json");
+    let text = std::fs::read(&path).unwrap();
+    std::fs::write(&path, "").unwrap();
+    assert_eq!(kind(runtime.boot_files()), ErrorKind::Store, "nobody can tell");
+    std::fs::write(&path, text).unwrap();
+    finish(&world, &runtime);
+}
+
+fn assert_stopped(runtime: &hutch_runtime::Runtime) {
+    let stopped = Some(State::Stopped);
+    assert_eq!(pod_state(runtime), State::Stopped);
+    assert_eq!(states(runtime), [("a".to_owned(), stopped), ("b".to_owned(), stopped)]);
+    let list = runtime.list_pods().unwrap();
+    assert!(list[0].containers.iter().all(|container| container.state == stopped), "{list:?}");
+}
+
+/// A call that was killed while it gave the pod its runtime directory back does not damage it; a lost record does (P-043).
+#[test]
+fn p_049_a_half_revived_pod_is_still_one_whose_host_was_restarted() {
+    let record = r#"{"version":1,"record":"container-state","data":{"state":"stopped"}}"#;
+    let leftovers: [&[(&str, &str)]; 4] = [
+        &[],
+        &[("lock", "")],
+        &[("lock", ""), ("a/state.json 7.0", "{"), ("state.json 7.0", "")],
+        &[("lock", ""), ("a/state.json", record)],
+    ];
+    for files in leftovers {
+        let (world, runtime) = running(&["a", "b"]);
+        world.host_restart();
+        let run = world.dir().join("run/p");
+        std::fs::create_dir_all(run.join("a")).unwrap();
+        for (name, content) in files {
+            std::fs::write(run.join(name), content).unwrap();
+        }
+        assert_stopped(&runtime);
+        runtime.stop_container("p", "b", Default::default()).unwrap();
+        assert_stopped(&runtime);
+        runtime.start_pod("p").unwrap();
+        finish(&world, &runtime);
+    }
+    let (world, runtime) = running(&["a"]);
+    std::fs::remove_file(world.dir().join("run/p/state.json")).unwrap();
+    std::fs::remove_file(world.dir().join("run/p/hypervisor.json")).unwrap();
+    assert_eq!(kind(runtime.status_pod("p")), ErrorKind::Store);
+    world.kill_vm("p");
+    runtime.delete_pod("p", Default::default()).unwrap();
 }

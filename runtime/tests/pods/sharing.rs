@@ -1,6 +1,7 @@
 //! What a container sees of the host, and the configuration that the guest gets (P-097 to P-100).
 
 use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex};
 
 use hutch_runtime::spec::oci::CONFIG_KEY;
 use hutch_runtime::spec::{ContainerConfig, MountSpec};
@@ -138,5 +139,36 @@ fn p_097_a_stand_in_joins_the_pods_network_and_gets_the_console() {
     assert_eq!(spec.console, Some("/dev/pts/77".into()));
     assert!(spec.terminal && spec.stdin);
     assert_eq!(spec.pid_namespace, hutch_runtime::seam::PidNamespace::New);
+    finish(&world, &runtime);
+}
+
+/// What the runtime has logged in this process.
+#[derive(Default)]
+struct Lines(Mutex<Vec<String>>);
+
+impl log::Log for Lines {
+    fn enabled(&self, _: &log::Metadata<'_>) -> bool {
+        true
+    }
+    fn log(&self, record: &log::Record<'_>) {
+        self.0.lock().unwrap().push(record.args().to_string());
+    }
+    fn flush(&self) {}
+}
+
+/// The profile of a guest that cannot apply it is removed, and that is said once.
+#[test]
+fn p_098_a_dropped_seccomp_profile_is_logged() {
+    let lines = Arc::new(Lines::default());
+    let (world, runtime) = running(&[]);
+    runtime.set_logger(lines.clone());
+    let config = |profile: serde_json::Value| json!({"process": {"args": ["serve"], "cwd": "/"}, "root": {"path": "r"}, "linux": {"seccomp": profile}});
+    runtime.create_container("p", with_oci(&world, "profiled", &config(json!({})))).unwrap();
+    runtime.create_container("p", with_oci(&world, "unprofiled", &config(json!(null)))).unwrap();
+    let said = |name: &str| {
+        let lines = lines.0.lock().unwrap();
+        lines.iter().filter(|line| line.contains(&format!("container {name}: ")) && line.contains("seccomp")).count()
+    };
+    assert_eq!((said("profiled"), said("unprofiled")), (1, 0));
     finish(&world, &runtime);
 }

@@ -108,12 +108,17 @@ fn make(runtime: &Runtime, plan: PodPlan) -> Result<PodHandle, Failure> {
     for container in config.containers.iter().filter(|container| !container.id.is_empty()) {
         runtime.check_unused(&container.id)?;
     }
-    fill_assets(&mut config.hypervisor, plan.kernel, &plan.guest_dir)?;
+    fill_assets(runtime, &mut config.hypervisor, plan.kernel, &plan.guest_dir)?;
     Ok(runtime.create_pod(config)?)
 }
 
 /// Gives a machine what it boots, as far as its configuration does not say.
-fn fill_assets(machine: &mut HypervisorConfig, asked: Option<KernelChoice>, dir: &Path) -> Result<(), Failure> {
+fn fill_assets(
+    runtime: &Runtime,
+    machine: &mut HypervisorConfig,
+    asked: Option<KernelChoice>,
+    dir: &Path,
+) -> Result<(), Failure> {
     let has_kernel = !machine.kernel.as_os_str().is_empty();
     let has_root = machine.initrd.is_some() || machine.image.is_some();
     if machine.kind == HypervisorKind::None {
@@ -131,7 +136,10 @@ fn fill_assets(machine: &mut HypervisorConfig, asked: Option<KernelChoice>, dir:
         None => KernelChoice::default(),
         Some(choice) => choice,
     };
-    let assets = PodAssets::open(dir, choice)?;
+    let assets = PodAssets::open(dir, choice, || {
+        let files = runtime.boot_files();
+        files.map_err(|error| log::debug!("old guest files stay: {}", error.chain())).ok()
+    })?;
     machine.kernel = assets.kernel;
     if !has_root {
         machine.initrd = Some(assets.initrd);

@@ -121,6 +121,15 @@ impl Config {
         })
     }
 
+    /// Mounts `source`, a file of the guest, read-only on `destination`.
+    pub fn mount_file(&mut self, source: &str, destination: &str) {
+        if let Some(mounts) = self.object.get_mut("mounts").and_then(Value::as_array_mut) {
+            let options = ["bind", "ro", "nosuid", "nodev", "noexec"];
+            mounts.push(json!({"destination": destination, "type": "bind", "source": source, "options": options}));
+            self.mounts.push(destination.to_owned());
+        }
+    }
+
     /// What later processes of the container inherit.
     pub fn heritage(&self) -> Heritage {
         let process = self.object.get("process");

@@ -88,6 +88,22 @@ fn paths_on_mounts_are_recognised() {
 }
 
 #[test]
+fn files_are_mounted_read_only_after_the_containers_own_mounts() {
+    let mut value = minimal();
+    value["mounts"] = json!([{"destination": "/proc", "type": "proc"}]);
+    for (value, own) in [(value, 1), (minimal(), 0)] {
+        let mut config = read(value).unwrap();
+        config.mount_file("/run/r", "/etc/resolv.conf");
+        assert!(config.is_on_mount("/etc/resolv.conf") && !config.is_on_mount("/etc"));
+        let json: Value = serde_json::from_str(&config.to_json()).unwrap();
+        let mounts = json["mounts"].as_array().unwrap();
+        assert_eq!(mounts.len(), own + 1);
+        assert_eq!((&mounts[own]["source"], &mounts[own]["type"]), (&json!("/run/r"), &json!("bind")));
+        assert!(mounts[own]["options"].as_array().unwrap().contains(&json!("ro")));
+    }
+}
+
+#[test]
 fn processes_inherit_capabilities_and_no_new_privileges() {
     let mut value = minimal();
     value["process"]["capabilities"] = json!({"bounding": ["CAP_KILL"]});

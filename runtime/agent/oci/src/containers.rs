@@ -6,7 +6,7 @@
 use std::collections::BTreeMap;
 use std::fs;
 use std::os::fd::{AsFd, BorrowedFd};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -17,6 +17,7 @@ use hutch_agent::launch::Stdio;
 use hutch_agent::process::Streams;
 use hutch_agent::root::Root;
 use hutch_agent::server::Agent;
+use hutch_agent::setup::{resolver_file, RESOLVER};
 use hutch_agent::spawn::Child;
 use hutch_agent::user::{look_up, Identity};
 use hutch_agent_proto::{is_token, ErrorKind, ProcessSpec, RemoteError, Request, Response, WindowSize};
@@ -39,6 +40,8 @@ const KILL_PATIENCE: Duration = Duration::from_secs(10);
 /// See the module.
 pub struct OciContainers {
     places: Places,
+    /// The resolver's configuration, if there is any.
+    resolver: PathBuf,
     /// `None`: being created.
     table: Mutex<BTreeMap<String, Option<Arc<Container>>>>,
     /// Control groups are ready.
@@ -53,6 +56,7 @@ impl OciContainers {
     pub fn new(run_dir: &Path) -> Self {
         Self {
             places: Places::below(run_dir),
+            resolver: resolver_file(run_dir),
             table: Mutex::default(),
             prepared: Mutex::new(false),
             oom: OomWatcher::default(),
@@ -136,6 +140,7 @@ impl OciContainers {
             // If it cannot be made, entering it will tell.
             let _ = root.make_directory(Path::new(&config.cwd));
         }
+        self.share_resolver(agent, &root, &mut config);
         self.places.make(new.id)?;
         let bundle = self.places.bundle(new.id);
         let file = bundle.join("config.json");
@@ -149,6 +154,19 @@ impl OciContainers {
         let container = Container::new(new.id, new.token, config.heritage(), (child.pid, init), channel);
         self.oom.watch(agent, new.id, &container.group)?;
         Ok((container, child, streams))
+    }
+
+    /// Containers see the pod's resolver configuration, unless they have something of their own there.
+    fn share_resolver(&self, agent: &Agent, root: &Root, config: &mut Config) {
+        if config.is_on_mount(RESOLVER) || !self.resolver.exists() {
+            return;
+        }
+        match (root.make_file(Path::new(RESOLVER)), self.resolver.to_str()) {
+            (Ok(_), Some(source)) => config.mount_file(source, RESOLVER),
+            // A root that is read-only on the host and has no such file can still run programs that need none.
+            (Err(errno), _) => agent.warn(format!("{RESOLVER} in {:?}: {}", config.rootfs, errno.desc())),
+            (Ok(_), None) => agent.warn(format!("{}: its name is not text", self.resolver.display())),
+        }
     }
 
     /// Removes what is left of a container whose creation failed.

@@ -9,5 +9,5 @@ mod socket;
 
 pub(crate) use link::{add_address, add_default_route, delete_link, make_veth, set_up, Peer};
 pub(crate) use list::{addresses, links, neighbours, routes, Link};
-pub(crate) use redirect::{add_ingress, delete_ingress, redirect};
+pub(crate) use redirect::{add_ingress, delete_ingress, delete_redirect, has_ingress, redirect};
 pub(crate) use socket::Netlink;

@@ -2,7 +2,6 @@
 
 use serde_json::{json, Value};
 
-use super::GUEST_HOOKS_KEY;
 use crate::error::{Error, Result};
 use crate::spec::HookSpec;
 
@@ -29,8 +28,6 @@ pub(crate) struct GuestPaths {
     pub(crate) binds: Vec<GuestBind>,
     /// Hooks to run inside the container before its program, unless the configuration has its own.
     pub(crate) start_container: Vec<HookSpec>,
-    /// Directory of guest hooks.
-    pub(crate) guest_hooks: Option<String>,
     /// The guest can apply seccomp profiles.
     pub(crate) seccomp: bool,
     /// Size of the host's `/dev/shm` for the container, bytes.
@@ -57,6 +54,11 @@ fn is_bind(mount: &Value) -> bool {
         "" | "none" => has("bind") || has("rbind"),
         _ => false,
     }
+}
+
+/// Whether `config` has a seccomp profile.
+pub(crate) fn has_seccomp(config: &Value) -> bool {
+    config["linux"]["seccomp"].is_object()
 }
 
 /// Host directory that `config` binds on `/dev/shm`, whose size the guest's tmpfs gets.
@@ -97,12 +99,6 @@ pub(crate) fn guest_config(mut config: Value, paths: &GuestPaths) -> Result<Valu
     let root = object.entry("root").or_insert_with(|| json!({}));
     if let Some(root) = root.as_object_mut() {
         root.insert("path".into(), json!(paths.rootfs));
-    }
-    if let Some(dir) = &paths.guest_hooks {
-        let annotations = object.entry("annotations").or_insert_with(|| json!({}));
-        if let Some(annotations) = annotations.as_object_mut() {
-            annotations.insert(GUEST_HOOKS_KEY.into(), json!(dir));
-        }
     }
     // The guest has no use for a copy of the very document it is part of.
     if let Some(annotations) = object.get_mut("annotations").and_then(Value::as_object_mut) {

@@ -16,7 +16,7 @@ pub use kind::{classify, Role};
 pub use map::{container_from_oci, pod_from_oci};
 
 pub(crate) use derive::derive_config;
-pub(crate) use guest::{guest_config, shared_binds, shm_source, GuestBind, GuestPaths};
+pub(crate) use guest::{guest_config, has_seccomp, shared_binds, shm_source, GuestBind, GuestPaths};
 
 /// Annotation that holds the whole OCI configuration.
 pub const CONFIG_KEY: &str = "dev.hutch.oci.config";
@@ -28,7 +28,5 @@ pub const ROLE_KEY: &str = "dev.hutch.oci.role";
 pub const GUEST_USER_KEY: &str = "dev.hutch.process.user";
 /// Annotation towards the guest agent: supplementary groups, separated by commas, names allowed.
 pub const GUEST_GROUPS_KEY: &str = "dev.hutch.process.groups";
-/// Annotation towards the guest agent: directory of the guest image with guest hooks (P-166).
-pub const GUEST_HOOKS_KEY: &str = "dev.hutch.guest.hooks";
 /// Where the guest mounts the directory that the host shares for all containers of the pod.
 pub const GUEST_SHARED_DIR: &str = "/run/hutch/shared";

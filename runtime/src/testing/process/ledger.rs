@@ -65,7 +65,7 @@ impl Network for Ledger {
 
     fn scan(&self, _: &str, _: &Namespace, _: &NetworkConfig) -> SeamResult<Vec<Endpoint>> {
         Ok(vec![Endpoint {
-            kind: EndpointKind::Tap { tap: "tap0".into() },
+            kind: EndpointKind::Tap { tap: "tap0".into(), keep_ingress: false },
             name: "eth0".into(),
             mac: "02:00:00:00:00:01".into(),
             mtu: 1500,

@@ -197,6 +197,23 @@ impl Stage {
         found
     }
 
+    /// What a restart of the host leaves: the configuration, and neither processes nor anything else.
+    pub fn host_restart(&self) {
+        self.kill_all();
+        for dir in ["ledger", "run"] {
+            let _ = std::fs::remove_dir_all(self.dir.join(dir));
+        }
+    }
+
+    fn kill_all(&self) {
+        for pid in self.processes() {
+            if let Ok(process) = crate::process::ProcessIdentity::of(pid) {
+                let _ = process.kill_and_wait(Duration::from_secs(5));
+                crate::process::reap(process);
+            }
+        }
+    }
+
     /// What is left on the stage: processes, ledger entries, files.
     pub fn leaks(&self) -> Vec<String> {
         let mut leaks: Vec<String> = self.processes().iter().map(|pid| format!("process {pid}")).collect();
@@ -211,12 +228,7 @@ impl Stage {
 impl Drop for Stage {
     fn drop(&mut self) {
         if self.owned.is_some() {
-            for pid in self.processes() {
-                if let Ok(process) = crate::process::ProcessIdentity::of(pid) {
-                    let _ = process.kill_and_wait(Duration::from_secs(5));
-                    crate::process::reap(process);
-                }
-            }
+            self.kill_all();
         }
     }
 }

@@ -72,6 +72,31 @@ fn a_read_only_root_and_mounts_are_as_configured() {
 }
 
 #[test]
+fn the_resolvers_configuration_of_the_pod_is_seen_inside() {
+    let guest = Guest::start();
+    rootfs(&guest);
+    let mut control = guest.watch();
+    let print = ["sh", "-c", "cat /etc/resolv.conf; echo x > /etc/resolv.conf"];
+    let (code, out, _) = script(&guest, &mut control, config(&guest, &["cat", "/etc/resolv.conf"]));
+    assert_eq!((code, out.as_str()), (1, ""), "without a configuration there is no file");
+    // As the agent leaves it when the sandbox is set up; here that would change this machine's own.
+    let file = hutch_agent::setup::resolver_file(&guest.dir.path().join("run"));
+    std::fs::write(&file, "nameserver 10.1.2.3\n").unwrap();
+    let (_, out, err) = script(&guest, &mut control, config(&guest, &print));
+    assert_eq!(out, "nameserver 10.1.2.3\n");
+    assert!(err.contains("Read-only"), "{err}");
+    // A mount of the container's own stays.
+    let own = guest.dir.path().join("own");
+    std::fs::write(&own, "nameserver 10.9.9.9\n").unwrap();
+    let mut spec = config(&guest, &print);
+    let mount = json!({"destination": "/etc/resolv.conf", "type": "bind", "source": own, "options": ["bind"]});
+    spec["mounts"].as_array_mut().unwrap().push(mount);
+    let (_, out, _) = script(&guest, &mut control, spec);
+    assert_eq!(out, "nameserver 10.9.9.9\n");
+    assert_eq!(std::fs::read_to_string(&file).unwrap(), "nameserver 10.1.2.3\n");
+}
+
+#[test]
 fn signals_reach_a_container_before_and_after_its_start() {
     let guest = Guest::start();
     rootfs(&guest);
