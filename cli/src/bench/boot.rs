@@ -69,8 +69,7 @@ pub fn run(args: &BootBenchArgs) -> Result<u8, Failure> {
     for point in &points {
         targets.extend(targets_of(args, point, &initrd)?);
     }
-    let largest = points.iter().map(|p| p.memory_mib).min().unwrap_or(0);
-    let settings = plan::run_settings(&scratch, largest, Duration::from_secs(args.timeout));
+    let settings = plan::run_settings(&scratch, Duration::from_secs(args.timeout));
     let rounds = Rounds { kept: args.rounds, warm_up: args.warm_up };
     let samples = plan::interleave(&targets, rounds, &settings, |round, name| log::info!("round {round}: {name}"))?;
     let results = plan::results(samples, describe(args));
@@ -111,6 +110,7 @@ fn targets_of(args: &BootBenchArgs, point: &Point, initrd: &Path) -> Result<Vec<
     let silent = [CMDLINE, &args.append.join(" "), "benchhold"].join(" ");
     let cmdline = [SERIAL, &silent].join(" ");
     let hutch = std::env::current_exe().map_err(|source| BenchError::File { path: "/proc/self/exe".into(), source })?;
+    let guest_mib = point.memory_mib;
     let (cpus, memory) = (point.cpus.to_string(), format!("{}M", point.memory_mib));
     let mut targets = Vec::new();
     let consoles: &[(&str, Option<&str>)] = match (args.no_boot, args.serial) {
@@ -125,7 +125,7 @@ fn targets_of(args: &BootBenchArgs, point: &Point, initrd: &Path) -> Result<Vec<
         argv.push(if console.is_some() { silent.clone() } else { cmdline.clone() });
         argv.extend(console.map(str::to_owned));
         argv.extend(args.hutch_args.iter().flat_map(|a| a.split_whitespace()).map(str::to_owned));
-        targets.push(Target { name: (*name).into(), argv, until: Until::InitLine, own_marks: true });
+        targets.push(Target { name: (*name).into(), argv, until: Until::InitLine, own_marks: true, guest_mib });
     }
     if let Some(rootfs) = &args.rootfs {
         let mut argv = vec![text(&hutch), "run".into(), "--kernel".into(), point.kernel.clone()];
@@ -138,7 +138,7 @@ fn targets_of(args: &BootBenchArgs, point: &Point, initrd: &Path) -> Result<Vec<
             true => argv.extend(["/bin/echo".into(), "hi".into()]),
             false => argv.extend(args.command.iter().cloned()),
         }
-        targets.push(Target { name: "hutch run".into(), argv, until: Until::Exit, own_marks: true });
+        targets.push(Target { name: "hutch run".into(), argv, until: Until::Exit, own_marks: true, guest_mib });
     }
     let values = BTreeMap::from([
         ("kernel", text(&kernel)),

@@ -81,8 +81,8 @@ impl Drop for Scratch {
 }
 
 /// Settings of a run, with debugfs where Linux systems mount it.
-pub fn run_settings(scratch: &Scratch, guest_mib: u64, timeout: Duration) -> RunSettings {
-    RunSettings { timeout, guest_mib, debugfs: "/sys/kernel/debug".into(), scratch: scratch.path().to_owned() }
+pub fn run_settings(scratch: &Scratch, timeout: Duration) -> RunSettings {
+    RunSettings { timeout, debugfs: "/sys/kernel/debug".into(), scratch: scratch.path().to_owned() }
 }
 
 #[cfg(test)]
@@ -100,10 +100,11 @@ mod tests {
                 argv: vec!["true".into()],
                 until: Until::Exit,
                 own_marks: false,
+                guest_mib: 0,
             })
             .collect();
         let mut order = Vec::new();
-        let settings = run_settings(&scratch, 1, Duration::from_secs(10));
+        let settings = run_settings(&scratch, Duration::from_secs(10));
         let rounds = Rounds { kept: 2, warm_up: 1 };
         let samples = interleave(&targets, rounds, &settings, |r, name| order.push(format!("{r}{name}"))).unwrap();
         assert_eq!(order, ["0a", "0b", "1b", "1a", "2a", "2b"]);

@@ -27,8 +27,6 @@ const END_TIMEOUT: Duration = Duration::from_secs(5);
 pub struct RunSettings {
     /// A run that takes longer is an error.
     pub timeout: Duration,
-    /// Guest memory, for telling it apart in smaps.
-    pub guest_mib: u64,
     /// Where debugfs is mounted.
     pub debugfs: PathBuf,
     /// Directory for marks files.
@@ -108,7 +106,7 @@ pub fn run(target: &Target, settings: &RunSettings) -> Result<Sample, RunError> 
     let arrived = watch(target, &mut child.0, settings, start, &mut sample);
     let output = arrived?;
     if target.until == Until::InitLine {
-        observe(child.0.id(), settings, &mut sample);
+        observe(child.0.id(), target, settings, &mut sample);
         end(&mut child.0);
     }
     let status = child.0.wait().map_err(|source| RunError::Io { target: target.name.clone(), source })?;
@@ -203,9 +201,9 @@ fn init_line(output: &[u8]) -> Option<u64> {
 }
 
 /// Memory, faults and exits while the guest holds still.
-fn observe(pid: u32, settings: &RunSettings, sample: &mut Sample) {
+fn observe(pid: u32, target: &Target, settings: &RunSettings, sample: &mut Sample) {
     if let Ok(smaps) = std::fs::read_to_string(format!("/proc/{pid}/smaps")) {
-        let m = proc::memory(&smaps, settings.guest_mib);
+        let m = proc::memory(&smaps, target.guest_mib);
         for (name, kib) in [
             ("vmm_rss_kib", m.rss_kib),
             ("vmm_pss_kib", m.pss_kib),
@@ -299,17 +297,12 @@ mod tests {
     use super::*;
 
     fn settings(dir: &Path) -> RunSettings {
-        RunSettings {
-            timeout: Duration::from_secs(20),
-            guest_mib: 128,
-            debugfs: dir.to_owned(),
-            scratch: dir.to_owned(),
-        }
+        RunSettings { timeout: Duration::from_secs(20), debugfs: dir.to_owned(), scratch: dir.to_owned() }
     }
 
     fn shell(name: &str, script: &str, until: Until, own_marks: bool) -> Target {
         let argv = ["sh", "-c", script].map(str::to_owned).to_vec();
-        Target { name: name.into(), argv, until, own_marks }
+        Target { name: name.into(), argv, until, own_marks, guest_mib: 128 }
     }
 
     #[test]

@@ -16,6 +16,8 @@ pub struct Target {
     pub until: Until,
     /// The command takes `--marks FILE` and writes its own marks there.
     pub own_marks: bool,
+    /// Memory of its guest, for telling that apart from the VMM's; 0 without a guest.
+    pub guest_mib: u64,
 }
 
 /// The event that ends a measurement.
@@ -71,7 +73,8 @@ pub fn peer(text: &str, values: &BTreeMap<&str, String>) -> Result<Target, Templ
         argv.push(fill(name, &word, values)?);
     }
     let until = if template.contains("{kernel}") { Until::InitLine } else { Until::Exit };
-    Ok(Target { name: name.to_owned(), argv, until, own_marks: false })
+    let guest_mib = values.get("memory_mib").and_then(|mib| mib.parse().ok()).unwrap_or(0);
+    Ok(Target { name: name.to_owned(), argv, until, own_marks: false, guest_mib })
 }
 
 /// QEMU's microvm machine as Debian ships it, with nothing that a bench guest does not need.

@@ -17,19 +17,26 @@ use crate::stage::Stage;
 use crate::suite::Report;
 use crate::{build, Result};
 
-/// The most that a figure may come to, for a machine with one vCPU and 128 MiB. Times have 5 % of slack in them.
+/// The most that a figure may come to, for a machine with one vCPU and 128 MiB: what was measured, and some slack.
 const LIMITS: [(&str, &str, f64); 7] = [
-    ("exits to user space until init", "user_exits_until_init", 60.0),
-    ("exits altogether", "kvm_exits", 1000.0),
-    ("resident memory of the VMM in KiB", "vmm_rss_kib", 5000.0),
-    ("private and written memory of the VMM in KiB", "vmm_private_dirty_kib", 400.0),
-    ("resident memory of the guest in KiB", "guest_rss_kib", 30_000.0),
-    ("page faults", "minor_faults", 800.0),
-    ("milliseconds from spawn to init", "init", 90.0),
+    // 8
+    ("exits to user space until init", "user_exits_until_init", 12.0),
+    // 993 to 1003; the host's timer interrupts the guest now and then
+    ("exits altogether", "kvm_exits", 1060.0),
+    // 4600 to 5100, depending on how much of the program the page cache brings along
+    ("resident memory of the VMM in KiB", "vmm_rss_kib", 5600.0),
+    // 300 to 316
+    ("private and written memory of the VMM in KiB", "vmm_private_dirty_kib", 360.0),
+    // 29000 to 29008
+    ("resident memory of the guest in KiB", "guest_rss_kib", 30_500.0),
+    // 480 to 490
+    ("page faults", "minor_faults", 560.0),
+    // 75.6 to 76.6
+    ("milliseconds from spawn to init", "init", 80.0),
 ];
 
 /// Rounds that count, after two that warm the caches.
-const ROUNDS: &str = "3";
+const ROUNDS: &str = "5";
 
 /// Boots and compares.
 pub fn check(stage: &Stage, report: &mut Report) -> Result<()> {
@@ -68,11 +75,11 @@ pub fn check(stage: &Stage, report: &mut Report) -> Result<()> {
     }
     let samples = read(&results)?;
     for (what, name, limit) in LIMITS {
-        let value = median(&samples, "hutch", name)?;
+        let value = usual(&samples, "hutch", name)?;
         println!("{what}: {value:.1}, at most {limit}");
         report.check(what, value <= limit, begin.elapsed());
     }
-    let (ours, theirs) = (median(&samples, "hutch", "init")?, median(&samples, "qemu", "init")?);
+    let (ours, theirs) = (usual(&samples, "hutch", "init")?, usual(&samples, "qemu", "init")?);
     println!("spawn to init beside QEMU's microvm: {ours:.1} ms and {theirs:.1} ms, {:.2} of it", ours / theirs);
     report.check("faster to init than QEMU's microvm", ours < theirs, begin.elapsed());
     Ok(())
@@ -83,13 +90,16 @@ fn read(path: &Path) -> Result<Vec<Value>> {
     results["samples"].as_array().cloned().ok_or_else(|| format!("{} has no samples", path.display()).into())
 }
 
-/// Of a figure, or of a mark in milliseconds.
-fn median(samples: &[Value], target: &str, name: &str) -> Result<f64> {
-    let of = |sample: &Value| {
-        let mark = sample["marks"][name].as_f64().map(|ns| ns / 1e6);
-        mark.or_else(|| sample["figures"][name].as_f64())
+/// The median of a figure, or the least of a mark in milliseconds: whoever waits for the host's disk takes longer, and
+/// nothing is faster than it is.
+fn usual(samples: &[Value], target: &str, name: &str) -> Result<f64> {
+    let of = |kind: &str| {
+        let mut values: Vec<f64> =
+            samples.iter().filter(|s| s["target"] == target).filter_map(|s| s[kind][name].as_f64()).collect();
+        values.sort_by(f64::total_cmp);
+        values
     };
-    let mut values: Vec<f64> = samples.iter().filter(|s| s["target"] == target).filter_map(of).collect();
-    values.sort_by(f64::total_cmp);
-    values.get(values.len() / 2).copied().ok_or_else(|| format!("{target} has no {name}").into())
+    let (marks, figures) = (of("marks"), of("figures"));
+    let value = marks.first().map(|ns| ns / 1e6).or_else(|| figures.get(figures.len() / 2).copied());
+    value.ok_or_else(|| format!("{target} has no {name}").into())
 }
