@@ -28,16 +28,25 @@ pub fn target_dir() -> PathBuf {
     }
 }
 
-/// Builds a statically linked program and returns its path.
-///
-/// It has a target directory of its own, so that the other flags do not throw the rest of the build away.
+/// Builds a small statically linked program, as pid 1 of a guest has to be, and returns its path.
 pub fn static_binary(package: &str, binary: &str) -> Result<PathBuf> {
+    statically(package, binary, "agent")
+}
+
+/// Builds a statically linked program in the usual profile and returns its path. It starts faster than one that is
+/// linked when it starts, and takes less memory.
+pub fn static_release(package: &str, binary: &str) -> Result<PathBuf> {
+    statically(package, binary, "release")
+}
+
+/// There is a target directory of its own, so that the other flags do not throw the rest of the build away.
+fn statically(package: &str, binary: &str, profile: &str) -> Result<PathBuf> {
     let dir = target_dir().join("agent");
     let mut command = cargo();
-    command.args(["build", "--quiet", "--profile", "agent", "--target", STATIC_TARGET, "-p", package, "--bin", binary]);
+    command.args(["build", "--quiet", "--profile", profile, "--target", STATIC_TARGET, "-p", package, "--bin", binary]);
     command.env("CARGO_TARGET_DIR", &dir).env("RUSTFLAGS", "-C target-feature=+crt-static");
     run(&mut command)?;
-    Ok(dir.join(STATIC_TARGET).join("agent").join(binary))
+    Ok(dir.join(STATIC_TARGET).join(profile).join(binary))
 }
 
 /// Runs a command to its end; failure is an error that names it.

@@ -23,16 +23,16 @@ const LIMITS: [(&str, &str, f64); 7] = [
     ("exits to user space until init", "user_exits_until_init", 12.0),
     // 993 to 1003; the host's timer interrupts the guest now and then
     ("exits altogether", "kvm_exits", 1060.0),
-    // 4600 to 5100, depending on how much of the program the page cache brings along
-    ("resident memory of the VMM in KiB", "vmm_rss_kib", 5600.0),
-    // 300 to 316
-    ("private and written memory of the VMM in KiB", "vmm_private_dirty_kib", 360.0),
+    // 3700 to 3800, depending on how much of the program the page cache brings along
+    ("resident memory of the VMM in KiB", "vmm_rss_kib", 4200.0),
+    // 256 to 260
+    ("private and written memory of the VMM in KiB", "vmm_private_dirty_kib", 300.0),
     // 29000 to 29008
     ("resident memory of the guest in KiB", "guest_rss_kib", 30_500.0),
-    // 480 to 490
-    ("page faults", "minor_faults", 560.0),
-    // 75.6 to 76.6
-    ("milliseconds from spawn to init", "init", 80.0),
+    // 439 to 444
+    ("page faults", "minor_faults", 480.0),
+    // 74.6
+    ("milliseconds from spawn to init", "init", 78.3),
 ];
 
 /// Rounds that count, after two that warm the caches.

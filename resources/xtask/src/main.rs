@@ -34,6 +34,8 @@ enum Task {
     Bed(bed::Args),
     /// Install the Debian packages the other tasks need and fetch the bed's kernel
     Setup,
+    /// Build hutch and the guest's agents, statically linked, into target/dist
+    Build,
     /// Build everything and run a command in a real guest
     Demo(demo::Args),
     /// Formatting, clippy, docs, dependencies, licences, unit tests: what needs no virtual machine
@@ -60,6 +62,7 @@ fn main() -> ExitCode {
     let result = match Cli::parse().task {
         Task::Bed(args) => bed::main(args),
         Task::Setup => setup::main(),
+        Task::Build => stage::main(),
         Task::Demo(args) => demo::main(args),
         Task::Check(args) => check::main(args),
         Task::Test(args) => test::main(args),

@@ -49,7 +49,7 @@ pub fn main(args: Args) -> Result<ExitCode> {
     let root = demo::busybox_root()?;
     let mut command: Vec<OsString> = vec![stage.hutch.clone().into()];
     if args.containers {
-        command = container_start(&stage)?;
+        command = container_start()?;
         command.extend([stage.hutch.clone().into(), args.kernel.into(), root.into(), args.rounds.to_string().into()]);
         return in_bed(&stage, command);
     }
@@ -87,10 +87,8 @@ fn bundle(root: &Path) -> Result<PathBuf> {
 }
 
 /// The program that measures containers.
-fn container_start(stage: &Stage) -> Result<Vec<OsString>> {
-    let mut cargo = crate::build::cargo();
-    crate::build::run(cargo.args(["build", "--quiet", "--release", "-p", "hutch-perf", "--bin", "container-start"]))?;
-    Ok(vec![stage.hutch.with_file_name("container-start").into()])
+fn container_start() -> Result<Vec<OsString>> {
+    Ok(vec![crate::build::static_release("hutch-perf", "container-start")?.into()])
 }
 
 fn in_bed(stage: &Stage, command: Vec<OsString>) -> Result<ExitCode> {

@@ -1,16 +1,17 @@
 //! Building the product as a user would have it: `hutch`, its agent, guest assets.
 
-use std::path::PathBuf;
-use std::process::Command;
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::{Command, ExitCode};
 
 use crate::kernel::{self, Choice};
 use crate::{build, Result};
 
 /// The built product.
 pub struct Stage {
-    /// The `hutch` program, release build.
+    /// The `hutch` program, statically linked.
     pub hutch: PathBuf,
-    /// The agent, statically linked.
+    /// The agent, likewise.
     pub agent: PathBuf,
     /// The agent of pods, which knows containers, likewise.
     pub oci_agent: PathBuf,
@@ -23,23 +24,43 @@ pub struct Stage {
     pub guest_dir: PathBuf,
 }
 
+/// `cargo xtask build`: the programs, in one directory.
+pub fn main() -> Result<ExitCode> {
+    let stage = Stage::build()?;
+    println!("{}", stage.hutch.display());
+    Ok(ExitCode::SUCCESS)
+}
+
+/// Copies a program to the directory of all programs, whole or not at all. One that is the same stays: what was made of
+/// it is then still up to date.
+fn install(program: &Path) -> Result<PathBuf> {
+    let dir = build::target_dir().join("dist");
+    fs::create_dir_all(&dir)?;
+    let place = dir.join(program.file_name().unwrap_or_default());
+    if fs::read(&place).ok() != Some(fs::read(program)?) {
+        let partial = place.with_extension("partial");
+        fs::copy(program, &partial)?;
+        fs::rename(&partial, &place)?;
+    }
+    Ok(place)
+}
+
 impl Stage {
-    /// Builds the programs.
+    /// Builds the programs, and puts them side by side, where `hutch` finds the others by itself.
     pub fn build() -> Result<Stage> {
-        println!("\n    Building hutch (release)");
-        build::run(build::cargo().args(["build", "--quiet", "--release", "-p", "hutch", "--bin", "hutch"]))?;
-        println!("    Building hutch-agent (static)");
+        println!("\n    Building hutch");
+        let hutch = build::static_release("hutch", "hutch")?;
+        println!("    Building hutch-agent");
         let agent = build::static_binary("hutch-agent", "hutch-agent")?;
-        println!("    Building hutch-agent-oci (static)");
+        println!("    Building hutch-agent-oci");
         let oci_agent = build::static_binary("hutch-agent-oci", "hutch-agent-oci")?;
-        let guest_dir = hutch_test_harness::cache_dir().join("guest");
         Ok(Stage {
-            hutch: build::target_dir().join("release/hutch"),
-            agent,
-            oci_agent,
+            hutch: install(&hutch)?,
+            agent: install(&agent)?,
+            oci_agent: install(&oci_agent)?,
             other_agent: None,
             bzimage: None,
-            guest_dir,
+            guest_dir: hutch_test_harness::cache_dir().join("guest"),
         })
     }
 

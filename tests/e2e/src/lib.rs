@@ -4,7 +4,7 @@
 //!
 //! | variable | meaning | default |
 //! |---|---|---|
-//! | `HUTCH_BIN` | the program under test | `target/release/hutch` |
+//! | `HUTCH_BIN` | the program under test | `target/dist/hutch` |
 //! | `HUTCH_AGENT`, `HUTCH_AGENT_OCI`, `HUTCH_GUEST_DIR` | read by `hutch` itself | |
 //! | `HUTCH_E2E_KERNELS` | kinds of guest kernels to try, with commas | `distro` |
 //! | `HUTCH_E2E_OTHER_AGENT` | the static program `other-version-agent` of this package | |
@@ -47,7 +47,7 @@ pub fn quick() -> bool {
 
 /// The program under test.
 pub fn hutch_path() -> PathBuf {
-    let built = || Path::new(env!("CARGO_MANIFEST_DIR")).join("../../target/release/hutch");
+    let built = || Path::new(env!("CARGO_MANIFEST_DIR")).join("../../target/dist/hutch");
     let path = std::env::var_os("HUTCH_BIN").map_or_else(built, PathBuf::from);
     assert!(path.exists(), "{} is missing: run `cargo build --release -p hutch` or set HUTCH_BIN", path.display());
     path
