@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 pub struct Snapshot(BTreeSet<String>);
 
 /// What a temporary file of hutch's could be called: by itself, or by the `tempfile` library.
-const TEMPORARY: [&str; 2] = ["hutch", "/.tmp"];
+const TEMPORARY: [&str; 2] = ["/hutch-", "/.tmp"];
 
 /// Directories in which anything new is a leak, and whether to look below them.
 const DIRECTORIES: [(&str, bool); 6] = [
