@@ -1,7 +1,6 @@
 //! ListPod (§6.6).
 
 use std::path::PathBuf;
-use std::time::Duration;
 
 use crate::error::{Error, Result};
 use crate::id::PodId;
@@ -9,7 +8,6 @@ use crate::logger;
 use crate::pod::OpenPod;
 use crate::runtime::Runtime;
 use crate::spec::{AgentKind, HypervisorConfig, HypervisorKind, PodStatus};
-use crate::store::LockMode;
 
 impl Runtime {
     /// Status of all pods, sorted by id. No pods, and no config root, is an empty list (P-017). Holds one pod's lock at
@@ -62,34 +60,10 @@ impl Runtime {
     }
 
     fn list_one(&self, id: &PodId) -> Result<PodStatus> {
-        let patience = self.options().list_lock_timeout;
-        let Some(pod) = self.open_within(id, patience)? else { return self.busy(id) };
-        let noticed = pod.notice(None);
-        if noticed.is_empty() {
-            return Ok(pod.status());
+        match self.present_status(id, self.options().list_lock_timeout) {
+            Err(Error::Timeout { .. }) => Ok(PodStatus { busy: true, ..OpenPod::load(self, id)?.status() }),
+            other => other,
         }
-        drop(pod);
-        self.lazy_stop(id, &noticed, patience);
-        // Locked again: others may be changing the records by now.
-        match self.open_within(id, patience)? {
-            Some(pod) => Ok(pod.status()),
-            None => self.busy(id),
-        }
-    }
-
-    /// The pod under its shared lock; `None` if that is not free in time.
-    fn open_within(&self, id: &PodId, patience: Duration) -> Result<Option<OpenPod<'_>>> {
-        let lock = match self.store().lock(id, LockMode::Shared, patience) {
-            Err(Error::Timeout { .. }) => return Ok(None),
-            other => other?,
-        };
-        let mut pod = OpenPod::load(self, id)?;
-        pod.lock = lock;
-        Ok(Some(pod))
-    }
-
-    fn busy(&self, id: &PodId) -> Result<PodStatus> {
-        Ok(PodStatus { busy: true, ..OpenPod::load(self, id)?.status() })
     }
 }
 

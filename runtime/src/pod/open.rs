@@ -1,5 +1,7 @@
 //! A pod during one call: its lock, its records, its live half.
 
+use std::time::Duration;
+
 use crate::error::{Error, Object, Result};
 use crate::id::{ContainerId, PodId};
 use crate::pod::Live;
@@ -50,7 +52,12 @@ impl OpenContainer {
 impl<'r> OpenPod<'r> {
     /// Opens the pod for reading, together with other readers.
     pub(crate) fn shared(rt: &'r Runtime, id: &PodId) -> Result<OpenPod<'r>> {
-        let lock = rt.store().lock(id, LockMode::Shared, rt.options().lock_timeout)?;
+        OpenPod::shared_within(rt, id, rt.options().lock_timeout)
+    }
+
+    /// As [`OpenPod::shared`], with another bound for the wait.
+    pub(crate) fn shared_within(rt: &'r Runtime, id: &PodId, patience: Duration) -> Result<OpenPod<'r>> {
+        let lock = rt.store().lock(id, LockMode::Shared, patience)?;
         let mut pod = OpenPod::load(rt, id)?;
         pod.lock = lock;
         Ok(pod)

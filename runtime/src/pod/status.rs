@@ -1,5 +1,7 @@
 //! StatusPod (§6.6).
 
+use std::time::Duration;
+
 use crate::error::Result;
 use crate::id::PodId;
 use crate::logger;
@@ -28,16 +30,21 @@ impl Runtime {
     /// # Ok::<(), hutch_runtime::Error>(())
     /// ```
     pub fn status_pod(&self, pod: &str) -> Result<PodStatus> {
-        let id = PodId::new(pod)?;
-        let pod = OpenPod::shared(self, &id)?;
+        self.present_status(&PodId::new(pod)?, self.options().lock_timeout)
+    }
+
+    /// The status once what has ended is noted; each wait for the lock takes at most `patience`.
+    pub(crate) fn present_status(&self, id: &PodId, patience: Duration) -> Result<PodStatus> {
+        let pod = OpenPod::shared_within(self, id, patience)?;
         let noticed = pod.notice(None);
         if noticed.is_empty() {
             return Ok(pod.status());
         }
         // Never upgraded in place: two readers would wait for each other (P-024).
         drop(pod);
-        self.lazy_stop(&id, &noticed, self.options().lock_timeout);
-        Ok(OpenPod::shared(self, &id)?.status())
+        self.lazy_stop(id, &noticed, patience);
+        // Locked again: others may be changing the records by now.
+        Ok(OpenPod::shared_within(self, id, patience)?.status())
     }
 }
 
