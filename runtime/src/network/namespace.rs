@@ -58,8 +58,7 @@ pub(super) fn remove(path: &Path) -> io::Result<()> {
     for _ in 0..MAX_STACKED {
         match umount2(path, MntFlags::MNT_DETACH | MntFlags::UMOUNT_NOFOLLOW) {
             Ok(()) => {}
-            Err(Errno::EINVAL) => break,
-            Err(Errno::ENOENT) => break,
+            Err(Errno::EINVAL | Errno::ENOENT) => break,
             Err(e) => return Err(e.into()),
         }
     }

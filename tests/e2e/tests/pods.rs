@@ -143,7 +143,7 @@ fn a_machine_that_dies_is_noticed_and_leaves_a_pod_that_can_be_removed() {
     before.expect_no_leaks();
 }
 
-/// One after another; the long run of issue trackers is a hundred.
+/// A hundred, or what the environment says.
 #[test]
 fn many_pods_in_a_row_leave_nothing() {
     let pods = Pods::new();
