@@ -15,7 +15,7 @@ use super::{signals, GateMessage, GATE};
 use crate::agent_client::{AgentError, Session};
 use crate::seam::StandInSpec;
 use crate::stdio::{Relay, StdioFds};
-use crate::store::{write_record, ExitRecord, FailureRecord};
+use crate::store::{write_record, write_record_if_absent, ExitRecord, FailureRecord};
 use crate::timestamp::Timestamp;
 use crate::vm_host::message::ControlRequest;
 use crate::vm_host::{ControlClient, ControlConnector};
@@ -152,7 +152,8 @@ fn note_failure(spec: &StandInSpec) {
         return;
     }
     let reason = "the virtual machine's process has ended unexpectedly".to_owned();
-    let _ = write_record(&spec.failure_record, &FailureRecord { reason, at: Timestamp::now() });
+    // The machine's process may be writing down why, and knows better.
+    let _ = write_record_if_absent(&spec.failure_record, &FailureRecord { reason, at: Timestamp::now() });
 }
 
 fn reason(error: &AgentError) -> String {

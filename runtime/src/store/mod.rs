@@ -314,6 +314,26 @@ pub fn write_record<T: Record>(path: &Path, record: &T) -> Result<()> {
     HostDisk.write(path, &bytes, &mut || Ok(())).map_err(|e| fail(StoreCause::Write(e)))
 }
 
+/// As [`write_record`], but leaves one that is there, also one that somebody else writes at the same time.
+///
+/// # Errors
+/// [`Error::Store`].
+pub(crate) fn write_record_if_absent<T: Record>(path: &Path, record: &T) -> Result<()> {
+    // A blank marks what is unfinished, for whoever clears up.
+    let mut own = path.to_owned().into_os_string();
+    own.push(format!(" {}", std::process::id()));
+    let own = PathBuf::from(own);
+    write_record(&own, record)?;
+    let linked = std::fs::hard_link(&own, path);
+    let _ = std::fs::remove_file(&own);
+    match linked {
+        Err(e) if e.kind() != io::ErrorKind::AlreadyExists => {
+            Err(Error::Store { path: path.to_owned(), source: StoreCause::Write(e) })
+        }
+        _ => Ok(()),
+    }
+}
+
 impl std::fmt::Debug for Store {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("Store").field("config_root", &self.config_root).field("run_root", &self.run_root).finish()
