@@ -50,27 +50,28 @@ pub fn main(args: Args) -> Result<ExitCode> {
     let mut command: Vec<OsString> = vec![stage.hutch.clone().into()];
     if args.containers {
         command = container_start()?;
-        command.extend([stage.hutch.clone().into(), args.kernel.into(), root.into(), args.rounds.to_string().into()]);
+        let bundle = bundle(&root, &["/bin/sleep", "100000"])?;
+        command.extend([stage.hutch.clone().into(), args.kernel.into(), root.into(), bundle.into()]);
+        command.push(args.rounds.to_string().into());
         return in_bed(&stage, command);
     }
-    let bundle = bundle(&root)?.display().to_string();
+    let bundle = bundle(&root, &["/bin/true"])?.display().to_string();
     command.extend(["bench", "boot", "--peer", PEER, "--kernel"].map(OsString::from));
     command.extend([args.kernel.into(), "--rounds".into(), args.rounds.to_string().into()]);
     command.extend(["--rootfs".into(), root.into()]);
     for runtime in ["crun", "runc"] {
         command.extend(["--peer".into(), format!("{runtime}={runtime} run -b {bundle} hutch-perf").into()]);
     }
-    if !args.more.iter().any(|word| word == "--") {
-        command.extend(args.more);
+    let has_command = args.more.iter().any(|word| word == "--");
+    command.extend(args.more);
+    if !has_command {
         command.extend(["--", "/bin/true"].map(OsString::from));
-    } else {
-        command.extend(args.more);
     }
     in_bed(&stage, command)
 }
 
-/// `true` in the same root directory, for runtimes without machines.
-fn bundle(root: &Path) -> Result<PathBuf> {
+/// A command in the same root directory, for runtimes without machines.
+fn bundle(root: &Path, command: &[&str]) -> Result<PathBuf> {
     let bundle = crate::build::target_dir().join("perf-bundle");
     std::fs::create_dir_all(&bundle)?;
     let path = bundle.join("config.json");
@@ -80,7 +81,7 @@ fn bundle(root: &Path) -> Result<PathBuf> {
     crate::build::run(Command::new("crun").args(["spec", "-b"]).arg(&bundle))?;
     let mut config: serde_json::Value = serde_json::from_slice(&std::fs::read(&path)?)?;
     config["process"]["terminal"] = false.into();
-    config["process"]["args"] = serde_json::json!(["/bin/true"]);
+    config["process"]["args"] = serde_json::json!(command);
     config["root"] = serde_json::json!({"path": root, "readonly": false});
     std::fs::write(&path, config.to_string())?;
     Ok(bundle)

@@ -4,11 +4,16 @@
 //! command that stays; what is removed afterwards is not timed. Turn by turn, medians with quartiles.
 #![deny(unsafe_code)]
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
+use hutch_perf::measure::quartiles;
+
 type Result<T> = std::result::Result<T, Box<dyn std::error::Error>>;
+
+/// What runs in every container.
+const COMMAND: [&str; 2] = ["/bin/sleep", "100000"];
 
 /// Times of one program.
 #[derive(Default)]
@@ -19,39 +24,36 @@ struct Times {
 }
 
 impl Times {
-    fn row(&mut self, name: &str) -> String {
-        let mut text = format!("{name:<8}");
+    /// A line for people, and the median of both.
+    fn row(&mut self, name: &str) -> (String, f64) {
+        let (mut text, mut median) = (format!("{name:<8}"), 0.0);
         for times in [&mut self.create, &mut self.start, &mut self.both] {
-            times.sort();
-            let at = |quarter: usize| times[(times.len() - 1) * quarter / 4].as_secs_f64() * 1e3;
-            text += &format!(" {:>8.2} ms {:>15}", at(2), format!("{:.2}-{:.2}", at(1), at(3)));
+            let [low, middle, high] = quartiles(times).map(|time| time.as_secs_f64() * 1e3);
+            text += &format!(" {middle:>8.2} ms {:>15}", format!("{low:.2}-{high:.2}"));
+            median = middle;
         }
-        text
-    }
-
-    fn median(&self) -> f64 {
-        self.both[(self.both.len() - 1) / 2].as_secs_f64()
+        (text, median)
     }
 }
 
 fn main() -> Result<()> {
-    let [hutch, kernel, root, rounds] = std::env::args().skip(1).collect::<Vec<_>>().try_into().map_err(|_| {
-        "usage: container-start HUTCH KERNEL ROOT ROUNDS: the program, distro or source, a root directory, how often"
-    })?;
+    let [hutch, kernel, root, bundle, rounds] =
+        std::env::args().skip(1).collect::<Vec<_>>().try_into().map_err(|_| {
+            "usage: container-start HUTCH KERNEL ROOT BUNDLE ROUNDS: the program, distro or source, a root directory, \
+             the same with its command for crun, how often"
+        })?;
     let rounds: usize = rounds.parse()?;
     let place = tempfile::tempdir()?;
-    let bundle = bundle(place.path(), Path::new(&root))?;
     let bench = Bench { hutch, root, records: place.path().join("pods"), bundle };
-    bench
-        .hutch(&["pod", "run", "-d", "--kernel", &kernel, "-m", "192M", "--name", "p", "--rootfs", &bench.root, "--"])
-        .args(["/bin/sleep", "100000"])
-        .ok()?;
+    let pod = ["pod", "run", "-d", "--kernel", &kernel, "-m", "192M", "--name", "p", "--rootfs", &bench.root, "--"];
+    timed(bench.hutch(&pod).args(COMMAND))?;
     let measured = bench.measure(rounds);
-    bench.hutch(&["pod", "rm", "-f", "p"]).ok()?;
+    timed(&mut bench.hutch(&["pod", "rm", "-f", "p"]))?;
     let (mut hutch, mut crun) = measured?;
     println!("{:<8} {:>11} {:>15} {:>11} {:>15} {:>11} {:>15}", "", "create", "", "start", "", "both", "quartiles");
-    println!("{}\n{}", hutch.row("hutch"), crun.row("crun"));
-    println!("ratio of both: {:.2} ({rounds} rounds)", hutch.median() / crun.median());
+    let (hutch, crun) = (hutch.row("hutch"), crun.row("crun"));
+    println!("{}\n{}", hutch.0, crun.0);
+    println!("ratio of both: {:.2} ({rounds} rounds)", hutch.1 / crun.1);
     Ok(())
 }
 
@@ -59,26 +61,20 @@ struct Bench {
     hutch: String,
     root: String,
     records: PathBuf,
-    bundle: PathBuf,
+    bundle: String,
 }
 
-/// What a command line has to do: end well.
-trait Ok {
-    fn ok(&mut self) -> Result<Duration>;
-}
-
-impl Ok for Command {
-    fn ok(&mut self) -> Result<Duration> {
-        // The container keeps what it is given; nobody reads it.
-        self.stdin(Stdio::null()).stdout(Stdio::null());
-        let begin = Instant::now();
-        let status = self.status()?;
-        let time = begin.elapsed();
-        if !status.success() {
-            return Err(format!("{self:?} ended with {status}").into());
-        }
-        Ok(time)
+/// Runs a command, which is to end well; how long it took.
+fn timed(command: &mut Command) -> Result<Duration> {
+    // The container keeps what it is given; nobody reads it.
+    command.stdin(Stdio::null()).stdout(Stdio::null());
+    let begin = Instant::now();
+    let status = command.status()?;
+    let time = begin.elapsed();
+    if !status.success() {
+        return Err(format!("{command:?} ended with {status}").into());
     }
+    Ok(time)
 }
 
 impl Bench {
@@ -89,54 +85,27 @@ impl Bench {
         command
     }
 
-    fn crun(&self, words: &[&str]) -> Command {
-        let mut command = Command::new("crun");
-        command.args(words);
-        command
-    }
-
     fn measure(&self, rounds: usize) -> Result<(Times, Times)> {
-        let (mut hutch, mut crun) = (Times::default(), Times::default());
-        let bundle = self.bundle.display().to_string();
+        let (mut hutch, mut peer) = (Times::default(), Times::default());
         // The first two of each come with cold caches.
         for round in 0..rounds + 2 {
-            let create = self
-                .hutch(&["container", "create", "p", "--name", "c", "--rootfs", &self.root, "--"])
-                .args(["/bin/sleep", "100000"])
-                .ok()?;
-            let start = self.hutch(&["container", "start", "p", "c"]).ok()?;
-            self.hutch(&["container", "rm", "-f", "p", "c"]).ok()?;
-            let crun_create = self.crun(&["create", "-b", &bundle, "hutch-perf"]).ok()?;
-            let crun_start = self.crun(&["start", "hutch-perf"]).ok()?;
-            self.crun(&["delete", "-f", "hutch-perf"]).ok()?;
+            let create = timed(
+                self.hutch(&["container", "create", "p", "--name", "c", "--rootfs", &self.root, "--"]).args(COMMAND),
+            )?;
+            let start = timed(&mut self.hutch(&["container", "start", "p", "c"]))?;
+            timed(&mut self.hutch(&["container", "rm", "-f", "p", "c"]))?;
+            let crun = |words: &[&str]| timed(Command::new("crun").args(words));
+            let crun_create = crun(&["create", "-b", &self.bundle, "hutch-perf"])?;
+            let crun_start = crun(&["start", "hutch-perf"])?;
+            crun(&["delete", "-f", "hutch-perf"])?;
             if round >= 2 {
-                for (times, create, start) in [(&mut hutch, create, start), (&mut crun, crun_create, crun_start)] {
+                for (times, create, start) in [(&mut hutch, create, start), (&mut peer, crun_create, crun_start)] {
                     times.create.push(create);
                     times.start.push(start);
                     times.both.push(create + start);
                 }
             }
         }
-        for times in [&mut hutch, &mut crun] {
-            times.both.sort();
-        }
-        Ok((hutch, crun))
+        Ok((hutch, peer))
     }
-}
-
-/// The bundle: what `crun spec` says, with our root and command.
-fn bundle(place: &Path, root: &Path) -> Result<PathBuf> {
-    let bundle = place.join("bundle");
-    std::fs::create_dir(&bundle)?;
-    let status = Command::new("crun").args(["spec", "-b"]).arg(&bundle).status()?;
-    if !status.success() {
-        return Err("crun spec failed; is crun installed?".into());
-    }
-    let path = bundle.join("config.json");
-    let mut config: serde_json::Value = serde_json::from_slice(&std::fs::read(&path)?)?;
-    config["process"]["terminal"] = false.into();
-    config["process"]["args"] = serde_json::json!(["/bin/sleep", "100000"]);
-    config["root"] = serde_json::json!({"path": root, "readonly": false});
-    std::fs::write(&path, config.to_string())?;
-    Ok(bundle)
 }

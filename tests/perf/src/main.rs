@@ -5,8 +5,6 @@
 //! since that is what they consist of. The counts of read and write calls do not depend on the machine.
 #![deny(unsafe_code)]
 
-mod measure;
-
 use std::fs;
 use std::path::{Path, PathBuf};
 
@@ -16,7 +14,7 @@ use hutch_runtime::spec::{
 };
 use hutch_runtime::{Options, Runtime, StopOptions, Store};
 
-use measure::{measure, Row};
+use hutch_perf::measure::{self, measure, Row};
 
 /// Recorded pods in the list.
 const PODS: usize = 1000;

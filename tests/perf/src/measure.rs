@@ -87,7 +87,8 @@ pub fn measure<T, E: Into<Box<dyn std::error::Error>>>(
     })
 }
 
-fn quartiles(times: &mut [Duration]) -> [Duration; 3] {
+/// First quartile, median and third quartile.
+pub fn quartiles(times: &mut [Duration]) -> [Duration; 3] {
     times.sort();
     [1, 2, 3].map(|quarter| times[(times.len() - 1) * quarter / 4])
 }
