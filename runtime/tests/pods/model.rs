@@ -43,6 +43,8 @@ impl Subject for Fakes {
         Command { args: vec!["x".into()], ..Command::default() }
     }
 
+    fn started(&self, _: &str, _: &str) {}
+
     fn end_process(&self, pod: &str, container: &str) {
         self.world.guest(pod, |guest| guest.exit(container, 0));
     }
@@ -54,7 +56,9 @@ impl Subject for Fakes {
         result
     }
 
-    fn settle(&self, _: &str, _: &str) {}
+    fn settle(&self, _: &str, _: &str) -> std::result::Result<(), String> {
+        Ok(())
+    }
 }
 
 #[test]

@@ -19,6 +19,7 @@
 mod assets;
 mod kernels;
 mod leaks;
+mod machines;
 mod pods;
 mod rootfs;
 mod run;
@@ -27,6 +28,7 @@ mod terminal;
 pub use assets::{guest_dir, guest_file, initrd_with_other_agent};
 pub use kernels::TinyKernel;
 pub use leaks::Snapshot;
+pub use machines::Machines;
 pub use pods::Pods;
 pub use rootfs::RootFs;
 pub use run::{Ended, Hutch, Running};

@@ -91,6 +91,12 @@ pub struct Container {
     tokens: Mutex<Vec<Token>>,
 }
 
+/// Whether a process without a handler ends by this signal: signal(7), "Standard signals".
+fn ends_by_default(signal: i32) -> bool {
+    use libc::{SIGCHLD, SIGCONT, SIGSTOP, SIGTSTP, SIGTTIN, SIGTTOU, SIGURG, SIGWINCH};
+    ![SIGCHLD, SIGCONT, SIGSTOP, SIGTSTP, SIGTTIN, SIGTTOU, SIGURG, SIGWINCH].contains(&signal)
+}
+
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
@@ -164,19 +170,27 @@ impl Container {
         sent.map_err(|error| io(format_args!("starting container {:?}", self.id), &error))
     }
 
-    /// Signals the init, or all members.
+    /// Signals the init, or all members. An init that waits has no handlers yet and, as pid 1 of its namespace, is spared
+    /// by what would end any other process without them: it gets SIGKILL instead (P-131).
     ///
     /// # Errors
     /// `WrongState` if there is nobody to signal.
     pub fn signal(&self, signal: i32, all: bool) -> Outcome<()> {
+        // Held, so that it does not execute its program in between.
+        let stage = lock(&self.stage);
+        let waits = *stage == Stage::Created;
         if all {
             if !self.group.is_populated() {
                 self.check_alive()?;
             }
             self.group.signal(signal);
+            if waits && ends_by_default(signal) {
+                let _ = kill_pidfd(self.init.as_fd(), libc::SIGKILL);
+            }
             return Ok(());
         }
         self.check_alive()?;
+        let signal = if waits && ends_by_default(signal) { libc::SIGKILL } else { signal };
         match kill_pidfd(self.init.as_fd(), signal) {
             Err(Errno::ESRCH) => self.check_alive(),
             result => result.map_err(|errno| system(format_args!("signalling container {:?}", self.id), errno)),

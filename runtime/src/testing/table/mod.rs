@@ -18,6 +18,7 @@ use crate::error::{Error, Result};
 use crate::pod::{DeleteOptions, StopOptions};
 use crate::runtime::Runtime;
 use crate::spec::{Command, ContainerConfig, PodConfig};
+use crate::state::State;
 
 /// What the cases are performed on.
 pub trait Subject {
@@ -29,12 +30,14 @@ pub trait Subject {
     fn container(&self, id: &str) -> ContainerConfig;
     /// A command that runs for as long as its container.
     fn command(&self) -> Command;
+    /// Waits until the process of a container that was just started is ready for signals.
+    fn started(&self, pod: &str, container: &str);
     /// Has the process of a running container end by itself, with code 0.
     fn end_process(&self, pod: &str, container: &str);
     /// Performs `start`, which the guest is to refuse.
     fn while_refusing(&self, pod: &str, container: &str, start: &mut dyn FnMut() -> Result<()>) -> Result<()>;
-    /// Waits until the end of a container's process can be seen.
-    fn settle(&self, pod: &str, container: &str);
+    /// Waits until the end of a container's process can be seen; what is wrong if that takes too long.
+    fn settle(&self, pod: &str, container: &str) -> std::result::Result<(), String>;
 }
 
 /// A walk: steps done so far and what must be true after them.
@@ -51,7 +54,7 @@ impl Walk {
     /// If the answer, or what is shown, differs from what the contract says; the text tells all steps so far.
     pub fn step(&mut self, subject: &dyn Subject, step: Step) -> std::result::Result<(), String> {
         let cell = cell(&self.model, step);
-        let unseen = self.unseen_ends();
+        let (unseen, ran) = (self.unseen_ends(), self.running());
         self.done.push(step);
         let expected = expect(&mut self.model, step);
         let mut new_ends = self.unseen_ends();
@@ -59,12 +62,12 @@ impl Walk {
         if let Step::Exit(..) = step {
             for (pod, container) in new_ends {
                 subject.end_process(pod, container);
-                subject.settle(pod, container);
+                subject.settle(pod, container).map_err(|problem| format!("{cell}: {problem}"))?;
             }
             return Ok(());
         }
         let (answer, list) = perform(subject, step);
-        let kind = answer.as_ref().map(|()| ()).map_err(Error::kind);
+        let kind = answer.as_ref().copied().map_err(Error::kind);
         if kind != expected {
             let answer = answer.map_err(|error| error.chain().to_string());
             return Err(format!("{cell}: {answer:?}, not {expected:?}; after {:?}", self.done));
@@ -73,8 +76,14 @@ impl Walk {
         if let Some(list) = list.filter(|list| *list != must_show) {
             return Err(format!("{cell}: shown is {list:?}, not {must_show:?}; after {:?}", self.done));
         }
+        if let Step::Start(..) | Step::StartPod(_) = step {
+            for (pod, container) in self.running().into_iter().filter(|container| !ran.contains(container)) {
+                subject.started(pod, container);
+            }
+        }
         for (pod, container) in new_ends {
-            subject.settle(pod, container);
+            let settled = subject.settle(pod, container);
+            settled.map_err(|problem| format!("{cell}: {problem}; after {:?}", self.done))?;
         }
         Ok(())
     }
@@ -92,12 +101,20 @@ impl Walk {
 
     /// Containers whose process has ended without anybody having looked.
     fn unseen_ends(&self) -> Vec<(&'static str, &'static str)> {
-        let of_pod = |(id, pod): (&&'static str, &model::Pod)| {
-            let id = *id;
-            let ended = pod.containers.iter().filter(|(_, container)| container.ended);
-            ended.map(|(name, _)| (id, *name)).collect::<Vec<_>>()
-        };
-        self.model.iter().flat_map(of_pod).collect()
+        self.containers(|container| container.ended)
+    }
+
+    fn running(&self) -> Vec<(&'static str, &'static str)> {
+        self.containers(|container| container.state == State::Running)
+    }
+
+    fn containers(&self, wanted: impl Fn(&model::Container) -> bool) -> Vec<(&'static str, &'static str)> {
+        let mut found = Vec::new();
+        for (id, pod) in &self.model {
+            let those = pod.containers.iter().filter(|(_, container)| wanted(container));
+            found.extend(those.map(|(name, _)| (*id, *name)));
+        }
+        found
     }
 }
 
@@ -135,7 +152,7 @@ fn perform(subject: &dyn Subject, step: Step) -> (Result<()>, Option<Shown>) {
 }
 
 fn listed(runtime: &Runtime) -> Result<Shown> {
-    let state = |state: Option<crate::state::State>| state.ok_or(Error::NeedState);
+    let state = |state: Option<State>| state.ok_or(Error::NeedState);
     runtime
         .list_pods()?
         .into_iter()
