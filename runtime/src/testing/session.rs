@@ -48,6 +48,7 @@ impl Session {
         let (name, detail) = describe(&request);
         self.world.called(&format!("agent.{name}"), &detail, |state| {
             let vm = state.vms.get_mut(&self.uuid).filter(|vm| vm.alive).ok_or_else(gone)?;
+            vm.guest.patience.insert(name, deadline);
             answering(vm, deadline)?;
             let answer = vm.guest.handle(request);
             if answer == Answer::PowerOff {
