@@ -68,10 +68,14 @@ pub fn send_failure(socket: BorrowedFd, mut error: RemoteError) -> Result<(), Er
         error.message.truncate(end);
     }
     let word = Word::Failed(error);
-    send(socket, &word, None).or_else(|errno| {
-        let bytes = serde_json::to_vec(&word).map_err(|_| errno)?;
-        nix::unistd::write(socket, &bytes).map(drop)
-    })
+    match send(socket, &word, None) {
+        // Writing to nobody would be the end of this process.
+        Err(errno) if errno != Errno::EPIPE => {
+            let bytes = serde_json::to_vec(&word).map_err(|_| errno)?;
+            nix::unistd::write(socket, &bytes).map(drop)
+        }
+        result => result,
+    }
 }
 
 /// Receives a message and the descriptor that came with it, without waiting; `None` is the end of the channel.
