@@ -54,6 +54,7 @@ impl Session {
             if vm.paused {
                 state.violations.push(format!("a guest whose vCPUs are held was asked for {name} {detail}"));
             }
+            vm.guest.patience.insert(name, deadline);
             answering(vm, deadline)?;
             let answer = vm.guest.handle(request);
             if answer == Answer::PowerOff {

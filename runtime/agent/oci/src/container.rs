@@ -24,6 +24,7 @@ use nix::sys::stat::Mode;
 
 use crate::cgroup::Cgroup;
 use crate::config::Heritage;
+use crate::guest_hooks::GuestHooks;
 use crate::summon::Channel;
 
 /// How long processes may take to stop or go on.
@@ -84,6 +85,8 @@ pub struct Container {
     pub heritage: Heritage,
     /// Pid of its init.
     pub pid: i32,
+    /// Hooks of the guest that run for it.
+    pub guest_hooks: Option<GuestHooks>,
     init: OwnedFd,
     channel: Channel,
     stage: Mutex<Stage>,
@@ -103,12 +106,20 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 
 impl Container {
     /// A container whose init waits.
-    pub fn new(id: &str, token: &str, heritage: Heritage, (pid, init): (i32, OwnedFd), channel: Channel) -> Self {
+    pub fn new(
+        id: &str,
+        token: &str,
+        heritage: Heritage,
+        (pid, init): (i32, OwnedFd),
+        channel: Channel,
+        guest_hooks: Option<GuestHooks>,
+    ) -> Self {
         Self {
             id: id.to_owned(),
             group: Cgroup::of(id),
             heritage,
             pid,
+            guest_hooks,
             init,
             channel,
             stage: Mutex::new(Stage::Created),
