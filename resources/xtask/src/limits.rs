@@ -23,7 +23,7 @@ const LIMITS: [(&str, &str, f64); 7] = [
     ("exits to user space until init", "user_exits_until_init", 12.0),
     // 993 to 1003; the host's timer interrupts the guest now and then
     ("exits altogether", "kvm_exits", 1060.0),
-    // 3290 to 3550, depending on how much of the program the page cache brings along
+    // 3250 to 3550, depending on how much of the program the page cache brings along
     ("resident memory of the VMM in KiB", "vmm_rss_kib", 3700.0),
     // 200 to 216
     ("private and written memory of the VMM in KiB", "vmm_private_dirty_kib", 250.0),
