@@ -13,6 +13,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use hutch_devices::legacy::{MarkPort, Serial, I8042};
+use hutch_devices::virtio::mem::MemHandle;
 use hutch_devices::GuestRam;
 use nix::sys::resource::{getrlimit, setrlimit, Resource};
 use vm_memory::{Bytes, GuestAddress};
@@ -40,7 +41,7 @@ use crate::marks::{names, Marks};
 use crate::memory::{self, MemoryError};
 use crate::power::{PowerPorts, PowerRequest};
 use crate::vcpu::{thread, GuestEnd, IoSpace, VcpuHandle};
-use crate::virtio;
+use crate::virtio::{self, Handles};
 
 /// Why a machine could not be built.
 #[derive(Debug, thiserror::Error)]
@@ -176,7 +177,10 @@ fn assemble(
     let driver = Arc::new(StateDriver::new(files.console.clone(), marks));
     let mut devices = Devices::default();
     add_ports(&mut devices, vm.as_ref(), config, &driver)?;
-    let vsock = virtio::add_all(&mut devices, vm.as_ref(), &ram, config)?;
+    let Handles { vsock, memory } = virtio::add_all(&mut devices, vm.as_ref(), &ram, config)?;
+    if let Some(memory) = &memory {
+        watch_memory(memory, config, &driver);
+    }
     driver.marks().add(names::DEVICES_READY);
 
     let entry = load(config, files, &ram, &devices)?;
@@ -187,7 +191,24 @@ fn assemble(
     let counters = spawn_vcpus(vm.as_ref(), config.vcpus, &entry, &io, &driver)?;
     driver.marks().watch(counters.clone());
     driver.marks().add(names::VCPUS_READY);
-    Ok(Machine::new(Parts { driver, counters, transports, vsock, vm }))
+    Ok(Machine::new(Parts { driver, counters, transports, vsock, memory, vm }))
+}
+
+/// Marks the moment when the guest has all the memory that was asked for; asks for all when it
+/// marks that it is ready, if wanted.
+fn watch_memory(memory: &MemHandle, config: &MachineConfig, driver: &Arc<StateDriver>) {
+    let weak = Arc::downgrade(driver);
+    memory.on_reached(Box::new(move || {
+        if let Some(driver) = weak.upgrade() {
+            driver.marks().add(names::MEMORY_PLUGGED);
+        }
+    }));
+    if config.memory.plug_at_mark {
+        let memory = memory.clone();
+        driver.marks().on_ready(Box::new(move || {
+            memory.request(memory.capacity());
+        }));
+    }
 }
 
 /// Serial port, power and reset registers, boot marks.

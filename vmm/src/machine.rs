@@ -3,6 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use hutch_devices::virtio::mem::MemHandle;
 use hutch_devices::virtio::mmio::MmioTransport;
 use hutch_devices::virtio::vsock::VsockHandle;
 
@@ -23,6 +24,7 @@ pub struct Machine {
     counters: Vec<Arc<VcpuCounters>>,
     transports: Vec<Arc<MmioTransport>>,
     vsock: Option<VsockHandle>,
+    memory: Option<MemHandle>,
     down: bool,
     /// Last: descriptors of interrupts and doorbells go before it.
     _vm: Box<dyn Vm>,
@@ -34,6 +36,7 @@ pub(crate) struct Parts {
     pub counters: Vec<Arc<VcpuCounters>>,
     pub transports: Vec<Arc<MmioTransport>>,
     pub vsock: Option<VsockHandle>,
+    pub memory: Option<MemHandle>,
     pub vm: Box<dyn Vm>,
 }
 
@@ -55,8 +58,8 @@ impl Machine {
     }
 
     pub(crate) fn new(parts: Parts) -> Self {
-        let Parts { driver, counters, transports, vsock, vm } = parts;
-        Self { driver, counters, transports, vsock, down: false, _vm: vm }
+        let Parts { driver, counters, transports, vsock, memory, vm } = parts;
+        Self { driver, counters, transports, vsock, memory, down: false, _vm: vm }
     }
 
     /// Lets the guest run.
@@ -94,6 +97,11 @@ impl Machine {
     /// The way to the guest's sockets, if the machine has that device.
     pub fn vsock(&self) -> Option<VsockHandle> {
         self.vsock.clone()
+    }
+
+    /// Memory that can be plugged in, if the machine has any.
+    pub fn memory(&self) -> Option<MemHandle> {
+        self.memory.clone()
     }
 
     /// Ends the machine from anywhere.

@@ -247,3 +247,20 @@ fn devices_are_on_the_command_line_if_asked_for() {
     bench.config.discovery = DeviceDiscovery::Cmdline;
     assert!(line(&bench.config).ends_with(" virtio_mmio.device=4K@0xd0001000:6"));
 }
+
+#[test]
+fn memory_comes_when_it_is_asked_for_or_when_the_guest_marks_that_it_is_ready() {
+    let mark = || Scripted::Out { port: 0xe9, size: 1, data: b"A".to_vec() };
+    let requested = |at_mark| {
+        let mut bench = Bench::new([vec![mark(), power(0, 0x34)]]);
+        (bench.config.memory.pluggable_mib, bench.config.memory.plug_at_mark) = (8, at_mark);
+        let machine = bench.start();
+        assert_eq!(machine.wait(Some(PATIENCE)), Some(MachineExit::PowerOff));
+        let memory = machine.memory().expect("there is some");
+        assert_eq!((memory.capacity(), memory.plugged()), (8 << 20, 0));
+        memory.requested()
+    };
+    assert_eq!(requested(false), 0);
+    assert_eq!(requested(true), 8 << 20);
+    assert!(Bench::new([vec![]]).build().expect("good").memory().is_none());
+}

@@ -22,6 +22,10 @@ pub struct BootArgs {
     /// Guest memory, with K, M, G or T; a plain number is MiB
     #[arg(long, value_name = "SIZE", default_value = "256M")]
     pub memory: String,
+    /// Boot with a part of the memory; the rest is plugged in when the guest marks that it is ready (a byte A written
+    /// to I/O port 0xE9). The kernel needs CONFIG_VIRTIO_MEM
+    #[arg(long)]
+    pub memory_growth: bool,
     /// Raw disk image or block device
     #[arg(long = "disk", value_name = "PATH[:ro]")]
     pub disks: Vec<PathBuf>,

@@ -9,6 +9,7 @@ use super::sample::Results;
 use super::target::{self, Target, Until};
 use super::{initrd, plot, report};
 use crate::args::bench::{BootBenchArgs, Format};
+use crate::args::MemoryGrowth;
 use crate::failure::Failure;
 use crate::resolve::size;
 
@@ -124,6 +125,11 @@ fn targets_of(args: &BootBenchArgs, point: &Point, initrd: &Path) -> Result<Vec<
         argv.extend(["--memory".into(), memory.clone(), "--append".into()]);
         argv.push(if console.is_some() { silent.clone() } else { cmdline.clone() });
         argv.extend(console.map(str::to_owned));
+        // As `hutch run` has it.
+        let growth = MemoryGrowth::default().beyond_mib(point.kernel == "source");
+        if growth.is_some_and(|beyond_mib| guest_mib > beyond_mib) && !args.no_growth {
+            argv.push("--memory-growth".into());
+        }
         argv.extend(args.hutch_args.iter().flat_map(|a| a.split_whitespace()).map(str::to_owned));
         targets.push(Target { name: (*name).into(), argv, until: Until::InitLine, own_marks: true, guest_mib });
     }
@@ -133,6 +139,9 @@ fn targets_of(args: &BootBenchArgs, point: &Point, initrd: &Path) -> Result<Vec<
             argv.extend(["--guest-dir".into(), text(dir)]);
         }
         argv.extend(["--cpus".into(), cpus.clone(), "--memory".into(), memory]);
+        if args.no_growth {
+            argv.extend(["--memory-growth".into(), "off".into()]);
+        }
         argv.extend(["--rootfs".into(), text(rootfs), "--".into()]);
         match args.command.is_empty() {
             true => argv.extend(["/bin/echo".into(), "hi".into()]),

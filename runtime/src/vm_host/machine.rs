@@ -275,14 +275,13 @@ fn machine_config(spec: &VmSpec) -> SeamResult<MachineConfig> {
     let mut config = MachineConfig::new(&spec.name, &spec.kernel);
     config.vcpus = spec.vcpus.max(1);
     config.memory = MemoryConfig {
-        size_mib: spec.memory_mib,
         backing: if spec.huge_pages {
             MemoryBacking::Hugetlb { page_mib: HUGE_PAGE_MIB }
         } else {
             MemoryBacking::Anonymous
         },
-        thp: false,
         prefault: spec.memory_prealloc,
+        ..MemoryConfig::anonymous(spec.memory_mib)
     };
     config.loading = ImageLoading::Map;
     config.initrd.clone_from(&spec.initrd);
