@@ -15,6 +15,9 @@ pub struct MachineConfig {
     pub name: String,
     /// Number of vCPUs, 1 to 254.
     pub vcpus: u32,
+    /// How many there may be later; less than there are at the start means as many.
+    #[serde(default)]
+    pub max_vcpus: u32,
     /// Guest memory.
     pub memory: MemoryConfig,
     /// ELF `vmlinux` or bzImage.
@@ -314,6 +317,7 @@ impl MachineConfig {
         Self {
             name: name.into(),
             vcpus: 1,
+            max_vcpus: 0,
             memory: MemoryConfig::anonymous(128),
             kernel: kernel.into(),
             initrd: None,
@@ -339,6 +343,11 @@ impl MachineConfig {
         }
     }
 
+    /// How many vCPUs there may ever be.
+    pub fn most_vcpus(&self) -> u32 {
+        self.vcpus.max(self.max_vcpus)
+    }
+
     /// Virtio devices altogether.
     pub fn device_count(&self) -> usize {
         self.blocks.len()
@@ -355,9 +364,9 @@ impl MachineConfig {
     /// The first thing that cannot be.
     pub fn check(&self) -> Result<(), ConfigError> {
         let max = layout::MAX_VCPUS;
-        match self.vcpus {
-            0 => return Err(ConfigError::NoVcpus { max }),
-            asked if asked > max => return Err(ConfigError::TooManyVcpus { asked, max }),
+        match (self.vcpus, self.most_vcpus()) {
+            (0, _) => return Err(ConfigError::NoVcpus { max }),
+            (_, asked) if asked > max => return Err(ConfigError::TooManyVcpus { asked, max }),
             _ => (),
         }
         self.memory.check()?;

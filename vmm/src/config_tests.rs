@@ -22,6 +22,8 @@ fn vcpus_are_1_to_254() {
     with(|c| c.vcpus = 254).expect("the most");
     assert_eq!(with(|c| c.vcpus = 0), Err(ConfigError::NoVcpus { max: 254 }));
     assert_eq!(with(|c| c.vcpus = 1000), Err(ConfigError::TooManyVcpus { asked: 1000, max: 254 }));
+    with(|c| c.max_vcpus = 254).expect("the most");
+    assert_eq!(with(|c| c.max_vcpus = 255), Err(ConfigError::TooManyVcpus { asked: 255, max: 254 }));
 }
 
 #[test]

@@ -19,6 +19,9 @@ pub struct BootArgs {
     /// Virtual CPUs
     #[arg(long, value_name = "N", default_value_t = 1)]
     pub cpus: u32,
+    /// Virtual CPUs that the guest is to expect later; none comes by itself
+    #[arg(long, value_name = "N", default_value_t = 0)]
+    pub max_cpus: u32,
     /// Guest memory, with K, M, G or T; a plain number is MiB
     #[arg(long, value_name = "SIZE", default_value = "256M")]
     pub memory: String,

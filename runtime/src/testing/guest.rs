@@ -57,6 +57,7 @@ pub struct FakeGuest {
     events: Vec<Event>,
     next_pid: i32,
     cpus: u32,
+    memory_more: u64,
     /// The agent does not answer any more.
     pub hangs: bool,
 }
@@ -127,6 +128,10 @@ impl FakeGuest {
             }
             Request::Unmount { target } => {
                 self.mounts.remove(&target);
+                Ok(Response::Done)
+            }
+            Request::AwaitMemory { more } => {
+                self.memory_more = more;
                 Ok(Response::Done)
             }
             Request::OnlineCpus { count } => {
@@ -388,6 +393,11 @@ impl FakeGuest {
     /// Whether a process is known, living or ended.
     pub fn knows(&self, token: &str) -> bool {
         self.processes.contains_key(token)
+    }
+
+    /// Bytes of memory that were waited for last.
+    pub fn memory_more(&self) -> u64 {
+        self.memory_more
     }
 
     /// CPUs brought online.

@@ -1,9 +1,9 @@
-//! Machines that boot with a part of their memory and have the rest plugged in before the command starts.
+//! Machines that grow: memory that is plugged in before a command starts, and pods that follow their containers.
 
 use std::fs;
 use std::time::Duration;
 
-use hutch_e2e::{kernels, Ended, Hutch, RootFs};
+use hutch_e2e::{kernels, Ended, Hutch, Pods, RootFs};
 
 /// Whether the last kind of kernel, which these tests run, is one that hutch lets grow by itself.
 fn grows() -> bool {
@@ -87,4 +87,112 @@ fn a_guest_that_does_not_take_its_memory_is_told_apart() {
         let ended = Hutch::run(&root).args(["--memory", "1G", "--memory-growth", "on"]).sh("echo ran").end();
         ended.expect_code(125).expect_text("").expect_complaint(&["memory", "virtio_mem", "--memory-growth"]);
     }
+}
+
+/// Pods for these tests, with one container that sleeps.
+fn sleeping(kernel: &str, options: &[&str]) -> Pods {
+    let pods = Pods::new();
+    let root = pods.root().path().to_string_lossy().into_owned();
+    let words = ["pod", "run", "--kernel", kernel, "-m", "192M", "--name", "p", "--rootfs", &root, "-d"];
+    let run = pods.hutch(&words).args(options).sh("exec sleep 1000");
+    run.patience(Duration::from_secs(120)).end().expect_code(0);
+    pods
+}
+
+fn create(pods: &Pods, name: &str, limits: &[&str]) {
+    let root = pods.root().path().to_string_lossy().into_owned();
+    let words = ["container", "create", "p", "--name", name, "--rootfs", &root];
+    pods.hutch(&words).args(limits).sh("exec sleep 1000").end().expect_code(0);
+}
+
+/// Processors of the guest that are online, and the vCPUs of the machine as threads of its process.
+fn processors(pods: &Pods) -> (String, usize) {
+    let online = pods.exec("p", "p", "cat /sys/devices/system/cpu/online").expect_code(0).text();
+    let pid = pods.status("p", "/vmm_pid").as_i64().expect("a process");
+    let names = fs::read_dir(format!("/proc/{pid}/task")).expect("threads").filter_map(|task| {
+        let name = fs::read_to_string(task.ok()?.path().join("comm")).ok()?;
+        name.starts_with("vcpu").then_some(())
+    });
+    (online.trim().to_owned(), names.count())
+}
+
+/// P-183, M-05, M-06, with every kind of kernel.
+#[test]
+fn p_183_vcpus_of_a_pods_machine_follow_its_containers() {
+    for kernel in kernels() {
+        let pods = sleeping(&kernel, &[]);
+        let expect = |online: &str, threads: usize| {
+            assert_eq!(processors(&pods), (online.to_owned(), threads), "{kernel}");
+        };
+        expect("0", 1);
+        create(&pods, "a", &["--cpus", "0.5"]);
+        create(&pods, "b", &["--cpus", "1.2"]);
+        expect("0-2", 3);
+        pods.ok(&["container", "start", "p", "b"]);
+        assert_eq!(pods.exec("p", "b", "nproc").text(), "3\n", "{kernel}");
+        // What was brought online computes, all of it at once.
+        let busy = "for n in 1 2 3; do seq 20000 | tail -n 1 & done; wait";
+        assert_eq!(pods.exec("p", "b", busy).text(), "20000\n".repeat(3), "{kernel}");
+        pods.ok(&["container", "rm", "-f", "p", "b"]);
+        // The thread stays and sleeps.
+        expect("0-1", 3);
+        pods.ok(&["container", "update", "p", "a", "--cpus", "2"]);
+        expect("0-2", 3);
+        pods.ok(&["pod", "pause", "p"]);
+        pods.ok(&["pod", "resume", "p"]);
+        expect("0-2", 3);
+        pods.ok(&["container", "rm", "-f", "p", "a"]);
+        expect("0", 3);
+        pods.ok(&["pod", "rm", "-f", "p"]);
+        pods.expect_none();
+    }
+}
+
+/// No more than were announced; a number that was asked for counts.
+#[test]
+fn p_183_a_machine_has_no_more_vcpus_than_its_most() {
+    let kernel = kernels().pop().expect("a kind of kernel");
+    let pods = sleeping(&kernel, &["--max-cpus", "2"]);
+    create(&pods, "a", &["--cpus", "6"]);
+    assert_eq!(processors(&pods), ("0-1".to_owned(), 2));
+    pods.ok(&["pod", "rm", "-f", "p"]);
+    pods.expect_none();
+}
+
+/// P-184, M-05, M-06. (`--quick` skips tests named `source_kernel_…`.)
+#[test]
+fn source_kernel_p_184_memory_of_a_pods_machine_follows_its_containers() {
+    let pods = sleeping("source", &["--max-memory", "1G"]);
+    let total = || total_mib(&pods.exec("p", "p", "cat /proc/meminfo").expect_code(0).text());
+    let plugged = || {
+        let record = fs::read_to_string(pods.state("p").join("hypervisor.json")).expect("a record");
+        let record: serde_json::Value = serde_json::from_str(&record).expect("JSON");
+        record.pointer("/data/hotplugged_mib").cloned()
+    };
+    let first = total();
+    assert!((130..=192).contains(&first), "{first} MiB of 192");
+    create(&pods, "a", &["-m", "300M"]);
+    assert_eq!((total() - first, plugged()), (384, Some(300.into())));
+    create(&pods, "b", &["--tmpfs", "/memory"]);
+    pods.ok(&["container", "update", "p", "b", "-m", "200M"]);
+    assert_eq!((total() - first, plugged()), (512, Some(500.into())));
+    pods.ok(&["container", "update", "p", "b", "-m", "5000M"]);
+    assert_eq!(total() - first, 768, "the most, in steps of 128 MiB");
+    // It can be used: more than there was at boot.
+    pods.ok(&["container", "start", "p", "b"]);
+    let fill = "head -c 250000000 /dev/zero > /memory/f; wc -c < /memory/f; rm /memory/f";
+    assert_eq!(pods.exec("p", "b", fill).text(), "250000000\n");
+    pods.ok(&["container", "rm", "-f", "p", "b", "a"]);
+    assert_eq!(plugged(), Some(0.into()));
+    // The guest gives back what it can, in its own time.
+    let enough = (first + 128) << 10;
+    let script = format!(
+        "for n in $(seq 300); do t=$(grep MemTotal /proc/meminfo | tr -dc 0-9); \
+         [ $t -le {enough} ] && exit 0; sleep 0.1; done; echo $t; exit 1"
+    );
+    pods.exec("p", "p", &script).expect_code(0);
+    create(&pods, "a", &["-m", "256M"]);
+    assert!(total() - first >= 256);
+    pods.ok(&["pod", "rm", "-f", "p"]);
+    pods.expect_none();
 }
