@@ -3,26 +3,29 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use hutch_devices::virtio::mem::MemHandle;
 use hutch_devices::virtio::mmio::MmioTransport;
 use hutch_devices::virtio::vsock::VsockHandle;
 
 use crate::builder::{self, BuildError};
 use crate::config::MachineConfig;
-use crate::counters::{Counters, ExitCounts, VcpuCounters};
+use crate::counters::Counters;
 use crate::driver::{MachineError, StateDriver};
 use crate::exit::MachineExit;
 use crate::hv::{Hypervisor, Vm};
 use crate::marks::Mark;
 use crate::state::Event;
+use crate::vcpus::Vcpus;
 
 /// A machine. Its states and what leads from one to the other: [`crate::state`].
 ///
 /// Dropping it ends the guest and takes everything away: threads, descriptors, memory.
 pub struct Machine {
     driver: Arc<StateDriver>,
-    counters: Vec<Arc<VcpuCounters>>,
+    vcpus: Vcpus,
     transports: Vec<Arc<MmioTransport>>,
     vsock: Option<VsockHandle>,
+    memory: Option<MemHandle>,
     down: bool,
     /// Last: descriptors of interrupts and doorbells go before it.
     vm: Box<dyn Vm>,
@@ -31,9 +34,10 @@ pub struct Machine {
 /// Everything the builder hands over.
 pub(crate) struct Parts {
     pub driver: Arc<StateDriver>,
-    pub counters: Vec<Arc<VcpuCounters>>,
+    pub vcpus: Vcpus,
     pub transports: Vec<Arc<MmioTransport>>,
     pub vsock: Option<VsockHandle>,
+    pub memory: Option<MemHandle>,
     pub vm: Box<dyn Vm>,
 }
 
@@ -55,8 +59,8 @@ impl Machine {
     }
 
     pub(crate) fn new(parts: Parts) -> Self {
-        let Parts { driver, counters, transports, vsock, vm } = parts;
-        Self { driver, counters, transports, vsock, down: false, vm }
+        let Parts { driver, vcpus, transports, vsock, memory, vm } = parts;
+        Self { driver, vcpus, transports, vsock, memory, down: false, vm }
     }
 
     /// Lets the guest run.
@@ -96,6 +100,20 @@ impl Machine {
         self.vsock.clone()
     }
 
+    /// Makes sure that the guest can bring `count` vCPUs online, or as many as there may be. May be called from any thread,
+    /// also while the guest is held. There are never fewer afterwards: one that the guest takes offline sleeps.
+    ///
+    /// # Errors
+    /// The hypervisor's; what was made before stays.
+    pub fn provide_vcpus(&self, count: u32) -> Result<(), BuildError> {
+        self.vcpus.provide(self.vm.as_ref(), count, None)
+    }
+
+    /// Memory that can be plugged in, if the machine has any.
+    pub fn memory(&self) -> Option<MemHandle> {
+        self.memory.clone()
+    }
+
     /// Ends the machine from anywhere.
     pub fn stopper(&self) -> Stopper {
         Stopper(self.driver.clone())
@@ -118,7 +136,7 @@ impl Machine {
 
     /// Numbers, so far.
     pub fn counters(&self) -> Counters {
-        Counters { exits: ExitCounts::sum(self.counters.iter().map(Arc::as_ref)) }
+        Counters { exits: self.vcpus.exits() }
     }
 
     /// For a process that ends now and takes the machine along, which is faster than [`Self::shutdown`]. Afterwards the

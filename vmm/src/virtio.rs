@@ -5,17 +5,28 @@
 use std::error::Error;
 use std::io;
 use std::os::fd::{FromRawFd, OwnedFd};
+use std::sync::Arc;
 
 use hutch_devices::virtio::block::{self, Block};
 use hutch_devices::virtio::fs::{Fs, FsConfig, FsError};
+use hutch_devices::virtio::mem::{Mem, MemHandle, Region};
 use hutch_devices::virtio::net::{self, Net, Tap};
 use hutch_devices::virtio::rng::Rng;
 use hutch_devices::virtio::vsock::{self, Vsock, VsockHandle};
 use hutch_devices::GuestRam;
 
+use crate::arch::x86_64::memmap::{self, Range};
 use crate::attach::{AttachError, Devices};
 use crate::config::{BlockConfig, MachineConfig, NetConfig, ShareConfig, TapSource};
 use crate::hv::Vm;
+use crate::memory::GiveBack;
+
+/// The host's ends of devices that have one.
+#[derive(Default)]
+pub(crate) struct Handles {
+    pub vsock: Option<VsockHandle>,
+    pub memory: Option<MemHandle>,
+}
 
 /// Adds every device that `config` asks for.
 ///
@@ -26,12 +37,12 @@ pub(crate) fn add_all(
     vm: &dyn Vm,
     ram: &GuestRam,
     config: &MachineConfig,
-) -> Result<Option<VsockHandle>, AttachError> {
-    let mut handle = None;
+) -> Result<Handles, AttachError> {
+    let mut handles = Handles::default();
     if let Some(config) = config.vsock {
         let (device, its) = Vsock::new(vsock::VsockConfig { guest_cid: config.guest_cid });
         devices.add(vm, ram, Box::new(device))?;
-        handle = Some(its);
+        handles.vsock = Some(its);
     }
     for config in &config.shares {
         let device = share(config).map_err(|error| failed(&config.id, error))?;
@@ -47,7 +58,14 @@ pub(crate) fn add_all(
     if config.rng {
         devices.add(vm, ram, Box::new(Rng::new("rng")))?;
     }
-    Ok(handle)
+    if config.memory.pluggable_mib > 0 {
+        let Range { start, len } = memmap::pluggable(config.memory.size_mib << 20, config.memory.pluggable_mib << 20);
+        let region = Region { addr: start, size: len };
+        let (device, its) = Mem::new("mem", region, Arc::new(GiveBack(ram.clone())));
+        devices.add(vm, ram, Box::new(device))?;
+        handles.memory = Some(its);
+    }
+    Ok(handles)
 }
 
 fn failed(id: &str, source: impl Into<Box<dyn Error + Send + Sync>>) -> AttachError {

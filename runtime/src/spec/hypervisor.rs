@@ -81,8 +81,11 @@ pub struct HypervisorConfig {
     pub vcpus: u32,
     /// Most vCPUs.
     pub max_vcpus: u32,
-    /// Memory.
+    /// Memory at boot.
     pub memory_mib: u64,
+    /// Most memory: up to it the machine gets on top what its containers' limits add up to. 0: it keeps what it has. The
+    /// kernel needs CONFIG_VIRTIO_MEM and must bring memory online by itself.
+    pub max_memory_mib: u64,
     /// Hot-plug bridges.
     pub bridges: u32,
     /// Never give a root file system to the guest as a block device.
@@ -131,6 +134,14 @@ impl HypervisorConfig {
         if self.memory_mib < MIN_MEMORY_MIB {
             let what = format!("hypervisor.memory_mib {}", self.memory_mib);
             return Err(Error::invalid(what, format!("is too little for a guest; give at least {MIN_MEMORY_MIB}")));
+        }
+        if self.max_memory_mib != 0 && self.max_memory_mib < self.memory_mib {
+            let what = format!("hypervisor.max_memory_mib {}", self.max_memory_mib);
+            return Err(Error::invalid(what, format!("is less than the {} MiB at boot", self.memory_mib)));
+        }
+        if self.max_memory_mib != 0 && (self.huge_pages || self.memory_prealloc) {
+            let what = format!("hypervisor.max_memory_mib {}", self.max_memory_mib);
+            return Err(Error::invalid(what, "does not go with huge_pages or memory_prealloc; leave one of them out"));
         }
         if self.vcpus > self.max_vcpus {
             let what = format!("hypervisor.vcpus {}", self.vcpus);

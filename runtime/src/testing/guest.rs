@@ -58,6 +58,7 @@ pub struct FakeGuest {
     events: Vec<Event>,
     next_pid: i32,
     cpus: u32,
+    memory_more: u64,
     /// The agent does not answer any more.
     pub hangs: bool,
     /// How long the runtime would have waited for the answer to the last request of each kind.
@@ -130,6 +131,10 @@ impl FakeGuest {
             }
             Request::Unmount { target } => {
                 self.mounts.remove(&target);
+                Ok(Response::Done)
+            }
+            Request::AwaitMemory { more } => {
+                self.memory_more = more;
                 Ok(Response::Done)
             }
             Request::OnlineCpus { count } => {
@@ -391,6 +396,11 @@ impl FakeGuest {
     /// Whether a process is known, living or ended.
     pub fn knows(&self, token: &str) -> bool {
         self.processes.contains_key(token)
+    }
+
+    /// Bytes of memory that were waited for last.
+    pub fn memory_more(&self) -> u64 {
+        self.memory_more
     }
 
     /// CPUs brought online.

@@ -21,6 +21,7 @@ pub(super) struct FakeVm {
     pub(super) spec: Option<VmSpec>,
     pub(super) paused: bool,
     pub(super) vcpus: u32,
+    pub(super) memory_mib: u64,
     pub(super) devices: BTreeSet<String>,
     pub(super) guest: FakeGuest,
 }
@@ -66,6 +67,7 @@ impl VmHost for World {
                 spec: None,
                 paused: false,
                 vcpus: 0,
+                memory_mib: 0,
                 devices: BTreeSet::new(),
                 guest: FakeGuest::new(),
             };
@@ -119,7 +121,7 @@ impl VmHandle for Handle {
 
     fn start(&mut self, spec: &VmSpec) -> SeamResult<()> {
         self.call("vm.start", "", |vm| {
-            vm.vcpus = spec.vcpus;
+            (vm.vcpus, vm.memory_mib) = (spec.vcpus, spec.memory_mib);
             vm.spec = Some(spec.clone());
             Ok(())
         })
@@ -184,8 +186,11 @@ impl VmHandle for Handle {
         })
     }
 
-    fn set_memory(&mut self, mib: u64) -> SeamResult<()> {
-        self.call("vm.set-memory", &mib.to_string(), |_| Ok(()))
+    fn set_memory(&mut self, mib: u64) -> SeamResult<u64> {
+        self.call("vm.set-memory", &mib.to_string(), |vm| {
+            vm.memory_mib = mib;
+            Ok(mib << 20)
+        })
     }
 
     fn expect_end(&mut self, expected: bool) -> SeamResult<()> {
