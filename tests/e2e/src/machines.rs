@@ -19,7 +19,7 @@ const NAME_LIFE: Duration = Duration::from_millis(1100);
 /// a file when it is ready for them.
 const SERVE: &str = "#!/bin/sh
 trap 'exit 0' USR2; trap 'exit 15' TERM; trap 'exit 10' USR1
-busybox mktemp /tmp/${0##*/}.XXXXXX > /dev/null
+: > /tmp/${0##*/}.$(cat /proc/sys/kernel/random/uuid)
 while :; do sleep 1000 & wait; done
 ";
 /// For what is to happen soon.

@@ -16,7 +16,7 @@ const ARROWS: [(&str, &[&str]); 14] = [
     ("hutch-bed", &[]),
     ("hutch-bed-kernel", &["hutch-runtime", "hutch-test-harness"]),
     ("hutch-test-harness", &["hutch-bed"]),
-    ("hutch-e2e", &["hutch-agent-proto"]),
+    ("hutch-e2e", &["hutch-agent-proto", "hutch-runtime"]),
     ("hutch-perf", &["hutch-runtime"]),
     ("hutch-conformance", &[]),
     ("xtask", &["hutch-bed", "hutch-test-harness"]),
