@@ -31,11 +31,11 @@ impl OpenPod<'_> {
         let first = self.config.hypervisor.vcpus;
         let Some(record) = self.live.record_mut() else { return Ok(()) };
         let plugged = (first..vcpus).collect();
-        if !record.resizing && record.hotplugged_vcpus == plugged && record.hotplugged_mib == more_mib {
-            return Ok(());
-        }
         let same_cpus = !record.resizing && record.hotplugged_vcpus == plugged;
         let same_memory = !record.resizing && record.hotplugged_mib == more_mib;
+        if same_cpus && same_memory {
+            return Ok(());
+        }
         let grows = more_mib > record.hotplugged_mib || record.resizing;
         let more_cpus = plugged.len() >= record.hotplugged_vcpus.len();
         record.hotplugged_vcpus = plugged;
