@@ -176,7 +176,7 @@ fn assemble(
     let driver = Arc::new(StateDriver::new(files.console.clone(), marks));
     let mut devices = Devices::default();
     add_ports(&mut devices, vm.as_ref(), config, &driver)?;
-    let vsock = virtio::add_all(&mut devices, vm.as_ref(), &ram, config)?;
+    let handles = virtio::add_all(&mut devices, vm.as_ref(), &ram, config)?;
     driver.marks().add(names::DEVICES_READY);
 
     let entry = load(config, files, &ram, &devices)?;
@@ -187,7 +187,7 @@ fn assemble(
     let counters = spawn_vcpus(vm.as_ref(), config.vcpus, &entry, &io, &driver)?;
     driver.marks().watch(counters.clone());
     driver.marks().add(names::VCPUS_READY);
-    Ok(Machine::new(Parts { driver, counters, transports, vsock, vm }))
+    Ok(Machine::new(Parts { driver, counters, transports, handles, vm }))
 }
 
 /// Serial port, power and reset registers, boot marks.

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use hutch_devices::virtio::block::BlockSlot;
 use hutch_devices::virtio::mmio::MmioTransport;
 use hutch_devices::virtio::vsock::VsockHandle;
 
@@ -14,6 +15,7 @@ use crate::exit::MachineExit;
 use crate::hv::{Hypervisor, Vm};
 use crate::marks::Mark;
 use crate::state::Event;
+use crate::virtio::Handles;
 
 /// A machine. Its states and what leads from one to the other: [`crate::state`].
 ///
@@ -22,7 +24,7 @@ pub struct Machine {
     driver: Arc<StateDriver>,
     counters: Vec<Arc<VcpuCounters>>,
     transports: Vec<Arc<MmioTransport>>,
-    vsock: Option<VsockHandle>,
+    handles: Handles,
     down: bool,
     /// Last: descriptors of interrupts and doorbells go before it.
     _vm: Box<dyn Vm>,
@@ -33,7 +35,7 @@ pub(crate) struct Parts {
     pub driver: Arc<StateDriver>,
     pub counters: Vec<Arc<VcpuCounters>>,
     pub transports: Vec<Arc<MmioTransport>>,
-    pub vsock: Option<VsockHandle>,
+    pub handles: Handles,
     pub vm: Box<dyn Vm>,
 }
 
@@ -55,8 +57,8 @@ impl Machine {
     }
 
     pub(crate) fn new(parts: Parts) -> Self {
-        let Parts { driver, counters, transports, vsock, vm } = parts;
-        Self { driver, counters, transports, vsock, down: false, _vm: vm }
+        let Parts { driver, counters, transports, handles, vm } = parts;
+        Self { driver, counters, transports, handles, down: false, _vm: vm }
     }
 
     /// Lets the guest run.
@@ -93,7 +95,12 @@ impl Machine {
 
     /// The way to the guest's sockets, if the machine has that device.
     pub fn vsock(&self) -> Option<VsockHandle> {
-        self.vsock.clone()
+        self.handles.vsock.clone()
+    }
+
+    /// The disks whose image may change while the guest runs; as many as the configuration's `block_slots`.
+    pub fn block_slots(&self) -> &[BlockSlot] {
+        &self.handles.slots
     }
 
     /// Ends the machine from anywhere.

@@ -6,7 +6,7 @@ use std::error::Error;
 use std::io;
 use std::os::fd::{FromRawFd, OwnedFd};
 
-use hutch_devices::virtio::block::{self, Block};
+use hutch_devices::virtio::block::{self, Block, BlockSlot};
 use hutch_devices::virtio::fs::{Fs, FsConfig, FsError};
 use hutch_devices::virtio::net::{self, Net, Tap};
 use hutch_devices::virtio::rng::Rng;
@@ -14,8 +14,17 @@ use hutch_devices::virtio::vsock::{self, Vsock, VsockHandle};
 use hutch_devices::GuestRam;
 
 use crate::attach::{AttachError, Devices};
-use crate::config::{BlockConfig, MachineConfig, NetConfig, ShareConfig, TapSource};
+use crate::config::{slot_id, BlockConfig, MachineConfig, NetConfig, ShareConfig, TapSource};
 use crate::hv::Vm;
+
+/// What the machine's owner keeps of its devices.
+#[derive(Default)]
+pub(crate) struct Handles {
+    /// The way to the guest's sockets.
+    pub vsock: Option<VsockHandle>,
+    /// Disks whose image may change.
+    pub slots: Vec<BlockSlot>,
+}
 
 /// Adds every device that `config` asks for.
 ///
@@ -26,12 +35,12 @@ pub(crate) fn add_all(
     vm: &dyn Vm,
     ram: &GuestRam,
     config: &MachineConfig,
-) -> Result<Option<VsockHandle>, AttachError> {
-    let mut handle = None;
+) -> Result<Handles, AttachError> {
+    let mut handles = Handles::default();
     if let Some(config) = config.vsock {
         let (device, its) = Vsock::new(vsock::VsockConfig { guest_cid: config.guest_cid });
         devices.add(vm, ram, Box::new(device))?;
-        handle = Some(its);
+        handles.vsock = Some(its);
     }
     for config in &config.shares {
         let device = share(config).map_err(|error| failed(&config.id, error))?;
@@ -41,13 +50,18 @@ pub(crate) fn add_all(
         let device = block(config).map_err(|error| failed(&config.id, error))?;
         devices.add(vm, ram, Box::new(device))?;
     }
+    for number in 0..config.block_slots {
+        let (device, slot) = Block::slot(slot_id(number));
+        devices.add(vm, ram, Box::new(device))?;
+        handles.slots.push(slot);
+    }
     for config in &config.nets {
         devices.add(vm, ram, Box::new(net(config)?))?;
     }
     if config.rng {
         devices.add(vm, ram, Box::new(Rng::new("rng")))?;
     }
-    Ok(handle)
+    Ok(handles)
 }
 
 fn failed(id: &str, source: impl Into<Box<dyn Error + Send + Sync>>) -> AttachError {
