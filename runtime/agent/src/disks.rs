@@ -79,7 +79,7 @@ fn device_in(mounts: &str, target: &str) -> Option<PathBuf> {
         let mut fields = line.split(' ');
         Some((fields.next()?, fields.next()?))
     });
-    let (source, _) = lines.filter(|(_, point)| *point == target).last()?;
+    let (source, _) = lines.filter(|(_, point)| *point == target).next_back()?;
     source.starts_with("/dev/").then(|| source.into())
 }
 
