@@ -94,8 +94,16 @@ impl OpenPod<'_> {
             "" => None,
             name => guarded(Component::Cgroups, "plan", || cgroups.plan(name))?,
         };
-        let record =
-            VmRecord { uuid, process, socket, bridges, hotplugged_vcpus: Default::default(), cgroup: cgroup.clone() };
+        let slots = self.live.seams.vm.capabilities().block_slots;
+        let record = VmRecord {
+            uuid,
+            process,
+            socket,
+            bridges,
+            block_slots: slots.then(|| self.wanted_slots()),
+            hotplugged_vcpus: Default::default(),
+            cgroup: cgroup.clone(),
+        };
         self.live.set_record(Some(record));
         self.store().make_dir(&self.dirs.shared_dir())?;
         self.put_vm_record()?;
@@ -246,6 +254,7 @@ impl OpenPod<'_> {
             debug: machine.debug,
             shares: std::iter::once(shared).chain(volumes).collect(),
             nets: nets.collect(),
+            block_slots: self.live.record().and_then(|record| record.block_slots).unwrap_or(0),
             console: machine.debug.then(|| self.dirs.console_log()),
             failure_record: self.dirs.failure_record().path().to_owned(),
         }

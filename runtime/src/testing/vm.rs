@@ -22,6 +22,8 @@ pub(super) struct FakeVm {
     pub(super) paused: bool,
     pub(super) vcpus: u32,
     pub(super) devices: BTreeSet<String>,
+    /// Every disk that was ever plugged in.
+    pub(super) disks: Vec<BlockDevice>,
     pub(super) guest: FakeGuest,
 }
 
@@ -67,6 +69,7 @@ impl VmHost for World {
                 paused: false,
                 vcpus: 0,
                 devices: BTreeSet::new(),
+                disks: Vec::new(),
                 guest: FakeGuest::new(),
             };
             state.vms.insert(launch.uuid.to_owned(), vm);
@@ -157,8 +160,14 @@ impl VmHandle for Handle {
     }
 
     fn plug_block(&mut self, device: &BlockDevice) -> SeamResult<()> {
+        let slots = self.world.lock().vm_capabilities.block_slots;
         self.call("vm.plug-block", &device.id, |vm| {
+            let room = vm.spec.as_ref().map_or(0, |spec| spec.block_slots as usize);
+            if slots && vm.devices.len() >= room {
+                return Err(SeamError::Refused("no drive slot is free".into()));
+            }
             vm.devices.insert(device.id.clone());
+            vm.disks.push(device.clone());
             Ok(())
         })
     }
