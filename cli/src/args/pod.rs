@@ -71,6 +71,9 @@ pub struct NewPod {
     /// Guest memory, with K, M, G or T; a plain number is MiB [default: 2G]
     #[arg(short = 'm', long, value_name = "SIZE", allow_negative_numbers = true, help_heading = "Pod")]
     pub memory: Option<OsString>,
+    /// Drive slots for containers made later whose root file system is a disk image [default: 0]
+    #[arg(long, value_name = "N", help_heading = "Pod")]
+    pub block_slots: Option<u32>,
     /// Network: none, an existing namespace, or one of its own behind address translation [default: none]
     #[arg(long, value_name = "none|nat|ns=PATH", help_heading = "Pod")]
     pub net: Option<OsString>,
