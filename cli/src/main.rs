@@ -11,6 +11,7 @@ mod clock;
 mod commands;
 mod doctor;
 mod failure;
+mod heap;
 mod hidden;
 mod logging;
 mod marks;
@@ -24,6 +25,7 @@ use std::process::ExitCode;
 use args::{Command, Parsed};
 
 fn main() -> ExitCode {
+    heap::share();
     if let Some(code) = hidden::run() {
         return ExitCode::from(code);
     }

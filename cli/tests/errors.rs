@@ -160,3 +160,22 @@ fn a_closed_stdout_is_no_panic() {
     assert_eq!(output.status.code(), Some(1));
     assert!(!String::from_utf8_lossy(&output.stderr).contains("panicked"));
 }
+
+#[test]
+fn cleanup_removes_leftovers_and_no_pod() {
+    let dir = TempDir::new().unwrap();
+    let (root, state) = (dir.path().join("etc"), dir.path().join("run"));
+    let cleanup =
+        || hutch(&["pod", "--root", root.to_str().unwrap(), "--state-root", state.to_str().unwrap(), "cleanup"]);
+    assert!(cleanup().status.success(), "no roots yet");
+    // What a creation that was killed early leaves; and a pod whose host was restarted.
+    fs::create_dir_all(state.join("half/shared")).unwrap();
+    fs::write(state.join("half/lock"), "").unwrap();
+    fs::create_dir_all(root.join("whole")).unwrap();
+    let record = r#"{"version":1,"record":"pod-config","data":{"id":"whole"}}"#;
+    fs::write(root.join("whole/config.json"), record).unwrap();
+    let output = cleanup();
+    assert_eq!(String::from_utf8_lossy(&output.stdout), "half\n", "{}", String::from_utf8_lossy(&output.stderr));
+    assert!(output.status.success() && !state.join("half").exists() && root.join("whole/config.json").exists());
+    assert!(cleanup().stdout.is_empty(), "nothing is left to clean");
+}

@@ -39,7 +39,7 @@ impl Default for HostSeams {
             stand_in: ReExec::itself(STAND_IN_VERB),
             network_namespaces: "/run/hutch/pods.netns".into(),
             cgroups: "/sys/fs/cgroup".into(),
-            agent: AgentCapabilities { block_devices: true, ..AgentCapabilities::default() },
+            agent: AgentCapabilities { block_devices: true, seccomp: true, ..AgentCapabilities::default() },
             reap: false,
         }
     }

@@ -27,7 +27,7 @@ pub struct Machine {
     handles: Handles,
     down: bool,
     /// Last: descriptors of interrupts and doorbells go before it.
-    _vm: Box<dyn Vm>,
+    vm: Box<dyn Vm>,
 }
 
 /// Everything the builder hands over.
@@ -58,7 +58,7 @@ impl Machine {
 
     pub(crate) fn new(parts: Parts) -> Self {
         let Parts { driver, counters, transports, handles, vm } = parts;
-        Self { driver, counters, transports, handles, down: false, _vm: vm }
+        Self { driver, counters, transports, handles, down: false, vm }
     }
 
     /// Lets the guest run.
@@ -126,6 +126,12 @@ impl Machine {
     /// Numbers, so far.
     pub fn counters(&self) -> Counters {
         Counters { exits: ExitCounts::sum(self.counters.iter().map(Arc::as_ref)) }
+    }
+
+    /// For a process that ends now and takes the machine along, which is faster than [`Self::shutdown`]. Afterwards the
+    /// machine must not be dropped.
+    pub fn process_ends(&self) {
+        self.vm.process_ends();
     }
 
     /// Ends the guest if it has not ended, waits for its vCPUs, stops the devices, and takes everything away.

@@ -57,7 +57,8 @@ pub struct BootBenchArgs {
     /// Arguments for the hutch under test, such as --discovery cmdline
     #[arg(long, value_name = "ARGS", allow_hyphen_values = true)]
     pub hutch_args: Vec<String>,
-    /// Vary one setting: mem=128M..8G (doubling) or mem=A,B,…; cpus=1,2,4; kernel=distro,source
+    /// Vary one setting: mem=128M..8G (doubling) or mem=A,B,…; cpus=1,2,4; kernel=distro,source. Of `hutch run` only:
+    /// devices=none,net,block,fs,console,net+fs; rootfs=dir,read-only,overlay,PATH
     #[arg(long, value_name = "WHAT=VALUES")]
     pub sweep: Option<String>,
     /// Kept rounds
@@ -78,6 +79,9 @@ pub struct BootBenchArgs {
     /// How the results are printed
     #[arg(long, value_enum, default_value_t = Format::Table)]
     pub format: Format,
+    /// Do not count system calls, which takes one more run of each target
+    #[arg(long)]
+    pub no_syscalls: bool,
     /// Draw phases and the distribution of runs
     #[arg(long, value_name = "FILE.svg")]
     pub plot: Option<PathBuf>,

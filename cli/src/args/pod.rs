@@ -49,6 +49,8 @@ pub enum PodCommand {
     Stats(ShowPod),
     /// Tell what happens in a pod until its machine ends
     Events(ShowPod),
+    /// Remove what killed creations and removals have left on this host, and print the ids; pods are not touched
+    Cleanup,
 }
 
 const RUN_HELP: &str = "\

@@ -43,6 +43,9 @@ pub struct ContainerFlags {
     /// Terminal of this host that is connected to the command
     #[arg(long, value_name = "PATH", requires = "rootfs", help_heading = "Container")]
     pub console: Option<PathBuf>,
+    /// seccomp=FILE (a profile in the form of the OCI specification), seccomp=unconfined, or no-new-privileges
+    #[arg(long = "security-opt", value_name = "OPTION", requires = "rootfs", help_heading = "Container")]
+    pub security: Vec<OsString>,
     /// Write the PID that stands for the container's process to FILE, last of all
     #[arg(long, value_name = "FILE", help_heading = "Container")]
     pub pid_file: Option<PathBuf>,

@@ -6,11 +6,11 @@ use std::time::Duration;
 
 use super::plan::{self, Rounds, Scratch};
 use super::sample::Results;
+use super::sweep::{self, Point};
 use super::target::{self, Target, Until};
 use super::{initrd, plot, report};
 use crate::args::bench::{BootBenchArgs, Format};
 use crate::failure::Failure;
-use crate::resolve::size;
 
 /// Kernel parameters that every VMM's guest gets: an end at a panic.
 const CMDLINE: &str = "panic=-1 reboot=t mitigations=off";
@@ -24,8 +24,14 @@ pub enum BenchError {
     #[error("{0:?} is not a size of memory; write for example 128M or 2G")]
     Size(String),
     /// Sweep text.
-    #[error("--sweep {0:?} is not understood; write mem=128M..8G, mem=64M,256M, cpus=1,2,4 or kernel=distro,source")]
+    #[error(
+        "--sweep {0:?} is not understood; write mem=128M..8G, mem=64M,256M, cpus=1,2,4, kernel=distro,source, \
+         devices=none,net,block,fs,console,net+fs or rootfs=dir,read-only,overlay,PATH"
+    )]
     Sweep(String),
+    /// A setting of `hutch run` varies, and that is not measured.
+    #[error("--sweep {0}=… varies a setting of `hutch run`: say which root directory that gets, with --rootfs DIR")]
+    SweepOfRun(String),
     /// Nothing left to measure.
     #[error("nothing to measure: --no-boot needs --rootfs or --peer")]
     Nothing,
@@ -39,23 +45,14 @@ pub enum BenchError {
     },
 }
 
-/// One combination of settings; a sweep has several.
-#[derive(Debug, Clone, PartialEq, Eq)]
-struct Point {
-    kernel: String,
-    memory_mib: u64,
-    cpus: u32,
-    /// Shown behind target names; empty without a sweep.
-    label: String,
-}
-
 /// Runs the measurement and prints it.
 pub fn run(args: &BootBenchArgs) -> Result<u8, Failure> {
-    let points = points(args)?;
     if args.no_boot && args.rootfs.is_none() && args.peers.is_empty() {
         return Err(BenchError::Nothing.into());
     }
     let scratch = Scratch::new()?;
+    let points = sweep::points(args, scratch.path())?;
+    sweep::furnish(&points, scratch.path())?;
     let initrd = match &args.initrd {
         Some(path) => path.clone(),
         None => {
@@ -72,7 +69,10 @@ pub fn run(args: &BootBenchArgs) -> Result<u8, Failure> {
     let settings = plan::run_settings(&scratch, Duration::from_secs(args.timeout));
     let rounds = Rounds { kept: args.rounds, warm_up: args.warm_up };
     let samples = plan::interleave(&targets, rounds, &settings, |round, name| log::info!("round {round}: {name}"))?;
-    let results = plan::results(samples, describe(args));
+    let mut results = plan::results(samples, describe(args));
+    if !args.no_syscalls {
+        results.syscalls = plan::count_syscalls(&targets, &settings, |name| log::info!("system calls: {name}"))?;
+    }
     print(&results, args.format)?;
     if let Some(path) = &args.plot {
         std::fs::write(path, plot::svg(&results)).map_err(|source| BenchError::File { path: path.clone(), source })?;
@@ -113,7 +113,7 @@ fn targets_of(args: &BootBenchArgs, point: &Point, initrd: &Path) -> Result<Vec<
     let guest_mib = point.memory_mib;
     let (cpus, memory) = (point.cpus.to_string(), format!("{}M", point.memory_mib));
     let mut targets = Vec::new();
-    let consoles: &[(&str, Option<&str>)] = match (args.no_boot, args.serial) {
+    let consoles: &[(&str, Option<&str>)] = match (args.no_boot || point.run_only, args.serial) {
         (true, _) => &[],
         (false, false) => &[("hutch", Some("--silent"))],
         (false, true) => &[("hutch", Some("--silent")), ("hutch serial", None)],
@@ -127,12 +127,13 @@ fn targets_of(args: &BootBenchArgs, point: &Point, initrd: &Path) -> Result<Vec<
         argv.extend(args.hutch_args.iter().flat_map(|a| a.split_whitespace()).map(str::to_owned));
         targets.push(Target { name: (*name).into(), argv, until: Until::InitLine, own_marks: true, guest_mib });
     }
-    if let Some(rootfs) = &args.rootfs {
+    if let Some(rootfs) = &point.rootfs {
         let mut argv = vec![text(&hutch), "run".into(), "--kernel".into(), point.kernel.clone()];
         if let Some(dir) = &args.guest_dir {
             argv.extend(["--guest-dir".into(), text(dir)]);
         }
         argv.extend(["--cpus".into(), cpus.clone(), "--memory".into(), memory]);
+        argv.extend(point.run_args.iter().cloned());
         argv.extend(["--rootfs".into(), text(rootfs), "--".into()]);
         match args.command.is_empty() {
             true => argv.extend(["/bin/echo".into(), "hi".into()]),
@@ -147,7 +148,7 @@ fn targets_of(args: &BootBenchArgs, point: &Point, initrd: &Path) -> Result<Vec<
         ("memory_mib", point.memory_mib.to_string()),
         ("cpus", cpus),
     ]);
-    for peer in &args.peers {
+    for peer in args.peers.iter().filter(|_| !point.run_only) {
         targets.push(target::peer(peer, &values)?);
     }
     for target in &mut targets {
@@ -167,50 +168,8 @@ pub fn kernel_path(kernel: &str, guest_dir: Option<&Path>) -> Result<PathBuf, Fa
     }
 }
 
-/// The points of the sweep, or the one point without it.
-fn points(args: &BootBenchArgs) -> Result<Vec<Point>, BenchError> {
-    let mib = |text: &str| size::mib(text).filter(|m| *m > 0).ok_or_else(|| BenchError::Size(text.to_owned()));
-    let base =
-        Point { kernel: args.kernel.clone(), memory_mib: mib(&args.memory)?, cpus: args.cpus, label: String::new() };
-    let Some(sweep) = &args.sweep else { return Ok(vec![base]) };
-    let wrong = || BenchError::Sweep(sweep.clone());
-    let (what, values) = sweep.split_once('=').ok_or_else(wrong)?;
-    let mut points = Vec::new();
-    match (what, values.split_once("..")) {
-        ("mem", Some((from, to))) => {
-            let (mut at, to) = (mib(from)?, mib(to)?);
-            while at <= to {
-                points.push(Point { memory_mib: at, label: format!(" {at}M"), ..base.clone() });
-                at = at.saturating_mul(2);
-            }
-        }
-        ("mem", None) => {
-            for value in values.split(',') {
-                let memory_mib = mib(value)?;
-                points.push(Point { memory_mib, label: format!(" {memory_mib}M"), ..base.clone() });
-            }
-        }
-        ("cpus", None) => {
-            for value in values.split(',') {
-                let cpus = value.parse().ok().filter(|n| (1..=254).contains(n)).ok_or_else(wrong)?;
-                points.push(Point { cpus, label: format!(" {cpus} vCPU"), ..base.clone() });
-            }
-        }
-        ("kernel", None) => {
-            for value in values.split(',').filter(|v| !v.is_empty()) {
-                points.push(Point { kernel: value.to_owned(), label: format!(" {value}"), ..base.clone() });
-            }
-        }
-        _ => return Err(wrong()),
-    }
-    if points.is_empty() {
-        return Err(wrong());
-    }
-    Ok(points)
-}
-
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
     use super::*;
     use clap::Parser;
 
@@ -220,36 +179,31 @@ mod tests {
         args: BootBenchArgs,
     }
 
-    fn args(words: &[&str]) -> BootBenchArgs {
+    pub fn args(words: &[&str]) -> BootBenchArgs {
         Wrapper::parse_from([&["bench"], words].concat()).args
-    }
-
-    #[test]
-    fn sweeps_make_points() {
-        let memory = |text: &str| -> Vec<u64> {
-            points(&args(&["--sweep", text])).unwrap().iter().map(|p| p.memory_mib).collect()
-        };
-        assert_eq!(memory("mem=128M..1G"), [128, 256, 512, 1024]);
-        assert_eq!(memory("mem=64M,2G"), [64, 2048]);
-        let cpus: Vec<u32> = points(&args(&["--sweep", "cpus=1,4"])).unwrap().iter().map(|p| p.cpus).collect();
-        assert_eq!(cpus, [1, 4]);
-        assert_eq!(points(&args(&[])).unwrap().len(), 1);
-        for wrong in ["mem", "mem=", "mem=2G..1G", "cpus=0", "cpus=x", "disk=1", "kernel="] {
-            assert!(points(&args(&["--sweep", wrong])).is_err(), "{wrong}");
-        }
     }
 
     #[test]
     fn targets_share_kernel_initrd_and_settings() {
         let args =
             args(&["--kernel", "/k", "--peer", "q=vmm {kernel} {memory_mib}", "--memory", "64M", "--rootfs", "/r"]);
-        let point = &points(&args).unwrap()[0];
+        let point = &sweep::points(&args, Path::new("/s")).unwrap()[0];
         let targets = targets_of(&args, point, Path::new("/i")).unwrap();
         assert_eq!(targets.iter().map(|t| t.name.as_str()).collect::<Vec<_>>(), ["hutch", "hutch run", "q"]);
         assert!(targets[0].argv.iter().any(|a| a.ends_with(" benchhold")));
         assert!(targets[0].argv.iter().any(|a| a == "--silent"));
         assert_eq!(targets[1].argv.last().map(String::as_str), Some("hi"));
         assert_eq!(targets[2].argv, ["vmm", "/k", "64"]);
+    }
+
+    #[test]
+    fn a_sweep_of_what_only_run_has_measures_nothing_else() {
+        let args = args(&["--peer", "q=vmm {kernel}", "--rootfs", "/r", "--sweep", "rootfs=dir,overlay"]);
+        let points = sweep::points(&args, Path::new("/s")).unwrap();
+        let targets: Vec<Target> = points.iter().flat_map(|p| targets_of(&args, p, Path::new("/i")).unwrap()).collect();
+        assert_eq!(targets.iter().map(|t| t.name.as_str()).collect::<Vec<_>>(), ["hutch run dir", "hutch run overlay"]);
+        let has = |t: &Target| t.argv.iter().any(|arg| arg == "--rootfs-overlay");
+        assert!(!has(&targets[0]) && has(&targets[1]));
     }
 
     #[test]

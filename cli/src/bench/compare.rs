@@ -107,6 +107,7 @@ mod tests {
             host: Default::default(),
             settings: Default::default(),
             samples,
+            syscalls: Vec::new(),
         }
     }
 

@@ -16,4 +16,6 @@ pub mod report;
 pub mod runner;
 pub mod sample;
 pub mod stats;
+pub mod sweep;
+pub mod syscalls;
 pub mod target;

@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use super::runner::{self, RunError, RunSettings};
 use super::sample::{Results, Sample, RESULTS_VERSION};
+use super::syscalls::{self, SyscallCount};
 use super::target::Target;
 
 /// How often.
@@ -43,6 +44,22 @@ pub fn interleave(
     Ok(kept)
 }
 
+/// Counts the system calls of all `targets`. This follows the rounds, whose times it would spoil.
+///
+/// # Errors
+/// The first run that fails.
+pub fn count_syscalls(
+    targets: &[Target],
+    settings: &RunSettings,
+    mut progress: impl FnMut(&str),
+) -> Result<Vec<SyscallCount>, RunError> {
+    let count = |target: &Target| {
+        progress(&target.name);
+        syscalls::count(target, settings)
+    };
+    targets.iter().map(count).collect()
+}
+
 /// Samples with all that is needed to repeat them.
 pub fn results(samples: Vec<Sample>, settings: BTreeMap<String, String>) -> Results {
     Results {
@@ -51,6 +68,7 @@ pub fn results(samples: Vec<Sample>, settings: BTreeMap<String, String>) -> Resu
         host: super::proc::host(),
         settings,
         samples,
+        syscalls: Vec::new(),
     }
 }
 

@@ -108,6 +108,7 @@ mod tests {
             host: Default::default(),
             settings: Default::default(),
             samples: vec![sample("hutch"), sample("a<b"), sample("hutch")],
+            syscalls: Vec::new(),
         };
         let picture = svg(&results);
         assert_eq!(picture.matches("<circle").count(), 6);

@@ -5,6 +5,9 @@ use std::fmt::Write;
 use super::sample::{Results, SeriesKind};
 use super::stats::Summary;
 
+/// System calls that the table names of each target.
+const FREQUENT: usize = 12;
+
 /// A table: a block per target, and the ratios of the medians to the first target's.
 pub fn table(results: &Results) -> String {
     let mut out = String::new();
@@ -35,6 +38,15 @@ pub fn table(results: &Results) -> String {
             );
         }
     }
+    for count in &results.syscalls {
+        let _ = writeln!(
+            out,
+            "\nsystem calls of {}, counted once in a run of its own under ptrace: {}",
+            count.target, count.total
+        );
+        let names = count.most_frequent(FREQUENT).into_iter().map(|(name, n)| format!("{name} {n}"));
+        let _ = writeln!(out, "  {}", names.collect::<Vec<_>>().join(", "));
+    }
     out.push_str(&ratios(results));
     out
 }
@@ -63,7 +75,7 @@ fn ratios(results: &Results) -> String {
     }
 }
 
-/// One line per target, round and name; marks in milliseconds.
+/// One line per target, round and name; marks in milliseconds. Counts of system calls belong to no round.
 pub fn csv(results: &Results) -> String {
     let mut out = String::from("target,round,name,value\n");
     for sample in &results.samples {
@@ -81,6 +93,13 @@ pub fn csv(results: &Results) -> String {
             line(name, *value);
         }
     }
+    for count in &results.syscalls {
+        let quoted = count.target.replace('"', "\"\"");
+        let _ = writeln!(out, "\"{quoted}\",,syscalls,{}", count.total);
+        for (name, n) in &count.by_name {
+            let _ = writeln!(out, "\"{quoted}\",,syscalls_{name},{n}");
+        }
+    }
     out
 }
 
@@ -96,6 +115,7 @@ fn number(value: f64) -> String {
 #[cfg(test)]
 mod tests {
     use super::super::sample::{Sample, RESULTS_VERSION};
+    use super::super::syscalls::SyscallCount;
     use super::*;
 
     fn results() -> Results {
@@ -117,13 +137,25 @@ mod tests {
                 sample("hutch", 1, 110),
                 sample("qemu", 1, 220),
             ],
+            syscalls: vec![SyscallCount {
+                target: "qemu".into(),
+                total: 120,
+                by_name: [("ioctl".to_owned(), 100), ("mmap".to_owned(), 20)].into(),
+            }],
         }
     }
 
     #[test]
     fn the_table_has_all_series_and_the_ratio() {
         let text = table(&results());
-        for part in ["init (ms)", "guest_clock", "vmm_share", "kvm_exits", "hutch takes 0.50 of qemu"] {
+        for part in [
+            "init (ms)",
+            "guest_clock",
+            "vmm_share",
+            "kvm_exits",
+            "hutch takes 0.50 of qemu",
+            "ptrace: 120\n  ioctl 100, mmap 20",
+        ] {
             assert!(text.contains(part), "{part} in\n{text}");
         }
     }
@@ -131,7 +163,8 @@ mod tests {
     #[test]
     fn csv_has_a_line_per_value() {
         let text = csv(&results());
-        assert_eq!(text.lines().count(), 1 + 4 * 3);
+        assert_eq!(text.lines().count(), 1 + 4 * 3 + 3);
         assert!(text.contains("\"qemu\",1,init_ms,220"), "{text}");
+        assert!(text.ends_with("\"qemu\",,syscalls,120\n\"qemu\",,syscalls_ioctl,100\n\"qemu\",,syscalls_mmap,20\n"));
     }
 }

@@ -20,7 +20,7 @@ use super::target::{Target, Until, INIT_LINE};
 /// Output kept for finding the line and for error messages, bytes.
 const OUTPUT_LIMIT: usize = 256 << 10;
 /// How long a target may take to end after SIGTERM.
-const END_TIMEOUT: Duration = Duration::from_secs(5);
+pub(super) const END_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// What every run shares.
 #[derive(Debug, Clone)]
@@ -43,6 +43,14 @@ pub enum RunError {
         target: String,
         /// Program.
         program: String,
+        /// Cause.
+        source: std::io::Error,
+    },
+    /// Its system calls cannot be counted.
+    #[error("{target}: cannot be traced: {source}; --no-syscalls leaves the count of system calls out")]
+    Trace {
+        /// Target.
+        target: String,
         /// Cause.
         source: std::io::Error,
     },
@@ -176,7 +184,7 @@ fn watch(
 }
 
 /// One read; drops the stream at its end. Keeps at most [`OUTPUT_LIMIT`] bytes.
-fn read_some(stream: &mut Option<impl Read>, into: &mut Vec<u8>) -> std::io::Result<usize> {
+pub(super) fn read_some(stream: &mut Option<impl Read>, into: &mut Vec<u8>) -> std::io::Result<usize> {
     let mut buffer = [0; 16384];
     let n = match stream.as_mut() {
         Some(s) => s.read(&mut buffer)?,
@@ -193,7 +201,7 @@ fn read_some(stream: &mut Option<impl Read>, into: &mut Vec<u8>) -> std::io::Res
 }
 
 /// The guest clock of a complete [`INIT_LINE`] in `output`.
-fn init_line(output: &[u8]) -> Option<u64> {
+pub(super) fn init_line(output: &[u8]) -> Option<u64> {
     let at = output.windows(INIT_LINE.len()).position(|w| w == INIT_LINE.as_bytes())?;
     let rest = &output[at + INIT_LINE.len()..];
     let end = rest.iter().position(|b| !b.is_ascii_digit())?;
@@ -257,7 +265,7 @@ fn read_marks(path: &Path, start: u64, sample: &mut Sample) {
     }
 }
 
-fn failed(target: &Target, what: String, output: &[u8]) -> RunError {
+pub(super) fn failed(target: &Target, what: String, output: &[u8]) -> RunError {
     RunError::Failed { target: target.name.clone(), what, output: tail(output) }
 }
 

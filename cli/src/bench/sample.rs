@@ -4,6 +4,8 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
+use super::syscalls::SyscallCount;
+
 /// Version of [`Results`] on disk.
 pub const RESULTS_VERSION: u32 = 1;
 
@@ -36,6 +38,9 @@ pub struct Results {
     pub settings: BTreeMap<String, String>,
     /// Kept samples in the order they ran.
     pub samples: Vec<Sample>,
+    /// System calls of each target, counted once, apart from the samples.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub syscalls: Vec<SyscallCount>,
 }
 
 impl Results {

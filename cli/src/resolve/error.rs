@@ -96,6 +96,8 @@ pub enum ResolveError {
     NoCommand,
     #[error("--net {0:?}: give none, nat, or ns=PATH with a network namespace of this host")]
     PodNet(OsString),
+    #[error("--security-opt {0:?}: give seccomp=FILE, seccomp=unconfined or no-new-privileges")]
+    SecurityOption(OsString),
     #[error("--annotation {0:?}: give KEY=VALUE")]
     Annotation(OsString),
     #[error("--cpus {0:?}: give a number from 0.01, or -1 for no limit")]

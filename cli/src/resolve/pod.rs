@@ -9,6 +9,7 @@ use std::time::Duration;
 use hutch_runtime::guest::KernelChoice;
 use hutch_runtime::spec::{
     self, Command, ContainerConfig, EnvVar, MountSpec, NetworkConfig, NetworkKind, PodConfig, PortForward, Resources,
+    Seccomp,
 };
 use hutch_runtime::{Limits, Options};
 use serde::de::DeserializeOwned;
@@ -258,6 +259,7 @@ fn container(
         options: tmpfs.options,
         ..MountSpec::default()
     }));
+    let (seccomp, no_new_privileges) = security(&flags.security)?;
     // Outer mounts first, or they would hide inner ones.
     all.sort_by_key(|mount| mount.destination.matches('/').count());
     Ok(ContainerConfig {
@@ -274,11 +276,30 @@ fn container(
             interactive: flags.tty,
             stdin: flags.interactive,
             console: flags.console.as_deref().map(absolute),
+            no_new_privileges,
             ..Command::default()
         },
         mounts: all,
+        seccomp,
         ..ContainerConfig::default()
     })
+}
+
+/// The profile, and whether there are no new privileges. Of several that contradict each other the last one counts.
+fn security(options: &[OsString]) -> Result<(Option<Seccomp>, bool), ResolveError> {
+    let (mut seccomp, mut no_new_privileges) = (None, false);
+    for text in options {
+        let bad = || ResolveError::SecurityOption(text.clone());
+        let option = utf8("--security-opt", text)?;
+        match option.split_once('=').unwrap_or((option, "")) {
+            ("seccomp", "unconfined") => seccomp = None,
+            ("seccomp", file) if !file.is_empty() => seccomp = Some(Seccomp::File(absolute(Path::new(file)))),
+            ("no-new-privileges", "" | "true") => no_new_privileges = true,
+            ("no-new-privileges", "false") => no_new_privileges = false,
+            _ => return Err(bad()),
+        }
+    }
+    Ok((seccomp, no_new_privileges))
 }
 
 fn words(words: &[OsString]) -> Result<Vec<String>, ResolveError> {

@@ -71,6 +71,26 @@ fn flags_make_a_pod_with_one_container_of_its_name() {
 }
 
 #[test]
+fn security_options_are_as_with_other_engines() {
+    let of = |flags: &str| {
+        let config = try_container(&format!("create p {flags} --rootfs @ -- a"))?;
+        Ok::<_, ResolveError>((config.seccomp, config.command.no_new_privileges))
+    };
+    assert_eq!(of("--read-only").unwrap(), (None, false));
+    assert_eq!(of("--security-opt seccomp=/p.json").unwrap().0, Some(Seccomp::File("/p.json".into())));
+    let relative = of("--security-opt seccomp=p.json").unwrap().0;
+    assert_eq!(relative, Some(Seccomp::File(std::env::current_dir().unwrap().join("p.json"))));
+    assert_eq!(of("--security-opt seccomp=/p --security-opt seccomp=unconfined").unwrap().0, None);
+    assert!(of("--security-opt no-new-privileges").unwrap().1);
+    assert!(of("--security-opt no-new-privileges=true").unwrap().1);
+    assert!(!of("--security-opt no-new-privileges=false").unwrap().1);
+    for bad in ["seccomp", "seccomp=", "apparmor=x", "no-new-privileges=x", "seccomp:/p"] {
+        let refused = of(&format!("--security-opt {bad}"));
+        assert!(matches!(refused, Err(ResolveError::SecurityOption(_))), "{bad}");
+    }
+}
+
+#[test]
 fn names_are_made_up_where_none_is_given() {
     let (one, two) = (try_pod("--rootfs @ -- a").unwrap(), try_pod("--rootfs @ -- a").unwrap());
     assert!(one.config.id.starts_with("pod-") && one.config.id != two.config.id);

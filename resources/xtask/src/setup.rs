@@ -20,6 +20,8 @@ pub enum Need {
     Kernel,
     /// Networks of pods.
     Network,
+    /// Building the agent of pods, which applies seccomp profiles.
+    Seccomp,
     /// Programs to measure beside.
     Peers,
     /// A root file system with a whole Debian.
@@ -33,6 +35,7 @@ impl Need {
             Need::RootFs => &["busybox-static", "cpio", "e2fsprogs"],
             Need::Kernel => &["kmod", "xz-utils"],
             Need::Network => &["iproute2", "nftables"],
+            Need::Seccomp => &["libseccomp-dev"],
             Need::Peers => &["crun", "runc"],
             Need::Debootstrap => &["debootstrap"],
         }
@@ -44,6 +47,7 @@ impl Need {
             Need::RootFs => "a root file system",
             Need::Kernel => "Debian's kernels",
             Need::Network => "networks of pods",
+            Need::Seccomp => "seccomp in the agent of pods",
             Need::Peers => "programs to measure beside",
             Need::Debootstrap => "a Debian root file system",
         }
@@ -52,7 +56,7 @@ impl Need {
 
 /// Installs everything any task needs and fetches the bed's kernel.
 pub fn main() -> Result<ExitCode> {
-    ensure(&[Need::Bed, Need::RootFs, Need::Kernel, Need::Network, Need::Debootstrap])?;
+    ensure(&[Need::Bed, Need::RootFs, Need::Kernel, Need::Network, Need::Seccomp, Need::Debootstrap])?;
     let kernel = kernel::bed(&kernel::Choice::Distro, true)?;
     println!("setup: the emulated machine's kernel is {}", kernel.vmlinux.display());
     Ok(ExitCode::SUCCESS)

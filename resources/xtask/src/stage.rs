@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, ExitCode};
 
 use crate::kernel::{self, Choice};
+use crate::setup::{self, Need};
 use crate::{build, Result};
 
 /// The built product.
@@ -48,6 +49,8 @@ fn install(program: &Path) -> Result<PathBuf> {
 impl Stage {
     /// Builds the programs, and puts them side by side, where `hutch` finds the others by itself.
     pub fn build() -> Result<Stage> {
+        // The static library in it; where it lies is in .cargo/config.toml.
+        setup::ensure(&[Need::Seccomp])?;
         println!("\n    Building hutch");
         let hutch = build::static_release("hutch", "hutch")?;
         println!("    Building hutch-agent");

@@ -51,7 +51,8 @@ impl Power for Process {
     }
 }
 
-/// Waits for the killed, lets go of the sandbox and writes out what is cached.
+/// Waits for the killed, lets go of the sandbox and writes out what is cached. Then it hangs up, which tells the host
+/// that nothing can be lost any more: it need not wait until the kernel has shut all devices down.
 fn wind_up(agent: &Agent) {
     if !agent.processes().wait_childless(KILL_PATIENCE) {
         log::write(Level::Warn, "powering off although some processes have not ended");
@@ -69,6 +70,7 @@ fn wind_up(agent: &Agent) {
     }
     // Processes may have mounted more.
     sync();
+    agent.hang_up();
 }
 
 fn write_out(path: &Path) -> Result<(), Errno> {

@@ -225,6 +225,14 @@ impl Agent {
         self.processes.drop_waiters(outbox);
     }
 
+    /// Ends all control connections.
+    pub(crate) fn hang_up(&self) {
+        let sessions: Vec<_> = lock(&self.sessions).iter().filter_map(Weak::upgrade).collect();
+        for outbox in sessions {
+            outbox.shut();
+        }
+    }
+
     /// Sends an event to all control connections.
     pub fn broadcast(&self, event: Event) {
         let Ok(bytes) = encode_frame(&AgentFrame::Event(event)) else { return };

@@ -26,10 +26,11 @@ impl Runtime {
     /// assert!(container.pid() > 0);
     /// # Ok::<(), hutch_runtime::Error>(())
     /// ```
-    pub fn create_container(&self, pod: &str, config: ContainerConfig) -> Result<(PodHandle, ContainerHandle)> {
+    pub fn create_container(&self, pod: &str, mut config: ContainerConfig) -> Result<(PodHandle, ContainerHandle)> {
         let pod = PodId::new(pod)?;
         let id = ContainerId::new(&config.id)?;
         config.validate()?;
+        config.load_files()?;
         let mut pod = OpenPod::exclusive(self, &pod)?;
         Verb::CreateContainer.check_pod(pod.id.as_str(), pod.state.state)?;
         if pod.find(&id).is_ok() {

@@ -35,8 +35,9 @@ impl Runtime {
         if state == Some(State::Ready) {
             pod.stop_container(index, StopHow { force: false, grace: None, loss: GuestLoss::Fails })?;
         }
-        // A restart that died half way may have left a stopped one with a process.
-        pod.take_back_container(index)?;
+        // A restart that died half way may have left a stopped one with a process. In a paused pod the guest gets its
+        // vCPUs back to tell; held, it would be waited for in vain.
+        pod.with_vcpus_running(|pod| pod.take_back_container(index))?;
         let handle = ContainerHandle::new(self, &pod, index);
         // From here on it is no part of the pod; what is left of it is removed now, or by the next call.
         pod.containers.remove(index);

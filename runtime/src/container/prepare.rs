@@ -2,7 +2,7 @@
 //! guest, its stand-in. The middle part of CreateContainer, and of a restart (P-094).
 
 use hutch_agent_proto::{Request, WindowSize};
-use serde_json::Value;
+use serde_json::{json, Value};
 
 use crate::error::{Component, Error, Result};
 use crate::id::{random_hex, ContainerId};
@@ -10,7 +10,7 @@ use crate::logger;
 use crate::pod::{guarded, OpenContainer, OpenPod};
 use crate::seam::{PidNamespace, StandInSpec};
 use crate::spec::oci::{derive_config, guest_config, has_seccomp, CONFIG_KEY};
-use crate::spec::ContainerConfig;
+use crate::spec::{ContainerConfig, Seccomp};
 use crate::state::State;
 use crate::store::{ContainerState, DevicesRecord, MountsRecord, ProcessRecord};
 use crate::timestamp::Timestamp;
@@ -65,6 +65,7 @@ impl OpenPod<'_> {
             terminal_size: command.interactive.then(WindowSize::default),
             stdin: command.stdin || command.interactive,
         };
+        self.expect_hooks(index);
         self.live.ask("create-container", request)?;
         self.give_stand_in(index, token)
     }
@@ -77,7 +78,7 @@ impl OpenPod<'_> {
     }
 
     fn bare_oci_config(&self, config: &ContainerConfig) -> Result<Value> {
-        match config.annotations.get(CONFIG_KEY) {
+        let mut oci = match config.annotations.get(CONFIG_KEY) {
             Some(text) => serde_json::from_str(text).map_err(|e| {
                 Error::invalid(format!("container {}: annotation {CONFIG_KEY}", config.id), e.to_string())
             }),
@@ -86,7 +87,15 @@ impl OpenPod<'_> {
                 "is missing, and the agent of this pod requires it",
             )),
             None => derive_config(config, self.config.guest_hostname()),
+        }?;
+        // What is said beside the whole is said on purpose.
+        if let (Some(Seccomp::Profile(profile)), Some(oci)) = (&config.seccomp, oci.as_object_mut()) {
+            let linux = oci.entry("linux").or_insert_with(|| json!({}));
+            if let Some(linux) = linux.as_object_mut() {
+                linux.insert("seccomp".into(), json!(profile));
+            }
         }
+        Ok(oci)
     }
 
     /// A name for a guest process that is unique in the pod.

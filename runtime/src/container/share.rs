@@ -21,6 +21,7 @@ impl OpenPod<'_> {
         let mounts = self.live.seams.mounts.clone();
         let mut paths = GuestPaths {
             start_container: self.config.hooks.start_container.clone(),
+            guest_hooks: self.config.agent.guest_hooks.as_ref().map(|dir| dir.to_string_lossy().into_owned()),
             seccomp: self.live.seams.agent.capabilities().seccomp,
             shm_bytes: shm_source(oci).and_then(shm_size),
             ..GuestPaths::default()

@@ -1,5 +1,7 @@
 //! StartContainer (§7.3).
 
+use std::time::Duration;
+
 use hutch_agent_proto::Request;
 
 use crate::container::{ids, ContainerHandle, StopHow};
@@ -10,6 +12,11 @@ use crate::runtime::Runtime;
 use crate::state::State;
 use crate::store::ContainerState;
 use crate::verb::Verb;
+
+/// How long the guest's own hooks of one kind may take: 30 s, in which a last one begins that takes 10 s.
+const GUEST_HOOKS: Duration = Duration::from_secs(45);
+/// How long the guest waits for a container's program, hooks before it included.
+const INNER_HOOKS: Duration = Duration::from_secs(120);
 
 impl Runtime {
     /// Starts a container of a running pod (P-092). A stopped one is created in the guest again first (P-094).
@@ -52,6 +59,7 @@ impl OpenPod<'_> {
             ContainerState { starting: true, exit: None, oom_killed: false, ..self.containers[index].state.clone() };
         self.put_container(index, next)?;
         let id = self.containers[index].id.to_string();
+        self.expect_hooks(index);
         match self.live.tell("start-container", Request::StartContainer { id }) {
             Ok(()) => {}
             // An earlier attempt died between the guest's answer and the record of it.
@@ -79,6 +87,21 @@ impl OpenPod<'_> {
             }
         }
         result
+    }
+
+    /// Lets the guest take longer for what comes with hooks (P-166): its own, and those inside of the container.
+    pub(crate) fn expect_hooks(&mut self, index: usize) {
+        let guest = self.config.agent.guest_hooks.as_ref().map_or(Duration::ZERO, |_| GUEST_HOOKS);
+        let own = self.containers[index].config.start_container_hooks();
+        let hooks = if own.is_empty() { &self.config.hooks.start_container } else { &own };
+        let inside: Duration = hooks
+            .iter()
+            .map(|hook| match hook.timeout {
+                0 => INNER_HOOKS,
+                seconds => Duration::from_secs(seconds.min(INNER_HOOKS.as_secs())),
+            })
+            .sum();
+        self.live.hook_time = guest + inside.min(INNER_HOOKS);
     }
 
     /// P-093: the container is stopped; a failure of that is only logged.

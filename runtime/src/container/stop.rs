@@ -110,6 +110,7 @@ impl OpenPod<'_> {
         let oom_killed = self.was_oom_killed(index);
         let id = self.containers[index].id.to_string();
         if self.live.vm_alive() {
+            self.expect_hooks(index);
             let removed = self.live.tell_gone("remove-container", Request::RemoveContainer { id, force: true });
             self.judge(removed, &how)?;
         }

@@ -35,7 +35,8 @@ impl Runtime {
         let id = PodId::new(&config.id)?;
         let mut config = config;
         self.options().assets.apply(&mut config)?;
-        let config = config.complete()?;
+        let mut config = config.complete()?;
+        config.containers.iter_mut().try_for_each(ContainerConfig::load_files)?;
         self.store().pod(&id).check_socket_paths()?;
         if self.store().exists(&self.store().pod(&id))? {
             return Err(Error::AlreadyExists(crate::error::Object::Pod(config.id)));

@@ -30,13 +30,15 @@ pub(crate) struct Live {
     record: Option<VmRecord>,
     vm: Option<Box<dyn VmHandle>>,
     session: Option<Box<dyn AgentSession>>,
+    /// How much longer than usual the agent may take for what hooks in the guest hold up (P-166).
+    pub(crate) hook_time: Duration,
     /// Why the channel to the agent is of no use any more; later requests fail at once (P-205).
     lost: Option<String>,
 }
 
 impl Live {
     pub(crate) fn new(seams: Seams, options: Options, record: Option<VmRecord>) -> Self {
-        Self { seams, options, record, vm: None, session: None, lost: None }
+        Self { seams, options, record, vm: None, session: None, hook_time: Duration::ZERO, lost: None }
     }
 
     pub(crate) fn record(&self) -> Option<&VmRecord> {
@@ -117,7 +119,13 @@ impl Live {
 
     /// Asks the agent; it has to answer within the usual bound.
     pub(crate) fn ask(&mut self, operation: &'static str, request: Request) -> Result<Response> {
-        let deadline = self.options.agent_timeout;
+        let hooks = match request {
+            Request::CreateContainer { .. } | Request::StartContainer { .. } | Request::RemoveContainer { .. } => {
+                self.hook_time
+            }
+            _ => Duration::ZERO,
+        };
+        let deadline = self.options.agent_timeout + hooks;
         self.on_session(operation, |session| session.call(request, deadline))
     }
 

@@ -6,7 +6,9 @@ use std::path::PathBuf;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use super::{need_absolute, BlockVolume, Command, Device, DeviceInfo, DeviceKind};
+use super::{
+    need_absolute, oci, BlockVolume, Command, Device, DeviceInfo, DeviceKind, HookSpec, Seccomp, SeccompProfile,
+};
 use crate::error::{Error, Result};
 use crate::id::{ContainerId, VolumeName};
 
@@ -33,6 +35,10 @@ pub struct ContainerConfig {
     pub devices: Vec<DeviceInfo>,
     /// Limits.
     pub resources: Resources,
+    /// The system calls its processes may make: a profile in the form of the OCI specification, or the absolute path of
+    /// a file with one. Absent: all, unless the OCI configuration in the annotations has a profile.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub seccomp: Option<Seccomp>,
 }
 
 /// A mount inside a container.
@@ -84,10 +90,7 @@ impl ContainerConfig {
     /// [`Error::NeedContainerId`] for an empty id, else [`Error::InvalidConfig`] naming container and field.
     pub fn validate(&self) -> Result<()> {
         ContainerId::new(&self.id)?;
-        self.check_fields().map_err(|e| match e {
-            Error::InvalidConfig { what, reason } => Error::invalid(format!("container {}: {what}", self.id), reason),
-            other => other,
-        })
+        self.check_fields().map_err(|e| in_container(&self.id, e))
     }
 
     fn check_fields(&self) -> Result<()> {
@@ -106,7 +109,38 @@ impl ContainerConfig {
         for device in &self.devices {
             device.validate()?;
         }
+        if let Some(seccomp) = &self.seccomp {
+            seccomp.validate()?;
+        }
+        // That the text is JSON at all is looked at where all of it is needed.
+        let config = self.annotations.get(oci::CONFIG_KEY).and_then(|text| serde_json::from_str(text).ok());
+        config.as_ref().map(SeccompProfile::of_oci).transpose()?;
         self.resources.validate()
+    }
+
+    /// The startContainer hooks of its OCI configuration, if it brings one.
+    pub(crate) fn start_container_hooks(&self) -> Vec<HookSpec> {
+        let oci = self.annotations.get(oci::CONFIG_KEY).and_then(|text| oci::OciConfig::parse(text).ok());
+        let hooks = oci.and_then(|oci| oci.hooks).map(|hooks| hooks.start_container).unwrap_or_default();
+        hooks.into_iter().map(HookSpec::from).collect()
+    }
+
+    /// Reads the files that the configuration names, so that it means the same whenever the container starts again.
+    ///
+    /// # Errors
+    /// [`Error::InvalidConfig`] naming container and file.
+    pub fn load_files(&mut self) -> Result<()> {
+        match &mut self.seccomp {
+            Some(seccomp) => seccomp.load().map_err(|e| in_container(&self.id, e)),
+            None => Ok(()),
+        }
+    }
+}
+
+fn in_container(id: &str, error: Error) -> Error {
+    match error {
+        Error::InvalidConfig { what, reason } => Error::invalid(format!("container {id}: {what}"), reason),
+        other => other,
     }
 }
 

@@ -68,8 +68,10 @@ pub struct AgentConfig {
     /// Containers must bring their OCI configuration as an annotation (P-101); otherwise it is derived from the
     /// container's own fields where it is missing.
     pub require_oci_config: bool,
-    /// Directory in the guest image with hooks of the guest: `prestart`, `poststart`, `poststop` (P-166, optional); not
-    /// with type `hutch`.
+    /// Directory in the guest, outside of containers, with hooks that run there for each container: the executables in
+    /// its `prestart`, `poststart` and `poststop` (P-166). For example one of the pod's volumes,
+    /// `/run/hutch/volumes/TAG`.
+    #[serde(alias = "guest_hook_path")]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub guest_hooks: Option<PathBuf>,
 }
@@ -115,11 +117,8 @@ impl PodConfig {
         }
         if let Some(path) = &self.agent.guest_hooks {
             need_absolute("agent.guest_hooks", path)?;
-            if self.agent.kind == AgentKind::Hutch {
-                return Err(Error::invalid(
-                    format!("agent.guest_hooks {}", path.display()),
-                    "is not supported by agent type hutch; hooks.start_container run in the guest, in each container",
-                ));
+            if path.to_str().is_none_or(|path| path.contains('\0')) {
+                return Err(Error::invalid(format!("agent.guest_hooks {}", path.display()), "is not plain text"));
             }
         }
         self.check_volumes()?;

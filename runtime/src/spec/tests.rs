@@ -191,17 +191,20 @@ fn what_the_hypervisor_does_not_support_is_refused() {
     HypervisorConfig { mlock: true, ..hypervisor() }.complete().unwrap();
 }
 
-/// Guest hooks are optional; where there are none, a directory of them is refused.
 #[test]
-fn p_166_guest_hooks_are_refused_where_the_agent_has_none() {
-    let with = |kind| {
-        let agent = AgentConfig { kind, guest_hooks: Some("/usr/share/oci/hooks".into()), ..AgentConfig::default() };
+fn p_166_the_directory_of_guest_hooks_is_a_path_in_the_guest() {
+    let with = |path: &str| {
+        let agent = AgentConfig { guest_hooks: Some(path.into()), ..AgentConfig::default() };
         PodConfig { agent, ..pod() }.complete()
     };
-    let refused = with(AgentKind::Hutch).unwrap_err();
-    assert_eq!(refused.kind(), ErrorKind::InvalidConfig);
-    assert!(refused.to_string().contains("agent.guest_hooks /usr/share/oci/hooks"), "{refused}");
-    with(AgentKind::None).unwrap();
+    with("/run/hutch/volumes/hooks").unwrap();
+    for bad in ["hooks", "", "/a\0b"] {
+        let refused = with(bad).unwrap_err();
+        assert_eq!(refused.kind(), ErrorKind::InvalidConfig);
+        assert!(refused.to_string().contains("agent.guest_hooks"), "{refused}");
+    }
+    let kata: PodConfig = from_json(r#"{"agent": {"guest_hook_path": "/hooks"}}"#).unwrap();
+    assert_eq!(kata.agent.guest_hooks, Some("/hooks".into()));
 }
 
 #[test]

@@ -12,9 +12,12 @@ use rustix::process::Signal;
 use rustix::thread::{move_into_link_name_space, LinkNameSpaceType};
 
 use super::{GateMessage, GATE};
-use crate::process::{reap, ProcessIdentity};
+use crate::process::ProcessIdentity;
 use crate::seam::{PidNamespace, SeamError, SeamResult, StandIn, StandInSpec, StandIns};
 use crate::vm_host::ReExec;
+
+/// A reaper makes one system call.
+const REAPER_STACK: usize = 64 << 10;
 
 /// Stand-ins as processes.
 #[derive(Debug, Clone)]
@@ -23,8 +26,9 @@ pub struct ProcessStandIns {
     pub reexec: ReExec,
     /// Put them into the namespaces they are asked for (P-097). Needs CAP_SYS_ADMIN.
     pub namespaces: bool,
-    /// Collect processes of ours that have ended. For programs that live on; a program that ends leaves that to whoever
-    /// inherits its children, and its caller wants to collect them itself.
+    /// Collect the processes as soon as they have ended, each on a small thread. For programs that live on: the container's
+    /// stand-in is pid 1 of a namespace, and ends only when all others in there, those of execs, were collected. A
+    /// program that ends leaves that to whoever inherits its children.
     pub reap: bool,
 }
 
@@ -92,7 +96,14 @@ impl StandIns for ProcessStandIns {
             Ok(waiting)
         });
         match told {
-            Ok(waiting) => Ok(Box::new(waiting)),
+            Ok(waiting) => {
+                if self.reap {
+                    let collect = move || drop(child.wait());
+                    let small = std::thread::Builder::new().name("reaper".into()).stack_size(REAPER_STACK);
+                    small.spawn(collect).map_err(fail)?;
+                }
+                Ok(Box::new(waiting))
+            }
             Err(e) => {
                 let _ = child.kill();
                 let _ = child.wait();
@@ -106,22 +117,13 @@ impl StandIns for ProcessStandIns {
     }
 
     fn wait_end(&self, process: ProcessIdentity, timeout: Duration) -> SeamResult<bool> {
-        let ended = process
-            .wait_end(timeout)
-            .map_err(|e| SeamError::system(format!("wait for the stand-in {}", process.pid), e))?;
-        if ended && self.reap {
-            reap(process);
-        }
-        Ok(ended)
+        process.wait_end(timeout).map_err(|e| SeamError::system(format!("wait for the stand-in {}", process.pid), e))
     }
 
     fn kill(&self, process: ProcessIdentity, timeout: Duration) -> SeamResult<()> {
         let fail = |e| SeamError::system(format!("kill the stand-in {}", process.pid), e);
         if !process.kill_and_wait(timeout).map_err(fail)? {
             return Err(SeamError::Timeout { after: timeout });
-        }
-        if self.reap {
-            reap(process);
         }
         Ok(())
     }

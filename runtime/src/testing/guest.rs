@@ -1,6 +1,7 @@
 //! A model of a guest and its agent: containers, processes, mounts, events. Plain data; no threads, no clock.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
 
 use hutch_agent_proto::{
     ContainerStats, ErrorKind, Event, ExitStatus, GuestMount, ProcessInfo, RemoteError, Request, ResourceLimits,
@@ -60,6 +61,8 @@ pub struct FakeGuest {
     cpus: u32,
     /// The agent does not answer any more.
     pub hangs: bool,
+    /// How long the runtime would have waited for the answer to the last request of each kind.
+    pub patience: BTreeMap<&'static str, Duration>,
 }
 
 fn refuse(kind: ErrorKind, message: String) -> Result<Response, RemoteError> {

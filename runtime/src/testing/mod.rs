@@ -24,6 +24,7 @@ mod network;
 pub mod process;
 mod session;
 mod stand_ins;
+pub mod table;
 mod vm;
 mod world;
 

@@ -24,6 +24,9 @@ impl AgentHost for World {
     fn connect(&self, vm: &VmRecord, timeout: Duration) -> SeamResult<Box<dyn AgentSession>> {
         self.called("agent.connect", "", |state| {
             let found = state.vms.get_mut(&vm.uuid).filter(|vm| vm.alive).ok_or_else(gone)?;
+            if found.paused {
+                state.violations.push("a connection to a guest whose vCPUs are held".into());
+            }
             answering(found, timeout)?;
             let seen = found.guest.events_from(0).len();
             Ok(Box::new(Session { world: self.clone(), uuid: vm.uuid.clone(), seen }) as Box<dyn AgentSession>)
@@ -48,6 +51,10 @@ impl Session {
         let (name, detail) = describe(&request);
         self.world.called(&format!("agent.{name}"), &detail, |state| {
             let vm = state.vms.get_mut(&self.uuid).filter(|vm| vm.alive).ok_or_else(gone)?;
+            if vm.paused {
+                state.violations.push(format!("a guest whose vCPUs are held was asked for {name} {detail}"));
+            }
+            vm.guest.patience.insert(name, deadline);
             answering(vm, deadline)?;
             let answer = vm.guest.handle(request);
             if answer == Answer::PowerOff {

@@ -1,5 +1,7 @@
 //! Hooks where they belong in a pod's life (§8).
 
+use std::time::Duration;
+
 use hutch_runtime::spec::HookSpec;
 use hutch_runtime::testing::World;
 use hutch_runtime::{ErrorKind, State};
@@ -140,5 +142,40 @@ fn p_161_a_hook_reads_the_state_on_its_stdin() {
         assert_eq!(state["bundle"], "/bundles/p");
         assert_eq!(state["annotations"]["dev.hutch.oci.bundle"], "/bundles/p");
     }
+    finish(&world, &runtime);
+}
+
+/// The guest is told where its own hooks are, and given time for them and for those inside of containers.
+#[test]
+fn p_166_hooks_in_the_guest_have_time() {
+    let (world, runtime) = new();
+    let mut config = world.pod("p", &["a"]);
+    config.agent.guest_hooks = Some("/run/hutch/volumes/hooks".into());
+    config.hooks.start_container = vec![HookSpec { timeout: 3, ..shell("true") }];
+    runtime.create_pod(config).unwrap();
+    let spec = world.guest("p", |guest| guest.spec("a")).unwrap();
+    assert_eq!(spec["annotations"]["dev.hutch.guest.hooks"], "/run/hutch/volumes/hooks");
+    runtime.start_pod("p").unwrap();
+    let patience = |call| world.guest("p", |guest| guest.patience[call]) - runtime.options().agent_timeout;
+    runtime.create_container("p", world.container("b")).unwrap();
+    runtime.delete_container("p", "b").unwrap();
+    // 30 s for those of one kind, the last of which may take 10 s, and those inside.
+    for call in ["create-container", "start-container", "remove-container"] {
+        assert_eq!(patience(call), Duration::from_secs(48), "{call}");
+    }
+    assert_eq!(patience("setup-sandbox"), Duration::ZERO);
+    // A container's own come instead of the pod's; without a limit they have what the guest allows.
+    let mut own = world.container("own");
+    let hooks = serde_json::json!({"startContainer": [{"path": "/a"}, {"path": "/b", "timeout": 5}]});
+    let oci = serde_json::json!({"process": {"args": ["a"], "cwd": "/"}, "root": {"path": "r"}, "hooks": hooks});
+    own.annotations.insert(hutch_runtime::spec::oci::CONFIG_KEY.into(), oci.to_string());
+    runtime.create_container("p", own).unwrap();
+    assert_eq!(patience("create-container"), Duration::from_secs(45 + 120));
+    finish(&world, &runtime);
+
+    let (world, runtime) = new();
+    runtime.run_pod(world.pod("p", &["a"])).unwrap();
+    let patience = world.guest("p", |guest| guest.patience["start-container"]);
+    assert_eq!(patience, runtime.options().agent_timeout, "there is nothing to wait for");
     finish(&world, &runtime);
 }

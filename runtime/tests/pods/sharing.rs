@@ -3,8 +3,9 @@
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex};
 
+use hutch_runtime::seam::AgentCapabilities;
 use hutch_runtime::spec::oci::CONFIG_KEY;
-use hutch_runtime::spec::{ContainerConfig, MountSpec};
+use hutch_runtime::spec::{ContainerConfig, MountSpec, Seccomp};
 use hutch_runtime::testing::World;
 use serde_json::{json, Value};
 
@@ -162,13 +163,56 @@ fn p_098_a_dropped_seccomp_profile_is_logged() {
     let lines = Arc::new(Lines::default());
     let (world, runtime) = running(&[]);
     runtime.set_logger(lines.clone());
+    let least = json!({"defaultAction": "SCMP_ACT_ALLOW"});
     let config = |profile: serde_json::Value| json!({"process": {"args": ["serve"], "cwd": "/"}, "root": {"path": "r"}, "linux": {"seccomp": profile}});
-    runtime.create_container("p", with_oci(&world, "profiled", &config(json!({})))).unwrap();
+    runtime.create_container("p", with_oci(&world, "profiled", &config(least))).unwrap();
     runtime.create_container("p", with_oci(&world, "unprofiled", &config(json!(null)))).unwrap();
     let said = |name: &str| {
         let lines = lines.0.lock().unwrap();
         lines.iter().filter(|line| line.contains(&format!("container {name}: ")) && line.contains("seccomp")).count()
     };
     assert_eq!((said("profiled"), said("unprofiled")), (1, 0));
+    finish(&world, &runtime);
+}
+
+/// The profile of a configuration: given as a file or in full, it is recorded in full; it is applied by a guest that
+/// can, and its mistakes are found before anything is made.
+#[test]
+fn p_098_a_profile_reaches_a_guest_that_applies_it() {
+    let (world, runtime) = running(&[]);
+    world.set_agent_capabilities(AgentCapabilities { seccomp: true, ..AgentCapabilities::default() });
+    let profile = json!({"defaultAction": "SCMP_ACT_ALLOW",
+        "syscalls": [{"names": ["mkdir"], "action": "SCMP_ACT_ERRNO", "errnoRet": 7}]});
+    let file = world.dir().join("profile.json");
+    std::fs::write(&file, profile.to_string()).unwrap();
+    let mut from_file = world.container("file");
+    from_file.seccomp = Some(Seccomp::File(file.clone()));
+    runtime.create_container("p", from_file).unwrap();
+    // What is made again later does not need the file.
+    std::fs::write(&file, "{").unwrap();
+    let record: Value =
+        serde_json::from_slice(&std::fs::read(world.dir().join("config/p/file/config.json")).unwrap()).unwrap();
+    assert_eq!(record["data"]["seccomp"], profile);
+    let other = json!({"defaultAction": "SCMP_ACT_LOG"});
+    let oci = json!({"process": {"args": ["serve"], "cwd": "/"}, "root": {"path": "r"}, "linux": {"seccomp": other}});
+    runtime.create_container("p", with_oci(&world, "oci", &oci)).unwrap();
+    let mut both = with_oci(&world, "both", &oci);
+    both.seccomp = Some(Seccomp::Profile(serde_json::from_value(profile.clone()).unwrap()));
+    runtime.create_container("p", both).unwrap();
+    runtime.create_container("p", world.container("none")).unwrap();
+    let seen = |id: &str| world.guest("p", |guest| guest.spec(id)).unwrap()["linux"]["seccomp"].clone();
+    assert_eq!((seen("file"), seen("oci")), (profile.clone(), other));
+    assert_eq!((seen("both"), seen("none")), (profile, Value::Null));
+
+    let mut broken = world.container("broken");
+    broken.seccomp = Some(Seccomp::File(file));
+    let mut listened = oci.clone();
+    listened["linux"]["seccomp"] = json!({"defaultAction": "SCMP_ACT_NOTIFY"});
+    world.calls();
+    for (config, words) in [(broken, "profile.json"), (with_oci(&world, "broken", &listened), "SCMP_ACT_NOTIFY")] {
+        let error = runtime.create_container("p", config).expect_err("a refusal").to_string();
+        assert!(error.contains("broken") && error.contains(words), "{error}");
+    }
+    assert!(world.calls().is_empty(), "nothing was made");
     finish(&world, &runtime);
 }

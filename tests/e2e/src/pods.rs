@@ -32,7 +32,22 @@ impl Pods {
 
     /// Where the state of a pod is.
     pub fn state(&self, pod: &str) -> std::path::PathBuf {
-        self.records.path().join("run").join(pod)
+        self.states().join(pod)
+    }
+
+    /// Where the configuration of a pod is.
+    pub fn config(&self, pod: &str) -> std::path::PathBuf {
+        self.configs().join(pod)
+    }
+
+    /// Where configurations are.
+    pub fn configs(&self) -> std::path::PathBuf {
+        self.records.path().join("etc")
+    }
+
+    /// Where states are.
+    pub fn states(&self) -> std::path::PathBuf {
+        self.records.path().join("run")
     }
 
     /// A command line of `hutch`.

@@ -78,6 +78,10 @@ pub trait Vm: Send + Sync {
     /// # Errors
     /// The kernel's.
     fn create_vcpu(&self, index: u32, count: u32, entry: Option<&EntryState>) -> Result<Box<dyn Vcpu>, HvError>;
+
+    /// The process is about to end with the machine in it: what that takes of the hypervisor's time need not be waited
+    /// for, where this can be arranged.
+    fn process_ends(&self) {}
 }
 
 /// One virtual processor, owned by its thread.

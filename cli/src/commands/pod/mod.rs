@@ -44,6 +44,12 @@ pub fn run(args: PodArgs) -> Result<u8, Failure> {
         PodCommand::Wait(args) => self::wait_pods(records, &args),
         PodCommand::Stats(show) => show::stats(&usual(records)?, &show),
         PodCommand::Events(show) => events(&usual(records)?, &show),
+        PodCommand::Cleanup => {
+            for id in usual(records)?.sweep()? {
+                writeln!(io::stdout(), "{id}")?;
+            }
+            Ok(0)
+        }
     }
 }
 

@@ -71,8 +71,8 @@ fn whole(args: RunArgs, started: u64, began: Instant) -> Result<u8, Failure> {
     tty::leave();
     let shown = phases.report(ended.machine(), &marks);
     let outcome = shown.and_then(|()| outcome(result, &plan, &ended));
-    // The machine has been stopped and nobody needs it any more; the end of the process takes it away faster.
-    std::mem::forget(ended);
+    // The machine has been stopped and nobody needs it any more.
+    ended.leave();
     outcome
 }
 

@@ -1,7 +1,7 @@
 //! Licences of everything that is linked in: an allow-list over SPDX expressions.
 
 use super::{findings, metadata::Metadata};
-use crate::Result;
+use crate::{build, Result};
 
 /// Licences that ask for no more than a notice.
 const ALLOWED: [&str; 11] = [
@@ -24,17 +24,49 @@ const LOOKED_AT: [(&str, &str); 2] = [
     ("rust-criu", "names no identifier; the text in its LICENSE file is that of MIT"),
 ];
 
+/// Libraries of other languages that packages bring along or have linked: package, library, licence of the library. The
+/// package's own licence says nothing about that. Empty: the name ends in `-sys`, but there is none.
+const FOREIGN: [(&str, &str, &str); 6] = [
+    ("libbz2-rs-sys", "", ""),
+    ("liblzma-sys", "liblzma", "0BSD"),
+    // Statically, from Debian's package libseccomp-dev, into hutch-agent-oci alone.
+    ("libseccomp-sys", "libseccomp", "LGPL-2.1"),
+    ("linux-raw-sys", "", ""),
+    ("netlink-sys", "", ""),
+    ("zstd-sys", "zstd", "BSD-3-Clause"),
+];
+
 /// Runs the check.
 pub fn check() -> Result<()> {
-    let metadata = Metadata::load()?;
+    let notice = std::fs::read_to_string(build::root().join("resources/NOTICE"))?;
+    findings(problems(&Metadata::load()?, &notice))
+}
+
+fn problems(metadata: &Metadata, notice: &str) -> Vec<String> {
     let mut found = Vec::new();
     for package in &metadata.packages {
         let licence = package.license.as_deref().unwrap_or("");
+        let name = format!("{} {}", package.name, package.version);
         if !allowed(licence) && !LOOKED_AT.iter().any(|(name, _)| *name == package.name) {
-            found.push(format!("{} {}: licence {licence:?} is not on the list", package.name, package.version));
+            found.push(format!("{name}: licence {licence:?} is not on the list"));
+        }
+        let listed = FOREIGN.iter().find(|(sys, ..)| *sys == package.name);
+        match listed {
+            Some((_, "", _)) => {}
+            // A licence that asks for more than the list's is kept by what the notice says.
+            Some((_, library, licence)) => {
+                let kept = allowed(licence) || notice.contains(library) && notice.contains(licence);
+                found.extend(
+                    (!kept).then(|| format!("{name}: NOTICE does not name {library} and its licence, {licence}")),
+                );
+            }
+            None if package.links.is_some() || package.name.ends_with("-sys") => {
+                found.push(format!("{name}: which library does it link? Add that and its licence to FOREIGN"));
+            }
+            None => {}
         }
     }
-    findings(found)
+    found
 }
 
 /// Whether an SPDX expression can be satisfied with the list. The old form `A/B` means `A OR B`.
@@ -95,7 +127,26 @@ fn take(words: &mut &[&str], wanted: &str) -> bool {
 
 #[cfg(test)]
 mod tests {
-    use super::allowed;
+    use super::*;
+
+    #[test]
+    fn foreign_libraries_are_listed_and_their_licences_kept() {
+        let package = |name: &str, links: Option<&str>| {
+            serde_json::json!({ "id": name, "name": name, "version": "1", "license": "MIT", "links": links,
+                "dependencies": [] })
+        };
+        let metadata: Metadata = serde_json::from_value(serde_json::json!({
+            "packages": [package("a", None), package("b", Some("b")), package("c-sys", None), package("zstd-sys", Some("zstd")),
+                package("libseccomp-sys", None)],
+            "workspace_members": [],
+        }))
+        .unwrap();
+        let unlisted = ["b", "c-sys"]
+            .map(|name| format!("{name} 1: which library does it link? Add that and its licence to FOREIGN"));
+        assert_eq!(problems(&metadata, "libseccomp, LGPL-2.1"), unlisted);
+        let found = problems(&metadata, "");
+        assert_eq!(found[2..], ["libseccomp-sys 1: NOTICE does not name libseccomp and its licence, LGPL-2.1"]);
+    }
 
     #[test]
     fn expressions_are_satisfied_or_not() {

@@ -26,6 +26,8 @@ pub struct Package {
     pub version: String,
     /// SPDX expression.
     pub license: Option<String>,
+    /// Name of a library that it links.
+    pub links: Option<String>,
     /// What it asks for.
     pub dependencies: Vec<Dependency>,
 }

@@ -5,6 +5,7 @@ use std::process::Stdio;
 
 use serde::{Deserialize, Serialize};
 
+use crate::setup::{self, Need};
 use crate::{build, Result};
 
 /// What a test binary needs around it.
@@ -55,6 +56,7 @@ struct Profile {
 
 /// Builds every test binary of the workspace.
 pub fn build_all() -> Result<Vec<Binary>> {
+    setup::ensure(&[Need::Seccomp])?;
     println!("\n    Building tests");
     let mut command = build::cargo();
     command.args(["test", "--quiet", "--workspace", "--no-run", "--message-format=json-render-diagnostics"]);

@@ -5,13 +5,21 @@ use hutch_agent::failure::{invalid, Outcome};
 use hutch_agent::launch::check_environment;
 use hutch_agent::rlimits;
 use hutch_agent::user::Identity;
-use hutch_agent_proto::{ErrorKind, ProcessSpec, RemoteError};
+use hutch_agent_proto::ProcessSpec;
+use libcontainer::oci_spec::runtime::LinuxSeccomp;
 use serde_json::{json, Map, Value};
+
+use crate::hooks::{Hook, State};
 
 /// Annotation with the user as `user[:group]`, names allowed.
 pub const USER_KEY: &str = "dev.hutch.process.user";
 /// Annotation with supplementary groups, separated by commas, names allowed.
 pub const GROUPS_KEY: &str = "dev.hutch.process.groups";
+/// Annotation with the directory of the guest's hooks.
+pub const HOOKS_KEY: &str = "dev.hutch.guest.hooks";
+/// What loading a seccomp filter takes without `no_new_privs`. A process that has it only until it executes its program
+/// loses it then, since neither its bounding nor its inheritable set has it.
+const FILTER_CAPABILITY: &str = "CAP_SYS_ADMIN";
 /// Longest id of a container, bytes.
 const MAX_ID: usize = 192;
 /// Version that is assumed if the configuration names none.
@@ -45,14 +53,24 @@ pub struct Config {
     pub uid: u32,
     /// Destinations of mounts.
     pub mounts: Vec<String>,
+    /// The seccomp profile.
+    pub seccomp: Option<LinuxSeccomp>,
+    /// StartContainer hooks.
+    pub hooks: Vec<Hook>,
+    /// Directory of the guest's hooks, absolute.
+    pub guest_hooks: Option<String>,
+    /// What hooks are told, but for the bundle.
+    pub state: State,
 }
 
 impl Config {
     /// Reads the host's configuration of container `id`, whose cgroup will be `cgroup`.
     ///
+    /// libcontainer gets neither the seccomp profile nor hooks: these are the agent's own ([`crate::finish`]).
+    ///
     /// # Errors
-    /// `Invalid` with the place; `Unsupported` for a seccomp profile, which must not be dropped silently.
-    pub fn read(config: Value, cgroup: &str) -> Outcome<Self> {
+    /// `Invalid` with the place.
+    pub fn read(config: Value, id: &str, cgroup: &str) -> Outcome<Self> {
         let Value::Object(mut object) = config else { return Err(invalid("the OCI configuration is not an object")) };
         object.entry("ociVersion").or_insert_with(|| json!(OCI_VERSION));
         let rootfs = absolute(&object, "root", "path")?;
@@ -88,9 +106,13 @@ impl Config {
         }
         process.entry("user").or_insert_with(|| json!({"uid": 0, "gid": 0}));
         let linux = section(&mut object, "linux")?;
-        if linux.get("seccomp").is_some_and(|seccomp| !seccomp.is_null()) {
-            return Err(RemoteError::new(ErrorKind::Unsupported, "this guest cannot apply seccomp profiles"));
-        }
+        let seccomp = match linux.remove("seccomp").unwrap_or_default() {
+            Value::Null => None,
+            profile => Some(
+                serde_json::from_value(profile)
+                    .map_err(|error| invalid(format!("linux.seccomp of the OCI configuration: {error}")))?,
+            ),
+        };
         linux.remove("mountLabel");
         linux.insert("cgroupsPath".into(), json!(cgroup));
         if let Some(resources) = linux.get_mut("resources").and_then(Value::as_object_mut) {
@@ -98,8 +120,30 @@ impl Config {
             resources.remove("devices");
         }
         object.entry("mounts").or_insert_with(|| json!([]));
-        keep_guest_hooks(&mut object);
-        Ok(Self { object, rootfs, terminal, cwd, user, uid, mounts })
+        let hooks = take_hooks(&mut object)?;
+        let guest_hooks = annotation(&object, HOOKS_KEY).map(str::to_owned);
+        if guest_hooks.as_ref().is_some_and(|dir| !dir.starts_with('/')) {
+            return Err(invalid(format!("annotation {HOOKS_KEY} is not an absolute path")));
+        }
+        let state = State {
+            version: object.get("ociVersion").and_then(Value::as_str).unwrap_or(OCI_VERSION).to_owned(),
+            id: id.to_owned(),
+            bundle: String::new(),
+            annotations: object.get("annotations").cloned().unwrap_or_default(),
+        };
+        let mut config = Self { object, rootfs, terminal, cwd, user, uid, mounts, seccomp, hooks, guest_hooks, state };
+        config.allow_filter();
+        Ok(config)
+    }
+
+    /// Lets the process load its filter.
+    fn allow_filter(&mut self) {
+        let filtered = self.seccomp.is_some();
+        let Some(process) = self.object.get_mut("process").and_then(Value::as_object_mut) else { return };
+        let privileges = process.get("noNewPrivileges").and_then(Value::as_bool) != Some(true);
+        if let Some(capabilities) = process.get_mut("capabilities").filter(|_| filtered && privileges) {
+            add_filter_capability(capabilities);
+        }
     }
 
     /// Sets who the process is; without `named`, only its home directory, for the numbers are there.
@@ -135,6 +179,7 @@ impl Config {
         let process = self.object.get("process");
         let field = |name: &str| process.and_then(|process| process.get(name)).cloned();
         Heritage {
+            filtered: self.seccomp.is_some(),
             capabilities: field("capabilities").filter(|value| !value.is_null()),
             no_new_privileges: field("noNewPrivileges").and_then(|value| value.as_bool()).unwrap_or_default(),
         }
@@ -149,6 +194,7 @@ impl Config {
 /// What processes that enter a container later have of its configuration.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct Heritage {
+    filtered: bool,
     capabilities: Option<Value>,
     no_new_privileges: bool,
 }
@@ -176,13 +222,14 @@ impl Heritage {
             .iter()
             .map(|limit| json!({"type": limit.kind, "soft": limit.soft, "hard": limit.hard}))
             .collect();
+        let no_new_privileges = spec.no_new_privileges || self.no_new_privileges;
         let mut process = json!({
             "terminal": spec.terminal.is_some(),
             "user": {"uid": identity.uid, "gid": identity.gid, "additionalGids": identity.groups},
             "args": spec.args,
             "env": env,
             "cwd": if spec.cwd.is_empty() { "/" } else { &spec.cwd },
-            "noNewPrivileges": spec.no_new_privileges || self.no_new_privileges,
+            "noNewPrivileges": no_new_privileges,
             "rlimits": rlimits,
         });
         if let Some(process) = process.as_object_mut() {
@@ -191,7 +238,11 @@ impl Heritage {
             }
             add_home(process, &identity.home);
             if let Some(capabilities) = &self.capabilities {
-                process.insert("capabilities".into(), capabilities.clone());
+                let mut capabilities = capabilities.clone();
+                if self.filtered && !no_new_privileges {
+                    add_filter_capability(&mut capabilities);
+                }
+                process.insert("capabilities".into(), capabilities);
             }
         }
         Ok(process)
@@ -219,15 +270,28 @@ fn annotation<'a>(object: &'a Map<String, Value>, key: &str) -> Option<&'a str> 
     object.get("annotations")?.get(key)?.as_str()
 }
 
-/// Hooks of the host were run by it. Those that run inside of the container stay.
-fn keep_guest_hooks(object: &mut Map<String, Value>) {
-    if let Some(Value::Object(hooks)) = object.get_mut("hooks") {
-        hooks.retain(|kind, _| matches!(kind.as_str(), "createContainer" | "startContainer"));
-        if !hooks.is_empty() {
-            return;
+/// Hooks of the host were run by it. Those that run inside of the container are the agent's.
+fn take_hooks(object: &mut Map<String, Value>) -> Outcome<Vec<Hook>> {
+    let kinds = object.remove("hooks").unwrap_or_default();
+    let list = match kinds.get("startContainer").cloned().unwrap_or_default() {
+        Value::Null => return Ok(Vec::new()),
+        list => list,
+    };
+    let hooks: Vec<Hook> = serde_json::from_value(list)
+        .map_err(|error| invalid(format!("hooks.startContainer of the OCI configuration: {error}")))?;
+    hooks.iter().try_for_each(Hook::check)?;
+    Ok(hooks)
+}
+
+/// Only for the way to the program; see [`FILTER_CAPABILITY`]. A set that is not named is whole anyway.
+fn add_filter_capability(capabilities: &mut Value) {
+    for set in ["permitted", "effective"] {
+        if let Some(Value::Array(set)) = capabilities.get_mut(set) {
+            if !set.iter().any(|name| name.as_str() == Some(FILTER_CAPABILITY)) {
+                set.push(json!(FILTER_CAPABILITY));
+            }
         }
     }
-    object.remove("hooks");
 }
 
 /// Adds `HOME` to the environment unless it is there.

@@ -1,11 +1,12 @@
 use super::*;
+use hutch_agent_proto::ErrorKind;
 
 fn minimal() -> Value {
     json!({"root": {"path": "/r"}, "process": {"args": ["sh"]}})
 }
 
 fn read(value: Value) -> Outcome<Config> {
-    Config::read(value, "/hutch/c-x")
+    Config::read(value, "x", "/hutch/c-x")
 }
 
 #[test]
@@ -52,17 +53,80 @@ fn what_the_host_decides_is_removed() {
         json!({"resources": {"devices": [{}], "pids": {"limit": 3}}, "cgroupsPath": "/host", "mountLabel": "x"});
     value["hooks"] = json!({"prestart": [{"path": "/h"}], "startContainer": [{"path": "/g"}]});
     value["process"]["apparmorProfile"] = json!("docker-default");
-    let json: Value = serde_json::from_str(&read(value).unwrap().to_json()).unwrap();
+    let config = read(value).unwrap();
+    let json: Value = serde_json::from_str(&config.to_json()).unwrap();
     assert_eq!(json["linux"], json!({"resources": {"pids": {"limit": 3}}, "cgroupsPath": "/hutch/c-x"}));
-    assert_eq!(json["hooks"], json!({"startContainer": [{"path": "/g"}]}));
+    // Neither are libcontainer's: those inside of the container are run by the agent's own code.
+    assert!(json.get("hooks").is_none());
+    assert_eq!(config.hooks.iter().map(|hook| hook.path.as_str()).collect::<Vec<_>>(), ["/g"]);
     assert!(json["process"].get("apparmorProfile").is_none());
 }
 
 #[test]
-fn a_seccomp_profile_is_not_dropped_silently() {
-    let mut value = minimal();
-    value["linux"] = json!({"seccomp": {"defaultAction": "SCMP_ACT_ERRNO"}});
-    assert_eq!(read(value).unwrap_err().kind, ErrorKind::Unsupported);
+fn p_098_a_seccomp_profile_is_taken_out_and_makes_room_for_loading_it() {
+    let with = |no_new_privileges: Value, seccomp: Value| {
+        let mut value = minimal();
+        value["process"]["capabilities"] =
+            json!({"bounding": ["CAP_KILL"], "permitted": ["CAP_KILL"], "effective": ["CAP_KILL"]});
+        value["process"]["noNewPrivileges"] = no_new_privileges;
+        value["linux"] = json!({"seccomp": seccomp});
+        read(value)
+    };
+    let capabilities = |config: &Config| {
+        let json: Value = serde_json::from_str(&config.to_json()).unwrap();
+        assert!(json["linux"].get("seccomp").is_none());
+        json["process"]["capabilities"].clone()
+    };
+    let profile = json!({"defaultAction": "SCMP_ACT_ERRNO"});
+    let (narrow, wide) = (json!(["CAP_KILL"]), json!(["CAP_KILL", "CAP_SYS_ADMIN"]));
+    for (no_new_privileges, seccomp, expected) in [
+        (json!(false), &profile, &wide),
+        (json!(null), &profile, &wide),
+        (json!(true), &profile, &narrow),
+        (json!(false), &json!(null), &narrow),
+    ] {
+        let config = with(no_new_privileges, seccomp.clone()).unwrap();
+        assert_eq!(config.seccomp.is_some(), seccomp.is_object());
+        let sets = json!({"bounding": narrow, "permitted": expected, "effective": expected});
+        assert_eq!(capabilities(&config), sets);
+        // Those that enter later get theirs in the same way, also if they give up new privileges by themselves.
+        let spec = ProcessSpec { args: vec!["x".into()], ..ProcessSpec::default() };
+        let identity = Identity { uid: 0, gid: 0, groups: vec![], home: "/".into() };
+        let entering = config.heritage().process(&spec, &identity).unwrap();
+        assert_eq!(&entering["capabilities"]["permitted"], expected);
+        let spec = ProcessSpec { no_new_privileges: true, ..spec };
+        if expected == &narrow {
+            let entering = config.heritage().process(&spec, &identity).unwrap();
+            assert_eq!(&entering["capabilities"]["permitted"], &narrow);
+        }
+    }
+    for bad in [json!({}), json!([]), json!({"defaultAction": "SCMP_ACT_NO"}), json!("text")] {
+        let error = with(json!(false), bad.clone()).unwrap_err();
+        assert_eq!(error.kind, ErrorKind::Invalid, "{bad}");
+        assert!(error.message.contains("linux.seccomp"), "{error:?}");
+    }
+}
+
+#[test]
+fn p_166_hooks_inside_of_the_container_are_checked() {
+    let with = |hooks: Value| {
+        let mut value = minimal();
+        value["hooks"] = hooks;
+        value["annotations"] = json!({HOOKS_KEY: "/hooks", "a": "b"});
+        read(value)
+    };
+    let hook = json!({"path": "/g", "args": ["g", "-x"], "env": ["A=b"], "timeout": 3});
+    let config = with(json!({"startContainer": [hook]})).unwrap();
+    assert_eq!((config.hooks[0].timeout, config.hooks[0].args.len()), (Some(3), 2));
+    assert_eq!((config.guest_hooks.as_deref(), config.state.id.as_str()), (Some("/hooks"), "x"));
+    assert_eq!(config.state.annotations["a"], "b");
+    assert!(with(json!(null)).unwrap().hooks.is_empty());
+    for bad in [json!([{"path": "relative"}]), json!([{"path": "/x", "args": [1]}]), json!({}), json!([3])] {
+        assert_eq!(with(json!({"startContainer": bad})).unwrap_err().kind, ErrorKind::Invalid, "{bad}");
+    }
+    let mut relative = minimal();
+    relative["annotations"] = json!({HOOKS_KEY: "hooks"});
+    assert_eq!(read(relative).unwrap_err().kind, ErrorKind::Invalid);
 }
 
 #[test]

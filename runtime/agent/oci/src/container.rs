@@ -24,6 +24,7 @@ use nix::sys::stat::Mode;
 
 use crate::cgroup::Cgroup;
 use crate::config::Heritage;
+use crate::guest_hooks::GuestHooks;
 use crate::summon::Channel;
 
 /// How long processes may take to stop or go on.
@@ -84,11 +85,19 @@ pub struct Container {
     pub heritage: Heritage,
     /// Pid of its init.
     pub pid: i32,
+    /// Hooks of the guest that run for it.
+    pub guest_hooks: Option<GuestHooks>,
     init: OwnedFd,
     channel: Channel,
     stage: Mutex<Stage>,
     paused: Mutex<bool>,
     tokens: Mutex<Vec<Token>>,
+}
+
+/// Whether a process without a handler ends by this signal: signal(7), "Standard signals".
+fn ends_by_default(signal: i32) -> bool {
+    use libc::{SIGCHLD, SIGCONT, SIGSTOP, SIGTSTP, SIGTTIN, SIGTTOU, SIGURG, SIGWINCH};
+    ![SIGCHLD, SIGCONT, SIGSTOP, SIGTSTP, SIGTTIN, SIGTTOU, SIGURG, SIGWINCH].contains(&signal)
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
@@ -97,12 +106,20 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 
 impl Container {
     /// A container whose init waits.
-    pub fn new(id: &str, token: &str, heritage: Heritage, (pid, init): (i32, OwnedFd), channel: Channel) -> Self {
+    pub fn new(
+        id: &str,
+        token: &str,
+        heritage: Heritage,
+        (pid, init): (i32, OwnedFd),
+        channel: Channel,
+        guest_hooks: Option<GuestHooks>,
+    ) -> Self {
         Self {
             id: id.to_owned(),
             group: Cgroup::of(id),
             heritage,
             pid,
+            guest_hooks,
             init,
             channel,
             stage: Mutex::new(Stage::Created),
@@ -164,19 +181,27 @@ impl Container {
         sent.map_err(|error| io(format_args!("starting container {:?}", self.id), &error))
     }
 
-    /// Signals the init, or all members.
+    /// Signals the init, or all members. An init that waits has no handlers yet and, as pid 1 of its namespace, is spared
+    /// by what would end any other process without them: it gets SIGKILL instead (P-131).
     ///
     /// # Errors
     /// `WrongState` if there is nobody to signal.
     pub fn signal(&self, signal: i32, all: bool) -> Outcome<()> {
+        // Held, so that it does not execute its program in between.
+        let stage = lock(&self.stage);
+        let waits = *stage == Stage::Created;
         if all {
             if !self.group.is_populated() {
                 self.check_alive()?;
             }
             self.group.signal(signal);
+            if waits && ends_by_default(signal) {
+                let _ = kill_pidfd(self.init.as_fd(), libc::SIGKILL);
+            }
             return Ok(());
         }
         self.check_alive()?;
+        let signal = if waits && ends_by_default(signal) { libc::SIGKILL } else { signal };
         match kill_pidfd(self.init.as_fd(), signal) {
             Err(Errno::ESRCH) => self.check_alive(),
             result => result.map_err(|errno| system(format_args!("signalling container {:?}", self.id), errno)),

@@ -27,10 +27,12 @@ use crate::cgroup::{self, Cgroup};
 use crate::config::{check_id, Config};
 use crate::console::Console;
 use crate::container::{Container, Places};
+use crate::finish::Finish;
+use crate::guest_hooks::{GuestHooks, When};
 use crate::helper::NO_CONSOLE;
 use crate::oom::OomWatcher;
 use crate::summon::{summon, Made};
-use crate::{figures, limits};
+use crate::{figures, limits, seccomp};
 
 /// Highest signal number.
 const MAX_SIGNAL: i32 = 64;
@@ -90,7 +92,7 @@ impl OciContainers {
         if !is_token(new.token) {
             return Err(invalid(format!("{:?} is not a token", new.token)));
         }
-        let config = Config::read(config, &Cgroup::oci_path(new.id))?;
+        let config = Config::read(config, new.id, &Cgroup::oci_path(new.id))?;
         self.prepare()?;
         match self.table().entry(new.id.to_owned()) {
             std::collections::btree_map::Entry::Occupied(_) => {
@@ -143,6 +145,11 @@ impl OciContainers {
         self.share_resolver(agent, &root, &mut config);
         self.places.make(new.id)?;
         let bundle = self.places.bundle(new.id);
+        config.state.bundle = text(&bundle)?.to_owned();
+        let guest_hooks = config.guest_hooks.take();
+        let guest_hooks = guest_hooks.map(|dir| GuestHooks { dir: dir.into(), state: config.state.clone() });
+        guest_hooks.iter().try_for_each(GuestHooks::check)?;
+        self.finish(agent, &mut config)?.write(&bundle)?;
         let file = bundle.join("config.json");
         fs::write(&file, config.to_json()).map_err(|error| io(file.display(), &error))?;
         let stdio = Endpoints::open(&bundle, "console.sock", config.terminal, new.stdin, &identity, uid)?;
@@ -151,9 +158,27 @@ impl OciContainers {
         let Made { child, channel } = summon(agent, &job, stdio.process_sides())?;
         let streams = stdio.into_streams(new.terminal_size.unwrap_or_default())?;
         let init = child.pidfd.try_clone().map_err(|error| io("a descriptor", &error))?;
-        let container = Container::new(new.id, new.token, config.heritage(), (child.pid, init), channel);
+        let process = (child.pid, init);
+        let container = Container::new(new.id, new.token, config.heritage(), process, channel, guest_hooks);
         self.oom.watch(agent, new.id, &container.group)?;
+        if let Some(hooks) = &container.guest_hooks {
+            hooks.run(agent, When::Prestart, Some(child.pid))?;
+        }
         Ok((container, child, streams))
+    }
+
+    /// What the container's processes do last. Mistakes in the profile are found here.
+    fn finish(&self, agent: &Agent, config: &mut Config) -> Outcome<Finish> {
+        let compiled = config.seccomp.as_ref().map(seccomp::compile).transpose()?;
+        if let Some(unknown) = compiled.as_ref().map(|compiled| &compiled.unknown).filter(|names| !names.is_empty()) {
+            let id = &config.state.id;
+            agent.warn(format!("container {id:?}: seccomp profile: no such system calls: {}", unknown.join(", ")));
+        }
+        Ok(Finish {
+            filter: compiled.map(|compiled| compiled.filter),
+            hooks: std::mem::take(&mut config.hooks),
+            state: config.state.clone(),
+        })
     }
 
     /// Containers see the pod's resolver configuration, unless they have something of their own there.
@@ -198,6 +223,9 @@ impl OciContainers {
         }
         self.oom.forget(agent, id);
         container.group.remove()?;
+        if let Some(hooks) = &container.guest_hooks {
+            hooks.run_logged(agent, When::Poststop, None);
+        }
         self.places.remove(id);
         self.table().remove(id);
         Ok(())
@@ -242,8 +270,12 @@ impl Containers for OciContainers {
                 return self.create(agent, &new, *spec);
             }
             Request::StartContainer { id } => {
-                self.find(&id)?.start(&self.places)?;
+                let container = self.find(&id)?;
+                container.start(&self.places)?;
                 agent.note_run();
+                if let Some(hooks) = &container.guest_hooks {
+                    hooks.run_logged(agent, When::Poststart, Some(container.pid));
+                }
             }
             Request::KillContainer { id, signal, all } => {
                 let container = self.find(&id)?;

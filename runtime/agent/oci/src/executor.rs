@@ -13,12 +13,16 @@ use libcontainer::workload::{Executor, ExecutorError, ExecutorValidationError};
 use nix::errno::Errno;
 use nix::unistd::execv;
 
+use crate::finish::Finish;
 use crate::wire::{channel, send_failure};
 
-/// Executes the program, and tells the agent why not. Whether it can be executed is seen when the container is started,
-/// not when it is created, as with other processes.
+/// Does what is left, executes the program, and tells the agent why not. Whether it can be executed is seen when the
+/// container is started, not when it is created, as with other processes.
 #[derive(Clone)]
-pub struct Execute;
+pub struct Execute {
+    /// What is left to do.
+    pub finish: Finish,
+}
 
 impl Executor for Execute {
     fn exec(&self, spec: &Spec) -> Result<(), ExecutorError> {
@@ -26,7 +30,7 @@ impl Executor for Execute {
             set_terminal_size(process);
         }
         let args = spec.process().as_ref().and_then(|process| process.args().clone()).unwrap_or_default();
-        let error = execute(&args);
+        let error = self.finish.run().err().unwrap_or_else(|| execute(&args));
         let message = error.message.clone();
         let _ = send_failure(channel(), error);
         Err(ExecutorError::Other(message))

@@ -6,9 +6,12 @@
 //! ([`crate::wire`]) and ends, whereupon the process becomes the agent's child like any orphan.
 
 use std::error::Error;
+use std::fs::File;
+use std::io::stdin;
 use std::os::fd::{AsFd, FromRawFd, OwnedFd, RawFd};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
+use hutch_agent::launch::DEFAULT_PATH;
 use hutch_agent_proto::{ErrorKind, RemoteError};
 use libcontainer::container::builder::ContainerBuilder;
 use libcontainer::container::ContainerStatus;
@@ -17,6 +20,9 @@ use libcontainer::syscall::syscall::SyscallType;
 use nix::errno::Errno;
 
 use crate::executor::Execute;
+use crate::finish::Finish;
+use crate::guest_hooks::HOOK_LIMIT;
+use crate::hooks::{self, Hook};
 use crate::wire::{channel, send, send_failure, Word};
 
 /// First argument of a helper.
@@ -36,27 +42,43 @@ pub fn run() -> Option<i32> {
     }));
     let arguments: Vec<String> = arguments.collect();
     let result = match &arguments.iter().map(String::as_str).collect::<Vec<_>>()[..] {
-        ["create", root, id, bundle, console] => create(root, id, bundle, console),
-        ["exec", root, id, process, console] => exec(root, id, process, console),
+        ["create", root, id, bundle, console] => create(root, id, bundle, console).map(Some),
+        ["exec", root, id, process, console] => exec(root, id, process, console).map(Some),
+        ["hook", program, kind] => hook(program, kind).map(|()| None),
         _ => Err(RemoteError::new(ErrorKind::Invalid, "unknown job for a helper")),
     };
     let sent = match result {
-        Ok(pid) => announce(pid),
+        Ok(Some(pid)) => announce(pid),
+        Ok(None) => send(channel(), &Word::Done, None),
         Err(error) => send_failure(channel(), error),
     };
     Some(if sent.is_ok() { 0 } else { 1 })
 }
 
-fn builder(root: &str, id: &str, console: &str) -> Result<ContainerBuilder, LibcontainerError> {
+/// Runs a hook of the guest, with our own stdin as its state.
+fn hook(program: &str, kind: &str) -> Result<(), RemoteError> {
+    let name = Path::new(program).file_name().unwrap_or_default().to_string_lossy().into_owned();
+    let hook = Hook {
+        path: program.to_owned(),
+        args: vec![name, kind.to_owned()],
+        env: vec![format!("PATH={DEFAULT_PATH}")],
+        timeout: Some(HOOK_LIMIT.as_secs()),
+    };
+    let state = stdin().as_fd().try_clone_to_owned().map_err(|error| RemoteError::system("the state", &error))?;
+    hooks::run(&hook, File::from(state), None).map_err(|why| RemoteError::new(ErrorKind::System, why))
+}
+
+fn builder(root: &str, id: &str, console: &str, finish: Finish) -> Result<ContainerBuilder, LibcontainerError> {
     let console = (console != NO_CONSOLE).then(|| PathBuf::from(console));
     let builder = ContainerBuilder::new(id.to_owned(), SyscallType::default()).validate_id()?;
-    Ok(builder.with_root_path(root)?.with_executor(Execute).with_console_socket(console))
+    Ok(builder.with_root_path(root)?.with_executor(Execute { finish }).with_console_socket(console))
 }
 
 /// Makes a container whose init waits. An initramfs cannot be pivoted away, so the root is moved over it.
 fn create(root: &str, id: &str, bundle: &str, console: &str) -> Result<i32, RemoteError> {
+    let finish = Finish::read(Path::new(bundle))?;
     let build = || -> Result<i32, LibcontainerError> {
-        let init = builder(root, id, console)?.as_init(bundle).with_systemd(false).with_detach(true);
+        let init = builder(root, id, console, finish)?.as_init(bundle).with_systemd(false).with_detach(true);
         let mut container = init.with_no_pivot(true).build()?;
         // Processes may enter it from now on (P-121), which libcontainer allows in running ones only. Whether it was
         // started is the agent's to know.
@@ -66,10 +88,11 @@ fn create(root: &str, id: &str, bundle: &str, console: &str) -> Result<i32, Remo
     build().map_err(|error| explain("creating the container", &error))
 }
 
-/// Starts one more process in a container.
+/// Starts one more process in a container, whose bundle the description of the process lies in.
 fn exec(root: &str, id: &str, process: &str, console: &str) -> Result<i32, RemoteError> {
+    let finish = Finish::read(Path::new(process).parent().unwrap_or(Path::new("/")))?.for_later();
     let build = || -> Result<i32, LibcontainerError> {
-        let tenant = builder(root, id, console)?.as_tenant().with_process(Some(process)).with_detach(true);
+        let tenant = builder(root, id, console, finish)?.as_tenant().with_process(Some(process)).with_detach(true);
         Ok(tenant.build()?.as_raw())
     };
     build().map_err(|error| explain("entering the container", &error))

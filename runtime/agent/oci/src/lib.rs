@@ -22,9 +22,10 @@
 //!
 //! Starting, signalling, freezing, limits, figures and removal work on control groups, pidfds and one socket, without
 //! another process ([`container`], [`cgroup`], [`limits`], [`figures`], [`oom`]). Programs are executed by [`executor`],
-//! which tells the agent why one could not be.
+//! which tells the agent why one could not be. Just before, the process runs StartContainer hooks and loads its seccomp
+//! filter ([`finish`], [`hooks`], [`seccomp`]). Hooks of the guest run in helpers ([`guest_hooks`]).
 //!
-//! Seccomp profiles and rules about devices are not applied: the first are refused, the second ignored.
+//! Rules about devices are ignored.
 #![deny(unsafe_code)]
 
 pub mod cgroup;
@@ -34,8 +35,12 @@ pub mod container;
 pub mod containers;
 pub mod executor;
 pub mod figures;
+pub mod finish;
+pub mod guest_hooks;
 pub mod helper;
+pub mod hooks;
 pub mod limits;
 pub mod oom;
+pub mod seccomp;
 pub mod summon;
 pub mod wire;

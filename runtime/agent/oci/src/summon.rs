@@ -43,7 +43,7 @@ impl Channel {
             match receive(self.0.as_fd()) {
                 Ok(None) => return Ok(()),
                 Ok(Some((Word::Failed(error), _))) => return Err(error),
-                Ok(Some((Word::Made { .. }, _))) => continue,
+                Ok(Some((Word::Made { .. } | Word::Done, _))) => continue,
                 Err(Errno::EAGAIN) => {}
                 Err(errno) => return Err(system("waiting for the container's program", errno)),
             }
@@ -67,17 +67,45 @@ impl Channel {
 /// # Errors
 /// What the helper says, `Timeout`, `System`.
 pub fn summon(agent: &Agent, job: &[&str], stdio: [BorrowedFd; 3]) -> Outcome<Made> {
-    let pair = socketpair(AddressFamily::Unix, SockType::SeqPacket, None, SockFlag::SOCK_CLOEXEC);
-    let (ours, theirs) = pair.map_err(|errno| system("making a socket pair", errno))?;
+    let (ours, theirs) = pair()?;
     let helper = start(agent, job, stdio, theirs.as_fd())?;
     drop(theirs);
     let channel = Channel(ours);
-    let result = listen(&channel, &helper);
-    if result.is_err() {
+    let result = listen(&channel, &helper, PATIENCE);
+    let child = match result {
+        Ok(Heard { made: Some(child), .. }) => Ok(child),
+        Ok(_) => Err(died()),
+        Err(error) => Err(error),
+    };
+    if child.is_err() {
         // Usually gone already.
         let _ = kill_pidfd(helper.pidfd.as_fd(), libc::SIGKILL);
     }
-    result.map(|child| Made { child, channel })
+    child.map(|child| Made { child, channel })
+}
+
+/// Runs a helper with a `job` that leaves no process.
+///
+/// # Errors
+/// What the helper says, `Timeout`, `System`.
+pub fn errand(agent: &Agent, job: &[&str], stdio: [BorrowedFd; 3], limit: Duration) -> Outcome<()> {
+    let (ours, theirs) = pair()?;
+    let helper = start(agent, job, stdio, theirs.as_fd())?;
+    drop(theirs);
+    let result = match listen(&Channel(ours), &helper, limit) {
+        Ok(Heard { done: true, .. }) => Ok(()),
+        Ok(_) => Err(died()),
+        Err(error) => Err(error),
+    };
+    if result.is_err() {
+        let _ = kill_pidfd(helper.pidfd.as_fd(), libc::SIGKILL);
+    }
+    result
+}
+
+fn pair() -> Outcome<(OwnedFd, OwnedFd)> {
+    let pair = socketpair(AddressFamily::Unix, SockType::SeqPacket, None, SockFlag::SOCK_CLOEXEC);
+    pair.map_err(|errno| system("making a socket pair", errno))
 }
 
 fn start(agent: &Agent, job: &[&str], stdio: [BorrowedFd; 3], channel: BorrowedFd) -> Outcome<Child> {
@@ -103,15 +131,23 @@ fn start(agent: &Agent, job: &[&str], stdio: [BorrowedFd; 3], channel: BorrowedF
     })
 }
 
+/// What a helper said, apart from failures.
+#[derive(Default)]
+struct Heard {
+    made: Option<Child>,
+    done: bool,
+}
+
 /// Hears the helper until it has ended, so that it has cleaned up after a failure and let go of what it made.
-fn listen(channel: &Channel, helper: &Child) -> Outcome<Child> {
-    let deadline = Instant::now() + PATIENCE;
-    let mut made = None;
+fn listen(channel: &Channel, helper: &Child, limit: Duration) -> Outcome<Heard> {
+    let deadline = Instant::now() + limit;
+    let mut heard = Heard::default();
     let mut failure: Option<RemoteError> = None;
     let mut over = false;
     loop {
         match receive(channel.0.as_fd()) {
-            Ok(Some((Word::Made { pid }, Some(pidfd)))) => made = Some(Child { pid, pidfd }),
+            Ok(Some((Word::Made { pid }, Some(pidfd)))) => heard.made = Some(Child { pid, pidfd }),
+            Ok(Some((Word::Done, _))) => heard.done = true,
             Ok(Some((Word::Made { .. }, None))) => {}
             // The first is the cause; the others tell of consequences.
             Ok(Some((Word::Failed(error), _))) => failure = failure.or(Some(error)),
@@ -131,11 +167,14 @@ fn listen(channel: &Channel, helper: &Child) -> Outcome<Child> {
             Err(errno) => return Err(system("hearing a helper", errno)),
         }
     }
-    match (failure, made) {
-        (Some(error), _) => Err(error),
-        (None, Some(child)) => Ok(child),
-        (None, None) => Err(RemoteError::new(ErrorKind::System, "the container's helper died")),
+    match failure {
+        Some(error) => Err(error),
+        None => Ok(heard),
     }
+}
+
+fn died() -> RemoteError {
+    RemoteError::new(ErrorKind::System, "the container's helper died")
 }
 
 fn late() -> RemoteError {

@@ -26,6 +26,8 @@ pub enum Word {
         /// Its pid.
         pid: i32,
     },
+    /// A job without a process is done.
+    Done,
     /// It did not work.
     Failed(RemoteError),
 }
@@ -55,6 +57,9 @@ pub fn send(socket: BorrowedFd, word: &Word, fd: Option<BorrowedFd>) -> Result<(
 
 /// Sends an error, cut to what fits.
 ///
+/// A container's process may be under a seccomp filter already, which leaves it less than the usual call: then it is
+/// simply written.
+///
 /// # Errors
 /// As [`send`].
 pub fn send_failure(socket: BorrowedFd, mut error: RemoteError) -> Result<(), Errno> {
@@ -62,7 +67,15 @@ pub fn send_failure(socket: BorrowedFd, mut error: RemoteError) -> Result<(), Er
         let end = (0..=MAX_TEXT).rev().find(|&at| error.message.is_char_boundary(at)).unwrap_or(0);
         error.message.truncate(end);
     }
-    send(socket, &Word::Failed(error), None)
+    let word = Word::Failed(error);
+    match send(socket, &word, None) {
+        // Writing to nobody would be the end of this process.
+        Err(errno) if errno != Errno::EPIPE => {
+            let bytes = serde_json::to_vec(&word).map_err(|_| errno)?;
+            nix::unistd::write(socket, &bytes).map(drop)
+        }
+        result => result,
+    }
 }
 
 /// Receives a message and the descriptor that came with it, without waiting; `None` is the end of the channel.

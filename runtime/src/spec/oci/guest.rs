@@ -28,6 +28,8 @@ pub(crate) struct GuestPaths {
     pub(crate) binds: Vec<GuestBind>,
     /// Hooks to run inside the container before its program, unless the configuration has its own.
     pub(crate) start_container: Vec<HookSpec>,
+    /// Directory of the guest with hooks that run for each container.
+    pub(crate) guest_hooks: Option<String>,
     /// The guest can apply seccomp profiles.
     pub(crate) seccomp: bool,
     /// Size of the host's `/dev/shm` for the container, bytes.
@@ -83,8 +85,8 @@ pub(crate) fn shared_binds(config: &Value) -> Vec<(String, String, bool)> {
     shared.collect()
 }
 
-/// Rewrites `config` for the guest: host hooks, seccomp profile, cgroup path and network namespace are removed, other
-/// namespaces lose their host path, root path and bind sources become the guest's, `/dev/shm` becomes a tmpfs.
+/// Rewrites `config` for the guest: host hooks, cgroup path, network namespace and a seccomp profile that the guest
+/// cannot apply are removed, other namespaces lose their host path, root path and bind sources become the guest's, `/dev/shm` becomes a tmpfs.
 ///
 /// # Errors
 /// [`Error::InvalidConfig`] if `config` is not an object.
@@ -102,9 +104,15 @@ pub(crate) fn guest_config(mut config: Value, paths: &GuestPaths) -> Result<Valu
     if let Some(root) = root.as_object_mut() {
         root.insert("path".into(), json!(paths.rootfs));
     }
-    // The guest has no use for a copy of the very document it is part of.
-    if let Some(annotations) = object.get_mut("annotations").and_then(Value::as_object_mut) {
+    let annotations = object.entry("annotations").or_insert_with(|| json!({}));
+    if let Some(annotations) = annotations.as_object_mut() {
+        // The guest has no use for a copy of the very document it is part of.
         annotations.remove(super::CONFIG_KEY);
+        // For the pod to say, not for a container.
+        annotations.remove(super::GUEST_HOOKS_KEY);
+        if let Some(dir) = &paths.guest_hooks {
+            annotations.insert(super::GUEST_HOOKS_KEY.into(), json!(dir));
+        }
     }
     if let Some(linux) = object.get_mut("linux").and_then(Value::as_object_mut) {
         rewrite_linux(linux, paths.seccomp);

@@ -67,6 +67,8 @@ fn container(id: &str, bundle: &Path, text: &str, role: &Role, oci: &OciConfig) 
         mounts: oci.mounts.iter().map(mount).collect(),
         devices: linux.devices.iter().map(device).collect::<Result<_>>()?,
         resources: resources(linux.resources.as_ref())?,
+        // It is in the annotation.
+        seccomp: None,
     })
 }
 
@@ -147,7 +149,7 @@ fn resources(resources: Option<&config::LinuxResources>) -> Result<Resources> {
 }
 
 fn hooks(hooks: config::Hooks) -> Result<Hooks> {
-    let list = |hooks: Vec<config::Hook>| hooks.into_iter().map(hook).collect::<Vec<_>>();
+    let list = |hooks: Vec<config::Hook>| hooks.into_iter().map(HookSpec::from).collect::<Vec<_>>();
     let hooks = Hooks {
         prestart: list(hooks.prestart),
         create_runtime: list(hooks.create_runtime),
@@ -160,7 +162,9 @@ fn hooks(hooks: config::Hooks) -> Result<Hooks> {
     Ok(hooks)
 }
 
-fn hook(hook: config::Hook) -> HookSpec {
-    let timeout = hook.timeout.and_then(|secs| u64::try_from(secs).ok()).unwrap_or(0);
-    HookSpec { path: hook.path.into(), args: hook.args, env: hook.env, timeout }
+impl From<config::Hook> for HookSpec {
+    fn from(hook: config::Hook) -> Self {
+        let timeout = hook.timeout.and_then(|secs| u64::try_from(secs).ok()).unwrap_or(0);
+        HookSpec { path: hook.path.into(), args: hook.args, env: hook.env, timeout }
+    }
 }

@@ -28,5 +28,7 @@ pub const ROLE_KEY: &str = "dev.hutch.oci.role";
 pub const GUEST_USER_KEY: &str = "dev.hutch.process.user";
 /// Annotation towards the guest agent: supplementary groups, separated by commas, names allowed.
 pub const GUEST_GROUPS_KEY: &str = "dev.hutch.process.groups";
+/// Annotation towards the guest agent: the directory with the guest's hooks (P-166).
+pub const GUEST_HOOKS_KEY: &str = "dev.hutch.guest.hooks";
 /// Where the guest mounts the directory that the host shares for all containers of the pod.
 pub const GUEST_SHARED_DIR: &str = "/run/hutch/shared";

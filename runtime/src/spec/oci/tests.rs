@@ -199,6 +199,15 @@ fn p_098_seccomp_stays_for_a_guest_that_applies_it() {
 }
 
 #[test]
+fn p_166_only_the_pod_says_where_the_guests_hooks_are() {
+    let config = json!({"annotations": {"dev.hutch.guest.hooks": "/of/the/container", "a": "b"}});
+    let paths = GuestPaths { guest_hooks: Some("/hooks".into()), ..GuestPaths::default() };
+    let guest = |paths: &GuestPaths| guest_config(config.clone(), paths).unwrap()["annotations"].clone();
+    assert_eq!(guest(&paths), json!({"dev.hutch.guest.hooks": "/hooks", "a": "b"}));
+    assert_eq!(guest(&GuestPaths::default()), json!({"a": "b"}));
+}
+
+#[test]
 fn p_098_the_shm_of_the_guest_has_the_size_of_the_hosts() {
     let config = json!({"mounts": [{"destination": "/dev/shm", "type": "bind", "source": "/x", "options": ["rbind"]}]});
     assert_eq!(shm_source(&config), Some("/x"));

@@ -1,6 +1,7 @@
 //! The hypervisor seam on KVM. Everything that knows `kvm-ioctls` is in this folder and in [`super::probe`].
 
 mod irq;
+mod linger;
 mod slots;
 mod vcpu;
 mod vm;

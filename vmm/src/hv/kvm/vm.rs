@@ -1,5 +1,9 @@
 //! A KVM virtual machine: descriptor, interrupt controller, memory, vCPUs. Used by the builder's thread.
 
+#![allow(unsafe_code, reason = "one: kvm-ioctls does not lend its descriptors")]
+
+use std::os::fd::{AsRawFd, BorrowedFd};
+
 use hutch_devices::GuestRam;
 use kvm_bindings::{CpuId, KVM_MAX_CPUID_ENTRIES};
 use kvm_ioctls::{Kvm, VmFd};
@@ -7,7 +11,7 @@ use vmm_sys_util::eventfd::EventFd;
 
 use super::super::{Doorbell, HvError, Vcpu, Vm};
 use super::vcpu::KvmVcpu;
-use super::{failed, irq, slots};
+use super::{failed, irq, linger, slots};
 use crate::arch::x86_64::layout;
 use crate::arch::EntryState;
 
@@ -53,5 +57,15 @@ impl Vm for KvmVm {
         let vcpu = KvmVcpu::new(fd, self.fd.run_size(), self.ram.clone())?;
         vcpu.set_up(&self.cpuid, index, count, entry)?;
         Ok(Box::new(vcpu))
+    }
+
+    fn process_ends(&self) {
+        // SAFETY: the descriptor is the machine's own and open as long as `self`.
+        let fd = unsafe { BorrowedFd::borrow_raw(self.fd.as_raw_fd()) };
+        match linger::hold(fd) {
+            // The end of the process closes it.
+            Ok(ring) => std::mem::forget(ring),
+            Err(error) => log::debug!("the end of the process waits for that of the machine: {error}"),
+        }
     }
 }

@@ -10,9 +10,9 @@ use serde_json::{json, Value};
 use crate::support::{Control, Guest};
 
 /// Programs of busybox that the tests use.
-const APPLETS: [&str; 24] = [
+const APPLETS: [&str; 25] = [
     "sh", "cat", "echo", "ls", "hostname", "sleep", "true", "id", "env", "pwd", "ps", "grep", "head", "stty", "tail",
-    "dd", "kill", "seq", "touch", "test", "mkdir", "tty", "wc", "yes",
+    "dd", "kill", "seq", "touch", "test", "mkdir", "tr", "tty", "wc", "yes",
 ];
 
 /// A root file system of Debian's busybox-static in the guest's directory.

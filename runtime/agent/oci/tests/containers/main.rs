@@ -6,5 +6,7 @@ mod bundle;
 mod support;
 
 mod exec;
+mod hooks;
 mod life;
 mod limits;
+mod seccomp;

@@ -1,0 +1,193 @@
+//! Hooks of the guest (P-166): the executables in `prestart`, `poststart` and `poststop` of a directory in the guest run
+//! for each container, in the agent's own namespaces, in the order of their names. Connection threads.
+
+use std::fs;
+use std::io;
+use std::os::fd::AsFd;
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+use hutch_agent::failure::{invalid, io as failed_io, Outcome};
+use hutch_agent::server::Agent;
+use hutch_agent_proto::{ErrorKind, RemoteError};
+
+use crate::hooks::{text_file, State};
+use crate::summon::errand;
+
+/// How long one hook may take.
+pub const HOOK_LIMIT: Duration = Duration::from_secs(10);
+/// How long all hooks of one kind may take together. The host waits for that much longer.
+const KIND_LIMIT: Duration = Duration::from_secs(30);
+
+/// When a hook runs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum When {
+    /// The container's process is there and waits. A failure fails the creation.
+    Prestart,
+    /// Its program runs. Failures are logged.
+    Poststart,
+    /// The container is gone. Failures are logged.
+    Poststop,
+}
+
+impl When {
+    /// Name of the directory.
+    pub fn name(self) -> &'static str {
+        match self {
+            When::Prestart => "prestart",
+            When::Poststart => "poststart",
+            When::Poststop => "poststop",
+        }
+    }
+
+    fn status(self) -> &'static str {
+        match self {
+            When::Prestart => "created",
+            When::Poststart => "running",
+            When::Poststop => "stopped",
+        }
+    }
+}
+
+/// Hooks of one container.
+#[derive(Debug, Clone)]
+pub struct GuestHooks {
+    /// The directory.
+    pub dir: PathBuf,
+    /// What they are told.
+    pub state: State,
+}
+
+impl GuestHooks {
+    /// Checks that the directory is there.
+    ///
+    /// # Errors
+    /// `Invalid`.
+    pub fn check(&self) -> Outcome<()> {
+        match fs::metadata(&self.dir) {
+            Ok(meta) if meta.is_dir() => Ok(()),
+            Ok(_) => Err(invalid(format!("guest_hooks {}: is not a directory", self.dir.display()))),
+            Err(error) => Err(invalid(format!(
+                "guest_hooks {}: {error}; it is a directory of the guest, for example one of the pod's volumes, \
+                 /run/hutch/volumes/TAG",
+                self.dir.display()
+            ))),
+        }
+    }
+
+    /// Runs the hooks of one kind; the first failure ends the list.
+    ///
+    /// # Errors
+    /// What the hook said, `System`.
+    pub fn run(&self, agent: &Agent, when: When, pid: Option<i32>) -> Outcome<()> {
+        self.each(agent, when, pid, Err)
+    }
+
+    /// Runs the hooks of one kind; failures are logged.
+    pub fn run_logged(&self, agent: &Agent, when: When, pid: Option<i32>) {
+        let warn = |error: RemoteError| {
+            agent.warn(format!("container {:?}: {error}", self.state.id));
+            Ok(())
+        };
+        if let Err(error) = self.each(agent, when, pid, warn) {
+            let _ = warn(error);
+        }
+    }
+
+    fn each(
+        &self,
+        agent: &Agent,
+        when: When,
+        pid: Option<i32>,
+        failed: impl Fn(RemoteError) -> Outcome<()>,
+    ) -> Outcome<()> {
+        let programs = list(&self.dir.join(when.name()))?;
+        if programs.is_empty() {
+            return Ok(());
+        }
+        let deadline = Instant::now() + KIND_LIMIT;
+        let state = self.state.text(when.status(), pid);
+        for program in programs {
+            let what = format!("{} of the guest", when.name());
+            if Instant::now() >= deadline {
+                let message = format!("{what}: no time is left for {}", program.display());
+                failed(RemoteError::new(ErrorKind::Timeout, message))?;
+                continue;
+            }
+            let result = self.one(agent, when, &program, &state);
+            result.or_else(|error| failed(RemoteError { message: format!("{what}: {}", error.message), ..error }))?;
+        }
+        Ok(())
+    }
+
+    fn one(&self, agent: &Agent, when: When, program: &Path, state: &str) -> Outcome<()> {
+        let path =
+            program.to_str().ok_or_else(|| invalid(format!("hook {}: its name is not text", program.display())))?;
+        let state = text_file(state).map_err(|error| failed_io("the state for a hook", &error))?;
+        let null = fs::File::options().write(true).open("/dev/null").map_err(|error| failed_io("/dev/null", &error))?;
+        let stdio = [state.as_fd(), null.as_fd(), null.as_fd()];
+        // The helper keeps the limit; this is for a helper that cannot.
+        errand(agent, &["hook", path, when.name()], stdio, HOOK_LIMIT + Duration::from_secs(5))
+    }
+}
+
+/// The executables in a directory, by name. No directory: none.
+fn list(dir: &Path) -> Outcome<Vec<PathBuf>> {
+    let failed = |error: io::Error| failed_io(dir.display(), &error);
+    let entries = match fs::read_dir(dir) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
+        result => result.map_err(failed)?,
+    };
+    let mut programs = Vec::new();
+    for entry in entries {
+        let path = entry.map_err(failed)?.path();
+        // Links are followed; what they lead to has to be there.
+        let meta = fs::metadata(&path).map_err(|error| failed_io(path.display(), &error))?;
+        if meta.is_file() && meta.permissions().mode() & 0o111 != 0 {
+            programs.push(path);
+        }
+    }
+    programs.sort();
+    Ok(programs)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn file(path: PathBuf, mode: u32) {
+        fs::write(&path, "").unwrap();
+        fs::set_permissions(path, fs::Permissions::from_mode(mode)).unwrap();
+    }
+
+    #[test]
+    fn p_166_executables_run_in_the_order_of_their_names() {
+        let dir = tempfile::tempdir().unwrap();
+        let at = |name: &str| dir.path().join(name);
+        file(at("20-b"), 0o755);
+        file(at("10-a"), 0o500);
+        file(at("README"), 0o644);
+        fs::create_dir(at("30-dir")).unwrap();
+        std::os::unix::fs::symlink("10-a", at("40-link")).unwrap();
+        let names: Vec<_> = list(dir.path()).unwrap().iter().map(|path| path.file_name().unwrap().to_owned()).collect();
+        assert_eq!(names, ["10-a", "20-b", "40-link"]);
+        assert!(list(&at("none")).unwrap().is_empty());
+        assert!(list(&at("README")).is_err());
+        std::os::unix::fs::symlink("gone", at("50-broken")).unwrap();
+        assert!(list(dir.path()).unwrap_err().message.contains("50-broken"));
+    }
+
+    #[test]
+    fn p_166_a_directory_that_is_not_there_is_a_mistake() {
+        let dir = tempfile::tempdir().unwrap();
+        let hooks = |dir: &Path| GuestHooks { dir: dir.to_owned(), state: State::default() };
+        hooks(dir.path()).check().unwrap();
+        file(dir.path().join("f"), 0o644);
+        for bad in ["f", "none"] {
+            let error = hooks(&dir.path().join(bad)).check().unwrap_err();
+            assert_eq!(error.kind, ErrorKind::Invalid);
+            assert!(error.message.contains("guest_hooks"), "{error:?}");
+        }
+    }
+}

@@ -1,0 +1,146 @@
+//! What the runtime's tables are performed on with real machines.
+
+use std::cell::Cell;
+use std::path::PathBuf;
+use std::thread::sleep;
+use std::time::{Duration, Instant};
+
+use hutch_runtime::host::{HostSeams, STAND_IN_VERB, VMM_VERB};
+use hutch_runtime::spec::{Command, ContainerConfig, PodConfig};
+use hutch_runtime::testing::table::Subject;
+use hutch_runtime::vm_host::ReExec;
+use hutch_runtime::{Options, Result, Runtime, Store};
+
+use crate::{hutch_path, Pods};
+
+/// How long the guest may believe in a name that has been renamed: virtio-fs keeps names for a second.
+const NAME_LIFE: Duration = Duration::from_millis(1100);
+/// What a container runs: ends by itself on SIGUSR2, and by signals that pid 1 does not heed without a handler. It makes
+/// a file when it is ready for them.
+const SERVE: &str = "#!/bin/sh
+trap 'exit 0' USR2; trap 'exit 15' TERM; trap 'exit 10' USR1
+busybox mktemp /tmp/${0##*/}.XXXXXX > /dev/null
+while :; do sleep 1000 & wait; done
+";
+/// For what is to happen soon.
+const PATIENCE: Duration = Duration::from_secs(20);
+
+/// A runtime as a library, with real machines: its VMM processes and stand-ins are the built program.
+pub struct Machines {
+    /// Where its records are.
+    pub pods: Pods,
+    /// Made by the command line, which knows what a pod boots.
+    template: PodConfig,
+    runtime: Runtime,
+    /// Programs made: each container has one of its own, so that it can be taken away.
+    programs: Cell<usize>,
+}
+
+impl Machines {
+    /// Without a pod yet.
+    ///
+    /// # Panics
+    /// If the command line cannot make a pod, whose configuration is the template.
+    pub fn new() -> Self {
+        let pods = Pods::new();
+        pods.new_pod("create", "template").sh("true").end().expect_code(0);
+        let record = std::fs::read_to_string(pods.config("template").join("config.json")).expect("its configuration");
+        let record: serde_json::Value = serde_json::from_str(&record).expect("JSON");
+        let template: PodConfig = serde_json::from_value(record["data"].clone()).expect("a configuration");
+        let template = PodConfig { containers: Vec::new(), ..template };
+        pods.ok(&["pod", "rm", "-f", "template"]);
+        let again = |verb: &str| ReExec { program: hutch_path(), args: vec![verb.into()], env: Vec::new() };
+        let seams =
+            HostSeams { vmm: again(VMM_VERB), stand_in: again(STAND_IN_VERB), reap: true, ..Default::default() };
+        let options = Options {
+            boot_timeout: Duration::from_secs(60),
+            // Nobody has killed the process where a walk stops it: the wait would be in vain.
+            stop_timeout: Duration::from_millis(1),
+            ..Options::default()
+        };
+        let runtime = Runtime::new(Store::new(pods.configs(), pods.states()), seams.seams(), options);
+        Self { pods, template, runtime, programs: Cell::new(0) }
+    }
+
+    fn program(&self, pod: &str, container: &str) -> Option<PathBuf> {
+        let status = std::fs::read_to_string(self.pods.config(pod).join(container).join("config.json")).ok()?;
+        let record: serde_json::Value = serde_json::from_str(&status).ok()?;
+        Some(self.pods.root().at(record["data"]["command"]["args"][0].as_str()?))
+    }
+}
+
+impl Default for Machines {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl Subject for Machines {
+    fn runtime(&self) -> &Runtime {
+        &self.runtime
+    }
+
+    fn pod(&self, id: &str) -> PodConfig {
+        PodConfig { id: id.into(), hostname: id.into(), ..self.template.clone() }
+    }
+
+    fn container(&self, id: &str) -> ContainerConfig {
+        let number = self.programs.replace(self.programs.get() + 1);
+        let program = format!("/bin/serve-{number}");
+        self.pods.root().script(&program, SERVE);
+        let command = Command { args: vec![program], detach: true, ..self.command() };
+        ContainerConfig { id: id.into(), rootfs: self.pods.root().path().into(), command, ..Default::default() }
+    }
+
+    fn command(&self) -> Command {
+        Command { args: vec!["/bin/sleep".into(), "1000".into()], detach: true, ..Default::default() }
+    }
+
+    fn started(&self, pod: &str, container: &str) {
+        let program = self.program(pod, container).expect("a program");
+        let prefix = format!("{}.", program.file_name().expect("a name").to_string_lossy());
+        let begun = Instant::now();
+        loop {
+            let entries = std::fs::read_dir(self.pods.root().at("/tmp")).expect("a directory").flatten();
+            let found = entries.map(|entry| entry.path()).find(|path| path.to_string_lossy().contains(&prefix));
+            if let Some(path) = found {
+                return std::fs::remove_file(path).expect("a removal");
+            }
+            assert!(begun.elapsed() < PATIENCE, "container {container} of {pod} is not ready for signals");
+            sleep(Duration::from_millis(5));
+        }
+    }
+
+    fn end_process(&self, pod: &str, container: &str) {
+        self.runtime.kill_container(pod, container, libc::SIGUSR2, false).expect("a signal");
+    }
+
+    fn while_refusing(&self, pod: &str, container: &str, start: &mut dyn FnMut() -> Result<()>) -> Result<()> {
+        // Without its program a container cannot start.
+        let Some(program) = self.program(pod, container) else { return start() };
+        let away = program.with_extension("away");
+        std::fs::rename(&program, &away).expect("a renamed program");
+        sleep(NAME_LIFE);
+        let result = start();
+        std::fs::rename(&away, &program).expect("the program is back");
+        sleep(NAME_LIFE);
+        result
+    }
+
+    /// The end can be seen when the stand-in is gone.
+    fn settle(&self, pod: &str, container: &str) -> std::result::Result<(), String> {
+        let record = self.pods.state(pod).join(container).join("process.json");
+        let record: serde_json::Value =
+            serde_json::from_str(&std::fs::read_to_string(record).expect("a process")).expect("JSON");
+        let stat = format!("/proc/{}/stat", record["data"]["pid"].as_i64().expect("a PID"));
+        let lives = || std::fs::read_to_string(&stat).is_ok_and(|stat| !stat.contains(") Z "));
+        let begun = Instant::now();
+        while lives() {
+            if begun.elapsed() > PATIENCE {
+                return Err(format!("the stand-in of {container} in {pod} does not end"));
+            }
+            sleep(Duration::from_millis(5));
+        }
+        Ok(())
+    }
+}
