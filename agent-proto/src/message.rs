@@ -206,10 +206,15 @@ pub enum Request {
     },
     /// Adds or changes network interfaces and routes.
     ConfigureNetwork(crate::NetworkSpec),
-    /// Makes sure that `count` vCPUs are online.
+    /// Makes sure that `count` vCPUs are online, the first ones, and no others.
     OnlineCpus {
         /// Number of vCPUs.
         count: u32,
+    },
+    /// Waits until the guest has so much memory beyond what it booted with.
+    AwaitMemory {
+        /// Bytes.
+        more: u64,
     },
     /// Ends every process, flushes file systems and powers the guest off. The connection ends without a reply.
     PowerOff,

@@ -29,6 +29,9 @@ pub struct SandboxSpec {
     /// `sysctl` settings.
     #[serde(default)]
     pub sysctls: Vec<(String, String)>,
+    /// Bytes of memory that are being plugged in on top of what the guest booted with; they are waited for.
+    #[serde(default)]
+    pub memory_more: u64,
 }
 
 /// A mount made by the agent. A missing target is created (directory, or file if the source is one).

@@ -13,6 +13,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use hutch_devices::legacy::{MarkPort, Serial, I8042};
+use hutch_devices::virtio::mem::MemHandle;
 use hutch_devices::GuestRam;
 use nix::sys::resource::{getrlimit, setrlimit, Resource};
 use vm_memory::{Bytes, GuestAddress};
@@ -30,7 +31,6 @@ use crate::boot::linux64::{self, BootInfo};
 use crate::boot::pvh;
 use crate::config::{ConfigError, ConsoleLevel, ConsoleOutput, DeviceDiscovery, MachineConfig, MemoryBacking};
 use crate::console::Console;
-use crate::counters::VcpuCounters;
 use crate::driver::StateDriver;
 use crate::hv::kvm::KvmHypervisor;
 use crate::hv::probe::{self, KvmSupport};
@@ -39,7 +39,8 @@ use crate::machine::{Machine, Parts};
 use crate::marks::{names, Marks};
 use crate::memory::{self, MemoryError};
 use crate::power::{PowerPorts, PowerRequest};
-use crate::vcpu::{thread, GuestEnd, IoSpace, VcpuHandle};
+use crate::vcpu::{GuestEnd, IoSpace};
+use crate::vcpus::Vcpus;
 use crate::virtio;
 
 /// Why a machine could not be built.
@@ -164,8 +165,8 @@ fn assemble(
     marks: Marks,
 ) -> Result<Machine, BuildError> {
     let max = hypervisor.max_vcpus();
-    if config.vcpus > max {
-        return Err(BuildError::TooManyVcpus { asked: config.vcpus, max });
+    if config.most_vcpus() > max {
+        return Err(BuildError::TooManyVcpus { asked: config.most_vcpus(), max });
     }
     let mut vm = hypervisor.create_vm()?;
     marks.add(names::VM_CREATED);
@@ -177,6 +178,9 @@ fn assemble(
     let mut devices = Devices::default();
     add_ports(&mut devices, vm.as_ref(), config, &driver)?;
     let handles = virtio::add_all(&mut devices, vm.as_ref(), &ram, config)?;
+    if let Some(memory) = &handles.memory {
+        watch_memory(memory, config, &driver);
+    }
     driver.marks().add(names::DEVICES_READY);
 
     let entry = load(config, files, &ram, &devices)?;
@@ -184,10 +188,34 @@ fn assemble(
 
     let Devices { mmio, pio, transports, .. } = devices;
     let io = IoSpace { mmio: Arc::new(mmio), pio: Arc::new(pio) };
-    let counters = spawn_vcpus(vm.as_ref(), config.vcpus, &entry, &io, &driver)?;
-    driver.marks().watch(counters.clone());
+    let vcpus = Vcpus::new(io, driver.clone(), config.most_vcpus());
+    if let Err(error) = vcpus.provide(vm.as_ref(), config.vcpus, Some(&entry)) {
+        // Parked threads leave at once; nothing stays behind of a machine that could not be built.
+        if let Err(stuck) = driver.join() {
+            log::error!("{stuck}");
+        }
+        return Err(error);
+    }
+    driver.marks().watch(vcpus.counters());
     driver.marks().add(names::VCPUS_READY);
-    Ok(Machine::new(Parts { driver, counters, transports, handles, vm }))
+    Ok(Machine::new(Parts { driver, vcpus, transports, handles, vm }))
+}
+
+/// Marks the moment when the guest has all the memory that was asked for; asks for all when it
+/// marks that it is ready, if wanted.
+fn watch_memory(memory: &MemHandle, config: &MachineConfig, driver: &Arc<StateDriver>) {
+    let weak = Arc::downgrade(driver);
+    memory.on_reached(Box::new(move || {
+        if let Some(driver) = weak.upgrade() {
+            driver.marks().add(names::MEMORY_PLUGGED);
+        }
+    }));
+    if config.memory.plug_at_mark {
+        let memory = memory.clone();
+        driver.marks().on_ready(Box::new(move || {
+            memory.request(memory.capacity());
+        }));
+    }
 }
 
 /// Serial port, power and reset registers, boot marks.
@@ -258,7 +286,7 @@ fn load(config: &MachineConfig, files: Files, ram: &GuestRam, devices: &Devices)
     let cmdline_len = bytes.len();
     bytes.push(0);
     let acpi = describe(config, &devices.nodes);
-    let mp = mptable::tables(layout::MP_TABLES, config.vcpus);
+    let mp = mptable::tables(layout::MP_TABLES, config.most_vcpus());
     let map = memmap::map(size);
     let rsdp = acpi.is_some().then_some(layout::ACPI_TABLES);
     let info = BootInfo { map: &map, initrd: place, rsdp, cmdline_len };
@@ -296,7 +324,7 @@ fn describe(config: &MachineConfig, nodes: &[VirtioNode]) -> Option<Vec<u8>> {
         return None;
     }
     let serial = config.console.level == ConsoleLevel::Verbose && config.console.output != ConsoleOutput::None;
-    let description = acpi::Description { vcpus: config.vcpus, virtio: nodes, serial };
+    let description = acpi::Description { vcpus: config.most_vcpus(), virtio: nodes, serial };
     Some(acpi::tables(layout::ACPI_TABLES, &description))
 }
 
@@ -311,6 +339,10 @@ pub(crate) fn cmdline(config: &MachineConfig, devices: &Devices) -> Result<Cmdli
     if config.vcpus == 1 {
         // Linux would take the lock prefixes out of its text, one by one, each through a mapping of its own.
         line.push("noreplace-smp")?;
+    }
+    if config.most_vcpus() > config.vcpus {
+        // The others are made when they are asked for; the kernel would wait for each in vain.
+        line.push(format!("maxcpus={}", config.vcpus))?;
     }
     let earlycon = format!("earlycon=uart8250,io,{:#x}", layout::SERIAL_PORT);
     match (&config.console.output, config.console.level) {
@@ -342,44 +374,4 @@ pub(crate) fn cmdline(config: &MachineConfig, devices: &Devices) -> Result<Cmdli
         line.push(parameter)?;
     }
     Ok(line)
-}
-
-fn spawn_vcpus(
-    vm: &dyn Vm,
-    count: u32,
-    entry: &EntryState,
-    io: &IoSpace,
-    driver: &Arc<StateDriver>,
-) -> Result<Vec<Arc<VcpuCounters>>, BuildError> {
-    let mut handles: Vec<VcpuHandle> = Vec::new();
-    let mut counters = Vec::new();
-    let mut failure = None;
-    for index in 0..count {
-        let made = vm
-            .create_vcpu(index, count, (index == 0).then_some(entry))
-            .map_err(BuildError::Hypervisor)
-            .and_then(|vcpu| {
-                let own = Arc::new(VcpuCounters::default());
-                counters.push(own.clone());
-                thread::spawn(index, vcpu, io.clone(), own, driver.clone()).map_err(BuildError::Thread)
-            });
-        match made {
-            Ok(handle) => handles.push(handle),
-            Err(error) => {
-                failure = Some(error);
-                break;
-            }
-        }
-    }
-    driver.adopt(handles);
-    match failure {
-        None => Ok(counters),
-        Some(error) => {
-            // Parked threads leave at once; nothing stays behind of a machine that could not be built.
-            if let Err(stuck) = driver.join() {
-                log::error!("{stuck}");
-            }
-            Err(error)
-        }
-    }
 }

@@ -3,6 +3,7 @@
 use std::ffi::OsString;
 use std::path::PathBuf;
 
+use hutch_devices::virtio::mem::BLOCK_SIZE;
 use serde::{Deserialize, Serialize};
 
 use crate::arch::x86_64::{layout, mptable};
@@ -14,6 +15,9 @@ pub struct MachineConfig {
     pub name: String,
     /// Number of vCPUs, 1 to 254.
     pub vcpus: u32,
+    /// How many there may be later; less than there are at the start means as many.
+    #[serde(default)]
+    pub max_vcpus: u32,
     /// Guest memory.
     pub memory: MemoryConfig,
     /// ELF `vmlinux` or bzImage.
@@ -73,6 +77,12 @@ pub struct MemoryConfig {
     /// Takes all memory from the host before the start.
     #[serde(default)]
     pub prefault: bool,
+    /// MiB that can be plugged in on top while the guest runs, by a virtio-mem device. None are at the start.
+    #[serde(default)]
+    pub pluggable_mib: u64,
+    /// Plugs all of it in, unasked, when the guest marks that it is ready: a byte `A` to the port for boot marks.
+    #[serde(default)]
+    pub plug_at_mark: bool,
 }
 
 /// What guest memory is made of.
@@ -268,6 +278,17 @@ pub enum ConfigError {
         /// Page size.
         page_mib: u64,
     },
+    /// Not a number of whole blocks.
+    #[error("{asked_mib} MiB of memory to plug in are no multiple of {block_mib} MiB; round it")]
+    PluggableMultiple {
+        /// What was asked for.
+        asked_mib: u64,
+        /// Size of a block.
+        block_mib: u64,
+    },
+    /// Huge pages are reserved at the start, and so is what is taken beforehand.
+    #[error("memory in huge pages, or taken beforehand, is not plugged in later; ask for all of it at the start")]
+    PluggableBacking,
     /// More devices than interrupt pins.
     #[error("{asked} devices are more than the {max} a machine has interrupts for; remove some")]
     TooManyDevices {
@@ -299,7 +320,8 @@ impl MachineConfig {
         Self {
             name: name.into(),
             vcpus: 1,
-            memory: MemoryConfig { size_mib: 128, backing: MemoryBacking::Anonymous, thp: false, prefault: false },
+            max_vcpus: 0,
+            memory: MemoryConfig::anonymous(128),
             kernel: kernel.into(),
             initrd: None,
             cmdline: Vec::new(),
@@ -325,6 +347,11 @@ impl MachineConfig {
         }
     }
 
+    /// How many vCPUs there may ever be.
+    pub fn most_vcpus(&self) -> u32 {
+        self.vcpus.max(self.max_vcpus)
+    }
+
     /// Virtio devices altogether.
     pub fn device_count(&self) -> usize {
         self.blocks.len()
@@ -333,6 +360,7 @@ impl MachineConfig {
             + self.shares.len()
             + usize::from(self.vsock.is_some())
             + usize::from(self.rng)
+            + usize::from(self.memory.pluggable_mib > 0)
     }
 
     /// Checks what can be checked without looking at the host.
@@ -341,9 +369,9 @@ impl MachineConfig {
     /// The first thing that cannot be.
     pub fn check(&self) -> Result<(), ConfigError> {
         let max = layout::MAX_VCPUS;
-        match self.vcpus {
-            0 => return Err(ConfigError::NoVcpus { max }),
-            asked if asked > max => return Err(ConfigError::TooManyVcpus { asked, max }),
+        match (self.vcpus, self.most_vcpus()) {
+            (0, _) => return Err(ConfigError::NoVcpus { max }),
+            (_, asked) if asked > max => return Err(ConfigError::TooManyVcpus { asked, max }),
             _ => (),
         }
         self.memory.check()?;
@@ -383,8 +411,33 @@ impl MachineConfig {
 pub(crate) fn slot_id(number: u32) -> String {
     format!("slot{number}")
 }
+/// What a guest that grows boots with, and some if its memory is no multiple of [`GROWTH_STEP_MIB`].
+pub const GROWING_BOOT_MIB: u64 = 128;
+/// Memory up to which a guest that could grow boots with all of it: plugging in takes about 10 ms before the first block,
+/// so that with less a command would start later.
+pub const GROWTH_THRESHOLD_MIB: u64 = 1536;
+/// Linux adds memory in sections of this size.
+pub const GROWTH_STEP_MIB: u64 = 128;
 
 impl MemoryConfig {
+    /// All of it at the start, in anonymous memory.
+    pub fn anonymous(size_mib: u64) -> Self {
+        let backing = MemoryBacking::Anonymous;
+        Self { size_mib, backing, thp: false, prefault: false, pluggable_mib: 0, plug_at_mark: false }
+    }
+
+    /// Boots with a small part and has the rest plugged in later, if there is more than `threshold_mib` of it and it is
+    /// of a kind that can be: a kernel takes time for each page that it finds at boot.
+    pub fn grow_beyond(&mut self, threshold_mib: u64) {
+        let fixed = matches!(self.backing, MemoryBacking::Hugetlb { .. }) || self.prefault;
+        if fixed || self.size_mib <= threshold_mib.max(GROWING_BOOT_MIB) {
+            return;
+        }
+        let later = (self.size_mib - GROWING_BOOT_MIB) / GROWTH_STEP_MIB * GROWTH_STEP_MIB;
+        self.size_mib -= later;
+        self.pluggable_mib += later;
+    }
+
     fn check(&self) -> Result<(), ConfigError> {
         let size_mib = self.size_mib;
         if size_mib < MIN_MEMORY_MIB {
@@ -398,7 +451,16 @@ impl MemoryConfig {
                 return Err(ConfigError::HugePageMultiple { size_mib, page_mib });
             }
         }
-        Ok(())
+        let block_mib = BLOCK_SIZE >> 20;
+        match (self.pluggable_mib, self.backing) {
+            (0, _) => Ok(()),
+            (asked_mib, _) if !asked_mib.is_multiple_of(block_mib) => {
+                Err(ConfigError::PluggableMultiple { asked_mib, block_mib })
+            }
+            (_, MemoryBacking::Hugetlb { .. }) => Err(ConfigError::PluggableBacking),
+            _ if self.prefault => Err(ConfigError::PluggableBacking),
+            _ => Ok(()),
+        }
     }
 }
 

@@ -22,6 +22,8 @@ fn vcpus_are_1_to_254() {
     with(|c| c.vcpus = 254).expect("the most");
     assert_eq!(with(|c| c.vcpus = 0), Err(ConfigError::NoVcpus { max: 254 }));
     assert_eq!(with(|c| c.vcpus = 1000), Err(ConfigError::TooManyVcpus { asked: 1000, max: 254 }));
+    with(|c| c.max_vcpus = 254).expect("the most");
+    assert_eq!(with(|c| c.max_vcpus = 255), Err(ConfigError::TooManyVcpus { asked: 255, max: 254 }));
 }
 
 #[test]
@@ -36,6 +38,43 @@ fn memory_is_at_least_2_mib_and_a_multiple_of_its_pages() {
     huge(2, 64).expect("good");
     assert_eq!(huge(4, 64), Err(ConfigError::HugePageSize { page_mib: 4 }));
     assert_eq!(huge(1024, 1025), Err(ConfigError::HugePageMultiple { size_mib: 1025, page_mib: 1024 }));
+}
+
+#[test]
+fn memory_to_plug_in_is_made_of_blocks_and_not_reserved() {
+    let pluggable = |mib, change: fn(&mut MemoryConfig)| {
+        with(|c| {
+            c.memory.pluggable_mib = mib;
+            change(&mut c.memory);
+        })
+    };
+    pluggable(130, |_| ()).expect("good");
+    assert_eq!(pluggable(129, |_| ()), Err(ConfigError::PluggableMultiple { asked_mib: 129, block_mib: 2 }));
+    assert_eq!(pluggable(128, |m| m.prefault = true), Err(ConfigError::PluggableBacking));
+    assert_eq!(
+        pluggable(128, |m| m.backing = MemoryBacking::Hugetlb { page_mib: 2 }),
+        Err(ConfigError::PluggableBacking)
+    );
+}
+
+#[test]
+fn a_guest_that_grows_boots_with_a_small_part_and_what_does_not_fit_into_steps() {
+    let grown = |size_mib, threshold_mib| {
+        let mut memory = MemoryConfig::anonymous(size_mib);
+        memory.grow_beyond(threshold_mib);
+        assert_eq!(memory.size_mib + memory.pluggable_mib, size_mib);
+        assert_eq!(memory.check(), Ok(()));
+        memory.size_mib
+    };
+    assert_eq!(grown(8192, 512), 128);
+    assert_eq!(grown(8191, 512), 255);
+    assert_eq!(grown(512, 512), 512);
+    assert_eq!(grown(513, 512), 129);
+    assert_eq!(grown(64, 0), 64);
+    assert_eq!(grown(200, 0), 200);
+    let mut huge = MemoryConfig { backing: MemoryBacking::Hugetlb { page_mib: 2 }, ..MemoryConfig::anonymous(8192) };
+    huge.grow_beyond(512);
+    assert_eq!(huge.pluggable_mib, 0);
 }
 
 #[test]

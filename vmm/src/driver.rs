@@ -77,9 +77,15 @@ impl StateDriver {
         Self { inner: Mutex::new(inner), changed: Condvar::new(), console, marks }
     }
 
-    /// Takes over the vCPUs, all parked.
-    pub fn adopt(&self, vcpus: Vec<VcpuHandle>) {
-        self.lock().vcpus = vcpus;
+    /// Takes over a vCPU, which is parked, and lets it do what the others do. During a pause it stays parked.
+    pub fn adopt(&self, vcpu: VcpuHandle) {
+        let mut inner = self.lock();
+        match inner.state {
+            MachineState::Running => vcpu.send(Command::Run),
+            _ if inner.exit.is_some() => vcpu.send(Command::Stop),
+            _ => {}
+        }
+        inner.vcpus.push(vcpu);
     }
 
     /// The guest's console.

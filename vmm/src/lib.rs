@@ -37,6 +37,7 @@ pub mod state;
 #[cfg(any(test, feature = "testing"))]
 pub mod testing;
 pub mod vcpu;
+mod vcpus;
 mod virtio;
 
 pub use builder::BuildError;
@@ -45,5 +46,6 @@ pub use counters::Counters;
 pub use driver::MachineError;
 pub use exit::MachineExit;
 pub use hutch_devices::virtio::block::BlockSlot;
+pub use hutch_devices::virtio::mem::MemHandle;
 pub use machine::{Machine, Stopper};
 pub use marks::Mark;

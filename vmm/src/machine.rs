@@ -4,17 +4,19 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use hutch_devices::virtio::block::BlockSlot;
+use hutch_devices::virtio::mem::MemHandle;
 use hutch_devices::virtio::mmio::MmioTransport;
 use hutch_devices::virtio::vsock::VsockHandle;
 
 use crate::builder::{self, BuildError};
 use crate::config::MachineConfig;
-use crate::counters::{Counters, ExitCounts, VcpuCounters};
+use crate::counters::Counters;
 use crate::driver::{MachineError, StateDriver};
 use crate::exit::MachineExit;
 use crate::hv::{Hypervisor, Vm};
 use crate::marks::Mark;
 use crate::state::Event;
+use crate::vcpus::Vcpus;
 use crate::virtio::Handles;
 
 /// A machine. Its states and what leads from one to the other: [`crate::state`].
@@ -22,7 +24,7 @@ use crate::virtio::Handles;
 /// Dropping it ends the guest and takes everything away: threads, descriptors, memory.
 pub struct Machine {
     driver: Arc<StateDriver>,
-    counters: Vec<Arc<VcpuCounters>>,
+    vcpus: Vcpus,
     transports: Vec<Arc<MmioTransport>>,
     handles: Handles,
     down: bool,
@@ -33,7 +35,7 @@ pub struct Machine {
 /// Everything the builder hands over.
 pub(crate) struct Parts {
     pub driver: Arc<StateDriver>,
-    pub counters: Vec<Arc<VcpuCounters>>,
+    pub vcpus: Vcpus,
     pub transports: Vec<Arc<MmioTransport>>,
     pub handles: Handles,
     pub vm: Box<dyn Vm>,
@@ -57,8 +59,8 @@ impl Machine {
     }
 
     pub(crate) fn new(parts: Parts) -> Self {
-        let Parts { driver, counters, transports, handles, vm } = parts;
-        Self { driver, counters, transports, handles, down: false, vm }
+        let Parts { driver, vcpus, transports, handles, vm } = parts;
+        Self { driver, vcpus, transports, handles, down: false, vm }
     }
 
     /// Lets the guest run.
@@ -103,6 +105,20 @@ impl Machine {
         &self.handles.slots
     }
 
+    /// Makes sure that the guest can bring `count` vCPUs online, or as many as there may be. May be called from any thread,
+    /// also while the guest is held. There are never fewer afterwards: one that the guest takes offline sleeps.
+    ///
+    /// # Errors
+    /// The hypervisor's; what was made before stays.
+    pub fn provide_vcpus(&self, count: u32) -> Result<(), BuildError> {
+        self.vcpus.provide(self.vm.as_ref(), count, None)
+    }
+
+    /// Memory that can be plugged in, if the machine has any.
+    pub fn memory(&self) -> Option<MemHandle> {
+        self.handles.memory.clone()
+    }
+
     /// Ends the machine from anywhere.
     pub fn stopper(&self) -> Stopper {
         Stopper(self.driver.clone())
@@ -125,7 +141,7 @@ impl Machine {
 
     /// Numbers, so far.
     pub fn counters(&self) -> Counters {
-        Counters { exits: ExitCounts::sum(self.counters.iter().map(Arc::as_ref)) }
+        Counters { exits: self.vcpus.exits() }
     }
 
     /// For a process that ends now and takes the machine along, which is faster than [`Self::shutdown`]. Afterwards the

@@ -261,3 +261,51 @@ fn devices_are_on_the_command_line_if_asked_for() {
     bench.config.discovery = DeviceDiscovery::Cmdline;
     assert!(line(&bench.config).ends_with(" virtio_mmio.device=4K@0xd0001000:6"));
 }
+
+#[test]
+fn vcpus_are_made_when_they_are_asked_for_and_do_what_the_others_do() {
+    // The third one ends the machine as soon as it runs.
+    let mut bench = Bench::new([vec![Scripted::Stay], vec![], vec![power(0, 0x34)]]);
+    (bench.config.vcpus, bench.config.max_vcpus) = (1, 3);
+    let mut machine = bench.start();
+    assert_eq!(bench.hypervisor.entries().len(), 1, "only the first is made with the machine");
+    machine.provide_vcpus(2).expect("there may be three");
+    machine.provide_vcpus(1).expect("there are more already");
+    assert_eq!(bench.hypervisor.entries().len(), 2);
+    assert!(bench.hypervisor.entries()[1].is_none(), "the guest starts it");
+    machine.pause().expect("it runs");
+    machine.provide_vcpus(100).expect("as many as there may be");
+    assert_eq!(bench.hypervisor.entries().len(), 3);
+    assert_eq!(machine.wait(Some(Duration::from_millis(20))), None, "the third one is held too");
+    machine.resume().expect("it is paused");
+    assert_eq!(machine.wait(Some(PATIENCE)), Some(MachineExit::PowerOff));
+    machine.shutdown().expect("everything leaves");
+}
+
+#[test]
+fn a_kernel_is_told_how_many_vcpus_are_there_at_its_start() {
+    let mut bench = Bench::new([vec![]]);
+    let line = |config: &MachineConfig| {
+        builder::cmdline(config, &crate::attach::Devices::default()).expect("good").finish(2047).expect("short")
+    };
+    assert!(!line(&bench.config).contains("maxcpus"));
+    bench.config.max_vcpus = 4;
+    assert!(line(&bench.config).contains(" maxcpus=1 "), "{}", line(&bench.config));
+}
+
+#[test]
+fn memory_comes_when_it_is_asked_for_or_when_the_guest_marks_that_it_is_ready() {
+    let mark = || Scripted::Out { port: 0xe9, size: 1, data: b"A".to_vec() };
+    let requested = |at_mark| {
+        let mut bench = Bench::new([vec![mark(), power(0, 0x34)]]);
+        (bench.config.memory.pluggable_mib, bench.config.memory.plug_at_mark) = (8, at_mark);
+        let machine = bench.start();
+        assert_eq!(machine.wait(Some(PATIENCE)), Some(MachineExit::PowerOff));
+        let memory = machine.memory().expect("there is some");
+        assert_eq!((memory.capacity(), memory.plugged()), (8 << 20, 0));
+        memory.requested()
+    };
+    assert_eq!(requested(false), 0);
+    assert_eq!(requested(true), 8 << 20);
+    assert!(Bench::new([vec![]]).build().expect("good").memory().is_none());
+}

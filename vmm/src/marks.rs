@@ -36,15 +36,18 @@ pub mod names {
     pub const VCPUS_READY: &str = "vcpus-ready";
     /// The vCPUs were told to run.
     pub const START: &str = "start";
+    /// The guest has all memory that was asked for; there again whenever the wish has changed.
+    pub const MEMORY_PLUGGED: &str = "memory-plugged";
     /// The machine has ended.
     pub const END: &str = "end";
 }
 
 /// A collection that only grows.
-#[derive(Debug, Default)]
+#[derive(Default)]
 pub struct Marks {
     all: Mutex<Vec<Entry>>,
     vcpus: OnceLock<Vec<Arc<VcpuCounters>>>,
+    ready: Mutex<Option<Box<dyn FnOnce() + Send>>>,
 }
 
 /// A [`Mark`] whose name is not yet text.
@@ -67,6 +70,11 @@ impl Marks {
         let _ = self.vcpus.set(vcpus);
     }
 
+    /// Does this when the guest first marks that it is ready (`A`), on that vCPU's thread.
+    pub fn on_ready(&self, job: Box<dyn FnOnce() + Send>) {
+        *self.ready.lock().expect("nothing panics while holding the marks") = Some(job);
+    }
+
     fn push(&self, entry: Entry) {
         let mut all = self.all.lock().expect("nothing panics while holding the marks");
         if all.len() < MAX_MARKS {
@@ -86,6 +94,12 @@ impl Marks {
         };
         let exits = self.vcpus.get().map(|vcpus| ExitCounts::sum(vcpus.iter().map(Arc::as_ref)));
         self.push(Entry { name, at_ns, exits });
+        if byte == b'A' {
+            let job = self.ready.lock().expect("nothing panics while holding the marks").take();
+            if let Some(job) = job {
+                job();
+            }
+        }
     }
 
     /// All so far, in order of time.

@@ -6,9 +6,12 @@ use std::io;
 use std::os::fd::FromRawFd;
 use std::sync::Arc;
 
+use hutch_devices::virtio::mem::Discard;
 use hutch_devices::GuestRam;
 use vm_memory::mmap::MmapRegionBuilder;
-use vm_memory::{FileOffset, GuestAddress, GuestMemory, GuestMemoryMmap, GuestRegionMmap, MmapRegion};
+use vm_memory::{
+    FileOffset, GuestAddress, GuestMemory, GuestMemoryMmap, GuestMemoryRegion, GuestRegionMmap, MmapRegion,
+};
 
 use crate::arch::x86_64::memmap::{self, Range};
 use crate::config::{MemoryBacking, MemoryConfig};
@@ -59,19 +62,22 @@ pub enum MemoryError {
 /// # Errors
 /// See [`MemoryError`].
 pub fn create(config: &MemoryConfig) -> Result<GuestRam, MemoryError> {
-    check_host(config.size_mib, host_mib())?;
+    let whole_mib = config.size_mib.saturating_add(config.pluggable_mib);
+    check_host(whole_mib, host_mib())?;
     let size = config.size_mib << 20;
     let failed = |source| match config.backing {
         MemoryBacking::Hugetlb { page_mib } => MemoryError::HugePages { size_mib: config.size_mib, page_mib, source },
-        _ => MemoryError::Map { size_mib: config.size_mib, source },
+        _ => MemoryError::Map { size_mib: whole_mib, source },
     };
     let memfd = match config.backing {
-        MemoryBacking::Memfd => Some(Arc::new(memfd(size).map_err(failed)?)),
+        MemoryBacking::Memfd => Some(Arc::new(memfd(whole_mib << 20).map_err(failed)?)),
         _ => None,
     };
     let mut offset = 0;
     let mut regions = Vec::new();
-    for range in memmap::ram(size) {
+    // Mapped as a whole, so that devices can use all of it at any time; what is not plugged in takes no memory.
+    let pluggable = (config.pluggable_mib > 0).then(|| memmap::pluggable(size, config.pluggable_mib << 20));
+    for range in memmap::ram(size).into_iter().chain(pluggable) {
         let mapping = map(range, config.backing, memfd.as_ref().map(|file| (file.clone(), offset))).map_err(failed)?;
         advise(&mapping, config)?;
         offset += range.len;
@@ -147,6 +153,25 @@ fn advise(mapping: &MmapRegion<()>, config: &MemoryConfig) -> Result<(), MemoryE
     Ok(())
 }
 
+/// Gives plugged-out memory back to the host.
+pub struct GiveBack(pub GuestRam);
+
+impl Discard for GiveBack {
+    fn discard(&self, addr: u64, len: u64) -> io::Result<()> {
+        let bytes = usize::try_from(len).map_err(io::Error::other)?;
+        let slice = self.0.get_slice(GuestAddress(addr), bytes).map_err(io::Error::other)?;
+        let shared = self.0.find_region(GuestAddress(addr)).is_some_and(|region| region.file_offset().is_some());
+        // Shared memory stays in its file otherwise.
+        let advice = if shared { libc::MADV_REMOVE } else { libc::MADV_DONTNEED };
+        // SAFETY: memory of the guest's mapping. Its contents change under the guest, which has given it up, and which
+        // could change them as well; nothing of this program refers to it but by volatile copies.
+        match unsafe { libc::madvise(slice.ptr_guard().as_ptr() as *mut _, slice.len(), advice) } {
+            0 => Ok(()),
+            _ => Err(io::Error::last_os_error()),
+        }
+    }
+}
+
 /// Size of the blocks for which the host has huge pages.
 pub const HUGE_PAGE: u64 = 2 << 20;
 
@@ -169,7 +194,7 @@ mod tests {
     use super::*;
 
     fn config(size_mib: u64, backing: MemoryBacking) -> MemoryConfig {
-        MemoryConfig { size_mib, backing, thp: false, prefault: false }
+        MemoryConfig { backing, ..MemoryConfig::anonymous(size_mib) }
     }
 
     /// Pages of this process' mapping at `address` that are in memory.
@@ -212,6 +237,23 @@ mod tests {
         assert!(ram.write_obj(1u64, GuestAddress((6 << 30) - 8)).is_ok());
         assert!(ram.write_obj(1u64, GuestAddress(6 << 30)).is_err());
         assert_eq!(ram.read_obj::<u64>(GuestAddress((3 << 30) - 8)).expect("in RAM"), 1, "halves do not alias");
+    }
+
+    #[test]
+    fn memory_to_plug_in_can_be_used_and_goes_back_to_the_host() {
+        for backing in [MemoryBacking::Anonymous, MemoryBacking::Memfd] {
+            let ram = create(&MemoryConfig { pluggable_mib: 8, ..config(4, backing) }).expect("12 MiB");
+            let start = 4 << 30;
+            assert_eq!(ram.num_regions(), 2);
+            assert!(ram.write_obj(1u8, GuestAddress(start + (8 << 20))).is_err(), "there is no more");
+            ram.write_obj(7u64, GuestAddress(start + (2 << 20))).expect("it is mapped");
+            ram.write_obj(8u64, GuestAddress(start)).expect("it is mapped");
+            ram.write_obj(9u64, GuestAddress(0x1000)).expect("in RAM");
+            GiveBack(ram.clone()).discard(start + (2 << 20), 2 << 20).expect("given back");
+            let read = |addr| ram.read_obj::<u64>(GuestAddress(addr)).expect("it is mapped");
+            assert_eq!((read(start + (2 << 20)), read(start), read(0x1000)), (0, 8, 9), "{backing:?}");
+            assert!(GiveBack(ram.clone()).discard(start + (6 << 20), 4 << 20).is_err());
+        }
     }
 
     #[test]

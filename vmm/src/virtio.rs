@@ -5,17 +5,21 @@
 use std::error::Error;
 use std::io;
 use std::os::fd::{FromRawFd, OwnedFd};
+use std::sync::Arc;
 
 use hutch_devices::virtio::block::{self, Block, BlockSlot};
 use hutch_devices::virtio::fs::{Fs, FsConfig, FsError};
+use hutch_devices::virtio::mem::{Mem, MemHandle, Region};
 use hutch_devices::virtio::net::{self, Net, Tap};
 use hutch_devices::virtio::rng::Rng;
 use hutch_devices::virtio::vsock::{self, Vsock, VsockHandle};
 use hutch_devices::GuestRam;
 
+use crate::arch::x86_64::memmap::{self, Range};
 use crate::attach::{AttachError, Devices};
 use crate::config::{slot_id, BlockConfig, MachineConfig, NetConfig, ShareConfig, TapSource};
 use crate::hv::Vm;
+use crate::memory::GiveBack;
 
 /// What the machine's owner keeps of its devices.
 #[derive(Default)]
@@ -24,6 +28,8 @@ pub(crate) struct Handles {
     pub vsock: Option<VsockHandle>,
     /// Disks whose image may change.
     pub slots: Vec<BlockSlot>,
+    /// Memory that can be plugged in.
+    pub memory: Option<MemHandle>,
 }
 
 /// Adds every device that `config` asks for.
@@ -60,6 +66,13 @@ pub(crate) fn add_all(
     }
     if config.rng {
         devices.add(vm, ram, Box::new(Rng::new("rng")))?;
+    }
+    if config.memory.pluggable_mib > 0 {
+        let Range { start, len } = memmap::pluggable(config.memory.size_mib << 20, config.memory.pluggable_mib << 20);
+        let region = Region { addr: start, size: len };
+        let (device, its) = Mem::new("mem", region, Arc::new(GiveBack(ram.clone())));
+        devices.add(vm, ram, Box::new(device))?;
+        handles.memory = Some(its);
     }
     Ok(handles)
 }

@@ -54,6 +54,9 @@ pub struct BootBenchArgs {
     /// Only peers and `hutch run`, not the bare boot
     #[arg(long)]
     pub no_boot: bool,
+    /// Boot with all memory at once, whatever `hutch run` would do
+    #[arg(long)]
+    pub no_growth: bool,
     /// Arguments for the hutch under test, such as --discovery cmdline
     #[arg(long, value_name = "ARGS", allow_hyphen_values = true)]
     pub hutch_args: Vec<String>,

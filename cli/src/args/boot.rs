@@ -19,9 +19,16 @@ pub struct BootArgs {
     /// Virtual CPUs
     #[arg(long, value_name = "N", default_value_t = 1)]
     pub cpus: u32,
+    /// Virtual CPUs that the guest is to expect later; none comes by itself
+    #[arg(long, value_name = "N", default_value_t = 0)]
+    pub max_cpus: u32,
     /// Guest memory, with K, M, G or T; a plain number is MiB
     #[arg(long, value_name = "SIZE", default_value = "256M")]
     pub memory: String,
+    /// Boot with a part of the memory; the rest is plugged in when the guest marks that it is ready (a byte A written
+    /// to I/O port 0xE9). The kernel needs CONFIG_VIRTIO_MEM
+    #[arg(long)]
+    pub memory_growth: bool,
     /// Raw disk image or block device
     #[arg(long = "disk", value_name = "PATH[:ro]")]
     pub disks: Vec<PathBuf>,

@@ -16,6 +16,7 @@ use std::ffi::OsString;
 use std::path::PathBuf;
 
 use clap::{Args as _, CommandFactory, FromArgMatches, Parser, Subcommand};
+use hutch_vmm::config::GROWTH_THRESHOLD_MIB;
 use log::LevelFilter;
 
 use crate::failure::RUN_FAILED;
@@ -48,6 +49,30 @@ pub struct LogArgs {
 
 fn level(text: &str) -> Result<LevelFilter, &'static str> {
     text.parse().map_err(|_| "use off, error, warn, info, debug or trace")
+}
+
+/// Whether a machine boots with a part of its memory and has the rest plugged in when its agent is up.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, clap::ValueEnum)]
+pub enum MemoryGrowth {
+    /// If the kernel is hutch's own and there is so much memory that it gains time
+    #[default]
+    Auto,
+    /// Yes; the kernel needs CONFIG_VIRTIO_MEM and must bring memory online by itself
+    On,
+    /// No: all memory is there from the start
+    Off,
+}
+
+impl MemoryGrowth {
+    /// The memory up to which a machine boots with all of it, in MiB; `None`: it does not grow. `can_grow` is what is
+    /// known of the guest's kernel.
+    pub fn beyond_mib(self, can_grow: bool) -> Option<u64> {
+        match self {
+            Self::Auto => can_grow.then_some(GROWTH_THRESHOLD_MIB),
+            Self::On => Some(0),
+            Self::Off => None,
+        }
+    }
 }
 
 /// The verbs.

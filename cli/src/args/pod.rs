@@ -76,6 +76,14 @@ pub struct NewPod {
     /// Drive slots for containers made later whose root file system is a disk image [default: 0]
     #[arg(long, value_name = "N", help_heading = "Pod")]
     pub block_slots: Option<u32>,
+    /// Most memory: up to it the machine gets on top what its containers' limits add up to [default: this host's memory if
+    /// the kernel is hutch's own, else none]
+    #[arg(long, value_name = "SIZE", allow_negative_numbers = true, help_heading = "Pod")]
+    pub max_memory: Option<OsString>,
+    /// Most virtual CPUs: up to it the machine gets on top what its containers' limits add up to [default: 8, or
+    /// what the pod begins with]
+    #[arg(long, value_name = "N", allow_negative_numbers = true, help_heading = "Pod")]
+    pub max_cpus: Option<OsString>,
     /// Network: none, an existing namespace, or one of its own behind address translation [default: none]
     #[arg(long, value_name = "none|nat|ns=PATH", help_heading = "Pod")]
     pub net: Option<OsString>,

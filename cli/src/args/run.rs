@@ -3,6 +3,8 @@
 use std::ffi::OsString;
 use std::path::PathBuf;
 
+use super::MemoryGrowth;
+
 /// Arguments of `hutch run`. Texts are kept as typed, so that each mistake gets a message of its own later.
 #[derive(Debug, Default, clap::Args)]
 #[command(after_help = "Exit code: that of CMD, 128+N if signal N killed it; 124 if --timeout ended it, 125 if hutch \
@@ -61,6 +63,9 @@ pub struct RunArgs {
     /// Guest memory, with K, M, G or T; a plain number is MiB [default: 256M]
     #[arg(long, value_name = "SIZE", allow_negative_numbers = true, help_heading = "Machine")]
     pub memory: Option<OsString>,
+    /// Whether the machine boots with a part of its memory and has the rest plugged in before CMD starts
+    #[arg(long, value_enum, value_name = "HOW", default_value_t, help_heading = "Machine")]
+    pub memory_growth: MemoryGrowth,
     /// Name of the machine in logs [default: run-PID]
     #[arg(long, value_name = "NAME", help_heading = "Machine")]
     pub name: Option<OsString>,

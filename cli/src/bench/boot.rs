@@ -10,6 +10,7 @@ use super::sweep::{self, Point};
 use super::target::{self, Target, Until};
 use super::{initrd, plot, report};
 use crate::args::bench::{BootBenchArgs, Format};
+use crate::args::MemoryGrowth;
 use crate::failure::Failure;
 
 /// Kernel parameters that every VMM's guest gets: an end at a panic.
@@ -124,6 +125,11 @@ fn targets_of(args: &BootBenchArgs, point: &Point, initrd: &Path) -> Result<Vec<
         argv.extend(["--memory".into(), memory.clone(), "--append".into()]);
         argv.push(if console.is_some() { silent.clone() } else { cmdline.clone() });
         argv.extend(console.map(str::to_owned));
+        // As `hutch run` has it.
+        let growth = MemoryGrowth::default().beyond_mib(point.kernel == "source");
+        if growth.is_some_and(|beyond_mib| guest_mib > beyond_mib) && !args.no_growth {
+            argv.push("--memory-growth".into());
+        }
         argv.extend(args.hutch_args.iter().flat_map(|a| a.split_whitespace()).map(str::to_owned));
         targets.push(Target { name: (*name).into(), argv, until: Until::InitLine, own_marks: true, guest_mib });
     }
@@ -134,6 +140,9 @@ fn targets_of(args: &BootBenchArgs, point: &Point, initrd: &Path) -> Result<Vec<
         }
         argv.extend(["--cpus".into(), cpus.clone(), "--memory".into(), memory]);
         argv.extend(point.run_args.iter().cloned());
+        if args.no_growth {
+            argv.extend(["--memory-growth".into(), "off".into()]);
+        }
         argv.extend(["--rootfs".into(), text(rootfs), "--".into()]);
         match args.command.is_empty() {
             true => argv.extend(["/bin/echo".into(), "hi".into()]),

@@ -68,7 +68,12 @@ fn config(args: &BootArgs) -> Result<MachineConfig, Failure> {
     let mut config = MachineConfig::new(format!("boot-{}", std::process::id()), &args.kernel);
     config.initrd.clone_from(&args.initrd);
     config.vcpus = args.cpus;
+    config.max_vcpus = args.max_cpus;
     config.memory.size_mib = size::mib(&args.memory).ok_or_else(|| BootError::Memory(args.memory.clone()))?;
+    if args.memory_growth {
+        config.memory.grow_beyond(0);
+        config.memory.plug_at_mark = true;
+    }
     config.cmdline = args.append.iter().flat_map(|text| text.split_whitespace()).map(str::to_owned).collect();
     config.discovery = match args.discovery {
         Discovery::Acpi => DeviceDiscovery::Acpi,

@@ -28,6 +28,7 @@ use hutch_vmm::arch::x86_64::layout::MAX_VCPUS;
 use nix::sys::sysinfo::sysinfo;
 
 use crate::args::run::RunArgs;
+use crate::args::MemoryGrowth;
 pub use error::ResolveError;
 pub use hutch_runtime::guest::guest_dir;
 pub use mounts::{Disk, Tmpfs, Volume};
@@ -52,6 +53,8 @@ pub struct RunPlan {
     pub cpus: u32,
     /// Guest memory.
     pub memory_mib: u64,
+    /// Whether it is plugged in later.
+    pub memory_growth: MemoryGrowth,
     /// Guest kernel.
     pub kernel: KernelChoice,
     /// Initramfs in place of the assets' one.
@@ -165,6 +168,7 @@ pub fn run(args: RunArgs, host: &Host<'_>) -> Result<RunPlan, ResolveError> {
         name: name.unwrap_or_else(|| format!("run-{}", host.pid)),
         cpus,
         memory_mib,
+        memory_growth: args.memory_growth,
         kernel: kernel(args.kernel.as_deref())?,
         initrd: args.initrd.map(|path| regular_file("initramfs", &path).map(|()| path)).transpose()?,
         append: append(&args.append)?,

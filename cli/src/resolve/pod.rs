@@ -9,7 +9,7 @@ use std::time::Duration;
 use hutch_runtime::guest::KernelChoice;
 use hutch_runtime::spec::{
     self, Command, ContainerConfig, EnvVar, MountSpec, NetworkConfig, NetworkKind, PodConfig, PortForward, Resources,
-    Seccomp,
+    Seccomp, DEFAULT_MEMORY_MIB,
 };
 use hutch_runtime::{Limits, Options};
 use serde::de::DeserializeOwned;
@@ -37,6 +37,8 @@ pub struct PodPlan {
     pub kernel: Option<KernelChoice>,
     /// Where guest assets are.
     pub guest_dir: PathBuf,
+    /// The most memory of a machine that can grow, unless the configuration says so.
+    pub max_memory_mib: u64,
 }
 
 /// Gives the arguments of `hutch pod create` their meaning.
@@ -67,6 +69,12 @@ pub fn pod(args: &NewPod, host: &Host<'_>) -> Result<PodPlan, ResolveError> {
     if args.memory.is_some() {
         config.resources.memory_mib = memory(args.memory.as_deref(), host)?;
     }
+    if args.max_cpus.is_some() {
+        config.hypervisor.max_vcpus = cpus(args.max_cpus.as_deref())?;
+    }
+    if args.max_memory.is_some() {
+        config.hypervisor.max_memory_mib = memory(args.max_memory.as_deref(), host)?;
+    }
     if args.net.is_some() || !args.publish.is_empty() {
         network(args.net.as_deref(), &args.publish, &mut config.network)?;
     }
@@ -88,7 +96,11 @@ pub fn pod(args: &NewPod, host: &Host<'_>) -> Result<PodPlan, ResolveError> {
     }
     let variable = || (host.env)(super::DIR_VARIABLE.as_ref()).filter(|dir| !dir.is_empty()).map(PathBuf::from);
     let guest_dir = args.guest_dir.clone().or_else(variable).unwrap_or_else(|| super::DEFAULT_DIR.into());
+    let asked = [config.resources.memory_mib, config.hypervisor.memory_mib, DEFAULT_MEMORY_MIB];
+    let at_boot = asked.into_iter().find(|mib| *mib > 0).unwrap_or_default();
+    let fixed = config.hypervisor.huge_pages || config.hypervisor.memory_prealloc || at_boot > host.memory_mib;
     Ok(PodPlan {
+        max_memory_mib: if fixed { 0 } else { host.memory_mib },
         config,
         kernel: args.kernel.as_deref().map(|text| kernel(Some(text))).transpose()?,
         // The pod's records will name files in it.

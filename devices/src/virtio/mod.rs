@@ -4,6 +4,7 @@ pub mod block;
 pub mod chain;
 pub mod device;
 pub mod fs;
+pub mod mem;
 pub mod mmio;
 pub mod net;
 pub mod queue;

@@ -75,11 +75,11 @@ pub fn mounted_at(target: &str) -> Option<PathBuf> {
 
 fn device_in(mounts: &str, target: &str) -> Option<PathBuf> {
     // Blanks and the like are written as octal numbers; what the host asks for has none.
-    let lines = mounts.lines().filter_map(|line| {
+    let mut lines = mounts.lines().filter_map(|line| {
         let mut fields = line.split(' ');
         Some((fields.next()?, fields.next()?))
     });
-    let (source, _) = lines.filter(|(_, point)| *point == target).next_back()?;
+    let (source, _) = lines.rfind(|(_, point)| *point == target)?;
     source.starts_with("/dev/").then(|| source.into())
 }
 

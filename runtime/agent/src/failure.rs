@@ -23,6 +23,11 @@ pub fn wrong_state(message: impl Into<String>) -> RemoteError {
     RemoteError::new(ErrorKind::WrongState, message)
 }
 
+/// This guest cannot do it at all.
+pub fn unsupported(message: impl Into<String>) -> RemoteError {
+    RemoteError::new(ErrorKind::Unsupported, message)
+}
+
 /// A system call failed while doing `what`.
 pub fn system(what: impl Display, errno: Errno) -> RemoteError {
     RemoteError { kind: ErrorKind::System, message: format!("{what}: {}", errno.desc()), errno: Some(errno as i32) }

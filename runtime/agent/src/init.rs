@@ -19,13 +19,13 @@ use crate::connection::Connection;
 use crate::container::{Containers, NoContainers};
 use crate::log::{self, Level};
 use crate::marks::{self, Port};
-use crate::modules;
 use crate::power::{halt, Guest};
 use crate::rlimits::raise_own;
 use crate::server::{Agent, Options};
 use crate::session::opening;
 use crate::sys::{exit_now, is_open, use_one_arena};
 use crate::vsock::{dial, VsockListener};
+use crate::{memory, modules};
 
 /// How long the vsock device may take to appear after the modules are loaded.
 const DEVICE_PATIENCE: Duration = Duration::from_secs(5);
@@ -64,14 +64,22 @@ pub fn run_with(containers: Box<dyn Containers>) -> ! {
     modules::start(Path::new("/modules"));
     let kernel = uname().map(|names| names.release().to_string_lossy().into_owned()).unwrap_or_default();
     let listener = VsockListener::bind(AGENT_PORT).unwrap_or_else(|error| give_up("listening on vsock", &error));
+    // The host plugs more in once it knows that the guest is up.
+    let memory_at_boot = memory::total();
     let pushed = push(&kernel);
     port.mark(b'A');
     drop(port);
 
     mount_own();
     modules::load_for_devices();
-    let options =
-        Options { run_dir: PathBuf::from(RUN_DIR), limits: raise_own(), kernel, containers, power: Box::new(Guest) };
+    let options = Options {
+        run_dir: PathBuf::from(RUN_DIR),
+        limits: raise_own(),
+        kernel,
+        memory_at_boot,
+        containers,
+        power: Box::new(Guest),
+    };
     let agent = Agent::new(options).unwrap_or_else(|error| give_up("starting the agent", &error));
     if let Some(connection) = pushed {
         agent.adopt(connection, true);

@@ -33,6 +33,7 @@ pub mod init;
 pub mod launch;
 pub mod log;
 pub mod marks;
+pub mod memory;
 pub mod modules;
 pub mod mount_options;
 pub mod mounts;

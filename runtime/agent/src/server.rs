@@ -41,6 +41,8 @@ pub struct Options {
     pub limits: Vec<ReadyLimit>,
     /// `uname -r`.
     pub kernel: String,
+    /// Memory of the guest before the host knew of it, in bytes.
+    pub memory_at_boot: u64,
     /// Who runs containers.
     pub containers: Box<dyn Containers>,
     /// How to switch off.

@@ -14,7 +14,7 @@ use crate::container::is_about_containers;
 use crate::failure::{invalid, Outcome};
 use crate::outbox::Outbox;
 use crate::server::Agent;
-use crate::{net, settings, setup};
+use crate::{memory, net, settings, setup};
 
 /// Highest signal number.
 const MAX_SIGNAL: i32 = 64;
@@ -126,6 +126,7 @@ fn answer(agent: &Arc<Agent>, request: Request) -> Outcome<Response> {
             setup::set_resolver(agent, &spec.dns)?;
         }
         Request::OnlineCpus { count } => settings::online_cpus(count)?,
+        Request::AwaitMemory { more } => memory::await_more(agent.options.memory_at_boot, more, false)?,
         Request::PowerOff => agent.options.power.off(agent),
         // WaitProcess is served by the caller, containers above; the enum may grow.
         other => return Err(unsupported(&other)),

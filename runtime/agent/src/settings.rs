@@ -79,13 +79,26 @@ fn sysctl_path(name: &str) -> Option<PathBuf> {
     (relative.len() < 256 && relative.split('/').all(good)).then(|| Path::new("/proc/sys").join(relative))
 }
 
-/// Brings processors online until `count` are.
+/// Brings processors online until `count` are, and takes the others offline.
 ///
 /// # Errors
 /// `NotFound` if the guest has fewer.
 pub fn online_cpus(count: u32) -> Outcome<()> {
+    online(Path::new("/sys/devices/system/cpu"), count)
+}
+
+fn online(processors: &Path, count: u32) -> Outcome<()> {
+    let switch = |cpu: u32| processors.join(format!("cpu{cpu}/online"));
+    let mut beyond = count.max(1);
+    while let Ok(state) = fs::read_to_string(switch(beyond)) {
+        if state.trim() == "1" {
+            fs::write(switch(beyond), "0")
+                .map_err(|error| io(format_args!("taking processor {beyond} offline"), &error))?;
+        }
+        beyond += 1;
+    }
     for cpu in 1..count {
-        let switch = PathBuf::from(format!("/sys/devices/system/cpu/cpu{cpu}/online"));
+        let switch = switch(cpu);
         match fs::read_to_string(&switch) {
             Ok(state) if state.trim() == "1" => {}
             Ok(_) => {
@@ -134,7 +147,28 @@ mod tests {
 
     #[test]
     fn a_missing_processor_is_not_found() {
-        assert_eq!(online_cpus(1), Ok(()));
-        assert_eq!(online_cpus(100_000).unwrap_err().kind, hutch_agent_proto::ErrorKind::NotFound);
+        let dir = tempfile::tempdir().unwrap();
+        fs::create_dir(dir.path().join("cpu0")).unwrap();
+        assert_eq!(online(dir.path(), 1), Ok(()));
+        assert_eq!(online(dir.path(), 2).unwrap_err().kind, hutch_agent_proto::ErrorKind::NotFound);
+    }
+
+    #[test]
+    fn p_183_as_many_processors_are_online_as_are_asked_for() {
+        let dir = tempfile::tempdir().unwrap();
+        let switch = |cpu: u32| dir.path().join(format!("cpu{cpu}/online"));
+        for cpu in 0..4 {
+            fs::create_dir(dir.path().join(format!("cpu{cpu}"))).unwrap();
+            // The first one has no switch.
+            if cpu > 0 {
+                fs::write(switch(cpu), "0\n").unwrap();
+            }
+        }
+        let states = || (1..4).map(|cpu| fs::read_to_string(switch(cpu)).unwrap().trim().to_owned());
+        for (count, expected) in [(3, ["1", "1", "0"]), (1, ["0", "0", "0"]), (4, ["1"; 3]), (2, ["1", "0", "0"])] {
+            online(dir.path(), count).unwrap();
+            assert_eq!(states().collect::<Vec<_>>(), expected, "{count}");
+        }
+        assert!(online(dir.path(), 5).is_err());
     }
 }

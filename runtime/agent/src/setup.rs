@@ -14,7 +14,7 @@ use crate::mount_options::Options;
 use crate::mounts::{bind, check_path, prepare, Detached};
 use crate::sandbox::{new_namespace, Furnishing, Placed, Sandbox};
 use crate::server::{lock, Agent};
-use crate::{disks, modules, net, settings};
+use crate::{disks, memory, modules, net, settings};
 
 /// Most mounts in one request.
 const MAX_MOUNTS: usize = 1024;
@@ -52,6 +52,8 @@ pub fn set_up(agent: &Agent, spec: &SandboxSpec) -> Outcome<()> {
     }
     net::loopback_up()?;
     net::configure(&spec.network)?;
+    // Before any mount: the size of an in-memory file system is half of the memory there is then.
+    memory::await_more(agent.options.memory_at_boot, spec.memory_more, true)?;
     settings::set_sysctls(&spec.sysctls)?;
     match &spec.root {
         Some(root) => {

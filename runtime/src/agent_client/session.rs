@@ -450,6 +450,7 @@ fn name_of(request: &Request) -> &'static str {
         Request::Unmount { .. } => "unmount in the guest",
         Request::ConfigureNetwork(_) => "configure the network",
         Request::OnlineCpus { .. } => "bring CPUs online",
+        Request::AwaitMemory { .. } => "wait for memory",
         Request::PowerOff => "power off",
         _ => "a request",
     }

@@ -67,7 +67,7 @@ impl OpenPod<'_> {
             // The list may have been written before the failure.
             self.put_config()?;
             self.remove_container_dirs(&last.id)?;
-            self.sync_vcpus()
+            self.sync_size()
         })();
         if let Err(error) = result {
             logger::warn!("pod {}: taking back the creation of container {id}: {}", self.id, Error::chain(&error));

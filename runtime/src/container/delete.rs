@@ -43,7 +43,7 @@ impl Runtime {
         pod.containers.remove(index);
         pod.put_config()?;
         pod.remove_container_dirs(&container)?;
-        pod.sync_vcpus()?;
+        pod.sync_size()?;
         Ok(handle)
     }
 }

@@ -46,7 +46,7 @@ impl OpenPod<'_> {
     pub(crate) fn prepare_container(&mut self, index: usize, oci: Value) -> Result<()> {
         let drive = self.plug_root(index)?;
         self.plug_devices(index)?;
-        self.sync_vcpus()?;
+        self.sync_size_with(Some(index))?;
         let paths = self.share(index, &oci, drive)?;
         if !paths.seccomp && has_seccomp(&oci) {
             let container = &self.containers[index].id;

@@ -82,7 +82,7 @@ impl OpenPod<'_> {
         self.take_back_container(index)?;
         let result = self.prepare_container(index, oci);
         if result.is_err() {
-            if let Err(error) = self.take_back_container(index) {
+            if let Err(error) = self.take_back_container(index).and_then(|()| self.sync_size()) {
                 logger::warn!("pod {}: container {}: taking back its restart: {}", self.id, config.id, error.chain());
             }
         }

@@ -127,7 +127,7 @@ impl OpenPod<'_> {
             state.exit = state.exit.take().or(exit);
             state.oom_killed |= oom_killed;
         })?;
-        match self.sync_vcpus() {
+        match self.sync_size() {
             Err(error) if how.force || error.is_guest_lost() => {
                 logger::warn!("pod {}: {}", self.id, error.chain());
                 Ok(())

@@ -45,7 +45,7 @@ impl Runtime {
         let found = &pod.containers[index];
         self.store().put(&found.dirs.config_record(), &found.config)?;
         pod.put_config()?;
-        pod.sync_vcpus()
+        pod.sync_size()
     }
 }
 

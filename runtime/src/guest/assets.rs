@@ -86,6 +86,12 @@ impl GuestAssets {
         GuestAssets::open_with_agent(dir, kernel, None)
     }
 
+    /// Whether memory can be plugged into a guest with this kernel: only if hutch has built it from its own
+    /// configuration, which asks for what that takes and of which the build checks that it was followed.
+    pub fn can_grow(&self) -> bool {
+        matches!(self.manifest.kernel.origin, KernelOrigin::Source { .. })
+    }
+
     /// Like [`GuestAssets::open`], with the agent at `agent`.
     ///
     /// # Errors

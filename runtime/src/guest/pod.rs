@@ -34,6 +34,8 @@ pub struct PodAssets {
     pub kernel: PathBuf,
     /// The initramfs with the agent for containers as `/init`.
     pub initrd: PathBuf,
+    /// Memory can be plugged into a guest with this kernel; see [`GuestAssets::can_grow`].
+    pub can_grow: bool,
 }
 
 /// What a directory was made of.
@@ -58,7 +60,9 @@ impl PodAssets {
         kernel: KernelChoice,
         named: impl FnOnce() -> Option<Vec<PathBuf>>,
     ) -> Result<PodAssets, GuestError> {
-        PodAssets::of(dir, &GuestAssets::open(dir, kernel)?, &AgentPath::locate_oci(), named)
+        let assets = GuestAssets::open(dir, kernel)?;
+        let can_grow = assets.can_grow();
+        Ok(PodAssets { can_grow, ..PodAssets::of(dir, &assets, &AgentPath::locate_oci(), named)? })
     }
 
     pub(crate) fn of(
@@ -111,7 +115,7 @@ fn missing(agent: &AgentPath, source: io::Error) -> GuestError {
 }
 
 fn at(path: &Path) -> PodAssets {
-    PodAssets { kernel: path.join(VMLINUX), initrd: path.join(INITRAMFS) }
+    PodAssets { kernel: path.join(VMLINUX), initrd: path.join(INITRAMFS), can_grow: false }
 }
 
 /// What a whole directory was made of.

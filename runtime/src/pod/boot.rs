@@ -13,7 +13,7 @@ use crate::pod::{guarded, OpenPod};
 use crate::process::ProcessIdentity;
 use crate::seam::{Namespace, NetDevice, Share, VmHandle, VmLaunch, VmSpec, SHARED_TAG};
 use crate::spec::oci::{BUNDLE_KEY, GUEST_SHARED_DIR};
-use crate::spec::{vcpus_for_all, Bridge};
+use crate::spec::Bridge;
 use crate::store::{AgentRecord, NetworkRecord, VmRecord};
 use crate::undo::Undo;
 
@@ -101,7 +101,10 @@ impl OpenPod<'_> {
             socket,
             bridges,
             block_slots: slots.then(|| self.wanted_slots()),
+            max_vcpus: self.most_vcpus(),
             hotplugged_vcpus: Default::default(),
+            hotplugged_mib: 0,
+            resizing: false,
             cgroup: cgroup.clone(),
         };
         self.live.set_record(Some(record));
@@ -246,8 +249,9 @@ impl OpenPod<'_> {
             kernel_parameters: machine.kernel_parameters.iter().map(|parameter| parameter.text()).collect(),
             // A machine that cannot grow gets all its containers may use from the start.
             vcpus: if hotplug { machine.vcpus } else { self.config.target_vcpus() },
-            max_vcpus: machine.max_vcpus,
+            max_vcpus: self.live.record().map_or(0, |record| record.max_vcpus),
             memory_mib: machine.memory_mib,
+            max_memory_mib: if self.grows() { machine.max_memory_mib } else { 0 },
             huge_pages: machine.huge_pages,
             memory_prealloc: machine.memory_prealloc,
             mlock: machine.mlock,
@@ -270,6 +274,7 @@ impl OpenPod<'_> {
             unix_ns: unix_ns(),
             mounts: self.guest_mounts(),
             network: guest_network(endpoints, &self.config.network.dns),
+            memory_more: self.first_memory()?,
             ..SandboxSpec::default()
         };
         self.live.tell("setup-sandbox", Request::SetupSandbox(Box::new(sandbox)))
@@ -306,31 +311,6 @@ impl OpenPod<'_> {
             bundle: bundle.into(),
             annotations: self.config.annotations.clone(),
         }
-    }
-
-    /// Gives the machine the vCPUs that its containers may use now, and has the guest use them (P-183).
-    pub(crate) fn sync_vcpus(&mut self) -> Result<()> {
-        if !self.live.seams.vm.capabilities().cpu_hotplug || !self.live.vm_alive() {
-            return Ok(());
-        }
-        let machine = &self.config.hypervisor;
-        let active = self.containers.iter().filter(|container| !container.is_stopped());
-        let extra = vcpus_for_all(active.map(|container| &container.config.resources));
-        let (base, max) = (machine.vcpus, machine.max_vcpus.max(1));
-        let count = base.saturating_add(extra).min(max);
-        let wanted = (base..count).collect();
-        let Some(record) = self.live.record_mut() else { return Ok(()) };
-        if record.hotplugged_vcpus == wanted {
-            return Ok(());
-        }
-        let grows = wanted.len() > record.hotplugged_vcpus.len();
-        record.hotplugged_vcpus = wanted;
-        self.put_vm_record()?;
-        self.live.vm_call("set-vcpus", |vm| vm.set_vcpus(count))?;
-        if grows {
-            self.live.tell("online-cpus", Request::OnlineCpus { count })?;
-        }
-        Ok(())
     }
 }
 

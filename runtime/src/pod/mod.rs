@@ -16,6 +16,7 @@ mod open;
 mod pause;
 mod release;
 mod run;
+mod size;
 mod start;
 mod stats;
 mod status;

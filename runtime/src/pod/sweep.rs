@@ -56,7 +56,7 @@ impl OpenPod<'_> {
         let leftover = self.containers.remove(index);
         result?;
         self.remove_container_dirs(&leftover.id)?;
-        self.sync_vcpus()
+        self.sync_size()
     }
 
     /// Stand-ins, guest container, binds, devices, disk, newest first; not the directories.

@@ -49,6 +49,10 @@ impl Vm for MachineVm {
     fn stop(&self) {
         self.stopper.stop();
     }
+
+    fn grow(&self) -> u64 {
+        self.machine.memory().map_or(0, |memory| memory.request(memory.capacity()))
+    }
 }
 
 impl MachineSandbox {

@@ -40,6 +40,10 @@ pub trait Vm: Send + Sync {
     fn wait(&self, timeout: Option<Duration>) -> Option<MachineExit>;
     /// Ends the machine at once: `wait` returns.
     fn stop(&self);
+    /// The agent is there: has all of the machine's memory plugged in. Returns at once, with the bytes that come.
+    fn grow(&self) -> u64 {
+        0
+    }
 }
 
 /// What to run and how.
@@ -94,7 +98,7 @@ pub fn run(
 ) -> Result<ExitStatus, RunError> {
     let mut run = Run { vm: &*vm, inbox, timeout: task.timeout, undelivered: 0 };
     let result = watch(&vm, inbox.post())
-        .and_then(|()| await_push(push, connector, task.boot_timeout, inbox.post()))
+        .and_then(|()| await_push(&vm, push, connector, task.boot_timeout, inbox.post()))
         .and_then(|()| run.whole(task, marks));
     vm.stop();
     result
@@ -112,13 +116,19 @@ fn watch(vm: &Arc<dyn Vm>, post: Post) -> Result<(), RunError> {
 
 /// Tells the inbox when the agent is there.
 fn await_push(
+    vm: &Arc<dyn Vm>,
     push: Receiver<UnixStream>,
     connector: Arc<dyn Connector>,
     timeout: Duration,
     post: Post,
 ) -> Result<(), RunError> {
+    let vm = Arc::clone(vm);
     spawn("agent-push", move || match push.recv_timeout(timeout) {
-        Ok(stream) => post.send(Notice::Ready(Session::accept(stream, connector, GREETING))),
+        Ok(stream) => {
+            // Not a moment later: the guest adds memory while the two of us greet.
+            vm.grow();
+            post.send(Notice::Ready(Session::accept(stream, connector, GREETING)));
+        }
         Err(RecvTimeoutError::Timeout) => post.send(Notice::Ready(Err(AgentError::Greeting(timeout)))),
         // The machine is gone, which somebody else tells.
         Err(RecvTimeoutError::Disconnected) => {}
@@ -190,6 +200,7 @@ impl Run<'_> {
     }
 
     fn set_up(&mut self, session: &Session, mut sandbox: SandboxSpec) -> Result<(), RunError> {
+        sandbox.memory_more = self.vm.grow();
         sandbox.unix_ns = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |t| t.as_nanos() as u64);
         let post = self.inbox.post();
         session.call_then(Request::SetupSandbox(Box::new(sandbox)), move |a| post.send(Notice::SetUp(a)));

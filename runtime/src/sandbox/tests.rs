@@ -3,6 +3,7 @@
 use std::fs::File;
 use std::io::{self, Read, Write};
 use std::os::fd::OwnedFd;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{mpsc, Arc, Condvar, Mutex};
 use std::thread;
 use std::time::{Duration, Instant};
@@ -23,6 +24,7 @@ const SOON: Duration = Duration::from_secs(20);
 struct FakeVm {
     end: Mutex<Option<MachineExit>>,
     changed: Condvar,
+    grown: AtomicUsize,
 }
 
 impl FakeVm {
@@ -41,6 +43,11 @@ impl Vm for FakeVm {
 
     fn stop(&self) {
         self.end(MachineExit::Stopped);
+    }
+
+    fn grow(&self) -> u64 {
+        self.grown.fetch_add(1, Ordering::SeqCst);
+        7 << 30
     }
 }
 
@@ -111,6 +118,21 @@ fn output_and_exit_code_come_back() {
     assert_eq!((result.unwrap(), text.as_str()), (ExitStatus::Code(7), "hi\n"));
     command.join().unwrap();
     assert!(marks.0.iter().any(|(what, _)| *what == "agent ready"), "{marks:?}");
+}
+
+#[test]
+fn memory_is_plugged_in_when_the_agent_is_there_and_the_agent_waits_for_it() {
+    let vm = vm();
+    let seen = Arc::clone(&vm);
+    let (result, ..) = Bench::new(&vm, move |peer, frame| {
+        if let Request::SetupSandbox(spec) = &frame.request {
+            assert!(seen.grown.load(Ordering::SeqCst) > 0);
+            assert_eq!(spec.memory_more, 7 << 30);
+        }
+        simple(peer, frame);
+    })
+    .run();
+    assert_eq!(result.unwrap(), ExitStatus::Code(7));
 }
 
 #[test]
@@ -195,6 +217,7 @@ fn an_agent_that_never_reports_is_given_up() {
     let vm = Arc::clone(&bench.vm);
     let result = run(vm, push, bench.guest.connector(), bench.task, &bench.inbox, &mut bench.marks);
     drop(tell);
+    assert_eq!(bench.vm.grown.load(Ordering::SeqCst), 0, "nobody would use it");
     assert!(matches!(result, Err(RunError::BootTimeout(_))), "{result:?}");
 }
 

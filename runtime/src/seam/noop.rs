@@ -71,8 +71,8 @@ impl VmHandle for NoVm {
     fn set_vcpus(&mut self, _: u32) -> SeamResult<()> {
         Ok(())
     }
-    fn set_memory(&mut self, _: u64) -> SeamResult<()> {
-        Ok(())
+    fn set_memory(&mut self, _: u64) -> SeamResult<u64> {
+        Ok(0)
     }
     fn expect_end(&mut self, _: bool) -> SeamResult<()> {
         Ok(())

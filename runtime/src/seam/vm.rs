@@ -85,6 +85,9 @@ pub struct VmSpec {
     pub max_vcpus: u32,
     /// Memory.
     pub memory_mib: u64,
+    /// Most memory; 0: as much as at the start.
+    #[serde(default)]
+    pub max_memory_mib: u64,
     /// Huge pages.
     pub huge_pages: bool,
     /// Touch all memory first.
@@ -240,17 +243,18 @@ pub trait VmHandle: Send {
     /// If the machine refuses.
     fn unplug(&mut self, id: &str) -> SeamResult<()>;
 
-    /// Changes the number of vCPUs.
+    /// Changes the number of vCPUs. The guest is told by somebody else: before if there are to be fewer, after if more.
     ///
     /// # Errors
     /// If the machine refuses.
     fn set_vcpus(&mut self, count: u32) -> SeamResult<()>;
 
-    /// Changes the memory.
+    /// Has the guest change its memory; it may take its time, and give back less than it is asked to. Returns the bytes
+    /// that it is to have beyond what its kernel booted with.
     ///
     /// # Errors
     /// If the machine refuses.
-    fn set_memory(&mut self, mib: u64) -> SeamResult<()>;
+    fn set_memory(&mut self, mib: u64) -> SeamResult<u64>;
 
     /// Tells that the machine's end is about to be asked for, so that it is no failure; or that it was not.
     ///

@@ -83,8 +83,11 @@ pub struct HypervisorConfig {
     pub vcpus: u32,
     /// Most vCPUs.
     pub max_vcpus: u32,
-    /// Memory.
+    /// Memory at boot.
     pub memory_mib: u64,
+    /// Most memory: up to it the machine gets on top what its containers' limits add up to. 0: it keeps what it has. The
+    /// kernel needs CONFIG_VIRTIO_MEM and must bring memory online by itself.
+    pub max_memory_mib: u64,
     /// Hot-plug bridges.
     pub bridges: u32,
     /// Empty drive slots, for disks of containers that are made later; at most 16. Each disk of a container that the machine
@@ -143,6 +146,14 @@ impl HypervisorConfig {
                 what,
                 format!("is more than a machine has room for; give {MAX_BLOCK_SLOTS} at most"),
             ));
+        }
+        if self.max_memory_mib != 0 && self.max_memory_mib < self.memory_mib {
+            let what = format!("hypervisor.max_memory_mib {}", self.max_memory_mib);
+            return Err(Error::invalid(what, format!("is less than the {} MiB at boot", self.memory_mib)));
+        }
+        if self.max_memory_mib != 0 && (self.huge_pages || self.memory_prealloc) {
+            let what = format!("hypervisor.max_memory_mib {}", self.max_memory_mib);
+            return Err(Error::invalid(what, "does not go with huge_pages or memory_prealloc; leave one of them out"));
         }
         if self.vcpus > self.max_vcpus {
             let what = format!("hypervisor.vcpus {}", self.vcpus);

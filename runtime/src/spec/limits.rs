@@ -30,6 +30,12 @@ pub fn vcpus_for_all<'a>(containers: impl IntoIterator<Item = &'a Resources>) ->
     u32::try_from(milli.div_ceil(1000)).unwrap_or(u32::MAX)
 }
 
+/// Memory that the containers may use together, in MiB; one without a limit adds none.
+pub fn memory_mib_for_all<'a>(containers: impl IntoIterator<Item = &'a Resources>) -> u64 {
+    let limit = |resources: &Resources| resources.memory.and_then(|bytes| memory_mib(bytes).ok().flatten());
+    containers.into_iter().filter_map(limit).fold(0, u64::saturating_add)
+}
+
 /// A memory limit in MiB, rounded up; `None` for -1, which is no limit (P-184).
 ///
 /// # Errors

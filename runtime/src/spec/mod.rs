@@ -31,11 +31,10 @@ pub use device::{
     drive_name, scsi_address, BlockIndices, BlockVolume, Bridge, Device, DeviceInfo, DeviceKind, BRIDGE_SLOTS,
 };
 pub use hook::{HookSpec, Hooks};
-#[cfg(test)]
 pub(crate) use hypervisor::PLATFORM_MAX_VCPUS;
 pub use hypervisor::{BlockDriver, HypervisorConfig, KernelParameter, DEFAULT_MEMORY_MIB, DEFAULT_VCPUS};
 pub use kinds::{AgentKind, HypervisorKind, NetworkKind, ProxyKind, ShimKind};
-pub use limits::{memory_mib, vcpus_for, vcpus_for_all};
+pub use limits::{memory_mib, memory_mib_for_all, vcpus_for, vcpus_for_all};
 pub use network::{NetworkConfig, PortForward, Protocol};
 pub use pod::{AgentConfig, PodConfig, ProxyConfig, ShimConfig, VmResources, MAX_HOSTNAME};
 pub use seccomp::{Seccomp, SeccompAction, SeccompArg, SeccompFlag, SeccompOperator, SeccompProfile, SeccompRule};

@@ -102,11 +102,10 @@ impl PodConfig {
     /// [`Error::InvalidConfig`].
     pub fn complete(mut self) -> Result<Self> {
         PodId::new(&self.id)?;
-        self.hypervisor = self.hypervisor.complete()?;
         if self.resources.memory_mib != 0 {
             self.hypervisor.memory_mib = self.resources.memory_mib;
-            self.hypervisor = self.hypervisor.complete()?;
         }
+        self.hypervisor = self.hypervisor.complete()?;
         self.hooks.validate()?;
         self.network.validate()?;
         if self.hostname.contains(['\0', '/', ' ', '\n']) {

@@ -164,6 +164,9 @@ fn p_181_a_machine_needs_a_kernel_and_an_image_or_an_initrd() {
         HypervisorConfig { memory_mib: 1, ..hypervisor() },
         HypervisorConfig { vcpus: 9, max_vcpus: 4, ..hypervisor() },
         HypervisorConfig { vcpus: 255, ..hypervisor() },
+        HypervisorConfig { max_memory_mib: 1024, ..hypervisor() },
+        HypervisorConfig { max_memory_mib: 4096, huge_pages: true, ..hypervisor() },
+        HypervisorConfig { max_memory_mib: 4096, memory_prealloc: true, ..hypervisor() },
         HypervisorConfig { vcpus: 255, max_vcpus: 1000, ..hypervisor() },
     ];
     for case in cases {
@@ -175,6 +178,9 @@ fn p_181_a_machine_needs_a_kernel_and_an_image_or_an_initrd() {
     assert_eq!(complete.clone().complete().unwrap(), complete, "nothing changes twice");
     let sized = PodConfig { resources: VmResources { memory_mib: 300 }, ..pod() }.complete().unwrap();
     assert_eq!(sized.hypervisor.memory_mib, 300);
+    let mut growing = PodConfig { resources: VmResources { memory_mib: 300 }, ..pod() };
+    growing.hypervisor.max_memory_mib = 1024;
+    assert_eq!(growing.complete().unwrap().hypervisor.max_memory_mib, 1024, "what counts is the memory at boot");
 }
 
 /// What would have no effect is refused, not ignored. The no-op hypervisor takes everything (P-186, P-190).

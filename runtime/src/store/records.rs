@@ -155,9 +155,18 @@ pub struct VmRecord {
     /// Drive slots the machine has had from its boot; absent: disks can be plugged in as long as a bridge has room.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub block_slots: Option<u32>,
+    /// vCPUs that the guest's kernel was told of.
+    #[serde(default)]
+    pub max_vcpus: u32,
     /// vCPUs plugged in after the boot.
     #[serde(default)]
     pub hotplugged_vcpus: BTreeSet<u32>,
+    /// MiB of memory plugged in after the boot, beyond what the machine was created with.
+    #[serde(default)]
+    pub hotplugged_mib: u64,
+    /// The machine is being made as large as this says, or was when that was cut short.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub resizing: bool,
     /// Control group of the pod's processes, set before it is made.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub cgroup: Option<PathBuf>,

@@ -59,6 +59,7 @@ pub struct FakeGuest {
     events: Vec<Event>,
     next_pid: i32,
     cpus: u32,
+    memory_more: u64,
     /// The agent does not answer any more.
     pub hangs: bool,
     /// How long the runtime would have waited for the answer to the last request of each kind.
@@ -134,6 +135,10 @@ impl FakeGuest {
                 true => Ok(Response::Done),
                 false => refuse(ErrorKind::NotFound, format!("nothing is mounted at {target}")),
             },
+            Request::AwaitMemory { more } => {
+                self.memory_more = more;
+                Ok(Response::Done)
+            }
             Request::OnlineCpus { count } => {
                 self.cpus = count;
                 Ok(Response::Done)
@@ -393,6 +398,11 @@ impl FakeGuest {
     /// Whether a process is known, living or ended.
     pub fn knows(&self, token: &str) -> bool {
         self.processes.contains_key(token)
+    }
+
+    /// Bytes of memory that were waited for last.
+    pub fn memory_more(&self) -> u64 {
+        self.memory_more
     }
 
     /// CPUs brought online.

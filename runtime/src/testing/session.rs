@@ -124,6 +124,7 @@ pub(super) fn describe(request: &Request) -> (&'static str, String) {
         Request::Unmount { target } => ("unmount", target.clone()),
         Request::ConfigureNetwork(_) => ("configure-network", String::new()),
         Request::OnlineCpus { count } => ("online-cpus", count.to_string()),
+        Request::AwaitMemory { more } => ("await-memory", (more >> 20).to_string()),
         Request::PowerOff => ("power-off", String::new()),
         _ => ("unknown", String::new()),
     }

@@ -21,6 +21,7 @@ pub(super) struct FakeVm {
     pub(super) spec: Option<VmSpec>,
     pub(super) paused: bool,
     pub(super) vcpus: u32,
+    pub(super) memory_mib: u64,
     pub(super) devices: BTreeSet<String>,
     /// Every disk that was ever plugged in.
     pub(super) disks: Vec<BlockDevice>,
@@ -68,6 +69,7 @@ impl VmHost for World {
                 spec: None,
                 paused: false,
                 vcpus: 0,
+                memory_mib: 0,
                 devices: BTreeSet::new(),
                 disks: Vec::new(),
                 guest: FakeGuest::new(),
@@ -122,7 +124,7 @@ impl VmHandle for Handle {
 
     fn start(&mut self, spec: &VmSpec) -> SeamResult<()> {
         self.call("vm.start", "", |vm| {
-            vm.vcpus = spec.vcpus;
+            (vm.vcpus, vm.memory_mib) = (spec.vcpus, spec.memory_mib);
             vm.spec = Some(spec.clone());
             Ok(())
         })
@@ -193,8 +195,11 @@ impl VmHandle for Handle {
         })
     }
 
-    fn set_memory(&mut self, mib: u64) -> SeamResult<()> {
-        self.call("vm.set-memory", &mib.to_string(), |_| Ok(()))
+    fn set_memory(&mut self, mib: u64) -> SeamResult<u64> {
+        self.call("vm.set-memory", &mib.to_string(), |vm| {
+            vm.memory_mib = mib;
+            Ok(mib << 20)
+        })
     }
 
     fn expect_end(&mut self, expected: bool) -> SeamResult<()> {

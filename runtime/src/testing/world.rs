@@ -309,6 +309,11 @@ impl World {
         self.change(|state| state.vm_of(pod).map_or(0, |vm| vm.vcpus))
     }
 
+    /// Memory that a pod's machine was asked to have, MiB.
+    pub fn memory_mib(&self, pod: &str) -> u64 {
+        self.change(|state| state.vm_of(pod).map_or(0, |vm| vm.memory_mib))
+    }
+
     /// What the pod's machine was started with.
     pub fn machine(&self, pod: &str) -> Option<crate::seam::VmSpec> {
         self.change(|state| state.vm_of(pod).and_then(|vm| vm.spec.clone()))

@@ -10,9 +10,9 @@ use std::time::{Duration, Instant};
 use hutch_agent_proto::HOST_PORT;
 use hutch_vmm::config::{
     BlockConfig, ConsoleConfig, ConsoleLevel, ConsoleOutput, ImageLoading, MemoryBacking, MemoryConfig, NetConfig,
-    ShareConfig, TapSource, VsockConfig,
+    ShareConfig, TapSource, VsockConfig, GROWTH_STEP_MIB, GROWTH_THRESHOLD_MIB,
 };
-use hutch_vmm::{BlockSlot, Machine, MachineConfig, MachineExit, Stopper};
+use hutch_vmm::{BlockSlot, Machine, MachineConfig, MachineExit, MemHandle, Stopper};
 
 use crate::seam::{BlockDevice, SeamError, SeamResult, VmSpec};
 
@@ -88,11 +88,11 @@ pub trait GuestMachine: Send + Sync {
     /// If that is not possible.
     fn set_vcpus(&self, count: u32) -> SeamResult<()>;
 
-    /// Changes the memory.
+    /// Changes the memory; returns the bytes that the guest is to have beyond what its kernel booted with.
     ///
     /// # Errors
     /// If that is not possible.
-    fn set_memory(&self, mib: u64) -> SeamResult<()>;
+    fn set_memory(&self, mib: u64) -> SeamResult<u64>;
 
     /// The last lines of the console.
     fn console(&self, lines: usize) -> Vec<String>;
@@ -110,6 +110,9 @@ pub struct KvmMachine {
     connect: Box<Connect>,
     stopper: Stopper,
     slots: Mutex<Vec<Slot>>,
+    /// What can be plugged in, and what the guest's kernel begins with.
+    memory: Option<MemHandle>,
+    boot_mib: u64,
     phase: Arc<(Mutex<Phase>, Condvar)>,
 }
 
@@ -147,7 +150,9 @@ impl KvmMachine {
         let phase = Arc::default();
         watch_reports(reports, &phase)?;
         let connect = Box::new(move |port, timeout| vsock.connect(port, timeout));
-        Ok(Self { machine: RwLock::new(machine), connect, stopper, slots: Mutex::new(slots), phase })
+        let (memory, boot_mib) = (machine.memory(), config.memory.size_mib);
+        let slots = Mutex::new(slots);
+        Ok(Self { machine: RwLock::new(machine), connect, stopper, slots, memory, boot_mib, phase })
     }
 
     fn slots(&self) -> MutexGuard<'_, Vec<Slot>> {
@@ -273,12 +278,18 @@ impl GuestMachine for KvmMachine {
         Ok(())
     }
 
-    fn set_vcpus(&self, _: u32) -> SeamResult<()> {
-        Err(SeamError::Unsupported("changing the number of vCPUs of a running machine"))
+    fn set_vcpus(&self, count: u32) -> SeamResult<()> {
+        let machine = self.machine.read().unwrap_or_else(PoisonError::into_inner);
+        machine.provide_vcpus(count).map_err(|e| SeamError::Refused(chain(&e)))
     }
 
-    fn set_memory(&self, _: u64) -> SeamResult<()> {
-        Err(SeamError::Unsupported("changing the memory of a running machine"))
+    fn set_memory(&self, mib: u64) -> SeamResult<u64> {
+        let more = mib.saturating_sub(self.boot_mib).next_multiple_of(GROWTH_STEP_MIB);
+        match &self.memory {
+            Some(memory) => Ok(memory.request(more << 20)),
+            None if more == 0 => Ok(0),
+            None => Err(SeamError::Unsupported("changing the memory of a machine that was not made for it")),
+        }
     }
 
     fn console(&self, lines: usize) -> Vec<String> {
@@ -303,16 +314,22 @@ fn lock_memory() -> SeamResult<()> {
 fn machine_config(spec: &VmSpec) -> SeamResult<MachineConfig> {
     let mut config = MachineConfig::new(&spec.name, &spec.kernel);
     config.vcpus = spec.vcpus.max(1);
+    config.max_vcpus = spec.max_vcpus;
     config.memory = MemoryConfig {
-        size_mib: spec.memory_mib,
         backing: if spec.huge_pages {
             MemoryBacking::Hugetlb { page_mib: HUGE_PAGE_MIB }
         } else {
             MemoryBacking::Anonymous
         },
-        thp: false,
         prefault: spec.memory_prealloc,
+        ..MemoryConfig::anonymous(spec.memory_mib)
     };
+    if spec.max_memory_mib > 0 {
+        let memory = &mut config.memory;
+        memory.grow_beyond(GROWTH_THRESHOLD_MIB);
+        let more = spec.max_memory_mib.saturating_sub(memory.size_mib);
+        memory.pluggable_mib = memory.pluggable_mib.max(more / GROWTH_STEP_MIB * GROWTH_STEP_MIB);
+    }
     config.loading = ImageLoading::Map;
     config.initrd.clone_from(&spec.initrd);
     config.cmdline.clone_from(&spec.kernel_parameters);

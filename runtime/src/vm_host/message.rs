@@ -69,6 +69,8 @@ pub enum ControlReply {
     State(VmState),
     /// Console lines.
     Lines(Vec<String>),
+    /// Bytes of memory that the guest is to have beyond what its kernel booted with.
+    Memory(u64),
     /// A descriptor follows.
     Connected,
     /// It did not work.

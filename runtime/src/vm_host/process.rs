@@ -45,7 +45,8 @@ struct Handle {
 impl ProcessVmHost {
     /// Machines in processes that `reexec` starts.
     pub fn new(reexec: ReExec) -> Self {
-        Self { reexec, capabilities: VmCapabilities::default(), reap: false }
+        let capabilities = VmCapabilities { cpu_hotplug: true, memory_hotplug: true, ..VmCapabilities::default() };
+        Self { reexec, capabilities, reap: false }
     }
 
     fn spawn_process(&self, launch: &VmLaunch<'_>) -> io::Result<Handle> {
@@ -182,8 +183,11 @@ impl VmHandle for Handle {
         self.done(&ControlRequest::SetVcpus(count), Duration::ZERO)
     }
 
-    fn set_memory(&mut self, mib: u64) -> SeamResult<()> {
-        self.done(&ControlRequest::SetMemory(mib), Duration::ZERO)
+    fn set_memory(&mut self, mib: u64) -> SeamResult<u64> {
+        match self.client()?.call(&ControlRequest::SetMemory(mib))? {
+            ControlReply::Memory(more) => Ok(more),
+            _ => Err(SeamError::Refused("the virtual machine's process gave an answer to another question".into())),
+        }
     }
 
     fn expect_end(&mut self, expected: bool) -> SeamResult<()> {

@@ -159,7 +159,9 @@ impl<M: GuestMachine + 'static> Server<M> {
             ControlRequest::PlugVfio { id, path } => machine.plug_vfio(&id, &path)?,
             ControlRequest::Unplug { id } => machine.unplug(&id)?,
             ControlRequest::SetVcpus(count) => machine.set_vcpus(count)?,
-            ControlRequest::SetMemory(mib) => machine.set_memory(mib)?,
+            ControlRequest::SetMemory(mib) => {
+                return Ok(Answer::Reply(ControlReply::Memory(machine.set_memory(mib)?)));
+            }
             ControlRequest::Connect { port, timeout_ms } => {
                 let timeout = wait(timeout_ms);
                 let stream = machine.connect(port, timeout).map_err(|e| match e.kind() {

@@ -5,7 +5,9 @@ use std::path::PathBuf;
 use std::process::{Command, ExitStatus, Stdio};
 use std::time::{Duration, Instant};
 
-use hutch_runtime::spec::{self, ContainerConfig, HypervisorConfig, MountSpec, NetworkConfig, NetworkKind, PodConfig};
+use hutch_runtime::spec::{
+    self, ContainerConfig, HypervisorConfig, MountSpec, NetworkConfig, NetworkKind, PodConfig, Resources,
+};
 use hutch_runtime::testing::process::Stage;
 use hutch_runtime::{DeleteOptions, Limits, Options, Result, Runtime, State, StopOptions};
 
@@ -84,6 +86,7 @@ pub fn pod(stage: &Stage, id: &str) -> PodConfig {
         hypervisor: HypervisorConfig {
             kernel: stage.dir().join("kernel"),
             initrd: Some(stage.dir().join("initrd")),
+            max_memory_mib: 4096,
             ..HypervisorConfig::default()
         },
         network: NetworkConfig { kind: NetworkKind::Scan, ..NetworkConfig::default() },
@@ -98,6 +101,13 @@ pub fn container(stage: &Stage, id: &str) -> ContainerConfig {
         id: id.into(),
         rootfs: stage.dir().join("rootfs"),
         command: spec::Command { args: vec!["serve".into()], detach: true, ..spec::Command::default() },
+        // The machine's size follows each that comes and goes.
+        resources: Resources {
+            cpu_quota: Some(150_000),
+            cpu_period: Some(100_000),
+            memory: Some(100 << 20),
+            ..Resources::default()
+        },
         ..ContainerConfig::default()
     }
 }

@@ -14,7 +14,9 @@ fn capable() -> (World, Runtime) {
         VmCapabilities { block_hotplug: true, block_slots: false, cpu_hotplug: true, memory_hotplug: true, vfio: true };
     world.set_vm_capabilities(vm);
     world.set_agent_capabilities(AgentCapabilities { block_devices: true, device_nodes: true, seccomp: false });
-    runtime.run_pod(world.pod("p", &["a"])).unwrap();
+    let mut pod = world.pod("p", &["a"]);
+    (pod.hypervisor.memory_mib, pod.hypervisor.max_memory_mib) = (256, 1024);
+    runtime.run_pod(pod).unwrap();
     world.calls();
     (world, runtime)
 }
@@ -88,6 +90,8 @@ fn p_096_a_creation_that_fails_takes_back_exactly_its_own() {
         "vm.plug-block",
         "vm.set-vcpus",
         "agent.online-cpus",
+        "vm.set-memory",
+        "agent.await-memory",
         "mounts.resolve",
         "mounts.bind",
         "agent.mount",
@@ -103,7 +107,8 @@ fn p_096_a_creation_that_fails_takes_back_exactly_its_own() {
             world.set_root_disk(&rootfs, disk());
             let mut config = world.container("b");
             config.rootfs = rootfs;
-            config.resources = Resources { cpu_quota: Some(150_000), cpu_period: Some(100_000), ..Default::default() };
+            let (cpu_quota, cpu_period, memory) = (Some(150_000), Some(100_000), Some(100 << 20));
+            config.resources = Resources { cpu_quota, cpu_period, memory, ..Default::default() };
             config.mounts = vec![hutch_runtime::spec::MountSpec {
                 source: world.dir().display().to_string(),
                 destination: "/data".into(),
@@ -114,13 +119,13 @@ fn p_096_a_creation_that_fails_takes_back_exactly_its_own() {
             world.fail(call, how);
             assert_eq!(kind(runtime.create_container("p", config.clone())), ErrorKind::Seam, "{call} {how:?}");
             assert_eq!(world.mounts(), mounts, "{call} {how:?}");
-            assert_eq!(world.vcpus("p"), vcpus, "{call} {how:?}");
+            assert_eq!((world.vcpus("p"), world.memory_mib("p")), (vcpus, 256), "{call} {how:?}");
             assert!(world.devices("p").is_empty(), "{call} {how:?}");
             assert_eq!(states(&runtime), [("a".into(), Some(State::Running))], "{call} {how:?}");
             world.guest("p", |guest| assert_eq!(guest.containers().len(), 1, "{call} {how:?}"));
             assert!(!world.dir().join("run/p/b").exists() && !world.dir().join("config/p/b").exists());
             runtime.create_container("p", config).unwrap_or_else(|e| panic!("{call} {how:?}: retry: {e}"));
-            assert_eq!(world.vcpus("p"), vcpus + 2);
+            assert_eq!((world.vcpus("p"), world.memory_mib("p")), (vcpus + 2, 356));
             finish(&world, &runtime);
         }
     }
@@ -302,6 +307,73 @@ fn p_183_the_machine_has_the_vcpus_that_its_containers_may_use() {
     runtime.create_pod(pod).unwrap();
     assert_eq!(world.vcpus("p"), 4);
     finish(&world, &runtime);
+}
+
+/// M-05, M-06: memory on top of the machine's own is the sum of the limits, up to the most that was configured.
+#[test]
+fn p_184_the_machine_has_the_memory_that_its_containers_may_use() {
+    let (world, runtime) = capable();
+    let config = |id: &str, memory: i64| {
+        let mut config = world.container(id);
+        config.resources = Resources { memory: Some(memory), ..Default::default() };
+        config
+    };
+    assert_eq!((world.memory_mib("p"), world.machine("p").unwrap().max_memory_mib), (256, 1024));
+    runtime.create_container("p", config("b", 100 << 20)).unwrap();
+    runtime.create_container("p", config("c", (100 << 20) + 1)).unwrap();
+    runtime.create_container("p", config("d", -1)).unwrap();
+    assert_eq!(world.memory_mib("p"), 256 + 100 + 101, "rounded up; -1 is no limit");
+    world.guest("p", |guest| assert_eq!(guest.memory_more(), 457 << 20, "it was waited for"));
+    let record = std::fs::read_to_string(world.dir().join("run/p/hypervisor.json")).unwrap();
+    assert!(record.contains("\"hotplugged_mib\": 201") || record.contains("\"hotplugged_mib\":201"), "{record}");
+
+    let limits = |memory| hutch_runtime::Limits { memory: Some(memory), ..Default::default() };
+    runtime.update_container("p", "b", &limits(300 << 20)).unwrap();
+    assert_eq!(world.memory_mib("p"), 256 + 300 + 101);
+    runtime.update_container("p", "b", &limits(4 << 30)).unwrap();
+    assert_eq!(world.memory_mib("p"), 1024, "there is no more");
+    runtime.start_container("p", "b").unwrap();
+    runtime.stop_container("p", "b", StopOptions { force: true }).unwrap();
+    assert_eq!(world.memory_mib("p"), 256 + 101);
+    runtime.start_container("p", "b").unwrap();
+    assert_eq!(world.memory_mib("p"), 1024, "a restart counts again");
+    world.fail("stand-in.spawn", Failing::Refuses);
+    runtime.stop_container("p", "b", StopOptions { force: true }).unwrap();
+    assert_eq!(kind(runtime.start_container("p", "b")), ErrorKind::Seam);
+    assert_eq!(world.memory_mib("p"), 256 + 101, "and one that failed does not");
+    runtime.delete_container("p", "c").unwrap();
+    assert_eq!(world.memory_mib("p"), 256);
+    finish(&world, &runtime);
+}
+
+/// A change of size that was cut short after it was recorded is made by the next call.
+#[test]
+fn p_206_a_change_of_size_that_was_cut_short_is_made_later() {
+    let (world, runtime) = capable();
+    let limits = |memory| hutch_runtime::Limits { memory: Some(memory), ..Default::default() };
+    world.fail("vm.set-memory", Failing::Refuses);
+    assert_eq!(kind(runtime.update_container("p", "a", &limits(128 << 20))), ErrorKind::Seam);
+    assert_eq!(world.memory_mib("p"), 256);
+    runtime.update_container("p", "a", &limits(128 << 20)).unwrap();
+    assert_eq!(world.memory_mib("p"), 384);
+    finish(&world, &runtime);
+}
+
+/// Without a most, or with a machine that cannot, memory stays as it was.
+#[test]
+fn m_06_a_machine_that_was_not_made_to_grow_does_not() {
+    for max_memory_mib in [0, 1024] {
+        let (world, runtime) = new();
+        world.set_vm_capabilities(VmCapabilities { memory_hotplug: max_memory_mib == 0, ..Default::default() });
+        let mut pod = world.pod("p", &["a"]);
+        (pod.hypervisor.memory_mib, pod.hypervisor.max_memory_mib) = (256, max_memory_mib);
+        runtime.run_pod(pod).unwrap();
+        let limits = hutch_runtime::Limits { memory: Some(128 << 20), ..Default::default() };
+        runtime.update_container("p", "a", &limits).unwrap();
+        assert_eq!((world.memory_mib("p"), world.machine("p").unwrap().max_memory_mib), (256, 0));
+        assert!(!world.calls().iter().any(|call| call.contains("memory")));
+        finish(&world, &runtime);
+    }
 }
 
 /// P-050: the list round-trips; a generic device is recorded and not passed.

@@ -8,11 +8,12 @@ use std::process::Command;
 use crate::scratch_dir;
 
 /// Applets the tests use.
-const APPLETS: [&str; 46] = [
+const APPLETS: [&str; 47] = [
     "cat",
     "chmod",
     "chown",
     "cp",
+    "cut",
     "date",
     "dd",
     "df",

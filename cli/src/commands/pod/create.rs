@@ -108,17 +108,21 @@ fn make(runtime: &Runtime, plan: PodPlan) -> Result<PodHandle, Failure> {
     for container in config.containers.iter().filter(|container| !container.id.is_empty()) {
         runtime.check_unused(&container.id)?;
     }
-    fill_assets(runtime, &mut config.hypervisor, plan.kernel, &plan.guest_dir)?;
+    let can_grow = fill_assets(runtime, &mut config.hypervisor, plan.kernel, &plan.guest_dir)?;
+    if can_grow && config.hypervisor.max_memory_mib == 0 {
+        config.hypervisor.max_memory_mib = plan.max_memory_mib;
+    }
     Ok(runtime.create_pod(config)?)
 }
 
-/// Gives a machine what it boots, as far as its configuration does not say.
+/// Gives a machine what it boots, as far as its configuration does not say; tells whether it is known that memory can be
+/// plugged into it.
 fn fill_assets(
     runtime: &Runtime,
     machine: &mut HypervisorConfig,
     asked: Option<KernelChoice>,
     dir: &Path,
-) -> Result<(), Failure> {
+) -> Result<bool, Failure> {
     let has_kernel = !machine.kernel.as_os_str().is_empty();
     let has_root = machine.initrd.is_some() || machine.image.is_some();
     if machine.kind == HypervisorKind::None {
@@ -128,10 +132,10 @@ fn fill_assets(
         if !has_root {
             machine.initrd = Some(NO_FILE.into());
         }
-        return Ok(());
+        return Ok(false);
     }
     let choice = match asked {
-        None if has_kernel && has_root => return Ok(()),
+        None if has_kernel && has_root => return Ok(false),
         None if has_kernel => KernelChoice::Path(machine.kernel.clone()),
         None => KernelChoice::default(),
         Some(choice) => choice,
@@ -144,7 +148,7 @@ fn fill_assets(
     if !has_root {
         machine.initrd = Some(assets.initrd);
     }
-    Ok(())
+    Ok(assets.can_grow)
 }
 
 /// Writes the PID file, last of all (P-197).

@@ -59,7 +59,10 @@ fn whole(args: RunArgs, started: u64, began: Instant) -> Result<u8, Failure> {
     let signals = Signals::block()?;
     let assets = GuestAssets::open(&plan.guest_dir, plan.kernel.clone())?;
     phases.mark("guest assets opened");
-    let layout = layout::lay_out(&plan, &assets.kernel, &assets.initrd);
+    let mut layout = layout::lay_out(&plan, &assets.kernel, &assets.initrd);
+    if let Some(beyond_mib) = plan.memory_growth.beyond_mib(assets.can_grow()) {
+        layout.machine.memory.grow_beyond(beyond_mib);
+    }
     let sandbox = MachineSandbox::launch(&layout.machine)?;
     phases.mark("machine started");
     let inbox = Inbox::new();

@@ -49,6 +49,7 @@ fn serve(socket: &Path, run_dir: &Path, push: Option<&Path>) -> io::Result<()> {
         run_dir: run_dir.to_path_buf(),
         limits: rlimits::inherited(),
         kernel,
+        memory_at_boot: hutch_agent::memory::total(),
         containers: Box::new(NoContainers),
         power: Box::new(power::Process),
     })?;

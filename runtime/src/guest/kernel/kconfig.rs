@@ -165,6 +165,10 @@ mod tests {
         for name in ["VIRTIO_MMIO", "VIRTIO_VSOCKETS", "VIRTIO_FS", "OVERLAY_FS", "PVH", "KVM_GUEST"] {
             assert_eq!(guest.get(name), Some("y"), "{name}");
         }
+        // `GuestAssets::can_grow` relies on these.
+        for name in ["VIRTIO_MEM", "MEMORY_HOTPLUG", "MHP_DEFAULT_ONLINE_TYPE_ONLINE_AUTO"] {
+            assert_eq!(guest.get(name), Some("y"), "{name}");
+        }
         assert_eq!(guest.get("MODULES"), Some("n"));
         // Two emulated CPUs race with run-time text patching.
         for name in ["JUMP_LABEL", "FTRACE", "KPROBES"] {

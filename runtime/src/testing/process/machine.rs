@@ -161,8 +161,8 @@ impl GuestMachine for FakeMachine {
         Ok(())
     }
 
-    fn set_memory(&self, _: u64) -> SeamResult<()> {
-        Ok(())
+    fn set_memory(&self, mib: u64) -> SeamResult<u64> {
+        Ok(mib << 20)
     }
 
     fn console(&self, _: usize) -> Vec<String> {

@@ -12,7 +12,7 @@
 //! 0xfec0_0000    IOAPIC
 //! 0xfee0_0000    local APICs
 //! 0xfffb_d000    three pages that KVM needs on Intel
-//! 0x1_0000_0000  RAM that found no place below
+//! 0x1_0000_0000  RAM that found no place below; from the next multiple of 2 GiB on what can be plugged in
 //! ```
 
 /// Everything needed at the entry to the kernel that is not the kernel: one page.

@@ -42,6 +42,14 @@ pub fn ram(size: u64) -> Vec<Range> {
     ranges
 }
 
+/// Where `len` bytes lie that can be plugged into a guest with `size` bytes of RAM: above everything else, and aligned
+/// to the largest unit in which Linux adds memory. They are not on the map: the guest learns of them from the device.
+pub fn pluggable(size: u64, len: u64) -> Range {
+    const ALIGNMENT: u64 = 2 << 30;
+    let end = ram(size).last().map_or(0, Range::end).max(layout::MMIO_HOLE_END);
+    Range { start: end.next_multiple_of(ALIGNMENT), len }
+}
+
 /// The memory map of a guest with `size` bytes of RAM, at least 2 MiB.
 pub fn map(size: u64) -> Vec<MapEntry> {
     let entry = |start: u64, end: u64, kind| MapEntry { range: Range { start, len: end - start }, kind };
@@ -71,6 +79,14 @@ mod tests {
         let one_more = 3 * GIB + (1 << 20);
         assert_eq!(ram(one_more), [Range { start: 0, len: 3 * GIB }, Range { start: 4 * GIB, len: 1 << 20 }]);
         assert_eq!(ram(5 * GIB), [Range { start: 0, len: 3 * GIB }, Range { start: 4 * GIB, len: 2 * GIB }]);
+    }
+
+    #[test]
+    fn memory_to_plug_in_lies_above_all_ram_and_devices() {
+        assert_eq!(pluggable(128 << 20, GIB), Range { start: 4 * GIB, len: GIB });
+        assert_eq!(pluggable(4 * GIB, GIB).start, 6 * GIB);
+        assert_eq!(pluggable(5 * GIB, GIB).start, 6 * GIB);
+        assert_eq!(pluggable(5 * GIB + 1, GIB).start, 8 * GIB);
     }
 
     proptest! {

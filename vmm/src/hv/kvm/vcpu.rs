@@ -76,6 +76,14 @@ impl KvmVcpu {
         Ok(())
     }
 
+    /// Makes the vCPU's local APIC known to the others'. KVM routes interrupts, INIT among them, by a map that it draws
+    /// anew when an APIC's state changes, but not when a vCPU is added; in a guest that has been running for a while
+    /// nothing else would change it before the first INIT.
+    pub(super) fn announce(&self) -> Result<(), HvError> {
+        let state = self.fd.get_lapic().map_err(failed("KVM_GET_LAPIC"))?;
+        self.fd.set_lapic(&state).map_err(failed("KVM_SET_LAPIC"))
+    }
+
     fn instruction_at(&self, rip: u64) -> Vec<u8> {
         let Some(ram) = &self.ram else { return Vec::new() };
         let Ok(translated) = self.fd.translate_gva(rip) else { return Vec::new() };

@@ -56,6 +56,9 @@ impl Vm for KvmVm {
         let fd = self.fd.create_vcpu(u64::from(index)).map_err(failed("creating a vCPU (KVM_CREATE_VCPU)"))?;
         let vcpu = KvmVcpu::new(fd, self.fd.run_size(), self.ram.clone())?;
         vcpu.set_up(&self.cpuid, index, count, entry)?;
+        if index > 0 {
+            vcpu.announce()?;
+        }
         Ok(Box::new(vcpu))
     }
 

@@ -40,6 +40,7 @@ fn serve(socket: &Path, run_dir: &Path) -> io::Result<()> {
         run_dir: run_dir.to_path_buf(),
         limits: rlimits::inherited(),
         kernel: nix::sys::utsname::uname()?.release().to_string_lossy().into_owned(),
+        memory_at_boot: hutch_agent::memory::total(),
         containers: Box::new(OciContainers::new(run_dir)),
         power: Box::new(power::Process),
     })?;

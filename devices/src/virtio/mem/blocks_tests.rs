@@ -1,0 +1,135 @@
+use std::sync::Mutex;
+
+use proptest::prelude::*;
+
+use super::*;
+
+const REGION: Region = Region { addr: 4 << 30, size: 16 * BLOCK_SIZE };
+
+/// Remembers what was given back, or refuses to.
+#[derive(Default)]
+struct Host {
+    discarded: Mutex<Vec<(u64, u64)>>,
+    refuses: bool,
+}
+
+impl Discard for Host {
+    fn discard(&self, addr: u64, len: u64) -> io::Result<()> {
+        if self.refuses {
+            return Err(io::ErrorKind::OutOfMemory.into());
+        }
+        self.discarded.lock().unwrap().push((addr, len));
+        Ok(())
+    }
+}
+
+fn at(block: u64, blocks: u16) -> Span {
+    Span { addr: REGION.addr + block * BLOCK_SIZE, blocks }
+}
+
+#[test]
+fn blocks_are_plugged_up_to_what_is_wanted() {
+    let (mut blocks, host) = (Blocks::new(REGION), Host::default());
+    assert_eq!(blocks.serve(Request::Plug(at(0, 1)), &host), Answer::Nack, "nothing is wanted yet");
+    assert_eq!(blocks.request(4 * BLOCK_SIZE + 5), 4 * BLOCK_SIZE);
+    assert_eq!(blocks.serve(Request::Plug(at(2, 3)), &host), Answer::Ack);
+    assert_eq!(blocks.serve(Request::Plug(at(4, 1)), &host), Answer::Error, "it is plugged");
+    assert_eq!(blocks.serve(Request::Plug(at(5, 2)), &host), Answer::Nack, "one too many");
+    assert_eq!(blocks.serve(Request::Plug(at(15, 1)), &host), Answer::Ack);
+    assert_eq!((blocks.plugged(), blocks.requested()), (4 * BLOCK_SIZE, 4 * BLOCK_SIZE));
+    assert_eq!(blocks.request(u64::MAX), REGION.size, "the region is all there is");
+}
+
+#[test]
+fn what_is_unplugged_goes_back_to_the_host() {
+    let (mut blocks, host) = (Blocks::new(REGION), Host::default());
+    blocks.request(REGION.size);
+    assert_eq!(blocks.serve(Request::Plug(at(0, 16)), &host), Answer::Ack);
+    assert_eq!(blocks.serve(Request::Unplug(at(3, 2)), &host), Answer::Ack);
+    assert_eq!(blocks.serve(Request::Unplug(at(4, 2)), &host), Answer::Error, "half of it is not plugged");
+    assert_eq!(blocks.serve(Request::State(at(3, 2)), &host), Answer::State(BlockState::Unplugged));
+    assert_eq!(blocks.serve(Request::State(at(4, 2)), &host), Answer::State(BlockState::Mixed));
+    assert_eq!(blocks.serve(Request::State(at(5, 11)), &host), Answer::State(BlockState::Plugged));
+    assert_eq!(blocks.serve(Request::UnplugAll, &host), Answer::Ack);
+    assert_eq!(blocks.plugged(), 0);
+    let given = host.discarded.lock().unwrap().clone();
+    assert_eq!(given, [(at(3, 2).addr, 2 * BLOCK_SIZE), (REGION.addr, REGION.size)]);
+    assert_eq!(blocks.serve(Request::Unknown(9), &host), Answer::Error);
+}
+
+#[test]
+fn a_host_that_does_not_take_memory_back_leaves_it_plugged() {
+    let (mut blocks, host) = (Blocks::new(REGION), Host { refuses: true, ..Host::default() });
+    blocks.request(REGION.size);
+    assert_eq!(blocks.serve(Request::Plug(at(0, 4)), &host), Answer::Ack);
+    assert_eq!(blocks.serve(Request::Unplug(at(0, 1)), &host), Answer::Busy);
+    assert_eq!(blocks.serve(Request::UnplugAll, &host), Answer::Busy);
+    assert_eq!(blocks.plugged(), 4 * BLOCK_SIZE);
+}
+
+/// A request as a guest may make it: often near the region, sometimes anywhere.
+fn request() -> impl Strategy<Value = Request> {
+    let addr = prop_oneof![
+        6 => (0..20u64).prop_map(|block| REGION.addr + block * BLOCK_SIZE),
+        1 => (0..BLOCK_SIZE).prop_map(|offset| REGION.addr + offset),
+        1 => any::<u64>(),
+    ];
+    let blocks = prop_oneof![6 => 0..6u16, 1 => any::<u16>()];
+    (0..5u16, addr, blocks).prop_map(|(kind, addr, blocks)| {
+        let span = Span { addr, blocks };
+        match kind {
+            0 => Request::Plug(span),
+            1 => Request::Unplug(span),
+            2 => Request::UnplugAll,
+            3 => Request::State(span),
+            other => Request::Unknown(other),
+        }
+    })
+}
+
+/// The model before a request: what is discarded lies in the region and was plugged.
+struct Model([bool; 16]);
+
+impl Discard for Model {
+    fn discard(&self, addr: u64, len: u64) -> io::Result<()> {
+        let first = usize::try_from((addr - REGION.addr) / BLOCK_SIZE).unwrap();
+        let count = usize::try_from(len / BLOCK_SIZE).unwrap();
+        assert!(len.is_multiple_of(BLOCK_SIZE) && first + count <= 16);
+        assert!(count == 16 || self.0[first..first + count].iter().all(|plugged| *plugged));
+        Ok(())
+    }
+}
+
+proptest! {
+    /// Against a model that knows one block at a time.
+    #[test]
+    fn no_sequence_of_requests_gets_more_than_is_wanted_or_anything_outside(
+        steps in prop::collection::vec((request(), prop::option::of(0..20u64)), 1..60)
+    ) {
+        let mut blocks = Blocks::new(REGION);
+        let mut model = [false; 16];
+        for (request, wanted) in steps {
+            if let Some(wanted) = wanted {
+                blocks.request(wanted * BLOCK_SIZE);
+            }
+            let before = blocks.plugged();
+            let answer = blocks.serve(request, &Model(model));
+            if answer == Answer::Ack {
+                let (span, to) = match request {
+                    Request::Plug(span) => (span, true),
+                    Request::Unplug(span) => (span, false),
+                    _ => (at(0, 16), false),
+                };
+                for block in 0..u64::from(span.blocks) {
+                    let index = usize::try_from((span.addr - REGION.addr) / BLOCK_SIZE + block).unwrap();
+                    prop_assert!(to != model[index] || request == Request::UnplugAll);
+                    model[index] = to;
+                }
+            }
+            let count = model.iter().filter(|plugged| **plugged).count() as u64;
+            prop_assert_eq!(blocks.plugged(), count * BLOCK_SIZE);
+            prop_assert!(blocks.plugged() <= before || blocks.plugged() <= blocks.requested());
+            prop_assert!(blocks.requested() <= REGION.size);
+        }
+    }
+}
