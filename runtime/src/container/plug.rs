@@ -5,7 +5,7 @@
 
 use std::path::Path;
 
-use hutch_agent_proto::{GuestMount, Request};
+use hutch_agent_proto::{GuestMount, Request, GUEST_DISK_DIR, GUEST_VOLUME_DIR};
 
 use crate::error::{Component, Error, Result};
 use crate::pod::{guarded, OpenPod};
@@ -13,11 +13,6 @@ use crate::seam::{BlockDevice, RootDisk};
 use crate::spec::oci::GuestBind;
 use crate::spec::{device_id, BlockVolume, ContainerConfig, DeviceKind, HypervisorKind};
 use crate::store::ContainerState;
-
-/// Where the guest mounts the root disks of containers.
-const GUEST_DISK_DIR: &str = "/run/hutch/disks";
-/// Where the guest mounts their block volumes.
-const GUEST_VOLUME_DIR: &str = "/run/hutch/block-volumes";
 
 /// The root disk of a container as the guest finds it.
 #[derive(Debug, Clone, PartialEq, Eq)]

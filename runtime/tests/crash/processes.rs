@@ -34,13 +34,15 @@ fn finish(stage: &Stage, runtime: &hutch_runtime::Runtime) {
 
 #[test]
 fn a_stand_in_lives_as_long_as_its_process_and_exits_with_its_code() {
-    let (stage, runtime) = running();
+    let stage = Stage::new(ROLE_TEST);
+    let runtime = stage.runtime_that_collects_nothing();
+    runtime.run_pod(pod(&stage, "p")).unwrap();
     let pid = runtime.status_container("p", "a").unwrap().pid;
     let stand_in = ProcessIdentity::of(pid).unwrap();
     assert!(stand_in.is_alive());
     stage.tell_guest("p", "exit a 37").unwrap();
     assert!(stand_in.wait_end(Duration::from_secs(10)).unwrap());
-    // It is a child of this process, which has not collected it yet.
+    // It is a child of this process.
     let pid = rustix::process::Pid::from_raw(pid).unwrap();
     let (_, status) = rustix::process::waitpid(Some(pid), rustix::process::WaitOptions::empty()).unwrap().unwrap();
     assert_eq!(status.exit_status(), Some(37));

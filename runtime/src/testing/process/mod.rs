@@ -117,11 +117,19 @@ impl Stage {
 
     /// The seams.
     pub fn seams(&self) -> Seams {
+        self.seams_of(true)
+    }
+
+    /// A runtime that leaves it to the caller to collect stand-ins that have ended.
+    pub fn runtime_that_collects_nothing(&self) -> Runtime {
+        Runtime::new(self.store(), self.seams_of(false), self.options())
+    }
+
+    fn seams_of(&self, reap: bool) -> Seams {
         let capabilities = VmCapabilities { block_hotplug: true, block_slots: true, ..VmCapabilities::default() };
         let vm = ProcessVmHost { reap: true, capabilities, ..ProcessVmHost::new(self.reexec("vmm")) };
         let capabilities = AgentCapabilities { block_devices: true, ..AgentCapabilities::default() };
-        let stand_ins =
-            ProcessStandIns { reap: true, namespaces: false, ..ProcessStandIns::new(self.reexec("stand-in")) };
+        let stand_ins = ProcessStandIns { reap, namespaces: false, ..ProcessStandIns::new(self.reexec("stand-in")) };
         let ledger = Arc::new(Ledger::new(&self.dir.join("ledger")));
         Seams {
             vm: Arc::new(vm),
