@@ -43,5 +43,9 @@ pub const PROTOCOL_VERSION: u32 = 1;
 pub const AGENT_PORT: u32 = 1024;
 /// vsock port of the host to which the agent connects once when it is ready.
 pub const HOST_PORT: u32 = 1024;
+/// Where the host has root disks of containers mounted: below it, a directory for each container.
+pub const GUEST_DISK_DIR: &str = "/run/hutch/disks";
+/// Where it has their block volumes mounted: below it, a directory for each container, one for each volume in that.
+pub const GUEST_VOLUME_DIR: &str = "/run/hutch/block-volumes";
 /// vsock CID of the host (VIRTIO 1.2, 5.10.4; `VMADDR_CID_HOST`).
 pub const HOST_CID: u32 = 2;

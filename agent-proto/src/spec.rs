@@ -37,7 +37,8 @@ pub struct SandboxSpec {
 /// A mount made by the agent. A missing target is created (directory, or file if the source is one).
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct GuestMount {
-    /// virtio-fs tag, device, or path, as `fstype` wants it. A block device may be given as `serial:ID`.
+    /// virtio-fs tag, device, or path, as `fstype` wants it. A block device may be given as `serial:ID`, or `slot:ID` if its
+    /// medium has been changed since the guest's kernel looked at it.
     pub source: String,
     /// Absolute path in the guest; below the sandbox root if `in_root`.
     pub target: String,

@@ -38,6 +38,7 @@ fn main() -> ExitCode {
         Command::Run(run) => commands::run::run(*run, started),
         Command::Pod(pod) => commands::pod::run(pod),
         Command::Container(container) => commands::container::run(container),
+        Command::Volume(volume) => commands::volume::run(volume),
         Command::Schema(schema) => commands::schema::run(&schema),
         Command::Doctor(doctor) => commands::doctor::run(&doctor),
         Command::Guest(guest) => commands::guest::run(guest),

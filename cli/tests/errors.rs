@@ -74,7 +74,7 @@ fn bad_input_of_run_is_found_before_any_machine_is_made() {
         run_fails(dir.path(), args, word);
     }
     fails(&["run", "--rootfs", "/no/such/root", "--", "true"], 125, "/no/such/root");
-    fails(&["run", "--rootfs", file, "--", "true"], 125, "not a directory");
+    fails(&["run", "--rootfs", file, "--", "true"], 125, "holds no file system");
 }
 
 #[test]

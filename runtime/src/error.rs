@@ -34,6 +34,8 @@ pub enum ErrorKind {
     NoSuchContainer,
     /// No process with that token is tracked.
     NoSuchProcess,
+    /// No volume of that name.
+    NoSuchVolume,
     /// The object has no annotation of that name.
     NoSuchAnnotation,
     /// The id is in use.
@@ -158,6 +160,9 @@ pub enum Error {
         /// What was looked for in it.
         token: String,
     },
+    /// See [`ErrorKind::NoSuchVolume`].
+    #[error("volume {0} does not exist")]
+    NoSuchVolume(String),
     /// See [`ErrorKind::NoSuchAnnotation`].
     #[error("{object} has no annotation {key}")]
     NoSuchAnnotation {
@@ -245,6 +250,7 @@ impl Error {
             Error::NoSuchPod(_) => ErrorKind::NoSuchPod,
             Error::NoSuchContainer { .. } => ErrorKind::NoSuchContainer,
             Error::NoSuchProcess { .. } => ErrorKind::NoSuchProcess,
+            Error::NoSuchVolume(_) => ErrorKind::NoSuchVolume,
             Error::NoSuchAnnotation { .. } => ErrorKind::NoSuchAnnotation,
             Error::AlreadyExists(_) => ErrorKind::AlreadyExists,
             Error::InvalidTransition { .. } => ErrorKind::InvalidTransition,
@@ -258,7 +264,8 @@ impl Error {
 
     /// Whether the object simply is not there (P-006); deleting callers treat this as success.
     pub fn is_not_found(&self) -> bool {
-        matches!(self.kind(), ErrorKind::NoSuchPod | ErrorKind::NoSuchContainer | ErrorKind::NoSuchProcess)
+        use ErrorKind::{NoSuchContainer, NoSuchPod, NoSuchProcess, NoSuchVolume};
+        matches!(self.kind(), NoSuchPod | NoSuchContainer | NoSuchProcess | NoSuchVolume)
     }
 
     /// A rejected configuration: `what` names the field, `reason` the remedy.

@@ -51,6 +51,27 @@ impl ContainerId {
     }
 }
 
+/// A checked name of a volume.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct VolumeName(String);
+
+impl VolumeName {
+    /// Checks `name`: as an id, and without a dot at the beginning.
+    ///
+    /// # Errors
+    /// [`Error::InvalidConfig`].
+    pub fn new(name: &str) -> Result<Self> {
+        if name.is_empty() || name.starts_with('.') {
+            return Err(Error::invalid(
+                format!("volume name {name:?}"),
+                "is empty or begins with a dot; choose another",
+            ));
+        }
+        check("volume name", name)?;
+        Ok(Self(name.to_owned()))
+    }
+}
+
 fn check(what: &str, id: &str) -> Result<()> {
     let bad = |reason: &str| Err(Error::invalid(format!("{what} {id:?}"), reason));
     if id.len() > MAX_ID {
@@ -91,7 +112,7 @@ macro_rules! id_traits {
         }
     )*};
 }
-id_traits!(PodId, ContainerId);
+id_traits!(PodId, ContainerId, VolumeName);
 
 /// `count` random bytes as lower-case hex, from the kernel's generator: names that nobody else has.
 ///

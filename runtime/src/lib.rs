@@ -34,6 +34,7 @@
 //! | [`store`] | records, their layout, the pod lock |
 //! | [`pod`], [`container`] | the calls, one file each |
 //! | [`workload`] | the same for callers of an OCI runtime: ids without pods, bundles, pid files |
+//! | [`volume`] | named volumes, which outlive pods |
 //! | [`hook`] | programs that run beside a pod's life |
 //! | [`seam`] | what the calls need from outside, as six small traits |
 //! | [`host`] | the seams of the product: |
@@ -77,11 +78,12 @@ mod timestamp;
 mod undo;
 pub mod verb;
 pub mod vm_host;
+pub mod volume;
 pub mod workload;
 
 pub use container::{ContainerHandle, EnterOptions, Limits, ListFormat, Process, ProcessListOptions};
 pub use error::{Error, ErrorKind, Result};
-pub use id::{ContainerId, PodId};
+pub use id::{ContainerId, PodId, VolumeName};
 pub use options::Options;
 pub use pod::{DeleteOptions, PodEnd, PodEvent, PodEvents, PodHandle, PodStats, StopOptions};
 pub use runtime::Runtime;
@@ -89,3 +91,4 @@ pub use seam::Seams;
 pub use state::State;
 pub use store::Store;
 pub use timestamp::Timestamp;
+pub use volume::{VolumeStatus, Volumes};

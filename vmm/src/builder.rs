@@ -41,7 +41,7 @@ use crate::memory::{self, MemoryError};
 use crate::power::{PowerPorts, PowerRequest};
 use crate::vcpu::{GuestEnd, IoSpace};
 use crate::vcpus::Vcpus;
-use crate::virtio::{self, Handles};
+use crate::virtio;
 
 /// Why a machine could not be built.
 #[derive(Debug, thiserror::Error)]
@@ -177,8 +177,8 @@ fn assemble(
     let driver = Arc::new(StateDriver::new(files.console.clone(), marks));
     let mut devices = Devices::default();
     add_ports(&mut devices, vm.as_ref(), config, &driver)?;
-    let Handles { vsock, memory } = virtio::add_all(&mut devices, vm.as_ref(), &ram, config)?;
-    if let Some(memory) = &memory {
+    let handles = virtio::add_all(&mut devices, vm.as_ref(), &ram, config)?;
+    if let Some(memory) = &handles.memory {
         watch_memory(memory, config, &driver);
     }
     driver.marks().add(names::DEVICES_READY);
@@ -198,7 +198,7 @@ fn assemble(
     }
     driver.marks().watch(vcpus.counters());
     driver.marks().add(names::VCPUS_READY);
-    Ok(Machine::new(Parts { driver, vcpus, transports, vsock, memory, vm }))
+    Ok(Machine::new(Parts { driver, vcpus, transports, handles, vm }))
 }
 
 /// Marks the moment when the guest has all the memory that was asked for; asks for all when it

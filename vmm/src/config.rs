@@ -43,6 +43,9 @@ pub struct MachineConfig {
     /// Disks; the guest sees them in this order.
     #[serde(default)]
     pub blocks: Vec<BlockConfig>,
+    /// Disks without an image, after the others: one can be put in while the guest runs.
+    #[serde(default)]
+    pub block_slots: u32,
     /// Network interfaces, in this order.
     #[serde(default)]
     pub nets: Vec<NetConfig>,
@@ -327,6 +330,7 @@ impl MachineConfig {
             discovery: DeviceDiscovery::Acpi,
             console: ConsoleConfig::default(),
             blocks: Vec::new(),
+            block_slots: 0,
             nets: Vec::new(),
             shares: Vec::new(),
             vsock: None,
@@ -351,6 +355,7 @@ impl MachineConfig {
     /// Virtio devices altogether.
     pub fn device_count(&self) -> usize {
         self.blocks.len()
+            + self.block_slots as usize
             + self.nets.len()
             + self.shares.len()
             + usize::from(self.vsock.is_some())
@@ -392,7 +397,8 @@ impl MachineConfig {
         let blocks = self.blocks.iter().map(|block| &block.id);
         let nets = self.nets.iter().map(|net| &net.id);
         let shares = self.shares.iter().map(|share| &share.id);
-        let mut ids: Vec<&String> = blocks.chain(nets).chain(shares).collect();
+        let slots: Vec<String> = (0..self.block_slots).map(slot_id).collect();
+        let mut ids: Vec<&String> = blocks.chain(nets).chain(shares).chain(&slots).collect();
         ids.sort();
         match ids.windows(2).find(|pair| pair[0] == pair[1]) {
             Some(pair) => Err(ConfigError::DuplicateId { id: pair[0].clone() }),
@@ -401,6 +407,10 @@ impl MachineConfig {
     }
 }
 
+/// Name of a disk without an image.
+pub(crate) fn slot_id(number: u32) -> String {
+    format!("slot{number}")
+}
 /// What a guest that grows boots with, and some if its memory is no multiple of [`GROWTH_STEP_MIB`].
 pub const GROWING_BOOT_MIB: u64 = 128;
 /// Memory up to which a guest that could grow boots with all of it: plugging in takes about 10 ms before the first block,

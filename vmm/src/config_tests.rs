@@ -82,6 +82,10 @@ fn devices_have_an_interrupt_and_a_name_each() {
     let disks = |count: usize| with(|c| c.blocks = (0..count).map(|i| block(&format!("disk{i}"))).collect());
     disks(19).expect("the most");
     assert_eq!(disks(20), Err(ConfigError::TooManyDevices { asked: 20, max: 19 }));
+    with(|c| (c.blocks, c.block_slots) = (vec![block("disk")], 18)).expect("slots count, too");
+    assert!(with(|c| (c.blocks, c.block_slots) = (vec![block("disk")], 19)).is_err());
+    let same = with(|c| (c.blocks, c.block_slots) = (vec![block("slot1")], 2));
+    assert_eq!(same, Err(ConfigError::DuplicateId { id: "slot1".into() }));
     let without_acpi = with(|c| {
         c.discovery = DeviceDiscovery::Cmdline;
         c.blocks = (0..12).map(|i| block(&format!("disk{i}"))).collect();

@@ -45,6 +45,7 @@ pub use config::MachineConfig;
 pub use counters::Counters;
 pub use driver::MachineError;
 pub use exit::MachineExit;
+pub use hutch_devices::virtio::block::BlockSlot;
 pub use hutch_devices::virtio::mem::MemHandle;
 pub use machine::{Machine, Stopper};
 pub use marks::Mark;

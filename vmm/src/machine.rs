@@ -3,6 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use hutch_devices::virtio::block::BlockSlot;
 use hutch_devices::virtio::mem::MemHandle;
 use hutch_devices::virtio::mmio::MmioTransport;
 use hutch_devices::virtio::vsock::VsockHandle;
@@ -16,6 +17,7 @@ use crate::hv::{Hypervisor, Vm};
 use crate::marks::Mark;
 use crate::state::Event;
 use crate::vcpus::Vcpus;
+use crate::virtio::Handles;
 
 /// A machine. Its states and what leads from one to the other: [`crate::state`].
 ///
@@ -24,8 +26,7 @@ pub struct Machine {
     driver: Arc<StateDriver>,
     vcpus: Vcpus,
     transports: Vec<Arc<MmioTransport>>,
-    vsock: Option<VsockHandle>,
-    memory: Option<MemHandle>,
+    handles: Handles,
     down: bool,
     /// Last: descriptors of interrupts and doorbells go before it.
     vm: Box<dyn Vm>,
@@ -36,8 +37,7 @@ pub(crate) struct Parts {
     pub driver: Arc<StateDriver>,
     pub vcpus: Vcpus,
     pub transports: Vec<Arc<MmioTransport>>,
-    pub vsock: Option<VsockHandle>,
-    pub memory: Option<MemHandle>,
+    pub handles: Handles,
     pub vm: Box<dyn Vm>,
 }
 
@@ -59,8 +59,8 @@ impl Machine {
     }
 
     pub(crate) fn new(parts: Parts) -> Self {
-        let Parts { driver, vcpus, transports, vsock, memory, vm } = parts;
-        Self { driver, vcpus, transports, vsock, memory, down: false, vm }
+        let Parts { driver, vcpus, transports, handles, vm } = parts;
+        Self { driver, vcpus, transports, handles, down: false, vm }
     }
 
     /// Lets the guest run.
@@ -97,7 +97,12 @@ impl Machine {
 
     /// The way to the guest's sockets, if the machine has that device.
     pub fn vsock(&self) -> Option<VsockHandle> {
-        self.vsock.clone()
+        self.handles.vsock.clone()
+    }
+
+    /// The disks whose image may change while the guest runs; as many as the configuration's `block_slots`.
+    pub fn block_slots(&self) -> &[BlockSlot] {
+        &self.handles.slots
     }
 
     /// Makes sure that the guest can bring `count` vCPUs online, or as many as there may be. May be called from any thread,
@@ -111,7 +116,7 @@ impl Machine {
 
     /// Memory that can be plugged in, if the machine has any.
     pub fn memory(&self) -> Option<MemHandle> {
-        self.memory.clone()
+        self.handles.memory.clone()
     }
 
     /// Ends the machine from anywhere.

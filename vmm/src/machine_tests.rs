@@ -212,6 +212,20 @@ fn what_is_wrong_is_named_before_anything_is_built() {
 }
 
 #[test]
+fn the_owner_has_the_slots_that_the_machine_was_built_with() {
+    let mut bench = Bench::new([vec![]]);
+    bench.config.block_slots = 2;
+    let machine = bench.build().expect("good");
+    let image = bench.dir.path().join("image");
+    std::fs::write(&image, [0; 512]).expect("a temporary file");
+    let [first, second] = machine.block_slots() else { panic!("{} slots", machine.block_slots().len()) };
+    first.insert(&image, false, "a").expect("an empty slot");
+    second.insert(&image, false, "b").expect_err("it is in the other one");
+    first.eject();
+    second.insert(&image, false, "b").expect("it is free");
+}
+
+#[test]
 fn an_initrd_without_room_is_refused_with_the_amount_needed() {
     let mut bench = Bench::new([vec![]]);
     let initrd = bench.dir.path().join("initrd");

@@ -7,7 +7,7 @@ use std::io;
 use std::os::fd::{FromRawFd, OwnedFd};
 use std::sync::Arc;
 
-use hutch_devices::virtio::block::{self, Block};
+use hutch_devices::virtio::block::{self, Block, BlockSlot};
 use hutch_devices::virtio::fs::{Fs, FsConfig, FsError};
 use hutch_devices::virtio::mem::{Mem, MemHandle, Region};
 use hutch_devices::virtio::net::{self, Net, Tap};
@@ -17,14 +17,18 @@ use hutch_devices::GuestRam;
 
 use crate::arch::x86_64::memmap::{self, Range};
 use crate::attach::{AttachError, Devices};
-use crate::config::{BlockConfig, MachineConfig, NetConfig, ShareConfig, TapSource};
+use crate::config::{slot_id, BlockConfig, MachineConfig, NetConfig, ShareConfig, TapSource};
 use crate::hv::Vm;
 use crate::memory::GiveBack;
 
-/// The host's ends of devices that have one.
+/// What the machine's owner keeps of its devices.
 #[derive(Default)]
 pub(crate) struct Handles {
+    /// The way to the guest's sockets.
     pub vsock: Option<VsockHandle>,
+    /// Disks whose image may change.
+    pub slots: Vec<BlockSlot>,
+    /// Memory that can be plugged in.
     pub memory: Option<MemHandle>,
 }
 
@@ -51,6 +55,11 @@ pub(crate) fn add_all(
     for config in &config.blocks {
         let device = block(config).map_err(|error| failed(&config.id, error))?;
         devices.add(vm, ram, Box::new(device))?;
+    }
+    for number in 0..config.block_slots {
+        let (device, slot) = Block::slot(slot_id(number));
+        devices.add(vm, ram, Box::new(device))?;
+        handles.slots.push(slot);
     }
     for config in &config.nets {
         devices.add(vm, ram, Box::new(net(config)?))?;

@@ -10,6 +10,7 @@ pub mod process;
 pub mod records;
 pub mod run;
 pub mod schema;
+pub mod volume;
 
 use std::ffi::OsString;
 use std::path::PathBuf;
@@ -83,6 +84,8 @@ pub enum Command {
     Pod(pod::PodArgs),
     /// Containers in pods
     Container(container::ContainerArgs),
+    /// Named volumes, which outlive pods
+    Volume(volume::VolumeArgs),
     /// Print the JSON schema of pod and container configurations
     Schema(schema::SchemaArgs),
     /// Check whether this host can run virtual machines, and say what to do if not

@@ -73,6 +73,9 @@ pub struct NewPod {
     /// Guest memory, with K, M, G or T; a plain number is MiB [default: 2G]
     #[arg(short = 'm', long, value_name = "SIZE", allow_negative_numbers = true, help_heading = "Pod")]
     pub memory: Option<OsString>,
+    /// Drive slots for containers made later whose root file system is a disk image [default: 0]
+    #[arg(long, value_name = "N", help_heading = "Pod")]
+    pub block_slots: Option<u32>,
     /// Most memory: up to it the machine gets on top what its containers' limits add up to [default: this host's memory if
     /// the kernel is hutch's own, else none]
     #[arg(long, value_name = "SIZE", allow_negative_numbers = true, help_heading = "Pod")]

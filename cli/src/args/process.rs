@@ -7,13 +7,16 @@ use std::path::PathBuf;
 /// A container without a configuration file: a root file system and a command.
 #[derive(Debug, Clone, Default, clap::Args)]
 pub struct ContainerFlags {
-    /// Directory on this host that becomes the container's root file system
-    #[arg(long, value_name = "DIR", help_heading = "Container")]
+    /// Directory, disk image or block device of this host that becomes the container's root file system
+    #[arg(long, value_name = "DIR|IMAGE", help_heading = "Container")]
     pub rootfs: Option<PathBuf>,
+    /// What file system IMAGE holds, for example ext4 [default: what is found in it]
+    #[arg(long, value_name = "TYPE", requires = "rootfs", help_heading = "Container")]
+    pub rootfs_type: Option<OsString>,
     /// Mount the root file system read-only
     #[arg(long, requires = "rootfs", help_heading = "Container")]
     pub read_only: bool,
-    /// Mount a directory or file of this host in the container
+    /// Mount a directory or file of this host in the container; a SRC without `/` is a named volume
     #[arg(short = 'v', long = "volume", value_name = "SRC:DST[:ro]", requires = "rootfs", help_heading = "Container")]
     pub volumes: Vec<OsString>,
     /// Mount an empty file system kept in the guest's memory

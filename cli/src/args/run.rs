@@ -10,16 +10,19 @@ use super::MemoryGrowth;
 #[command(after_help = "Exit code: that of CMD, 128+N if signal N killed it; 124 if --timeout ended it, 125 if hutch \
 or the guest failed, 126 if CMD can't be executed, 127 if it does not exist.")]
 pub struct RunArgs {
-    /// Directory on this host that becomes the root file system
-    #[arg(long, value_name = "DIR", help_heading = "File systems")]
+    /// Directory, disk image or block device of this host that becomes the root file system
+    #[arg(long, value_name = "DIR|IMAGE", help_heading = "File systems")]
     pub rootfs: PathBuf,
+    /// What file system IMAGE holds, for example ext4 [default: what is found in it]
+    #[arg(long, value_name = "TYPE", help_heading = "File systems")]
+    pub rootfs_type: Option<OsString>,
     /// Mount the root file system read-only
     #[arg(long, conflicts_with = "rootfs_overlay", help_heading = "File systems")]
     pub read_only: bool,
-    /// Leave DIR untouched: writes to the root file system go to memory and are lost at the end
+    /// Leave DIR or IMAGE untouched: writes to the root file system go to memory and are lost at the end
     #[arg(long, help_heading = "File systems")]
     pub rootfs_overlay: bool,
-    /// Mount a directory or file of this host in the guest
+    /// Mount a directory or file of this host in the guest; a SRC without `/` is a named volume
     #[arg(short = 'v', long = "volume", value_name = "SRC:DST[:ro]", help_heading = "File systems")]
     pub volumes: Vec<OsString>,
     /// Mount an empty file system kept in the guest's memory

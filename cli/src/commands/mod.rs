@@ -10,3 +10,4 @@ pub mod records;
 pub mod run;
 pub mod schema;
 pub mod version;
+pub mod volume;

@@ -26,10 +26,16 @@ pub enum ResolveError {
     #[error("--memory: {mib} MiB is more than this host has ({host_mib} MiB)")]
     MemoryTooLarge { mib: u64, host_mib: u64 },
 
-    #[error("--rootfs {}: give an existing directory", .path.display())]
+    #[error("--rootfs {}: give an existing directory, disk image or block device", .path.display())]
     Rootfs { path: PathBuf, source: io::Error },
-    #[error("--rootfs {} is not a directory", .0.display())]
-    RootfsNotADirectory(PathBuf),
+    #[error("--rootfs {} is neither a directory nor a disk image or block device", .0.display())]
+    RootfsKind(PathBuf),
+    #[error("--rootfs {} holds no file system that is known here; make one (mkfs.ext4), or tell its type with --rootfs-type", .0.display())]
+    RootfsUnknown(PathBuf),
+    #[error("--rootfs-type is for a disk image or block device; --rootfs {} is a directory", .0.display())]
+    RootfsTypeOfDirectory(PathBuf),
+    #[error("--rootfs-type {0:?} is no name of a file system; give for example ext4")]
+    RootfsType(OsString),
     #[error("{what} {}", .path.display())]
     File { what: &'static str, path: PathBuf, source: io::Error },
     #[error("{what} {} is not a regular file", .path.display())]

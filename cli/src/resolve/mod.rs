@@ -16,11 +16,13 @@ use std::convert::Infallible;
 use std::ffi::{OsStr, OsString};
 use std::fs::{File, OpenOptions};
 use std::io;
+use std::os::unix::fs::FileTypeExt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use hutch_agent_proto::ProcessSpec;
 use hutch_runtime::guest::{KernelChoice, DEFAULT_DIR, DIR_VARIABLE};
+use hutch_runtime::mounts::file_system_of;
 use hutch_vmm::arch::x86_64::layout::MAX_VCPUS;
 
 use nix::sys::sysinfo::sysinfo;
@@ -64,7 +66,7 @@ pub struct RunPlan {
     /// Console output goes here.
     pub console: Option<PathBuf>,
     /// Root file system.
-    pub rootfs: PathBuf,
+    pub rootfs: RootSource,
     /// What may happen to it.
     pub root_mode: RootMode,
     /// Directories and files of the host in the guest.
@@ -85,6 +87,29 @@ pub struct RunPlan {
     pub timeout: Option<Duration>,
     /// Whether phases are told.
     pub verbose: bool,
+}
+
+/// What the root file system is on the host.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum RootSource {
+    /// A directory.
+    Directory(PathBuf),
+    /// A disk image or block device.
+    Disk {
+        /// Its path.
+        path: PathBuf,
+        /// The file system on it; empty where that is not known yet.
+        fstype: String,
+    },
+}
+
+impl RootSource {
+    /// Its path.
+    pub fn path(&self) -> &Path {
+        match self {
+            RootSource::Directory(path) | RootSource::Disk { path, .. } => path,
+        }
+    }
 }
 
 /// What the guest may do to the root file system.
@@ -128,7 +153,7 @@ pub fn run(args: RunArgs, host: &Host<'_>) -> Result<RunPlan, ResolveError> {
     }
     let cpus = cpus(args.cpus.as_deref())?;
     let memory_mib = memory(args.memory.as_deref(), host)?;
-    let rootfs = rootfs(&args.rootfs)?;
+    let rootfs = root_of_run(&args)?;
     let volumes = args.volumes.iter().map(|text| Volume::parse(text)).collect::<Result<Vec<_>, _>>()?;
     let tmpfs = args.tmpfs.iter().map(|text| Tmpfs::parse(text)).collect::<Result<Vec<_>, _>>()?;
     mounts::check_destinations(&volumes, &tmpfs)?;
@@ -203,13 +228,41 @@ fn memory(text: Option<&OsStr>, host: &Host<'_>) -> Result<u64, ResolveError> {
     Ok(mib)
 }
 
-fn rootfs(path: &Path) -> Result<PathBuf, ResolveError> {
-    match path.read_dir() {
-        Ok(_) => Ok(path.to_owned()),
-        Err(error) if error.kind() == io::ErrorKind::NotADirectory => {
-            Err(ResolveError::RootfsNotADirectory(path.to_owned()))
+/// A directory, or a disk whose file system nobody has looked at yet. It can be read.
+fn rootfs(path: &Path) -> Result<RootSource, ResolveError> {
+    let fail = |source| ResolveError::Rootfs { path: path.to_owned(), source };
+    let kind = path.metadata().map_err(fail)?.file_type();
+    match () {
+        () if kind.is_dir() => path.read_dir().map(|_| RootSource::Directory(path.to_owned())).map_err(fail),
+        () if kind.is_file() || kind.is_block_device() => {
+            File::open(path).map_err(fail)?;
+            Ok(RootSource::Disk { path: path.to_owned(), fstype: String::new() })
         }
-        Err(source) => Err(ResolveError::Rootfs { path: path.to_owned(), source }),
+        () => Err(ResolveError::RootfsKind(path.to_owned())),
+    }
+}
+
+/// A name of a file system, if there is one.
+fn rootfs_type(text: Option<&OsStr>) -> Result<Option<String>, ResolveError> {
+    let Some(text) = text else { return Ok(None) };
+    match text.to_str() {
+        Some(name) if !name.is_empty() && is_name(name, MAX_NAME) => Ok(Some(name.to_owned())),
+        _ => Err(ResolveError::RootfsType(text.to_owned())),
+    }
+}
+
+/// The root of `hutch run`, with the file system of a disk.
+fn root_of_run(args: &RunArgs) -> Result<RootSource, ResolveError> {
+    let asked = rootfs_type(args.rootfs_type.as_deref())?;
+    match (rootfs(&args.rootfs)?, asked) {
+        (RootSource::Directory(path), Some(_)) => Err(ResolveError::RootfsTypeOfDirectory(path)),
+        (RootSource::Disk { path, .. }, Some(fstype)) => Ok(RootSource::Disk { path, fstype }),
+        (RootSource::Disk { path, .. }, None) => match file_system_of(&path) {
+            Ok(Some(fstype)) => Ok(RootSource::Disk { path, fstype: fstype.into() }),
+            Ok(None) => Err(ResolveError::RootfsUnknown(path)),
+            Err(source) => Err(ResolveError::Rootfs { path, source }),
+        },
+        (directory, None) => Ok(directory),
     }
 }
 

@@ -7,13 +7,17 @@ use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::FileTypeExt;
 use std::path::{Component, Path, PathBuf};
 
+use hutch_runtime::VolumeName;
+
 use super::error::ResolveError;
 use super::utf8;
 
 /// A directory or file of the host in the guest.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Volume {
-    /// Its real path on the host; for a file, that of the file.
+    /// Name of a volume; its directory is known once it is there.
+    pub name: Option<VolumeName>,
+    /// Its real path on the host; for a file, that of the file; empty for a named volume.
     pub source: PathBuf,
     /// Whether the source is a single file.
     pub is_file: bool,
@@ -42,7 +46,7 @@ pub struct Disk {
 }
 
 impl Volume {
-    /// `SRC:DST[:ro|rw]`.
+    /// `SRC:DST[:ro|rw]`. A source without a slash is the name of a volume, as with other container engines.
     pub fn parse(text: &OsStr) -> Result<Self, ResolveError> {
         let syntax = || ResolveError::VolumeSyntax(text.to_owned());
         let (rest, read_only) = strip_mode(text.as_bytes());
@@ -50,6 +54,11 @@ impl Volume {
         let (source, target) = (&rest[..colon], &rest[colon + 1..]);
         if source.is_empty() || target.is_empty() {
             return Err(syntax());
+        }
+        if !source.contains(&b'/') && !source.starts_with(b".") {
+            let name = VolumeName::new(utf8("-v name", OsStr::from_bytes(source))?)?;
+            let target = destination(utf8("-v destination", OsStr::from_bytes(target))?)?;
+            return Ok(Self { name: Some(name), source: PathBuf::new(), is_file: false, target, read_only });
         }
         let path = PathBuf::from(OsStr::from_bytes(source));
         let fail = |source| ResolveError::VolumeSource { path: path.clone(), source };
@@ -63,7 +72,7 @@ impl Volume {
             utf8("-v file name", real.file_name().unwrap_or_default())?;
         }
         let target = destination(utf8("-v destination", OsStr::from_bytes(target))?)?;
-        Ok(Self { source: real, is_file: kind.is_file(), target, read_only })
+        Ok(Self { name: None, source: real, is_file: kind.is_file(), target, read_only })
     }
 }
 

@@ -14,7 +14,9 @@ use hutch_runtime::spec::{
 use hutch_runtime::{Limits, Options};
 use serde::de::DeserializeOwned;
 
-use super::{cpus, env, kernel, memory, mounts, process, rootfs, size, utf8, Host, ResolveError, Tmpfs, Volume};
+use super::{
+    cpus, env, kernel, memory, mounts, process, rootfs, rootfs_type, size, utf8, Host, ResolveError, Tmpfs, Volume,
+};
 use crate::args::container::{ExecArgs, NewContainer};
 use crate::args::pod::NewPod;
 use crate::args::process::{ContainerFlags, LimitFlags};
@@ -60,6 +62,9 @@ pub fn pod(args: &NewPod, host: &Host<'_>) -> Result<PodPlan, ResolveError> {
     }
     if args.cpus.is_some() {
         config.hypervisor.vcpus = cpus(args.cpus.as_deref())?;
+    }
+    if let Some(slots) = args.block_slots {
+        config.hypervisor.block_slots = slots;
     }
     if args.memory.is_some() {
         config.resources.memory_mib = memory(args.memory.as_deref(), host)?;
@@ -245,11 +250,16 @@ fn container(
     mounts::check_destinations(&volumes, &tmpfs)?;
     let mut all = Vec::new();
     for volume in volumes {
+        let mode = if volume.read_only { "ro" } else { "rw" };
+        let (kind, source, options) = match &volume.name {
+            Some(name) => ("volume", name.as_str(), vec![mode]),
+            None => ("bind", utf8("-v source", volume.source.as_os_str())?, vec!["rbind", mode]),
+        };
         all.push(MountSpec {
-            source: utf8("-v source", volume.source.as_os_str())?.to_owned(),
+            source: source.to_owned(),
             destination: volume.target,
-            kind: "bind".into(),
-            options: vec!["rbind".into(), if volume.read_only { "ro" } else { "rw" }.into()],
+            kind: kind.into(),
+            options: options.into_iter().map(str::to_owned).collect(),
             read_only: volume.read_only,
             host_path: None,
         });
@@ -266,8 +276,9 @@ fn container(
     all.sort_by_key(|mount| mount.destination.matches('/').count());
     Ok(ContainerConfig {
         id: id.to_owned(),
-        rootfs: fs::canonicalize(rootfs(root)?)
+        rootfs: fs::canonicalize(rootfs(root)?.path())
             .map_err(|source| ResolveError::Rootfs { path: root.to_owned(), source })?,
+        rootfs_type: rootfs_type(flags.rootfs_type.as_deref())?.unwrap_or_default(),
         readonly_rootfs: flags.read_only,
         command: Command {
             args: words(&flags.command)?,

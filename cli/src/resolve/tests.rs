@@ -56,7 +56,7 @@ fn defaults() {
     let dir = directory();
     let plan = resolve_in(dir.path(), &[]).unwrap();
     assert_eq!((plan.cpus, plan.memory_mib, plan.name.as_str(), plan.hostname.as_str()), (1, 256, "run-77", "hutch"));
-    assert_eq!(plan.rootfs, dir.path());
+    assert_eq!(plan.rootfs, RootSource::Directory(dir.path().to_owned()));
     assert_eq!((plan.kernel, plan.root_mode), (KernelChoice::Distro, RootMode::ReadWrite));
     assert_eq!(plan.guest_dir, Path::new(DEFAULT_DIR));
     assert_eq!(plan.process.args, ["true"]);
@@ -81,8 +81,8 @@ fn everything_at_once() {
     assert_eq!(
         plan.volumes,
         [
-            Volume { source: at("sub"), is_file: false, target: "/data/x".into(), read_only: true },
-            Volume { source: at("file"), is_file: true, target: "/etc/f".into(), read_only: false },
+            Volume { name: None, source: at("sub"), is_file: false, target: "/data/x".into(), read_only: true },
+            Volume { name: None, source: at("file"), is_file: true, target: "/etc/f".into(), read_only: false },
         ]
     );
     assert_eq!(plan.tmpfs, [Tmpfs { target: "/t".into(), options: vec!["size=1m".into(), "mode=700".into()] }]);
@@ -116,7 +116,8 @@ fn every_mistake_has_its_own_message() {
         ("--memory 5G", "more than this host has (4096 MiB)"),
         ("--memory lots", "is not a size"),
         ("--rootfs @/none", "--rootfs"),
-        ("--rootfs @/file", "is not a directory"),
+        ("--rootfs @/file", "holds no file system"),
+        ("--rootfs /dev/null", "neither a directory"),
         ("--kernel none-such", "kernel none-such"),
         ("--kernel @/sub", "is not a regular file"),
         ("--initrd @/none", "initramfs"),

@@ -32,7 +32,7 @@ impl Need {
     fn packages(self) -> &'static [&'static str] {
         match self {
             Need::Bed => &["qemu-system-x86", "qemu-system-common", "kmod", "xz-utils"],
-            Need::RootFs => &["busybox-static", "cpio"],
+            Need::RootFs => &["busybox-static", "cpio", "e2fsprogs"],
             Need::Kernel => &["kmod", "xz-utils"],
             Need::Network => &["iproute2", "nftables"],
             Need::Seccomp => &["libseccomp-dev"],

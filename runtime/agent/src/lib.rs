@@ -27,6 +27,7 @@
 
 pub mod connection;
 pub mod container;
+pub mod disks;
 pub mod failure;
 pub mod init;
 pub mod launch;

@@ -3,13 +3,14 @@
 
 use std::fs;
 use std::os::fd::{AsFd, OwnedFd};
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use hutch_agent_proto::{ErrorKind, GuestMount, RemoteError};
 use nix::errno::Errno;
 use nix::fcntl::AT_FDCWD;
 use nix::sys::stat::{fstat, SFlag};
 
+use crate::disks;
 use crate::failure::{invalid, not_found, system, Outcome};
 use crate::modules;
 use crate::mount_options::{attribute, parse, Options};
@@ -73,10 +74,7 @@ fn file_system(mount: &GuestMount, options: &Options) -> Outcome<Detached> {
     if fstype == "overlay" {
         make_overlay_directories(options)?;
     }
-    let source = match mount.source.strip_prefix("serial:") {
-        Some(serial) => block_device(Path::new("/sys/block"), serial)?,
-        None => mount.source.clone(),
-    };
+    let source = disks::source(&mount.source)?;
     let what = format!("mounting {fstype} {source:?}");
     modules::load_for_file_system(fstype);
     let context = c_string(fstype).and_then(|fstype| FsContext::open(&fstype)).map_err(|errno| match errno {
@@ -117,18 +115,6 @@ fn make_overlay_directories(options: &Options) -> Outcome<()> {
     Ok(())
 }
 
-/// The node of the block device with that serial number (VIRTIO 1.2, 5.2.6: at most 20 bytes).
-fn block_device(sys_block: &Path, serial: &str) -> Outcome<String> {
-    let entries = fs::read_dir(sys_block).map_err(|error| crate::failure::io("/sys/block", &error))?;
-    for name in entries.filter_map(|entry| entry.ok()?.file_name().into_string().ok()) {
-        let found = fs::read_to_string(sys_block.join(&name).join("serial")).unwrap_or_default();
-        if !serial.is_empty() && found.trim_end_matches('\n') == serial {
-            return Ok(format!("/dev/{name}"));
-        }
-    }
-    Err(not_found(format!("the guest has no block device with serial number {serial:?}")))
-}
-
 impl Detached {
     /// Attaches it at `target` inside `root`, creating the target if it is missing. The caller's thread must be in
     /// the mount namespace that `root` belongs to.
@@ -166,21 +152,6 @@ pub fn check_path(what: &str, path: &str) -> Outcome<()> {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn block_devices_are_found_by_serial_number() {
-        let sys = tempfile::tempdir().unwrap();
-        for (name, serial) in [("vda", "root\n"), ("vdb", "data-1\n"), ("loop0", "")] {
-            fs::create_dir(sys.path().join(name)).unwrap();
-            if !serial.is_empty() {
-                fs::write(sys.path().join(name).join("serial"), serial).unwrap();
-            }
-        }
-        assert_eq!(block_device(sys.path(), "data-1").unwrap(), "/dev/vdb");
-        for missing in ["data", "", "data-1\n"] {
-            assert_eq!(block_device(sys.path(), missing).unwrap_err().kind, ErrorKind::NotFound);
-        }
-    }
 
     #[test]
     fn nonsense_is_refused_before_any_call() {

@@ -14,7 +14,7 @@ use crate::mount_options::Options;
 use crate::mounts::{bind, check_path, prepare, Detached};
 use crate::sandbox::{new_namespace, Furnishing, Placed, Sandbox};
 use crate::server::{lock, Agent};
-use crate::{memory, modules, net, settings};
+use crate::{disks, memory, modules, net, settings};
 
 /// Most mounts in one request.
 const MAX_MOUNTS: usize = 1024;
@@ -123,7 +123,7 @@ pub fn mount(agent: &Agent, mount: &GuestMount) -> Outcome<()> {
 /// Serves `Unmount`: a mount of the agent's own namespace, or else one inside the root.
 ///
 /// # Errors
-/// `NotFound` if nothing is mounted there, `WrongState` if it is in use.
+/// `NotFound` if nothing is mounted there, `WrongState` if it is in use, or the disk behind it still is.
 pub fn unmount(agent: &Agent, target: &str) -> Outcome<()> {
     check_path("mount target", target)?;
     let known = lock(&agent.mounts).iter().rposition(|mount| mount == target);
@@ -134,7 +134,11 @@ pub fn unmount(agent: &Agent, target: &str) -> Outcome<()> {
         Err(errno) => Err(system(format_args!("unmounting {target:?}"), errno)),
     };
     match known {
-        Some(_) => detach()?,
+        Some(_) => {
+            let disk = disks::mounted_at(target);
+            detach()?;
+            disk.map_or(Ok(()), |disk| disks::wait_released(&disk))?;
+        }
         None => return agent.sandbox().inside(detach),
     }
     let mut mounts = lock(&agent.mounts);

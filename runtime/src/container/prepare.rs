@@ -25,7 +25,7 @@ impl OpenPod<'_> {
         self.store().remove_dir(dirs.run_dir())?;
         self.store().make_dir(dirs.run_dir())?;
         self.store().make_dir(dirs.config_dir())?;
-        let devices = DevicesRecord(config.devices.iter().filter_map(|device| device.resolve()).collect());
+        let devices = DevicesRecord(config.machine_devices());
         self.containers.push(OpenContainer {
             id,
             dirs,
@@ -71,7 +71,13 @@ impl OpenPod<'_> {
     }
 
     /// The OCI configuration of a container, with the host's paths.
-    pub(crate) fn oci_config(&self, config: &ContainerConfig) -> Result<Value> {
+    pub(crate) fn oci_config(&mut self, config: &ContainerConfig) -> Result<Value> {
+        let mut oci = self.bare_oci_config(config)?;
+        self.resolve_volumes(&mut oci)?;
+        Ok(oci)
+    }
+
+    fn bare_oci_config(&self, config: &ContainerConfig) -> Result<Value> {
         let mut oci = match config.annotations.get(CONFIG_KEY) {
             Some(text) => serde_json::from_str(text).map_err(|e| {
                 Error::invalid(format!("container {}: annotation {CONFIG_KEY}", config.id), e.to_string())

@@ -3,18 +3,15 @@
 
 use std::path::Path;
 
-use hutch_agent_proto::{GuestMount, Request};
 use serde_json::Value;
 
 use super::plug::PluggedRoot;
-use crate::error::{Component, Result};
+use crate::error::{Component, Error, Result};
 use crate::id::random_hex;
 use crate::pod::{guarded, OpenPod};
 use crate::spec::oci::{shared_binds, shm_source, GuestBind, GuestPaths, GUEST_SHARED_DIR};
 use crate::store::{BindRecord, MountsRecord};
 
-/// Where the guest mounts the root disks of containers.
-const GUEST_DISK_DIR: &str = "/run/hutch/disks";
 /// Longest last part of a name in the shared directory, so that the whole stays a file name.
 const MAX_BASE_NAME: usize = 40;
 
@@ -39,6 +36,7 @@ impl OpenPod<'_> {
                 format!("{GUEST_SHARED_DIR}/{name}")
             }
         };
+        paths.binds = self.mount_block_volumes(index)?;
         for (source, destination, read_only) in shared_binds(oci) {
             let source = guarded(Component::Mounts, "resolve", || mounts.resolve(Path::new(&source)))?;
             let name = self.share_name(index, &destination)?;
@@ -63,6 +61,21 @@ impl OpenPod<'_> {
         let mounts = &self.live.seams.mounts;
         let container = &self.containers[index];
         let source = guarded(Component::Mounts, "resolve", || mounts.resolve(&container.config.rootfs))?;
+        if !container.config.rootfs_type.is_empty() {
+            return Err(Error::invalid(
+                format!("container {}: rootfs_type {}", container.id, container.config.rootfs_type),
+                format!("is for a disk image or block device; {} is a directory", source.display()),
+            ));
+        }
+        if std::fs::metadata(&source).is_ok_and(|found| !found.is_dir()) {
+            return Err(Error::invalid(
+                format!("container {}: rootfs {}", container.id, source.display()),
+                match self.refusal_of_disks() {
+                    Some(refusal) => format!("is no directory, and cannot be given to the pod as a disk: {refusal}"),
+                    None => "is neither a directory nor a disk image or block device".into(),
+                },
+            ));
+        }
         let target = self.dirs.shared_dir().join(self.share_name(index, "rootfs")?);
         Ok(BindRecord { source, target, destination: "/".into(), read_only: container.config.readonly_rootfs })
     }
@@ -79,23 +92,6 @@ impl OpenPod<'_> {
             .take(MAX_BASE_NAME)
             .collect();
         Ok(format!("{}-{}-{base}", self.containers[index].id, random_hex(8)?))
-    }
-
-    fn mount_root_disk(&mut self, index: usize, root: &PluggedRoot) -> Result<String> {
-        let target = format!("{GUEST_DISK_DIR}/{}", self.containers[index].id);
-        let read_only = self.containers[index].config.readonly_rootfs;
-        let mount = GuestMount {
-            source: format!("serial:{}", root.id),
-            target: target.clone(),
-            fstype: root.fstype.clone(),
-            options: if read_only { vec!["ro".into()] } else { Vec::new() },
-            in_root: false,
-        };
-        self.live.tell("mount", Request::Mount(mount))?;
-        Ok(match root.path.trim_matches('/') {
-            "" => target,
-            path => format!("{target}/{path}"),
-        })
     }
 
     /// The configured mounts learn where the host has bound them.

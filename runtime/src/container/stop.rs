@@ -114,6 +114,10 @@ impl OpenPod<'_> {
             let removed = self.live.tell_gone("remove-container", Request::RemoveContainer { id, force: true });
             self.judge(removed, &how)?;
         }
+        if self.live.vm_alive() {
+            let unmounted = self.unmount_disks(index);
+            self.judge(unmounted, &how)?;
+        }
         self.release_execs(index)?;
         self.kill_stand_in(self.containers[index].stand_in())?;
         self.release_container(index)?;

@@ -5,12 +5,13 @@ use std::ffi::CString;
 use std::fs::{self, OpenOptions};
 use std::io;
 use std::os::unix::ffi::OsStrExt;
-use std::os::unix::fs::OpenOptionsExt;
+use std::os::unix::fs::{FileTypeExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
 use nix::errno::Errno;
 use nix::mount::{mount, umount2, MntFlags, MsFlags};
 
+use super::disk::file_system_of;
 use super::table;
 use crate::seam::{HostMounts, RootDisk, SeamError, SeamResult};
 use crate::store::BindRecord;
@@ -73,20 +74,13 @@ fn make_read_only(target: &Path) -> io::Result<()> {
 
 impl HostMounts for BindMounts {
     fn root_disk(&self, rootfs: &Path) -> SeamResult<Option<RootDisk>> {
-        let rootfs = rootfs.canonicalize().map_err(|e| fail("find", rootfs, e))?;
-        let mounts = table::read().map_err(|e| SeamError::system("read the mount table", e))?;
-        let Some(found) = table::containing(&mounts, &rootfs) else { return Ok(None) };
-        let sys = PathBuf::from(format!("/sys/dev/block/{}", found.device));
-        if !sys.join("dm").is_dir() {
+        let device = rootfs.canonicalize().map_err(|e| fail("find", rootfs, e))?;
+        let kind = fs::metadata(&device).map_err(|e| fail("look at", &device, e))?.file_type();
+        if !kind.is_file() && !kind.is_block_device() {
             return Ok(None);
         }
-        let name = fs::read_link(&sys).ok().and_then(|link| link.file_name().map(ToOwned::to_owned));
-        let below = rootfs.strip_prefix(&found.point).unwrap_or(Path::new(""));
-        Ok(name.map(|name| RootDisk {
-            device: Path::new("/dev").join(name),
-            fstype: found.fstype.clone(),
-            path: found.root.join(below),
-        }))
+        let fstype = file_system_of(&device).map_err(|e| fail("read", &device, e))?.unwrap_or_default();
+        Ok(Some(RootDisk { device, fstype: fstype.to_owned(), path: PathBuf::new() }))
     }
 
     fn resolve(&self, source: &Path) -> SeamResult<PathBuf> {

@@ -1,8 +1,10 @@
 //! Bind mounts on the host: the product's side of [`HostMounts`](crate::seam::HostMounts).
 
+mod disk;
 mod host;
 mod table;
 #[cfg(test)]
 mod tests;
 
+pub use disk::file_system_of;
 pub use host::BindMounts;

@@ -99,9 +99,18 @@ fn inside_binds() {
     println!("checked inside");
 }
 
+/// A directory goes by the shared directory, whatever it lies on; a file is a disk.
 #[test]
-fn a_directory_on_an_ordinary_file_system_is_no_disk() {
+fn p_200_an_image_is_a_disk_and_a_directory_is_none() {
     let dir = tempfile::tempdir().unwrap();
     assert_eq!(BindMounts.root_disk(dir.path()).unwrap(), None);
     assert!(BindMounts.root_disk(&dir.path().join("x")).is_err());
+    let image = dir.path().join("image");
+    fs::write(&image, b"hsqs").unwrap();
+    symlink(&image, dir.path().join("link")).unwrap();
+    let disk = BindMounts.root_disk(&dir.path().join("link")).unwrap().unwrap();
+    assert_eq!((disk.device, disk.fstype.as_str()), (image.canonicalize().unwrap(), "squashfs"));
+    fs::write(&image, "nothing that is known").unwrap();
+    assert_eq!(BindMounts.root_disk(&image).unwrap().unwrap().fstype, "");
+    assert_eq!(BindMounts.root_disk(Path::new("/dev/null")).unwrap(), None);
 }

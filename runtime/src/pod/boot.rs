@@ -94,11 +94,13 @@ impl OpenPod<'_> {
             "" => None,
             name => guarded(Component::Cgroups, "plan", || cgroups.plan(name))?,
         };
+        let slots = self.live.seams.vm.capabilities().block_slots;
         let record = VmRecord {
             uuid,
             process,
             socket,
             bridges,
+            block_slots: slots.then(|| self.wanted_slots()),
             max_vcpus: self.most_vcpus(),
             hotplugged_vcpus: Default::default(),
             hotplugged_mib: 0,
@@ -256,6 +258,7 @@ impl OpenPod<'_> {
             debug: machine.debug,
             shares: std::iter::once(shared).chain(volumes).collect(),
             nets: nets.collect(),
+            block_slots: self.live.record().and_then(|record| record.block_slots).unwrap_or(0),
             console: machine.debug.then(|| self.dirs.console_log()),
             failure_record: self.dirs.failure_record().path().to_owned(),
         }

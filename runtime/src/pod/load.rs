@@ -26,7 +26,7 @@ impl<'r> OpenPod<'r> {
         let containers =
             config.containers.iter().map(|c| load_container(store, &dirs, c, restarted)).collect::<Result<_>>()?;
         let live = Live::new(rt.seams_for(&config), rt.options().clone(), store.get(&dirs.vm_record())?);
-        Ok(OpenPod { rt, lock: None, id: id.clone(), dirs, config, state, containers, live })
+        Ok(OpenPod { rt, lock: None, id: id.clone(), dirs, config, state, containers, live, volumes: Vec::new() })
     }
 }
 
@@ -38,9 +38,7 @@ fn load_container(store: &Store, pod: &PodDirs, config: &ContainerConfig, restar
     if restarted {
         state.state = Some(State::Stopped);
     }
-    let devices = store
-        .get(&dirs.devices_record())?
-        .unwrap_or_else(|| DevicesRecord(config.devices.iter().filter_map(|device| device.resolve()).collect()));
+    let devices = store.get(&dirs.devices_record())?.unwrap_or_else(|| DevicesRecord(config.machine_devices()));
     Ok(OpenContainer {
         state,
         process: store.get(&dirs.process_record())?,

@@ -13,6 +13,7 @@ use crate::store::{
     ContainerDirs, ContainerState, DevicesRecord, LockMode, MountsRecord, PodDirs, PodLock, PodState, ProcessRecord,
     Store,
 };
+use crate::volume::VolumeHold;
 
 /// A pod whose records have been read, usually under its lock.
 pub(crate) struct OpenPod<'r> {
@@ -24,6 +25,8 @@ pub(crate) struct OpenPod<'r> {
     pub(crate) state: PodState,
     pub(crate) containers: Vec<OpenContainer>,
     pub(crate) live: Live,
+    /// Volumes that this call is about to use.
+    pub(crate) volumes: Vec<VolumeHold>,
 }
 
 /// One of its containers.
@@ -89,7 +92,7 @@ impl<'r> OpenPod<'r> {
         let dirs = rt.store().pod(&id);
         let live = Live::new(rt.seams_for(&config), rt.options().clone(), None);
         let state = PodState::new(State::Ready);
-        OpenPod { rt, lock: Some(lock), id, dirs, config, state, containers: Vec::new(), live }
+        OpenPod { rt, lock: Some(lock), id, dirs, config, state, containers: Vec::new(), live, volumes: Vec::new() }
     }
 
     pub(crate) fn store(&self) -> &'r Store {

@@ -9,7 +9,7 @@ use crate::id::{ContainerId, PodId};
 use crate::logger;
 use crate::pod::{Live, OpenContainer, OpenPod};
 use crate::runtime::Runtime;
-use crate::spec::{ContainerConfig, NetworkConfig, NetworkKind, PodConfig};
+use crate::spec::{BlockIndices, ContainerConfig, NetworkConfig, NetworkKind, PodConfig};
 use crate::state::State;
 use crate::store::{LockMode, PodState, Record, RecordPath, Store};
 
@@ -21,6 +21,12 @@ impl OpenPod<'_> {
                 self.discard_container(&id)?;
             }
         }
+        // A call that was killed between two records may have left them at odds; containers know what they have (P-185).
+        let indices = self.containers.iter().flat_map(|container| {
+            let devices = container.devices.0.iter().filter_map(|device| device.index);
+            devices.chain(container.state.block_index)
+        });
+        self.state.blocks = BlockIndices::of(indices);
         remove_temporary(self.dirs.config_dir());
         remove_temporary(self.dirs.run_dir());
         for container in &self.containers {
@@ -59,7 +65,8 @@ impl OpenPod<'_> {
         self.kill_stand_in(self.containers[index].stand_in())?;
         if self.live.vm_alive() && !self.live.agent_lost() {
             let id = self.containers[index].id.to_string();
-            match self.live.tell_gone("remove-container", Request::RemoveContainer { id, force: true }) {
+            let removed = self.live.tell_gone("remove-container", Request::RemoveContainer { id, force: true });
+            match removed.and_then(|()| self.unmount_disks(index)) {
                 // A guest that does not answer cannot be waited for; the host's side is released all the same.
                 Err(e) if !e.is_guest_lost() => return Err(e),
                 _ => {}
@@ -83,7 +90,17 @@ impl OpenPod<'_> {
         config.network = NetworkConfig { kind: NetworkKind::Scan, ..NetworkConfig::default() };
         let live = Live::new(rt.seams_for(&config), rt.options().clone(), tolerant(store, &dirs.vm_record()));
         let state = tolerant(store, &dirs.state_record()).unwrap_or_else(|| PodState::new(State::Stopped));
-        OpenPod { rt, lock: None, id: id.clone(), dirs, config, state, containers: Vec::new(), live }
+        OpenPod {
+            rt,
+            lock: None,
+            id: id.clone(),
+            dirs,
+            config,
+            state,
+            containers: Vec::new(),
+            live,
+            volumes: Vec::new(),
+        }
     }
 
     /// Kills what lives, releases what is held, removes what is stored, the lock file last.

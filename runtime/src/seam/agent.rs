@@ -12,6 +12,8 @@ use crate::store::VmRecord;
 pub struct AgentCapabilities {
     /// It can mount a root file system from a disk.
     pub block_devices: bool,
+    /// It can give a container the node of a plugged device.
+    pub device_nodes: bool,
     /// It applies seccomp profiles (P-098).
     pub seccomp: bool,
 }

@@ -8,9 +8,9 @@ use crate::store::BindRecord;
 /// A root file system that is a disk of its own.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct RootDisk {
-    /// The block device.
+    /// The image or block device, links resolved.
     pub device: PathBuf,
-    /// Its file system.
+    /// Its file system; empty if that cannot be told.
     pub fstype: String,
     /// Where the root directory lies in it; empty or `/` is its top.
     pub path: PathBuf,
@@ -18,10 +18,11 @@ pub struct RootDisk {
 
 /// Bind mounts on the host.
 pub trait HostMounts: Send + Sync {
-    /// The device-mapper disk that `rootfs` is mounted from, if it is one (§7.1).
+    /// The disk that `rootfs` is, if it is one: an image or a block device, and no directory. What the host has mounted is
+    /// not given away, unlike in §7.1: two kernels must not write to one file system.
     ///
     /// # Errors
-    /// If the mount table cannot be read.
+    /// If it does not exist or cannot be read.
     fn root_disk(&self, rootfs: &Path) -> SeamResult<Option<RootDisk>>;
 
     /// Links resolved (P-100).

@@ -17,6 +17,8 @@ pub const SHARED_TAG: &str = "hutchShared";
 pub struct VmCapabilities {
     /// Disks can be plugged into a running machine.
     pub block_hotplug: bool,
+    /// … but only into the slots that it has had from its boot.
+    pub block_slots: bool,
     /// vCPUs can be added to and taken from a running machine.
     pub cpu_hotplug: bool,
     /// Memory can be added to a running machine.
@@ -98,6 +100,9 @@ pub struct VmSpec {
     pub shares: Vec<Share>,
     /// Network interfaces.
     pub nets: Vec<NetDevice>,
+    /// Empty drive slots, for disks that are plugged in later.
+    #[serde(default)]
+    pub block_slots: u32,
     /// File for the guest's console.
     #[serde(default)]
     pub console: Option<PathBuf>,

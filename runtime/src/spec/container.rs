@@ -6,9 +6,11 @@ use std::path::PathBuf;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use super::{need_absolute, oci, Command, DeviceInfo, HookSpec, Seccomp, SeccompProfile};
+use super::{
+    need_absolute, oci, BlockVolume, Command, Device, DeviceInfo, DeviceKind, HookSpec, Seccomp, SeccompProfile,
+};
 use crate::error::{Error, Result};
-use crate::id::ContainerId;
+use crate::id::{ContainerId, VolumeName};
 
 /// A container as asked for.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
@@ -16,8 +18,11 @@ use crate::id::ContainerId;
 pub struct ContainerConfig {
     /// Unique in the pod.
     pub id: String,
-    /// Root file system on the host.
+    /// Root file system on the host: a directory, or a disk image or block device, which the guest gets as a disk.
     pub rootfs: PathBuf,
+    /// File system of a `rootfs` that is a disk, such as `ext4`; empty: whatever it holds.
+    #[serde(skip_serializing_if = "String::is_empty")]
+    pub rootfs_type: String,
     /// The container cannot write to its root file system.
     pub readonly_rootfs: bool,
     /// What it runs.
@@ -40,14 +45,15 @@ pub struct ContainerConfig {
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct MountSpec {
-    /// Host path of a bind mount; otherwise what the file system wants.
+    /// Host path of a bind mount, disk image or block device; name of a volume; otherwise what the file system wants.
     pub source: String,
     /// Absolute path in the container.
     pub destination: String,
-    /// `bind`, `tmpfs`, …
+    /// `bind`, `tmpfs`, …; `volume`: a named volume, made at its first use; `block`: the file system on a disk image or
+    /// block device.
     #[serde(rename = "type")]
     pub kind: String,
-    /// `ro`, `nosuid`, `size=64m`, …
+    /// `ro`, `nosuid`, `size=64m`, …; `fstype=NAME` for type `block`.
     pub options: Vec<String>,
     /// Neither the container nor the guest can write to it.
     pub read_only: bool,
@@ -92,6 +98,7 @@ impl ContainerConfig {
             return Err(Error::invalid("rootfs", "is empty; give the absolute path of the root file system"));
         }
         need_absolute("rootfs", &self.rootfs)?;
+        check_fstype("rootfs_type", &self.rootfs_type)?;
         self.command.validate()?;
         if let Some(key) = self.annotations.keys().find(|key| key.is_empty()) {
             return Err(Error::invalid(format!("annotation {key:?}"), "has an empty key"));
@@ -137,7 +144,51 @@ fn in_container(id: &str, error: Error) -> Error {
     }
 }
 
+impl ContainerConfig {
+    /// What the machine has to be given for it: the devices that can be, and its block volumes.
+    pub(crate) fn machine_devices(&self) -> Vec<Device> {
+        let devices = self.devices.iter().filter_map(DeviceInfo::resolve);
+        let volumes = self.mounts.iter().filter(|mount| mount.is_block()).map(|mount| Device {
+            kind: DeviceKind::Block,
+            info: DeviceInfo {
+                host_path: Some(mount.source.clone().into()),
+                container_path: mount.destination.clone().into(),
+                kind: "b".into(),
+                ..DeviceInfo::default()
+            },
+            vmm_id: None,
+            index: None,
+            volume: Some(BlockVolume { fstype: mount.fstype().to_owned(), read_only: mount.is_read_only() }),
+        });
+        devices.chain(volumes).collect()
+    }
+}
+
+/// Checks a type of file system that was given; none is fine.
+fn check_fstype(what: &str, fstype: &str) -> Result<()> {
+    let plain = |c: char| c.is_ascii_alphanumeric() || matches!(c, '_' | '-' | '.');
+    if fstype.len() > 64 || !fstype.chars().all(plain) {
+        return Err(Error::invalid(format!("{what} {fstype:?}"), "is no name of a file system; give for example ext4"));
+    }
+    Ok(())
+}
+
 impl MountSpec {
+    /// Whether it is a named volume.
+    pub fn is_volume(&self) -> bool {
+        self.kind == "volume"
+    }
+
+    /// Whether it is the file system on a disk image or block device.
+    pub fn is_block(&self) -> bool {
+        self.kind == "block"
+    }
+
+    /// What `fstype=` says.
+    fn fstype(&self) -> &str {
+        self.options.iter().find_map(|option| option.strip_prefix("fstype=")).unwrap_or_default()
+    }
+
     /// Whether the host shares a path of its own.
     pub fn is_bind(&self) -> bool {
         self.kind == "bind" || (self.kind.is_empty() || self.kind == "none") && self.has_bind_option()
@@ -163,8 +214,26 @@ impl MountSpec {
             let what = format!("source {:?} of the bind mount on {}", self.source, self.destination);
             return Err(Error::invalid(what, "must be an absolute path of the host"));
         }
+        if self.is_block() {
+            let what = format!("source {:?} of the block volume on {}", self.source, self.destination);
+            need_absolute(&what, self.source.as_ref())?;
+            check_fstype("mount option fstype", self.fstype())?;
+            if let Some(option) = self.options.iter().find(|option| !is_block_option(option)) {
+                return Err(Error::invalid(
+                    format!("option {option:?} of the block volume on {}", self.destination),
+                    "is not known; use ro, rw or fstype=NAME",
+                ));
+            }
+        }
+        if self.is_volume() {
+            VolumeName::new(&self.source)?;
+        }
         Ok(())
     }
+}
+
+fn is_block_option(option: &str) -> bool {
+    matches!(option, "ro" | "rw") || option.starts_with("fstype=")
 }
 
 impl Resources {

@@ -66,6 +66,18 @@ pub struct Device {
     /// Block index, if it has one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub index: Option<u32>,
+    /// The guest mounts its file system for the container, which gets no node of it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub volume: Option<BlockVolume>,
+}
+
+/// The file system on a block device of a container.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct BlockVolume {
+    /// Which; empty: to be found out.
+    pub fstype: String,
+    /// The guest cannot write to it.
+    pub read_only: bool,
 }
 
 impl DeviceInfo {
@@ -113,6 +125,7 @@ impl DeviceInfo {
             info: DeviceInfo { host_path: Some(host_path), ..self.clone() },
             vmm_id: None,
             index: None,
+            volume: None,
         })
     }
 }
@@ -179,6 +192,11 @@ impl BlockIndices {
     /// Gives `index` back; giving back what is free does nothing.
     pub fn give_back(&mut self, index: u32) {
         self.0.remove(&index);
+    }
+
+    /// Exactly these are out.
+    pub fn of(indices: impl IntoIterator<Item = u32>) -> Self {
+        Self(indices.into_iter().collect())
     }
 
     /// How many are out.

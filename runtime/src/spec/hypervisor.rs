@@ -16,6 +16,8 @@ pub const DEFAULT_MEMORY_MIB: u64 = 2048;
 pub(crate) const PLATFORM_MAX_VCPUS: u32 = 254;
 /// Hot-plug bridges if none are asked for.
 const DEFAULT_BRIDGES: u32 = 1;
+/// Most drive slots: a machine has 19 devices at most, 3 of which every pod needs.
+const MAX_BLOCK_SLOTS: u32 = 16;
 /// A guest does not boot with less.
 const MIN_MEMORY_MIB: u64 = 32;
 
@@ -88,6 +90,9 @@ pub struct HypervisorConfig {
     pub max_memory_mib: u64,
     /// Hot-plug bridges.
     pub bridges: u32,
+    /// Empty drive slots, for disks of containers that are made later; at most 16. Each disk of a container that the machine
+    /// boots with has a slot of its own beside these.
+    pub block_slots: u32,
     /// Never give a root file system to the guest as a block device.
     pub disable_block: bool,
     /// Verbose guest.
@@ -134,6 +139,13 @@ impl HypervisorConfig {
         if self.memory_mib < MIN_MEMORY_MIB {
             let what = format!("hypervisor.memory_mib {}", self.memory_mib);
             return Err(Error::invalid(what, format!("is too little for a guest; give at least {MIN_MEMORY_MIB}")));
+        }
+        if self.block_slots > MAX_BLOCK_SLOTS {
+            let what = format!("hypervisor.block_slots {}", self.block_slots);
+            return Err(Error::invalid(
+                what,
+                format!("is more than a machine has room for; give {MAX_BLOCK_SLOTS} at most"),
+            ));
         }
         if self.max_memory_mib != 0 && self.max_memory_mib < self.memory_mib {
             let what = format!("hypervisor.max_memory_mib {}", self.max_memory_mib);

@@ -152,6 +152,9 @@ pub struct VmRecord {
     /// Slots of hot-plugged devices.
     #[serde(default)]
     pub bridges: Vec<Bridge>,
+    /// Drive slots the machine has had from its boot; absent: disks can be plugged in as long as a bridge has room.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub block_slots: Option<u32>,
     /// vCPUs that the guest's kernel was told of.
     #[serde(default)]
     pub max_vcpus: u32,

@@ -155,11 +155,17 @@ fn p_051_newer_and_foreign_records_are_told_apart() {
 
 #[test]
 fn p_050_device_lists_round_trip_and_unknown_tags_are_errors() {
-    use crate::spec::{Device, DeviceInfo, DeviceKind};
+    use crate::spec::{BlockVolume, Device, DeviceInfo, DeviceKind};
     let (_dir, store, pod) = store();
     let container = pod.container(&ContainerId::new("c").unwrap());
     store.make_dir(container.run_dir()).unwrap();
-    let device = |kind| Device { kind, info: DeviceInfo::default(), vmm_id: Some("id".into()), index: Some(3) };
+    let device = |kind| Device {
+        kind,
+        info: DeviceInfo::default(),
+        vmm_id: Some("id".into()),
+        index: Some(3),
+        volume: Some(BlockVolume { fstype: "ext4".into(), read_only: true }),
+    };
     let list = DevicesRecord([DeviceKind::Vfio, DeviceKind::Block, DeviceKind::Generic].map(device).to_vec());
     store.put(&container.devices_record(), &list).unwrap();
     assert_eq!(store.need(&container.devices_record()).unwrap(), list);

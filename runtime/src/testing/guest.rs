@@ -4,8 +4,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use hutch_agent_proto::{
-    ContainerStats, ErrorKind, Event, ExitStatus, ProcessInfo, RemoteError, Request, ResourceLimits, Response,
-    SandboxSpec,
+    ContainerStats, ErrorKind, Event, ExitStatus, GuestMount, ProcessInfo, RemoteError, Request, ResourceLimits,
+    Response, SandboxSpec,
 };
 
 /// State of a container in the guest.
@@ -55,6 +55,7 @@ pub struct FakeGuest {
     containers: BTreeMap<String, GuestContainer>,
     processes: BTreeMap<String, GuestProcess>,
     mounts: BTreeSet<String>,
+    mounted: Vec<GuestMount>,
     events: Vec<Event>,
     next_pid: i32,
     cpus: u32,
@@ -126,13 +127,14 @@ impl FakeGuest {
             Request::Stats { id } => self.stats(&id),
             Request::PauseContainer { id } | Request::ResumeContainer { id } => self.with(&id, |_| Response::Done),
             Request::Mount(mount) => {
-                self.mounts.insert(mount.target);
+                self.mounts.insert(mount.target.clone());
+                self.mounted.push(mount);
                 Ok(Response::Done)
             }
-            Request::Unmount { target } => {
-                self.mounts.remove(&target);
-                Ok(Response::Done)
-            }
+            Request::Unmount { target } => match self.mounts.remove(&target) {
+                true => Ok(Response::Done),
+                false => refuse(ErrorKind::NotFound, format!("nothing is mounted at {target}")),
+            },
             Request::AwaitMemory { more } => {
                 self.memory_more = more;
                 Ok(Response::Done)
@@ -411,6 +413,11 @@ impl FakeGuest {
     /// Mount points made by the agent.
     pub fn mounts(&self) -> Vec<String> {
         self.mounts.iter().cloned().collect()
+    }
+
+    /// Every mount that was asked for after the set-up, in order.
+    pub fn mounted(&self) -> &[GuestMount] {
+        &self.mounted
     }
 
     /// Events from number `from` on.

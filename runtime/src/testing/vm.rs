@@ -23,6 +23,8 @@ pub(super) struct FakeVm {
     pub(super) vcpus: u32,
     pub(super) memory_mib: u64,
     pub(super) devices: BTreeSet<String>,
+    /// Every disk that was ever plugged in.
+    pub(super) disks: Vec<BlockDevice>,
     pub(super) guest: FakeGuest,
 }
 
@@ -69,6 +71,7 @@ impl VmHost for World {
                 vcpus: 0,
                 memory_mib: 0,
                 devices: BTreeSet::new(),
+                disks: Vec::new(),
                 guest: FakeGuest::new(),
             };
             state.vms.insert(launch.uuid.to_owned(), vm);
@@ -159,8 +162,14 @@ impl VmHandle for Handle {
     }
 
     fn plug_block(&mut self, device: &BlockDevice) -> SeamResult<()> {
+        let slots = self.world.lock().vm_capabilities.block_slots;
         self.call("vm.plug-block", &device.id, |vm| {
+            let room = vm.spec.as_ref().map_or(0, |spec| spec.block_slots as usize);
+            if slots && vm.devices.len() >= room {
+                return Err(SeamError::Refused("no drive slot is free".into()));
+            }
             vm.devices.insert(device.id.clone());
+            vm.disks.push(device.clone());
             Ok(())
         })
     }

@@ -324,6 +324,11 @@ impl World {
         self.change(|state| state.vm_of(pod).map(|vm| vm.devices.iter().cloned().collect()).unwrap_or_default())
     }
 
+    /// Disks that were ever plugged into a pod's machine, in order.
+    pub fn disks(&self, pod: &str) -> Vec<crate::seam::BlockDevice> {
+        self.change(|state| state.vm_of(pod).map(|vm| vm.disks.clone()).unwrap_or_default())
+    }
+
     /// What machines can do from now on.
     pub fn set_vm_capabilities(&self, capabilities: VmCapabilities) {
         self.lock().vm_capabilities = capabilities;

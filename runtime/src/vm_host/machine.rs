@@ -12,8 +12,7 @@ use hutch_vmm::config::{
     BlockConfig, ConsoleConfig, ConsoleLevel, ConsoleOutput, ImageLoading, MemoryBacking, MemoryConfig, NetConfig,
     ShareConfig, TapSource, VsockConfig, GROWTH_STEP_MIB, GROWTH_THRESHOLD_MIB,
 };
-use hutch_vmm::MemHandle;
-use hutch_vmm::{Machine, MachineConfig, MachineExit, Stopper};
+use hutch_vmm::{BlockSlot, Machine, MachineConfig, MachineExit, MemHandle, Stopper};
 
 use crate::seam::{BlockDevice, SeamError, SeamResult, VmSpec};
 
@@ -110,10 +109,17 @@ pub struct KvmMachine {
     machine: RwLock<Machine>,
     connect: Box<Connect>,
     stopper: Stopper,
+    slots: Mutex<Vec<Slot>>,
     /// What can be plugged in, and what the guest's kernel begins with.
     memory: Option<MemHandle>,
     boot_mib: u64,
     phase: Arc<(Mutex<Phase>, Condvar)>,
+}
+
+/// A drive slot and what is in it.
+struct Slot {
+    slot: BlockSlot,
+    disk: Option<String>,
 }
 
 #[derive(Debug, Clone, Default)]
@@ -140,11 +146,17 @@ impl KvmMachine {
         let reports = vsock.listen(HOST_PORT).map_err(|e| SeamError::system("listen for the guest's agent", e))?;
         machine.start().map_err(|e| refused(&e))?;
         let stopper = machine.stopper();
+        let slots = machine.block_slots().iter().map(|slot| Slot { slot: slot.clone(), disk: None }).collect();
         let phase = Arc::default();
         watch_reports(reports, &phase)?;
         let connect = Box::new(move |port, timeout| vsock.connect(port, timeout));
         let (memory, boot_mib) = (machine.memory(), config.memory.size_mib);
-        Ok(Self { machine: RwLock::new(machine), connect, stopper, memory, boot_mib, phase })
+        let slots = Mutex::new(slots);
+        Ok(Self { machine: RwLock::new(machine), connect, stopper, slots, memory, boot_mib, phase })
+    }
+
+    fn slots(&self) -> MutexGuard<'_, Vec<Slot>> {
+        self.slots.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn phase(&self) -> MutexGuard<'_, Phase> {
@@ -237,15 +249,32 @@ impl GuestMachine for KvmMachine {
         (self.connect)(port, timeout)
     }
 
-    fn plug_block(&self, _: &BlockDevice) -> SeamResult<()> {
-        Err(SeamError::Unsupported("plugging disks into a running machine"))
+    fn plug_block(&self, device: &BlockDevice) -> SeamResult<()> {
+        let mut slots = self.slots();
+        let count = slots.len();
+        // One that is there already is from a call that did not live to see the answer.
+        let place = slots.iter().position(|slot| slot.disk.as_ref() == Some(&device.id));
+        let place = place.or_else(|| slots.iter().position(|slot| slot.disk.is_none()));
+        let slot = place.and_then(|place| slots.get_mut(place)).ok_or_else(|| {
+            SeamError::Refused(format!("all {count} drive slots of the machine are taken (hypervisor.block_slots)"))
+        })?;
+        slot.slot.eject();
+        slot.disk = None;
+        let inserted = slot.slot.insert(&device.path, device.read_only, &device.id);
+        inserted.map_err(|e| SeamError::Refused(chain(&e)))?;
+        slot.disk = Some(device.id.clone());
+        Ok(())
     }
 
     fn plug_vfio(&self, _: &str, _: &Path) -> SeamResult<()> {
         Err(SeamError::Unsupported("passing devices through"))
     }
 
-    fn unplug(&self, _: &str) -> SeamResult<()> {
+    fn unplug(&self, id: &str) -> SeamResult<()> {
+        for slot in self.slots().iter_mut().filter(|slot| slot.disk.as_deref() == Some(id)) {
+            slot.slot.eject();
+            slot.disk = None;
+        }
         Ok(())
     }
 
@@ -328,6 +357,7 @@ fn machine_config(spec: &VmSpec) -> SeamResult<MachineConfig> {
             mtu: u16::try_from(net.mtu).ok().filter(|mtu| *mtu > 0),
         });
     }
+    config.block_slots = spec.block_slots;
     config.vsock = Some(VsockConfig { guest_cid: GUEST_CID });
     config.rng = true;
     Ok(config)
@@ -408,13 +438,14 @@ mod tests {
             kernel_parameters: vec!["ro=no".into(), "quiet".into()],
             memory_mib: 64,
             vcpus: 2,
+            block_slots: 3,
             shares: vec![Share { tag: "hutchShared".into(), path: "/s".into(), read_only: false }],
             nets: vec![NetDevice { id: "net0".into(), tap: "t".into(), mac: "02:00:00:00:00:0a".into(), mtu: 1400 }],
             ..VmSpec::default()
         };
         let config = machine_config(&spec).unwrap();
         assert_eq!(config.cmdline, ["root=/dev/vda", "ro", "ro=no", "quiet"]);
-        assert_eq!((config.vcpus, config.memory.size_mib), (2, 64));
+        assert_eq!((config.vcpus, config.memory.size_mib, config.block_slots), (2, 64, 3));
         assert_eq!((config.nets[0].mac, config.nets[0].mtu), ([2, 0, 0, 0, 0, 10], Some(1400)));
         assert_eq!((config.shares[0].tag.as_str(), config.blocks[0].read_only), ("hutchShared", true));
         config.check().unwrap();

@@ -5,7 +5,9 @@ use std::path::PathBuf;
 use std::process::{Command, ExitStatus, Stdio};
 use std::time::{Duration, Instant};
 
-use hutch_runtime::spec::{self, ContainerConfig, HypervisorConfig, NetworkConfig, NetworkKind, PodConfig, Resources};
+use hutch_runtime::spec::{
+    self, ContainerConfig, HypervisorConfig, MountSpec, NetworkConfig, NetworkKind, PodConfig, Resources,
+};
 use hutch_runtime::testing::process::Stage;
 use hutch_runtime::{DeleteOptions, Limits, Options, Result, Runtime, State, StopOptions};
 
@@ -22,7 +24,7 @@ pub struct Case {
 }
 
 /// Every mutating call of the API.
-pub const CASES: [Case; 21] = [
+pub const CASES: [Case; 28] = [
     Case { name: "create_pod", prepare: &[] },
     Case { name: "run_pod", prepare: &[] },
     Case { name: "start_pod", prepare: &["create_pod"] },
@@ -44,6 +46,13 @@ pub const CASES: [Case; 21] = [
     Case { name: "enter_container", prepare: &["run_pod", "create_container"] },
     Case { name: "kill_container", prepare: &["run_pod"] },
     Case { name: "update_container", prepare: &["run_pod"] },
+    Case { name: "run_disk_pod", prepare: &[] },
+    Case { name: "start_pod", prepare: &["run_disk_pod", "force_stop_pod"] },
+    Case { name: "create_disk_container", prepare: &["run_disk_pod"] },
+    Case { name: "start_container", prepare: &["run_disk_pod", "create_disk_container", "stop_container"] },
+    Case { name: "stop_container", prepare: &["run_disk_pod", "create_disk_container", "start_container"] },
+    Case { name: "delete_container", prepare: &["run_disk_pod", "create_disk_container"] },
+    Case { name: "remove_volume", prepare: &["run_disk_pod", "force_stop_pod", "delete_pod"] },
 ];
 
 impl Case {
@@ -103,6 +112,27 @@ pub fn container(stage: &Stage, id: &str) -> ContainerConfig {
     }
 }
 
+/// A container with everything that is a disk or outlives it.
+fn disk_container(stage: &Stage, id: &str) -> ContainerConfig {
+    let image = stage.dir().join("disk");
+    let mount = |kind: &str, source: &str, destination: &str| MountSpec {
+        kind: kind.into(),
+        source: source.into(),
+        destination: destination.into(),
+        ..MountSpec::default()
+    };
+    let mounts = vec![mount("block", &image.to_string_lossy(), "/block"), mount("volume", "data", "/data")];
+    ContainerConfig { rootfs: image, mounts, ..container(stage, id) }
+}
+
+/// A pod whose container has disks, with room for those of another.
+fn disk_pod(stage: &Stage) -> PodConfig {
+    let mut pod = pod(stage, "p");
+    pod.hypervisor.block_slots = 2;
+    pod.containers = vec![disk_container(stage, "a")];
+    pod
+}
+
 /// Makes a call.
 pub fn perform(stage: &Stage, runtime: &Runtime, call: &str) -> Result<()> {
     let force = StopOptions { force: true };
@@ -112,6 +142,9 @@ pub fn perform(stage: &Stage, runtime: &Runtime, call: &str) -> Result<()> {
             Ok(())
         }
         "create_pod" => runtime.create_pod(pod(stage, "p")).map(drop),
+        "run_disk_pod" => runtime.run_pod(disk_pod(stage)).map(drop),
+        "create_disk_container" => runtime.create_container("p", disk_container(stage, "b")).map(drop),
+        "remove_volume" => runtime.remove_volume("data"),
         "run_pod" => runtime.run_pod(pod(stage, "p")).map(drop),
         "start_pod" => runtime.start_pod("p").map(drop),
         "stop_pod" => runtime.stop_pod("p", StopOptions::default()).map(drop),
@@ -203,6 +236,10 @@ pub fn assert_recovers_within(stage: &Stage, label: &str, agent_timeout: Duratio
     }
     if let Err(error) = runtime.delete_pod("p", Default::default()) {
         assert!(error.is_not_found(), "{label}: {}", error.chain());
+    }
+    match runtime.remove_volume("data") {
+        Err(error) if !error.is_not_found() => panic!("{label}: volume: {}", error.chain()),
+        _ => {}
     }
     runtime.sweep().unwrap_or_else(|e| panic!("{label}: sweep: {}", e.chain()));
     assert_no_leaks(stage, label);

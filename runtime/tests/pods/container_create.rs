@@ -10,9 +10,10 @@ use crate::support::{error, finish, kind, new, running, snapshot, state, states}
 /// Everything can be plugged.
 fn capable() -> (World, Runtime) {
     let (world, runtime) = new();
-    let vm = VmCapabilities { block_hotplug: true, cpu_hotplug: true, memory_hotplug: true, vfio: true };
+    let vm =
+        VmCapabilities { block_hotplug: true, block_slots: false, cpu_hotplug: true, memory_hotplug: true, vfio: true };
     world.set_vm_capabilities(vm);
-    world.set_agent_capabilities(AgentCapabilities { block_devices: true, seccomp: false });
+    world.set_agent_capabilities(AgentCapabilities { block_devices: true, device_nodes: true, seccomp: false });
     let mut pod = world.pod("p", &["a"]);
     (pod.hypervisor.memory_mib, pod.hypervisor.max_memory_mib) = (256, 1024);
     runtime.run_pod(pod).unwrap();
@@ -196,7 +197,7 @@ fn p_200_a_root_disk_is_plugged_in_if_everybody_can_deal_with_it() {
         let (world, runtime) = new();
         let vm = VmCapabilities { block_hotplug: case != "vm", ..Default::default() };
         world.set_vm_capabilities(vm);
-        let agent = AgentCapabilities { block_devices: case != "agent", seccomp: false };
+        let agent = AgentCapabilities { block_devices: case != "agent", ..Default::default() };
         world.set_agent_capabilities(agent);
         std::fs::create_dir(world.dir().join("disk")).unwrap();
         world.set_root_disk(&world.dir().join("disk"), disk());

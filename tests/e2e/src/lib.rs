@@ -17,6 +17,7 @@
 #![deny(unsafe_code)]
 
 mod assets;
+mod image;
 mod kernels;
 mod leaks;
 mod machines;
@@ -26,6 +27,7 @@ mod run;
 mod terminal;
 
 pub use assets::{guest_dir, guest_file, initrd_with_other_agent};
+pub use image::{toml_file, Image};
 pub use kernels::TinyKernel;
 pub use leaks::Snapshot;
 pub use machines::Machines;

@@ -19,7 +19,7 @@ impl Pods {
     pub fn new() -> Pods {
         let records = tempfile::Builder::new().prefix("hutch-pods-").tempdir_in("/run").expect("a directory in /run");
         // There from the beginning, so that they do not look like something left behind.
-        for name in ["etc", "run"] {
+        for name in ["etc", "run", "volumes"] {
             std::fs::create_dir(records.path().join(name)).expect("a directory in a new one");
         }
         Pods { root: RootFs::new(), records }
@@ -60,8 +60,13 @@ impl Pods {
 
     /// A verb that makes a pod (`create`, `run`), as far as the options of the pod.
     pub fn new_pod(&self, verb: &str, name: &str) -> Hutch {
+        self.new_pod_on(verb, name, self.root.path())
+    }
+
+    /// The same with another root file system.
+    pub fn new_pod_on(&self, verb: &str, name: &str, root: &Path) -> Hutch {
         let kernel = kernels().pop().expect("a kind of kernel");
-        let root = self.root.path().to_string_lossy().into_owned();
+        let root = root.to_string_lossy().into_owned();
         self.hutch(&["pod", verb, "--kernel", &kernel, "-m", "192M", "--name", name, "--rootfs", &root])
     }
 

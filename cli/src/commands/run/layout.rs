@@ -13,11 +13,11 @@ use hutch_vmm::config::{
 };
 use hutch_vmm::MachineConfig;
 
-use crate::resolve::{RootMode, RunPlan};
+use crate::resolve::{RootMode, RootSource, RunPlan};
 
 /// The guest's address on its own vsock; nobody else shares it.
 const GUEST_CID: u64 = 3;
-/// Tag of the root file system.
+/// Tag or serial number of the root file system.
 const ROOT_TAG: &str = "root";
 /// Where it is mounted.
 const ROOT: &str = "/run/hutch/root";
@@ -51,14 +51,7 @@ pub fn lay_out(plan: &RunPlan, kernel: &Path, initrd: &Path) -> Layout {
     };
     machine.vsock = Some(VsockConfig { guest_cid: GUEST_CID });
     machine.rng = true;
-    machine.shares.push(ShareConfig {
-        id: "root".into(),
-        tag: ROOT_TAG.into(),
-        path: plan.rootfs.clone(),
-        read_only: plan.root_mode != RootMode::ReadWrite,
-        only: None,
-    });
-    let mut mounts = root_mounts(plan.root_mode);
+    let mut mounts = add_root(plan, &mut machine);
     add_volumes(plan, &mut machine, &mut mounts);
     add_disks(plan, &mut machine);
     if let Some(tap) = &plan.tap {
@@ -76,8 +69,24 @@ pub fn lay_out(plan: &RunPlan, kernel: &Path, initrd: &Path) -> Layout {
     Layout { machine, sandbox }
 }
 
-fn root_mounts(mode: RootMode) -> Vec<GuestMount> {
-    let share = |target: &str, options: &[&str]| mount(ROOT_TAG, target, "virtiofs", options);
+/// The root as a share or as a disk, read-only for the host unless writes are to reach it.
+fn add_root(plan: &RunPlan, machine: &mut MachineConfig) -> Vec<GuestMount> {
+    let read_only = plan.root_mode != RootMode::ReadWrite;
+    let (id, path) = (ROOT_TAG.to_owned(), plan.rootfs.path().to_owned());
+    match &plan.rootfs {
+        RootSource::Directory(_) => {
+            machine.shares.push(ShareConfig { id, tag: ROOT_TAG.into(), path, read_only, only: None });
+            root_mounts(plan.root_mode, ROOT_TAG, "virtiofs")
+        }
+        RootSource::Disk { fstype, .. } => {
+            machine.blocks.push(BlockConfig { id, path, read_only, serial: Some(ROOT_TAG.into()) });
+            root_mounts(plan.root_mode, &format!("serial:{ROOT_TAG}"), fstype)
+        }
+    }
+}
+
+fn root_mounts(mode: RootMode, source: &str, fstype: &str) -> Vec<GuestMount> {
+    let share = |target: &str, options: &[&str]| mount(source, target, fstype, options);
     match mode {
         RootMode::ReadWrite => vec![share(ROOT, &[])],
         RootMode::ReadOnly => vec![share(ROOT, &["ro"])],
@@ -197,6 +206,22 @@ mod tests {
         assert!(layout.machine.shares[0].read_only && !layout.sandbox.root_readonly);
         let types: Vec<&str> = layout.sandbox.mounts.iter().map(|m| m.fstype.as_str()).collect();
         assert_eq!(types, ["virtiofs", "tmpfs", "overlay"]);
+    }
+
+    #[test]
+    fn a_root_that_is_an_image_is_a_disk() {
+        let (_dir, mut plan) = plan(&[]);
+        plan.rootfs = RootSource::Disk { path: "/srv/root.img".into(), fstype: "ext4".into() };
+        let layout = laid_out(&plan);
+        assert!(layout.machine.shares.is_empty() && !layout.machine.blocks[0].read_only);
+        assert_eq!(mounts(&layout), [("serial:root", ROOT, "ext4", false)]);
+        for mode in [RootMode::ReadOnly, RootMode::Overlay] {
+            plan.root_mode = mode;
+            let layout = laid_out(&plan);
+            assert!(layout.machine.blocks[0].read_only, "the host refuses writes");
+            assert_eq!(layout.sandbox.mounts[0].options, ["ro"]);
+        }
+        assert_eq!(mounts(&laid_out(&plan))[0], ("serial:root", LOWER, "ext4", false));
     }
 
     #[test]

@@ -10,6 +10,7 @@ mod phases;
 
 use std::io::{self, IsTerminal};
 use std::os::fd::{AsFd, OwnedFd};
+use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use hutch_agent_proto::ExitStatus;
@@ -17,10 +18,12 @@ use hutch_runtime::agent_client::printable;
 use hutch_runtime::guest::GuestAssets;
 use hutch_runtime::sandbox::{Ended, Inbox, MachineSandbox, Marks, RunError, Stop, Task};
 use hutch_runtime::stdio::StdioFds;
+use hutch_runtime::store::DEFAULT_CONFIG_ROOT;
+use hutch_runtime::volume::{VolumeHold, Volumes};
 
 use crate::args::run::RunArgs;
 use crate::failure::{chain, Failure, RUN_FAILED};
-use crate::resolve::{self, Host, RunPlan};
+use crate::resolve::{self, Host, RootMode, RootSource, RunPlan};
 use crate::signals::Signals;
 use crate::tty;
 use phases::Phases;
@@ -49,8 +52,10 @@ pub fn run(args: RunArgs, started: u64) -> Result<u8, Failure> {
 
 fn whole(args: RunArgs, started: u64, began: Instant) -> Result<u8, Failure> {
     let mut phases = Phases::new(args.verbose, args.marks.clone(), started);
-    let plan = resolve::run(args, &host()?)?;
+    let mut plan = resolve::run(args, &host()?)?;
     phases.mark("arguments resolved");
+    // Nobody removes them for as long as this process lives.
+    let _volumes = hold_volumes(&mut plan)?;
     let signals = Signals::block()?;
     let assets = GuestAssets::open(&plan.guest_dir, plan.kernel.clone())?;
     phases.mark("guest assets opened");
@@ -72,6 +77,21 @@ fn whole(args: RunArgs, started: u64, began: Instant) -> Result<u8, Failure> {
     // The machine has been stopped and nobody needs it any more.
     ended.leave();
     outcome
+}
+
+/// Makes the named volumes that are not there; they get their directories.
+fn hold_volumes(plan: &mut RunPlan) -> Result<Vec<VolumeHold>, Failure> {
+    let root = std::env::var_os("HUTCH_ROOT").filter(|dir| !dir.is_empty());
+    let root = root.map_or_else(|| PathBuf::from(DEFAULT_CONFIG_ROOT), PathBuf::from);
+    let volumes = Volumes::beside(&std::path::absolute(&root).unwrap_or(root));
+    let mut holds = Vec::new();
+    for volume in &mut plan.volumes {
+        let Some(name) = &volume.name else { continue };
+        let hold = volumes.hold(name)?;
+        volume.source = hold.path().to_owned();
+        holds.push(hold);
+    }
+    Ok(holds)
 }
 
 fn host() -> io::Result<Host<'static>> {
@@ -100,7 +120,7 @@ fn task(plan: &RunPlan, layout: layout::Layout, began: Instant) -> io::Result<Ta
         fds,
         boot_timeout: BOOT_TIMEOUT,
         timeout: plan.timeout.map(|after| (after, began + after)),
-        stop: if plan.disks.iter().any(|disk| !disk.read_only) { Stop::PowerOff } else { Stop::Flush },
+        stop: if writes_disks(plan) { Stop::PowerOff } else { Stop::Flush },
         on_start: Box::new(move || {
             if raw {
                 if let Err(error) = tty::enter_raw() {
@@ -109,6 +129,12 @@ fn task(plan: &RunPlan, layout: layout::Layout, began: Instant) -> io::Result<Ta
             }
         }),
     })
+}
+
+/// Whether a file system on a disk has to be unmounted, lest it looks as if the machine had crashed.
+fn writes_disks(plan: &RunPlan) -> bool {
+    let root = matches!(plan.rootfs, RootSource::Disk { .. }) && plan.root_mode == RootMode::ReadWrite;
+    root || plan.disks.iter().any(|disk| !disk.read_only)
 }
 
 /// A descriptor of our own for the same file; its flags are shared and stay as they are.

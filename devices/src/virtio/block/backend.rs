@@ -90,9 +90,16 @@ impl Backend {
     /// # Errors
     /// See [`BlockError`].
     pub fn open(path: &Path, read_only: bool) -> Result<Self, BlockError> {
-        // O_NONBLOCK: opening a pipe must not wait for its other end. It means nothing to files and disks.
-        let options = OpenOptions::new().read(true).write(!read_only).custom_flags(libc::O_NONBLOCK).clone();
-        let mut file = options.open(path).map_err(|source| BlockError::Open { path: path.to_owned(), source })?;
+        // O_NONBLOCK: opening a pipe must not wait for its other end. It means nothing to files and disks. O_EXCL: a block
+        // device that the host has mounted is not to be written by somebody else.
+        let device = std::fs::metadata(path).is_ok_and(|meta| meta.file_type().is_block_device());
+        let exclusive = if device && !read_only { libc::O_EXCL } else { 0 };
+        let options =
+            OpenOptions::new().read(true).write(!read_only).custom_flags(libc::O_NONBLOCK | exclusive).clone();
+        let mut file = options.open(path).map_err(|source| match source.raw_os_error() {
+            Some(libc::EBUSY) => BlockError::InUse { path: path.to_owned(), read_only },
+            _ => BlockError::Open { path: path.to_owned(), source },
+        })?;
         let size_error = |source| BlockError::Size { path: path.to_owned(), source };
         let kind = file.metadata().map_err(size_error)?.file_type();
         if !kind.is_file() && !kind.is_block_device() {

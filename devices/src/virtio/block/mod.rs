@@ -4,9 +4,11 @@
 //! |---|---|
 //! | `request` | from the guest's bytes to a request: pure |
 //! | `backend` | the image: open, lock, read, write, discard |
+//! | `drive` | which image is in the disk now; a slot's may change while the guest runs |
 //! | `worker` | the thread that does requests |
 
 pub mod backend;
+mod drive;
 pub mod request;
 mod worker;
 
@@ -19,8 +21,9 @@ use virtio_bindings::virtio_blk::{
 };
 use virtio_bindings::virtio_ids::VIRTIO_ID_BLOCK;
 
-use self::backend::Backend;
 pub use self::backend::BlockError;
+pub use self::drive::BlockSlot;
+use self::drive::{Drive, Medium};
 use self::request::{ID_BYTES, MAX_DISCARD_RANGES, MAX_DISCARD_SECTORS, MAX_ZEROES_RANGES, MAX_ZEROES_SECTORS, SECTOR};
 use self::worker::{BlockWorker, Target};
 use super::device::{config_bytes, RING_FEATURES};
@@ -52,8 +55,7 @@ pub struct BlockConfig {
 /// A disk.
 pub struct Block {
     name: String,
-    backend: Arc<Backend>,
-    id: ID,
+    drive: Arc<Drive>,
     worker: WorkerSlot<BlockWorker>,
 }
 
@@ -63,9 +65,16 @@ impl Block {
     /// # Errors
     /// See [`BlockError`].
     pub fn new(config: BlockConfig) -> Result<Self, BlockError> {
-        let id = disk_id(&config)?;
-        let backend = Arc::new(Backend::open(&config.path, config.read_only)?);
-        Ok(Self { name: config.id, backend, id, worker: WorkerSlot::new() })
+        let medium = Medium::open(&config)?;
+        Ok(Self { name: config.id, drive: Arc::new(Drive::new(Some(medium))), worker: WorkerSlot::new() })
+    }
+
+    /// A disk without an image, of capacity 0; [`BlockSlot`] puts one in and takes it out again. What the disk offers
+    /// depends on the image: a driver learns of another by resetting the device.
+    pub fn slot(id: impl Into<String>) -> (Self, BlockSlot) {
+        let drive = Arc::new(Drive::new(None));
+        let slot = BlockSlot::new(drive.clone());
+        (Self { name: id.into(), drive, worker: WorkerSlot::new() }, slot)
     }
 
     /// `struct virtio_blk_config` (5.2.4), up to the last field that is offered.
@@ -74,7 +83,7 @@ impl Block {
         let mut put = |at: usize, bytes: &[u8]| {
             config.get_mut(at..at + bytes.len()).expect("a field of struct virtio_blk_config").copy_from_slice(bytes);
         };
-        let disk = self.backend.disk();
+        let disk = self.drive.disk();
         put(0, &disk.sectors.to_le_bytes());
         put(12, &SEG_MAX.to_le_bytes());
         put(20, &(SECTOR as u32).to_le_bytes());
@@ -119,7 +128,7 @@ impl VirtioDevice for Block {
 
     fn features(&self) -> u64 {
         let always = 1 << VIRTIO_BLK_F_SEG_MAX | 1 << VIRTIO_BLK_F_BLK_SIZE | 1 << VIRTIO_BLK_F_FLUSH;
-        let kind = if self.backend.disk().read_only {
+        let kind = if self.drive.disk().read_only {
             1 << VIRTIO_BLK_F_RO
         } else {
             1 << VIRTIO_BLK_F_DISCARD | 1 << VIRTIO_BLK_F_WRITE_ZEROES
@@ -136,16 +145,17 @@ impl VirtioDevice for Block {
         let target = Target {
             name: self.name.clone(),
             mem: activation.mem,
-            backend: self.backend.clone(),
-            id: self.id,
+            drive: self.drive.clone(),
             write_through: activation.features & 1 << VIRTIO_BLK_F_FLUSH == 0,
         };
+        self.drive.set_interrupt(Some(activation.interrupt.clone()));
         self.worker
             .start(&self.name, BlockWorker { target, queue, interrupt: activation.interrupt })
             .map_err(|source| ActivateError::Host { what: "starting the disk's thread", source })
     }
 
     fn deactivate(&mut self) {
+        self.drive.set_interrupt(None);
         drop(self.worker.stop());
     }
 
@@ -158,5 +168,7 @@ impl VirtioDevice for Block {
     }
 }
 
+#[cfg(test)]
+mod slot_tests;
 #[cfg(test)]
 mod tests;

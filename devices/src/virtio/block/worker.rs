@@ -5,8 +5,8 @@ use std::sync::Arc;
 
 use vmm_sys_util::epoll::EventSet;
 
-use super::backend::Backend;
-use super::request::{self, Payload, Request, Status, HEADER, RANGE};
+use super::drive::{disk_of, Drive, Medium};
+use super::request::{self, Disk, Payload, Request, Status, HEADER, RANGE};
 use super::ID;
 use crate::virtio::queue::retire;
 use crate::virtio::{Chain, ChainError, ChainReader, ChainWriter, DeviceInterrupt, DeviceQueue};
@@ -32,9 +32,7 @@ pub struct Target {
     /// Guest memory.
     pub mem: GuestRam,
     /// The disk.
-    pub backend: Arc<Backend>,
-    /// What the driver is told when it asks for the disk's name.
-    pub id: ID,
+    pub(super) drive: Arc<Drive>,
     /// The driver does not know of flushes: each write lasts before it is reported (VIRTIO 1.2, 5.2.5.2).
     pub write_through: bool,
 }
@@ -60,50 +58,46 @@ impl Target {
         let mut header = [0; HEADER];
         buffers.read_exact(&mut header).map_err(|_| Status::IoError)?;
         let payload = Payload { readable: buffers.remaining(), writable: data.remaining() };
-        let request = request::parse(header, payload, self.backend.disk())?;
-        self.perform(request, buffers, data)
+        // Held to the end: the image that the request was checked against is the one it is done on.
+        let medium = self.drive.medium();
+        let request = request::parse(header, payload, disk_of(&medium))?;
+        match (&*medium, request) {
+            (Some(medium), request) => self.perform(medium, request, buffers, data),
+            (None, Request::Id) => data.write_all(&ID::default()).map_err(|_| Status::IoError),
+            (None, Request::Flush) => Ok(()),
+            (None, _) => Err(Status::IoError),
+        }
     }
 
-    fn perform(&self, request: Request, out: &mut ChainReader<'_>, into: &mut ChainWriter<'_>) -> Result<(), Status> {
+    fn perform(
+        &self,
+        medium: &Medium,
+        request: Request,
+        out: &mut ChainReader<'_>,
+        into: &mut ChainWriter<'_>,
+    ) -> Result<(), Status> {
+        let backend = &medium.backend;
+        let settle = || if self.write_through { self.host("flush", backend.flush()) } else { Ok(()) };
         match request {
-            Request::Read { offset } => self.host("read", self.backend.read(offset, into)),
+            Request::Read { offset } => self.host("read", backend.read(offset, into)),
             Request::Write { offset } => {
-                self.host("write", self.backend.write(offset, out))?;
-                self.settle()
+                self.host("write", backend.write(offset, out))?;
+                settle()
             }
-            Request::Flush => self.host("flush", self.backend.flush()),
-            Request::Id => into.write_all(&self.id).map_err(|_| Status::IoError),
+            Request::Flush => self.host("flush", backend.flush()),
+            Request::Id => into.write_all(&medium.id).map_err(|_| Status::IoError),
             Request::Discard => {
-                for range in self.ranges(out, false)? {
-                    self.host("discard", self.backend.discard(range))?;
+                for range in ranges(out, false, backend.disk())? {
+                    self.host("discard", backend.discard(range))?;
                 }
                 Ok(())
             }
             Request::WriteZeroes => {
-                for range in self.ranges(out, true)? {
-                    self.host("write zeroes", self.backend.write_zeroes(range))?;
+                for range in ranges(out, true, backend.disk())? {
+                    self.host("write zeroes", backend.write_zeroes(range))?;
                 }
-                self.settle()
+                settle()
             }
-        }
-    }
-
-    /// All of them, before the first is touched. Their number was checked.
-    fn ranges(&self, out: &mut ChainReader<'_>, zeroes: bool) -> Result<Vec<request::Range>, Status> {
-        let mut ranges = Vec::new();
-        while out.remaining() > 0 {
-            let mut bytes = [0; RANGE];
-            out.read_exact(&mut bytes).map_err(|_| Status::IoError)?;
-            ranges.push(request::parse_range(bytes, zeroes, self.backend.disk())?);
-        }
-        Ok(ranges)
-    }
-
-    fn settle(&self) -> Result<(), Status> {
-        if self.write_through {
-            self.host("flush", self.backend.flush())
-        } else {
-            Ok(())
         }
     }
 
@@ -113,6 +107,17 @@ impl Target {
             Status::IoError
         })
     }
+}
+
+/// All of them, before the first is touched. Their number was checked.
+fn ranges(out: &mut ChainReader<'_>, zeroes: bool, disk: Disk) -> Result<Vec<request::Range>, Status> {
+    let mut ranges = Vec::new();
+    while out.remaining() > 0 {
+        let mut bytes = [0; RANGE];
+        out.read_exact(&mut bytes).map_err(|_| Status::IoError)?;
+        ranges.push(request::parse_range(bytes, zeroes, disk)?);
+    }
+    Ok(ranges)
 }
 
 impl BlockWorker {

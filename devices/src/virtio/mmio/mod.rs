@@ -33,12 +33,13 @@ pub struct MmioTransport {
     mem: GuestRam,
     interrupt: Arc<DeviceInterrupt>,
     notifiers: Vec<EventFd>,
-    offered: u64,
     state: Mutex<State>,
 }
 
 struct State {
     device: Box<dyn VirtioDevice>,
+    /// Fixed from one reset to the next, whatever becomes of the device meanwhile.
+    offered: u64,
     /// As the driver wrote it; DEVICE_NEEDS_RESET is kept by the interrupt.
     status: u32,
     features_sel: u32,
@@ -63,8 +64,8 @@ impl MmioTransport {
     ) -> Self {
         let queues: Vec<_> = device.queue_max_sizes().iter().map(|max| QueueSetup::new(*max)).collect();
         assert_eq!(queues.len(), notifiers.len(), "one notifier for each queue of {}", device.name());
-        let offered = device.features() | 1 << VIRTIO_F_VERSION_1;
         let state = State {
+            offered: offered(device.as_ref()),
             device,
             status: 0,
             features_sel: 0,
@@ -74,7 +75,7 @@ impl MmioTransport {
             queues,
             active: false,
         };
-        Self { mem, interrupt, notifiers, offered, state: Mutex::new(state) }
+        Self { mem, interrupt, notifiers, state: Mutex::new(state) }
     }
 
     /// Holds the device's work. The vCPUs have stopped before.
@@ -118,7 +119,7 @@ impl MmioTransport {
                 let state = self.lock();
                 match offset {
                     reg::DEVICE_ID => state.device.device_type(),
-                    reg::DEVICE_FEATURES => half(self.offered, state.features_sel),
+                    reg::DEVICE_FEATURES => half(state.offered, state.features_sel),
                     reg::QUEUE_NUM_MAX => state.queue().map_or(0, |queue| u32::from(queue.max())),
                     reg::QUEUE_READY => state.queue().map_or(0, |queue| u32::from(queue.ready)),
                     reg::STATUS if self.interrupt.needs_reset() => state.status | status::NEEDS_RESET,
@@ -162,6 +163,7 @@ impl MmioTransport {
     fn reset(&self, state: &mut State) {
         state.deactivate();
         self.interrupt.clear();
+        state.offered = offered(state.device.as_ref());
         state.status = 0;
         state.features_sel = 0;
         state.driver_features_sel = 0;
@@ -199,7 +201,7 @@ impl MmioTransport {
     /// 2.2.2: whether FEATURES_OK can be set.
     fn agree(&self, state: &State) -> bool {
         let features = state.driver_features;
-        let good = features & !self.offered == 0
+        let good = features & !state.offered == 0
             && features & 1 << VIRTIO_F_VERSION_1 != 0
             && state.device.accepts_features(features);
         if !good {
@@ -348,6 +350,10 @@ impl BusDevice for MmioTransport {
             self.write_register(offset, u32::from_le_bytes(value));
         }
     }
+}
+
+fn offered(device: &dyn VirtioDevice) -> u64 {
+    device.features() | 1 << VIRTIO_F_VERSION_1
 }
 
 /// The 32 bits that `select` names.

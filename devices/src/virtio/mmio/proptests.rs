@@ -52,7 +52,7 @@ fn check(driver: &Driver, before: u32, access: &Access) {
     let order = [(DRIVER, ACKNOWLEDGE), (FEATURES_OK, DRIVER), (DRIVER_OK, FEATURES_OK)];
     assert!(order.iter().all(|(bit, after)| now & bit == 0 || now & after != 0), "{now:#x} after {access:?}");
     if now & FEATURES_OK != 0 {
-        assert_eq!(state.driver_features & !driver.transport.offered, 0);
+        assert_eq!(state.driver_features & !state.offered, 0);
         assert_ne!(state.driver_features & 1 << VIRTIO_F_VERSION_1, 0);
         assert!(state.device.accepts_features(state.driver_features));
     }

@@ -12,12 +12,14 @@ use std::os::fd::{AsFd, FromRawFd, OwnedFd, RawFd};
 use std::path::{Path, PathBuf};
 
 use hutch_agent::launch::DEFAULT_PATH;
-use hutch_agent_proto::{ErrorKind, RemoteError};
+use hutch_agent_proto::{ErrorKind, RemoteError, GUEST_DISK_DIR, GUEST_VOLUME_DIR};
 use libcontainer::container::builder::ContainerBuilder;
 use libcontainer::container::ContainerStatus;
 use libcontainer::error::LibcontainerError;
 use libcontainer::syscall::syscall::SyscallType;
 use nix::errno::Errno;
+use nix::mount::{mount, umount2, MntFlags, MsFlags};
+use nix::sched::{unshare, CloneFlags};
 
 use crate::executor::Execute;
 use crate::finish::Finish;
@@ -74,9 +76,39 @@ fn builder(root: &str, id: &str, console: &str, finish: Finish) -> Result<Contai
     Ok(builder.with_root_path(root)?.with_executor(Execute { finish }).with_console_socket(console))
 }
 
+/// Mount points of disks that belong to other containers, in the order they were mounted.
+fn disks_of_others(mounts: &str, id: &str) -> Vec<String> {
+    let points = mounts.lines().filter_map(|line| line.split(' ').nth(1));
+    let others = points.filter(|point| {
+        let below =
+            [GUEST_DISK_DIR, GUEST_VOLUME_DIR].iter().find_map(|dir| point.strip_prefix(dir)?.strip_prefix('/'));
+        below.is_some_and(|below| below.split('/').next() != Some(id))
+    });
+    others.map(str::to_owned).collect()
+}
+
+/// The container's mounts begin as a copy of ours, and as its root is moved over them they stay for as long as it lives.
+/// Disks of others must not be among them: they could not be taken away in the meantime.
+fn leave_disks_of_others(id: &str) -> Result<(), RemoteError> {
+    let mounts = std::fs::read_to_string("/proc/self/mounts").map_err(|error| RemoteError::system("mounts", &error))?;
+    let others = disks_of_others(&mounts, id);
+    if others.is_empty() {
+        return Ok(());
+    }
+    let fail = |errno: Errno| RemoteError::system("leaving other containers' disks", &errno.into());
+    unshare(CloneFlags::CLONE_NEWNS).map_err(fail)?;
+    let private = MsFlags::MS_REC | MsFlags::MS_PRIVATE;
+    mount(None::<&str>, "/", None::<&str>, private, None::<&str>).map_err(fail)?;
+    for point in others.iter().rev() {
+        umount2(point.as_str(), MntFlags::MNT_DETACH | MntFlags::UMOUNT_NOFOLLOW).map_err(fail)?;
+    }
+    Ok(())
+}
+
 /// Makes a container whose init waits. An initramfs cannot be pivoted away, so the root is moved over it.
 fn create(root: &str, id: &str, bundle: &str, console: &str) -> Result<i32, RemoteError> {
     let finish = Finish::read(Path::new(bundle))?;
+    leave_disks_of_others(id)?;
     let build = || -> Result<i32, LibcontainerError> {
         let init = builder(root, id, console, finish)?.as_init(bundle).with_systemd(false).with_detach(true);
         let mut container = init.with_no_pivot(true).build()?;

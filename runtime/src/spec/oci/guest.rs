@@ -46,11 +46,13 @@ fn is_shm(destination: &str) -> bool {
     destination.trim_end_matches('/') == "/dev/shm"
 }
 
+fn has_option(mount: &Value, wanted: &str) -> bool {
+    let options = mount["options"].as_array().map(Vec::as_slice).unwrap_or_default();
+    options.iter().any(|option| option.as_str() == Some(wanted))
+}
+
 fn is_bind(mount: &Value) -> bool {
-    let has = |wanted: &str| {
-        let options = mount["options"].as_array().map(Vec::as_slice).unwrap_or_default();
-        options.iter().any(|option| option.as_str() == Some(wanted))
-    };
+    let has = |wanted: &str| has_option(mount, wanted);
     match mount["type"].as_str().unwrap_or_default() {
         "bind" => true,
         "" | "none" => has("bind") || has("rbind"),
@@ -151,6 +153,14 @@ fn rewrite_mounts(mounts: &mut Vec<Value>, paths: &GuestPaths) {
                 "destination": "/dev/shm", "type": "tmpfs", "source": "shm",
                 "options": ["nosuid", "noexec", "nodev", "mode=1777", size],
             });
+        } else if mount["type"] == "block" {
+            if let Some(bind) = paths.binds.iter().find(|bind| bind.destination == destination) {
+                let read_only = has_option(mount, "ro");
+                let options = if read_only { vec!["rbind", "ro"] } else { vec!["rbind"] };
+                *mount = json!({
+                    "destination": destination, "type": "bind", "source": bind.source, "options": options,
+                });
+            }
         } else if let Some(bind) = paths.binds.iter().find(|bind| bind.destination == destination && is_bind(mount)) {
             mount["source"] = json!(bind.source);
         }

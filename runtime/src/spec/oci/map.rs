@@ -60,6 +60,7 @@ fn container(id: &str, bundle: &Path, text: &str, role: &Role, oci: &OciConfig) 
     Ok(ContainerConfig {
         id: id.to_owned(),
         rootfs: bundle.join(&root.path),
+        rootfs_type: String::new(),
         readonly_rootfs: root.readonly,
         command: command(process)?,
         annotations,

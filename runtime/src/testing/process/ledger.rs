@@ -89,8 +89,10 @@ impl Network for Ledger {
 }
 
 impl HostMounts for Ledger {
-    fn root_disk(&self, _: &Path) -> SeamResult<Option<RootDisk>> {
-        Ok(None)
+    /// Every file is a disk.
+    fn root_disk(&self, rootfs: &Path) -> SeamResult<Option<RootDisk>> {
+        let disk = RootDisk { device: rootfs.into(), fstype: "ext4".into(), path: PathBuf::new() };
+        Ok(rootfs.is_file().then_some(disk))
     }
 
     fn resolve(&self, source: &Path) -> SeamResult<PathBuf> {

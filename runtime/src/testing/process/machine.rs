@@ -1,5 +1,6 @@
 //! A machine without vCPUs: the guest model behind the agent's protocol, in a real VMM process.
 
+use std::collections::BTreeSet;
 use std::io::{self, Read, Write};
 use std::os::unix::net::UnixStream;
 use std::path::Path;
@@ -20,6 +21,10 @@ use crate::vm_host::{GuestMachine, MachineEnd};
 
 struct State {
     guest: FakeGuest,
+    /// Drive slots.
+    slots: usize,
+    /// Disks in them.
+    disks: BTreeSet<String>,
     paused: bool,
     end: Option<MachineEnd>,
 }
@@ -72,7 +77,13 @@ impl FakeMachine {
         if spec.name == "unbootable" {
             return Err(SeamError::Refused("this machine does not boot".into()));
         }
-        let state = State { guest: FakeGuest::new(), paused: false, end: None };
+        let state = State {
+            guest: FakeGuest::new(),
+            slots: spec.block_slots as usize,
+            disks: BTreeSet::new(),
+            paused: false,
+            end: None,
+        };
         Ok(Self { shared: Arc::new(Shared { state: Mutex::new(state), changed: Condvar::new() }) })
     }
 
@@ -127,15 +138,22 @@ impl GuestMachine for FakeMachine {
         Ok(theirs)
     }
 
-    fn plug_block(&self, _: &BlockDevice) -> SeamResult<()> {
-        Ok(())
+    fn plug_block(&self, device: &BlockDevice) -> SeamResult<()> {
+        self.shared.change(|state| {
+            if state.disks.len() >= state.slots {
+                return Err(SeamError::Refused("no drive slot is free".into()));
+            }
+            state.disks.insert(device.id.clone());
+            Ok(())
+        })
     }
 
     fn plug_vfio(&self, _: &str, _: &Path) -> SeamResult<()> {
         Ok(())
     }
 
-    fn unplug(&self, _: &str) -> SeamResult<()> {
+    fn unplug(&self, id: &str) -> SeamResult<()> {
+        self.shared.change(|state| state.disks.remove(id));
         Ok(())
     }
 

@@ -16,7 +16,7 @@ use tempfile::TempDir;
 
 use crate::options::Options;
 use crate::runtime::Runtime;
-use crate::seam::{SeamError, SeamResult, Seams};
+use crate::seam::{AgentCapabilities, SeamError, SeamResult, Seams, VmCapabilities};
 use crate::stand_in::{stand_in_verb, ProcessStandIns};
 use crate::store::{Store, VmRecord};
 use crate::vm_host::{vmm_verb_with, ControlClient, ProcessVmHost, ReExec, VsockAgents};
@@ -83,6 +83,7 @@ impl Stage {
             std::fs::write(dir.join(name), name).expect("a file in the temporary directory");
         }
         std::fs::create_dir(dir.join("rootfs")).expect("a directory in the temporary directory");
+        std::fs::write(dir.join("disk"), "a disk, for the fakes").expect("a file in the temporary directory");
         Self { dir, owned: Some(owned), role_test: role_test.into() }
     }
 
@@ -125,12 +126,14 @@ impl Stage {
     }
 
     fn seams_of(&self, reap: bool) -> Seams {
-        let vm = ProcessVmHost { reap: true, ..ProcessVmHost::new(self.reexec("vmm")) };
+        let capabilities = VmCapabilities { block_hotplug: true, block_slots: true, ..VmCapabilities::default() };
+        let vm = ProcessVmHost { reap: true, capabilities, ..ProcessVmHost::new(self.reexec("vmm")) };
+        let capabilities = AgentCapabilities { block_devices: true, ..AgentCapabilities::default() };
         let stand_ins = ProcessStandIns { reap, namespaces: false, ..ProcessStandIns::new(self.reexec("stand-in")) };
         let ledger = Arc::new(Ledger::new(&self.dir.join("ledger")));
         Seams {
             vm: Arc::new(vm),
-            agent: Arc::new(VsockAgents::default()),
+            agent: Arc::new(VsockAgents { capabilities }),
             stand_ins: Arc::new(stand_ins),
             network: ledger.clone(),
             mounts: ledger.clone(),
