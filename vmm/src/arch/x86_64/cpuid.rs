@@ -49,6 +49,11 @@ pub fn guest(supported: &[kvm_cpuid_entry2], topology: &Topology, tsc_khz: Optio
     entries
 }
 
+/// Whether the processor says that its TSC runs at one frequency for ever (leaf 0x80000007, EDX bit 8).
+pub fn has_invariant_tsc(supported: &[kvm_cpuid_entry2]) -> bool {
+    supported.iter().any(|entry| entry.function == 0x8000_0007 && entry.edx & 1 << 8 != 0)
+}
+
 fn is_intel(entries: &[kvm_cpuid_entry2]) -> bool {
     entries.iter().any(|e| e.function == 0 && (e.ebx, e.edx, e.ecx) == (0x756e_6547, 0x4965_6e69, 0x6c65_746e))
 }
@@ -154,6 +159,14 @@ fn set_bits(register: &mut u32, bits: RangeInclusive<u32>, value: u32) {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn an_invariant_tsc_is_known_by_its_bit() {
+        let other = leaf(0x8000_0008, 0, 0, 0, 0, 1 << 8);
+        assert!(has_invariant_tsc(&[other, leaf(0x8000_0007, 0, 0, 0, 0, 1 << 8)]));
+        assert!(!has_invariant_tsc(&[other, leaf(0x8000_0007, 0, 0x100, 0x100, 0x100, !(1 << 8))]));
+        assert!(!has_invariant_tsc(&[other]));
+    }
 
     fn leaf(function: u32, index: u32, eax: u32, ebx: u32, ecx: u32, edx: u32) -> kvm_cpuid_entry2 {
         kvm_cpuid_entry2 { function, index, eax, ebx, ecx, edx, ..Default::default() }

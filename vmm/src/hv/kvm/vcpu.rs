@@ -52,6 +52,9 @@ impl KvmVcpu {
         count: u32,
         entry: Option<&EntryState>,
     ) -> Result<(), HvError> {
+        if !cpuid::has_invariant_tsc(supported.as_slice()) {
+            self.adopt_tsc_frequency();
+        }
         // A host with an unstable TSC has no fixed frequency to tell; the guest then uses kvmclock alone.
         let tsc_khz = self.fd.get_tsc_khz().ok();
         let entries = cpuid::guest(supported.as_slice(), &cpuid::Topology { index, count }, tsc_khz);
@@ -74,6 +77,17 @@ impl KvmVcpu {
             self.fd.set_regs(&regs).map_err(failed("KVM_SET_REGS"))?;
         }
         Ok(())
+    }
+
+    /// Gives the vCPU the frequency that the host's TSC has by what the host knows now. Where it is not invariant, as in
+    /// many virtual machines, KVM makes vCPUs with the one that it was loaded with, and if the host's kernel has measured
+    /// anew since then it wants to scale, cannot, and takes the guest's TSC for 0 for ever: each timer of the guest would
+    /// fire late by as much as that TSC shows.
+    fn adopt_tsc_frequency(&self) {
+        if let Err(error) = self.fd.set_tsc_khz(0) {
+            // One that KVM has right stays so.
+            log::debug!("a vCPU keeps its frequency (KVM_SET_TSC_KHZ): {error}");
+        }
     }
 
     /// Makes the vCPU's local APIC known to the others'. KVM routes interrupts, INIT among them, by a map that it draws
