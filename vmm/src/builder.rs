@@ -28,6 +28,7 @@ use crate::boot::cmdline::{Cmdline, CmdlineError};
 use crate::boot::initrd::{Initrd, InitrdError};
 use crate::boot::kernel::{Entry, Kernel, KernelError};
 use crate::boot::linux64::{self, BootInfo};
+use crate::boot::load::Loader;
 use crate::boot::pvh;
 use crate::config::{ConfigError, ConsoleLevel, ConsoleOutput, DeviceDiscovery, MachineConfig, MemoryBacking};
 use crate::console::Console;
@@ -183,7 +184,8 @@ fn assemble(
     }
     driver.marks().add(names::DEVICES_READY);
 
-    let entry = load(config, files, &ram, &devices)?;
+    let mut images = Loader::new(&ram, config.effective_loading());
+    let entry = load(config, files, &ram, &devices, &mut images)?;
     driver.marks().add(names::KERNEL_LOADED);
 
     let Devices { mmio, pio, transports, .. } = devices;
@@ -198,7 +200,7 @@ fn assemble(
     }
     driver.marks().watch(vcpus.counters());
     driver.marks().add(names::VCPUS_READY);
-    Ok(Machine::new(Parts { driver, vcpus, transports, handles, vm }))
+    Ok(Machine::new(Parts { driver, vcpus, transports, handles, images, vm }))
 }
 
 /// Marks the moment when the guest has all the memory that was asked for; asks for all when it
@@ -264,7 +266,13 @@ fn add_ports(
 }
 
 /// Kernel, initrd, command line, tables and boot data into memory.
-fn load(config: &MachineConfig, files: Files, ram: &GuestRam, devices: &Devices) -> Result<EntryState, BuildError> {
+fn load(
+    config: &MachineConfig,
+    files: Files,
+    ram: &GuestRam,
+    devices: &Devices,
+    images: &mut Loader,
+) -> Result<EntryState, BuildError> {
     let Files { kernel, initrd, .. } = files;
     let size = config.memory.size_mib << 20;
     let entry = kernel.entry(config.boot)?;
@@ -277,10 +285,9 @@ fn load(config: &MachineConfig, files: Files, ram: &GuestRam, devices: &Devices)
     if config.memory.backing == MemoryBacking::Anonymous && !config.memory.thp {
         sparse_blocks(kernel.extent(), place).for_each(|block| memory::small_pages(ram, block));
     }
-    let loading = config.effective_loading();
-    kernel.load(ram, loading)?;
+    kernel.load(images)?;
     if let (Some(initrd), Some(range)) = (initrd, place) {
-        initrd.load(ram, range, loading)?;
+        initrd.load(images, range)?;
     }
     let mut bytes = line.into_bytes();
     let cmdline_len = bytes.len();

@@ -118,12 +118,16 @@ pub enum BootProtocol {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum ImageLoading {
-    /// They are copied. What becomes of the files afterwards is of no importance.
+    /// Mapped where that is faster and the file can be leased, else copied. Whoever changes the file while the machine
+    /// lives waits until the guest has copies of its pages.
     #[default]
+    Auto,
+    /// They are copied. What becomes of the files afterwards is of no importance.
     Copy,
-    /// Their pages are mapped from the host's page cache: faster, and memory is shared between machines. The files
-    /// must not be changed in place while the machine lives (replacing them by `rename` is fine): the guest would see
-    /// it, and end with a host error if they are cut. With shared or huge-page memory they are copied.
+    /// Their pages are mapped from the host's page cache, and shared between machines until the guest writes to them. A
+    /// file on which no lease can be had must not be changed in place while the machine lives (replacing it by `rename`
+    /// is fine): the guest would see it, and end with a host error if it is cut. With shared or huge-page memory they
+    /// are copied.
     Map,
 }
 
@@ -326,7 +330,7 @@ impl MachineConfig {
             initrd: None,
             cmdline: Vec::new(),
             boot: BootProtocol::Auto,
-            loading: ImageLoading::Copy,
+            loading: ImageLoading::Auto,
             discovery: DeviceDiscovery::Acpi,
             console: ConsoleConfig::default(),
             blocks: Vec::new(),

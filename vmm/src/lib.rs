@@ -28,6 +28,7 @@ pub mod console;
 pub mod counters;
 pub mod driver;
 pub mod exit;
+mod gate;
 pub mod hv;
 pub mod machine;
 pub mod marks;

@@ -8,14 +8,15 @@ use hutch_devices::virtio::mem::MemHandle;
 use hutch_devices::virtio::mmio::MmioTransport;
 use hutch_devices::virtio::vsock::VsockHandle;
 
+use crate::boot::load::Loader;
 use crate::builder::{self, BuildError};
 use crate::config::MachineConfig;
 use crate::counters::Counters;
 use crate::driver::{MachineError, StateDriver};
 use crate::exit::MachineExit;
+use crate::gate::Gate;
 use crate::hv::{Hypervisor, Vm};
 use crate::marks::Mark;
-use crate::state::Event;
 use crate::vcpus::Vcpus;
 use crate::virtio::Handles;
 
@@ -25,9 +26,11 @@ use crate::virtio::Handles;
 pub struct Machine {
     driver: Arc<StateDriver>,
     vcpus: Vcpus,
-    transports: Vec<Arc<MmioTransport>>,
+    gate: Arc<Gate>,
     handles: Handles,
     down: bool,
+    /// Kept while the guest's memory is used.
+    _images: Loader,
     /// Last: descriptors of interrupts and doorbells go before it.
     vm: Box<dyn Vm>,
 }
@@ -38,6 +41,7 @@ pub(crate) struct Parts {
     pub vcpus: Vcpus,
     pub transports: Vec<Arc<MmioTransport>>,
     pub handles: Handles,
+    pub images: Loader,
     pub vm: Box<dyn Vm>,
 }
 
@@ -59,8 +63,10 @@ impl Machine {
     }
 
     pub(crate) fn new(parts: Parts) -> Self {
-        let Parts { driver, vcpus, transports, handles, vm } = parts;
-        Self { driver, vcpus, transports, handles, down: false, vm }
+        let Parts { driver, vcpus, transports, handles, images, vm } = parts;
+        let gate = Arc::new(Gate::new(driver.clone(), transports));
+        images.attach(gate.clone());
+        Self { driver, vcpus, gate, handles, down: false, _images: images, vm }
     }
 
     /// Lets the guest run.
@@ -68,7 +74,7 @@ impl Machine {
     /// # Errors
     /// It has run before.
     pub fn start(&mut self) -> Result<(), MachineError> {
-        self.driver.run(Event::Start)
+        self.gate.start()
     }
 
     /// Holds the guest: when this returns, no vCPU runs and no device works.
@@ -76,11 +82,7 @@ impl Machine {
     /// # Errors
     /// It does not run, ended meanwhile, or cannot be held.
     pub fn pause(&mut self) -> Result<(), MachineError> {
-        self.driver.pause()?;
-        for transport in &self.transports {
-            transport.device_pause();
-        }
-        Ok(())
+        self.gate.pause()
     }
 
     /// Goes on after [`Self::pause`].
@@ -88,11 +90,7 @@ impl Machine {
     /// # Errors
     /// It is not paused.
     pub fn resume(&mut self) -> Result<(), MachineError> {
-        // Devices first: a guest that runs may wait for them without end if they had no time to look at their queues.
-        for transport in &self.transports {
-            transport.device_resume();
-        }
-        self.driver.run(Event::Resume)
+        self.gate.resume()
     }
 
     /// The way to the guest's sockets, if the machine has that device.
@@ -163,11 +161,7 @@ impl Machine {
             return Ok(());
         }
         self.down = true;
-        let joined = self.driver.join();
-        for transport in &self.transports {
-            transport.device_shutdown();
-        }
-        joined
+        self.gate.shutdown()
     }
 }
 

@@ -39,7 +39,7 @@ pub struct BootArgs {
     #[arg(long, value_enum, default_value_t = Discovery::Acpi)]
     pub discovery: Discovery,
     /// How kernel and initrd come into guest memory
-    #[arg(long, value_enum, default_value_t = Loading::Copy)]
+    #[arg(long, value_enum, default_value_t = Loading::Auto)]
     pub loading: Loading,
     /// End after so many seconds, as a failure
     #[arg(long, value_name = "SECS")]
@@ -61,8 +61,11 @@ pub enum Discovery {
 /// See [`hutch_vmm`]'s `ImageLoading`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
 pub enum Loading {
+    /// Mapped where that is faster and the file can be leased, else copied.
+    Auto,
     /// They are copied.
     Copy,
-    /// Their pages are mapped from the page cache, and shared by all machines until written.
+    /// Their pages are mapped from the page cache, and shared by all machines until written; do not change files on which
+    /// there is no lease to be had.
     Map,
 }

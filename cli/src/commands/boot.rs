@@ -80,6 +80,7 @@ fn config(args: &BootArgs) -> Result<MachineConfig, Failure> {
         Discovery::Cmdline => DeviceDiscovery::Cmdline,
     };
     config.loading = match args.loading {
+        Loading::Auto => ImageLoading::Auto,
         Loading::Copy => ImageLoading::Copy,
         Loading::Map => ImageLoading::Map,
     };

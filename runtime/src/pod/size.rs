@@ -10,6 +10,7 @@ use crate::logger;
 use crate::pod::OpenPod;
 use crate::seam::SeamError;
 use crate::spec::{memory_mib_for_all, vcpus_for_all, Resources, PLATFORM_MAX_VCPUS};
+use crate::state::State;
 
 /// vCPUs that a guest is told of unasked: each costs its boot a third of a millisecond, and above that more.
 const MOST_UNASKED: u32 = 8;
@@ -24,7 +25,9 @@ impl OpenPod<'_> {
     /// The same, with a container that may still be stopped and will not be.
     pub(crate) fn sync_size_with(&mut self, coming: Option<usize>) -> Result<()> {
         // A guest that does not answer is on its way out, and is not waited for once more.
-        if !self.live.vm_alive() || self.live.agent_lost() {
+        // Nor is one that is held: what a call has left undone is for one that comes when it runs.
+        let held = self.state.state == State::Paused;
+        if held || !self.live.vm_alive() || self.live.agent_lost() {
             return Ok(());
         }
         let (vcpus, more_mib) = (self.wanted_vcpus(coming), self.wanted_mib(coming));

@@ -9,8 +9,8 @@ use std::time::{Duration, Instant};
 
 use hutch_agent_proto::HOST_PORT;
 use hutch_vmm::config::{
-    BlockConfig, ConsoleConfig, ConsoleLevel, ConsoleOutput, ImageLoading, MemoryBacking, MemoryConfig, NetConfig,
-    ShareConfig, TapSource, VsockConfig, GROWTH_STEP_MIB, GROWTH_THRESHOLD_MIB,
+    BlockConfig, ConsoleConfig, ConsoleLevel, ConsoleOutput, MemoryBacking, MemoryConfig, NetConfig, ShareConfig,
+    TapSource, VsockConfig, GROWTH_STEP_MIB, GROWTH_THRESHOLD_MIB,
 };
 use hutch_vmm::{BlockSlot, Machine, MachineConfig, MachineExit, MemHandle, Stopper};
 
@@ -330,7 +330,6 @@ fn machine_config(spec: &VmSpec) -> SeamResult<MachineConfig> {
         let more = spec.max_memory_mib.saturating_sub(memory.size_mib);
         memory.pluggable_mib = memory.pluggable_mib.max(more / GROWTH_STEP_MIB * GROWTH_STEP_MIB);
     }
-    config.loading = ImageLoading::Map;
     config.initrd.clone_from(&spec.initrd);
     config.cmdline.clone_from(&spec.kernel_parameters);
     config.console = ConsoleConfig {

@@ -359,6 +359,25 @@ fn p_206_a_change_of_size_that_was_cut_short_is_made_later() {
     finish(&world, &runtime);
 }
 
+/// Nor is a held guest asked for it: the first call that looks at the size of a running machine makes the change.
+#[test]
+fn p_206_a_change_of_size_that_was_cut_short_waits_while_the_pod_is_paused() {
+    let (world, runtime) = capable();
+    runtime.create_container("p", world.container("b")).unwrap();
+    runtime.start_container("p", "b").unwrap();
+    runtime.stop_container("p", "b", StopOptions { force: true }).unwrap();
+    let limits = hutch_runtime::Limits { memory: Some(128 << 20), ..Default::default() };
+    world.fail("vm.set-memory", Failing::Refuses);
+    assert_eq!(kind(runtime.update_container("p", "a", &limits)), ErrorKind::Seam);
+    runtime.pause_pod("p").unwrap();
+    runtime.delete_container("p", "b").unwrap();
+    assert_eq!(world.memory_mib("p"), 256);
+    runtime.resume_pod("p").unwrap();
+    runtime.create_container("p", world.container("c")).unwrap();
+    assert_eq!(world.memory_mib("p"), 384);
+    finish(&world, &runtime);
+}
+
 /// Without a most, or with a machine that cannot, memory stays as it was.
 #[test]
 fn m_06_a_machine_that_was_not_made_to_grow_does_not() {

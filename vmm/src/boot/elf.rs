@@ -23,6 +23,8 @@ const SHF_ALLOC: u64 = 2;
 /// Linux' work area for encrypting itself in place on AMD's processors, behind everything else. Kernels that run
 /// unencrypted take it for free memory.
 const SCRATCH: &[u8] = b".init.scratch";
+/// Places in each function of a kernel that protects itself from speculation; it rewrites every one of them at boot.
+const PATCHED: [&[u8]; 2] = [b".retpoline_sites\0", b".return_sites\0"];
 /// XEN_ELFNOTE_PHYS32_ENTRY: the PVH entry.
 const PHYS32_ENTRY: u32 = 18;
 
@@ -179,9 +181,34 @@ pub fn section_place(table: &[u8], index: u16) -> Option<(u64, u64)> {
     Some((fields.u64(24).ok()?, fields.u64(32).ok()?))
 }
 
+/// What the section headers tell.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Sections {
+    /// Sections that need not be read.
+    pub empty: Vec<EmptySection>,
+    /// Whether the kernel, when it boots, rewrites most pages of its text, or may do so for all that is known.
+    pub patches_much: bool,
+}
+
+impl Sections {
+    /// Of an image without section headers.
+    pub fn unknown() -> Self {
+        Self { empty: Vec::new(), patches_much: true }
+    }
+}
+
+/// Reads the section headers. What cannot be understood is left out.
+pub fn sections(table: &[u8], names: &[u8]) -> Sections {
+    let patches = |header: &[u8]| {
+        let name = Fields(header).u32(0).ok().and_then(|at| names.get(at as usize..));
+        name.is_some_and(|name| PATCHED.iter().any(|patched| name.starts_with(patched)))
+    };
+    Sections { empty: empty_sections(table, names), patches_much: table.chunks_exact(SECTION_SIZE).any(patches) }
+}
+
 /// Finds empty sections. Linkers write zeroes for a section without contents if one with contents follows, and
-/// Linux' image has 10 MB of these; whoever knows need not read them. What cannot be understood is left out.
-pub fn empty_sections(table: &[u8], names: &[u8]) -> Vec<EmptySection> {
+/// Linux' image has 10 MB of these; whoever knows need not read them.
+fn empty_sections(table: &[u8], names: &[u8]) -> Vec<EmptySection> {
     let empty = |header: &[u8]| {
         let fields = Fields(header);
         let name = names.get(fields.u32(0).ok()? as usize..)?;

@@ -80,18 +80,29 @@ fn notes_of_others_are_skipped() {
     assert_eq!(pvh_entry(&note(b"Xen\0", 18, &u64::MAX.to_le_bytes())), Err(ElfError::Malformed("notes")));
 }
 
+fn section(name: u32, kind: u32, flags: u64, virt: u64, len: u64) -> Vec<u8> {
+    let mut bytes = Vec::new();
+    bytes.extend(name.to_le_bytes());
+    bytes.extend(kind.to_le_bytes());
+    for field in [flags, virt, 0x40, len, 0, 0, 0] {
+        bytes.extend(field.to_le_bytes());
+    }
+    bytes
+}
+
+#[test]
+fn kernels_that_rewrite_their_text_are_known_by_the_lists_of_places() {
+    let names = b"\0.text\0.retpoline_sites\0.return_sites\0.retpoline_sites2\0";
+    for (name, patches_much) in [(1, false), (7, true), (24, true), (38, false), (99, false)] {
+        let table = [section(1, 1, SHF_ALLOC, 0x1000, 0x500), section(name, 1, SHF_ALLOC, 0x2000, 0x600)].concat();
+        assert_eq!(sections(&table, names).patches_much, patches_much, "{name}");
+    }
+    assert!(Sections::unknown().patches_much);
+}
+
 #[test]
 fn sections_without_contents_and_the_work_area_are_empty() {
     let names = b"\0.bss\0.init.scratch\0.init.scratch2\0";
-    let section = |name: u32, kind: u32, flags: u64, virt: u64, len: u64| {
-        let mut bytes = Vec::new();
-        bytes.extend(name.to_le_bytes());
-        bytes.extend(kind.to_le_bytes());
-        for field in [flags, virt, 0x40, len, 0, 0, 0] {
-            bytes.extend(field.to_le_bytes());
-        }
-        bytes
-    };
     let table = [
         section(1, SHT_NOBITS, SHF_ALLOC, 0x1000, 0x500),
         section(6, 1, SHF_ALLOC, 0x2000, 0x600),
@@ -105,7 +116,7 @@ fn sections_without_contents_and_the_work_area_are_empty() {
         EmptySection { virt: 0x1000, len: 0x500, dispensable: false },
         EmptySection { virt: 0x2000, len: 0x600, dispensable: true },
     ];
-    assert_eq!(empty_sections(&table, names), expected);
+    assert_eq!(sections(&table, names), Sections { empty: expected.into(), patches_much: false });
     assert_eq!(section_place(&table, 1), Some((0x40, 0x600)));
     assert_eq!(section_place(&table, 6), None);
 }
@@ -115,7 +126,7 @@ proptest! {
     fn random_section_headers_never_panic(
         table in proptest::collection::vec(any::<u8>(), 0..640), names in proptest::collection::vec(any::<u8>(), 0..40),
     ) {
-        for section in empty_sections(&table, &names) {
+        for section in sections(&table, &names).empty {
             prop_assert!(section.virt.checked_add(section.len).is_some());
         }
     }

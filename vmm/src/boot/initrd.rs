@@ -5,19 +5,18 @@ use std::io;
 use std::os::unix::fs::{FileExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
-use hutch_devices::GuestRam;
-
+use super::load::Loader;
 use super::pieces::Piece;
-use super::place;
 use crate::arch::x86_64::layout;
 use crate::arch::x86_64::memmap::Range;
-use crate::config::ImageLoading;
 
 const PAGE: u64 = 0x1000;
 /// The name of the last member of every cpio archive.
 const TRAILER: &[u8] = b"TRAILER!!!";
 /// Archives are padded by no more than this behind their trailer.
 const PADDING: u64 = 1024;
+/// Less than this is copied sooner than leased and mapped.
+const WORTH_MAPPING: u64 = 1 << 20;
 
 /// Why an initrd cannot be used.
 #[derive(Debug, thiserror::Error)]
@@ -130,9 +129,10 @@ impl Initrd {
     ///
     /// # Errors
     /// [`InitrdError::Read`], also if the file has shrunk meanwhile.
-    pub fn load(self, ram: &GuestRam, range: Range, loading: ImageLoading) -> Result<(), InitrdError> {
+    pub fn load(self, loader: &mut Loader, range: Range) -> Result<(), InitrdError> {
         let piece = Piece { offset: 0, address: range.start, len: self.len };
-        place::place(ram, &self.file, piece, loading).map_err(|source| InitrdError::Read { path: self.path, source })
+        let pays = self.len >= WORTH_MAPPING;
+        loader.load(self.file, &[piece], pays).map_err(|source| InitrdError::Read { path: self.path, source })
     }
 }
 

@@ -5,16 +5,15 @@ use std::io;
 use std::os::unix::fs::{FileExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
-use hutch_devices::GuestRam;
 use linux_loader::loader::bootparam::setup_header;
 
 use super::bzimage::{self, BzImage, BzImageError};
-use super::elf::{self, ElfError, Header, Segment};
+use super::elf::{self, ElfError, Header, Sections, Segment};
+use super::load::Loader;
 use super::pieces::{self, Load, Piece};
-use super::place;
 use crate::arch::x86_64::memmap::Range;
 use crate::arch::x86_64::{layout, memmap};
-use crate::config::{BootProtocol, ImageLoading};
+use crate::config::BootProtocol;
 
 /// Why a kernel cannot be booted.
 #[derive(Debug, thiserror::Error)]
@@ -99,7 +98,7 @@ pub enum KernelError {
 
 #[derive(Debug)]
 enum Image {
-    Elf { entry: u64, pvh_entry: Option<u32>, loads: Vec<Load> },
+    Elf { entry: u64, pvh_entry: Option<u32>, loads: Vec<Load>, patches_much: bool },
     BzImage(BzImage),
 }
 
@@ -219,17 +218,17 @@ impl Kernel {
     ///
     /// # Errors
     /// [`KernelError::Read`], also if the file has shrunk meanwhile.
-    pub fn load(self, ram: &GuestRam, loading: ImageLoading) -> Result<(), KernelError> {
-        let pieces = match &self.image {
-            Image::Elf { loads, .. } => loads.iter().flat_map(|load| load.pieces.clone()).collect(),
+    pub fn load(self, loader: &mut Loader) -> Result<(), KernelError> {
+        let (pieces, pays) = match &self.image {
+            Image::Elf { loads, patches_much, .. } => {
+                (loads.iter().flat_map(|load| load.pieces.clone()).collect(), !patches_much)
+            }
             Image::BzImage(image) => {
-                vec![Piece { offset: image.code_offset, address: image.load, len: image.code_len }]
+                (vec![Piece { offset: image.code_offset, address: image.load, len: image.code_len }], false)
             }
         };
-        pieces
-            .into_iter()
-            .try_for_each(|piece| place::place(ram, &self.file, piece, loading))
-            .map_err(|source| KernelError::Read { path: self.path, source })
+        let failed = |source| KernelError::Read { path: self.path, source };
+        loader.load(self.file, &pieces, pays).map_err(failed)
     }
 }
 
@@ -248,34 +247,29 @@ fn open_elf(file: &File, head: &[u8], file_len: u64, path: &Path) -> Result<Imag
         let notes = read_part(file, offset, len, file_len, path)?;
         pvh_entry = pvh_entry.or(elf::pvh_entry(&notes).map_err(bad)?);
     }
-    let empty = empty_sections(file, &header, file_len, path)?;
-    let loads = pieces::loads(&segments, &empty);
+    let sections = sections(file, &header, file_len, path)?;
+    let loads = pieces::loads(&segments, &sections.empty);
     let within = |entry: u64| loads.iter().any(|load| load.has_contents_at(entry));
     if pvh_entry.is_some_and(|entry| !within(entry.into())) || (pvh_entry.is_none() && !within(header.entry)) {
         return Err(bad(ElfError::Malformed("entry address")));
     }
-    Ok(Image::Elf { entry: header.entry, pvh_entry, loads })
+    Ok(Image::Elf { entry: header.entry, pvh_entry, loads, patches_much: sections.patches_much })
 }
 
-/// What section headers tell about empty memory. They are optional: an image without is loaded as it is.
-fn empty_sections(
-    file: &File,
-    header: &Header,
-    file_len: u64,
-    path: &Path,
-) -> Result<Vec<elf::EmptySection>, KernelError> {
+/// What section headers tell. They are optional: an image without is loaded as it is.
+fn sections(file: &File, header: &Header, file_len: u64, path: &Path) -> Result<Sections, KernelError> {
     let table_len = u64::from(header.sections) * elf::SECTION_SIZE as u64;
     let fits = |offset: u64, len: u64| offset.checked_add(len).is_some_and(|end| end <= file_len);
     if header.sections > elf::MAX_SECTIONS || !fits(header.sections_offset, table_len) {
-        return Ok(Vec::new());
+        return Ok(Sections::unknown());
     }
     let table = read_part(file, header.sections_offset, table_len, file_len, path)?;
     match elf::section_place(&table, header.names_section) {
         Some((offset, len)) if len <= elf::MAX_SECTION_NAMES && fits(offset, len) => {
             let names = read_part(file, offset, len, file_len, path)?;
-            Ok(elf::empty_sections(&table, &names))
+            Ok(elf::sections(&table, &names))
         }
-        _ => Ok(Vec::new()),
+        _ => Ok(Sections::unknown()),
     }
 }
 

@@ -6,6 +6,7 @@ use proptest::prelude::*;
 use vm_memory::{Bytes, GuestAddress};
 
 use super::*;
+use crate::config::ImageLoading;
 use crate::testing::{pvh_image, ram, PvhImage};
 
 const CODE: &[u8] = b"some machine code";
@@ -36,7 +37,8 @@ fn segments_are_read_to_their_place() {
     let kernel = open(&pvh_image(&image())).expect("good");
     assert_eq!(kernel.extent(), Range { start: 0x20_0000, len: 0x2000 });
     let ram = ram(4);
-    kernel.load(&ram, ImageLoading::Map).expect("fits");
+    let mut loader = Loader::new(&ram, ImageLoading::Map);
+    kernel.load(&mut loader).expect("fits");
     let mut there = vec![0; CODE.len() + 1];
     ram.read_slice(&mut there, GuestAddress(0x20_0000)).expect("in RAM");
     assert_eq!(&there[..CODE.len()], CODE);
@@ -109,7 +111,7 @@ proptest! {
         }
         if let Ok(kernel) = open(&bytes) {
             if kernel.check_fits(4 << 20).is_ok() {
-                kernel.load(&ram(4), ImageLoading::Copy).expect("what fits can be loaded");
+                kernel.load(&mut Loader::new(&ram(4), ImageLoading::Copy)).expect("what fits can be loaded");
             }
         }
     }

@@ -14,17 +14,39 @@ use hutch_devices::GuestRam;
 use vm_memory::{GuestAddress, GuestMemory};
 
 use super::pieces::Piece;
-use crate::config::ImageLoading;
 
 const PAGE: u64 = 0x1000;
 /// Less than this is read: a mapping costs several system calls.
 const WORTH_MAPPING: u64 = 64 << 10;
 
-/// Brings `piece` of `file` into `ram`.
+/// Copies `piece` of `file` into `ram`. What becomes of the file afterwards is of no importance.
+///
+/// # Errors
+/// The file ends too early or cannot be read, or there is no such memory.
+pub fn copy(ram: &GuestRam, file: &File, piece: Piece) -> io::Result<()> {
+    place(ram, file, piece, |whole| match whole.len {
+        WORTH_MAPPING.. => copy_whole(ram, file, whole),
+        _ => read(ram, file, whole),
+    })
+    .map(drop)
+}
+
+/// Maps the whole pages of `piece` of `file` into `ram`, privately, and returns these; the rest is read. Later changes of
+/// the file show in the pages that the guest has not written to: see [`super::lease`].
 ///
 /// # Errors
 /// The file ends too early or cannot be read or mapped, or there is no such memory.
-pub fn place(ram: &GuestRam, file: &File, piece: Piece, loading: ImageLoading) -> io::Result<()> {
+pub fn map(ram: &GuestRam, file: &File, piece: Piece) -> io::Result<Option<Piece>> {
+    place(ram, file, piece, |whole| map_whole(ram, file, whole))
+}
+
+/// Brings `piece` into memory, its whole pages by `bring`, and returns these.
+fn place(
+    ram: &GuestRam,
+    file: &File,
+    piece: Piece,
+    bring: impl FnOnce(Piece) -> io::Result<()>,
+) -> io::Result<Option<Piece>> {
     // A page past the end of the file would be a SIGBUS when touched.
     if piece.offset + piece.len > file.metadata()?.len() {
         return Err(io::ErrorKind::UnexpectedEof.into());
@@ -32,13 +54,10 @@ pub fn place(ram: &GuestRam, file: &File, piece: Piece, loading: ImageLoading) -
     let (before, whole, after) = split(piece);
     read(ram, file, before)?;
     if let Some(whole) = whole {
-        match loading {
-            ImageLoading::Map => map(ram, file, whole)?,
-            ImageLoading::Copy if whole.len >= WORTH_MAPPING => copy(ram, file, whole)?,
-            ImageLoading::Copy => read(ram, file, whole)?,
-        }
+        bring(whole)?;
     }
-    read(ram, file, after)
+    read(ram, file, after)?;
+    Ok(whole)
 }
 
 /// The part before the first page boundary, whole pages, and the rest. No whole pages if file and memory do not agree
@@ -67,7 +86,7 @@ fn read(ram: &GuestRam, file: &File, piece: Piece) -> io::Result<()> {
 }
 
 /// Copies whole pages. `read(2)` would do the same byte by byte where a processor's string instructions are slow.
-fn copy(ram: &GuestRam, file: &File, piece: Piece) -> io::Result<()> {
+fn copy_whole(ram: &GuestRam, file: &File, piece: Piece) -> io::Result<()> {
     let Some(source) = Source::map(file, piece) else { return read(ram, file, piece) };
     let slice = ram.get_slice(GuestAddress(piece.address), piece.len as usize).map_err(io::Error::other)?;
     let guard = slice.ptr_guard_mut();
@@ -195,7 +214,7 @@ unsafe fn copy_by_16(to: *mut u8, from: *const u8, len: usize) {
     }
 }
 
-fn map(ram: &GuestRam, file: &File, piece: Piece) -> io::Result<()> {
+fn map_whole(ram: &GuestRam, file: &File, piece: Piece) -> io::Result<()> {
     let slice = ram.get_slice(GuestAddress(piece.address), piece.len as usize).map_err(io::Error::other)?;
     let guard = slice.ptr_guard_mut();
     // SAFETY: replaces whole pages inside of one of guest memory's own mappings, which stay one range of addresses
@@ -268,9 +287,9 @@ mod tests {
             (0x1010, 0x10_0010, 0x2_3457),
             (7, 0x10_0000, 0x2_0001),
         ] {
-            for loading in [ImageLoading::Map, ImageLoading::Copy] {
+            for bring in [copy, |ram: &_, file: &_, piece| map(ram, file, piece).map(drop)] {
                 let ram = ram(4);
-                place(&ram, &file, Piece { offset, address, len }, loading).expect("fits");
+                bring(&ram, &file, Piece { offset, address, len }).expect("fits");
                 let mut all = vec![0; 0x2_8000];
                 ram.read_slice(&mut all, GuestAddress(0xf_f000)).expect("in RAM");
                 let start = (address - 0xf_f000) as usize;
@@ -296,7 +315,8 @@ mod tests {
     fn writing_to_mapped_memory_leaves_the_file_alone() {
         let (file, bytes) = file(0x2000);
         let ram = ram(4);
-        place(&ram, &file, Piece { offset: 0, address: 0x10_0000, len: 0x2000 }, ImageLoading::Map).expect("fits");
+        let piece = Piece { offset: 0, address: 0x10_0000, len: 0x2000 };
+        assert_eq!(map(&ram, &file, piece).expect("fits"), Some(piece));
         ram.write_slice(&[0; 0x2000], GuestAddress(0x10_0000)).expect("in RAM");
         let mut now = vec![0; 0x2000];
         file.read_exact_at(&mut now, 0).expect("readable");
@@ -306,9 +326,8 @@ mod tests {
     #[test]
     fn a_file_that_has_shrunk_is_an_error_both_ways() {
         let (file, _) = file(0x1_f800);
-        for loading in [ImageLoading::Map, ImageLoading::Copy] {
-            let piece = Piece { offset: 0, address: 0x10_0000, len: 0x2_0000 };
-            assert!(place(&ram(4), &file, piece, loading).is_err());
-        }
+        let piece = Piece { offset: 0, address: 0x10_0000, len: 0x2_0000 };
+        assert!(copy(&ram(4), &file, piece).is_err());
+        assert!(map(&ram(4), &file, piece).is_err());
     }
 }

@@ -141,6 +141,40 @@ guest! {
 }
 
 guest! {
+    /// Adds up the first and the third page of its initrd and writes to the second, again and again, with a mark each
+    /// time. Powers off when it does not find what it found or wrote before.
+    watch_initrd, 32,
+    "   mov esi, [ebx + 16]",
+    "   mov esi, [esi]",
+    "   mov edi, 1",
+    "   mov [esi + 0x1000], edi",
+    "   xor ebp, ebp",
+    "2: xor eax, eax",
+    "   xor ecx, ecx",
+    "3: add eax, [esi + ecx]",
+    "   add eax, [esi + ecx + 0x2000]",
+    "   add ecx, 4",
+    "   cmp ecx, 0x1000",
+    "   jne 3b",
+    "   test ebp, ebp",
+    "   jne 4f",
+    "   mov ebp, eax",
+    "4: cmp eax, ebp",
+    "   jne 5f",
+    "   cmp [esi + 0x1000], edi",
+    "   jne 5f",
+    "   inc edi",
+    "   mov [esi + 0x1000], edi",
+    "   mov al, 0x54",
+    "   out 0xe9, al",
+    "   jmp 2b",
+    "5: mov edx, 0x600",
+    "   mov al, 0x34",
+    "   out dx, al",
+    "   jmp 5b",
+}
+
+guest! {
     /// Reads the first virtio window's magic number and device id, writes both and what a place without device gives
     /// to the console, one byte of each dword, and powers off.
     mmio, 32,

@@ -1,0 +1,107 @@
+//! Images that are mapped into a guest, and changed while it runs. Without `/dev/kvm` these tests fail.
+
+mod guests;
+
+use std::fs::{self, OpenOptions};
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+use guests::{Bench, PATIENCE};
+use hutch_vmm::config::ImageLoading;
+use hutch_vmm::{Machine, MachineExit};
+
+/// So much is mapped if nobody asks for anything.
+const LEN: usize = 1 << 20;
+
+fn bench(loading: ImageLoading) -> Bench {
+    let mut bench = Bench::new(guests::watch_initrd());
+    let mut image: Vec<u8> = (0..LEN).map(|at| (at * 7 + at / 256) as u8).collect();
+    image[..2].copy_from_slice(&[0x1f, 0x8b]);
+    let path = bench.path("initrd");
+    fs::write(&path, image).expect("a temporary file");
+    bench.config.initrd = Some(path);
+    bench.config.loading = loading;
+    bench
+}
+
+fn is_mapped(path: &Path) -> bool {
+    let path = path.to_str().expect("a plain name");
+    fs::read_to_string("/proc/self/maps").expect("our own").lines().any(|line| line.contains(path))
+}
+
+/// The guest has looked at its initrd three more times, and lives.
+fn goes_on(machine: &Machine) {
+    let deadline = Instant::now() + PATIENCE;
+    let looks = || machine.counters().exits.pio_out;
+    let enough = looks() + 3;
+    while looks() < enough {
+        assert_eq!(machine.wait(Some(Duration::from_millis(1))), None, "the guest found something else");
+        assert!(Instant::now() < deadline, "no progress");
+    }
+}
+
+#[test]
+fn a_guest_keeps_what_was_mapped_when_the_file_is_overwritten_and_cut() {
+    let bench = bench(ImageLoading::Auto);
+    let path = bench.path("initrd");
+    let machine = bench.start();
+    goes_on(&machine);
+    assert!(is_mapped(&path));
+    // Opening waits until the guest has a copy.
+    let file = OpenOptions::new().write(true).open(&path).expect("ours");
+    assert!(!is_mapped(&path));
+    file.set_len(0).expect("cut");
+    file.set_len(LEN as u64).expect("zeroes");
+    goes_on(&machine);
+    machine.stopper().stop();
+    assert_eq!(machine.wait(Some(PATIENCE)), Some(MachineExit::Stopped));
+    machine.shutdown().expect("everything leaves");
+}
+
+#[test]
+fn a_guest_that_is_held_or_not_started_keeps_it_too_and_stays_so() {
+    let bench = bench(ImageLoading::Map);
+    let path = bench.path("initrd");
+    let mut first = bench.start();
+    goes_on(&first);
+    first.pause().expect("it runs");
+    let mut second = Machine::build(&bench.config).expect("built");
+    fs::write(&path, "something else").expect("both let go");
+    assert!(!is_mapped(&path));
+    let before = first.counters().exits.pio_out;
+    std::thread::sleep(Duration::from_millis(20));
+    assert_eq!(first.counters().exits.pio_out, before, "it is still held");
+    first.resume().expect("it is paused");
+    goes_on(&first);
+    second.start().expect("it was built");
+    goes_on(&second);
+}
+
+#[test]
+fn images_are_copied_where_there_is_no_lease_or_where_that_is_asked_for() {
+    let mut bench = bench(ImageLoading::Auto);
+    let path = bench.path("initrd");
+    let writer = OpenOptions::new().write(true).open(&path).expect("ours");
+    let machine = bench.start();
+    goes_on(&machine);
+    assert!(!is_mapped(&path));
+    drop(writer);
+    drop(machine);
+    bench.config.loading = ImageLoading::Copy;
+    let machine = bench.start();
+    goes_on(&machine);
+    assert!(!is_mapped(&path));
+}
+
+#[test]
+fn a_machine_that_is_gone_holds_nobody_up() {
+    let bench = bench(ImageLoading::Auto);
+    let path = bench.path("initrd");
+    let machine = bench.start();
+    goes_on(&machine);
+    assert!(is_mapped(&path));
+    drop(machine);
+    let begin = Instant::now();
+    fs::write(&path, "something else").expect("written");
+    assert!(begin.elapsed() < PATIENCE / 4, "the writer was held up for {:?}", begin.elapsed());
+}
