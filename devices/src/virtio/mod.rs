@@ -7,6 +7,7 @@ pub mod fs;
 pub mod mem;
 pub mod mmio;
 pub mod net;
+pub mod one_queue;
 pub mod queue;
 pub mod rng;
 pub mod vectors;

@@ -1,6 +1,7 @@
 use super::*;
 use crate::testing::queue::WRITE;
 use crate::testing::{Buffer, Descriptor, Driver, TestRam};
+use crate::virtio::device::RING_FEATURES;
 
 fn started() -> Driver {
     Driver::started(Box::new(Rng::new("rng0")), RING_FEATURES)

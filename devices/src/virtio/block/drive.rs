@@ -28,8 +28,8 @@ impl Medium {
     }
 }
 
-/// See the module.
-pub(super) struct Drive {
+/// Which image is in a disk, and the way to its driver.
+pub struct Drive {
     medium: RwLock<Option<Medium>>,
     /// While the device is active.
     interrupt: Mutex<Option<Arc<DeviceInterrupt>>>,

@@ -5,12 +5,12 @@
 //! | `request` | from the guest's bytes to a request: pure |
 //! | `backend` | the image: open, lock, read, write, discard |
 //! | `drive` | which image is in the disk now; a slot's may change while the guest runs |
-//! | `worker` | the thread that does requests |
+//! | `perform` | does requests, on guest memory itself |
 
 pub mod backend;
 mod drive;
+mod perform;
 pub mod request;
-mod worker;
 
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -24,13 +24,12 @@ use virtio_bindings::virtio_ids::VIRTIO_ID_BLOCK;
 pub use self::backend::BlockError;
 pub use self::drive::BlockSlot;
 use self::drive::{Drive, Medium};
+use self::perform::Target;
 use self::request::{ID_BYTES, MAX_DISCARD_RANGES, MAX_DISCARD_SECTORS, MAX_ZEROES_RANGES, MAX_ZEROES_SECTORS, SECTOR};
-use self::worker::{BlockWorker, Target};
-use super::device::{config_bytes, RING_FEATURES};
-use super::{ActivateError, Activation, VirtioDevice};
-use crate::worker::WorkerSlot;
+use super::device::RING_FEATURES;
+use super::one_queue::{OneQueue, Service, Session};
+use super::{Chain, ChainError, DeviceInterrupt};
 
-const QUEUE_SIZES: [u16; 1] = [256];
 /// Buffers of data in a request: all of a queue but header and status.
 const SEG_MAX: u32 = 254;
 /// Smallest piece that is worth a discard: a block of most file systems.
@@ -53,11 +52,7 @@ pub struct BlockConfig {
 }
 
 /// A disk.
-pub struct Block {
-    name: String,
-    drive: Arc<Drive>,
-    worker: WorkerSlot<BlockWorker>,
-}
+pub type Block = OneQueue<Drive>;
 
 impl Block {
     /// Opens the image and locks it until the disk is dropped.
@@ -66,7 +61,7 @@ impl Block {
     /// See [`BlockError`].
     pub fn new(config: BlockConfig) -> Result<Self, BlockError> {
         let medium = Medium::open(&config)?;
-        Ok(Self { name: config.id, drive: Arc::new(Drive::new(Some(medium))), worker: WorkerSlot::new() })
+        Ok(Self::of(config.id, Arc::new(Drive::new(Some(medium)))))
     }
 
     /// A disk without an image, of capacity 0; [`BlockSlot`] puts one in and takes it out again. What the disk offers
@@ -74,28 +69,7 @@ impl Block {
     pub fn slot(id: impl Into<String>) -> (Self, BlockSlot) {
         let drive = Arc::new(Drive::new(None));
         let slot = BlockSlot::new(drive.clone());
-        (Self { name: id.into(), drive, worker: WorkerSlot::new() }, slot)
-    }
-
-    /// `struct virtio_blk_config` (5.2.4), up to the last field that is offered.
-    fn config(&self) -> [u8; 60] {
-        let mut config = [0; 60];
-        let mut put = |at: usize, bytes: &[u8]| {
-            config.get_mut(at..at + bytes.len()).expect("a field of struct virtio_blk_config").copy_from_slice(bytes);
-        };
-        let disk = self.drive.disk();
-        put(0, &disk.sectors.to_le_bytes());
-        put(12, &SEG_MAX.to_le_bytes());
-        put(20, &(SECTOR as u32).to_le_bytes());
-        if !disk.read_only {
-            put(36, &MAX_DISCARD_SECTORS.to_le_bytes());
-            put(40, &MAX_DISCARD_RANGES.to_le_bytes());
-            put(44, &DISCARD_ALIGNMENT.to_le_bytes());
-            put(48, &MAX_ZEROES_SECTORS.to_le_bytes());
-            put(52, &MAX_ZEROES_RANGES.to_le_bytes());
-            put(56, &[1]);
-        }
-        config
+        (Self::of(id, drive), slot)
     }
 }
 
@@ -113,22 +87,13 @@ fn disk_id(config: &BlockConfig) -> Result<ID, BlockError> {
     Ok(id)
 }
 
-impl VirtioDevice for Block {
-    fn device_type(&self) -> u32 {
-        VIRTIO_ID_BLOCK
-    }
-
-    fn name(&self) -> &str {
-        &self.name
-    }
-
-    fn queue_max_sizes(&self) -> &[u16] {
-        &QUEUE_SIZES
-    }
+impl Service for Drive {
+    const DEVICE_TYPE: u32 = VIRTIO_ID_BLOCK;
+    const QUEUE_SIZE: u16 = 256;
 
     fn features(&self) -> u64 {
         let always = 1 << VIRTIO_BLK_F_SEG_MAX | 1 << VIRTIO_BLK_F_BLK_SIZE | 1 << VIRTIO_BLK_F_FLUSH;
-        let kind = if self.drive.disk().read_only {
+        let kind = if self.disk().read_only {
             1 << VIRTIO_BLK_F_RO
         } else {
             1 << VIRTIO_BLK_F_DISCARD | 1 << VIRTIO_BLK_F_WRITE_ZEROES
@@ -136,35 +101,33 @@ impl VirtioDevice for Block {
         RING_FEATURES | always | kind
     }
 
-    fn read_config(&self, offset: u64, data: &mut [u8]) {
-        config_bytes(&self.config(), offset, data);
-    }
-
-    fn activate(&mut self, activation: Activation) -> Result<(), ActivateError> {
-        let queue = activation.queues.into_iter().flatten().next().ok_or(ActivateError::MissingQueue(0))?;
-        let target = Target {
-            name: self.name.clone(),
-            mem: activation.mem,
-            drive: self.drive.clone(),
-            write_through: activation.features & 1 << VIRTIO_BLK_F_FLUSH == 0,
+    /// `struct virtio_blk_config` (5.2.4), up to the last field that is offered.
+    fn config(&self) -> impl AsRef<[u8]> {
+        let mut config = [0_u8; 60];
+        let mut put = |at: usize, bytes: &[u8]| {
+            config.get_mut(at..at + bytes.len()).expect("a field of struct virtio_blk_config").copy_from_slice(bytes);
         };
-        self.drive.set_interrupt(Some(activation.interrupt.clone()));
-        self.worker
-            .start(&self.name, BlockWorker { target, queue, interrupt: activation.interrupt })
-            .map_err(|source| ActivateError::Host { what: "starting the disk's thread", source })
+        let disk = self.disk();
+        put(0, &disk.sectors.to_le_bytes());
+        put(12, &SEG_MAX.to_le_bytes());
+        put(20, &(SECTOR as u32).to_le_bytes());
+        if !disk.read_only {
+            put(36, &MAX_DISCARD_SECTORS.to_le_bytes());
+            put(40, &MAX_DISCARD_RANGES.to_le_bytes());
+            put(44, &DISCARD_ALIGNMENT.to_le_bytes());
+            put(48, &MAX_ZEROES_SECTORS.to_le_bytes());
+            put(52, &MAX_ZEROES_RANGES.to_le_bytes());
+            put(56, &[1]);
+        }
+        config
     }
 
-    fn deactivate(&mut self) {
-        self.drive.set_interrupt(None);
-        drop(self.worker.stop());
+    fn connect(&self, interrupt: Option<Arc<DeviceInterrupt>>) {
+        self.set_interrupt(interrupt);
     }
 
-    fn pause(&mut self) {
-        self.worker.pause();
-    }
-
-    fn resume(&mut self) {
-        self.worker.resume();
+    fn serve(&self, session: &Session, chain: &Chain) -> Result<u32, ChainError> {
+        Target { drive: self, session }.handle(chain)
     }
 }
 

@@ -3,12 +3,12 @@
 use std::sync::Arc;
 
 use virtio_bindings::virtio_ids::VIRTIO_ID_FS;
-use virtio_bindings::virtio_ring::{VIRTIO_RING_F_EVENT_IDX, VIRTIO_RING_F_INDIRECT_DESC};
 
 use super::config::{FsConfig, FsError, TAG_MAX};
 use super::pool::{Pool, QUEUES};
 use super::root::Root;
 use super::share::Share;
+use crate::virtio::device::{config_bytes, RING_FEATURES};
 use crate::virtio::{ActivateError, Activation, DeviceQueue, VirtioDevice};
 
 /// High priority and requests. A request of 1 MiB has more than 256 descriptors, unless they are indirect.
@@ -84,13 +84,11 @@ impl VirtioDevice for Fs {
     }
 
     fn features(&self) -> u64 {
-        1 << VIRTIO_RING_F_EVENT_IDX | 1 << VIRTIO_RING_F_INDIRECT_DESC
+        RING_FEATURES
     }
 
     fn read_config(&self, offset: u64, data: &mut [u8]) {
-        let skip = usize::try_from(offset).unwrap_or(usize::MAX);
-        let mut bytes = self.space.iter().skip(skip);
-        data.fill_with(|| bytes.next().copied().unwrap_or(0));
+        config_bytes(&self.space, offset, data);
     }
 
     fn activate(&mut self, activation: Activation) -> Result<(), ActivateError> {

@@ -28,9 +28,7 @@ impl MemHandle {
         let before = state.blocks.requested();
         let requested = state.blocks.request(bytes);
         if requested != before {
-            if let Some(interrupt) = &state.interrupt {
-                interrupt.signal_config();
-            }
+            state.announce();
         }
         drop(state);
         self.0.changed.notify_all();
@@ -74,6 +72,15 @@ struct State {
     interrupt: Option<Arc<DeviceInterrupt>>,
 }
 
+impl State {
+    /// The driver, if there is one, is to look at the wish again.
+    fn announce(&self) {
+        if let Some(interrupt) = &self.interrupt {
+            interrupt.signal_config();
+        }
+    }
+}
+
 impl Shared {
     pub(super) fn new(region: Region) -> Self {
         let state = Mutex::new(State { blocks: Blocks::new(region), interrupt: None });
@@ -85,18 +92,13 @@ impl Shared {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// A driver is there. It may have read an older wish.
-    pub(super) fn connect(&self, interrupt: Arc<DeviceInterrupt>) {
+    /// A driver is there, which may have read an older wish; or it is gone, and blocks stay as they are (5.15.6.1).
+    pub(super) fn connect(&self, interrupt: Option<Arc<DeviceInterrupt>>) {
         let mut state = self.lock();
+        state.interrupt = interrupt;
         if state.blocks.requested() != state.blocks.plugged() {
-            interrupt.signal_config();
+            state.announce();
         }
-        state.interrupt = Some(interrupt);
-    }
-
-    /// The driver is gone; blocks stay as they are (5.15.6.1).
-    pub(super) fn disconnect(&self) {
-        self.lock().interrupt = None;
     }
 
     pub(super) fn serve(&self, request: Request, discard: &dyn Discard) -> Answer {

@@ -14,7 +14,6 @@
 mod blocks;
 mod handle;
 mod request;
-mod worker;
 
 use std::sync::Arc;
 
@@ -23,22 +22,16 @@ use virtio_bindings::virtio_ids::VIRTIO_ID_MEM;
 pub use self::blocks::{Discard, Region, BLOCK_SIZE};
 pub use self::handle::MemHandle;
 use self::handle::Shared;
-use self::worker::MemWorker;
-use super::device::{config_bytes, RING_FEATURES};
-use super::{ActivateError, Activation, VirtioDevice};
-use crate::worker::WorkerSlot;
+use self::request::{Request, ANSWER_LEN, REQUEST_LEN};
+use super::device::RING_FEATURES;
+use super::one_queue::{OneQueue, Service, Session};
+use super::{Chain, ChainError, DeviceInterrupt};
 
 /// The driver must not touch blocks that are not plugged (5.15.3).
 const UNPLUGGED_INACCESSIBLE: u64 = 1 << 1;
-const QUEUE_SIZES: [u16; 1] = [16];
 
 /// A memory device.
-pub struct Mem {
-    name: String,
-    shared: Arc<Shared>,
-    discard: Arc<dyn Discard>,
-    worker: WorkerSlot<MemWorker>,
-}
+pub type Mem = OneQueue<Memory>;
 
 impl Mem {
     /// A device for `region`, all unplugged, and the host's way to it. `name` is for logs and its thread.
@@ -48,60 +41,42 @@ impl Mem {
     pub fn new(name: impl Into<String>, region: Region, discard: Arc<dyn Discard>) -> (Self, MemHandle) {
         let shared = Arc::new(Shared::new(region));
         let handle = MemHandle::new(shared.clone());
-        (Self { name: name.into(), shared, discard, worker: WorkerSlot::new() }, handle)
+        (Self::of(name, Arc::new(Memory { shared, discard })), handle)
     }
 }
 
-impl VirtioDevice for Mem {
-    fn device_type(&self) -> u32 {
-        VIRTIO_ID_MEM
-    }
+/// Blocks that come and go.
+pub struct Memory {
+    shared: Arc<Shared>,
+    discard: Arc<dyn Discard>,
+}
 
-    fn name(&self) -> &str {
-        &self.name
-    }
-
-    fn queue_max_sizes(&self) -> &[u16] {
-        &QUEUE_SIZES
-    }
+impl Service for Memory {
+    const DEVICE_TYPE: u32 = VIRTIO_ID_MEM;
+    const QUEUE_SIZE: u16 = 16;
 
     fn features(&self) -> u64 {
         RING_FEATURES | UNPLUGGED_INACCESSIBLE
     }
 
-    fn read_config(&self, offset: u64, data: &mut [u8]) {
-        config_bytes(&self.shared.config(), offset, data);
+    fn config(&self) -> impl AsRef<[u8]> {
+        self.shared.config()
     }
 
-    fn activate(&mut self, activation: Activation) -> Result<(), ActivateError> {
-        let queue = activation.queues.into_iter().flatten().next().ok_or(ActivateError::MissingQueue(0))?;
-        let interrupt = activation.interrupt;
-        let worker = MemWorker {
-            name: self.name.clone(),
-            mem: activation.mem,
-            queue,
-            interrupt: interrupt.clone(),
-            shared: self.shared.clone(),
-            discard: self.discard.clone(),
-        };
-        self.worker
-            .start(&self.name, worker)
-            .map_err(|source| ActivateError::Host { what: "starting the memory device's thread", source })?;
+    fn connect(&self, interrupt: Option<Arc<DeviceInterrupt>>) {
         self.shared.connect(interrupt);
-        Ok(())
     }
 
-    fn deactivate(&mut self) {
-        self.shared.disconnect();
-        drop(self.worker.stop());
-    }
-
-    fn pause(&mut self) {
-        self.worker.pause();
-    }
-
-    fn resume(&mut self) {
-        self.worker.resume();
+    fn serve(&self, session: &Session, chain: &Chain) -> Result<u32, ChainError> {
+        let mut bytes = [0; REQUEST_LEN];
+        chain.reader(&session.mem).read_exact(&mut bytes)?;
+        // Nothing is done that cannot be answered.
+        let mut writer = chain.writer(&session.mem);
+        if (writer.remaining() as usize) < ANSWER_LEN {
+            return Err(ChainError::Short);
+        }
+        writer.write_all(&self.shared.serve(Request::parse(&bytes), self.discard.as_ref()).bytes())?;
+        Ok(writer.written())
     }
 }
 

@@ -4,7 +4,6 @@ use std::io;
 use std::sync::Arc;
 use std::time::Instant;
 
-use virtio_bindings::bindings::virtio_ring::{VIRTIO_RING_F_EVENT_IDX, VIRTIO_RING_F_INDIRECT_DESC};
 use virtio_bindings::virtio_ids::VIRTIO_ID_VSOCK;
 use vmm_sys_util::epoll::EventSet;
 use vmm_sys_util::eventfd::{EventFd, EFD_NONBLOCK};
@@ -14,6 +13,7 @@ use super::handle::{Shared, VsockHandle};
 use super::muxer::Muxer;
 use super::packet::{Header, HEADER_LEN};
 use super::rx::RxRing;
+use crate::virtio::device::{config_bytes, RING_FEATURES};
 use crate::virtio::{ActivateError, Activation, Chain, DeviceInterrupt, DeviceQueue, QueueError, VirtioDevice};
 use crate::worker::{Next, Poller, Worker, WorkerHandle};
 use crate::{warn_limited, GuestRam};
@@ -84,15 +84,12 @@ impl VirtioDevice for Vsock {
 
     /// Streams alone, which needs no feature of its own (5.10.3).
     fn features(&self) -> u64 {
-        1 << VIRTIO_RING_F_EVENT_IDX | 1 << VIRTIO_RING_F_INDIRECT_DESC
+        RING_FEATURES
     }
 
     /// `guest_cid` (5.10.4).
     fn read_config(&self, offset: u64, data: &mut [u8]) {
-        let config = self.guest_cid.to_le_bytes();
-        let skip = usize::try_from(offset).unwrap_or(usize::MAX);
-        let mut bytes = config.iter().skip(skip);
-        data.fill_with(|| bytes.next().copied().unwrap_or(0));
+        config_bytes(&self.guest_cid.to_le_bytes(), offset, data);
     }
 
     fn activate(&mut self, activation: Activation) -> Result<(), ActivateError> {

@@ -5,6 +5,8 @@ use std::sync::mpsc::Receiver;
 use std::thread;
 use std::time::Duration;
 
+use virtio_bindings::bindings::virtio_ring::VIRTIO_RING_F_EVENT_IDX;
+
 use super::*;
 use crate::testing::{activate, Line, WAIT};
 use crate::virtio::vsock::credit::BUF_ALLOC;

@@ -41,6 +41,12 @@ pub fn closing_line(line: &str) -> Option<Counts> {
     (seen == 3).then_some(counts)
 }
 
+/// Whether a test says here that this host cannot run it: `SKIPPED: why`, written to `io::stdout()` itself, since the
+/// runner swallows what a passing test prints. It may come after the start of the runner's own line.
+pub fn says_skipped(line: &str) -> bool {
+    line.split(" ... ").any(|part| part.starts_with("SKIPPED: "))
+}
+
 /// The number of tests in the output of `--list --format terse`.
 pub fn listed(output: &str) -> u64 {
     output.lines().filter(|line| line.ends_with(": test")).count() as u64
@@ -57,6 +63,13 @@ mod tests {
         for other in ["test result: ok", "test a ... ok", "", "test result: ok. x passed; 0 failed; 0 ignored"] {
             assert_eq!(closing_line(other), None, "{other}");
         }
+    }
+
+    #[test]
+    fn skipping_is_said_at_the_start_of_a_line_or_after_the_tests_name() {
+        assert!(says_skipped("SKIPPED: no such device"));
+        assert!(says_skipped("test a::b ... SKIPPED: no such device"));
+        assert!(!says_skipped("test a::b ... ok") && !says_skipped("it is SKIPPED: no"));
     }
 
     #[test]

@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 
 use serde::{Deserialize, Serialize};
 
-use super::libtest::{closing_line, listed, Counts};
+use super::libtest::{closing_line, listed, says_skipped, Counts};
 use super::report::{End, Report};
 use super::Binary;
 use crate::Result;
@@ -178,10 +178,12 @@ fn copy_chunks(mut from: impl Read, to: &mpsc::Sender<Vec<u8>>) {
     }
 }
 
-/// Looks for closing lines in output that arrives in pieces.
+/// Looks for closing lines in output that arrives in pieces. The tests before one that said they were skipped are among
+/// those that it calls passed.
 #[derive(Default)]
 struct Scan {
     line: Vec<u8>,
+    skipped: u64,
     counts: Option<Counts>,
 }
 
@@ -190,7 +192,12 @@ impl Scan {
         self.line.extend_from_slice(chunk);
         while let Some(end) = self.line.iter().position(|b| *b == b'\n') {
             let line: Vec<u8> = self.line.drain(..=end).collect();
-            if let Some(counts) = closing_line(&String::from_utf8_lossy(&line)) {
+            let line = String::from_utf8_lossy(&line);
+            self.skipped += u64::from(says_skipped(&line));
+            if let Some(mut counts) = closing_line(&line) {
+                let skipped = std::mem::take(&mut self.skipped).min(counts.passed);
+                counts.passed -= skipped;
+                counts.skipped += skipped;
                 *self.counts.get_or_insert_default() += counts;
             }
         }
@@ -211,6 +218,16 @@ mod tests {
         let (counts, end) = run(&format!("printf 'test res'; echo '{}'; echo '{line}'", &line[8..]), PATIENCE);
         assert_eq!(counts, Some(Counts { passed: 4, failed: 0, skipped: 2 }));
         assert_eq!(end, End::Good);
+    }
+
+    #[test]
+    fn a_test_that_says_it_is_skipped_has_not_passed() {
+        let line = "test result: ok. 3 passed; 0 failed; 1 ignored; 0 measured";
+        let said = "echo SKIPPED: no io_uring; echo 'test a ... SKIPPED: no network'; echo ok";
+        let (counts, _) = run(&format!("{said}; echo '{line}'; echo '{line}'"), PATIENCE);
+        assert_eq!(counts, Some(Counts { passed: 4, failed: 0, skipped: 4 }));
+        let (counts, _) = run(&format!("{said}; echo '{}'", line.replace('3', "1")), PATIENCE);
+        assert_eq!(counts, Some(Counts { passed: 0, failed: 0, skipped: 2 }));
     }
 
     #[test]

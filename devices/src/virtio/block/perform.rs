@@ -1,52 +1,34 @@
-//! A disk's thread: takes requests out of the queue and does them, one after the other, on guest memory itself.
+//! Does a disk's requests, on guest memory itself.
 
 use std::io;
-use std::sync::Arc;
 
-use vmm_sys_util::epoll::EventSet;
+use virtio_bindings::virtio_blk::VIRTIO_BLK_F_FLUSH;
 
 use super::drive::{disk_of, Drive, Medium};
 use super::request::{self, Disk, Payload, Request, Status, HEADER, RANGE};
 use super::ID;
-use crate::virtio::queue::retire;
-use crate::virtio::{Chain, ChainError, ChainReader, ChainWriter, DeviceInterrupt, DeviceQueue};
-use crate::worker::{Next, Poller, Worker};
-use crate::{warn_limited, GuestRam};
-
-const NOTIFY: u64 = 0;
-
-/// The inside of an active disk.
-pub struct BlockWorker {
-    /// What is not the queue's.
-    pub target: Target,
-    /// The disk's only queue.
-    pub queue: DeviceQueue,
-    /// The way to the guest.
-    pub interrupt: Arc<DeviceInterrupt>,
-}
+use crate::virtio::one_queue::Session;
+use crate::virtio::{Chain, ChainError, ChainReader, ChainWriter};
+use crate::warn_limited;
 
 /// What requests are done with.
-pub struct Target {
-    /// For logs.
-    pub name: String,
-    /// Guest memory.
-    pub mem: GuestRam,
+pub(super) struct Target<'a> {
     /// The disk.
-    pub(super) drive: Arc<Drive>,
-    /// The driver does not know of flushes: each write lasts before it is reported (VIRTIO 1.2, 5.2.5.2).
-    pub write_through: bool,
+    pub(super) drive: &'a Drive,
+    /// What its driver has agreed on.
+    pub(super) session: &'a Session,
 }
 
-impl Target {
+impl Target<'_> {
     /// Does one request. Returns the number of bytes written from the start of its writable buffers.
     ///
     /// # Errors
     /// There is no byte for the status.
-    fn handle(&self, chain: &Chain) -> Result<u32, ChainError> {
+    pub(super) fn handle(&self, chain: &Chain) -> Result<u32, ChainError> {
         let writable = chain.writable_len().checked_sub(1).ok_or(ChainError::Short)?;
-        let mut data = chain.writer(&self.mem).limited(writable);
-        let status = self.answer(&mut chain.reader(&self.mem), &mut data).err().unwrap_or(Status::Ok);
-        let mut last = chain.writer(&self.mem);
+        let mut data = chain.writer(&self.session.mem).limited(writable);
+        let status = self.answer(&mut chain.reader(&self.session.mem), &mut data).err().unwrap_or(Status::Ok);
+        let mut last = chain.writer(&self.session.mem);
         last.skip(writable)?;
         last.write_obj(status as u8)?;
         // 2.7.8.2: a length up to which all has been written. The status comes after a gap if there was less data.
@@ -77,7 +59,7 @@ impl Target {
         into: &mut ChainWriter<'_>,
     ) -> Result<(), Status> {
         let backend = &medium.backend;
-        let settle = || if self.write_through { self.host("flush", backend.flush()) } else { Ok(()) };
+        let settle = || if self.write_through() { self.host("flush", backend.flush()) } else { Ok(()) };
         match request {
             Request::Read { offset } => self.host("read", backend.read(offset, into)),
             Request::Write { offset } => {
@@ -101,9 +83,14 @@ impl Target {
         }
     }
 
+    /// The driver does not know of flushes: each write lasts before it is reported (VIRTIO 1.2, 5.2.5.2).
+    fn write_through(&self) -> bool {
+        self.session.features & 1 << VIRTIO_BLK_F_FLUSH == 0
+    }
+
     fn host(&self, operation: &str, result: io::Result<()>) -> Result<(), Status> {
         result.map_err(|error| {
-            warn_limited!("{}: {operation} failed on the host: {error}", self.name);
+            warn_limited!("{}: {operation} failed on the host: {error}", self.session.name);
             Status::IoError
         })
     }
@@ -118,33 +105,4 @@ fn ranges(out: &mut ChainReader<'_>, zeroes: bool, disk: Disk) -> Result<Vec<req
         ranges.push(request::parse_range(bytes, zeroes, disk)?);
     }
     Ok(ranges)
-}
-
-impl BlockWorker {
-    fn serve(&mut self) -> Next {
-        let Self { target, queue, interrupt } = self;
-        match queue.serve(&target.mem, interrupt, |chain| target.handle(chain)) {
-            Ok(()) => Next::Continue,
-            Err(error) => retire(&target.name, interrupt, &error),
-        }
-    }
-}
-
-impl Worker for BlockWorker {
-    fn register(&mut self, poller: &Poller) -> io::Result<()> {
-        poller.add(&self.queue.notify, NOTIFY, EventSet::IN)
-    }
-
-    fn resumed(&mut self, _poller: &Poller) -> Next {
-        self.serve()
-    }
-
-    fn ready(&mut self, _token: u64, _events: EventSet, _poller: &Poller) -> Next {
-        self.queue.drain_notify();
-        self.serve()
-    }
-
-    fn failed(&mut self) {
-        self.interrupt.need_reset();
-    }
 }

@@ -1,0 +1,158 @@
+//! Devices with one queue of requests, done one after the other on a thread of their own: entropy, disk, memory.
+//!
+//! A [`Service`] is what sets such a device apart from others; [`OneQueue`] makes a virtio device of it.
+
+use std::io;
+use std::sync::Arc;
+
+use vmm_sys_util::epoll::EventSet;
+
+use super::device::{config_bytes, RING_FEATURES};
+use super::queue::retire;
+use super::{ActivateError, Activation, Chain, ChainError, DeviceInterrupt, DeviceQueue, VirtioDevice};
+use crate::worker::{Next, Poller, Worker, WorkerSlot};
+use crate::GuestRam;
+
+const NOTIFY: u64 = 0;
+
+/// What a device with one queue is, and what it does with a request.
+pub trait Service: Send + Sync + 'static {
+    /// Device id (VIRTIO 1.2, section 5).
+    const DEVICE_TYPE: u32;
+    /// The largest size of the queue, a power of two.
+    const QUEUE_SIZE: u16;
+
+    /// Features the device offers.
+    fn features(&self) -> u64 {
+        RING_FEATURES
+    }
+
+    /// Configuration space; bytes past its end are 0.
+    fn config(&self) -> impl AsRef<[u8]> {
+        []
+    }
+
+    /// A driver comes, and this is the way to it; `None` when it has gone. Most devices speak to their driver only by
+    /// doing its requests.
+    fn connect(&self, _interrupt: Option<Arc<DeviceInterrupt>>) {}
+
+    /// Does one request, on the device's thread. Returns the number of bytes written from the start of its writable
+    /// buffers.
+    ///
+    /// # Errors
+    /// The request breaks the protocol: the device stops until the driver resets it.
+    fn serve(&self, session: &Session, chain: &Chain) -> Result<u32, ChainError>;
+}
+
+/// What requests are done with while there is a driver.
+pub struct Session {
+    /// The device's name, for logs.
+    pub name: String,
+    /// Guest memory.
+    pub mem: GuestRam,
+    /// Features that both sides agreed on.
+    pub features: u64,
+}
+
+/// A virtio device that is one [`Service`].
+pub struct OneQueue<S> {
+    name: String,
+    service: Arc<S>,
+    worker: WorkerSlot<ServiceWorker<S>>,
+}
+
+impl<S: Service> OneQueue<S> {
+    /// `name` is for logs and the thread.
+    pub(super) fn of(name: impl Into<String>, service: Arc<S>) -> Self {
+        Self { name: name.into(), service, worker: WorkerSlot::new() }
+    }
+}
+
+impl<S: Service> VirtioDevice for OneQueue<S> {
+    fn device_type(&self) -> u32 {
+        S::DEVICE_TYPE
+    }
+
+    fn name(&self) -> &str {
+        &self.name
+    }
+
+    fn queue_max_sizes(&self) -> &[u16] {
+        const { &[S::QUEUE_SIZE] }
+    }
+
+    fn features(&self) -> u64 {
+        self.service.features()
+    }
+
+    fn read_config(&self, offset: u64, data: &mut [u8]) {
+        config_bytes(self.service.config().as_ref(), offset, data);
+    }
+
+    fn activate(&mut self, activation: Activation) -> Result<(), ActivateError> {
+        let Activation { mem, queues, interrupt, features } = activation;
+        let queue = queues.into_iter().flatten().next().ok_or(ActivateError::MissingQueue(0))?;
+        let session = Session { name: self.name.clone(), mem, features };
+        // Before the thread runs: what the service tells the driver from now on is not lost.
+        self.service.connect(Some(interrupt.clone()));
+        let worker = ServiceWorker { service: self.service.clone(), session, queue, interrupt };
+        self.worker.start(&self.name, worker).map_err(|source| {
+            self.service.connect(None);
+            ActivateError::Host { what: "starting the device's thread", source }
+        })
+    }
+
+    fn deactivate(&mut self) {
+        self.service.connect(None);
+        drop(self.worker.stop());
+    }
+
+    fn pause(&mut self) {
+        self.worker.pause();
+    }
+
+    fn resume(&mut self) {
+        self.worker.resume();
+    }
+}
+
+/// The inside of an active device.
+struct ServiceWorker<S> {
+    service: Arc<S>,
+    session: Session,
+    queue: DeviceQueue,
+    interrupt: Arc<DeviceInterrupt>,
+}
+
+impl<S: Service> ServiceWorker<S> {
+    fn serve(&mut self) -> Next {
+        let Self { service, session, queue, interrupt } = self;
+        match queue.serve(&session.mem, interrupt, |chain| service.serve(session, chain)) {
+            Ok(()) => Next::Continue,
+            Err(error) => retire(&session.name, interrupt, &error),
+        }
+    }
+}
+
+impl<S: Service> Worker for ServiceWorker<S> {
+    fn register(&mut self, poller: &Poller) -> io::Result<()> {
+        poller.add(&self.queue.notify, NOTIFY, EventSet::IN)
+    }
+
+    fn resumed(&mut self, _poller: &Poller) -> Next {
+        self.serve()
+    }
+
+    fn ready(&mut self, _token: u64, _events: EventSet, _poller: &Poller) -> Next {
+        self.queue.drain_notify();
+        self.serve()
+    }
+
+    fn failed(&mut self) {
+        self.interrupt.need_reset();
+    }
+}
+
+#[cfg(test)]
+#[path = "one_queue_tests.rs"]
+mod tests;
