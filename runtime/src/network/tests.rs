@@ -1,5 +1,6 @@
 //! Kernel networking, as root of user, network and mount namespaces of its own.
 
+use std::io::Write;
 use std::path::PathBuf;
 use std::process::Command;
 
@@ -20,9 +21,9 @@ fn inside(test: &str) {
         .output()
         .unwrap();
     let text = String::from_utf8_lossy(&output.stdout).into_owned() + &String::from_utf8_lossy(&output.stderr);
-    if text.contains("SKIPPED") {
-        eprintln!("{text}");
-        return;
+    if let Some(skipped) = text.lines().find_map(|line| line.find("SKIPPED: ").map(|at| &line[at..])) {
+        // Past the test harness, so that it is counted.
+        return std::io::stdout().write_all(format!("{skipped}\n").as_bytes()).unwrap();
     }
     assert!(output.status.success() && text.contains("checked inside"), "{text}");
 }
@@ -131,7 +132,7 @@ fn inside_scan_and_join() {
 
 /// Both ways: what comes to the interface is read from the tap, what is written to the tap leaves by the interface.
 fn frames_go_through(tap: &str) {
-    use std::io::{Read, Write};
+    use std::io::Read;
     // struct virtio_net_hdr without anything to say.
     const HEADER: usize = 10;
     let mut machine = super::tap::open_tap(tap).unwrap();
