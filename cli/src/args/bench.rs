@@ -45,7 +45,8 @@ pub struct BootBenchArgs {
     #[arg(long, value_name = "DIR")]
     pub rootfs: Option<PathBuf>,
     /// Another program in the same run: a command with {kernel} {initrd} {cmdline} {memory_mib} {cpus}, or without
-    /// {kernel} any command that is timed to its exit; @qemu-microvm is built in
+    /// {kernel} any command that is timed to its exit; {{ and }} are braces. Built in are @qemu-microvm, @firecracker,
+    /// @cloud-hypervisor and @crosvm
     #[arg(long = "peer", value_name = "NAME=COMMAND", allow_hyphen_values = true)]
     pub peers: Vec<String>,
     /// Also boot hutch with a serial console, as the peers do; without this only with its usual, silent one

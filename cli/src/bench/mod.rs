@@ -19,3 +19,4 @@ pub mod stats;
 pub mod sweep;
 pub mod syscalls;
 pub mod target;
+mod templates;

@@ -2,6 +2,8 @@
 
 use std::collections::BTreeMap;
 
+use super::templates;
+
 /// Line a bench guest prints first; the guest's clock in nanoseconds follows it.
 pub const INIT_LINE: &str = "hutch-bench-init ";
 
@@ -37,6 +39,16 @@ pub enum TemplateError {
         "--peer {0:?} is not NAME=COMMAND; write for example --peer 'qemu=qemu-system-x86_64 … -kernel {{kernel}}'"
     )]
     NoName(String),
+    /// An `@name` that is not known.
+    #[error("--peer {name}: {template} is not built in; these are: {known}")]
+    NotBuiltIn {
+        /// Peer.
+        name: String,
+        /// The template's name.
+        template: String,
+        /// Known ones.
+        known: String,
+    },
     /// A `{word}` that is not known.
     #[error("--peer {name}: unknown placeholder {{{word}}}; known are {known}")]
     Unknown {
@@ -58,7 +70,7 @@ pub enum TemplateError {
 }
 
 /// Parses `NAME=COMMAND`, splits the command like a shell (single and double quotes, no expansion) and fills in
-/// `{placeholders}`. `@qemu-microvm` as the command stands for [`QEMU_MICROVM`].
+/// `{placeholders}`; `{{` and `}}` are braces. A command that begins with `@` is the name of one of [`templates`].
 ///
 /// # Errors
 /// See [`TemplateError`].
@@ -67,7 +79,14 @@ pub fn peer(text: &str, values: &BTreeMap<&str, String>) -> Result<Target, Templ
     if name.is_empty() || template.trim().is_empty() {
         return Err(TemplateError::NoName(text.to_owned()));
     }
-    let template = if template.trim() == "@qemu-microvm" { QEMU_MICROVM } else { template };
+    let template = match template.trim() {
+        known if known.starts_with('@') => templates::built_in(known).ok_or_else(|| TemplateError::NotBuiltIn {
+            name: name.to_owned(),
+            template: known.to_owned(),
+            known: templates::names(),
+        })?,
+        own => own,
+    };
     let mut argv = Vec::new();
     for word in split(name, template)? {
         argv.push(fill(name, &word, values)?);
@@ -76,11 +95,6 @@ pub fn peer(text: &str, values: &BTreeMap<&str, String>) -> Result<Target, Templ
     let guest_mib = values.get("memory_mib").and_then(|mib| mib.parse().ok()).unwrap_or(0);
     Ok(Target { name: name.to_owned(), argv, until, own_marks: false, guest_mib })
 }
-
-/// QEMU's microvm machine as Debian ships it, with nothing that a bench guest does not need.
-pub const QEMU_MICROVM: &str = "qemu-system-x86_64 -M microvm,acpi=off,pit=off,pic=off,rtc=off,isa-serial=on \
-    -bios qboot.rom -accel kvm -cpu host -smp {cpus} -m {memory_mib} -nodefaults -no-user-config -display none \
-    -serial stdio -no-reboot -kernel {kernel} -initrd {initrd} -append '{cmdline}'";
 
 /// Splits words at blanks outside quotes.
 fn split(name: &str, text: &str) -> Result<Vec<String>, TemplateError> {
@@ -114,18 +128,25 @@ fn split(name: &str, text: &str) -> Result<Vec<String>, TemplateError> {
 fn fill(name: &str, word: &str, values: &BTreeMap<&str, String>) -> Result<String, TemplateError> {
     let mut out = String::new();
     let mut rest = word;
-    while let Some(start) = rest.find('{') {
-        out.push_str(&rest[..start]);
-        let tail = &rest[start + 1..];
-        let end = tail.find('}').ok_or(TemplateError::Syntax { name: name.to_owned(), what: "a { has no }" })?;
-        let key = &tail[..end];
+    while let Some(at) = rest.find(['{', '}']) {
+        out.push_str(&rest[..at]);
+        let tail = &rest[at..];
+        if let Some(brace) = ["{{", "}}"].iter().find(|pair| tail.starts_with(**pair)) {
+            out.push_str(&brace[1..]);
+            rest = &tail[2..];
+            continue;
+        }
+        let syntax = |what| TemplateError::Syntax { name: name.to_owned(), what };
+        let inner = tail.strip_prefix('{').ok_or(syntax("a } has no {; write }} for a brace"))?;
+        let end = inner.find('}').ok_or(syntax("a { has no }; write {{ for a brace"))?;
+        let key = &inner[..end];
         let value = values.get(key).ok_or_else(|| TemplateError::Unknown {
             name: name.to_owned(),
             word: key.to_owned(),
             known: values.keys().copied().collect::<Vec<_>>().join(", "),
         })?;
         out.push_str(value);
-        rest = &tail[end + 1..];
+        rest = &inner[end + 1..];
     }
     out.push_str(rest);
     Ok(out)
@@ -158,12 +179,30 @@ mod tests {
         let unknown = peer("q=x {disk}", &values()).unwrap_err().to_string();
         assert!(unknown.contains("{disk}") && unknown.contains("kernel"), "{unknown}");
         assert!(matches!(peer("q=x {kernel", &values()), Err(TemplateError::Syntax { .. })));
+        assert!(matches!(peer("q=x kernel}", &values()), Err(TemplateError::Syntax { .. })));
+        let unknown = peer("q=@bochs", &values()).unwrap_err().to_string();
+        assert!(unknown.contains("@bochs") && unknown.contains("@firecracker"), "{unknown}");
         assert!(matches!(peer("q=x 'y", &values()), Err(TemplateError::Syntax { .. })));
     }
 
     #[test]
-    fn the_built_in_qemu_template_is_complete() {
-        let t = peer("qemu=@qemu-microvm", &values()).unwrap();
-        assert!(t.argv.contains(&"/k v".to_owned()) && t.argv.contains(&"a=1 quiet".to_owned()));
+    fn doubled_braces_are_braces() {
+        let t = peer("x=a {{{cpus}}} }}{{", &values()).unwrap();
+        assert_eq!(t.argv, ["a", "{1}", "}{"]);
+    }
+
+    #[test]
+    fn the_built_in_templates_are_complete() {
+        for name in templates::names().split(", ") {
+            let t = peer(&format!("x={name}"), &values()).unwrap();
+            assert_eq!(t.until, Until::InitLine);
+            for value in ["/k v", "/i", "a=1 quiet", "128", "1"] {
+                assert!(t.argv.iter().any(|word| word.contains(value)), "{name} without {value}: {:?}", t.argv);
+            }
+        }
+        let firecracker = peer("fc=@firecracker", &values()).unwrap();
+        let config: serde_json::Value = serde_json::from_str(&firecracker.argv[3]).unwrap();
+        assert_eq!(config["boot-source"]["kernel_image_path"], "/k v");
+        assert_eq!(config["machine-config"]["mem_size_mib"], 128);
     }
 }
