@@ -11,6 +11,7 @@ use std::time::Duration;
 use hutch_agent_proto::{AGENT_PORT, HOST_CID, HOST_PORT};
 use nix::fcntl::{open, OFlag};
 use nix::mount::{mount, MsFlags};
+use nix::sys::signal::SigSet;
 use nix::sys::stat::{umask, Mode};
 use nix::sys::utsname::uname;
 use nix::unistd::{dup2_stderr, dup2_stdin, dup2_stdout};
@@ -48,8 +49,19 @@ pub fn run() -> ! {
 /// Directory of the agent's own files in a guest.
 pub const RUN_DIR: &str = "/run/hutch";
 
+/// Keeps signals away from process 1; called before there are other threads. The kernel ignores those that the guest's own
+/// processes send it unless its first thread blocks them, as the C library does for a moment whenever that makes a thread:
+/// a signal that came then would end the guest. Blocked by all threads for good, it stays pending. Processes that the agent
+/// starts do not inherit this.
+pub fn block_signals() {
+    if let Err(errno) = SigSet::all().thread_block() {
+        log::write(Level::Warn, format_args!("signals cannot be blocked: {errno}"));
+    }
+}
+
 /// Runs as PID 1 until the guest is powered off; `containers` runs containers.
 pub fn run_with(containers: Box<dyn Containers>) -> ! {
+    block_signals();
     marks::enable();
     let port = Port::open();
     port.mark(b'I');

@@ -288,6 +288,15 @@ fn as_process_1_it_reaps_strangers_and_ignores_signals() {
                   sleep 0.1; ps -o stat | { while read s; do case $s in Z*) echo zombie;; esac; done; }; cat /proc/1/comm";
     assert_eq!(output(&guest, shell(script)).trim(), "hutch-agent-uni");
     guest.control().done(Request::Ping);
+    // Nor do those that come while it makes threads, one for each connection.
+    let mut control = guest.control();
+    let script = "n=0; while [ $n -lt 10000 ]; do kill -TERM 1; kill -HUP 1; kill -USR1 1; n=$((n+1)); done";
+    control.start("kills", shell(script)).unwrap();
+    let ends = std::thread::spawn(move || control.wait("kills"));
+    while !ends.is_finished() {
+        guest.control().done(Request::Ping);
+    }
+    assert_eq!(ends.join().unwrap(), ExitStatus::Code(0));
 }
 
 #[test]

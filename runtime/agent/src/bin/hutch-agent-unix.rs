@@ -13,7 +13,7 @@ use std::process::ExitCode;
 use hutch_agent::connection::Connection;
 use hutch_agent::container::NoContainers;
 use hutch_agent::server::{Agent, Options};
-use hutch_agent::{power, rlimits, session};
+use hutch_agent::{init, power, rlimits, session};
 use nix::sys::prctl::set_child_subreaper;
 
 fn main() -> ExitCode {
@@ -33,6 +33,9 @@ fn main() -> ExitCode {
 }
 
 fn serve(socket: &Path, run_dir: &Path, push: Option<&Path>) -> io::Result<()> {
+    if std::process::id() == 1 {
+        init::block_signals();
+    }
     // Orphans of its processes come to it, as to PID 1.
     set_child_subreaper(true)?;
     let listener = UnixListener::bind(socket)?;

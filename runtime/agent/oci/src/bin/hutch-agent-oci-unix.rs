@@ -10,7 +10,7 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use hutch_agent::server::{Agent, Options};
-use hutch_agent::{power, rlimits};
+use hutch_agent::{init, power, rlimits};
 use hutch_agent_oci::containers::OciContainers;
 use hutch_agent_oci::helper;
 use nix::sys::prctl::set_child_subreaper;
@@ -34,6 +34,9 @@ fn main() -> ExitCode {
 }
 
 fn serve(socket: &Path, run_dir: &Path) -> io::Result<()> {
+    if std::process::id() == 1 {
+        init::block_signals();
+    }
     set_child_subreaper(true)?;
     let listener = UnixListener::bind(socket)?;
     let agent = Agent::new(Options {
