@@ -2,12 +2,15 @@
 
 use std::error::Error;
 use std::fmt::Write as _;
-use std::io::Write as _;
+use std::io::{self, Write as _};
 
 /// Exit code for failures of hutch itself in `hutch run`.
 pub const RUN_FAILED: u8 = 125;
 /// Exit code for failures of all other commands.
 pub const FAILED: u8 = 1;
+
+/// What a shell makes of a program that SIGPIPE has ended.
+const NOBODY_READS: u8 = 128 + 13;
 
 /// An error on its way to [`Failure::report`].
 #[derive(Debug)]
@@ -28,8 +31,12 @@ impl Failure {
         Self { code, ..self }
     }
 
-    /// Prints the error and its causes on one line; the exit code.
+    /// Prints the error and its causes on one line; the exit code. Nothing is printed if all that went wrong is that
+    /// nobody reads the output any more, as in `hutch schema | head`.
     pub fn report(&self) -> u8 {
+        if self.error.downcast_ref::<io::Error>().is_some_and(|error| error.kind() == io::ErrorKind::BrokenPipe) {
+            return NOBODY_READS;
+        }
         // Whole in one write, so that it does not mix with the command's last output.
         let line = format!("hutch: {}\n", chain(&*self.error));
         // Where that can't be written there is nowhere to say so.

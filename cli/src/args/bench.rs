@@ -86,6 +86,9 @@ pub struct BootBenchArgs {
     /// Do not count system calls, which takes one more run of each target
     #[arg(long)]
     pub no_syscalls: bool,
+    /// Measure nothing: tell whether two results of `--format json` differ, as `hutch bench compare` does
+    #[arg(long, num_args = 2, value_names = ["BEFORE", "AFTER"])]
+    pub compare: Option<Vec<PathBuf>>,
     /// Draw phases and the distribution of runs
     #[arg(long, value_name = "FILE.svg")]
     pub plot: Option<PathBuf>,

@@ -43,6 +43,31 @@ fn system_calls_of_hutch_and_of_a_peer_are_counted() {
 }
 
 #[test]
+fn two_measurements_are_compared() {
+    let kernel = kernels().pop().expect("a kind of kernel");
+    let dir = RootFs::new();
+    let files = ["64M", "1G"].map(|memory| {
+        let args =
+            ["boot", "--kernel", &kernel, "--memory", memory, "--rounds", "5", "--warm-up", "0", "--no-syscalls"];
+        let run = Hutch::new("bench").args(args).args(["--format", "json"]).patience(Duration::from_secs(300));
+        let path = dir.at(&format!("/tmp/{memory}.json"));
+        fs::write(&path, run.end().expect_code(0).stdout).expect("a file is written");
+        path.to_string_lossy().into_owned()
+    });
+    let compare = |before: &str, after: &str| {
+        let ended = Hutch::new("bench").args(["boot", "--compare", before, after]).end().expect_code(0);
+        let line = ended.text().lines().find(|line| line.contains("guest_rss_kib")).map(str::to_owned);
+        line.unwrap_or_else(|| panic!("nothing about guest_rss_kib: {ended}"))
+    };
+    // The kernel describes each page of its memory.
+    assert!(compare(&files[0], &files[1]).ends_with("higher"));
+    assert!(compare(&files[1], &files[0]).ends_with("lower"));
+    assert!(compare(&files[0], &files[0]).ends_with("no difference shown"));
+    let refused = Hutch::new("bench").args(["compare", &files[0], "/etc/hostname"]).end();
+    refused.expect_code(1).expect_complaint(&["/etc/hostname", "--format json"]);
+}
+
+#[test]
 fn devices_are_swept_and_drawn() {
     let root = RootFs::new();
     let plot = root.at("/tmp/sweep.svg");
