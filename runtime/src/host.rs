@@ -6,7 +6,7 @@ use std::sync::Arc;
 use crate::cgroup::CgroupFs;
 use crate::mounts::BindMounts;
 use crate::network::TcNetwork;
-use crate::seam::{AgentCapabilities, Seams, VmCapabilities};
+use crate::seam::{AgentCapabilities, Seams};
 use crate::stand_in::ProcessStandIns;
 use crate::vm_host::{ProcessVmHost, ReExec, VsockAgents};
 
@@ -48,8 +48,7 @@ impl Default for HostSeams {
 impl HostSeams {
     /// The seams.
     pub fn seams(&self) -> Seams {
-        let capabilities = VmCapabilities { block_hotplug: true, block_slots: true, ..VmCapabilities::default() };
-        let vm = ProcessVmHost { reap: self.reap, capabilities, ..ProcessVmHost::new(self.vmm.clone()) };
+        let vm = ProcessVmHost { reap: self.reap, ..ProcessVmHost::new(self.vmm.clone()) };
         let stand_ins = ProcessStandIns { reap: self.reap, ..ProcessStandIns::new(self.stand_in.clone()) };
         Seams {
             vm: Arc::new(vm),

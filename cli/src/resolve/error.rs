@@ -30,7 +30,7 @@ pub enum ResolveError {
     Rootfs { path: PathBuf, source: io::Error },
     #[error("--rootfs {} is neither a directory nor a disk image or block device", .0.display())]
     RootfsKind(PathBuf),
-    #[error("--rootfs {} holds no file system that is known here; make one (mkfs.ext4), or tell its type with --rootfs-type", .0.display())]
+    #[error("--rootfs {} is no directory and holds no file system that is known here; make one (mkfs.ext4), or tell its type with --rootfs-type", .0.display())]
     RootfsUnknown(PathBuf),
     #[error("--rootfs-type is for a disk image or block device; --rootfs {} is a directory", .0.display())]
     RootfsTypeOfDirectory(PathBuf),

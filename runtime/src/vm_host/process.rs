@@ -45,7 +45,13 @@ struct Handle {
 impl ProcessVmHost {
     /// Machines in processes that `reexec` starts.
     pub fn new(reexec: ReExec) -> Self {
-        let capabilities = VmCapabilities { cpu_hotplug: true, memory_hotplug: true, ..VmCapabilities::default() };
+        let capabilities = VmCapabilities {
+            block_hotplug: true,
+            block_slots: true,
+            cpu_hotplug: true,
+            memory_hotplug: true,
+            ..VmCapabilities::default()
+        };
         Self { reexec, capabilities, reap: false }
     }
 

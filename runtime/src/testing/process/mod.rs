@@ -16,7 +16,7 @@ use tempfile::TempDir;
 
 use crate::options::Options;
 use crate::runtime::Runtime;
-use crate::seam::{AgentCapabilities, SeamError, SeamResult, Seams, VmCapabilities};
+use crate::seam::{AgentCapabilities, SeamError, SeamResult, Seams};
 use crate::stand_in::{stand_in_verb, ProcessStandIns};
 use crate::store::{Store, VmRecord};
 use crate::vm_host::{vmm_verb_with, ControlClient, ProcessVmHost, ReExec, VsockAgents};
@@ -126,8 +126,7 @@ impl Stage {
     }
 
     fn seams_of(&self, reap: bool) -> Seams {
-        let capabilities = VmCapabilities { block_hotplug: true, block_slots: true, ..VmCapabilities::default() };
-        let vm = ProcessVmHost { reap: true, capabilities, ..ProcessVmHost::new(self.reexec("vmm")) };
+        let vm = ProcessVmHost { reap: true, ..ProcessVmHost::new(self.reexec("vmm")) };
         let capabilities = AgentCapabilities { block_devices: true, ..AgentCapabilities::default() };
         let stand_ins = ProcessStandIns { reap, namespaces: false, ..ProcessStandIns::new(self.reexec("stand-in")) };
         let ledger = Arc::new(Ledger::new(&self.dir.join("ledger")));
