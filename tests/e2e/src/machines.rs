@@ -15,11 +15,12 @@ use crate::{hutch_path, Pods};
 
 /// How long the guest may believe in a name that has been renamed: virtio-fs keeps names for a second.
 const NAME_LIFE: Duration = Duration::from_millis(1100);
-/// What a container runs: ends by itself on SIGUSR2, and by signals that pid 1 does not heed without a handler. It makes
-/// a file when it is ready for them.
+/// What a container runs: ends by itself on SIGUSR2, and by signals that pid 1 does not heed without a handler. When it is
+/// ready for them it gives a file a name by which it is looked for: one that is removed while it is still being created
+/// is an error for the one who creates it.
 const SERVE: &str = "#!/bin/sh
 trap 'exit 0' USR2; trap 'exit 15' TERM; trap 'exit 10' USR1
-: > /tmp/${0##*/}.$(cat /proc/sys/kernel/random/uuid)
+new=$(cat /proc/sys/kernel/random/uuid); : > /tmp/$new; mv /tmp/$new /tmp/${0##*/}.$new
 while :; do sleep 1000 & wait; done
 ";
 /// For what is to happen soon.
