@@ -15,8 +15,6 @@ const PAGE: u64 = 0x1000;
 const TRAILER: &[u8] = b"TRAILER!!!";
 /// Archives are padded by no more than this behind their trailer.
 const PADDING: u64 = 1024;
-/// Less than this is copied sooner than leased and mapped.
-const WORTH_MAPPING: u64 = 1 << 20;
 
 /// Why an initrd cannot be used.
 #[derive(Debug, thiserror::Error)]
@@ -131,7 +129,8 @@ impl Initrd {
     /// [`InitrdError::Read`], also if the file has shrunk meanwhile.
     pub fn load(self, loader: &mut Loader, range: Range) -> Result<(), InitrdError> {
         let piece = Piece { offset: 0, address: range.start, len: self.len };
-        let pays = self.len >= WORTH_MAPPING;
+        // It is read once, from one end to the other: an exit for each page would cost more than a copy.
+        let pays = false;
         loader.load(self.file, &[piece], pays).map_err(|source| InitrdError::Read { path: self.path, source })
     }
 }

@@ -58,3 +58,32 @@ impl Loader {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+
+    use super::*;
+    use crate::testing::ram;
+
+    #[test]
+    fn what_pays_is_mapped_where_there_is_a_lease_and_else_copied() {
+        let dir = tempfile::tempdir().expect("a temporary directory");
+        let path = dir.path().join("image");
+        fs::write(&path, [7; 0x2000]).expect("a temporary file");
+        let is_mapped = |loading, pays| {
+            let ram = ram(4);
+            let mut loader = Loader::new(&ram, loading);
+            let piece = Piece { offset: 0, address: 0x10_0000, len: 0x2000 };
+            loader.load(File::open(&path).expect("ours"), &[piece], pays).expect("loaded");
+            let maps = fs::read_to_string("/proc/self/maps").expect("our own");
+            maps.contains(path.to_str().expect("a plain name"))
+        };
+        use ImageLoading::{Auto, Copy, Map};
+        let cases = [(Auto, true), (Auto, false), (Copy, true), (Map, false)];
+        assert_eq!(cases.map(|(loading, pays)| is_mapped(loading, pays)), [true, false, false, true]);
+        let writer = File::options().write(true).open(&path).expect("ours");
+        assert_eq!(cases.map(|(loading, pays)| is_mapped(loading, pays)), [false, false, false, true]);
+        drop(writer);
+    }
+}
