@@ -115,6 +115,28 @@ pub struct Store {
     disk: Arc<dyn Disk>,
 }
 
+/// Directories in `dir` whose names `parse` takes, in order; none if it does not exist.
+///
+/// # Errors
+/// [`Error::Store`].
+pub(crate) fn directories_in<T: Ord>(dir: &Path, parse: impl Fn(&str) -> Option<T>) -> Result<Vec<T>> {
+    let fail = |e| Error::Store { path: dir.to_owned(), source: StoreCause::Read(e) };
+    let entries = match std::fs::read_dir(dir) {
+        Ok(entries) => entries,
+        Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
+        Err(e) => return Err(fail(e)),
+    };
+    let mut found = Vec::new();
+    for entry in entries {
+        let entry = entry.map_err(fail)?;
+        if entry.file_type().is_ok_and(|kind| kind.is_dir()) {
+            found.extend(entry.file_name().to_str().and_then(&parse));
+        }
+    }
+    found.sort();
+    Ok(found)
+}
+
 impl Store {
     /// A store over two directories, which need not exist yet.
     pub fn new(config_root: impl Into<PathBuf>, run_root: impl Into<PathBuf>) -> Self {
@@ -222,7 +244,7 @@ impl Store {
     /// # Errors
     /// [`Error::Store`] if the root cannot be read.
     pub fn pods(&self) -> Result<Vec<PodId>> {
-        let mut ids = self.ids_in(&self.config_root)?;
+        let mut ids = directories_in(&self.config_root, |name| PodId::new(name).ok())?;
         ids.retain(|id| self.exists(&self.pod(id)).unwrap_or(true));
         Ok(ids)
     }
@@ -232,28 +254,10 @@ impl Store {
     /// # Errors
     /// [`Error::Store`] if a root cannot be read.
     pub fn all_ids(&self) -> Result<Vec<PodId>> {
-        let mut ids = self.ids_in(&self.config_root)?;
-        ids.extend(self.ids_in(&self.run_root)?);
+        let mut ids = directories_in(&self.config_root, |name| PodId::new(name).ok())?;
+        ids.extend(directories_in(&self.run_root, |name| PodId::new(name).ok())?);
         ids.sort();
         ids.dedup();
-        Ok(ids)
-    }
-
-    fn ids_in(&self, root: &Path) -> Result<Vec<PodId>> {
-        let fail = |e| Error::Store { path: root.to_owned(), source: StoreCause::Read(e) };
-        let entries = match std::fs::read_dir(root) {
-            Ok(entries) => entries,
-            Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
-            Err(e) => return Err(fail(e)),
-        };
-        let mut ids = Vec::new();
-        for entry in entries {
-            let entry = entry.map_err(fail)?;
-            if entry.file_type().is_ok_and(|kind| kind.is_dir()) {
-                ids.extend(entry.file_name().to_str().and_then(|name| PodId::new(name).ok()));
-            }
-        }
-        ids.sort();
         Ok(ids)
     }
 

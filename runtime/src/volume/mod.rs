@@ -22,7 +22,7 @@ use crate::fault;
 use crate::id::{random_hex, VolumeName};
 use crate::pod::OpenPod;
 use crate::runtime::Runtime;
-use crate::store::StoreCause;
+use crate::store::{directories_in, StoreCause};
 use crate::timestamp::Timestamp;
 
 /// What the directories of volumes that are being removed begin with; no name of a volume does.
@@ -139,20 +139,7 @@ impl Volumes {
     }
 
     fn names(&self) -> Result<Vec<VolumeName>> {
-        let fail = |e| Error::Store { path: self.dir.clone(), source: StoreCause::Read(e) };
-        let entries = match fs::read_dir(&self.dir) {
-            Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
-            other => other.map_err(fail)?,
-        };
-        let mut names = Vec::new();
-        for entry in entries {
-            let entry = entry.map_err(fail)?;
-            if entry.file_type().is_ok_and(|kind| kind.is_dir()) {
-                names.extend(entry.file_name().to_str().and_then(|name| VolumeName::new(name).ok()));
-            }
-        }
-        names.sort();
-        Ok(names)
+        directories_in(&self.dir, |name| VolumeName::new(name).ok())
     }
 
     /// Removes a volume, unless `users` names somebody. Gone at once for everybody else, whatever becomes of its files.
