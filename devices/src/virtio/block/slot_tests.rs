@@ -5,7 +5,6 @@ use std::fs;
 use virtio_bindings::virtio_blk::{VIRTIO_BLK_T_FLUSH, VIRTIO_BLK_T_GET_ID, VIRTIO_BLK_T_IN, VIRTIO_BLK_T_OUT};
 
 use super::*;
-use crate::testing::Buffer::{Readable, Writable};
 use crate::testing::Driver;
 use crate::virtio::device::ISR_CONFIG;
 use crate::virtio::mmio::registers as reg;
@@ -33,19 +32,8 @@ impl Bench {
     }
 
     fn request(&mut self, kind: u32, sector: u64, out: &[u8], into: u32) -> (u8, Vec<u8>) {
-        let mut header = [0; 16];
-        header[..4].copy_from_slice(&kind.to_le_bytes());
-        header[8..].copy_from_slice(&sector.to_le_bytes());
-        let mut buffers = vec![Readable(&header)];
-        if !out.is_empty() {
-            buffers.push(Readable(out));
-        }
-        if into > 0 {
-            buffers.push(Writable(into));
-        }
-        buffers.push(Writable(1));
-        let (_, mut data) = self.driver.queue().transact(&buffers);
-        (data.pop().unwrap(), data)
+        let (status, _, data) = tests::request(&mut self.driver, kind, sector, out, into);
+        (status, data)
     }
 
     fn sectors(&self) -> u64 {

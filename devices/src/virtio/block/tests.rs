@@ -54,20 +54,24 @@ fn range(sector: u64, sectors: u32, flags: u32) -> Vec<u8> {
     [&sector.to_le_bytes()[..], &sectors.to_le_bytes(), &flags.to_le_bytes()].concat()
 }
 
+/// Status, the length in the used ring, and the data that came.
+pub(super) fn request(driver: &mut Driver, kind: u32, sector: u64, out: &[u8], into: u32) -> (u8, u32, Vec<u8>) {
+    let header = header(kind, sector);
+    let mut buffers = vec![Readable(&header)];
+    if !out.is_empty() {
+        buffers.push(Readable(out));
+    }
+    if into > 0 {
+        buffers.push(Writable(into));
+    }
+    buffers.push(Writable(1));
+    let (used, mut data) = driver.queue().transact(&buffers);
+    (data.pop().unwrap(), used.len, data)
+}
+
 impl Disk {
-    /// Status, the length in the used ring, and the data that came.
     fn request(&mut self, kind: u32, sector: u64, out: &[u8], into: u32) -> (u8, u32, Vec<u8>) {
-        let header = header(kind, sector);
-        let mut buffers = vec![Readable(&header)];
-        if !out.is_empty() {
-            buffers.push(Readable(out));
-        }
-        if into > 0 {
-            buffers.push(Writable(into));
-        }
-        buffers.push(Writable(1));
-        let (used, mut data) = self.driver.queue().transact(&buffers);
-        (data.pop().unwrap(), used.len, data)
+        request(&mut self.driver, kind, sector, out, into)
     }
 
     fn read(&mut self, sector: u64, len: u32) -> (u8, u32, Vec<u8>) {
