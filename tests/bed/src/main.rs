@@ -56,6 +56,7 @@ fn run_job(reader: File, port: &Port) -> Result<u8> {
     mounts::enter_host_root()?;
     mounts::rest(&job)?;
     setup::settings()?;
+    setup::leave_first_processor()?;
     command::run(&job, reader, port)
 }
 

@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use nix::kmod::{finit_module, ModuleInitFlags};
+use nix::sched::{sched_getaffinity, sched_setaffinity, CpuSet};
 use nix::sys::resource::{setrlimit, Resource};
 
 use crate::Result;
@@ -61,6 +62,21 @@ pub fn settings() -> Result<()> {
     setrlimit(Resource::RLIMIT_NOFILE, 1024, 1 << 19).map_err(|e| format!("setting the limit of open files: {e}"))?;
     loopback_up().map_err(|e| format!("bringing the loopback interface up: {e}"))?;
     Ok(())
+}
+
+/// Keeps this process and all its children off the first of several processors: QEMU may lose what a guest's entry or exit
+/// changes there. See the host half, where it makes that processor.
+pub fn leave_first_processor() -> Result<()> {
+    let this = nix::unistd::Pid::from_raw(0);
+    let keep_off = || {
+        let mut all = sched_getaffinity(this)?;
+        if (1..CpuSet::count()).any(|cpu| all.is_set(cpu).unwrap_or(false)) {
+            all.unset(0)?;
+            sched_setaffinity(this, &all)?;
+        }
+        Ok(())
+    };
+    keep_off().map_err(|error: nix::Error| format!("leaving the first processor: {error}").into())
 }
 
 nix::ioctl_write_ptr_bad!(set_interface_flags, libc::SIOCSIFFLAGS, libc::ifreq);
