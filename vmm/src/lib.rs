@@ -11,7 +11,7 @@
 //! | [`driver`], [`state`] | what threads share; the states of a machine |
 //! | [`vcpu`] | vCPU threads and the loop that runs the guest |
 //! | [`hv`] | the seam to KVM, its fake, and the probe of what KVM is here |
-//! | [`memory`] | guest memory |
+//! | [`memory`], [`footprint`] | guest memory; what else is resident |
 //! | [`boot`] | kernel, initrd, command line, entry protocols |
 //! | [`arch`] | x86-64: layout, ACPI, CPUID, registers |
 //! | [`attach`] | devices onto buses, interrupts and doorbells |
@@ -28,6 +28,7 @@ pub mod console;
 pub mod counters;
 pub mod driver;
 pub mod exit;
+pub mod footprint;
 mod gate;
 pub mod hv;
 pub mod machine;

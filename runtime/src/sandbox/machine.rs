@@ -7,6 +7,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use hutch_agent_proto::{ExitStatus, AGENT_PORT, HOST_PORT};
+use hutch_vmm::footprint::{release_program, Release};
 use hutch_vmm::{BuildError, Machine, MachineConfig, MachineError, MachineExit, Stopper};
 
 use super::{run, Inbox, Marks, RunError, Task, Vm};
@@ -65,6 +66,7 @@ impl MachineSandbox {
         let vsock = machine.vsock().ok_or(LaunchError::NoVsock)?;
         // Before the start, so that the agent's report can't come too early.
         let push = vsock.listen(HOST_PORT).map_err(LaunchError::Listen)?;
+        release_program(Release::Data);
         machine.start()?;
         let connector: Arc<dyn Connector> = Arc::new(move |timeout| vsock.connect(AGENT_PORT, timeout));
         let stopper = machine.stopper();

@@ -12,6 +12,7 @@ use hutch_vmm::config::{
     BlockConfig, ConsoleConfig, ConsoleLevel, ConsoleOutput, MemoryBacking, MemoryConfig, NetConfig, ShareConfig,
     TapSource, VsockConfig, GROWTH_STEP_MIB, GROWTH_THRESHOLD_MIB,
 };
+use hutch_vmm::footprint::{release_program, Release};
 use hutch_vmm::{BlockSlot, Machine, MachineConfig, MachineExit, MemHandle, Stopper};
 
 use crate::seam::{BlockDevice, SeamError, SeamResult, VmSpec};
@@ -144,6 +145,7 @@ impl KvmMachine {
         let vsock = machine.vsock().ok_or_else(|| SeamError::Refused("the machine has no vsock device".into()))?;
         // Before the start, so that the agent's report cannot come too early.
         let reports = vsock.listen(HOST_PORT).map_err(|e| SeamError::system("listen for the guest's agent", e))?;
+        release_program(Release::DataAndCode);
         machine.start().map_err(|e| refused(&e))?;
         let stopper = machine.stopper();
         let slots = machine.block_slots().iter().map(|slot| Slot { slot: slot.clone(), disk: None }).collect();
