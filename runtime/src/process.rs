@@ -88,7 +88,9 @@ impl ProcessIdentity {
         let Some(pid) = self.raw() else { return Ok(None) };
         let fd = match pidfd_open(pid, PidfdFlags::empty()) {
             Ok(fd) => fd,
-            Err(Errno::SRCH) => return Ok(None),
+            // EINVAL: a process that is being collected right now has a number and is no process any more, or the number
+            // has become that of a thread, which newer kernels call ENOENT.
+            Err(Errno::SRCH | Errno::INVAL | Errno::NOENT) => return Ok(None),
             Err(e) => return Err(e.into()),
         };
         // Looked at after opening: what the descriptor names is what `/proc` describes, or that has ended since.
@@ -195,6 +197,7 @@ fn parse_stat(text: &str) -> Option<Stat> {
 #[cfg(test)]
 mod tests {
     use std::process::{Command, Stdio};
+    use std::sync::atomic::{AtomicBool, Ordering};
 
     use super::*;
 
@@ -228,6 +231,39 @@ mod tests {
         child.wait().unwrap();
         assert!(!real.is_alive());
         assert!(real.wait_end(Duration::ZERO).unwrap());
+    }
+
+    #[test]
+    fn p_114_the_number_of_a_thread_is_not_a_process() {
+        let (tell, told) = std::sync::mpsc::channel();
+        let (end, ended) = std::sync::mpsc::channel::<()>();
+        let thread = std::thread::spawn(move || {
+            tell.send(rustix::thread::gettid().as_raw_nonzero().get()).unwrap();
+            ended.recv().unwrap_err();
+        });
+        let identity = ProcessIdentity::of(told.recv().unwrap()).unwrap();
+        assert!(identity.open().unwrap().is_none());
+        assert!(identity.kill_and_wait(Duration::ZERO).unwrap());
+        drop(end);
+        thread.join().unwrap();
+    }
+
+    #[test]
+    fn p_114_a_process_can_be_looked_at_while_it_is_collected() {
+        for _ in 0..200 {
+            let mut child = Command::new("true").spawn().unwrap();
+            let identity = ProcessIdentity::of(child.id() as i32).unwrap();
+            let collected = AtomicBool::new(false);
+            std::thread::scope(|scope| {
+                scope.spawn(|| {
+                    while !collected.load(Ordering::Relaxed) {
+                        identity.open().unwrap();
+                    }
+                });
+                child.wait().unwrap();
+                collected.store(true, Ordering::Relaxed);
+            });
+        }
     }
 
     #[test]
