@@ -101,9 +101,9 @@ fn base(command: &mut Command, config: &BedConfig) {
 ///
 /// With several, the first runs no guests and `bed-init` keeps everybody off it. QEMU's `xrstor` and `fxrstor`, on any
 /// processor, clear a flag in a word of the *first* processor's state without regard for what that one does meanwhile
-/// (`cpu_clear_ignne`, 7.2). In the same word it keeps the global interrupt flag and whether paging is nested: of some
-/// ten million entries and exits of guests one is lost, and a guest dies of a triple fault or the bed hears no interrupts
-/// any more. A processor on which nobody runs guests never changes that word.
+/// (`cpu_clear_ignne`, 7.2). In the same word it keeps the global interrupt flag and whether paging is nested: now and then
+/// such a change is lost, and a guest dies of a triple fault or the bed hears no interrupts any more. A processor on which
+/// nobody runs guests never changes that word.
 fn processors(asked: u32) -> u32 {
     match asked {
         1 => 1,
