@@ -105,7 +105,7 @@ pub enum MemoryBacking {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum BootProtocol {
-    /// PVH where the image has such an entry, else the 64-bit Linux entry.
+    /// The 64-bit Linux entry, but PVH for an ELF image with such an entry that is not Linux.
     #[default]
     Auto,
     /// PVH, or an error.

@@ -18,18 +18,19 @@ pub struct PvhImage<'a> {
     pub memory_len: u64,
     /// Whether there is a PVH note; else only the ELF entry.
     pub pvh: bool,
+    /// Whether there is a note, too, that says that this is Linux.
+    pub linux: bool,
 }
 
 impl Default for PvhImage<'_> {
     fn default() -> Self {
-        Self { load: 0x10_0000, entry: 0, code: &[0xf4], memory_len: 0x1000, pvh: true }
+        Self { load: 0x10_0000, entry: 0, code: &[0xf4], memory_len: 0x1000, pvh: true, linux: false }
     }
 }
 
 /// The image as bytes of a file.
 pub fn pvh_image(image: &PvhImage<'_>) -> Vec<u8> {
     const HEADERS: u64 = 64 + 2 * 56;
-    const NOTE: u64 = 12 + 4 + 4;
     let entry = image.load + image.entry;
     let code_len = image.code.len() as u64;
     let segment = |kind: u32, offset: u64, address: u64, file_len: u64, memory_len: u64| {
@@ -42,6 +43,19 @@ pub fn pvh_image(image: &PvhImage<'_>) -> Vec<u8> {
         bytes
     };
 
+    let note = |name: &[u8], kind: u32, value: u32| {
+        let mut bytes: Vec<u8> = [name.len() as u32, 4, kind].iter().flat_map(|field| field.to_le_bytes()).collect();
+        bytes.extend(name);
+        bytes.resize(bytes.len().next_multiple_of(4), 0);
+        bytes.extend(value.to_le_bytes());
+        bytes
+    };
+    let mut notes = note(b"Xen\0", 18, entry as u32);
+    if image.linux {
+        notes.extend(note(b"Linux\0", 0x100, 0));
+    }
+    let notes_len = notes.len() as u64;
+
     let mut file = b"\x7fELF\x02\x01\x01\0\0\0\0\0\0\0\0\0".to_vec();
     file.extend(2u16.to_le_bytes());
     file.extend(62u16.to_le_bytes());
@@ -53,13 +67,9 @@ pub fn pvh_image(image: &PvhImage<'_>) -> Vec<u8> {
     for field in [64u16, 56, 1 + u16::from(image.pvh), 0, 0, 0] {
         file.extend(field.to_le_bytes());
     }
-    file.extend(segment(1, HEADERS + NOTE, image.load, code_len, image.memory_len.max(code_len)));
-    file.extend(segment(4, HEADERS, 0, NOTE, NOTE));
-    for field in [4u32, 4, 18] {
-        file.extend(field.to_le_bytes());
-    }
-    file.extend(b"Xen\0");
-    file.extend((entry as u32).to_le_bytes());
+    file.extend(segment(1, HEADERS + notes_len, image.load, code_len, image.memory_len.max(code_len)));
+    file.extend(segment(4, HEADERS, 0, notes_len, notes_len));
+    file.extend(notes);
     file.extend(image.code);
     file
 }

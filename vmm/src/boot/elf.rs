@@ -224,12 +224,22 @@ fn empty_sections(table: &[u8], names: &[u8]) -> Vec<EmptySection> {
     table.chunks_exact(SECTION_SIZE).filter_map(empty).collect()
 }
 
-/// Looks for the PVH entry address in notes.
+/// What notes tell.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Notes {
+    /// The PVH entry address.
+    pub pvh_entry: Option<u32>,
+    /// Linux marks its image as Linux (include/linux/elfnote.h, the build salt, since 4.19).
+    pub linux: bool,
+}
+
+/// Reads notes; the first PVH entry counts.
 ///
 /// # Errors
 /// [`ElfError::Malformed`] if a note reaches past the end.
-pub fn pvh_entry(notes: &[u8]) -> Result<Option<u32>, ElfError> {
-    let mut rest = notes;
+pub fn notes(bytes: &[u8]) -> Result<Notes, ElfError> {
+    let mut found = Notes::default();
+    let mut rest = bytes;
     while !rest.is_empty() {
         let fields = Fields(rest);
         let malformed = |_| ElfError::Malformed("notes");
@@ -248,11 +258,12 @@ pub fn pvh_entry(notes: &[u8]) -> Result<Option<u32>, ElfError> {
                 8 => u32::try_from(Fields(value).u64(0)?).map_err(|_| ElfError::Malformed("notes"))?,
                 _ => return Err(ElfError::Malformed("notes")),
             };
-            return Ok(Some(entry));
+            found.pvh_entry = found.pvh_entry.or(Some(entry));
         }
+        found.linux |= name == b"Linux\0";
         rest = rest.get(end..).unwrap_or_default();
     }
-    Ok(None)
+    Ok(found)
 }
 
 /// Little-endian numbers at offsets; a read past the end is [`ElfError::Truncated`].

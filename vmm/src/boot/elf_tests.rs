@@ -26,8 +26,8 @@ fn a_good_image_gives_entry_segments_and_pvh_note() {
     assert_eq!((address, file_len, memory_len), (0x20_0000, 100, 0x3000));
     assert_eq!(image[offset as usize], 0xf4);
     let Segment::Notes { offset, len } = segments[1] else { panic!("{segments:?}") };
-    let notes = &image[offset as usize..(offset + len) as usize];
-    assert_eq!(pvh_entry(notes), Ok(Some(0x20_0000)));
+    let found = notes(&image[offset as usize..(offset + len) as usize]);
+    assert_eq!(found, Ok(Notes { pvh_entry: Some(0x20_0000), linux: false }));
 }
 
 #[test]
@@ -74,10 +74,14 @@ fn notes_of_others_are_skipped() {
     };
     let other = note(b"GNU\0", 18, b"abcde");
     let pvh = note(b"Xen\0", 18, &0x100_0000u64.to_le_bytes());
-    assert_eq!(pvh_entry(&[other.clone(), pvh].concat()), Ok(Some(0x100_0000)));
-    assert_eq!(pvh_entry(&other), Ok(None));
-    assert_eq!(pvh_entry(&note(b"Xen\0", 18, b"abc")), Err(ElfError::Malformed("notes")));
-    assert_eq!(pvh_entry(&note(b"Xen\0", 18, &u64::MAX.to_le_bytes())), Err(ElfError::Malformed("notes")));
+    let linux = note(b"Linux\0", 0x100, &[0; 4]);
+    let both = Notes { pvh_entry: Some(0x100_0000), linux: true };
+    assert_eq!(notes(&[other.clone(), pvh.clone()].concat()), Ok(Notes { linux: false, ..both }));
+    assert_eq!(notes(&[linux.clone(), pvh.clone()].concat()), Ok(both));
+    assert_eq!(notes(&[pvh, linux].concat()), Ok(both));
+    assert_eq!(notes(&other), Ok(Notes::default()));
+    assert_eq!(notes(&note(b"Xen\0", 18, b"abc")), Err(ElfError::Malformed("notes")));
+    assert_eq!(notes(&note(b"Xen\0", 18, &u64::MAX.to_le_bytes())), Err(ElfError::Malformed("notes")));
 }
 
 fn section(name: u32, kind: u32, flags: u64, virt: u64, len: u64) -> Vec<u8> {
@@ -134,7 +138,7 @@ proptest! {
     #[test]
     fn random_bytes_never_panic(bytes in proptest::collection::vec(any::<u8>(), 0..512)) {
         let _ = parse(&bytes);
-        let _ = pvh_entry(&bytes);
+        let _ = notes(&bytes);
     }
 
     #[test]

@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use linux_loader::loader::bootparam::setup_header;
 
 use super::bzimage::{self, BzImage, BzImageError};
-use super::elf::{self, ElfError, Header, Sections, Segment};
+use super::elf::{self, ElfError, Header, Notes, Sections, Segment};
 use super::load::Loader;
 use super::pieces::{self, Load, Piece};
 use crate::arch::x86_64::memmap::Range;
@@ -98,7 +98,7 @@ pub enum KernelError {
 
 #[derive(Debug)]
 enum Image {
-    Elf { entry: u64, pvh_entry: Option<u32>, loads: Vec<Load>, patches_much: bool },
+    Elf { entry: u64, notes: Notes, loads: Vec<Load>, patches_much: bool },
     BzImage(BzImage),
 }
 
@@ -199,15 +199,22 @@ impl Kernel {
         Ok(())
     }
 
-    /// The entry by `protocol`.
+    /// The entry by `protocol`. Linux is entered in 64-bit mode even where it has a PVH entry: behind that one it
+    /// looks for Xen first, in 256 steps with an exit each.
     ///
     /// # Errors
     /// [`KernelError::NoPvhEntry`].
     pub fn entry(&self, protocol: BootProtocol) -> Result<Entry, KernelError> {
         match (&self.image, protocol) {
-            (Image::Elf { pvh_entry: Some(entry), .. }, BootProtocol::Auto | BootProtocol::Pvh) => {
-                Ok(Entry::Pvh(*entry))
+            (Image::Elf { entry, notes: Notes { linux: true, .. }, loads, .. }, BootProtocol::Auto)
+                if has_contents_at(loads, *entry) =>
+            {
+                Ok(Entry::Linux64(*entry, None))
             }
+            (
+                Image::Elf { notes: Notes { pvh_entry: Some(entry), .. }, .. },
+                BootProtocol::Auto | BootProtocol::Pvh,
+            ) => Ok(Entry::Pvh(*entry)),
             (_, BootProtocol::Pvh) => Err(KernelError::NoPvhEntry { path: self.path.clone() }),
             (Image::Elf { entry, .. }, _) => Ok(Entry::Linux64(*entry, None)),
             (Image::BzImage(image), _) => Ok(Entry::Linux64(image.entry, Some(image.header))),
@@ -232,28 +239,31 @@ impl Kernel {
     }
 }
 
+fn has_contents_at(loads: &[Load], address: u64) -> bool {
+    loads.iter().any(|load| load.has_contents_at(address))
+}
+
 fn open_elf(file: &File, head: &[u8], file_len: u64, path: &Path) -> Result<Image, KernelError> {
     let bad = |source| KernelError::Elf { path: path.into(), source };
     let header = elf::header(head).map_err(bad)?;
     let table_len = u64::from(header.segments) * elf::SEGMENT_SIZE as u64;
     let table = read_part(file, header.segments_offset, table_len, file_len, path)?;
     let segments = elf::segments(&table, file_len).map_err(bad)?;
-    let mut pvh_entry = None;
+    let mut notes = Notes::default();
     for segment in &segments {
         let Segment::Notes { offset, len } = *segment else { continue };
         if len > elf::MAX_NOTES {
             return Err(bad(ElfError::Malformed("notes")));
         }
-        let notes = read_part(file, offset, len, file_len, path)?;
-        pvh_entry = pvh_entry.or(elf::pvh_entry(&notes).map_err(bad)?);
+        let found = elf::notes(&read_part(file, offset, len, file_len, path)?).map_err(bad)?;
+        notes = Notes { pvh_entry: notes.pvh_entry.or(found.pvh_entry), linux: notes.linux || found.linux };
     }
     let sections = sections(file, &header, file_len, path)?;
     let loads = pieces::loads(&segments, &sections.empty);
-    let within = |entry: u64| loads.iter().any(|load| load.has_contents_at(entry));
-    if pvh_entry.is_some_and(|entry| !within(entry.into())) || (pvh_entry.is_none() && !within(header.entry)) {
+    if !has_contents_at(&loads, notes.pvh_entry.map_or(header.entry, u64::from)) {
         return Err(bad(ElfError::Malformed("entry address")));
     }
-    Ok(Image::Elf { entry: header.entry, pvh_entry, loads, patches_much: sections.patches_much })
+    Ok(Image::Elf { entry: header.entry, notes, loads, patches_much: sections.patches_much })
 }
 
 /// What section headers tell. They are optional: an image without is loaded as it is.

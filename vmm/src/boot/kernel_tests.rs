@@ -12,7 +12,7 @@ use crate::testing::{pvh_image, ram, PvhImage};
 const CODE: &[u8] = b"some machine code";
 
 fn image() -> PvhImage<'static> {
-    PvhImage { load: 0x20_0000, entry: 5, code: CODE, memory_len: 0x2000, pvh: true }
+    PvhImage { load: 0x20_0000, entry: 5, code: CODE, memory_len: 0x2000, ..PvhImage::default() }
 }
 
 fn open(contents: &[u8]) -> Result<Kernel, KernelError> {
@@ -30,6 +30,18 @@ fn an_elf_image_is_entered_by_pvh_or_else_at_its_entry() {
     let kernel = open(&pvh_image(&PvhImage { pvh: false, ..image() })).expect("good");
     assert_eq!(kernel.entry(BootProtocol::Auto).expect("64-bit"), Entry::Linux64(0x20_0005, None));
     assert!(matches!(kernel.entry(BootProtocol::Pvh), Err(KernelError::NoPvhEntry { .. })));
+}
+
+#[test]
+fn linux_is_entered_in_64_bit_mode_although_it_has_a_pvh_entry() {
+    let kernel = open(&pvh_image(&PvhImage { linux: true, ..image() })).expect("good");
+    assert_eq!(kernel.entry(BootProtocol::Auto).expect("has both"), Entry::Linux64(0x20_0005, None));
+    assert_eq!(kernel.entry(BootProtocol::Pvh).expect("has both"), Entry::Pvh(0x20_0005));
+    // An address of no use, as the entry of the ELF header may be where only PVH was thought of.
+    let mut bytes = pvh_image(&PvhImage { linux: true, ..image() });
+    bytes[24..32].copy_from_slice(&0xffff_ffff_8100_0000u64.to_le_bytes());
+    let kernel = open(&bytes).expect("good by PVH");
+    assert_eq!(kernel.entry(BootProtocol::Auto).expect("PVH"), Entry::Pvh(0x20_0005));
 }
 
 #[test]
