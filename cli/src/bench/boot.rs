@@ -14,7 +14,7 @@ use crate::args::MemoryGrowth;
 use crate::failure::Failure;
 
 /// Kernel parameters that every VMM's guest gets: an end at a panic.
-const CMDLINE: &str = "panic=-1 reboot=t mitigations=off";
+const CMDLINE: &str = "panic=-1 reboot=t";
 /// For a serial console that says little; hutch's own silent one comes with parameters of hutch.
 const SERIAL: &str = "console=ttyS0 quiet";
 
