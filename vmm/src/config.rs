@@ -118,8 +118,8 @@ pub enum BootProtocol {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum ImageLoading {
-    /// Mapped where that is faster and the file can be leased, else copied. Whoever changes the file while the machine
-    /// lives waits until the guest has copies of its pages.
+    /// Copied, but where a block of 2 MiB is filler for the most part it is mapped, if the file can be leased. Whoever
+    /// changes the file while the machine lives waits until the guest has copies of the mapped pages.
     #[default]
     Auto,
     /// They are copied. What becomes of the files afterwards is of no importance.

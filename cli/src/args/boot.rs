@@ -61,7 +61,7 @@ pub enum Discovery {
 /// See [`hutch_vmm`]'s `ImageLoading`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
 pub enum Loading {
-    /// Mapped where that is faster and the file can be leased, else copied.
+    /// Copied, but what is filler for the most part is mapped if the file can be leased.
     Auto,
     /// They are copied.
     Copy,

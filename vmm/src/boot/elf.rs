@@ -23,8 +23,8 @@ const SHF_ALLOC: u64 = 2;
 /// Linux' work area for encrypting itself in place on AMD's processors, behind everything else. Kernels that run
 /// unencrypted take it for free memory.
 const SCRATCH: &[u8] = b".init.scratch";
-/// Places in each function of a kernel that protects itself from speculation; it rewrites every one of them at boot.
-const PATCHED: [&[u8]; 2] = [b".retpoline_sites\0", b".return_sites\0"];
+/// How to walk the kernel's stack, for reports of trouble. Not `.BTF`, which a kernel that has it reads as it boots.
+const COLD: &[u8] = b".orc_unwind";
 /// XEN_ELFNOTE_PHYS32_ENTRY: the PVH entry.
 const PHYS32_ENTRY: u32 = 18;
 
@@ -164,15 +164,26 @@ pub fn segments(bytes: &[u8], file_len: u64) -> Result<Vec<Segment>, ElfError> {
     Ok(segments)
 }
 
-/// A section that occupies memory and holds nothing but zeroes, though the file may hold these.
+/// What is special about a section.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct EmptySection {
+pub enum Kind {
+    /// It holds nothing but zeroes, though the file may hold these.
+    Empty,
+    /// The same, and the kernel can do without.
+    Dispensable,
+    /// A kernel hardly ever reads it.
+    Cold,
+}
+
+/// A section that need not be loaded like others.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Section {
     /// Virtual address.
     pub virt: u64,
     /// Bytes.
     pub len: u64,
-    /// Whether the kernel can do without.
-    pub dispensable: bool,
+    /// Why.
+    pub kind: Kind,
 }
 
 /// Where section `index` lies in the file.
@@ -181,47 +192,25 @@ pub fn section_place(table: &[u8], index: u16) -> Option<(u64, u64)> {
     Some((fields.u64(24).ok()?, fields.u64(32).ok()?))
 }
 
-/// What the section headers tell.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Sections {
-    /// Sections that need not be read.
-    pub empty: Vec<EmptySection>,
-    /// Whether the kernel, when it boots, rewrites most pages of its text, or may do so for all that is known.
-    pub patches_much: bool,
-}
-
-impl Sections {
-    /// Of an image without section headers.
-    pub fn unknown() -> Self {
-        Self { empty: Vec::new(), patches_much: true }
-    }
-}
-
-/// Reads the section headers. What cannot be understood is left out.
-pub fn sections(table: &[u8], names: &[u8]) -> Sections {
-    let patches = |header: &[u8]| {
-        let name = Fields(header).u32(0).ok().and_then(|at| names.get(at as usize..));
-        name.is_some_and(|name| PATCHED.iter().any(|patched| name.starts_with(patched)))
-    };
-    Sections { empty: empty_sections(table, names), patches_much: table.chunks_exact(SECTION_SIZE).any(patches) }
-}
-
-/// Finds empty sections. Linkers write zeroes for a section without contents if one with contents follows, and
-/// Linux' image has 10 MB of these; whoever knows need not read them.
-fn empty_sections(table: &[u8], names: &[u8]) -> Vec<EmptySection> {
-    let empty = |header: &[u8]| {
+/// Finds special sections in the section headers; what cannot be understood is left out. Linkers write zeroes for a
+/// section without contents if one with contents follows, and Linux' image has 10 MB of these; whoever knows need not
+/// read them.
+pub fn special_sections(table: &[u8], names: &[u8]) -> Vec<Section> {
+    let special = |header: &[u8]| {
         let fields = Fields(header);
         let name = names.get(fields.u32(0).ok()? as usize..)?;
-        let dispensable = name.strip_prefix(SCRATCH).is_some_and(|rest| rest.first() == Some(&0));
+        let is = |other: &[u8]| name.strip_prefix(other).is_some_and(|rest| rest.first() == Some(&0));
+        let kind = match fields.u32(4).ok()? {
+            _ if is(SCRATCH) => Kind::Dispensable,
+            SHT_NOBITS => Kind::Empty,
+            _ if is(COLD) => Kind::Cold,
+            _ => return None,
+        };
         let (virt, len) = (fields.u64(16).ok()?, fields.u64(32).ok()?);
         let counts = fields.u64(8).ok()? & SHF_ALLOC != 0 && virt.checked_add(len).is_some() && len > 0;
-        (counts && (dispensable || fields.u32(4).ok()? == SHT_NOBITS)).then_some(EmptySection {
-            virt,
-            len,
-            dispensable,
-        })
+        counts.then_some(Section { virt, len, kind })
     };
-    table.chunks_exact(SECTION_SIZE).filter_map(empty).collect()
+    table.chunks_exact(SECTION_SIZE).filter_map(special).collect()
 }
 
 /// What notes tell.

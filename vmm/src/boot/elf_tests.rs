@@ -95,34 +95,29 @@ fn section(name: u32, kind: u32, flags: u64, virt: u64, len: u64) -> Vec<u8> {
 }
 
 #[test]
-fn kernels_that_rewrite_their_text_are_known_by_the_lists_of_places() {
-    let names = b"\0.text\0.retpoline_sites\0.return_sites\0.retpoline_sites2\0";
-    for (name, patches_much) in [(1, false), (7, true), (24, true), (38, false), (99, false)] {
-        let table = [section(1, 1, SHF_ALLOC, 0x1000, 0x500), section(name, 1, SHF_ALLOC, 0x2000, 0x600)].concat();
-        assert_eq!(sections(&table, names).patches_much, patches_much, "{name}");
-    }
-    assert!(Sections::unknown().patches_much);
-}
-
-#[test]
-fn sections_without_contents_and_the_work_area_are_empty() {
-    let names = b"\0.bss\0.init.scratch\0.init.scratch2\0";
+fn sections_without_contents_the_work_area_and_what_is_hardly_read_are_special() {
+    let names = b"\0.bss\0.init.scratch\0.init.scratch2\0.orc_unwind\0.orc_unwind_ip\0.BTF\0";
     let table = [
         section(1, SHT_NOBITS, SHF_ALLOC, 0x1000, 0x500),
         section(6, 1, SHF_ALLOC, 0x2000, 0x600),
         section(20, 1, SHF_ALLOC, 0x3000, 0x700),
         section(1, SHT_NOBITS, 0, 0x4000, 0x800),
-        section(99, SHT_NOBITS, SHF_ALLOC, 0x5000, 0x900),
+        section(199, SHT_NOBITS, SHF_ALLOC, 0x5000, 0x900),
         section(1, SHT_NOBITS, SHF_ALLOC, u64::MAX, 0x900),
+        section(35, 1, SHF_ALLOC, 0x6000, 0xa00),
+        section(47, 1, SHF_ALLOC, 0x7000, 0xb00),
+        section(62, 1, SHF_ALLOC, 0x8000, 0xc00),
+        section(35, 1, 0, 0x9000, 0xd00),
     ]
     .concat();
     let expected = [
-        EmptySection { virt: 0x1000, len: 0x500, dispensable: false },
-        EmptySection { virt: 0x2000, len: 0x600, dispensable: true },
+        Section { virt: 0x1000, len: 0x500, kind: Kind::Empty },
+        Section { virt: 0x2000, len: 0x600, kind: Kind::Dispensable },
+        Section { virt: 0x6000, len: 0xa00, kind: Kind::Cold },
     ];
-    assert_eq!(sections(&table, names), Sections { empty: expected.into(), patches_much: false });
+    assert_eq!(special_sections(&table, names), expected);
     assert_eq!(section_place(&table, 1), Some((0x40, 0x600)));
-    assert_eq!(section_place(&table, 6), None);
+    assert_eq!(section_place(&table, 10), None);
 }
 
 proptest! {
@@ -130,7 +125,7 @@ proptest! {
     fn random_section_headers_never_panic(
         table in proptest::collection::vec(any::<u8>(), 0..640), names in proptest::collection::vec(any::<u8>(), 0..40),
     ) {
-        for section in sections(&table, &names).empty {
+        for section in special_sections(&table, &names) {
             prop_assert!(section.virt.checked_add(section.len).is_some());
         }
     }

@@ -129,9 +129,7 @@ impl Initrd {
     /// [`InitrdError::Read`], also if the file has shrunk meanwhile.
     pub fn load(self, loader: &mut Loader, range: Range) -> Result<(), InitrdError> {
         let piece = Piece { offset: 0, address: range.start, len: self.len };
-        // It is read once, from one end to the other: an exit for each page would cost more than a copy.
-        let pays = false;
-        loader.load(self.file, &[piece], pays).map_err(|source| InitrdError::Read { path: self.path, source })
+        loader.load(self.file, &[piece], &[]).map_err(|source| InitrdError::Read { path: self.path, source })
     }
 }
 

@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use linux_loader::loader::bootparam::setup_header;
 
 use super::bzimage::{self, BzImage, BzImageError};
-use super::elf::{self, ElfError, Header, Notes, Sections, Segment};
+use super::elf::{self, ElfError, Header, Notes, Section, Segment};
 use super::load::Loader;
 use super::pieces::{self, Load, Piece};
 use crate::arch::x86_64::memmap::Range;
@@ -98,7 +98,7 @@ pub enum KernelError {
 
 #[derive(Debug)]
 enum Image {
-    Elf { entry: u64, notes: Notes, loads: Vec<Load>, patches_much: bool },
+    Elf { entry: u64, notes: Notes, loads: Vec<Load> },
     BzImage(BzImage),
 }
 
@@ -226,16 +226,16 @@ impl Kernel {
     /// # Errors
     /// [`KernelError::Read`], also if the file has shrunk meanwhile.
     pub fn load(self, loader: &mut Loader) -> Result<(), KernelError> {
-        let (pieces, pays) = match &self.image {
-            Image::Elf { loads, patches_much, .. } => {
-                (loads.iter().flat_map(|load| load.pieces.clone()).collect(), !patches_much)
-            }
+        let (pieces, cold): (Vec<_>, Vec<_>) = match &self.image {
+            Image::Elf { loads, .. } => (
+                loads.iter().flat_map(|load| load.pieces.clone()).collect(),
+                loads.iter().flat_map(|load| load.cold.clone()).collect(),
+            ),
             Image::BzImage(image) => {
-                (vec![Piece { offset: image.code_offset, address: image.load, len: image.code_len }], false)
+                (vec![Piece { offset: image.code_offset, address: image.load, len: image.code_len }], Vec::new())
             }
         };
-        let failed = |source| KernelError::Read { path: self.path, source };
-        loader.load(self.file, &pieces, pays).map_err(failed)
+        loader.load(self.file, &pieces, &cold).map_err(|source| KernelError::Read { path: self.path, source })
     }
 }
 
@@ -258,28 +258,27 @@ fn open_elf(file: &File, head: &[u8], file_len: u64, path: &Path) -> Result<Imag
         let found = elf::notes(&read_part(file, offset, len, file_len, path)?).map_err(bad)?;
         notes = Notes { pvh_entry: notes.pvh_entry.or(found.pvh_entry), linux: notes.linux || found.linux };
     }
-    let sections = sections(file, &header, file_len, path)?;
-    let loads = pieces::loads(&segments, &sections.empty);
+    let loads = pieces::loads(&segments, &special_sections(file, &header, file_len, path)?);
     if !has_contents_at(&loads, notes.pvh_entry.map_or(header.entry, u64::from)) {
         return Err(bad(ElfError::Malformed("entry address")));
     }
-    Ok(Image::Elf { entry: header.entry, notes, loads, patches_much: sections.patches_much })
+    Ok(Image::Elf { entry: header.entry, notes, loads })
 }
 
-/// What section headers tell. They are optional: an image without is loaded as it is.
-fn sections(file: &File, header: &Header, file_len: u64, path: &Path) -> Result<Sections, KernelError> {
+/// Sections that need not be loaded like others. Section headers are optional: an image without is loaded as it is.
+fn special_sections(file: &File, header: &Header, file_len: u64, path: &Path) -> Result<Vec<Section>, KernelError> {
     let table_len = u64::from(header.sections) * elf::SECTION_SIZE as u64;
     let fits = |offset: u64, len: u64| offset.checked_add(len).is_some_and(|end| end <= file_len);
     if header.sections > elf::MAX_SECTIONS || !fits(header.sections_offset, table_len) {
-        return Ok(Sections::unknown());
+        return Ok(Vec::new());
     }
     let table = read_part(file, header.sections_offset, table_len, file_len, path)?;
     match elf::section_place(&table, header.names_section) {
         Some((offset, len)) if len <= elf::MAX_SECTION_NAMES && fits(offset, len) => {
             let names = read_part(file, offset, len, file_len, path)?;
-            Ok(elf::sections(&table, &names))
+            Ok(elf::special_sections(&table, &names))
         }
-        _ => Ok(Sections::unknown()),
+        _ => Ok(Vec::new()),
     }
 }
 

@@ -1,4 +1,4 @@
-//! How an image comes into guest memory: copied, or mapped under a lease.
+//! How an image comes into guest memory: copied, or mapped under a lease, or both, each where it is faster.
 
 use std::fs::File;
 use std::io;
@@ -6,9 +6,11 @@ use std::sync::Arc;
 
 use hutch_devices::GuestRam;
 
+use super::cold::{self, Plan};
 use super::lease::{LeaseError, Leases};
 use super::pieces::Piece;
 use super::place;
+use crate::arch::x86_64::memmap::Range;
 use crate::config::ImageLoading;
 use crate::gate::Gate;
 
@@ -30,26 +32,33 @@ impl Loader {
         self.leases.attach(gate);
     }
 
-    /// Brings `pieces` of `file` into memory. `pays`: mapping is the faster way for this image.
+    /// Brings `pieces` of `file` into memory; of what is `cold` the guest will hardly touch any.
     ///
     /// # Errors
     /// The file ends too early or cannot be read or mapped, or there is no such memory.
-    pub fn load(&mut self, file: File, pieces: &[Piece], pays: bool) -> io::Result<()> {
+    pub fn load(&mut self, file: File, pieces: &[Piece], cold: &[Range]) -> io::Result<()> {
+        let plan = match self.loading {
+            ImageLoading::Copy => Plan { copied: pieces.into(), mapped: Vec::new() },
+            ImageLoading::Map => Plan { copied: Vec::new(), mapped: pieces.into() },
+            ImageLoading::Auto => cold::plan(&file, pieces, cold)?,
+        };
         let ram = &self.ram;
-        let copy = |file: &File| pieces.iter().try_for_each(|piece| place::copy(ram, file, *piece));
+        let copy = |file: &File, pieces: &[Piece]| pieces.iter().try_for_each(|piece| place::copy(ram, file, *piece));
         let map = |file: &File| {
-            let mapped: io::Result<Vec<_>> = pieces.iter().map(|piece| place::map(ram, file, *piece)).collect();
+            let mapped: io::Result<Vec<_>> = plan.mapped.iter().map(|piece| place::map(ram, file, *piece)).collect();
+            // Afterwards: beside a mapping there are no huge pages to be cleared.
+            copy(file, &plan.copied)?;
             Ok(mapped?.into_iter().flatten().collect())
         };
-        if self.loading == ImageLoading::Copy || (self.loading == ImageLoading::Auto && !pays) {
-            return copy(&file);
+        if plan.mapped.is_empty() {
+            return copy(&file, &plan.copied);
         }
         match self.leases.map(file, map) {
             Ok(()) => Ok(()),
             Err(LeaseError::Map(error)) => Err(error),
             Err(LeaseError::Refused { file, source }) if self.loading == ImageLoading::Auto => {
-                log::debug!("an image is copied and not mapped, for there is no lease on it: {source}");
-                copy(&file)
+                log::debug!("an image is copied as a whole, for there is no lease on it: {source}");
+                copy(&file, pieces)
             }
             Err(LeaseError::Refused { file, source }) => {
                 log::info!("an image is mapped without a lease and must not be changed: {source}");
@@ -63,27 +72,39 @@ impl Loader {
 mod tests {
     use std::fs;
 
+    use vm_memory::{Bytes, GuestAddress};
+
     use super::*;
     use crate::testing::ram;
 
     #[test]
-    fn what_pays_is_mapped_where_there_is_a_lease_and_else_copied() {
+    fn filler_is_mapped_where_there_is_a_lease_and_else_copied() {
+        const BLOCK: u64 = 2 << 20;
         let dir = tempfile::tempdir().expect("a temporary directory");
         let path = dir.path().join("image");
-        fs::write(&path, [7; 0x2000]).expect("a temporary file");
-        let is_mapped = |loading, pays| {
-            let ram = ram(4);
+        let mut contents = vec![7; 2 * BLOCK as usize];
+        contents[..BLOCK as usize].iter_mut().enumerate().for_each(|(at, byte)| *byte = at as u8);
+        fs::write(&path, &contents).expect("a temporary file");
+        let mapped = |loading| {
+            let ram = ram(8);
             let mut loader = Loader::new(&ram, loading);
-            let piece = Piece { offset: 0, address: 0x10_0000, len: 0x2000 };
-            loader.load(File::open(&path).expect("ours"), &[piece], pays).expect("loaded");
+            let piece = Piece { offset: 0, address: 2 * BLOCK, len: 2 * BLOCK };
+            loader.load(File::open(&path).expect("ours"), &[piece], &[]).expect("loaded");
+            let mut there = vec![0; contents.len()];
+            ram.read_slice(&mut there, GuestAddress(piece.address)).expect("in RAM");
+            assert!(there == contents, "{loading:?}");
             let maps = fs::read_to_string("/proc/self/maps").expect("our own");
-            maps.contains(path.to_str().expect("a plain name"))
+            let lengths = maps.lines().filter(|line| line.contains(path.to_str().expect("a plain name"))).map(|line| {
+                let (start, end) = line.split_once(' ').and_then(|(range, _)| range.split_once('-')).expect("a range");
+                let address = |hex| u64::from_str_radix(hex, 16).expect("an address");
+                address(end) - address(start)
+            });
+            lengths.sum::<u64>()
         };
         use ImageLoading::{Auto, Copy, Map};
-        let cases = [(Auto, true), (Auto, false), (Copy, true), (Map, false)];
-        assert_eq!(cases.map(|(loading, pays)| is_mapped(loading, pays)), [true, false, false, true]);
+        assert_eq!([Auto, Copy, Map].map(mapped), [BLOCK, 0, 2 * BLOCK]);
         let writer = File::options().write(true).open(&path).expect("ours");
-        assert_eq!(cases.map(|(loading, pays)| is_mapped(loading, pays)), [false, false, false, true]);
+        assert_eq!([Auto, Copy, Map].map(mapped), [0, 0, 2 * BLOCK]);
         drop(writer);
     }
 }

@@ -3,6 +3,7 @@
 
 pub mod bzimage;
 pub mod cmdline;
+pub mod cold;
 pub mod elf;
 pub mod initrd;
 pub mod kernel;
