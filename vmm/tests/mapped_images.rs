@@ -13,11 +13,15 @@ use hutch_vmm::{Machine, MachineExit};
 const LEN: usize = 1 << 20;
 
 fn bench(loading: ImageLoading) -> Bench {
+    with_image(loading, (0..LEN).map(|at| (at * 7 + at / 256) as u8).collect())
+}
+
+fn with_image(loading: ImageLoading, mut image: Vec<u8>) -> Bench {
     let mut bench = Bench::new(guests::watch_initrd());
-    let mut image: Vec<u8> = (0..LEN).map(|at| (at * 7 + at / 256) as u8).collect();
     image[..2].copy_from_slice(&[0x1f, 0x8b]);
     let path = bench.path("initrd");
     fs::write(&path, image).expect("a temporary file");
+    bench.config.memory.size_mib = 16;
     bench.config.initrd = Some(path);
     bench.config.loading = loading;
     bench
@@ -41,8 +45,32 @@ fn goes_on(machine: &Machine) {
 
 #[test]
 fn a_guest_keeps_what_was_mapped_when_the_file_is_overwritten_and_cut() {
-    let bench = bench(ImageLoading::Map);
+    keeps_what_was_mapped(&bench(ImageLoading::Map));
+}
+
+/// Whole blocks of one byte are mapped without being asked for.
+#[test]
+fn a_guest_keeps_what_was_mapped_because_it_is_filler() {
+    let mut image = image_of_filler();
+    let mapped = with_image(ImageLoading::Auto, image.clone());
+    keeps_what_was_mapped(&mapped);
+    // The same without filler.
+    image[3 * LEN..].iter_mut().enumerate().for_each(|(at, byte)| *byte = at as u8);
+    image[LEN..2 * LEN].iter_mut().enumerate().for_each(|(at, byte)| *byte = at as u8);
+    let copied = with_image(ImageLoading::Auto, image);
+    let machine = copied.start();
+    goes_on(&machine);
+    assert!(!is_mapped(&copied.path("initrd")));
+}
+
+/// Two huge pages, something in the first half of each and the same byte all over the second.
+fn image_of_filler() -> Vec<u8> {
+    (0..4 * LEN).map(|at| if (at / LEN).is_multiple_of(2) { (at * 7 + at / 256) as u8 } else { 0xcc }).collect()
+}
+
+fn keeps_what_was_mapped(bench: &Bench) {
     let path = bench.path("initrd");
+    let len = fs::metadata(&path).expect("just written").len();
     let machine = bench.start();
     goes_on(&machine);
     assert!(is_mapped(&path));
@@ -50,7 +78,7 @@ fn a_guest_keeps_what_was_mapped_when_the_file_is_overwritten_and_cut() {
     let file = OpenOptions::new().write(true).open(&path).expect("ours");
     assert!(!is_mapped(&path));
     file.set_len(0).expect("cut");
-    file.set_len(LEN as u64).expect("zeroes");
+    file.set_len(len).expect("zeroes");
     goes_on(&machine);
     machine.stopper().stop();
     assert_eq!(machine.wait(Some(PATIENCE)), Some(MachineExit::Stopped));

@@ -37,6 +37,7 @@ impl Loader {
     /// # Errors
     /// The file ends too early or cannot be read or mapped, or there is no such memory.
     pub fn load(&mut self, file: File, pieces: &[Piece], cold: &[Range]) -> io::Result<()> {
+        place::check_len(&file, pieces)?;
         let plan = match self.loading {
             ImageLoading::Copy => Plan { copied: pieces.into(), mapped: Vec::new() },
             ImageLoading::Map => Plan { copied: Vec::new(), mapped: pieces.into() },
@@ -102,6 +103,11 @@ mod tests {
             lengths.sum::<u64>()
         };
         use ImageLoading::{Auto, Copy, Map};
+        for loading in [Auto, Copy, Map] {
+            let too_long = Piece { offset: 0, address: 2 * BLOCK, len: 2 * BLOCK + 1 };
+            let file = File::open(&path).expect("ours");
+            assert!(Loader::new(&ram(8), loading).load(file, &[too_long], &[]).is_err(), "{loading:?}");
+        }
         assert_eq!([Auto, Copy, Map].map(mapped), [BLOCK, 0, 2 * BLOCK]);
         let writer = File::options().write(true).open(&path).expect("ours");
         assert_eq!([Auto, Copy, Map].map(mapped), [0, 0, 2 * BLOCK]);

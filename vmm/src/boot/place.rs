@@ -19,10 +19,23 @@ const PAGE: u64 = 0x1000;
 /// Less than this is read: a mapping costs several system calls.
 const WORTH_MAPPING: u64 = 64 << 10;
 
-/// Copies `piece` of `file` into `ram`. What becomes of the file afterwards is of no importance.
+/// Whether the file ends before one of the pieces does: a page past its end would be a SIGBUS when touched.
 ///
 /// # Errors
-/// The file ends too early or cannot be read, or there is no such memory.
+/// The file cannot tell, or [`io::ErrorKind::UnexpectedEof`].
+pub fn check_len(file: &File, pieces: &[Piece]) -> io::Result<()> {
+    let len = file.metadata()?.len();
+    match pieces.iter().all(|piece| piece.offset.checked_add(piece.len).is_some_and(|end| end <= len)) {
+        true => Ok(()),
+        false => Err(io::ErrorKind::UnexpectedEof.into()),
+    }
+}
+
+/// Copies `piece` of `file` into `ram`; [`check_len`] has been asked. What becomes of the file afterwards is of no
+/// importance.
+///
+/// # Errors
+/// The file cannot be read, or there is no such memory.
 pub fn copy(ram: &GuestRam, file: &File, piece: Piece) -> io::Result<()> {
     place(ram, file, piece, |whole| match whole.len {
         WORTH_MAPPING.. => copy_whole(ram, file, whole),
@@ -31,11 +44,11 @@ pub fn copy(ram: &GuestRam, file: &File, piece: Piece) -> io::Result<()> {
     .map(drop)
 }
 
-/// Maps the whole pages of `piece` of `file` into `ram`, privately, and returns these; the rest is read. Later changes of
-/// the file show in the pages that the guest has not written to: see [`super::lease`].
+/// Maps the whole pages of `piece` of `file` into `ram`, privately, and returns these; the rest is read. [`check_len`] has
+/// been asked. Later changes of the file show in the pages that the guest has not written to: see [`super::lease`].
 ///
 /// # Errors
-/// The file ends too early or cannot be read or mapped, or there is no such memory.
+/// The file cannot be read or mapped, or there is no such memory.
 pub fn map(ram: &GuestRam, file: &File, piece: Piece) -> io::Result<Option<Piece>> {
     place(ram, file, piece, |whole| map_whole(ram, file, whole))
 }
@@ -47,10 +60,6 @@ fn place(
     piece: Piece,
     bring: impl FnOnce(Piece) -> io::Result<()>,
 ) -> io::Result<Option<Piece>> {
-    // A page past the end of the file would be a SIGBUS when touched.
-    if piece.offset + piece.len > file.metadata()?.len() {
-        return Err(io::ErrorKind::UnexpectedEof.into());
-    }
     let (before, whole, after) = split(piece);
     read(ram, file, before)?;
     if let Some(whole) = whole {
@@ -343,10 +352,14 @@ mod tests {
     }
 
     #[test]
-    fn a_file_that_has_shrunk_is_an_error_both_ways() {
+    fn pieces_past_the_end_of_the_file_are_known() {
         let (file, _) = file(0x1_f800);
-        let piece = Piece { offset: 0, address: 0x10_0000, len: 0x2_0000 };
-        assert!(copy(&ram(4), &file, piece).is_err());
-        assert!(map(&ram(4), &file, piece).is_err());
+        let check = |offset, len| {
+            check_len(&file, &[Piece { offset: 0, address: 0, len: 1 }, Piece { offset, address: 0, len }])
+        };
+        check(0x800, 0x1_f000).expect("all of it");
+        for (offset, len) in [(0x800, 0x1_f001), (0x1_f800, 1), (u64::MAX, 1)] {
+            assert_eq!(check(offset, len).expect_err("too far").kind(), io::ErrorKind::UnexpectedEof);
+        }
     }
 }
