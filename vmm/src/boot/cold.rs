@@ -8,12 +8,12 @@ use std::fs::File;
 use std::io;
 use std::os::unix::fs::FileExt;
 
-use super::pieces::Piece;
+use super::pieces::{Piece, PAGE};
 use crate::arch::x86_64::memmap::Range;
+use crate::memory::HUGE_PAGE;
 
-const PAGE: u64 = 0x1000;
 /// What the host's kernel gives guest memory in, if it can: a huge page.
-const BLOCK: u64 = 2 << 20;
+const BLOCK: u64 = HUGE_PAGE;
 /// Where a block is looked at, in eighths of it. All of the second half must be filler.
 const SAMPLES: std::ops::Range<u64> = 4..8;
 /// Bytes looked at in each place.

@@ -6,11 +6,10 @@ use std::os::unix::fs::{FileExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
 use super::load::Loader;
-use super::pieces::Piece;
+use super::pieces::{Piece, PAGE};
 use crate::arch::x86_64::layout;
 use crate::arch::x86_64::memmap::Range;
 
-const PAGE: u64 = 0x1000;
 /// The name of the last member of every cpio archive.
 const TRAILER: &[u8] = b"TRAILER!!!";
 /// Archives are padded by no more than this behind their trailer.

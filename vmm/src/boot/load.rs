@@ -37,33 +37,35 @@ impl Loader {
     /// # Errors
     /// The file ends too early or cannot be read or mapped, or there is no such memory.
     pub fn load(&mut self, file: File, pieces: &[Piece], cold: &[Range]) -> io::Result<()> {
-        place::check_len(&file, pieces)?;
+        let copied = || Plan { copied: pieces.into(), mapped: Vec::new() };
         let plan = match self.loading {
-            ImageLoading::Copy => Plan { copied: pieces.into(), mapped: Vec::new() },
+            ImageLoading::Copy => copied(),
             ImageLoading::Map => Plan { copied: Vec::new(), mapped: pieces.into() },
             ImageLoading::Auto => cold::plan(&file, pieces, cold)?,
         };
         let ram = &self.ram;
-        let copy = |file: &File, pieces: &[Piece]| pieces.iter().try_for_each(|piece| place::copy(ram, file, *piece));
-        let map = |file: &File| {
-            let mapped: io::Result<Vec<_>> = plan.mapped.iter().map(|piece| place::map(ram, file, *piece)).collect();
+        let bring = |file: &File, plan: &Plan| {
+            // Under the lease, if there is one: nobody cuts the file any more.
+            place::check_len(file, pieces)?;
+            let mapped: Vec<_> =
+                plan.mapped.iter().map(|piece| place::map(ram, file, *piece)).collect::<io::Result<_>>()?;
             // Afterwards: beside a mapping there are no huge pages to be cleared.
-            copy(file, &plan.copied)?;
-            Ok(mapped?.into_iter().flatten().collect())
+            plan.copied.iter().try_for_each(|piece| place::copy(ram, file, *piece))?;
+            Ok(mapped.into_iter().flatten().collect())
         };
         if plan.mapped.is_empty() {
-            return copy(&file, &plan.copied);
+            return bring(&file, &plan).map(drop);
         }
-        match self.leases.map(file, map) {
+        match self.leases.map(file, |file| bring(file, &plan)) {
             Ok(()) => Ok(()),
             Err(LeaseError::Map(error)) => Err(error),
             Err(LeaseError::Refused { file, source }) if self.loading == ImageLoading::Auto => {
                 log::debug!("an image is copied as a whole, for there is no lease on it: {source}");
-                copy(&file, pieces)
+                bring(&file, &copied()).map(drop)
             }
             Err(LeaseError::Refused { file, source }) => {
                 log::info!("an image is mapped without a lease and must not be changed: {source}");
-                map(&file).map(drop)
+                bring(&file, &plan).map(drop)
             }
         }
     }

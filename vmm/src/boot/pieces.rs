@@ -3,6 +3,9 @@
 use super::elf::{Kind, Section, Segment};
 use crate::arch::x86_64::memmap::Range;
 
+/// What memory and files are mapped in.
+pub(super) const PAGE: u64 = 0x1000;
+
 /// Bytes of the file for a place in memory.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Piece {

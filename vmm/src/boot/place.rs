@@ -13,9 +13,8 @@ use std::os::unix::fs::FileExt;
 use hutch_devices::GuestRam;
 use vm_memory::{GuestAddress, GuestMemory};
 
-use super::pieces::Piece;
+use super::pieces::{Piece, PAGE};
 
-const PAGE: u64 = 0x1000;
 /// Less than this is read: a mapping costs several system calls.
 const WORTH_MAPPING: u64 = 64 << 10;
 
@@ -44,8 +43,9 @@ pub fn copy(ram: &GuestRam, file: &File, piece: Piece) -> io::Result<()> {
     .map(drop)
 }
 
-/// Maps the whole pages of `piece` of `file` into `ram`, privately, and returns these; the rest is read. [`check_len`] has
-/// been asked. Later changes of the file show in the pages that the guest has not written to: see [`super::lease`].
+/// Maps the whole pages of `piece` of `file` into `ram`, privately, and returns these; the rest is read. Later changes of
+/// the file show in the pages that the guest has not written to: see [`super::lease`], under which [`check_len`] has been
+/// asked.
 ///
 /// # Errors
 /// The file cannot be read or mapped, or there is no such memory.
