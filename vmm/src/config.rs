@@ -118,8 +118,9 @@ pub enum BootProtocol {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum ImageLoading {
-    /// Copied, but where a block of 2 MiB is filler for the most part it is mapped, if the file can be leased. Whoever
-    /// changes the file while the machine lives waits until the guest has copies of the mapped pages.
+    /// Copied, but what a guest hardly touches is mapped if the file can be leased: blocks of 2 MiB of which half or more is
+    /// filler, and tables for stack traces where they are most of a block. Whoever changes the file while the machine
+    /// lives waits until the guest has copies of the mapped pages.
     #[default]
     Auto,
     /// They are copied. What becomes of the files afterwards is of no importance.

@@ -61,7 +61,7 @@ pub enum Discovery {
 /// See [`hutch_vmm`]'s `ImageLoading`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
 pub enum Loading {
-    /// Copied, but what is filler for the most part is mapped if the file can be leased.
+    /// Copied, but what a guest hardly touches is mapped if the file can be leased.
     Auto,
     /// They are copied.
     Copy,
