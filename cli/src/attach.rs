@@ -1,10 +1,10 @@
 //! Standing behind a process that has this program's standard streams: signals and window sizes of the caller go to its
-//! stand-in, and the caller's terminal is raw meanwhile.
+//! shim, and the caller's terminal is raw meanwhile.
 
 use std::io;
 
+use hutch_runtime::oneshot::RunEvent;
 use hutch_runtime::process::ProcessIdentity;
-use hutch_runtime::sandbox::Notice;
 use rustix::process::Signal;
 
 use crate::signals::Signals;
@@ -30,22 +30,22 @@ impl Attachment {
         Ok(Attachment { signals: Signals::block()?, terminal, raw: terminal && stdin })
     }
 
-    /// Passes on what comes from now on, to the stand-in `pid`; `kill` is for a caller that insists. The terminal is
+    /// Passes on what comes from now on, to the shim `pid`; `kill` is for a caller that insists. The terminal is
     /// raw until [`tty::leave`].
     ///
     /// # Errors
     /// No descriptor, or no thread.
     pub fn follow(self, pid: i32, kill: impl Fn() + Send + 'static) -> io::Result<()> {
-        let stand_in = match ProcessIdentity::of(pid) {
-            Ok(stand_in) => stand_in,
+        let shim = match ProcessIdentity::of(pid) {
+            Ok(shim) => shim,
             // It has ended already, or there is none.
             Err(_) => ProcessIdentity::NONE,
         };
         let mut asked = 0;
-        self.signals.forward(self.terminal, move |notice| {
-            let number = match notice {
-                Notice::Signal { number, .. } => number,
-                Notice::Resize(_) => libc::SIGWINCH,
+        self.signals.forward(self.terminal, move |event| {
+            let number = match event {
+                RunEvent::Signal { number, .. } => number,
+                RunEvent::Resize(_) => libc::SIGWINCH,
                 _ => return,
             };
             if matches!(number, libc::SIGINT | libc::SIGTERM) {
@@ -55,7 +55,7 @@ impl Attachment {
                 }
             }
             if let Some(signal) = Signal::from_named_raw(number) {
-                if let Err(error) = stand_in.signal(signal) {
+                if let Err(error) = shim.signal(signal) {
                     log::warn!("signal {number} is not passed on: {error}");
                 }
             }

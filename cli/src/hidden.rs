@@ -1,8 +1,8 @@
 //! The verbs with which the runtime starts this program again: the process that holds a pod's machine, and the one that
 //! stands for a guest process. They come before everything else, for they are started often and must be cheap.
 
-use hutch_runtime::host::{STAND_IN_VERB, VMM_VERB};
-use hutch_runtime::stand_in::stand_in_verb;
+use hutch_runtime::host::{SHIM_VERB, VMM_VERB};
+use hutch_runtime::shim::shim_verb;
 use hutch_runtime::vm_host::vmm_verb;
 
 use crate::failure::{chain, FAILED};
@@ -14,9 +14,9 @@ pub fn run() -> Option<u8> {
     if verb == VMM_VERB {
         return Some(hold_machine());
     }
-    if verb == STAND_IN_VERB {
+    if verb == SHIM_VERB {
         logging::init_hidden(None);
-        return Some(stand_in_verb());
+        return Some(shim_verb());
     }
     None
 }

@@ -1,9 +1,9 @@
-//! Signals of the caller become notices of the run. One thread reads them from a signalfd.
+//! Signals of the caller become events of the run. One thread reads them from a signalfd.
 
 use std::io;
 use std::thread;
 
-use hutch_runtime::sandbox::Notice;
+use hutch_runtime::oneshot::RunEvent;
 use nix::sys::signal::{SigSet, Signal};
 use nix::sys::signalfd::{SfdFlags, SignalFd};
 
@@ -43,13 +43,13 @@ impl Signals {
     ///
     /// # Errors
     /// No descriptor, or no thread.
-    pub fn forward(self, terminal: bool, mut send: impl FnMut(Notice) + Send + 'static) -> io::Result<()> {
+    pub fn forward(self, terminal: bool, mut send: impl FnMut(RunEvent) + Send + 'static) -> io::Result<()> {
         let signals = SignalFd::with_flags(&self.0, SfdFlags::SFD_CLOEXEC)?;
         let run = move || loop {
             match signals.read_signal() {
                 Ok(Some(info)) => {
-                    if let Some(notice) = notice(info.ssi_signo as i32, info.ssi_code, terminal) {
-                        send(notice);
+                    if let Some(event) = event(info.ssi_signo as i32, info.ssi_code, terminal) {
+                        send(event);
                     }
                 }
                 Ok(None) | Err(nix::errno::Errno::EINTR) => {}
@@ -63,15 +63,15 @@ impl Signals {
     }
 }
 
-fn notice(number: i32, code: i32, terminal: bool) -> Option<Notice> {
+fn event(number: i32, code: i32, terminal: bool) -> Option<RunEvent> {
     if number == Signal::SIGWINCH as i32 {
-        return terminal.then(tty::size).map(Notice::Resize);
+        return terminal.then(tty::size).map(RunEvent::Resize);
     }
     if number == Signal::SIGCONT as i32 && terminal {
         // A shell takes its terminal back while we are stopped.
         tty::again();
     }
-    Some(Notice::Signal { number, whole_job: code == SI_KERNEL })
+    Some(RunEvent::Signal { number, whole_job: code == SI_KERNEL })
 }
 
 #[cfg(test)]
@@ -81,10 +81,10 @@ mod tests {
     #[test]
     fn signals_of_the_terminal_are_for_the_whole_job() {
         for (code, expected) in [(SI_KERNEL, true), (0, false), (-6, false)] {
-            let notice = notice(Signal::SIGINT as i32, code, false);
-            assert!(matches!(notice, Some(Notice::Signal { number: 2, whole_job }) if whole_job == expected));
+            let event = event(Signal::SIGINT as i32, code, false);
+            assert!(matches!(event, Some(RunEvent::Signal { number: 2, whole_job }) if whole_job == expected));
         }
-        assert!(notice(Signal::SIGWINCH as i32, SI_KERNEL, false).is_none());
-        assert!(matches!(notice(Signal::SIGWINCH as i32, SI_KERNEL, true), Some(Notice::Resize(_))));
+        assert!(event(Signal::SIGWINCH as i32, SI_KERNEL, false).is_none());
+        assert!(matches!(event(Signal::SIGWINCH as i32, SI_KERNEL, true), Some(RunEvent::Resize(_))));
     }
 }

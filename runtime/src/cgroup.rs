@@ -5,7 +5,7 @@ use std::io;
 use std::path::{Component, Path, PathBuf};
 use std::time::{Duration, Instant};
 
-use crate::seam::{Cgroups, SeamError, SeamResult};
+use crate::backend::{BackendError, BackendResult, Cgroups};
 
 /// Magic number of the file system (statfs(2), CGROUP2_SUPER_MAGIC).
 const CGROUP2_MAGIC: i64 = 0x6367_7270;
@@ -31,8 +31,8 @@ impl Default for CgroupFs {
     }
 }
 
-fn fail(what: &str, path: &Path, error: io::Error) -> SeamError {
-    SeamError::system(format!("{what} {}", path.display()), error)
+fn fail(what: &str, path: &Path, error: io::Error) -> BackendError {
+    BackendError::system(format!("{what} {}", path.display()), error)
 }
 
 /// Name of a group without anything that could lead out of the hierarchy; `None` if there is such a thing in it.
@@ -49,8 +49,9 @@ pub(crate) fn clean_name(name: &str) -> Option<PathBuf> {
 }
 
 impl Cgroups for CgroupFs {
-    fn plan(&self, name: &str) -> SeamResult<Option<PathBuf>> {
-        let clean = clean_name(name).ok_or_else(|| SeamError::Refused(format!("{name:?} names no control group")))?;
+    fn plan(&self, name: &str) -> BackendResult<Option<PathBuf>> {
+        let clean =
+            clean_name(name).ok_or_else(|| BackendError::Refused(format!("{name:?} names no control group")))?;
         match rustix::fs::statfs(&self.root) {
             Ok(found) if found.f_type == CGROUP2_MAGIC => Ok(Some(self.root.join(clean))),
             // Version 1, or none: a pod runs without.
@@ -58,11 +59,11 @@ impl Cgroups for CgroupFs {
         }
     }
 
-    fn create(&self, dir: &Path) -> SeamResult<()> {
+    fn create(&self, dir: &Path) -> BackendResult<()> {
         fs::create_dir_all(dir).map_err(|e| fail("make the control group", dir, e))
     }
 
-    fn add(&self, dir: &Path, pid: i32) -> SeamResult<()> {
+    fn add(&self, dir: &Path, pid: i32) -> BackendResult<()> {
         if pid <= 0 {
             return Ok(());
         }
@@ -74,7 +75,7 @@ impl Cgroups for CgroupFs {
         }
     }
 
-    fn remove(&self, dir: &Path) -> SeamResult<()> {
+    fn remove(&self, dir: &Path) -> BackendResult<()> {
         let deadline = Instant::now() + BUSY;
         let mut wait = Duration::from_millis(1);
         loop {

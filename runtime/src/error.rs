@@ -4,9 +4,9 @@ use std::fmt;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use crate::backend::BackendError;
 use crate::fault::Injected;
 use crate::hook::HookFailure;
-use crate::seam::SeamError;
 use crate::state::State;
 use crate::store::StoreCause;
 use crate::verb::Verb;
@@ -44,8 +44,8 @@ pub enum ErrorKind {
     InvalidTransition,
     /// The verb is not allowed in this state.
     WrongState,
-    /// The network, the VMM, the guest agent, a stand-in or a host mount failed.
-    Seam,
+    /// The network, the VMM, the guest agent, a shim or a host mount failed.
+    Backend,
     /// A bounded wait ran out.
     Timeout,
     /// A record could not be read or written.
@@ -83,7 +83,7 @@ pub enum Component {
     /// The agent in the guest.
     Agent,
     /// The host process that stands for a guest process.
-    StandIn,
+    Shim,
     /// Bind mounts on the host.
     Mounts,
     /// Control groups on the host.
@@ -97,7 +97,7 @@ impl Component {
             Component::Network => "network",
             Component::Vmm => "vm",
             Component::Agent => "agent",
-            Component::StandIn => "stand-in",
+            Component::Shim => "shim",
             Component::Mounts => "mounts",
             Component::Cgroups => "cgroup",
         }
@@ -110,7 +110,7 @@ impl fmt::Display for Component {
             Component::Network => "network",
             Component::Vmm => "virtual machine",
             Component::Agent => "guest agent",
-            Component::StandIn => "stand-in process",
+            Component::Shim => "shim process",
             Component::Mounts => "host mounts",
             Component::Cgroups => "control groups",
         })
@@ -198,15 +198,15 @@ pub enum Error {
         /// What was asked for.
         verb: Verb,
     },
-    /// See [`ErrorKind::Seam`].
+    /// See [`ErrorKind::Backend`].
     #[error("{component}: {operation}")]
-    Seam {
+    Backend {
         /// Which part.
         component: Component,
         /// What it was doing.
         operation: &'static str,
         /// Its own words.
-        source: SeamError,
+        source: BackendError,
     },
     /// See [`ErrorKind::Timeout`].
     #[error("{what}: not within {} s", .after.as_secs_f32())]
@@ -232,7 +232,7 @@ pub enum Error {
         /// How it failed, with what it printed.
         source: HookFailure,
     },
-    /// A fault that a test asked for; counted as [`ErrorKind::Seam`].
+    /// A fault that a test asked for; counted as [`ErrorKind::Backend`].
     #[doc(hidden)]
     #[error(transparent)]
     Injected(#[from] Injected),
@@ -255,7 +255,7 @@ impl Error {
             Error::AlreadyExists(_) => ErrorKind::AlreadyExists,
             Error::InvalidTransition { .. } => ErrorKind::InvalidTransition,
             Error::WrongState { .. } => ErrorKind::WrongState,
-            Error::Seam { .. } | Error::Injected(_) => ErrorKind::Seam,
+            Error::Backend { .. } | Error::Injected(_) => ErrorKind::Backend,
             Error::Timeout { .. } => ErrorKind::Timeout,
             Error::Store { .. } => ErrorKind::Store,
             Error::Hook { .. } => ErrorKind::Hook,
@@ -273,18 +273,18 @@ impl Error {
         Error::InvalidConfig { what: what.into(), reason: reason.into() }
     }
 
-    /// The failure of a seam, with the time-outs kept apart (P-204).
-    pub(crate) fn seam(component: Component, operation: &'static str, source: SeamError) -> Self {
+    /// The failure of a backend, with the time-outs kept apart (P-204).
+    pub(crate) fn backend(component: Component, operation: &'static str, source: BackendError) -> Self {
         match source {
-            SeamError::Timeout { after } => Error::Timeout { what: format!("{component}: {operation}"), after },
-            source => Error::Seam { component, operation, source },
+            BackendError::Timeout { after } => Error::Timeout { what: format!("{component}: {operation}"), after },
+            source => Error::Backend { component, operation, source },
         }
     }
 
     /// Whether the guest cannot be talked to any more, as opposed to having answered with a refusal (P-085).
     pub(crate) fn is_guest_lost(&self) -> bool {
         match self {
-            Error::Seam { component: Component::Agent, source, .. } => source.is_lost(),
+            Error::Backend { component: Component::Agent, source, .. } => source.is_lost(),
             Error::Timeout { what, .. } => what.starts_with("guest agent"),
             _ => false,
         }

@@ -18,7 +18,7 @@ pub struct Injected {
 }
 
 #[cfg(any(test, feature = "faults"))]
-pub use armed::{arm, passed, point, point_of, seam_point, Action, Armed};
+pub use armed::{arm, backend_point, passed, point, point_of, Action, Armed};
 
 /// Does nothing in this build.
 ///
@@ -46,7 +46,7 @@ pub fn point_of(_scope: &'static str, _stage: &'static str) -> Result<(), Inject
 /// None in this build.
 #[cfg(not(any(test, feature = "faults")))]
 #[inline(always)]
-pub fn seam_point(_component: &'static str, _operation: &'static str, _stage: &'static str) -> Result<(), Injected> {
+pub fn backend_point(_component: &'static str, _operation: &'static str, _stage: &'static str) -> Result<(), Injected> {
     Ok(())
 }
 
@@ -179,11 +179,15 @@ mod armed {
         point(&format!("{scope}:{stage}"))
     }
 
-    /// A place before or after a call of a seam, named `COMPONENT.OPERATION:STAGE`.
+    /// A place before or after a call of a backend, named `COMPONENT.OPERATION:STAGE`.
     ///
     /// # Errors
     /// [`Injected`] if a test asked for it.
-    pub fn seam_point(component: &'static str, operation: &'static str, stage: &'static str) -> Result<(), Injected> {
+    pub fn backend_point(
+        component: &'static str,
+        operation: &'static str,
+        stage: &'static str,
+    ) -> Result<(), Injected> {
         point(&format!("{component}.{operation}:{stage}"))
     }
 

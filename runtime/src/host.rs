@@ -1,27 +1,27 @@
-//! The seams as the product uses them: processes of hutch, kernel networking, bind mounts, control groups.
+//! The backends as the product uses them: processes of hutch, kernel networking, bind mounts, control groups.
 
 use std::path::PathBuf;
 use std::sync::Arc;
 
+use crate::backend::{AgentCapabilities, Backends};
 use crate::cgroup::CgroupFs;
 use crate::mounts::BindMounts;
 use crate::network::TcNetwork;
-use crate::seam::{AgentCapabilities, Seams};
-use crate::stand_in::ProcessStandIns;
+use crate::shim::ProcessShims;
 use crate::vm_host::{ProcessVmHost, ReExec, VsockAgents};
 
 /// Hidden verb of the VMM process: its `main` calls [`vmm_verb`](crate::vm_host::vmm_verb).
 pub const VMM_VERB: &str = "__vmm";
-/// Hidden verb of a stand-in: its `main` calls [`stand_in_verb`](crate::stand_in::stand_in_verb).
-pub const STAND_IN_VERB: &str = "__stand-in";
+/// Hidden verb of a shim: its `main` calls [`shim_verb`](crate::shim::shim_verb).
+pub const SHIM_VERB: &str = "__shim";
 
-/// What the seams of a host need to know.
+/// What the backends of a host need to know.
 #[derive(Debug, Clone)]
-pub struct HostSeams {
+pub struct HostBackends {
     /// How to start a VMM process.
     pub vmm: ReExec,
-    /// How to start a stand-in.
-    pub stand_in: ReExec,
+    /// How to start a shim.
+    pub shim: ReExec,
     /// Directory for the network namespaces that are made for pods.
     pub network_namespaces: PathBuf,
     /// Where control groups are mounted.
@@ -32,11 +32,11 @@ pub struct HostSeams {
     pub reap: bool,
 }
 
-impl Default for HostSeams {
+impl Default for HostBackends {
     fn default() -> Self {
         Self {
             vmm: ReExec::itself(VMM_VERB),
-            stand_in: ReExec::itself(STAND_IN_VERB),
+            shim: ReExec::itself(SHIM_VERB),
             network_namespaces: "/run/hutch/pods.netns".into(),
             cgroups: "/sys/fs/cgroup".into(),
             agent: AgentCapabilities { block_devices: true, seccomp: true, ..AgentCapabilities::default() },
@@ -45,15 +45,15 @@ impl Default for HostSeams {
     }
 }
 
-impl HostSeams {
-    /// The seams.
-    pub fn seams(&self) -> Seams {
+impl HostBackends {
+    /// The backends.
+    pub fn backends(&self) -> Backends {
         let vm = ProcessVmHost { reap: self.reap, ..ProcessVmHost::new(self.vmm.clone()) };
-        let stand_ins = ProcessStandIns { reap: self.reap, ..ProcessStandIns::new(self.stand_in.clone()) };
-        Seams {
+        let shims = ProcessShims { reap: self.reap, ..ProcessShims::new(self.shim.clone()) };
+        Backends {
             vm: Arc::new(vm),
             agent: Arc::new(VsockAgents { capabilities: self.agent }),
-            stand_ins: Arc::new(stand_ins),
+            shims: Arc::new(shims),
             network: Arc::new(TcNetwork::new(&self.network_namespaces)),
             mounts: Arc::new(BindMounts),
             cgroups: Arc::new(CgroupFs::new(&self.cgroups)),

@@ -23,7 +23,7 @@
 //!
 //! The states and the moves between them are drawn on [`State`]; which call is allowed when is in [`verb`]; the layout of
 //! the records is in [`store`]. A call that fails or is killed never deletes a pod or container, except a creation,
-//! which takes back what it did; what a killed one has left is removed by the next call on that id.
+//! which rolls back what it did; what a killed one has left is removed by the next call on that id.
 //!
 //! # What is where
 //!
@@ -33,26 +33,30 @@
 //! | [`state`], [`verb`], [`error`], [`id`] | states, verbs, kinds of errors, ids |
 //! | [`store`] | records, their layout, the pod lock |
 //! | [`pod`], [`container`] | the calls, one file each |
-//! | [`workload`] | the same for callers of an OCI runtime: ids without pods, bundles, pid files |
+//! | [`oci`] | the same for callers of an OCI runtime: ids without pods, bundles, pid files |
 //! | [`volume`] | named volumes, which outlive pods |
 //! | [`hook`] | programs that run beside a pod's life |
-//! | [`seam`] | what the calls need from outside, as six small traits |
-//! | [`host`] | the seams of the product: |
+//! | [`backend`] | what the calls need from outside, as six small traits |
+//! | [`host`] | the backends of the product: |
 //! | [`vm_host`] | … the VMM process and its control socket |
-//! | [`stand_in`] | … the process whose PID stands for a guest process |
+//! | [`shim`] | … the process whose PID stands for a guest process |
 //! | [`network`], [`mounts`], [`cgroup`] | … kernel networking, bind mounts, control groups |
 //! | [`process`] | other processes, named so that a recycled PID is never mistaken for them |
 //! | [`fault`] | named points at which tests make a call fail or kill it |
-#![cfg_attr(any(test, feature = "testing"), doc = "| [`testing`] | fakes of all seams, in memory and as processes |")]
-//! | [`agent_client`], [`stdio`], [`sandbox`], [`guest`] | the agent's session, standard streams, `hutch run`, guest assets |
+#![cfg_attr(
+    any(test, feature = "testing"),
+    doc = "| [`testing`] | fakes of all backends, in memory and as processes |"
+)]
+//! | [`agent_client`], [`stdio`], [`oneshot`], [`guest`] | the agent's session, standard streams, `hutch run`, guest assets |
 #![deny(unsafe_code)]
 
 pub mod agent_client;
 pub mod guest;
-pub mod sandbox;
+pub mod oneshot;
 pub mod stdio;
 
 // The pod API.
+pub mod backend;
 pub mod cgroup;
 pub mod container;
 pub mod error;
@@ -63,13 +67,13 @@ pub mod id;
 mod logger;
 pub mod mounts;
 pub mod network;
+pub mod oci;
 mod options;
 pub mod pod;
 pub mod process;
 mod runtime;
-pub mod seam;
+pub mod shim;
 pub mod spec;
-pub mod stand_in;
 pub mod state;
 pub mod store;
 #[cfg(any(test, feature = "testing"))]
@@ -79,15 +83,14 @@ mod undo;
 pub mod verb;
 pub mod vm_host;
 pub mod volume;
-pub mod workload;
 
-pub use container::{ContainerHandle, EnterOptions, Limits, ListFormat, Process, ProcessListOptions};
+pub use backend::Backends;
+pub use container::{ContainerHandle, ExecOptions, Limits, ListFormat, ListProcessesOptions, Process};
 pub use error::{Error, ErrorKind, Result};
 pub use id::{ContainerId, PodId, VolumeName};
 pub use options::Options;
 pub use pod::{DeleteOptions, PodEnd, PodEvent, PodEvents, PodHandle, PodStats, StopOptions};
 pub use runtime::Runtime;
-pub use seam::Seams;
 pub use state::State;
 pub use store::Store;
 pub use timestamp::Timestamp;

@@ -13,7 +13,7 @@ pub struct Options {
     pub list_lock_timeout: Duration,
     /// For a new machine to answer (P-069).
     pub boot_timeout: Duration,
-    /// For a stand-in to end by itself before its guest process is killed (§7.4).
+    /// For a shim to end by itself before its guest process is killed (§7.4).
     pub stop_timeout: Duration,
     /// For each request to the guest agent (P-205).
     pub agent_timeout: Duration,

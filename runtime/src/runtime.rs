@@ -1,13 +1,13 @@
-//! The runtime: a store, the seams, and the options. Its methods are the entry points; each verb has a file of its own
+//! The runtime: a store, the backends, and the options. Its methods are the entry points; each verb has a file of its own
 //! below `pod/` and `container/`.
 
 use std::sync::Arc;
 
 use log::Log;
 
+use crate::backend::{noop, AgentHost, Backends, Cgroups, HostMounts, Network, Shims, VmHost};
 use crate::logger;
 use crate::options::Options;
-use crate::seam::{noop, AgentHost, Cgroups, HostMounts, Network, Seams, StandIns, VmHost};
 use crate::spec::{AgentKind, HypervisorKind, NetworkKind, PodConfig, ShimKind};
 use crate::store::Store;
 
@@ -20,14 +20,14 @@ pub struct Runtime {
 
 pub(crate) struct Inner {
     pub(crate) store: Store,
-    pub(crate) seams: Seams,
+    pub(crate) backends: Backends,
     pub(crate) options: Options,
 }
 
 impl Runtime {
-    /// A runtime over `store` that reaches the world through `seams`.
-    pub fn new(store: Store, seams: Seams, options: Options) -> Self {
-        Self { inner: Arc::new(Inner { store, seams, options }) }
+    /// A runtime over `store` that reaches the world through `backends`.
+    pub fn new(store: Store, backends: Backends, options: Options) -> Self {
+        Self { inner: Arc::new(Inner { store, backends, options }) }
     }
 
     /// Where the records are.
@@ -46,10 +46,10 @@ impl Runtime {
         logger::set_logger(Some(logger));
     }
 
-    /// The seams that a pod of this configuration uses: those that were given, or those that do nothing.
-    pub(crate) fn seams_for(&self, config: &PodConfig) -> Seams {
-        let given = &self.inner.seams;
-        Seams {
+    /// The backends that a pod of this configuration uses: those that were given, or those that do nothing.
+    pub(crate) fn backends_for(&self, config: &PodConfig) -> Backends {
+        let given = &self.inner.backends;
+        Backends {
             vm: match config.hypervisor.kind {
                 HypervisorKind::Hutch => given.vm.clone(),
                 HypervisorKind::None => Arc::new(noop::NoVm) as Arc<dyn VmHost>,
@@ -58,9 +58,9 @@ impl Runtime {
                 AgentKind::Hutch => given.agent.clone(),
                 AgentKind::None => Arc::new(noop::NoAgent) as Arc<dyn AgentHost>,
             },
-            stand_ins: match config.shim.kind {
-                ShimKind::Hutch => given.stand_ins.clone(),
-                ShimKind::None => Arc::new(noop::NoStandIns) as Arc<dyn StandIns>,
+            shims: match config.shim.kind {
+                ShimKind::Hutch => given.shims.clone(),
+                ShimKind::None => Arc::new(noop::NoShims) as Arc<dyn Shims>,
             },
             network: match config.network.kind {
                 NetworkKind::Scan | NetworkKind::Nat => given.network.clone(),

@@ -1,10 +1,10 @@
-//! Steps to take back when a creating call fails (P-067, P-096).
+//! Steps to roll back when a creating call fails (P-067, P-096).
 
-/// A stack of effects to take back, newest first.
+/// A stack of effects to roll back, newest first.
 ///
 /// The call pushes a step before (so that a failure half way is covered) each effect, and decides at its very end, by
 /// its final result, whether to take them back. Taking back is idempotent and goes by the records, so a step whose
-/// effect never happened is harmless, and a creation that was cut short by the death of the runtime is taken back by the
+/// effect never happened is harmless, and a creation that was cut short by the death of the runtime is rolled back by the
 /// same code later.
 #[derive(Debug)]
 pub(crate) struct Undo<S> {

@@ -18,9 +18,9 @@ pub enum Verb {
     StartContainer,
     StopContainer,
     DeleteContainer,
-    EnterContainer,
+    ExecContainer,
     KillContainer,
-    ProcessListContainer,
+    ListProcesses,
     StatsContainer,
     UpdateContainer,
 }
@@ -37,9 +37,9 @@ impl Verb {
         Verb::StartContainer,
         Verb::StopContainer,
         Verb::DeleteContainer,
-        Verb::EnterContainer,
+        Verb::ExecContainer,
         Verb::KillContainer,
-        Verb::ProcessListContainer,
+        Verb::ListProcesses,
         Verb::StatsContainer,
         Verb::UpdateContainer,
     ];
@@ -57,7 +57,7 @@ impl Verb {
             Verb::CreateContainer | Verb::KillContainer | Verb::UpdateContainer => {
                 (&[Ready, Running], "ready or running")
             }
-            Verb::StartContainer | Verb::EnterContainer | Verb::ProcessListContainer => (&[Running], "running"),
+            Verb::StartContainer | Verb::ExecContainer | Verb::ListProcesses => (&[Running], "running"),
             Verb::StopContainer => (&[Ready, Running, Paused], "ready, running or paused"),
             Verb::StatsContainer => (&[Ready, Running, Paused], "ready, running or paused"),
         }
@@ -70,10 +70,10 @@ impl Verb {
         Some(match self {
             Verb::StartContainer | Verb::DeleteContainer => (&[Ready, Stopped], "ready or stopped"),
             Verb::StopContainer => (&[Ready, Running, Paused, Stopped], "any"),
-            Verb::EnterContainer | Verb::KillContainer | Verb::UpdateContainer => {
+            Verb::ExecContainer | Verb::KillContainer | Verb::UpdateContainer => {
                 (&[Ready, Running], "ready or running")
             }
-            Verb::ProcessListContainer => (&[Running], "running"),
+            Verb::ListProcesses => (&[Running], "running"),
             Verb::StatsContainer => (&[Ready, Running, Paused], "ready, running or paused"),
             _ => return None,
         })
@@ -124,9 +124,9 @@ impl fmt::Display for Verb {
             Verb::StartContainer => "start container",
             Verb::StopContainer => "stop container",
             Verb::DeleteContainer => "delete container",
-            Verb::EnterContainer => "run in container",
+            Verb::ExecContainer => "run in container",
             Verb::KillContainer => "kill container",
-            Verb::ProcessListContainer => "list processes of container",
+            Verb::ListProcesses => "list processes of container",
             Verb::StatsContainer => "stats of container",
             Verb::UpdateContainer => "update container",
         })
@@ -151,8 +151,8 @@ mod tests {
             (Verb::CreateContainer, [None, None, Some(Ws), Some(Ws)]),
             (Verb::StartContainer, [Some(Ws), None, Some(Ws), Some(Ws)]),
             (Verb::StopContainer, [None, None, None, Some(Ws)]),
-            (Verb::EnterContainer, [Some(Ws), None, Some(Ws), Some(Ws)]),
-            (Verb::ProcessListContainer, [Some(Ws), None, Some(Ws), Some(Ws)]),
+            (Verb::ExecContainer, [Some(Ws), None, Some(Ws), Some(Ws)]),
+            (Verb::ListProcesses, [Some(Ws), None, Some(Ws), Some(Ws)]),
             (Verb::KillContainer, [None, None, Some(Ws), Some(Ws)]),
         ];
         for (verb, row) in rows {
@@ -170,9 +170,9 @@ mod tests {
             (Verb::StartContainer, [true, false, false, true]),
             (Verb::StopContainer, [true, true, true, true]),
             (Verb::DeleteContainer, [true, false, false, true]),
-            (Verb::EnterContainer, [true, true, false, false]),
+            (Verb::ExecContainer, [true, true, false, false]),
             (Verb::KillContainer, [true, true, false, false]),
-            (Verb::ProcessListContainer, [false, true, false, false]),
+            (Verb::ListProcesses, [false, true, false, false]),
         ];
         for (verb, row) in rows {
             for (state, allowed) in State::ALL.into_iter().zip(row) {

@@ -191,7 +191,7 @@ fn assemble(
     let Devices { mmio, pio, transports, .. } = devices;
     let io = IoSpace { mmio: Arc::new(mmio), pio: Arc::new(pio) };
     let vcpus = Vcpus::new(io, driver.clone(), config.most_vcpus());
-    if let Err(error) = vcpus.provide(vm.as_ref(), config.vcpus, Some(&entry)) {
+    if let Err(error) = vcpus.ensure(vm.as_ref(), config.vcpus, Some(&entry)) {
         // Parked threads leave at once; nothing stays behind of a machine that could not be built.
         if let Err(stuck) = driver.join() {
             log::error!("{stuck}");

@@ -10,7 +10,7 @@ use std::ffi::{c_int, c_void};
 
 /// What of a program is given back.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Release {
+pub enum ProgramPages {
     /// Constant data. Nearly none of it comes back while a machine boots: this costs no time.
     Data,
     /// Code as well, of which the boot needs some again: half a millisecond, for a machine that is going to live long.
@@ -22,23 +22,23 @@ pub enum Release {
 ///
 /// Nothing but the resident set changes: these pages have the contents of their files. What a debugger wrote into code, its
 /// breakpoints, goes with it. Locked memory stays.
-pub fn release_program(what: Release) -> usize {
-    let mut job = Job { what, released: 0 };
+pub fn drop_program_pages(what: ProgramPages) -> usize {
+    let mut job = Job { what, dropped: 0 };
     // SAFETY: the function is called before this returns, with `job` and nothing else.
-    unsafe { libc::dl_iterate_phdr(Some(release_object), (&raw mut job).cast()) };
-    job.released
+    unsafe { libc::dl_iterate_phdr(Some(drop_object), (&raw mut job).cast()) };
+    job.dropped
 }
 
 struct Job {
-    what: Release,
-    released: usize,
+    what: ProgramPages,
+    dropped: usize,
 }
 
 /// For one object: the program or a library.
 ///
 /// # Safety
 /// As called by `dl_iterate_phdr` with a pointer to a [`Job`] that nobody else uses.
-unsafe extern "C" fn release_object(info: *mut libc::dl_phdr_info, _size: usize, job: *mut c_void) -> c_int {
+unsafe extern "C" fn drop_object(info: *mut libc::dl_phdr_info, _size: usize, job: *mut c_void) -> c_int {
     // SAFETY: as promised; program headers are part of the object and never change.
     let (base, headers, job) = unsafe {
         let info = &*info;
@@ -50,8 +50,8 @@ unsafe extern "C" fn release_object(info: *mut libc::dl_phdr_info, _size: usize,
     };
     // What is written once, when a position-independent program is relocated, lies in a segment that can be written.
     let stays = match job.what {
-        Release::Data => libc::PF_W | libc::PF_X,
-        Release::DataAndCode => libc::PF_W,
+        ProgramPages::Data => libc::PF_W | libc::PF_X,
+        ProgramPages::DataAndCode => libc::PF_W,
     };
     for header in headers.iter().filter(|header| header.p_type == libc::PT_LOAD && header.p_flags & stays == 0) {
         let start = base.wrapping_add(header.p_vaddr as usize).next_multiple_of(PAGE);
@@ -59,7 +59,7 @@ unsafe extern "C" fn release_object(info: *mut libc::dl_phdr_info, _size: usize,
         // SAFETY: whole pages of a private mapping of a file that nothing has written to: whoever reads them next gets the
         // same from the file.
         if end > start && unsafe { libc::madvise(start as *mut c_void, end - start, libc::MADV_DONTNEED) } == 0 {
-            job.released += end - start;
+            job.dropped += end - start;
         }
     }
     0

@@ -10,7 +10,7 @@
 //! | [`machine`] | the owner's view: start, pause, stop, wait, look |
 //! | [`driver`], [`state`] | what threads share; the states of a machine |
 //! | [`vcpu`] | vCPU threads and the loop that runs the guest |
-//! | [`hv`] | the seam to KVM, its fake, and the probe of what KVM is here |
+//! | [`hv`] | the backend to KVM, its fake, and the probe of what KVM is here |
 //! | [`memory`], [`footprint`] | guest memory; what else is resident |
 //! | [`boot`] | kernel, initrd, command line, entry protocols |
 //! | [`arch`] | x86-64: layout, ACPI, CPUID, registers |

@@ -108,8 +108,8 @@ impl Machine {
     ///
     /// # Errors
     /// The hypervisor's; what was made before stays.
-    pub fn provide_vcpus(&self, count: u32) -> Result<(), BuildError> {
-        self.vcpus.provide(self.vm.as_ref(), count, None)
+    pub fn ensure_vcpus(&self, count: u32) -> Result<(), BuildError> {
+        self.vcpus.ensure(self.vm.as_ref(), count, None)
     }
 
     /// Memory that can be plugged in, if the machine has any.

@@ -269,12 +269,12 @@ fn vcpus_are_made_when_they_are_asked_for_and_do_what_the_others_do() {
     (bench.config.vcpus, bench.config.max_vcpus) = (1, 3);
     let mut machine = bench.start();
     assert_eq!(bench.hypervisor.entries().len(), 1, "only the first is made with the machine");
-    machine.provide_vcpus(2).expect("there may be three");
-    machine.provide_vcpus(1).expect("there are more already");
+    machine.ensure_vcpus(2).expect("there may be three");
+    machine.ensure_vcpus(1).expect("there are more already");
     assert_eq!(bench.hypervisor.entries().len(), 2);
     assert!(bench.hypervisor.entries()[1].is_none(), "the guest starts it");
     machine.pause().expect("it runs");
-    machine.provide_vcpus(100).expect("as many as there may be");
+    machine.ensure_vcpus(100).expect("as many as there may be");
     assert_eq!(bench.hypervisor.entries().len(), 3);
     assert_eq!(machine.wait(Some(Duration::from_millis(20))), None, "the third one is held too");
     machine.resume().expect("it is paused");

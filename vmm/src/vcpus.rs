@@ -4,7 +4,7 @@
 //! ```text
 //!   1 … boot           made and run with the machine; the kernel brings them online at its start (`maxcpus=`)
 //!   boot + 1 … most    in the guest's tables, so the kernel knows that they may come; neither vCPU nor thread
-//!   provide(n)         makes what is missing up to n: a thread that sleeps in KVM until the guest starts its vCPU
+//!   ensure(n)         makes what is missing up to n: a thread that sleeps in KVM until the guest starts its vCPU
 //! ```
 //!
 //! One that the guest has taken offline sleeps in KVM again. It is kept: KVM cannot remove a vCPU.
@@ -35,7 +35,7 @@ impl Vcpus {
 
     /// Makes vCPUs until there are `count`, at most as many as there may be. The first one begins at `entry`; none begins
     /// before the machine runs.
-    pub(crate) fn provide(&self, vm: &dyn Vm, count: u32, entry: Option<&EntryState>) -> Result<(), BuildError> {
+    pub(crate) fn ensure(&self, vm: &dyn Vm, count: u32, entry: Option<&EntryState>) -> Result<(), BuildError> {
         let mut counters = self.lock();
         for index in counters.len()..count.min(self.most) as usize {
             let index = index as u32;

@@ -1,6 +1,6 @@
 //! What a program's start has touched is given back. By itself: other tests in the process would touch it again.
 
-use hutch_vmm::footprint::{release_program, Release};
+use hutch_vmm::footprint::{drop_program_pages, ProgramPages};
 
 /// KiB of the file's pages that this process has mapped, of segments of the kind `access`.
 fn resident(access: &str) -> u64 {
@@ -31,10 +31,10 @@ fn the_program_goes_on_with_less_of_itself_in_memory() {
     // Looking touches the program too.
     resident_of(all);
     let [data, code, written] = resident_of(all);
-    let released = release_program(Release::Data);
+    let dropped = drop_program_pages(ProgramPages::Data);
     let [less_data, ..] = resident_of(all);
     assert!(less_data + 768 < data, "{data} KiB, {less_data} KiB");
-    assert!(release_program(Release::DataAndCode) > released);
+    assert!(drop_program_pages(ProgramPages::DataAndCode) > dropped);
     let [_, less_code, still_written] = resident_of(all);
     assert!(less_code < code, "{code} KiB, {less_code} KiB");
     assert!(written > 0 && still_written >= written);

@@ -4,7 +4,7 @@ use std::os::fd::AsFd;
 use std::time::Duration;
 
 use hutch_vmm::config::{BlockConfig, ConsoleConfig, ConsoleLevel, ConsoleOutput, DeviceDiscovery, ImageLoading};
-use hutch_vmm::footprint::{release_program, Release};
+use hutch_vmm::footprint::{drop_program_pages, ProgramPages};
 use hutch_vmm::{Machine, MachineConfig, MachineExit, Mark};
 use nix::poll::{poll, PollFd, PollFlags, PollTimeout};
 use nix::sys::signal::{SigSet, Signal};
@@ -49,7 +49,7 @@ fn boot(args: &BootArgs, started_ns: u64) -> Result<u8, Failure> {
         while matches!(poll(&mut fds, PollTimeout::NONE), Err(nix::errno::Errno::EINTR)) {}
         stopper.stop();
     })?;
-    release_program(Release::Data);
+    drop_program_pages(ProgramPages::Data);
     machine.start()?;
     let exit = machine.wait(args.timeout.map(Duration::from_secs));
     let tail = machine.console_tail(TAIL).join("\n");

@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use hutch_agent_proto::ErrorKind as RemoteKind;
-use hutch_runtime::host::HostSeams;
+use hutch_runtime::host::HostBackends;
 use hutch_runtime::{Error, Options, Runtime, State, Store};
 
 use crate::args::pod::StopFlags;
@@ -34,8 +34,8 @@ pub fn runtime(args: &RecordArgs, options: Options) -> Runtime {
     // Beside the state, not in it: records of another place have namespaces of their own for the same ids.
     let mut namespaces = state_root.clone().into_os_string();
     namespaces.push(".netns");
-    let seams = HostSeams { network_namespaces: namespaces.into(), ..HostSeams::default() };
-    Runtime::new(Store::new(root, state_root), seams.seams(), options)
+    let backends = HostBackends { network_namespaces: namespaces.into(), ..HostBackends::default() };
+    Runtime::new(Store::new(root, state_root), backends.backends(), options)
 }
 
 /// The same with the usual bounds.
@@ -82,7 +82,7 @@ pub fn run_failure(failure: Failure) -> Failure {
 /// A command that could not be started: 127 if it does not exist, 126 if it can't be executed, else 125.
 pub fn start_failure(error: Error) -> Failure {
     let kind = match &error {
-        Error::Seam { source, .. } => source.remote_kind(),
+        Error::Backend { source, .. } => source.remote_kind(),
         _ => None,
     };
     let code = match kind {

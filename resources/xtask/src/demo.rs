@@ -10,7 +10,7 @@ use std::time::Duration;
 use crate::kernel::Choice;
 use crate::setup::{self, Need};
 use crate::stage::Stage;
-use crate::{bed, build, Result};
+use crate::{build, testbed, Result};
 
 /// The file the guest writes and the host reads.
 const FILE: &str = "root/from-the-guest";
@@ -42,7 +42,7 @@ pub fn main(args: Args) -> Result<ExitCode> {
     command.extend(["--rootfs".into(), root.clone().into()]);
     command.extend(["--", "/bin/sh", "-c", SCRIPT].map(OsString::from));
     println!("\n$ hutch run --verbose --rootfs {} -- /bin/sh -c '…'", root.display());
-    let code = bed::wherever(&bed::Errand {
+    let code = testbed::wherever(&testbed::RunRequest {
         args: command,
         env: stage.env(),
         write: vec![root],

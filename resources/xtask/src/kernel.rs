@@ -5,7 +5,7 @@ use std::fs;
 use std::path::PathBuf;
 use std::str::FromStr;
 
-use hutch_test_harness::kernel::{self, Kernel};
+use hutch_testbed_host::kernel::{self, Kernel};
 
 use crate::{build, Result};
 
@@ -32,12 +32,12 @@ impl FromStr for Choice {
     }
 }
 
-/// The bed's own kernel's request, from the root of the repository.
-const OWN_REQUEST: &str = "resources/kernel/bed.config";
+/// The testbed's own kernel's request, from the root of the repository.
+const OWN_REQUEST: &str = "resources/kernel/testbed.config";
 
 /// The kernel, made if the cache has none or, for our own, one from another request. With `refresh` it is also
 /// looked whether Debian has a newer one or a newer source.
-pub fn bed(choice: &Choice, refresh: bool) -> Result<Kernel> {
+pub fn testbed(choice: &Choice, refresh: bool) -> Result<Kernel> {
     let cached = || match choice {
         Choice::Distro => kernel::distro(),
         Choice::Own => kernel::own(&fs::read(build::root().join(OWN_REQUEST)).unwrap_or_default()),
@@ -51,6 +51,6 @@ pub fn bed(choice: &Choice, refresh: bool) -> Result<Kernel> {
     if let Some(kernel) = cached().filter(|_| !refresh) {
         return Ok(kernel);
     }
-    build::run(build::cargo().args(["run", "--quiet", "-p", "hutch-bed-kernel", "--", name]))?;
-    cached().ok_or_else(|| format!("bed-kernel left no {name} kernel in {}", kernel::cache_dir().display()).into())
+    build::run(build::cargo().args(["run", "--quiet", "-p", "hutch-testbed-kernel", "--", name]))?;
+    cached().ok_or_else(|| format!("testbed-kernel left no {name} kernel in {}", kernel::cache_dir().display()).into())
 }

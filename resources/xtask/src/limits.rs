@@ -1,6 +1,6 @@
 //! What a boot may cost, checked in CI: figures that do not depend on the machine or on what else runs on it.
 //!
-//! hutch and QEMU's microvm boot the kernel from source turn by turn in the bed's deterministic time, where one emulated
+//! hutch and QEMU's microvm boot the kernel from source turn by turn in the testbed's deterministic time, where one emulated
 //! instruction takes one nanosecond. Raise a limit only with a reason in the commit.
 
 use std::ffi::{OsStr, OsString};
@@ -8,13 +8,13 @@ use std::fs;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
-use hutch_test_harness::kvm::{self, HostKvm};
+use hutch_testbed_host::kvm::{self, HostKvm};
 use serde_json::Value;
 
-use crate::bed::{self, Errand};
 use crate::kernel::{self, Choice};
 use crate::stage::Stage;
 use crate::suite::Report;
+use crate::testbed::{self, RunRequest};
 use crate::{build, Result};
 
 /// The most that a figure may come to, for a machine with one vCPU and 128 MiB: what was measured, and some slack.
@@ -38,7 +38,7 @@ const LIMITS: [(&str, &str, f64); 7] = [
 /// The most system calls until init, of the program and all its threads: 255, and some more where threads meet.
 const SYSCALLS: f64 = 270.0;
 
-/// The same of the bed's own kernel, a large one with many drivers, that shows what is copied and what mapped.
+/// The same of the testbed's own kernel, a large one with many drivers, that shows what is copied and what mapped.
 const OF_A_LARGE_KERNEL: [(&str, &str, f64); 2] = [
     // 1068 to 1073; with all of it copied 763, with all of it mapped 3877
     ("exits altogether, with a large kernel", "kvm_exits", 1130.0),
@@ -96,7 +96,7 @@ fn hold(samples: &[Value], limits: &[(&str, &str, f64)], begin: Instant, report:
 /// A kernel that is not made for hutch, so that most of it is of no use here.
 fn large_kernel(stage: &Stage, report: &mut Report) -> Result<()> {
     let begin = Instant::now();
-    let kernel = kernel::bed(&Choice::Own, false)?.vmlinux;
+    let kernel = kernel::testbed(&Choice::Own, false)?.vmlinux;
     let (samples, _) = bench(stage, kernel.as_os_str(), &["--no-syscalls"], 2048)?;
     hold(&samples, &OF_A_LARGE_KERNEL, begin, report)?;
     let share = |sample: &Value| Some((sample["marks"]["init"].as_f64()? - sample["guest_clock_ns"].as_f64()?) / 1e6);
@@ -106,10 +106,10 @@ fn large_kernel(stage: &Stage, report: &mut Report) -> Result<()> {
     Ok(())
 }
 
-/// What `hutch bench boot` measures in deterministic time, in a bed with so much memory: samples, and counts of system
+/// What `hutch bench boot` measures in deterministic time, in a testbed with so much memory: samples, and counts of system
 /// calls.
 fn bench(stage: &Stage, kernel: &OsStr, more: &[&str], memory_mib: u64) -> Result<(Vec<Value>, Vec<Value>)> {
-    let shared = build::target_dir().join("bed-results");
+    let shared = build::target_dir().join("testbed-results");
     fs::create_dir_all(&shared)?;
     let results = shared.join("boot.json");
     let _ = fs::remove_file(&results);
@@ -119,7 +119,7 @@ fn bench(stage: &Stage, kernel: &OsStr, more: &[&str], memory_mib: u64) -> Resul
     args.extend([stage.hutch.clone().into(), results.clone().into(), "--kernel".into(), kernel.into()]);
     // Deterministic time leaps ahead while a program is read from the host's disk, hence the long --timeout.
     args.extend(["--rounds", ROUNDS, "--format", "json", "--timeout", "1000"].iter().chain(more).map(OsString::from));
-    let code = bed::wherever(&Errand {
+    let code = testbed::wherever(&RunRequest {
         args,
         env: stage.env(),
         write: vec![shared],

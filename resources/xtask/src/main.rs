@@ -3,7 +3,6 @@
 
 #![forbid(unsafe_code)]
 
-mod bed;
 mod build;
 mod check;
 mod demo;
@@ -15,6 +14,7 @@ mod spec;
 mod stage;
 mod suite;
 mod test;
+mod testbed;
 
 use std::process::ExitCode;
 
@@ -31,8 +31,8 @@ struct Cli {
 #[derive(Subcommand)]
 enum Task {
     /// Run a command in an emulated machine with a true /dev/kvm
-    Bed(bed::Args),
-    /// Install the Debian packages the other tasks need and fetch the bed's kernel
+    Testbed(testbed::Args),
+    /// Install the Debian packages the other tasks need and fetch the testbed's kernel
     Setup,
     /// Build hutch and the guest's agents, statically linked, into target/dist
     Build,
@@ -47,7 +47,7 @@ enum Task {
     /// List the numbered behaviours of the pod API that have no test
     #[command(alias = "coverage-spec")]
     SpecCoverage,
-    /// Run the test binaries in a file, inside the bed
+    /// Run the test binaries in a file, inside the testbed
     #[command(hide = true)]
     RunPlan {
         /// Written by `test`
@@ -60,7 +60,7 @@ type Result<T> = std::result::Result<T, Box<dyn std::error::Error>>;
 
 fn main() -> ExitCode {
     let result = match Cli::parse().task {
-        Task::Bed(args) => bed::main(args),
+        Task::Testbed(args) => testbed::main(args),
         Task::Setup => setup::main(),
         Task::Build => stage::main(),
         Task::Demo(args) => demo::main(args),
@@ -68,7 +68,7 @@ fn main() -> ExitCode {
         Task::Test(args) => test::main(args),
         Task::Perf(args) => perf::main(args),
         Task::SpecCoverage => spec::main(),
-        Task::RunPlan { plan } => suite::in_bed(&plan),
+        Task::RunPlan { plan } => suite::in_testbed(&plan),
     };
     result.unwrap_or_else(|error| {
         eprint!("xtask: {error}");

@@ -1,6 +1,6 @@
 //! `cargo xtask perf`: what hutch costs. With `--runtime` the pod calls alone, with `--containers` a container's start
 //! beside crun's (`tests/perf`). Otherwise, turn by turn, boots of hutch and of QEMU's microvm with the same kernel and
-//! initrd, and `hutch run` beside crun and runc; `hutch bench boot` does the measuring. In the bed's deterministic time,
+//! initrd, and `hutch run` beside crun and runc; `hutch bench boot` does the measuring. In the testbed's deterministic time,
 //! or on this host's KVM if that works.
 
 use std::ffi::OsString;
@@ -8,10 +8,10 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, ExitCode};
 use std::time::Duration;
 
-use crate::bed::{self, Errand};
 use crate::kernel::Choice;
 use crate::setup::{self, Need};
 use crate::stage::Stage;
+use crate::testbed::{self, RunRequest};
 use crate::{demo, Result};
 
 /// The peer, by the template that `hutch bench` has built in.
@@ -43,7 +43,7 @@ pub fn main(args: Args) -> Result<ExitCode> {
         crate::build::run(crate::build::cargo().args(["run", "--quiet", "--release", "-p", "hutch-perf"]))?;
         return Ok(ExitCode::SUCCESS);
     }
-    setup::ensure(&[Need::Bed, Need::RootFs, Need::Peers])?;
+    setup::ensure(&[Need::Testbed, Need::RootFs, Need::Peers])?;
     let stage = Stage::build()?;
     stage.make_guest(&args.kernel)?;
     let root = demo::busybox_root()?;
@@ -53,7 +53,7 @@ pub fn main(args: Args) -> Result<ExitCode> {
         let bundle = bundle(&root, &["/bin/sleep", "100000"])?;
         command.extend([stage.hutch.clone().into(), args.kernel.into(), root.into(), bundle.into()]);
         command.push(args.rounds.to_string().into());
-        return in_bed(&stage, command);
+        return in_testbed(&stage, command);
     }
     let bundle = bundle(&root, &["/bin/true"])?.display().to_string();
     command.extend(["bench", "boot", "--peer", PEER, "--kernel"].map(OsString::from));
@@ -67,7 +67,7 @@ pub fn main(args: Args) -> Result<ExitCode> {
     if !has_command {
         command.extend(["--", "/bin/true"].map(OsString::from));
     }
-    in_bed(&stage, command)
+    in_testbed(&stage, command)
 }
 
 /// A command in the same root directory, for runtimes without machines.
@@ -92,8 +92,8 @@ fn container_start() -> Result<Vec<OsString>> {
     Ok(vec![crate::build::static_release("hutch-perf", "container-start")?.into()])
 }
 
-fn in_bed(stage: &Stage, command: Vec<OsString>) -> Result<ExitCode> {
-    let code = bed::wherever(&Errand {
+fn in_testbed(stage: &Stage, command: Vec<OsString>) -> Result<ExitCode> {
+    let code = testbed::wherever(&RunRequest {
         args: command,
         env: stage.env(),
         write: Vec::new(),

@@ -1,4 +1,4 @@
-//! `cargo xtask setup`: Debian packages and the bed's kernel. Other tasks call [`ensure`] for what they need. What
+//! `cargo xtask setup`: Debian packages and the testbed's kernel. Other tasks call [`ensure`] for what they need. What
 //! building a kernel takes is installed by the code that builds it.
 
 use std::collections::BTreeSet;
@@ -13,7 +13,7 @@ use crate::{kernel, Result};
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Need {
     /// Running the emulated machine.
-    Bed,
+    Testbed,
     /// A small root file system.
     RootFs,
     /// Kernels taken out of Debian's packages.
@@ -31,7 +31,7 @@ pub enum Need {
 impl Need {
     fn packages(self) -> &'static [&'static str] {
         match self {
-            Need::Bed => &["qemu-system-x86", "qemu-system-common", "kmod", "xz-utils"],
+            Need::Testbed => &["qemu-system-x86", "qemu-system-common", "kmod", "xz-utils"],
             Need::RootFs => &["busybox-static", "cpio", "e2fsprogs"],
             Need::Kernel => &["kmod", "xz-utils"],
             Need::Network => &["iproute2", "nftables"],
@@ -43,7 +43,7 @@ impl Need {
 
     fn purpose(self) -> &'static str {
         match self {
-            Need::Bed => "the emulated machine",
+            Need::Testbed => "the emulated machine",
             Need::RootFs => "a root file system",
             Need::Kernel => "Debian's kernels",
             Need::Network => "networks of pods",
@@ -54,10 +54,10 @@ impl Need {
     }
 }
 
-/// Installs everything any task needs and fetches the bed's kernel.
+/// Installs everything any task needs and fetches the testbed's kernel.
 pub fn main() -> Result<ExitCode> {
-    ensure(&[Need::Bed, Need::RootFs, Need::Kernel, Need::Network, Need::Seccomp, Need::Debootstrap])?;
-    let kernel = kernel::bed(&kernel::Choice::Distro, true)?;
+    ensure(&[Need::Testbed, Need::RootFs, Need::Kernel, Need::Network, Need::Seccomp, Need::Debootstrap])?;
+    let kernel = kernel::testbed(&kernel::Choice::Distro, true)?;
     println!("setup: the emulated machine's kernel is {}", kernel.vmlinux.display());
     Ok(ExitCode::SUCCESS)
 }

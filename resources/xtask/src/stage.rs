@@ -63,14 +63,14 @@ impl Stage {
             oci_agent: install(&oci_agent)?,
             other_agent: None,
             bzimage: None,
-            guest_dir: hutch_test_harness::cache_dir().join("guest"),
+            guest_dir: hutch_testbed_host::cache_dir().join("guest"),
         })
     }
 
     /// Builds what only the tests need.
     pub fn for_tests(mut self) -> Result<Stage> {
         self.other_agent = Some(build::static_binary("hutch-e2e", "other-version-agent")?);
-        let kernel = kernel::bed(&Choice::Distro, false)?;
+        let kernel = kernel::testbed(&Choice::Distro, false)?;
         self.bzimage = Some(kernel.vmlinux.with_file_name("vmlinuz"));
         Ok(self)
     }

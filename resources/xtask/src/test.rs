@@ -5,7 +5,7 @@
 //! 3. Bare-metal guests on this host's `/dev/kvm`, whatever its quality.
 //! 4. The built program on a KVM that only emulates, where this host's does.
 //! 5. What a boot costs, in exits, memory and deterministic time.
-//! 6. Bare-metal and real guests on a KVM that runs stock kernels: the host's, or the bed's in one boot of it.
+//! 6. Bare-metal and real guests on a KVM that runs stock kernels: the host's, or the testbed's in one boot of it.
 //!
 //! Every result is added up. What cannot run here is said and counted as skipped. The last line is
 //! `N passed, N failed, N skipped`.
@@ -16,25 +16,25 @@ use std::path::Path;
 use std::process::ExitCode;
 use std::time::Duration;
 
-use hutch_test_harness::kvm::{self, HostKvm};
+use hutch_testbed_host::kvm::{self, HostKvm};
 
-use crate::bed::{self, Errand};
 use crate::kernel::Choice;
 use crate::setup::{self, Need};
 use crate::stage::Stage;
 use crate::suite::{self, Binary, Kind, Plan, Report};
+use crate::testbed::{self, RunRequest};
 use crate::{build, check, kernel, limits, Result};
 
-/// Wall-clock limit for all real-guest tests in the bed.
-const BED_PATIENCE: Duration = Duration::from_secs(35 * 60);
+/// Wall-clock limit for all real-guest tests in the testbed.
+const TESTBED_PATIENCE: Duration = Duration::from_secs(35 * 60);
 
-/// Memory of the bed: a 5 GiB guest and what surrounds it. The host gives only what is touched.
-const BED_MEMORY_MIB: u64 = 8192;
+/// Memory of the testbed: a 5 GiB guest and what surrounds it. The host gives only what is touched.
+const TESTBED_MEMORY_MIB: u64 = 8192;
 
 /// What the names of tests begin with that need the guest kernel built from source.
 const NEEDS_SOURCE_KERNEL: &str = "source_kernel_";
 
-/// Variables that set the length of long tests, carried into the bed.
+/// Variables that set the length of long tests, carried into the testbed.
 const LENGTHS: [&str; 3] = ["HUTCH_E2E_BOOTS", "HUTCH_E2E_PODS", "HUTCH_E2E_STREAM_MIB"];
 
 /// Options of `test`.
@@ -87,7 +87,7 @@ fn tests(args: &Args, binaries: Vec<Binary>, report: &mut Report) {
 
     let emulated = Plan { serial: true, ..plan(of(Kind::EmulatedKvm)) };
     let guests = Plan { serial: true, ..plan([of(Kind::BareMetal), of(Kind::RealGuest)].concat()) };
-    // With --only, a filter that no guest test matches needs no guest assets and no bed.
+    // With --only, a filter that no guest test matches needs no guest assets and no testbed.
     if emulated.binaries.is_empty() && guests.binaries.is_empty() && !wants_limits(args) {
         return;
     }
@@ -147,16 +147,16 @@ fn with_product(args: &Args, mut emulated: Plan, mut guests: Plan, report: &mut 
         suite::on_host(&guests, report);
         return Ok(());
     }
-    guests.label = " in the bed".to_owned();
-    setup::ensure(&[Need::Bed])?;
+    guests.label = " in the testbed".to_owned();
+    setup::ensure(&[Need::Testbed])?;
     let choice = if args.quick { Choice::Distro } else { Choice::Own };
-    kernel::bed(&choice, true)?;
-    in_bed(choice, guests, report)
+    kernel::testbed(&choice, true)?;
+    in_testbed(choice, guests, report)
 }
 
-/// Runs a plan in one boot of the bed: this program again, inside.
-fn in_bed(kernel: Choice, mut plan: Plan, report: &mut Report) -> Result<()> {
-    let shared = build::target_dir().join("bed-results");
+/// Runs a plan in one boot of the testbed: this program again, inside.
+fn in_testbed(kernel: Choice, mut plan: Plan, report: &mut Report) -> Result<()> {
+    let shared = build::target_dir().join("testbed-results");
     fs::create_dir_all(&shared)?;
     let (plan_file, results) = (shared.join("plan.json"), shared.join("results.json"));
     // A copy, since building this workspace's tests has replaced the file this program was started from.
@@ -165,23 +165,23 @@ fn in_bed(kernel: Choice, mut plan: Plan, report: &mut Report) -> Result<()> {
     remove(&results)?;
     plan.results = Some(results.clone());
     fs::write(&plan_file, serde_json::to_vec(&plan)?)?;
-    let code = bed::wherever(&Errand {
+    let code = testbed::wherever(&RunRequest {
         args: vec![myself.into(), "run-plan".into(), plan_file.into()],
         env: Vec::new(),
         write: vec![shared],
         kernel,
         deterministic: false,
-        memory_mib: BED_MEMORY_MIB,
-        timeout: BED_PATIENCE,
+        memory_mib: TESTBED_MEMORY_MIB,
+        timeout: TESTBED_PATIENCE,
     })?;
     collect(&plan, &results, report)?;
     if code != 0 {
-        report.failure("the bed", &format!("its command ended with {code}"));
+        report.failure("the testbed", &format!("its command ended with {code}"));
     }
     Ok(())
 }
 
-/// Takes over the results from inside the bed. A binary without one is a failure.
+/// Takes over the results from inside the testbed. A binary without one is a failure.
 fn collect(plan: &Plan, results: &Path, report: &mut Report) -> Result<()> {
     let inside: Report = match fs::read(results) {
         Ok(bytes) => serde_json::from_slice(&bytes)?,

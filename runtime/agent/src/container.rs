@@ -1,4 +1,4 @@
-//! The seam to OCI containers. This agent runs processes of the sandbox itself; who runs containers is given to it,
+//! The backend to OCI containers. This agent runs processes of the sandbox itself; who runs containers is given to it,
 //! so that the large machinery for namespaces, cgroups and seccomp can live in a program of its own which is brought
 //! into the guest only when a container is asked for.
 

@@ -14,7 +14,7 @@ impl Runtime {
     ///
     /// # Errors
     /// [`Error::WrongState`] in a paused or stopped pod (P-033), [`Error::AlreadyExists`] (P-095),
-    /// [`Error::InvalidConfig`]. Any failure takes back exactly what this call did (P-096).
+    /// [`Error::InvalidConfig`]. Any failure rolls back exactly what this call did (P-096).
     ///
     /// # Examples
     /// ```
@@ -41,7 +41,7 @@ impl Runtime {
         match result {
             Ok(index) => Ok((PodHandle::new(self, &pod), ContainerHandle::new(self, &pod, index))),
             Err(error) => {
-                pod.take_back_creation(&id);
+                pod.roll_back_creation(&id);
                 Err(error)
             }
         }
@@ -58,10 +58,10 @@ impl OpenPod<'_> {
     }
 
     /// Takes a failed creation back. What fails here is logged, and tried again by the next call on the pod.
-    fn take_back_creation(&mut self, id: &ContainerId) {
+    fn roll_back_creation(&mut self, id: &ContainerId) {
         let result = (|| {
             let Ok(index) = self.find(id) else { return Ok(()) };
-            let taken = self.take_back_container(index);
+            let taken = self.roll_back_container(index);
             let last = self.containers.remove(index);
             taken?;
             // The list may have been written before the failure.

@@ -1,15 +1,15 @@
 //! DeleteContainer (§7.2).
 
-use crate::container::{ids, ContainerHandle, StopHow};
+use crate::container::{ids, ContainerHandle, StopMode};
 use crate::error::Result;
-use crate::pod::{GuestLoss, OpenPod};
+use crate::pod::{OpenPod, UnreachablePolicy};
 use crate::runtime::Runtime;
 use crate::state::State;
 use crate::verb::Verb;
 
 impl Runtime {
     /// Deletes a ready or stopped container, in any state of its pod (P-102). A ready one is removed from the guest with
-    /// its stand-in, binds and devices (P-103).
+    /// its shim, binds and devices (P-103).
     ///
     /// # Errors
     /// [`Error::WrongState`](crate::Error::WrongState) for a running or paused one,
@@ -33,11 +33,11 @@ impl Runtime {
         Verb::DeleteContainer.check_pod(pod.id.as_str(), pod.state.state)?;
         Verb::DeleteContainer.check_container(container.as_str(), state)?;
         if state == Some(State::Ready) {
-            pod.stop_container(index, StopHow { force: false, grace: None, loss: GuestLoss::Fails })?;
+            pod.stop_container(index, StopMode { force: false, grace: None, loss: UnreachablePolicy::Fails })?;
         }
         // A restart that died half way may have left a stopped one with a process. In a paused pod the guest gets its
         // vCPUs back to tell; held, it would be waited for in vain.
-        pod.with_vcpus_running(|pod| pod.take_back_container(index))?;
+        pod.with_vcpus_running(|pod| pod.roll_back_container(index))?;
         let handle = ContainerHandle::new(self, &pod, index);
         // From here on it is no part of the pod; what is left of it is removed now, or by the next call.
         pod.containers.remove(index);

@@ -1,155 +1,136 @@
-//! The further life of a process that EnterContainer started: by its token (P-126, M-03).
+//! ExecContainer: a further process in a container (§7.6).
 
-use std::time::Duration;
+use hutch_agent_proto::{Request, Rlimit, WindowSize};
+use serde::{Deserialize, Serialize};
 
-use hutch_agent_proto::{Request, Response, WindowSize};
-
-use crate::container::{ids, Process};
-use crate::error::{Component, Error, Result};
-use crate::pod::{guarded, is_wrong_state, OpenPod};
+use crate::backend::{PidNamespace, ShimSpec};
+use crate::container::{ids, ContainerHandle};
+use crate::error::{Component, Result};
+use crate::logger;
+use crate::pod::{guarded, OpenPod, PodHandle};
 use crate::runtime::Runtime;
-use crate::spec::Exit;
+use crate::spec::Command;
 use crate::store::ProcessRecord;
 use crate::timestamp::Timestamp;
+use crate::verb::Verb;
 
-/// How long the guest may take to tell how an ended process ended.
-const EXIT_STATUS_TIMEOUT: Duration = Duration::from_secs(1);
+/// A further process in a container.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Process {
+    /// Names it for the other calls.
+    pub token: String,
+    /// PID of its shim; 0 if it has none.
+    pub pid: i32,
+    /// When it was started.
+    pub started_at: Timestamp,
+}
+
+/// What a further process gets beside its command.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct ExecOptions {
+    /// Size of its terminal, if it has one.
+    pub terminal: Option<WindowSize>,
+    /// Limits to set.
+    pub rlimits: Vec<Rlimit>,
+}
 
 impl Runtime {
-    /// The tracked processes of a container, sorted by token.
+    /// Runs a command in a ready or running container of a running pod (P-121). Several may run at once (P-027). The
+    /// container's records do not change (P-122); the process is tracked by its token until it is forgotten or the
+    /// container stops (P-126).
     ///
     /// # Errors
-    /// [`Error::NoSuchPod`], [`Error::NoSuchContainer`], [`Error::Store`].
-    pub fn list_processes(&self, pod: &str, container: &str) -> Result<Vec<Process>> {
-        let (pod, container) = ids(pod, container)?;
-        let pod = OpenPod::shared(self, &pod)?;
-        let dirs = &pod.containers[pod.find(&container)?].dirs;
-        let mut list = Vec::new();
-        for token in dirs.exec_tokens()? {
-            if let Some(record) = self.store().get(&dirs.exec_record(&token))? {
-                list.push(Process { token, pid: record.stand_in.pid, started_at: record.started_at });
-            }
-        }
-        Ok(list)
-    }
-
-    /// Waits for the end of a tracked process, at most `timeout`; `None` if it still runs. Holds no lock meanwhile.
-    ///
-    /// # Errors
-    /// [`Error::NoSuchProcess`] if no such process is tracked.
+    /// [`Error::WrongState`](crate::Error::WrongState), [`Error::InvalidConfig`](crate::Error::InvalidConfig), the
+    /// guest's. If the guest refuses, no shim is left; if the shim cannot start, the guest process is killed
+    /// (P-123).
     ///
     /// # Examples
-    /// See [`Runtime::enter_container`].
-    pub fn wait_process(&self, pod: &str, container: &str, token: &str, timeout: Duration) -> Result<Option<Exit>> {
-        let (id, container) = ids(pod, container)?;
-        let pod = OpenPod::shared(self, &id)?;
-        let index = pod.find(&container)?;
-        let record = pod.exec(index, token)?;
-        let stand_ins = pod.live.seams.stand_ins.clone();
-        let exit = pod.containers[index].dirs.exec_exit_record(token);
-        // The lock goes, the way to the guest stays.
-        let OpenPod { mut live, .. } = pod;
-        if record.stand_in.is_some()
-            && !guarded(Component::StandIn, "wait-end", || stand_ins.wait_end(record.stand_in, timeout))?
-        {
-            return Ok(None);
-        }
-        if let Some(noted) = self.store().get(&exit)?.filter(|noted| noted.status.is_some()) {
-            return Ok(Some(noted.to_exit()));
-        }
-        // The stand-in was killed, or there is none: the guest knows.
-        let patience = if record.stand_in.is_some() { EXIT_STATUS_TIMEOUT } else { timeout };
-        match live.ask_patiently("wait-process", Request::WaitProcess { token: token.into() }, patience) {
-            Ok(Some(Response::Exited(status))) => Ok(Some(Exit::reported(status, Timestamp::now()))),
-            Ok(_) => Ok(None),
-            Err(Error::Seam { source, .. }) if source.is_gone() => {
-                // It lived when the wait began, and its container was stopped since.
-                Ok(Some(Exit::unknown("it ended with its container", Timestamp::now())))
-            }
-            Err(error) if error.is_guest_lost() => {
-                Ok(Some(Exit::unknown("the virtual machine ended", Timestamp::now())))
-            }
-            Err(error) => Err(error),
-        }
-    }
-
-    /// Sends a signal to a tracked process; `all`: to its descendants too. One that has ended is fine.
-    ///
-    /// # Errors
-    /// [`Error::NoSuchProcess`], the guest's.
-    pub fn signal_process(&self, pod: &str, container: &str, token: &str, signal: i32, all: bool) -> Result<()> {
-        let request = Request::SignalProcess { token: token.into(), signal, all };
-        match self.tell_process(pod, container, token, "signal-process", request) {
-            Err(error) if is_wrong_state(&error) => Ok(()),
-            other => other,
-        }
-    }
-
-    /// Tells a tracked process the new size of its terminal.
-    ///
-    /// # Errors
-    /// [`Error::NoSuchProcess`], the guest's.
-    pub fn resize_process(&self, pod: &str, container: &str, token: &str, size: WindowSize) -> Result<()> {
-        let request = Request::ResizeTerminal { token: token.into(), size };
-        self.tell_process(pod, container, token, "resize-terminal", request)
-    }
-
-    /// Ends the stdin of a tracked process.
-    ///
-    /// # Errors
-    /// [`Error::NoSuchProcess`], the guest's.
-    pub fn close_stdin(&self, pod: &str, container: &str, token: &str) -> Result<()> {
-        self.tell_process(pod, container, token, "close-stdin", Request::CloseStdin { token: token.into() })
-    }
-
-    /// Forgets a tracked process that has ended.
-    ///
-    /// # Errors
-    /// [`Error::NoSuchProcess`]; [`Error::InvalidConfig`] while it runs.
-    pub fn forget_process(&self, pod: &str, container: &str, token: &str) -> Result<()> {
-        let (pod, container) = ids(pod, container)?;
-        let mut pod = OpenPod::shared(self, &pod)?;
-        let index = pod.find(&container)?;
-        let record = pod.exec(index, token)?;
-        if pod.live.seams.stand_ins.is_alive(record.stand_in) {
-            return Err(Error::invalid(format!("process {token}"), "still runs; signal it or wait for its end first"));
-        }
-        if pod.live.vm_alive() {
-            match pod.live.tell_gone("forget-process", Request::ForgetProcess { token: token.into() }) {
-                Err(error) if !error.is_guest_lost() => return Err(error),
-                _ => {}
-            }
-        }
-        let dirs = &pod.containers[index].dirs;
-        self.store().delete(&dirs.exec_exit_record(token))?;
-        self.store().delete(&dirs.exec_record(token))
-    }
-
-    fn tell_process(
+    /// ```
+    /// # use hutch_runtime::{testing::World, spec::Command};
+    /// # use std::time::Duration;
+    /// # let world = World::new();
+    /// # let runtime = world.runtime();
+    /// runtime.run_pod(world.pod("web", &["server"]))?;
+    /// let command = Command { args: vec!["exit".into(), "3".into()], ..Command::default() };
+    /// let (_, _, process) = runtime.exec_container("web", "server", &command, Default::default())?;
+    /// let exit = runtime.wait_process("web", "server", &process.token, Duration::from_secs(5))?;
+    /// assert_eq!(exit.unwrap().code, Some(3));
+    /// # Ok::<(), hutch_runtime::Error>(())
+    /// ```
+    pub fn exec_container(
         &self,
         pod: &str,
         container: &str,
-        token: &str,
-        operation: &'static str,
-        request: Request,
-    ) -> Result<()> {
+        command: &Command,
+        options: ExecOptions,
+    ) -> Result<(PodHandle, ContainerHandle, Process)> {
         let (pod, container) = ids(pod, container)?;
+        let process = command.to_process(options.terminal, options.rlimits)?;
         let mut pod = OpenPod::shared(self, &pod)?;
         let index = pod.find(&container)?;
-        pod.exec(index, token)?;
-        match pod.live.tell(operation, request) {
-            Err(Error::Seam { source, .. }) if source.is_gone() => Ok(()),
-            other => other,
-        }
+        Verb::ExecContainer.check_pod(pod.id.as_str(), pod.state.state)?;
+        Verb::ExecContainer.check_container(container.as_str(), pod.containers[index].state.state)?;
+        let token = pod.fresh_token()?;
+        let request = Request::StartProcess {
+            token: token.clone(),
+            container: Some(container.to_string()),
+            process: Box::new(process),
+        };
+        pod.live.ask("start-process", request)?;
+        let record = match pod.track(index, token.clone(), command) {
+            Ok(record) => record,
+            Err(error) => {
+                pod.untrack(index, &token);
+                return Err(error);
+            }
+        };
+        let process = Process { token, pid: record.shim.pid, started_at: record.started_at };
+        Ok((PodHandle::new(self, &pod), ContainerHandle::new(self, &pod, index), process))
     }
 }
 
 impl OpenPod<'_> {
-    /// The record of a tracked process.
-    pub(crate) fn exec(&self, index: usize, token: &str) -> Result<ProcessRecord> {
+    /// Gives the process a shim in the namespaces of the container's own (P-122).
+    fn track(&self, index: usize, token: String, command: &Command) -> Result<ProcessRecord> {
+        let shims = &self.live.backends.shims;
         let container = &self.containers[index];
-        let known = !token.is_empty() && token.bytes().all(|b| b.is_ascii_alphanumeric());
-        let record = if known { self.store().get(&container.dirs.exec_record(token))? } else { None };
-        record.ok_or_else(|| Error::NoSuchProcess { container: container.id.to_string(), token: token.into() })
+        let own = container.shim();
+        let spec = ShimSpec {
+            container: container.id.to_string(),
+            token: token.clone(),
+            exit_record: container.dirs.exec_exit_record(&token).path().to_owned(),
+            console: command.console.clone(),
+            terminal: command.interactive,
+            stdin: command.stdin || command.interactive,
+            detach: command.detach,
+            pid_namespace: if own.is_some() { PidNamespace::Join(own) } else { PidNamespace::New },
+            ..self.shim_base()?
+        };
+        self.store().make_dir(&container.dirs.exec_dir())?;
+        let shim = guarded(Component::Shim, "spawn-exec", || shims.spawn(&spec))?;
+        let record = ProcessRecord { token: token.clone(), shim: shim.process(), started_at: Timestamp::now() };
+        self.store().put(&container.dirs.exec_record(&token), &record)?;
+        self.join_cgroup(record.shim)?;
+        guarded(Component::Shim, "start-exec", || shim.start())?;
+        Ok(record)
+    }
+
+    /// Ends a process that cannot be tracked (P-123).
+    fn untrack(&mut self, index: usize, token: &str) {
+        let dirs = self.containers[index].dirs.clone();
+        let kill = Request::SignalProcess { token: token.into(), signal: libc::SIGKILL, all: true };
+        let forget = Request::ForgetProcess { token: token.into() };
+        let result = self
+            .live
+            .tell_gone("signal-process", kill)
+            .and_then(|()| self.live.tell_gone("forget-process", forget))
+            .and_then(|()| match self.store().get(&dirs.exec_record(token))? {
+                Some(record) => self.kill_shim(record.shim),
+                None => Ok(()),
+            })
+            .and_then(|()| self.store().delete(&dirs.exec_record(token)));
+        if let Err(error) = result {
+            logger::warn!("pod {}: ending process {token}: {}", self.id, error.chain());
+        }
     }
 }

@@ -66,17 +66,17 @@ impl ContainerHandle {
         self.process.as_ref().map_or("", |process| &process.token)
     }
 
-    /// PID of the stand-in of its init process; 0 if it has none.
+    /// PID of the shim of its init process; 0 if it has none.
     pub fn pid(&self) -> i32 {
-        self.process.as_ref().map_or(0, |process| process.stand_in.pid)
+        self.process.as_ref().map_or(0, |process| process.shim.pid)
     }
 
-    /// Overwrites the PID and writes the record, for callers that bring a stand-in of their own. 0 takes it away.
+    /// Overwrites the PID and writes the record, for callers that bring a shim of their own. 0 takes it away.
     ///
     /// # Errors
     /// [`Error::InvalidConfig`] for a PID that names no process (P-113), [`Error::NoSuchContainer`], [`Error::Store`].
     pub fn set_pid(&mut self, pid: i32) -> Result<()> {
-        let stand_in = match pid {
+        let shim = match pid {
             0 => ProcessIdentity::NONE,
             pid => ProcessIdentity::of(pid).map_err(|e| Error::invalid(format!("PID {pid}"), e.to_string()))?,
         };
@@ -88,7 +88,7 @@ impl ContainerHandle {
             .process
             .clone()
             .ok_or_else(|| Error::NoSuchProcess { container: self.id.clone(), token: String::new() })?;
-        let record = ProcessRecord { stand_in, ..record };
+        let record = ProcessRecord { shim, ..record };
         self.runtime.store().put(&found.dirs.process_record(), &record)?;
         self.process = Some(record);
         Ok(())

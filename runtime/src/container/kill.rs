@@ -50,7 +50,7 @@ impl OpenPod<'_> {
         self.live.tell_gone("kill-container", Request::KillContainer { id, signal, all })
     }
 
-    /// In a paused pod the vCPUs run for as long as the signal takes. Where the guest cannot be reached, the stand-in
+    /// In a paused pod the vCPUs run for as long as the signal takes. Where the guest cannot be reached, the shim
     /// dies, so that the caller sees the container end and can clean up (P-133).
     fn sigkill(&mut self, index: usize, all: bool) {
         let reached = self.live.vm_alive();
@@ -67,7 +67,7 @@ impl OpenPod<'_> {
             }
         };
         if lost {
-            if let Err(error) = self.kill_stand_in(self.containers[index].stand_in()) {
+            if let Err(error) = self.kill_shim(self.containers[index].shim()) {
                 logger::warn!("pod {}: SIGKILL: {}", self.id, error.chain());
             }
         }

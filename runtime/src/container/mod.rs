@@ -2,11 +2,11 @@
 
 mod create;
 mod delete;
-mod enter;
 mod exec;
+mod exec_process;
 mod handle;
+mod hotplug;
 mod kill;
-mod plug;
 mod prepare;
 mod processes;
 mod share;
@@ -17,12 +17,12 @@ mod stop;
 mod update;
 mod wait;
 
-pub use enter::{EnterOptions, Process};
+pub use exec::{ExecOptions, Process};
 pub use handle::ContainerHandle;
-pub use processes::{ListFormat, ProcessListOptions};
+pub use processes::{ListFormat, ListProcessesOptions};
 pub use update::Limits;
 
-pub(crate) use stop::StopHow;
+pub(crate) use stop::StopMode;
 
 use crate::error::Result;
 use crate::id::{ContainerId, PodId};

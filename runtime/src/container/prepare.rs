@@ -1,14 +1,14 @@
 //! Everything a container needs before it can be started: root file system, binds, devices, the container in the
-//! guest, its stand-in. The middle part of CreateContainer, and of a restart (P-094).
+//! guest, its shim. The middle part of CreateContainer, and of a restart (P-094).
 
 use hutch_agent_proto::{Request, WindowSize};
 use serde_json::{json, Value};
 
+use crate::backend::{PidNamespace, ShimSpec};
 use crate::error::{Component, Error, Result};
 use crate::id::{random_hex, ContainerId};
 use crate::logger;
 use crate::pod::{guarded, OpenContainer, OpenPod};
-use crate::seam::{PidNamespace, StandInSpec};
 use crate::spec::oci::{derive_config, guest_config, has_seccomp, CONFIG_KEY};
 use crate::spec::{ContainerConfig, Seccomp};
 use crate::state::State;
@@ -67,7 +67,7 @@ impl OpenPod<'_> {
         };
         self.expect_hooks(index);
         self.live.ask("create-container", request)?;
-        self.give_stand_in(index, token)
+        self.give_shim(index, token)
     }
 
     /// The OCI configuration of a container, with the host's paths.
@@ -103,12 +103,12 @@ impl OpenPod<'_> {
         random_hex(8)
     }
 
-    /// The stand-in is recorded before it may do anything (P-206).
-    fn give_stand_in(&mut self, index: usize, token: String) -> Result<()> {
-        let stand_ins = self.live.seams.stand_ins.clone();
+    /// The shim is recorded before it may do anything (P-206).
+    fn give_shim(&mut self, index: usize, token: String) -> Result<()> {
+        let shims = self.live.backends.shims.clone();
         let container = &self.containers[index];
         let exit = container.dirs.exit_record();
-        let spec = StandInSpec {
+        let spec = ShimSpec {
             container: container.id.to_string(),
             token: token.clone(),
             exit_record: exit.path().to_owned(),
@@ -117,22 +117,22 @@ impl OpenPod<'_> {
             stdin: container.config.command.stdin || container.config.command.interactive,
             detach: container.config.command.detach,
             pid_namespace: PidNamespace::New,
-            ..self.stand_in_base()?
+            ..self.shim_base()?
         };
         self.store().delete(&exit)?;
-        let stand_in = guarded(Component::StandIn, "spawn", || stand_ins.spawn(&spec))?;
-        let record = ProcessRecord { token, stand_in: stand_in.process(), started_at: Timestamp::now() };
+        let shim = guarded(Component::Shim, "spawn", || shims.spawn(&spec))?;
+        let record = ProcessRecord { token, shim: shim.process(), started_at: Timestamp::now() };
         let container = &mut self.containers[index];
         self.rt.store().put(&container.dirs.process_record(), &record)?;
         container.process = Some(record);
-        self.join_cgroup(stand_in.process())?;
-        guarded(Component::StandIn, "release", || stand_in.release())
+        self.join_cgroup(shim.process())?;
+        guarded(Component::Shim, "start", || shim.start())
     }
 
-    /// What all stand-ins of the pod have in common.
-    pub(crate) fn stand_in_base(&self) -> Result<StandInSpec> {
+    /// What all shims of the pod have in common.
+    pub(crate) fn shim_base(&self) -> Result<ShimSpec> {
         let network = self.store().get(&self.dirs.network_record())?;
-        Ok(StandInSpec {
+        Ok(ShimSpec {
             pod: self.id.to_string(),
             container: String::new(),
             token: String::new(),

@@ -1,4 +1,4 @@
-//! ProcessListContainer (§7.9).
+//! ListProcesses (§7.9).
 
 use std::fmt::Write as _;
 use std::str::FromStr;
@@ -37,7 +37,7 @@ impl FromStr for ListFormat {
 
 /// How to list processes.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct ProcessListOptions {
+pub struct ListProcessesOptions {
     /// `json` or `table`; empty is `table`.
     pub format: String,
     /// As for ps(1): `-ef` (if empty), `aux`, or `-o` with columns (`pid,ppid,uid,user,tty,time,stime,cmd,args,comm`).
@@ -107,7 +107,7 @@ impl Column {
     }
 }
 
-impl ProcessListOptions {
+impl ListProcessesOptions {
     /// Checks the options before anybody is asked (P-150).
     fn parse(&self) -> Result<(ListFormat, Vec<Column>)> {
         let format = if self.format.is_empty() { ListFormat::Table } else { self.format.parse()? };
@@ -135,21 +135,21 @@ impl Runtime {
     ///
     /// # Examples
     /// ```
-    /// # use hutch_runtime::{testing::World, ProcessListOptions};
+    /// # use hutch_runtime::{testing::World, ListProcessesOptions};
     /// # let world = World::new();
     /// # let runtime = world.runtime();
     /// runtime.run_pod(world.pod("web", &["server"]))?;
-    /// let table = runtime.process_list("web", "server", &ProcessListOptions::default())?;
+    /// let table = runtime.list_processes("web", "server", &ListProcessesOptions::default())?;
     /// assert!(table.starts_with(b"UID"));
     /// # Ok::<(), hutch_runtime::Error>(())
     /// ```
-    pub fn process_list(&self, pod: &str, container: &str, options: &ProcessListOptions) -> Result<Vec<u8>> {
+    pub fn list_processes(&self, pod: &str, container: &str, options: &ListProcessesOptions) -> Result<Vec<u8>> {
         let (pod, container) = ids(pod, container)?;
         let (format, columns) = options.parse()?;
         let mut pod = OpenPod::shared(self, &pod)?;
         let index = pod.find(&container)?;
-        Verb::ProcessListContainer.check_pod(pod.id.as_str(), pod.state.state)?;
-        Verb::ProcessListContainer.check_container(container.as_str(), pod.containers[index].state.state)?;
+        Verb::ListProcesses.check_pod(pod.id.as_str(), pod.state.state)?;
+        Verb::ListProcesses.check_container(container.as_str(), pod.containers[index].state.state)?;
         match pod.live.ask("list-processes", Request::ListProcesses { id: container.to_string() })? {
             Response::Processes(list) => Ok(render(&list, format, &columns)),
             _ => Err(unexpected("list-processes")),
@@ -199,20 +199,20 @@ mod tests {
 
     #[test]
     fn p_150_columns_are_aligned_and_chosen() {
-        let (format, columns) = ProcessListOptions::default().parse().unwrap();
+        let (format, columns) = ListProcessesOptions::default().parse().unwrap();
         let text = String::from_utf8(render(&[info()], format, &columns)).unwrap();
         assert_eq!(
             text,
             "UID PID PPID STIME    TTY TIME     CMD\n0   12  1    00:00:03 ?   00:01:01 /bin/server --port 80\n"
         );
-        let options = ProcessListOptions { args: vec!["-o".into(), "pid,comm".into()], ..Default::default() };
+        let options = ListProcessesOptions { args: vec!["-o".into(), "pid,comm".into()], ..Default::default() };
         let (format, columns) = options.parse().unwrap();
         assert_eq!(render(&[info()], format, &columns), b"PID COMMAND\n12  server\n");
     }
 
     #[test]
     fn p_150_json_is_the_list() {
-        let options = ProcessListOptions { format: "json".into(), ..Default::default() };
+        let options = ListProcessesOptions { format: "json".into(), ..Default::default() };
         let (format, columns) = options.parse().unwrap();
         let list: Vec<ProcessInfo> = serde_json::from_slice(&render(&[info()], format, &columns)).unwrap();
         assert_eq!(list, [info()]);
@@ -221,9 +221,9 @@ mod tests {
     #[test]
     fn p_150_unknown_options_are_refused() {
         for options in [
-            ProcessListOptions { format: "xml".into(), ..Default::default() },
-            ProcessListOptions { args: vec!["-z".into()], ..Default::default() },
-            ProcessListOptions { args: vec!["-o".into(), "pid,colour".into()], ..Default::default() },
+            ListProcessesOptions { format: "xml".into(), ..Default::default() },
+            ListProcessesOptions { args: vec!["-z".into()], ..Default::default() },
+            ListProcessesOptions { args: vec!["-o".into(), "pid,colour".into()], ..Default::default() },
         ] {
             assert_eq!(options.parse().unwrap_err().kind(), crate::ErrorKind::InvalidConfig, "{options:?}");
         }

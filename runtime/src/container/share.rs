@@ -5,7 +5,7 @@ use std::path::Path;
 
 use serde_json::Value;
 
-use super::plug::PluggedRoot;
+use super::hotplug::PluggedRoot;
 use crate::error::{Component, Error, Result};
 use crate::id::random_hex;
 use crate::pod::{guarded, OpenPod};
@@ -18,11 +18,11 @@ const MAX_BASE_NAME: usize = 40;
 impl OpenPod<'_> {
     /// Binds what the container needs, on record before, and tells what the guest calls it.
     pub(crate) fn share(&mut self, index: usize, oci: &Value, root: Option<PluggedRoot>) -> Result<GuestPaths> {
-        let mounts = self.live.seams.mounts.clone();
+        let mounts = self.live.backends.mounts.clone();
         let mut paths = GuestPaths {
             start_container: self.config.hooks.start_container.clone(),
             guest_hooks: self.config.agent.guest_hooks.as_ref().map(|dir| dir.to_string_lossy().into_owned()),
-            seccomp: self.live.seams.agent.capabilities().seccomp,
+            seccomp: self.live.backends.agent.capabilities().seccomp,
             shm_bytes: shm_source(oci).and_then(shm_size),
             ..GuestPaths::default()
         };
@@ -58,7 +58,7 @@ impl OpenPod<'_> {
     }
 
     fn bind_of_root(&self, index: usize) -> Result<BindRecord> {
-        let mounts = &self.live.seams.mounts;
+        let mounts = &self.live.backends.mounts;
         let container = &self.containers[index];
         let source = guarded(Component::Mounts, "resolve", || mounts.resolve(&container.config.rootfs))?;
         if !container.config.rootfs_type.is_empty() {

@@ -4,10 +4,10 @@ use std::time::Duration;
 
 use hutch_agent_proto::Request;
 
-use crate::container::{ids, ContainerHandle, StopHow};
+use crate::container::{ids, ContainerHandle, StopMode};
 use crate::error::{Error, Result};
 use crate::logger;
-use crate::pod::{GuestLoss, OpenPod};
+use crate::pod::{OpenPod, UnreachablePolicy};
 use crate::runtime::Runtime;
 use crate::state::State;
 use crate::store::ContainerState;
@@ -79,10 +79,10 @@ impl OpenPod<'_> {
         let dirs = self.containers[index].dirs.clone();
         self.store().make_dir(dirs.run_dir())?;
         // Anything a stop that died half way has left.
-        self.take_back_container(index)?;
+        self.roll_back_container(index)?;
         let result = self.prepare_container(index, oci);
         if result.is_err() {
-            if let Err(error) = self.take_back_container(index).and_then(|()| self.sync_size()) {
+            if let Err(error) = self.roll_back_container(index).and_then(|()| self.sync_size()) {
                 logger::warn!("pod {}: container {}: taking back its restart: {}", self.id, config.id, error.chain());
             }
         }
@@ -106,7 +106,7 @@ impl OpenPod<'_> {
 
     /// P-093: the container is stopped; a failure of that is only logged.
     fn clean_up_failed_start(&mut self, index: usize) {
-        let how = StopHow { force: false, grace: None, loss: GuestLoss::Fails };
+        let how = StopMode { force: false, grace: None, loss: UnreachablePolicy::Fails };
         if let Err(error) = self.stop_container(index, how) {
             let id = &self.containers[index].id;
             logger::warn!(

@@ -30,7 +30,7 @@ impl Runtime {
         let index = pod.find(&container)?;
         let (id, state) = (pod.id.to_string(), pod.state.state);
         // The guest of a paused pod cannot answer.
-        let verb = if state == State::Paused { Verb::ProcessListContainer } else { Verb::StatsContainer };
+        let verb = if state == State::Paused { Verb::ListProcesses } else { Verb::StatsContainer };
         verb.check_pod(&id, state)?;
         Verb::StatsContainer.check_container(container.as_str(), pod.containers[index].state.state)?;
         pod.container_stats(index)

@@ -30,12 +30,12 @@ impl Runtime {
         let (id, container) = ids(pod, container)?;
         let pod = OpenPod::shared(self, &id)?;
         let index = pod.find(&container)?;
-        let noticed = pod.notice(Some(index));
-        if noticed.is_empty() {
+        let deaths = pod.detect_dead(Some(index));
+        if deaths.is_empty() {
             return Ok(pod.container_status(index));
         }
         drop(pod);
-        self.lazy_stop(&id, &noticed, self.options().lock_timeout);
+        self.reconcile(&id, &deaths, self.options().lock_timeout);
         let pod = OpenPod::shared(self, &id)?;
         let index = pod.find(&container)?;
         Ok(pod.container_status(index))

@@ -4,12 +4,12 @@ use std::time::{Duration, Instant};
 
 use hutch_agent_proto::{ExitStatus, Request, Response};
 
+use crate::backend::VmState;
 use crate::container::{ids, ContainerHandle};
 use crate::error::{Component, Error, Result};
 use crate::logger;
-use crate::pod::{guarded, is_wrong_state, GuestLoss, OpenPod, StopOptions};
+use crate::pod::{guarded, is_wrong_state, OpenPod, StopOptions, UnreachablePolicy};
 use crate::runtime::Runtime;
-use crate::seam::VmState;
 use crate::spec::Exit;
 use crate::state::State;
 use crate::store::ExitRecord;
@@ -21,13 +21,13 @@ const EXIT_STATUS_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// How a container is stopped.
 #[derive(Debug, Clone, Copy)]
-pub(crate) struct StopHow {
+pub(crate) struct StopMode {
     /// Ignore every failure of the guest; the host's side is always done (P-111).
     pub(crate) force: bool,
     /// Until when the process may end by itself; `None`: it is killed at once.
     pub(crate) grace: Option<Instant>,
     /// What a guest that does not answer means.
-    pub(crate) loss: GuestLoss,
+    pub(crate) loss: UnreachablePolicy,
 }
 
 impl Runtime {
@@ -58,7 +58,7 @@ impl Runtime {
         if !pod.containers[index].is_stopped() {
             Verb::StopContainer.check_pod(pod.id.as_str(), pod.state.state)?;
             let grace = Some(Instant::now() + self.options().stop_timeout);
-            let how = StopHow { force: options.force, grace, loss: GuestLoss::Fails };
+            let how = StopMode { force: options.force, grace, loss: UnreachablePolicy::Fails };
             pod.stop_container_in_any_pod(index, how)?;
         }
         Ok(ContainerHandle::new(self, &pod, index))
@@ -67,12 +67,12 @@ impl Runtime {
 
 impl OpenPod<'_> {
     /// As [`OpenPod::stop_container`]; the vCPUs of a paused pod run for that long (P-107).
-    pub(crate) fn stop_container_in_any_pod(&mut self, index: usize, how: StopHow) -> Result<()> {
+    pub(crate) fn stop_container_in_any_pod(&mut self, index: usize, how: StopMode) -> Result<()> {
         let paused = self.state.state == State::Paused;
         self.with_vcpus_running(|pod| {
             // Nobody could have killed it in a paused pod, so there is nothing to wait for.
             let grace = how.grace.filter(|_| !paused);
-            pod.stop_container(index, StopHow { grace, ..how })
+            pod.stop_container(index, StopMode { grace, ..how })
         })
     }
 
@@ -90,16 +90,16 @@ impl OpenPod<'_> {
         Ok(result)
     }
 
-    /// Stops a container that is not stopped. Whatever the outcome, its stand-in is dead afterwards.
-    pub(crate) fn stop_container(&mut self, index: usize, how: StopHow) -> Result<()> {
+    /// Stops a container that is not stopped. Whatever the outcome, its shim is dead afterwards.
+    pub(crate) fn stop_container(&mut self, index: usize, how: StopMode) -> Result<()> {
         let result = self.stop_steps(index, how);
-        if let Err(error) = self.kill_stand_in(self.containers[index].stand_in()) {
+        if let Err(error) = self.kill_shim(self.containers[index].shim()) {
             logger::warn!("pod {}: {}", self.id, error.chain());
         }
         result
     }
 
-    fn stop_steps(&mut self, index: usize, how: StopHow) -> Result<()> {
+    fn stop_steps(&mut self, index: usize, how: StopMode) -> Result<()> {
         let mut how = how;
         if !self.live.vm_alive() {
             // Nobody is left who could be asked.
@@ -112,15 +112,15 @@ impl OpenPod<'_> {
         if self.live.vm_alive() {
             self.expect_hooks(index);
             let removed = self.live.tell_gone("remove-container", Request::RemoveContainer { id, force: true });
-            self.judge(removed, &how)?;
+            self.on_guest_error(removed, &how)?;
         }
         if self.live.vm_alive() {
             let unmounted = self.unmount_disks(index);
-            self.judge(unmounted, &how)?;
+            self.on_guest_error(unmounted, &how)?;
         }
-        self.release_execs(index)?;
-        self.kill_stand_in(self.containers[index].stand_in())?;
-        self.release_container(index)?;
+        self.teardown_execs(index)?;
+        self.kill_shim(self.containers[index].shim())?;
+        self.teardown_container(index)?;
         self.set_container_state(index, State::Stopped, |state| {
             state.before_pause = None;
             state.starting = false;
@@ -136,15 +136,15 @@ impl OpenPod<'_> {
         }
     }
 
-    /// Waits for the stand-in, then makes sure that no guest process of the container is left (P-108, P-109).
-    fn end_process(&mut self, index: usize, how: &StopHow) -> Result<()> {
+    /// Waits for the shim, then makes sure that no guest process of the container is left (P-108, P-109).
+    fn end_process(&mut self, index: usize, how: &StopMode) -> Result<()> {
         let container = &self.containers[index];
-        let stand_in = container.stand_in();
+        let shim = container.shim();
         let never_started = container.state.state == Some(State::Ready) && !container.state.starting;
         let grace = how.grace.filter(|_| !never_started && !how.force);
-        let mut ended = !stand_in.is_some();
+        let mut ended = !shim.is_some();
         if let (false, Some(grace)) = (ended, grace) {
-            ended = self.wait_stand_in(index, grace.saturating_duration_since(Instant::now()))?;
+            ended = self.wait_shim(index, grace.saturating_duration_since(Instant::now()))?;
         }
         if self.live.vm_alive() {
             let id = self.containers[index].id.to_string();
@@ -152,12 +152,12 @@ impl OpenPod<'_> {
             match self.live.tell_gone("kill-container", kill) {
                 // It has ended already.
                 Err(error) if is_wrong_state(&error) => {}
-                other => self.judge(other, how)?,
+                other => self.on_guest_error(other, how)?,
             }
         }
         if !ended && !how.force && !self.live.agent_lost() {
             let timeout = self.rt.options().kill_timeout;
-            if !self.wait_stand_in(index, timeout)? {
+            if !self.wait_shim(index, timeout)? {
                 let what = format!("container {}: its process to end after SIGKILL", self.containers[index].id);
                 return Err(Error::Timeout { what, after: timeout });
             }
@@ -165,27 +165,27 @@ impl OpenPod<'_> {
         Ok(())
     }
 
-    fn wait_stand_in(&self, index: usize, timeout: Duration) -> Result<bool> {
-        let stand_ins = &self.live.seams.stand_ins;
-        let process = self.containers[index].stand_in();
-        guarded(Component::StandIn, "wait-end", || stand_ins.wait_end(process, timeout))
+    fn wait_shim(&self, index: usize, timeout: Duration) -> Result<bool> {
+        let shims = &self.live.backends.shims;
+        let process = self.containers[index].shim();
+        guarded(Component::Shim, "wait-end", || shims.wait_end(process, timeout))
     }
 
     /// What a failure of the guest means for this stop (P-085, P-111).
-    fn judge(&mut self, result: Result<()>, how: &StopHow) -> Result<()> {
+    fn on_guest_error(&mut self, result: Result<()>, how: &StopMode) -> Result<()> {
         let Err(error) = result else { return Ok(()) };
         if how.force {
             logger::warn!("pod {}: ignored by a forced stop: {}", self.id, error.chain());
             return Ok(());
         }
-        if error.is_guest_lost() && how.loss == GuestLoss::KillsMachine {
+        if error.is_guest_lost() && how.loss == UnreachablePolicy::KillsMachine {
             logger::warn!("pod {}: the guest does not answer, its machine is killed: {}", self.id, error.chain());
             return self.live.kill_vm();
         }
         Err(error)
     }
 
-    /// How the init process ended: as its stand-in has noted, else as the guest tells.
+    /// How the init process ended: as its shim has noted, else as the guest tells.
     fn exit_of(&mut self, index: usize) -> Option<Exit> {
         let container = &self.containers[index];
         let process = container.process.clone()?;

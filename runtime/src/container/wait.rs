@@ -34,13 +34,12 @@ impl Runtime {
         let opened = OpenPod::shared(self, &id)?;
         let index = opened.find(&container)?;
         let stopped = opened.containers[index].is_stopped();
-        let stand_in = opened.containers[index].stand_in();
-        let stand_ins = opened.live.seams.stand_ins.clone();
+        let shim = opened.containers[index].shim();
+        let shims = opened.live.backends.shims.clone();
         drop(opened);
         if !stopped {
-            // Without a stand-in there is nothing to wait on; the state alone tells.
-            let ended = stand_in.is_some()
-                && guarded(Component::StandIn, "wait-end", || stand_ins.wait_end(stand_in, timeout))?;
+            // Without a shim there is nothing to wait on; the state alone tells.
+            let ended = shim.is_some() && guarded(Component::Shim, "wait-end", || shims.wait_end(shim, timeout))?;
             if !ended {
                 return Ok(None);
             }

@@ -172,7 +172,7 @@ pub(crate) fn bzimage(method: Compression, elf: &[u8], release: &str) -> Vec<u8>
     bzimage_of(&compress(method, &all), all.len(), release)
 }
 
-/// A package archive of one kernel package, served by stand-ins for apt-cache, apt-get, dpkg-query and dpkg-deb.
+/// A package archive of one kernel package, served by shims for apt-cache, apt-get, dpkg-query and dpkg-deb.
 /// A package file here is a bare tar archive.
 pub(crate) struct FakeArchive {
     dir: tempfile::TempDir,

@@ -1,4 +1,4 @@
-//! Assets from build to boot, with a stand-in for the package archive.
+//! Assets from build to boot, with a shim for the package archive.
 
 use std::fs;
 use std::path::{Path, PathBuf};

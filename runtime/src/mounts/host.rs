@@ -13,7 +13,7 @@ use nix::mount::{mount, umount2, MntFlags, MsFlags};
 
 use super::disk::file_system_of;
 use super::table;
-use crate::seam::{HostMounts, RootDisk, SeamError, SeamResult};
+use crate::backend::{BackendError, BackendResult, HostMounts, RootDisk};
 use crate::store::BindRecord;
 
 /// Mounts stacked on one point that are taken apart before something must be wrong.
@@ -23,12 +23,12 @@ const MAX_STACKED: usize = 16;
 #[derive(Debug, Clone, Copy, Default)]
 pub struct BindMounts;
 
-fn fail(what: &str, path: &Path, error: impl Into<io::Error>) -> SeamError {
-    SeamError::system(format!("{what} {}", path.display()), error.into())
+fn fail(what: &str, path: &Path, error: impl Into<io::Error>) -> BackendError {
+    BackendError::system(format!("{what} {}", path.display()), error.into())
 }
 
 /// A directory or an empty file, to match what will be bound on it.
-fn make_point(bind: &BindRecord) -> SeamResult<()> {
+fn make_point(bind: &BindRecord) -> BackendResult<()> {
     let source = fs::metadata(&bind.source).map_err(|e| fail("look at", &bind.source, e))?;
     let made = if source.is_dir() {
         fs::create_dir(&bind.target)
@@ -41,7 +41,7 @@ fn make_point(bind: &BindRecord) -> SeamResult<()> {
     }
 }
 
-fn remove_point(target: &Path) -> SeamResult<()> {
+fn remove_point(target: &Path) -> BackendResult<()> {
     let removed = match fs::symlink_metadata(target) {
         Ok(found) if found.is_dir() => fs::remove_dir(target),
         // Only what we have made: a mount point is an empty file.
@@ -73,7 +73,7 @@ fn make_read_only(target: &Path) -> io::Result<()> {
 }
 
 impl HostMounts for BindMounts {
-    fn root_disk(&self, rootfs: &Path) -> SeamResult<Option<RootDisk>> {
+    fn root_disk(&self, rootfs: &Path) -> BackendResult<Option<RootDisk>> {
         let device = rootfs.canonicalize().map_err(|e| fail("find", rootfs, e))?;
         let kind = fs::metadata(&device).map_err(|e| fail("look at", &device, e))?.file_type();
         if !kind.is_file() && !kind.is_block_device() {
@@ -83,11 +83,11 @@ impl HostMounts for BindMounts {
         Ok(Some(RootDisk { device, fstype: fstype.to_owned(), path: PathBuf::new() }))
     }
 
-    fn resolve(&self, source: &Path) -> SeamResult<PathBuf> {
+    fn resolve(&self, source: &Path) -> BackendResult<PathBuf> {
         source.canonicalize().map_err(|e| fail("find", source, e))
     }
 
-    fn bind(&self, bind: &BindRecord) -> SeamResult<()> {
+    fn bind(&self, bind: &BindRecord) -> BackendResult<()> {
         make_point(bind)?;
         let none = None::<&str>;
         mount(Some(&bind.source), &bind.target, none, MsFlags::MS_BIND | MsFlags::MS_REC, none)
@@ -105,7 +105,7 @@ impl HostMounts for BindMounts {
         done
     }
 
-    fn unbind(&self, target: &Path) -> SeamResult<()> {
+    fn unbind(&self, target: &Path) -> BackendResult<()> {
         for _ in 0..MAX_STACKED {
             // Detached: a guest that still has something open in it does not keep the host from going on, and the
             // mount point is free at once.
@@ -119,10 +119,10 @@ impl HostMounts for BindMounts {
         Err(fail("unmount", target, io::Error::other("too much is mounted there")))
     }
 
-    fn below(&self, dir: &Path) -> SeamResult<Vec<PathBuf>> {
+    fn below(&self, dir: &Path) -> BackendResult<Vec<PathBuf>> {
         // Without links, as in the table; a directory that is gone has nothing mounted in it.
         let Ok(dir) = dir.canonicalize() else { return Ok(Vec::new()) };
-        let mounts = table::read().map_err(|e| SeamError::system("read the mount table", e))?;
+        let mounts = table::read().map_err(|e| BackendError::system("read the mount table", e))?;
         let mut below: Vec<PathBuf> = mounts.into_iter().map(|mount| mount.point).collect();
         below.retain(|point| point.starts_with(&dir) && *point != dir);
         // The outermost only. What is mounted inside of them goes with them, and its mount points belong to whoever owns

@@ -1,4 +1,4 @@
-//! Bind mounts on the host: the product's side of [`HostMounts`](crate::seam::HostMounts).
+//! Bind mounts on the host: the product's side of [`HostMounts`](crate::backend::HostMounts).
 
 mod disk;
 mod host;

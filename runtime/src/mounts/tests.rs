@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use super::BindMounts;
-use crate::seam::HostMounts;
+use crate::backend::HostMounts;
 use crate::store::BindRecord;
 
 fn inside(test: &str) {

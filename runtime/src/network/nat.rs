@@ -16,7 +16,7 @@ use sha2::{Digest, Sha256};
 
 use super::namespace;
 use super::netlink::{add_address, add_default_route, links, make_veth, set_up, Netlink, Peer};
-use crate::seam::{run_in_namespace, SeamError, SeamResult};
+use crate::backend::{run_in_namespace, BackendError, BackendResult};
 use crate::spec::{NetworkConfig, PortForward, Protocol};
 
 /// First address of 16384 networks of four addresses each: 10.89.0.0/16.
@@ -45,8 +45,8 @@ fn table(path: &Path) -> String {
 }
 
 /// Connects the new namespace at `path` to the host.
-pub(super) fn connect(pod: &str, path: &Path, config: &NetworkConfig) -> SeamResult<()> {
-    let fail = |what: &str, e| SeamError::system(format!("network of pod {pod}: {what}"), e);
+pub(super) fn connect(pod: &str, path: &Path, config: &NetworkConfig) -> BackendResult<()> {
+    let fail = |what: &str, e| BackendError::system(format!("network of pod {pod}: {what}"), e);
     let host = namespace::own().map_err(|e| fail("open the host's namespace", e))?;
     let mut made = Err(io::Error::other("the namespace was not entered"));
     run_in_namespace(Some(path), &mut || made = connect_inside(path, &host))?;
@@ -127,19 +127,19 @@ fn rules(path: &Path, interface: &str, inner: Ipv4Addr, publish: &[PortForward])
 }
 
 /// Removes the pod's rules; missing ones are fine. The pair goes with the namespace.
-pub(super) fn disconnect(path: &Path) -> SeamResult<()> {
+pub(super) fn disconnect(path: &Path) -> BackendResult<()> {
     let table = table(path);
     match apply(&format!("table ip {table} {{}}\ndelete table ip {table}\n")) {
         // Without the program there are no rules either.
-        Err(SeamError::System { source, .. }) if source.kind() == io::ErrorKind::NotFound => Ok(()),
+        Err(BackendError::System { source, .. }) if source.kind() == io::ErrorKind::NotFound => Ok(()),
         other => other,
     }
 }
 
-fn apply(rules: &str) -> SeamResult<()> {
+fn apply(rules: &str) -> BackendResult<()> {
     let fail = |e: io::Error| {
         let hint = if e.kind() == io::ErrorKind::NotFound { " (install nftables)" } else { "" };
-        SeamError::system(format!("run nft{hint}"), e)
+        BackendError::system(format!("run nft{hint}"), e)
     };
     let mut command = Command::new("nft");
     // Callers of OCI runtimes may have cleared it.
@@ -160,7 +160,7 @@ fn apply(rules: &str) -> SeamResult<()> {
         return Ok(());
     }
     let errors = String::from_utf8_lossy(&output.stderr);
-    Err(SeamError::Refused(format!("nft did not accept the rules: {}", errors.trim())))
+    Err(BackendError::Refused(format!("nft did not accept the rules: {}", errors.trim())))
 }
 
 #[cfg(test)]

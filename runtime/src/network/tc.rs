@@ -17,7 +17,7 @@ use super::netlink::{
 };
 use super::tap::make_tap;
 use super::{namespace, nat, Endpoint, EndpointKind};
-use crate::seam::{run_in_namespace, Namespace, Network, SeamError, SeamResult};
+use crate::backend::{run_in_namespace, BackendError, BackendResult, Namespace, Network};
 use crate::spec::{NetworkConfig, NetworkKind};
 
 /// Namespaces and endpoints in the kernel. Needs CAP_NET_ADMIN and CAP_SYS_ADMIN.
@@ -39,8 +39,8 @@ impl Default for TcNetwork {
     }
 }
 
-fn fail(what: &str, endpoint: &str, error: io::Error) -> SeamError {
-    SeamError::system(format!("interface {endpoint}: {what}"), error)
+fn fail(what: &str, endpoint: &str, error: io::Error) -> BackendError {
+    BackendError::system(format!("interface {endpoint}: {what}"), error)
 }
 
 /// Name of the tap for the interface with this index.
@@ -49,18 +49,18 @@ fn tap_name(index: u32) -> String {
 }
 
 impl Network for TcNetwork {
-    fn plan(&self, pod: &str, config: &NetworkConfig) -> SeamResult<Namespace> {
+    fn plan(&self, pod: &str, config: &NetworkConfig) -> BackendResult<Namespace> {
         match &config.namespace {
             Some(path) if namespace::exists(path) => Ok(Namespace { path: Some(path.clone()), created: false }),
-            Some(path) => Err(SeamError::Refused(format!("{} is no network namespace", path.display()))),
+            Some(path) => Err(BackendError::Refused(format!("{} is no network namespace", path.display()))),
             None => Ok(Namespace { path: Some(self.dir.join(pod)), created: true }),
         }
     }
 
-    fn create(&self, pod: &str, planned: &Namespace, config: &NetworkConfig) -> SeamResult<()> {
+    fn create(&self, pod: &str, planned: &Namespace, config: &NetworkConfig) -> BackendResult<()> {
         let Some(path) = &planned.path else { return Ok(()) };
         namespace::make(path)
-            .map_err(|e| SeamError::system(format!("make the network namespace {}", path.display()), e))?;
+            .map_err(|e| BackendError::system(format!("make the network namespace {}", path.display()), e))?;
         if config.kind == NetworkKind::Nat {
             let connected = nat::connect(pod, path, config);
             if connected.is_err() {
@@ -71,7 +71,7 @@ impl Network for TcNetwork {
         Ok(())
     }
 
-    fn scan(&self, _: &str, _: &Namespace, _: &NetworkConfig) -> SeamResult<Vec<Endpoint>> {
+    fn scan(&self, _: &str, _: &Namespace, _: &NetworkConfig) -> BackendResult<Vec<Endpoint>> {
         let look = || -> io::Result<Vec<Endpoint>> {
             let mut netlink = Netlink::open()?;
             let all = links(&mut netlink)?;
@@ -101,12 +101,12 @@ impl Network for TcNetwork {
             };
             Ok(all.iter().filter_map(plan).collect())
         };
-        look().map_err(|e| SeamError::system("look at the interfaces of the namespace", e))
+        look().map_err(|e| BackendError::system("look at the interfaces of the namespace", e))
     }
 
-    fn attach(&self, _: &Namespace, endpoint: &Endpoint) -> SeamResult<()> {
+    fn attach(&self, _: &Namespace, endpoint: &Endpoint) -> BackendResult<()> {
         let EndpointKind::Tap { tap, .. } = &endpoint.kind else {
-            return Err(SeamError::Unsupported("an endpoint other than a tap"));
+            return Err(BackendError::Unsupported("an endpoint other than a tap"));
         };
         let join = || -> io::Result<()> {
             make_tap(tap)?;
@@ -126,7 +126,7 @@ impl Network for TcNetwork {
         join().map_err(|e| fail("join it to a tap", &endpoint.name, e))
     }
 
-    fn detach(&self, given: &Namespace, endpoint: &Endpoint) -> SeamResult<()> {
+    fn detach(&self, given: &Namespace, endpoint: &Endpoint) -> BackendResult<()> {
         let EndpointKind::Tap { tap, keep_ingress } = &endpoint.kind else { return Ok(()) };
         // A namespace that is gone has taken its interfaces along.
         let Some(path) = given.path.as_deref().filter(|path| namespace::exists(path)) else { return Ok(()) };
@@ -135,11 +135,11 @@ impl Network for TcNetwork {
         result.map_err(|e| fail("take it apart", &endpoint.name, e))
     }
 
-    fn delete(&self, _: &str, made: &Namespace) -> SeamResult<()> {
+    fn delete(&self, _: &str, made: &Namespace) -> BackendResult<()> {
         let Some(path) = made.path.as_deref().filter(|_| made.created) else { return Ok(()) };
         nat::disconnect(path)?;
         namespace::remove(path)
-            .map_err(|e| SeamError::system(format!("delete the network namespace {}", path.display()), e))
+            .map_err(|e| BackendError::system(format!("delete the network namespace {}", path.display()), e))
     }
 }
 

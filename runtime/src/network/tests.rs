@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use std::process::Command;
 
 use super::{EndpointKind, TcNetwork};
-use crate::seam::{run_in_namespace, Namespace, Network};
+use crate::backend::{run_in_namespace, Namespace, Network};
 use crate::spec::{NetworkConfig, NetworkKind, PortForward};
 
 /// Runs one of the ignored tests below. Where the kernel lacks something, the test says so and is skipped, aloud.

@@ -5,13 +5,13 @@ use std::time::{SystemTime, UNIX_EPOCH};
 
 use hutch_agent_proto::{GuestMount, Request, SandboxSpec, AGENT_PORT};
 
+use crate::backend::{Namespace, NetDevice, Share, VmHandle, VmLaunch, VmSpec, SHARED_TAG};
 use crate::error::{Component, Error, Result};
 use crate::hook::{self, HookState};
 use crate::id::random_hex;
 use crate::network::{guest_network, Endpoint, EndpointKind};
 use crate::pod::{guarded, OpenPod};
 use crate::process::ProcessIdentity;
-use crate::seam::{Namespace, NetDevice, Share, VmHandle, VmLaunch, VmSpec, SHARED_TAG};
 use crate::spec::oci::{BUNDLE_KEY, GUEST_SHARED_DIR};
 use crate::spec::Bridge;
 use crate::store::{AgentRecord, NetworkRecord, VmRecord};
@@ -53,26 +53,26 @@ impl OpenPod<'_> {
     }
 
     /// Takes the machine and the network back, newest first. Records stay.
-    pub(crate) fn undo_boot(&mut self, step: PodStep) -> Result<()> {
+    pub(crate) fn roll_back_boot(&mut self, step: PodStep) -> Result<()> {
         match step {
             PodStep::Machine => {
                 self.live.kill_vm()?;
                 self.forget_machine()
             }
             PodStep::Network => {
-                self.release_network()?;
+                self.teardown_network()?;
                 self.forget_machine()
             }
             PodStep::Directories | PodStep::Container(_) => Ok(()),
         }
     }
 
-    /// Removes control group and records of a machine that is gone, with all stand-ins.
+    /// Removes control group and records of a machine that is gone, with all shims.
     pub(crate) fn forget_machine(&mut self) -> Result<()> {
         let store = self.store();
         if let Some(record) = self.live.record() {
             if let Some(dir) = &record.cgroup {
-                let cgroups = &self.live.seams.cgroups;
+                let cgroups = &self.live.backends.cgroups;
                 guarded(Component::Cgroups, "remove", || cgroups.remove(dir))?;
             }
             store.remove_file(&record.socket)?;
@@ -89,12 +89,12 @@ impl OpenPod<'_> {
         let socket = self.dirs.control_socket(&uuid)?;
         let bridges = (0..self.config.hypervisor.bridges).map(|n| Bridge::new(format!("bridge-{n}"))).collect();
         let process = ProcessIdentity::NONE;
-        let cgroups = self.live.seams.cgroups.clone();
+        let cgroups = self.live.backends.cgroups.clone();
         let cgroup = match self.config.cgroup.as_str() {
             "" => None,
             name => guarded(Component::Cgroups, "plan", || cgroups.plan(name))?,
         };
-        let slots = self.live.seams.vm.capabilities().block_slots;
+        let slots = self.live.backends.vm.capabilities().block_slots;
         let record = VmRecord {
             uuid,
             process,
@@ -119,12 +119,12 @@ impl OpenPod<'_> {
     /// Moves a process of the pod into its control group, if it has one.
     pub(crate) fn join_cgroup(&self, process: ProcessIdentity) -> Result<()> {
         let Some(dir) = self.live.record().and_then(|record| record.cgroup.as_ref()) else { return Ok(()) };
-        let cgroups = &self.live.seams.cgroups;
+        let cgroups = &self.live.backends.cgroups;
         guarded(Component::Cgroups, "add", || cgroups.add(dir, process.pid))
     }
 
     fn make_namespace(&mut self) -> Result<(Namespace, NetworkRecord)> {
-        let network = self.live.seams.network.clone();
+        let network = self.live.backends.network.clone();
         let (id, config) = (self.id.as_str(), &self.config.network);
         let namespace = guarded(Component::Network, "plan", || network.plan(id, config))?;
         let record =
@@ -139,7 +139,7 @@ impl OpenPod<'_> {
     /// The VMM process is born inside the namespace (P-065) and recorded before it may do anything (P-206).
     fn spawn_machine(&mut self, namespace: &Namespace) -> Result<()> {
         let record = self.live.record().cloned().ok_or_else(|| unrecorded("spawn"))?;
-        let seams = self.live.seams.clone();
+        let backends = self.live.backends.clone();
         let log = self.dirs.vmm_log();
         let launch = VmLaunch {
             pod: self.id.as_str(),
@@ -151,10 +151,10 @@ impl OpenPod<'_> {
         };
         let mut spawned = None;
         guarded(Component::Vmm, "spawn", || {
-            seams.network.run(namespace, &mut || spawned = Some(seams.vm.spawn(&launch)))
+            backends.network.run(namespace, &mut || spawned = Some(backends.vm.spawn(&launch)))
         })?;
         let vm: Box<dyn VmHandle> =
-            spawned.ok_or_else(|| unrecorded("spawn"))?.map_err(|e| Error::seam(Component::Vmm, "spawn", e))?;
+            spawned.ok_or_else(|| unrecorded("spawn"))?.map_err(|e| Error::backend(Component::Vmm, "spawn", e))?;
         if let Some(record) = self.live.record_mut() {
             record.process = vm.process();
         }
@@ -193,16 +193,16 @@ impl OpenPod<'_> {
     fn in_namespace<T: Send>(&self, namespace: &Namespace, job: impl FnOnce() -> Result<T> + Send) -> Result<T> {
         let (mut job, mut result) = (Some(job), None);
         self.live
-            .seams
+            .backends
             .network
             .run(namespace, &mut || result = job.take().map(|job| job()))
-            .map_err(|e| Error::seam(Component::Network, "run", e))?;
+            .map_err(|e| Error::backend(Component::Network, "run", e))?;
         result.ok_or_else(|| unrecorded("run"))?
     }
 
     /// Each endpoint is recorded before it is made.
     fn connect_network(&mut self, namespace: &Namespace, record: &mut NetworkRecord) -> Result<()> {
-        let network = self.live.seams.network.clone();
+        let network = self.live.backends.network.clone();
         let (id, config) = (self.id.clone(), self.config.network.clone());
         let endpoints = guarded(Component::Network, "scan", || {
             let mut found = Ok(Vec::new());
@@ -223,7 +223,7 @@ impl OpenPod<'_> {
 
     fn machine_spec(&self, endpoints: &[Endpoint]) -> VmSpec {
         let machine = &self.config.hypervisor;
-        let hotplug = self.live.seams.vm.capabilities().cpu_hotplug;
+        let hotplug = self.live.backends.vm.capabilities().cpu_hotplug;
         let shared = Share { tag: SHARED_TAG.into(), path: self.dirs.shared_dir(), read_only: false };
         let volumes = self.config.volumes.iter().map(|volume| Share {
             tag: volume.tag.clone(),
@@ -314,10 +314,10 @@ impl OpenPod<'_> {
     }
 }
 
-/// A seam that says it succeeded did not do what it is for.
+/// A backend that says it succeeded did not do what it is for.
 fn unrecorded(operation: &'static str) -> Error {
-    let source = crate::seam::SeamError::Refused("the operation had no result".into());
-    Error::Seam { component: Component::Vmm, operation, source }
+    let source = crate::backend::BackendError::Refused("the operation had no result".into());
+    Error::Backend { component: Component::Vmm, operation, source }
 }
 
 fn unix_ns() -> u64 {

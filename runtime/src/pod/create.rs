@@ -18,7 +18,7 @@ impl Runtime {
     ///
     /// # Errors
     /// [`Error::InvalidConfig`] and [`Error::AlreadyExists`] before anything is made; any other failure after everything
-    /// made was taken back (P-067), so that the id is free and a corrected attempt can succeed.
+    /// made was rolled back (P-067), so that the id is free and a corrected attempt can succeed.
     ///
     /// # Examples
     /// ```
@@ -51,7 +51,7 @@ impl Runtime {
         match pod.create(wanted, &mut undo) {
             Ok(()) => Ok(PodHandle::new(self, &pod)),
             Err(error) => {
-                pod.take_back(undo);
+                pod.roll_back(undo);
                 Err(error)
             }
         }
@@ -82,12 +82,12 @@ impl OpenPod<'_> {
 
     /// Takes everything back, newest first. Failures are logged: the caller gets the error that led here, and what is
     /// left is found again by the next call on this id.
-    fn take_back(&mut self, undo: Undo<PodStep>) {
+    fn roll_back(&mut self, undo: Undo<PodStep>) {
         for step in undo.newest_first() {
             let result = match step {
-                PodStep::Container(index) if index < self.containers.len() => self.take_back_container(index),
+                PodStep::Container(index) if index < self.containers.len() => self.roll_back_container(index),
                 PodStep::Container(_) => Ok(()),
-                PodStep::Machine | PodStep::Network => self.undo_boot(step),
+                PodStep::Machine | PodStep::Network => self.roll_back_boot(step),
                 PodStep::Directories => self.discard(),
             };
             if let Err(error) = result {

@@ -3,7 +3,7 @@
 use crate::error::{Error, Result};
 use crate::id::{ContainerId, PodId};
 use crate::logger;
-use crate::pod::sweep::tolerant;
+use crate::pod::cleanup::read_or_warn;
 use crate::pod::{OpenContainer, OpenPod, PodHandle};
 use crate::runtime::Runtime;
 use crate::spec::ContainerConfig;
@@ -98,20 +98,20 @@ impl OpenPod<'_> {
     }
 
     /// Ends what a container has on the host, going by the records that can be read, and notes that it is stopped.
-    pub(crate) fn release_damaged(&mut self, id: &ContainerId) -> Result<()> {
+    pub(crate) fn teardown_damaged(&mut self, id: &ContainerId) -> Result<()> {
         let (store, dirs) = (self.store(), self.dirs.container(id));
-        let state = tolerant(store, &dirs.state_record()).unwrap_or_default();
+        let state = read_or_warn(store, &dirs.state_record()).unwrap_or_default();
         self.containers.push(OpenContainer {
             id: id.clone(),
             config: ContainerConfig { id: id.to_string(), ..ContainerConfig::default() },
             state: ContainerState { state: Some(State::Stopped), ..state },
-            process: tolerant(store, &dirs.process_record()),
-            mounts: tolerant(store, &dirs.mounts_record()).unwrap_or_default(),
-            devices: tolerant(store, &dirs.devices_record()).unwrap_or_default(),
+            process: read_or_warn(store, &dirs.process_record()),
+            mounts: read_or_warn(store, &dirs.mounts_record()).unwrap_or_default(),
+            devices: read_or_warn(store, &dirs.devices_record()).unwrap_or_default(),
             dirs,
         });
         let index = self.containers.len() - 1;
-        self.take_back_container(index)?;
+        self.roll_back_container(index)?;
         let state = self.containers[index].state.clone();
         self.put_container(index, state)
     }

@@ -5,11 +5,11 @@ use std::time::{Duration, Instant};
 use hutch_agent_proto::{Event, ExitStatus};
 use serde::{Deserialize, Serialize};
 
+use crate::backend::VmHost;
 use crate::error::Result;
 use crate::id::PodId;
 use crate::pod::{Live, OpenPod};
 use crate::runtime::Runtime;
-use crate::seam::VmHost;
 use crate::store::{ProcessRecord, VmRecord};
 
 /// How often a quiet channel is looked past, at the machine itself. A dead machine closes the channel, which is noticed
@@ -75,7 +75,7 @@ impl Runtime {
         }
         let inits = pod.containers.iter().filter_map(|c| Some((c.id.to_string(), c.process.clone()?))).collect();
         let OpenPod { live, .. } = pod;
-        Ok(PodEvents { host: live.seams.vm.clone(), record: live.record().cloned(), live, inits, ended: false })
+        Ok(PodEvents { host: live.backends.vm.clone(), record: live.record().cloned(), live, inits, ended: false })
     }
 }
 

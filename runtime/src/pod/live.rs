@@ -4,28 +4,28 @@ use std::time::Duration;
 
 use hutch_agent_proto::{ErrorKind, Event, Request, Response};
 
+use crate::backend::{AgentSession, BackendError, BackendResult, Backends, VmHandle, VmState};
 use crate::error::{Component, Error, Result};
 use crate::fault;
 use crate::options::Options;
-use crate::seam::{AgentSession, SeamError, SeamResult, Seams, VmHandle, VmState};
 use crate::store::VmRecord;
 
-/// Calls a seam, with a point before and after it at which a test can interfere. The seam's error keeps its kind
+/// Calls a backend, with a point before and after it at which a test can interfere. The backend's error keeps its kind
 /// (P-204).
 pub(crate) fn guarded<T>(
     component: Component,
     operation: &'static str,
-    call: impl FnOnce() -> SeamResult<T>,
+    call: impl FnOnce() -> BackendResult<T>,
 ) -> Result<T> {
-    fault::seam_point(component.short(), operation, "before")?;
-    let result = call().map_err(|e| Error::seam(component, operation, e))?;
-    fault::seam_point(component.short(), operation, "after")?;
+    fault::backend_point(component.short(), operation, "before")?;
+    let result = call().map_err(|e| Error::backend(component, operation, e))?;
+    fault::backend_point(component.short(), operation, "after")?;
     Ok(result)
 }
 
 /// The VMM and the agent of one pod, during one call.
 pub(crate) struct Live {
-    pub(crate) seams: Seams,
+    pub(crate) backends: Backends,
     options: Options,
     record: Option<VmRecord>,
     vm: Option<Box<dyn VmHandle>>,
@@ -37,8 +37,8 @@ pub(crate) struct Live {
 }
 
 impl Live {
-    pub(crate) fn new(seams: Seams, options: Options, record: Option<VmRecord>) -> Self {
-        Self { seams, options, record, vm: None, session: None, hook_time: Duration::ZERO, lost: None }
+    pub(crate) fn new(backends: Backends, options: Options, record: Option<VmRecord>) -> Self {
+        Self { backends, options, record, vm: None, session: None, hook_time: Duration::ZERO, lost: None }
     }
 
     pub(crate) fn record(&self) -> Option<&VmRecord> {
@@ -62,7 +62,7 @@ impl Live {
 
     /// Whether the VMM process lives.
     pub(crate) fn vm_alive(&self) -> bool {
-        self.record.as_ref().is_some_and(|record| self.seams.vm.is_alive(record))
+        self.record.as_ref().is_some_and(|record| self.backends.vm.is_alive(record))
     }
 
     /// Whether the agent has been found unreachable in this call.
@@ -74,14 +74,14 @@ impl Live {
     pub(crate) fn vm_call<T>(
         &mut self,
         operation: &'static str,
-        call: impl FnOnce(&mut dyn VmHandle) -> SeamResult<T>,
+        call: impl FnOnce(&mut dyn VmHandle) -> BackendResult<T>,
     ) -> Result<T> {
         guarded(Component::Vmm, operation, || {
             let vm = match &mut self.vm {
                 Some(vm) => vm,
                 None => {
-                    let record = self.record.as_ref().ok_or_else(|| SeamError::Lost("it is not running".into()))?;
-                    self.vm.insert(self.seams.vm.attach(record)?)
+                    let record = self.record.as_ref().ok_or_else(|| BackendError::Lost("it is not running".into()))?;
+                    self.vm.insert(self.backends.vm.attach(record)?)
                 }
             };
             call(vm.as_mut())
@@ -99,7 +99,7 @@ impl Live {
     /// Kills the VMM process, if it lives. Idempotent.
     pub(crate) fn kill_vm(&mut self) -> Result<()> {
         if let Some(record) = &self.record {
-            let (host, timeout) = (&self.seams.vm, self.options.kill_timeout);
+            let (host, timeout) = (&self.backends.vm, self.options.kill_timeout);
             guarded(Component::Vmm, "kill", || host.kill(record, timeout))?;
         }
         self.vm = None;
@@ -111,7 +111,7 @@ impl Live {
     /// Waits for the VMM process to end by itself, at most `timeout`, then kills it.
     pub(crate) fn end_vm(&mut self, timeout: Duration) -> Result<()> {
         if let Some(record) = &self.record {
-            let host = &self.seams.vm;
+            let host = &self.backends.vm;
             guarded(Component::Vmm, "wait-end", || host.wait_end(record, timeout))?;
         }
         self.kill_vm()
@@ -148,11 +148,11 @@ impl Live {
     fn on_session<T>(
         &mut self,
         operation: &'static str,
-        call: impl FnOnce(&mut dyn AgentSession) -> SeamResult<T>,
+        call: impl FnOnce(&mut dyn AgentSession) -> BackendResult<T>,
     ) -> Result<T> {
         guarded(Component::Agent, operation, || {
             if let Some(reason) = &self.lost {
-                return Err(SeamError::Lost(reason.clone()));
+                return Err(BackendError::Lost(reason.clone()));
             }
             let result = self.session().and_then(call);
             if let Err(error) = &result {
@@ -173,20 +173,20 @@ impl Live {
     /// As [`Live::tell`]; that the object is already gone is success.
     pub(crate) fn tell_gone(&mut self, operation: &'static str, request: Request) -> Result<()> {
         match self.tell(operation, request) {
-            Err(Error::Seam { source, .. }) if source.is_gone() => Ok(()),
+            Err(Error::Backend { source, .. }) if source.is_gone() => Ok(()),
             other => other,
         }
     }
 
-    fn session(&mut self) -> SeamResult<&mut dyn AgentSession> {
+    fn session(&mut self) -> BackendResult<&mut dyn AgentSession> {
         let session = match self.session.take() {
             Some(session) => session,
             None => {
-                let record = self.record.as_ref().ok_or_else(|| SeamError::Lost("there is no machine".into()))?;
-                if !self.seams.vm.is_alive(record) {
-                    return Err(SeamError::Lost("the virtual machine has ended".into()));
+                let record = self.record.as_ref().ok_or_else(|| BackendError::Lost("there is no machine".into()))?;
+                if !self.backends.vm.is_alive(record) {
+                    return Err(BackendError::Lost("the virtual machine has ended".into()));
                 }
-                self.seams.agent.connect(record, self.options.agent_timeout)?
+                self.backends.agent.connect(record, self.options.agent_timeout)?
             }
         };
         Ok(self.session.insert(session).as_mut())
@@ -195,11 +195,11 @@ impl Live {
 
 /// An answer of another kind than the request asks for.
 pub(crate) fn unexpected(operation: &'static str) -> Error {
-    let source = SeamError::Refused("the guest agent gave an answer that does not belong to the request".into());
-    Error::Seam { component: Component::Agent, operation, source }
+    let source = BackendError::Refused("the guest agent gave an answer that does not belong to the request".into());
+    Error::Backend { component: Component::Agent, operation, source }
 }
 
 /// Whether the agent says that the object is in the wrong state.
 pub(crate) fn is_wrong_state(error: &Error) -> bool {
-    matches!(error, Error::Seam { source, .. } if source.remote_kind() == Some(ErrorKind::WrongState))
+    matches!(error, Error::Backend { source, .. } if source.remote_kind() == Some(ErrorKind::WrongState))
 }

@@ -1,4 +1,4 @@
-//! Reading a pod. Changes nothing, needs no boot assets, calls no seam (P-044, P-045).
+//! Reading a pod. Changes nothing, needs no boot assets, calls no backend (P-044, P-045).
 
 use std::io;
 
@@ -20,12 +20,12 @@ impl<'r> OpenPod<'r> {
             Some(state) => (state, false),
             // Without anything in the runtime directory the host was restarted; else the record was lost (P-043, P-049).
             None if store.is_blank(&dirs)? => (PodState::restarted(), true),
-            // Looked for again, since a call that revives the pod may have written it meanwhile.
+            // Looked for again, since a call that refreshes the pod may have written it meanwhile.
             None => (store.need(&dirs.state_record())?, false),
         };
         let containers =
             config.containers.iter().map(|c| load_container(store, &dirs, c, restarted)).collect::<Result<_>>()?;
-        let live = Live::new(rt.seams_for(&config), rt.options().clone(), store.get(&dirs.vm_record())?);
+        let live = Live::new(rt.backends_for(&config), rt.options().clone(), store.get(&dirs.vm_record())?);
         Ok(OpenPod { rt, lock: None, id: id.clone(), dirs, config, state, containers, live, volumes: Vec::new() })
     }
 }

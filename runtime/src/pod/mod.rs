@@ -4,24 +4,24 @@
 //! half way has left. All decisions are then made on the open pod, and each change goes to disk before the next step.
 
 mod boot;
+mod cleanup;
 mod create;
 mod delete;
 mod events;
 mod handle;
-mod lazy;
 mod list;
 mod live;
 mod load;
 mod open;
 mod pause;
-mod release;
+mod reconcile;
 mod run;
 mod size;
 mod start;
 mod stats;
 mod status;
 mod stop;
-mod sweep;
+mod teardown;
 mod wait;
 
 pub use delete::DeleteOptions;
@@ -33,4 +33,4 @@ pub use wait::PodEnd;
 
 pub(crate) use live::{guarded, is_wrong_state, unexpected, Live};
 pub(crate) use open::{OpenContainer, OpenPod};
-pub(crate) use stop::GuestLoss;
+pub(crate) use stop::UnreachablePolicy;

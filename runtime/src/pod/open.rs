@@ -41,9 +41,9 @@ pub(crate) struct OpenContainer {
 }
 
 impl OpenContainer {
-    /// The stand-in of its init process; nobody if there is none.
-    pub(crate) fn stand_in(&self) -> ProcessIdentity {
-        self.process.as_ref().map_or(ProcessIdentity::NONE, |process| process.stand_in)
+    /// The shim of its init process; nobody if there is none.
+    pub(crate) fn shim(&self) -> ProcessIdentity {
+        self.process.as_ref().map_or(ProcessIdentity::NONE, |process| process.shim)
     }
 
     /// Whether it has something that a stop has to end.
@@ -71,7 +71,7 @@ impl<'r> OpenPod<'r> {
         let lock = OpenPod::lock_exclusive(rt, id)?;
         let mut pod = OpenPod::load(rt, id)?;
         pod.lock = Some(lock);
-        pod.sweep()?;
+        pod.cleanup()?;
         Ok(pod)
     }
 
@@ -79,7 +79,7 @@ impl<'r> OpenPod<'r> {
     /// it never was, or no longer is, a pod.
     pub(crate) fn lock_exclusive(rt: &Runtime, id: &PodId) -> Result<PodLock> {
         let store = rt.store();
-        let lock = store.lock_alive(id, rt.options().lock_timeout)?;
+        let lock = store.lock_existing(id, rt.options().lock_timeout)?;
         if !store.exists(&store.pod(id))? {
             OpenPod::discard_leftovers(rt, id)?;
             return Err(Error::NoSuchPod(id.to_string()));
@@ -90,7 +90,7 @@ impl<'r> OpenPod<'r> {
     /// A pod that is about to be created, under its new lock.
     pub(crate) fn fresh(rt: &'r Runtime, lock: PodLock, id: PodId, config: PodConfig) -> OpenPod<'r> {
         let dirs = rt.store().pod(&id);
-        let live = Live::new(rt.seams_for(&config), rt.options().clone(), None);
+        let live = Live::new(rt.backends_for(&config), rt.options().clone(), None);
         let state = PodState::new(State::Ready);
         OpenPod { rt, lock: Some(lock), id, dirs, config, state, containers: Vec::new(), live, volumes: Vec::new() }
     }

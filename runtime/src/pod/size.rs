@@ -5,10 +5,10 @@
 
 use hutch_agent_proto::Request;
 
+use crate::backend::BackendError;
 use crate::error::{Error, Result};
 use crate::logger;
 use crate::pod::OpenPod;
-use crate::seam::SeamError;
 use crate::spec::{memory_mib_for_all, vcpus_for_all, Resources, PLATFORM_MAX_VCPUS};
 use crate::state::State;
 
@@ -45,7 +45,7 @@ impl OpenPod<'_> {
         record.hotplugged_mib = more_mib;
         record.resizing = true;
         self.put_vm_record()?;
-        if !same_cpus && self.live.seams.vm.capabilities().cpu_hotplug {
+        if !same_cpus && self.live.backends.vm.capabilities().cpu_hotplug {
             self.resize_cpus(vcpus, more_cpus)?;
         }
         if !same_memory && self.grows() {
@@ -63,7 +63,7 @@ impl OpenPod<'_> {
         }
         match self.live.tell("online-cpus", Request::OnlineCpus { count }) {
             // A processor that the guest cannot do without now is no reason for a container not to stop.
-            Err(Error::Seam { source: SeamError::Remote(error), .. }) if !more => {
+            Err(Error::Backend { source: BackendError::Remote(error), .. }) if !more => {
                 logger::warn!("pod {}: the guest keeps more than {count} processors: {error}", self.id);
             }
             result => result?,
@@ -94,13 +94,13 @@ impl OpenPod<'_> {
 
     /// Whether memory can be plugged into this machine.
     pub(crate) fn grows(&self) -> bool {
-        self.config.hypervisor.max_memory_mib > 0 && self.live.seams.vm.capabilities().memory_hotplug
+        self.config.hypervisor.max_memory_mib > 0 && self.live.backends.vm.capabilities().memory_hotplug
     }
 
     /// How many vCPUs the guest is told that there may be. Unless a number was configured, there are eight, or as many as
     /// the containers known so far ask for.
     pub(crate) fn most_vcpus(&self) -> u32 {
-        if !self.live.seams.vm.capabilities().cpu_hotplug {
+        if !self.live.backends.vm.capabilities().cpu_hotplug {
             return self.config.target_vcpus();
         }
         let most = self.config.hypervisor.max_vcpus.max(1);
@@ -112,7 +112,7 @@ impl OpenPod<'_> {
 
     fn wanted_vcpus(&self, coming: Option<usize>) -> u32 {
         let first = self.config.hypervisor.vcpus;
-        if !self.live.seams.vm.capabilities().cpu_hotplug {
+        if !self.live.backends.vm.capabilities().cpu_hotplug {
             return first;
         }
         let most = self.live.record().map_or(first, |record| record.max_vcpus);

@@ -49,7 +49,7 @@ impl OpenPod<'_> {
         hook::run_logged("hook.poststart", &self.config.hooks.poststart, &self.hook_state("running"))
     }
 
-    /// A new machine for a stopped pod, without containers. On failure it is taken back, and the pod is stopped as
+    /// A new machine for a stopped pod, without containers. On failure it is rolled back, and the pod is stopped as
     /// before.
     fn boot_again(&mut self) -> Result<()> {
         self.finish_stop()?;
@@ -61,7 +61,7 @@ impl OpenPod<'_> {
         });
         if booted.is_err() {
             for step in undo.newest_first() {
-                if let Err(error) = self.undo_boot(step) {
+                if let Err(error) = self.roll_back_boot(step) {
                     logger::warn!("pod {}: taking back its boot ({step:?}): {}", self.id, Error::chain(&error));
                 }
             }

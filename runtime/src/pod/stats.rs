@@ -3,11 +3,11 @@
 use hutch_agent_proto::ContainerStats;
 use serde::{Deserialize, Serialize};
 
+use crate::backend::VmStats;
 use crate::error::Result;
 use crate::id::PodId;
 use crate::pod::OpenPod;
 use crate::runtime::Runtime;
-use crate::seam::VmStats;
 use crate::state::State;
 use crate::verb::Verb;
 

@@ -36,13 +36,13 @@ impl Runtime {
     /// The status once what has ended is noted; each wait for the lock takes at most `patience`.
     pub(crate) fn present_status(&self, id: &PodId, patience: Duration) -> Result<PodStatus> {
         let pod = OpenPod::shared_within(self, id, patience)?;
-        let noticed = pod.notice(None);
-        if noticed.is_empty() {
+        let deaths = pod.detect_dead(None);
+        if deaths.is_empty() {
             return Ok(pod.status());
         }
         // Never upgraded in place: two readers would wait for each other (P-024).
         drop(pod);
-        self.lazy_stop(id, &noticed, patience);
+        self.reconcile(id, &deaths, patience);
         // Locked again: others may be changing the records by now.
         Ok(OpenPod::shared_within(self, id, patience)?.status())
     }
@@ -72,7 +72,7 @@ impl OpenPod<'_> {
         ContainerStatus {
             id: container.id.to_string(),
             state: container.state.state,
-            pid: container.stand_in().pid,
+            pid: container.shim().pid,
             started_at: container.process.as_ref().map(|process| process.started_at),
             rootfs: container.config.rootfs.clone(),
             annotations: container.config.annotations.clone(),

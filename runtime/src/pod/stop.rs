@@ -4,14 +4,14 @@ use std::time::Instant;
 
 use hutch_agent_proto::Request;
 
-use crate::container::StopHow;
+use crate::backend::VmState;
+use crate::container::StopMode;
 use crate::error::{Error, Result};
 use crate::hook;
 use crate::id::PodId;
 use crate::logger;
 use crate::pod::{OpenPod, PodHandle};
 use crate::runtime::Runtime;
-use crate::seam::VmState;
 use crate::state::State;
 
 /// How to stop a pod or a container.
@@ -24,7 +24,7 @@ pub struct StopOptions {
 
 /// What a guest that does not answer means for a stop.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum GuestLoss {
+pub(crate) enum UnreachablePolicy {
     /// The stop fails: the process may still run.
     Fails,
     /// The machine is killed, which ends all its processes: a stop of the whole pod (P-085).
@@ -86,7 +86,7 @@ impl OpenPod<'_> {
         }
         for index in 0..self.containers.len() {
             if !self.containers[index].is_stopped() {
-                self.stop_container(index, StopHow { force, grace, loss: GuestLoss::KillsMachine })?;
+                self.stop_container(index, StopMode { force, grace, loss: UnreachablePolicy::KillsMachine })?;
             }
         }
         Ok(())
@@ -141,12 +141,12 @@ impl OpenPod<'_> {
     pub(crate) fn finish_stop(&mut self) -> Result<()> {
         self.live.kill_vm()?;
         for index in 0..self.containers.len() {
-            self.release_execs(index)?;
-            self.kill_stand_in(self.containers[index].stand_in())?;
-            self.release_container(index)?;
+            self.teardown_execs(index)?;
+            self.kill_shim(self.containers[index].shim())?;
+            self.teardown_container(index)?;
         }
-        self.release_network()?;
-        self.release_mounts()?;
+        self.teardown_network()?;
+        self.teardown_mounts()?;
         self.forget_machine()?;
         // An end that was asked for is no failure, whatever the machine's process thought of it.
         self.store().delete(&self.dirs.failure_record())?;
@@ -168,10 +168,10 @@ impl Runtime {
         pod.refuse_newer()?;
         pod.live.kill_vm()?;
         for container in pod.dirs.container_dirs()? {
-            pod.release_damaged(&container)?;
+            pod.teardown_damaged(&container)?;
         }
-        pod.release_network()?;
-        pod.release_mounts()?;
+        pod.teardown_network()?;
+        pod.teardown_mounts()?;
         pod.forget_machine()?;
         pod.state.state = State::Stopped;
         pod.put_state()?;

@@ -18,7 +18,7 @@ pub struct PodEnd {
 
 impl Runtime {
     /// Waits until the pod has no machine any more, at most `timeout`; `None` if it still has one. Holds no lock while
-    /// it waits. A machine that died is noticed at once.
+    /// it waits. A machine that died is reported at once.
     ///
     /// # Errors
     /// [`Error::NoSuchPod`](crate::Error::NoSuchPod), also if it is deleted meanwhile;
@@ -39,7 +39,7 @@ impl Runtime {
     pub fn wait_pod(&self, pod: &str, timeout: Duration) -> Result<Option<PodEnd>> {
         let id = PodId::new(pod)?;
         let pod = OpenPod::shared(self, &id)?;
-        let host = pod.live.seams.vm.clone();
+        let host = pod.live.backends.vm.clone();
         let record = pod.live.record().cloned();
         drop(pod);
         if let Some(record) = record {

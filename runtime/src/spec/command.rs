@@ -37,7 +37,7 @@ pub struct Command {
     pub supplementary_groups: Vec<String>,
     /// With a terminal.
     pub interactive: bool,
-    /// Host terminal that the stand-in connects to the process.
+    /// Host terminal that the shim connects to the process.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub console: Option<PathBuf>,
     /// The caller does not stay: no standard streams of its own.

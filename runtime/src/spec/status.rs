@@ -58,7 +58,7 @@ pub struct ContainerStatus {
     pub id: String,
     /// Its state; absent if its creation left none.
     pub state: Option<State>,
-    /// PID of its stand-in; 0 if it has none.
+    /// PID of its shim; 0 if it has none.
     pub pid: i32,
     /// When its process was created.
     #[serde(skip_serializing_if = "Option::is_none")]

@@ -1,4 +1,4 @@
-//! The few file operations that records need; a seam, so that tests can make them fail.
+//! The few file operations that records need; a backend, so that tests can make them fail.
 
 use std::fs::{self, DirBuilder, File, OpenOptions, Permissions};
 use std::io::{self, Read, Write};

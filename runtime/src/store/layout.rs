@@ -206,7 +206,7 @@ impl ContainerDirs {
         RecordPath::new(self.run.join("devices.json"))
     }
 
-    /// How the init process ended, as its stand-in saw it.
+    /// How the init process ended, as its shim saw it.
     pub fn exit_record(&self) -> RecordPath<ExitRecord> {
         RecordPath::new(self.run.join("exit.json"))
     }
@@ -216,7 +216,7 @@ impl ContainerDirs {
         RecordPath::new(self.exec_dir().join(format!("{token}.json")))
     }
 
-    /// How an exec ended, as its stand-in saw it.
+    /// How an exec ended, as its shim saw it.
     pub fn exec_exit_record(&self, token: &str) -> RecordPath<ExitRecord> {
         RecordPath::new(self.exec_dir().join(format!("{token}.exit.json")))
     }

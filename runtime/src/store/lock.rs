@@ -50,7 +50,7 @@ impl Drop for PodLock {
 
 impl Store {
     /// Locks a pod, waiting at most `timeout`. `None`: the pod exists, but its runtime directory does not, because the
-    /// host was restarted; see [`Store::lock_alive`].
+    /// host was restarted; see [`Store::lock_existing`].
     ///
     /// Never creates the lock file (P-022), and makes sure that the file it locked is still the pod's (P-026).
     ///

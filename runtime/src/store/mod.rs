@@ -15,12 +15,12 @@
 //! | agent | run root `/P/agent.json` | [`AgentRecord`] | before the first guest request |
 //! | failure | run root `/P/failure.json` | [`FailureRecord`] | by whoever notices that machine or agent died |
 //! | container state | run root `/P/C/state.json` | [`ContainerState`] | each change |
-//! | process | run root `/P/C/process.json` | [`ProcessRecord`] of the init process | when its stand-in exists, before it may act |
+//! | process | run root `/P/C/process.json` | [`ProcessRecord`] of the init process | when its shim exists, before it may act |
 //! | mounts | run root `/P/C/mounts.json` | [`MountsRecord`] | before the binds are made |
 //! | devices | run root `/P/C/devices.json` | [`DevicesRecord`] | before the devices are attached |
-//! | exit | run root `/P/C/exit.json` | [`ExitRecord`] | by the stand-in, when the process has ended |
+//! | exit | run root `/P/C/exit.json` | [`ExitRecord`] | by the shim, when the process has ended |
 //! | exec | run root `/P/C/exec/TOKEN.json` | [`ProcessRecord`] of an exec | while the exec is tracked |
-//! | exec exit | run root `/P/C/exec/TOKEN.exit.json` | [`ExitRecord`] | by the exec's stand-in |
+//! | exec exit | run root `/P/C/exec/TOKEN.exit.json` | [`ExitRecord`] | by the exec's shim |
 //!
 //! Beside them in run root `/P`: `vm-XXXXXXXX.sock` (control socket of the VMM; the name has the first digits of the
 //! machine's UUID), `vmm.log`, `console.log`, and `shared/`, the directory that the guest sees.
@@ -36,9 +36,9 @@
 mod disk;
 mod layout;
 mod lock;
+mod reboot;
 mod record;
 mod records;
-mod revive;
 #[cfg(test)]
 mod tests;
 mod tree;
@@ -307,7 +307,7 @@ impl Store {
     }
 }
 
-/// Writes a record to a path outside of any call of the API: a stand-in leaves its exit record that way. The directory
+/// Writes a record to a path outside of any call of the API: a shim leaves its exit record that way. The directory
 /// has to exist.
 ///
 /// # Errors

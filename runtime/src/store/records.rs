@@ -65,19 +65,19 @@ pub struct ContainerState {
     pub oom_killed: bool,
 }
 
-/// A stand-in and the guest process it stands for.
+/// A shim and the guest process it stands for.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ProcessRecord {
     /// Names the guest process; unique in the pod.
     pub token: String,
-    /// The stand-in.
+    /// The shim.
     #[serde(flatten)]
-    pub stand_in: ProcessIdentity,
+    pub shim: ProcessIdentity,
     /// When it was made.
     pub started_at: Timestamp,
 }
 
-/// What stand-ins leave behind.
+/// What shims leave behind.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ExitRecord {
     /// The guest process; a record of an earlier one is ignored.

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use hutch_agent_proto::{ErrorKind, RemoteError};
 
-use crate::seam::{SeamError, SeamResult};
+use crate::backend::{BackendError, BackendResult};
 
 /// How a call fails.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -20,14 +20,14 @@ pub enum Failing {
 }
 
 impl Failing {
-    fn error(self, call: &str) -> SeamError {
+    fn error(self, call: &str) -> BackendError {
         match self {
-            Failing::TimesOut => SeamError::Timeout { after: Duration::from_secs(1) },
-            Failing::Lost => SeamError::Lost(format!("{call}: the other side is gone")),
+            Failing::TimesOut => BackendError::Timeout { after: Duration::from_secs(1) },
+            Failing::Lost => BackendError::Lost(format!("{call}: the other side is gone")),
             Failing::Refuses | Failing::AfterDoing if call.starts_with("agent.") => {
-                SeamError::Remote(RemoteError::new(ErrorKind::System, format!("{call} was made to fail")))
+                BackendError::Remote(RemoteError::new(ErrorKind::System, format!("{call} was made to fail")))
             }
-            Failing::Refuses | Failing::AfterDoing => SeamError::Refused(format!("{call} was made to fail")),
+            Failing::Refuses | Failing::AfterDoing => BackendError::Refused(format!("{call} was made to fail")),
         }
     }
 }
@@ -75,7 +75,11 @@ impl Calls {
 }
 
 /// Runs `call` as `how` wants it.
-pub(super) fn perform<T>(name: &str, how: Option<Failing>, call: impl FnOnce() -> SeamResult<T>) -> SeamResult<T> {
+pub(super) fn perform<T>(
+    name: &str,
+    how: Option<Failing>,
+    call: impl FnOnce() -> BackendResult<T>,
+) -> BackendResult<T> {
     match how {
         None => call(),
         Some(Failing::AfterDoing) => call().and_then(|_| Err(Failing::AfterDoing.error(name))),

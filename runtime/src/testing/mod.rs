@@ -1,4 +1,4 @@
-//! Fakes of everything outside of the pod API: machines, guests, stand-ins, networks, mounts. For tests and examples;
+//! Fakes of everything outside of the pod API: machines, guests, shims, networks, mounts. For tests and examples;
 //! compiled in under `cfg(test)` or the feature `testing`.
 //!
 //! A [`World`] holds it all in memory and is fast and deterministic: it records every call, fails those it is told to
@@ -23,7 +23,7 @@ mod mounts;
 mod network;
 pub mod process;
 mod session;
-mod stand_ins;
+mod shims;
 pub mod table;
 mod vm;
 mod world;

@@ -1,12 +1,12 @@
 //! Namespaces in memory.
 
 use super::world::World;
+use crate::backend::{BackendError, BackendResult, Namespace, Network};
 use crate::network::Endpoint;
-use crate::seam::{Namespace, Network, SeamError, SeamResult};
 use crate::spec::NetworkConfig;
 
 impl Network for World {
-    fn plan(&self, pod: &str, config: &NetworkConfig) -> SeamResult<Namespace> {
+    fn plan(&self, pod: &str, config: &NetworkConfig) -> BackendResult<Namespace> {
         self.called("network.plan", pod, |_| {
             Ok(match &config.namespace {
                 Some(path) => Namespace { path: Some(path.clone()), created: false },
@@ -15,18 +15,18 @@ impl Network for World {
         })
     }
 
-    fn create(&self, pod: &str, namespace: &Namespace, _: &NetworkConfig) -> SeamResult<()> {
+    fn create(&self, pod: &str, namespace: &Namespace, _: &NetworkConfig) -> BackendResult<()> {
         self.called("network.create", pod, |state| {
             state.namespaces.extend(namespace.path.clone());
             Ok(())
         })
     }
 
-    fn run(&self, namespace: &Namespace, job: &mut (dyn FnMut() + Send)) -> SeamResult<()> {
+    fn run(&self, namespace: &Namespace, job: &mut (dyn FnMut() + Send)) -> BackendResult<()> {
         let path = namespace.path.clone().unwrap_or_default();
         self.called("network.run", "", |state| match state.namespaces.contains(&path) || !namespace.created {
             true => Ok(()),
-            false => Err(SeamError::Refused(format!("no namespace {}", path.display()))),
+            false => Err(BackendError::Refused(format!("no namespace {}", path.display()))),
         })?;
         // A thread of its own, as in the product (P-065).
         std::thread::scope(|scope| {
@@ -35,19 +35,19 @@ impl Network for World {
         Ok(())
     }
 
-    fn scan(&self, _: &str, namespace: &Namespace, _: &NetworkConfig) -> SeamResult<Vec<Endpoint>> {
+    fn scan(&self, _: &str, namespace: &Namespace, _: &NetworkConfig) -> BackendResult<Vec<Endpoint>> {
         let path = namespace.path.clone().unwrap_or_default();
         self.called("network.scan", "", |state| Ok(state.interfaces.get(&path).cloned().unwrap_or_default()))
     }
 
-    fn attach(&self, namespace: &Namespace, endpoint: &Endpoint) -> SeamResult<()> {
+    fn attach(&self, namespace: &Namespace, endpoint: &Endpoint) -> BackendResult<()> {
         self.called("network.attach", &endpoint.name, |state| {
             state.attached.insert((namespace.path.clone().unwrap_or_default(), endpoint.name.clone()));
             Ok(())
         })
     }
 
-    fn detach(&self, namespace: &Namespace, endpoint: &Endpoint) -> SeamResult<()> {
+    fn detach(&self, namespace: &Namespace, endpoint: &Endpoint) -> BackendResult<()> {
         self.called("network.detach", &endpoint.name, |state| {
             let path = namespace.path.clone().unwrap_or_default();
             state.attached.remove(&(path, endpoint.name.clone()));
@@ -55,7 +55,7 @@ impl Network for World {
         })
     }
 
-    fn delete(&self, pod: &str, namespace: &Namespace) -> SeamResult<()> {
+    fn delete(&self, pod: &str, namespace: &Namespace) -> BackendResult<()> {
         self.called("network.delete", pod, |state| {
             if state.vm_of(pod).is_some() {
                 state.violations.push(format!("namespace of {pod} deleted under its machine"));

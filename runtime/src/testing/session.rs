@@ -7,7 +7,7 @@ use hutch_agent_proto::{Event, Request, Response};
 use super::guest::Answer;
 use super::vm::FakeVm;
 use super::world::World;
-use crate::seam::{AgentCapabilities, AgentHost, AgentSession, SeamError, SeamResult};
+use crate::backend::{AgentCapabilities, AgentHost, AgentSession, BackendError, BackendResult};
 use crate::store::VmRecord;
 
 struct Session {
@@ -21,7 +21,7 @@ impl AgentHost for World {
         self.lock().agent_capabilities
     }
 
-    fn connect(&self, vm: &VmRecord, timeout: Duration) -> SeamResult<Box<dyn AgentSession>> {
+    fn connect(&self, vm: &VmRecord, timeout: Duration) -> BackendResult<Box<dyn AgentSession>> {
         self.called("agent.connect", "", |state| {
             let found = state.vms.get_mut(&vm.uuid).filter(|vm| vm.alive).ok_or_else(gone)?;
             if found.paused {
@@ -34,20 +34,20 @@ impl AgentHost for World {
     }
 }
 
-fn gone() -> SeamError {
-    SeamError::Lost("the guest closed the channel".into())
+fn gone() -> BackendError {
+    BackendError::Lost("the guest closed the channel".into())
 }
 
 /// A held or hung guest does not answer. The caller's patience is not waited for: the answer would be the same.
-fn answering(vm: &FakeVm, timeout: Duration) -> SeamResult<()> {
+fn answering(vm: &FakeVm, timeout: Duration) -> BackendResult<()> {
     if vm.paused || vm.guest.hangs || vm.spec.is_none() {
-        return Err(SeamError::Timeout { after: timeout });
+        return Err(BackendError::Timeout { after: timeout });
     }
     Ok(())
 }
 
 impl Session {
-    fn ask(&mut self, request: Request, deadline: Duration) -> SeamResult<Answer> {
+    fn ask(&mut self, request: Request, deadline: Duration) -> BackendResult<Answer> {
         let (name, detail) = describe(&request);
         self.world.called(&format!("agent.{name}"), &detail, |state| {
             let vm = state.vms.get_mut(&self.uuid).filter(|vm| vm.alive).ok_or_else(gone)?;
@@ -66,11 +66,11 @@ impl Session {
 }
 
 impl AgentSession for Session {
-    fn call(&mut self, request: Request, deadline: Duration) -> SeamResult<Response> {
-        self.call_patiently(request, deadline)?.ok_or(SeamError::Timeout { after: deadline })
+    fn call(&mut self, request: Request, deadline: Duration) -> BackendResult<Response> {
+        self.call_patiently(request, deadline)?.ok_or(BackendError::Timeout { after: deadline })
     }
 
-    fn call_patiently(&mut self, request: Request, patience: Duration) -> SeamResult<Option<Response>> {
+    fn call_patiently(&mut self, request: Request, patience: Duration) -> BackendResult<Option<Response>> {
         match self.ask(request, patience)? {
             Answer::Now(result) => Ok(result.map(Some)?),
             Answer::PowerOff => Ok(Some(Response::Done)),
@@ -85,7 +85,7 @@ impl AgentSession for Session {
         }
     }
 
-    fn next_event(&mut self, timeout: Duration) -> SeamResult<Option<Event>> {
+    fn next_event(&mut self, timeout: Duration) -> BackendResult<Option<Event>> {
         let (uuid, seen) = (self.uuid.clone(), self.seen);
         let event = self.world.wait(timeout, |state| match state.vms.get(&uuid).filter(|vm| vm.alive) {
             None => Some(Err(gone())),

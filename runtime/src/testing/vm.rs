@@ -6,10 +6,10 @@ use std::time::Duration;
 
 use super::guest::FakeGuest;
 use super::world::{State, World};
-use crate::process::ProcessIdentity;
-use crate::seam::{
-    BlockDevice, SeamError, SeamResult, VmCapabilities, VmHandle, VmHost, VmLaunch, VmSpec, VmState, VmStats,
+use crate::backend::{
+    BackendError, BackendResult, BlockDevice, VmCapabilities, VmHandle, VmHost, VmLaunch, VmSpec, VmState, VmStats,
 };
+use crate::process::ProcessIdentity;
 use crate::store::VmRecord;
 
 /// A machine.
@@ -36,17 +36,22 @@ struct Handle {
 }
 
 impl Handle {
-    fn call<T>(&self, name: &str, detail: &str, call: impl FnOnce(&mut FakeVm) -> SeamResult<T>) -> SeamResult<T> {
+    fn call<T>(
+        &self,
+        name: &str,
+        detail: &str,
+        call: impl FnOnce(&mut FakeVm) -> BackendResult<T>,
+    ) -> BackendResult<T> {
         self.world.called(name, detail, |state| call(living(state, &self.uuid)?))
     }
 }
 
-fn living<'a>(state: &'a mut State, uuid: &str) -> SeamResult<&'a mut FakeVm> {
+fn living<'a>(state: &'a mut State, uuid: &str) -> BackendResult<&'a mut FakeVm> {
     state
         .vms
         .get_mut(uuid)
         .filter(|vm| vm.alive)
-        .ok_or_else(|| SeamError::Lost("the virtual machine's process has ended".into()))
+        .ok_or_else(|| BackendError::Lost("the virtual machine's process has ended".into()))
 }
 
 impl VmHost for World {
@@ -54,7 +59,7 @@ impl VmHost for World {
         self.lock().vm_capabilities
     }
 
-    fn spawn(&self, launch: &VmLaunch<'_>) -> SeamResult<Box<dyn VmHandle>> {
+    fn spawn(&self, launch: &VmLaunch<'_>) -> BackendResult<Box<dyn VmHandle>> {
         let process = self.called("vm.spawn", launch.pod, |state| {
             if state.vm_of(launch.pod).is_some() {
                 state.violations.push(format!("second machine for {}", launch.pod));
@@ -87,7 +92,7 @@ impl VmHost for World {
         }
     }
 
-    fn attach(&self, record: &VmRecord) -> SeamResult<Box<dyn VmHandle>> {
+    fn attach(&self, record: &VmRecord) -> BackendResult<Box<dyn VmHandle>> {
         self.called("vm.attach", "", |state| {
             let process = living(state, &record.uuid)?.process;
             Ok(Box::new(Handle { world: self.clone(), uuid: record.uuid.clone(), process }) as Box<dyn VmHandle>)
@@ -99,7 +104,7 @@ impl VmHost for World {
         state.vms.get(&record.uuid).is_some_and(|vm| vm.alive && vm.process == record.process)
     }
 
-    fn kill(&self, record: &VmRecord, _: Duration) -> SeamResult<()> {
+    fn kill(&self, record: &VmRecord, _: Duration) -> BackendResult<()> {
         self.called("vm.kill", "", |state| {
             if let Some(vm) = state.vms.get_mut(&record.uuid).filter(|vm| vm.process == record.process) {
                 vm.alive = false;
@@ -108,7 +113,7 @@ impl VmHost for World {
         })
     }
 
-    fn wait_end(&self, record: &VmRecord, timeout: Duration) -> SeamResult<bool> {
+    fn wait_end(&self, record: &VmRecord, timeout: Duration) -> BackendResult<bool> {
         self.called("vm.wait-end", "", |_| Ok(()))?;
         let ended = |state: &mut State| {
             (!state.vms.get(&record.uuid).is_some_and(|vm| vm.alive && vm.process == record.process)).then_some(())
@@ -122,7 +127,7 @@ impl VmHandle for Handle {
         self.process
     }
 
-    fn start(&mut self, spec: &VmSpec) -> SeamResult<()> {
+    fn start(&mut self, spec: &VmSpec) -> BackendResult<()> {
         self.call("vm.start", "", |vm| {
             (vm.vcpus, vm.memory_mib) = (spec.vcpus, spec.memory_mib);
             vm.spec = Some(spec.clone());
@@ -130,14 +135,14 @@ impl VmHandle for Handle {
         })
     }
 
-    fn wait_ready(&mut self, timeout: Duration) -> SeamResult<()> {
+    fn wait_ready(&mut self, timeout: Duration) -> BackendResult<()> {
         self.call("vm.wait-ready", "", |vm| match vm.guest.hangs {
-            true => Err(SeamError::Timeout { after: timeout }),
+            true => Err(BackendError::Timeout { after: timeout }),
             false => Ok(()),
         })
     }
 
-    fn state(&mut self) -> SeamResult<VmState> {
+    fn state(&mut self) -> BackendResult<VmState> {
         self.call("vm.state", "", |vm| {
             Ok(match (&vm.spec, vm.paused) {
                 (None, _) => VmState::Created,
@@ -147,26 +152,26 @@ impl VmHandle for Handle {
         })
     }
 
-    fn pause(&mut self) -> SeamResult<()> {
+    fn pause(&mut self) -> BackendResult<()> {
         self.call("vm.pause", "", |vm| {
             vm.paused = true;
             Ok(())
         })
     }
 
-    fn resume(&mut self) -> SeamResult<()> {
+    fn resume(&mut self) -> BackendResult<()> {
         self.call("vm.resume", "", |vm| {
             vm.paused = false;
             Ok(())
         })
     }
 
-    fn plug_block(&mut self, device: &BlockDevice) -> SeamResult<()> {
+    fn plug_block(&mut self, device: &BlockDevice) -> BackendResult<()> {
         let slots = self.world.lock().vm_capabilities.block_slots;
         self.call("vm.plug-block", &device.id, |vm| {
             let room = vm.spec.as_ref().map_or(0, |spec| spec.block_slots as usize);
             if slots && vm.devices.len() >= room {
-                return Err(SeamError::Refused("no drive slot is free".into()));
+                return Err(BackendError::Refused("no drive slot is free".into()));
             }
             vm.devices.insert(device.id.clone());
             vm.disks.push(device.clone());
@@ -174,39 +179,39 @@ impl VmHandle for Handle {
         })
     }
 
-    fn plug_vfio(&mut self, id: &str, _: &Path) -> SeamResult<()> {
+    fn plug_vfio(&mut self, id: &str, _: &Path) -> BackendResult<()> {
         self.call("vm.plug-vfio", id, |vm| {
             vm.devices.insert(id.to_owned());
             Ok(())
         })
     }
 
-    fn unplug(&mut self, id: &str) -> SeamResult<()> {
+    fn unplug(&mut self, id: &str) -> BackendResult<()> {
         self.call("vm.unplug", id, |vm| {
             vm.devices.remove(id);
             Ok(())
         })
     }
 
-    fn set_vcpus(&mut self, count: u32) -> SeamResult<()> {
+    fn set_vcpus(&mut self, count: u32) -> BackendResult<()> {
         self.call("vm.set-vcpus", &count.to_string(), |vm| {
             vm.vcpus = count;
             Ok(())
         })
     }
 
-    fn set_memory(&mut self, mib: u64) -> SeamResult<u64> {
+    fn set_memory(&mut self, mib: u64) -> BackendResult<u64> {
         self.call("vm.set-memory", &mib.to_string(), |vm| {
             vm.memory_mib = mib;
             Ok(mib << 20)
         })
     }
 
-    fn expect_end(&mut self, expected: bool) -> SeamResult<()> {
+    fn expect_end(&mut self, expected: bool) -> BackendResult<()> {
         self.call("vm.expect-end", &expected.to_string(), |_| Ok(()))
     }
 
-    fn stats(&mut self) -> SeamResult<VmStats> {
+    fn stats(&mut self) -> BackendResult<VmStats> {
         self.call("vm.stats", "", |_| {
             Ok(VmStats { cpu_us: 1000, resident_bytes: 64 << 20, threads: 4, descriptors: 20 })
         })

@@ -9,17 +9,17 @@ use tempfile::TempDir;
 
 use super::calls::{perform, Calls, Failing};
 use super::guest::FakeGuest;
-use super::stand_ins::FakeStandIn;
+use super::shims::FakeShim;
 use super::vm::FakeVm;
+use crate::backend::{AgentCapabilities, BackendResult, Backends, RootDisk, VmCapabilities};
 use crate::network::Endpoint;
 use crate::options::Options;
 use crate::runtime::Runtime;
-use crate::seam::{AgentCapabilities, RootDisk, SeamResult, Seams, VmCapabilities};
 use crate::spec::{Command, ContainerConfig, HypervisorConfig, NetworkConfig, NetworkKind, PodConfig};
 use crate::store::{write_record, BindRecord, Disk, ExitRecord, HostDisk, Store};
 use crate::timestamp::Timestamp;
 
-/// Machines, guests, stand-ins, networks and mounts in memory, and a store in a temporary directory. Clones share.
+/// Machines, guests, shims, networks and mounts in memory, and a store in a temporary directory. Clones share.
 #[derive(Clone)]
 pub struct World {
     pub(super) inner: Arc<Inner>,
@@ -37,7 +37,7 @@ pub(super) struct State {
     /// By UUID.
     pub(super) vms: BTreeMap<String, FakeVm>,
     /// By PID.
-    pub(super) stand_ins: BTreeMap<i32, FakeStandIn>,
+    pub(super) shims: BTreeMap<i32, FakeShim>,
     pub(super) namespaces: BTreeSet<PathBuf>,
     pub(super) interfaces: BTreeMap<PathBuf, Vec<Endpoint>>,
     pub(super) attached: BTreeSet<(PathBuf, String)>,
@@ -63,12 +63,12 @@ impl State {
         self.vms.values_mut().find(|vm| vm.alive && vm.pod == pod)
     }
 
-    /// Lets stand-ins end whose guest process or machine has ended; they leave their exit records.
+    /// Lets shims end whose guest process or machine has ended; they leave their exit records.
     pub(super) fn settle(&mut self) {
         let vms = &self.vms;
-        for stand_in in self.stand_ins.values_mut().filter(|stand_in| stand_in.alive && stand_in.released) {
-            let vm = vms.values().find(|vm| vm.alive && vm.socket == stand_in.spec.socket);
-            let token = stand_in.spec.token.clone();
+        for shim in self.shims.values_mut().filter(|shim| shim.alive && shim.started) {
+            let vm = vms.values().find(|vm| vm.alive && vm.socket == shim.spec.socket);
+            let token = shim.spec.token.clone();
             let (status, reason) = match vm {
                 None => (None, Some("the virtual machine ended".to_owned())),
                 Some(vm) if !vm.guest.knows(&token) => (None, Some("the guest forgot the process".to_owned())),
@@ -77,10 +77,10 @@ impl State {
                     status => (status, None),
                 },
             };
-            stand_in.alive = false;
+            shim.alive = false;
             let record = ExitRecord { token, status, reason, at: Timestamp::now() };
             // The container's directory may be gone.
-            let _ = write_record(&stand_in.spec.exit_record, &record);
+            let _ = write_record(&shim.spec.exit_record, &record);
         }
     }
 }
@@ -139,12 +139,12 @@ impl World {
     }
 
     /// The fakes.
-    pub fn seams(&self) -> Seams {
+    pub fn backends(&self) -> Backends {
         let world = Arc::new(self.clone());
-        Seams {
+        Backends {
             vm: world.clone(),
             agent: world.clone(),
-            stand_ins: world.clone(),
+            shims: world.clone(),
             network: world.clone(),
             mounts: world.clone(),
             cgroups: world,
@@ -153,7 +153,7 @@ impl World {
 
     /// A runtime in this world. Several can be made; they are like several processes.
     pub fn runtime(&self) -> Runtime {
-        Runtime::new(self.store(), self.seams(), self.options())
+        Runtime::new(self.store(), self.backends(), self.options())
     }
 
     /// A pod with these containers, each running until it is killed, in a namespace of its own.
@@ -216,13 +216,13 @@ impl World {
         }
     }
 
-    /// A call of a seam: noted, and failed if a test asked for that.
+    /// A call of a backend: noted, and failed if a test asked for that.
     pub(super) fn called<T>(
         &self,
         name: &str,
         detail: &str,
-        call: impl FnOnce(&mut State) -> SeamResult<T>,
-    ) -> SeamResult<T> {
+        call: impl FnOnce(&mut State) -> BackendResult<T>,
+    ) -> BackendResult<T> {
         let how = self.lock().calls.note(name, detail);
         perform(name, how, || self.change(call))
     }
@@ -269,20 +269,20 @@ impl World {
         });
     }
 
-    /// A stand-in is killed from outside.
-    pub fn kill_stand_in(&self, pid: i32) {
+    /// A shim is killed from outside.
+    pub fn kill_shim(&self, pid: i32) {
         self.change(|state| {
-            if let Some(stand_in) = state.stand_ins.get_mut(&pid) {
-                stand_in.alive = false;
+            if let Some(shim) = state.shims.get_mut(&pid) {
+                shim.alive = false;
             }
         });
     }
 
-    /// Forgets ended machines and stand-ins, so that a world can live long.
+    /// Forgets ended machines and shims, so that a world can live long.
     pub fn forget_the_dead(&self) {
         self.change(|state| {
             state.vms.retain(|_, vm| vm.alive);
-            state.stand_ins.retain(|_, stand_in| stand_in.alive);
+            state.shims.retain(|_, shim| shim.alive);
         });
     }
 
@@ -290,7 +290,7 @@ impl World {
     pub fn host_restart(&self) {
         self.change(|state| {
             state.vms.clear();
-            state.stand_ins.clear();
+            state.shims.clear();
             state.namespaces.clear();
             state.attached.clear();
             state.mounts.clear();
@@ -315,7 +315,7 @@ impl World {
     }
 
     /// What the pod's machine was started with.
-    pub fn machine(&self, pod: &str) -> Option<crate::seam::VmSpec> {
+    pub fn machine(&self, pod: &str) -> Option<crate::backend::VmSpec> {
         self.change(|state| state.vm_of(pod).and_then(|vm| vm.spec.clone()))
     }
 
@@ -325,7 +325,7 @@ impl World {
     }
 
     /// Disks that were ever plugged into a pod's machine, in order.
-    pub fn disks(&self, pod: &str) -> Vec<crate::seam::BlockDevice> {
+    pub fn disks(&self, pod: &str) -> Vec<crate::backend::BlockDevice> {
         self.change(|state| state.vm_of(pod).map(|vm| vm.disks.clone()).unwrap_or_default())
     }
 
@@ -354,22 +354,22 @@ impl World {
         self.lock().mounts.keys().cloned().collect()
     }
 
-    /// The living stand-in of a container's init process, as it was asked for.
-    pub fn stand_in(&self, container: &str) -> Option<crate::seam::StandInSpec> {
+    /// The living shim of a container's init process, as it was asked for.
+    pub fn shim(&self, container: &str) -> Option<crate::backend::ShimSpec> {
         let state = self.lock();
-        let mut living = state.stand_ins.values().filter(|stand_in| stand_in.alive);
+        let mut living = state.shims.values().filter(|shim| shim.alive);
         living
-            .find(|stand_in| {
-                stand_in.spec.container == container && stand_in.spec.pid_namespace == crate::seam::PidNamespace::New
+            .find(|shim| {
+                shim.spec.container == container && shim.spec.pid_namespace == crate::backend::PidNamespace::New
             })
-            .map(|stand_in| stand_in.spec.clone())
+            .map(|shim| shim.spec.clone())
     }
 
-    /// The living stand-in of a process, as it was asked for.
-    pub fn stand_in_of(&self, token: &str) -> Option<crate::seam::StandInSpec> {
+    /// The living shim of a process, as it was asked for.
+    pub fn shim_of(&self, token: &str) -> Option<crate::backend::ShimSpec> {
         let state = self.lock();
-        let mut living = state.stand_ins.values().filter(|stand_in| stand_in.alive);
-        living.find(|stand_in| stand_in.spec.token == token).map(|stand_in| stand_in.spec.clone())
+        let mut living = state.shims.values().filter(|shim| shim.alive);
+        living.find(|shim| shim.spec.token == token).map(|shim| shim.spec.clone())
     }
 
     /// Members of a control group; `None` if there is no such group.
@@ -388,8 +388,8 @@ impl World {
         let state = self.lock();
         let mut leaks = state.violations.clone();
         leaks.extend(state.vms.values().filter(|vm| vm.alive).map(|vm| format!("machine of {}", vm.pod)));
-        let stand_ins = state.stand_ins.values().filter(|stand_in| stand_in.alive);
-        leaks.extend(stand_ins.map(|stand_in| format!("stand-in of {}", stand_in.spec.container)));
+        let shims = state.shims.values().filter(|shim| shim.alive);
+        leaks.extend(shims.map(|shim| format!("shim of {}", shim.spec.container)));
         leaks.extend(state.namespaces.iter().map(|path| format!("namespace {}", path.display())));
         leaks.extend(state.attached.iter().map(|(path, name)| format!("endpoint {name} in {}", path.display())));
         leaks.extend(state.mounts.keys().map(|path| format!("mount {}", path.display())));

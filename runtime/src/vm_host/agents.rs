@@ -8,7 +8,7 @@ use hutch_agent_proto::{Event, Request, Response};
 
 use super::client::ControlConnector;
 use crate::agent_client::{AgentError, Session};
-use crate::seam::{AgentCapabilities, AgentHost, AgentSession, SeamError, SeamResult};
+use crate::backend::{AgentCapabilities, AgentHost, AgentSession, BackendError, BackendResult};
 use crate::store::VmRecord;
 
 /// Opens sessions with agents through the control sockets of their machines.
@@ -28,49 +28,49 @@ impl AgentHost for VsockAgents {
         self.capabilities
     }
 
-    fn connect(&self, vm: &VmRecord, timeout: Duration) -> SeamResult<Box<dyn AgentSession>> {
+    fn connect(&self, vm: &VmRecord, timeout: Duration) -> BackendResult<Box<dyn AgentSession>> {
         let connector = Arc::new(ControlConnector::new(&vm.socket));
-        let session = Session::connect(connector, timeout).map_err(seam_error)?;
+        let session = Session::connect(connector, timeout).map_err(backend_error)?;
         let events = session.events();
         Ok(Box::new(Connected { session, events }))
     }
 }
 
 impl AgentSession for Connected {
-    fn call(&mut self, request: Request, deadline: Duration) -> SeamResult<Response> {
+    fn call(&mut self, request: Request, deadline: Duration) -> BackendResult<Response> {
         if request == Request::PowerOff {
             // Its answer is the end of the connection.
-            return self.session.power_off(deadline).map(|()| Response::Done).map_err(seam_error);
+            return self.session.power_off(deadline).map(|()| Response::Done).map_err(backend_error);
         }
-        self.session.call(request, deadline).map_err(seam_error)
+        self.session.call(request, deadline).map_err(backend_error)
     }
 
-    fn call_patiently(&mut self, request: Request, patience: Duration) -> SeamResult<Option<Response>> {
-        self.session.call_patiently(request, Some(patience)).map_err(seam_error)
+    fn call_patiently(&mut self, request: Request, patience: Duration) -> BackendResult<Option<Response>> {
+        self.session.call_patiently(request, Some(patience)).map_err(backend_error)
     }
 
-    fn next_event(&mut self, timeout: Duration) -> SeamResult<Option<Event>> {
+    fn next_event(&mut self, timeout: Duration) -> BackendResult<Option<Event>> {
         match self.events.recv_timeout(timeout) {
             Ok(event) => Ok(Some(event)),
             Err(RecvTimeoutError::Timeout) => Ok(None),
             Err(RecvTimeoutError::Disconnected) => {
                 let why = self.session.death().map(|death| death.to_string());
-                Err(SeamError::Lost(why.unwrap_or_else(|| "the channel to the guest is closed".into())))
+                Err(BackendError::Lost(why.unwrap_or_else(|| "the channel to the guest is closed".into())))
             }
         }
     }
 }
 
 /// The session's errors as the pod API sees them.
-fn seam_error(error: AgentError) -> SeamError {
+fn backend_error(error: AgentError) -> BackendError {
     match error {
-        AgentError::Remote { source, .. } => SeamError::Remote(source),
-        AgentError::Deadline { after, .. } | AgentError::Greeting(after) => SeamError::Timeout { after },
-        AgentError::Connect(e) if e.kind() == std::io::ErrorKind::TimedOut => SeamError::Lost(e.to_string()),
-        AgentError::Encode { .. } | AgentError::Unexpected(_) => SeamError::Refused(chain(&error)),
-        AgentError::Version { .. } => SeamError::Refused(chain(&error)),
+        AgentError::Remote { source, .. } => BackendError::Remote(source),
+        AgentError::Deadline { after, .. } | AgentError::Greeting(after) => BackendError::Timeout { after },
+        AgentError::Connect(e) if e.kind() == std::io::ErrorKind::TimedOut => BackendError::Lost(e.to_string()),
+        AgentError::Encode { .. } | AgentError::Unexpected(_) => BackendError::Refused(chain(&error)),
+        AgentError::Version { .. } => BackendError::Refused(chain(&error)),
         AgentError::Dead(_) | AgentError::Connect(_) | AgentError::OpenStream { .. } | AgentError::Host(_) => {
-            SeamError::Lost(chain(&error))
+            BackendError::Lost(chain(&error))
         }
     }
 }

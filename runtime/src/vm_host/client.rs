@@ -11,7 +11,7 @@ use hutch_agent_proto::{read_frame, write_frame, FrameError, AGENT_PORT};
 use super::channel::receive_fd;
 use super::message::{ControlReply, ControlRequest};
 use crate::agent_client::Connector;
-use crate::seam::{SeamError, SeamResult};
+use crate::backend::{BackendError, BackendResult};
 
 /// For answers that need no waiting in the VMM process.
 const USUAL: Duration = Duration::from_secs(10);
@@ -28,10 +28,10 @@ impl ControlClient {
     /// Connects to the control socket at `path`.
     ///
     /// # Errors
-    /// [`SeamError::Lost`] if nobody listens there.
-    pub fn connect(path: &Path) -> SeamResult<Self> {
+    /// [`BackendError::Lost`] if nobody listens there.
+    pub fn connect(path: &Path) -> BackendResult<Self> {
         let stream = UnixStream::connect(path)
-            .map_err(|e| SeamError::Lost(format!("the virtual machine's process does not answer: {e}")))?;
+            .map_err(|e| BackendError::Lost(format!("the virtual machine's process does not answer: {e}")))?;
         Ok(Self { stream })
     }
 
@@ -39,17 +39,17 @@ impl ControlClient {
     ///
     /// # Errors
     /// As [`ControlClient::call_within`].
-    pub fn call(&mut self, request: &ControlRequest) -> SeamResult<ControlReply> {
+    pub fn call(&mut self, request: &ControlRequest) -> BackendResult<ControlReply> {
         self.call_within(request, Duration::ZERO)
     }
 
     /// A request that the process may wait for, at most `wait`.
     ///
     /// # Errors
-    /// [`SeamError::Lost`] if the process is gone or falls silent, else what it says.
-    pub fn call_within(&mut self, request: &ControlRequest, wait: Duration) -> SeamResult<ControlReply> {
+    /// [`BackendError::Lost`] if the process is gone or falls silent, else what it says.
+    pub fn call_within(&mut self, request: &ControlRequest, wait: Duration) -> BackendResult<ControlReply> {
         let limit = if wait.is_zero() { USUAL } else { wait + MARGIN };
-        let lost = |what: String| SeamError::Lost(format!("the virtual machine's process {what}"));
+        let lost = |what: String| BackendError::Lost(format!("the virtual machine's process {what}"));
         let io = |e: FrameError| match e {
             FrameError::Io(e) if matches!(e.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut) => {
                 lost(format!("does not answer within {} s", limit.as_secs_f32()))
@@ -58,7 +58,7 @@ impl ControlClient {
         };
         let bounds =
             self.stream.set_read_timeout(Some(limit)).and_then(|()| self.stream.set_write_timeout(Some(USUAL)));
-        bounds.map_err(|e| SeamError::system("bound a control connection", e))?;
+        bounds.map_err(|e| BackendError::system("bound a control connection", e))?;
         write_frame(&mut self.stream, request).map_err(io)?;
         match read_frame::<ControlReply>(&mut self.stream).map_err(io)? {
             Some(reply) => reply.into_result(wait),
@@ -70,13 +70,13 @@ impl ControlClient {
     ///
     /// # Errors
     /// As [`ControlClient::call_within`].
-    pub fn open_port(&mut self, port: u32, timeout: Duration) -> SeamResult<OwnedFd> {
+    pub fn open_port(&mut self, port: u32, timeout: Duration) -> BackendResult<OwnedFd> {
         let timeout_ms = u64::try_from(timeout.as_millis()).unwrap_or(u64::MAX);
         match self.call_within(&ControlRequest::Connect { port, timeout_ms }, timeout)? {
             ControlReply::Connected => {
-                receive_fd(&self.stream).map_err(|e| SeamError::system("receive a connection to the guest", e))
+                receive_fd(&self.stream).map_err(|e| BackendError::system("receive a connection to the guest", e))
             }
-            _ => Err(SeamError::Refused("the virtual machine's process gave an answer to another question".into())),
+            _ => Err(BackendError::Refused("the virtual machine's process gave an answer to another question".into())),
         }
     }
 }
@@ -96,8 +96,8 @@ impl ControlConnector {
 
 impl Connector for ControlConnector {
     fn connect(&self, timeout: Duration) -> io::Result<UnixStream> {
-        let kind = |error: &SeamError| match error {
-            SeamError::Timeout { .. } => io::ErrorKind::TimedOut,
+        let kind = |error: &BackendError| match error {
+            BackendError::Timeout { .. } => io::ErrorKind::TimedOut,
             _ => io::ErrorKind::ConnectionRefused,
         };
         ControlClient::connect(&self.socket)

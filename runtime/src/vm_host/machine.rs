@@ -12,10 +12,10 @@ use hutch_vmm::config::{
     BlockConfig, ConsoleConfig, ConsoleLevel, ConsoleOutput, MemoryBacking, MemoryConfig, NetConfig, ShareConfig,
     TapSource, VsockConfig, GROWTH_STEP_MIB, GROWTH_THRESHOLD_MIB,
 };
-use hutch_vmm::footprint::{release_program, Release};
+use hutch_vmm::footprint::{drop_program_pages, ProgramPages};
 use hutch_vmm::{BlockSlot, Machine, MachineConfig, MachineExit, MemHandle, Stopper};
 
-use crate::seam::{BlockDevice, SeamError, SeamResult, VmSpec};
+use crate::backend::{BackendError, BackendResult, BlockDevice, VmSpec};
 
 /// The guest's address; it means something inside its own machine only.
 const GUEST_CID: u64 = 3;
@@ -38,8 +38,8 @@ pub trait GuestMachine: Send + Sync {
     /// Waits for the guest to report.
     ///
     /// # Errors
-    /// [`SeamError::Timeout`]; [`SeamError::Lost`] with the reason if it ended before.
-    fn wait_ready(&self, timeout: Duration) -> SeamResult<()>;
+    /// [`BackendError::Timeout`]; [`BackendError::Lost`] with the reason if it ended before.
+    fn wait_ready(&self, timeout: Duration) -> BackendResult<()>;
 
     /// Waits for the machine's end.
     fn wait_end(&self) -> MachineEnd;
@@ -48,13 +48,13 @@ pub trait GuestMachine: Send + Sync {
     ///
     /// # Errors
     /// If they cannot be held.
-    fn pause(&self) -> SeamResult<()>;
+    fn pause(&self) -> BackendResult<()>;
 
     /// Lets the vCPUs run; running ones run on.
     ///
     /// # Errors
     /// If they cannot be let run.
-    fn resume(&self) -> SeamResult<()>;
+    fn resume(&self) -> BackendResult<()>;
 
     /// Whether the vCPUs are held.
     fn is_paused(&self) -> bool;
@@ -69,31 +69,31 @@ pub trait GuestMachine: Send + Sync {
     ///
     /// # Errors
     /// If that is not possible.
-    fn plug_block(&self, device: &BlockDevice) -> SeamResult<()>;
+    fn plug_block(&self, device: &BlockDevice) -> BackendResult<()>;
 
     /// Passes a host device through.
     ///
     /// # Errors
     /// If that is not possible.
-    fn plug_vfio(&self, id: &str, path: &Path) -> SeamResult<()>;
+    fn plug_vfio(&self, id: &str, path: &Path) -> BackendResult<()>;
 
     /// Takes a device out; one that is not there is fine.
     ///
     /// # Errors
     /// If that is not possible.
-    fn unplug(&self, id: &str) -> SeamResult<()>;
+    fn unplug(&self, id: &str) -> BackendResult<()>;
 
     /// Changes the number of vCPUs.
     ///
     /// # Errors
     /// If that is not possible.
-    fn set_vcpus(&self, count: u32) -> SeamResult<()>;
+    fn set_vcpus(&self, count: u32) -> BackendResult<()>;
 
     /// Changes the memory; returns the bytes that the guest is to have beyond what its kernel booted with.
     ///
     /// # Errors
     /// If that is not possible.
-    fn set_memory(&self, mib: u64) -> SeamResult<u64>;
+    fn set_memory(&self, mib: u64) -> BackendResult<u64>;
 
     /// The last lines of the console.
     fn console(&self, lines: usize) -> Vec<String>;
@@ -134,18 +134,18 @@ impl KvmMachine {
     /// Builds and starts the machine.
     ///
     /// # Errors
-    /// [`SeamError::Refused`] with what the machine monitor says.
-    pub fn launch(spec: &VmSpec) -> SeamResult<Self> {
-        let refused = |e: &dyn std::error::Error| SeamError::Refused(chain(e));
+    /// [`BackendError::Refused`] with what the machine monitor says.
+    pub fn launch(spec: &VmSpec) -> BackendResult<Self> {
+        let refused = |e: &dyn std::error::Error| BackendError::Refused(chain(e));
         let config = machine_config(spec)?;
         if spec.mlock {
             lock_memory()?;
         }
         let mut machine = Machine::build(&config).map_err(|e| refused(&e))?;
-        let vsock = machine.vsock().ok_or_else(|| SeamError::Refused("the machine has no vsock device".into()))?;
+        let vsock = machine.vsock().ok_or_else(|| BackendError::Refused("the machine has no vsock device".into()))?;
         // Before the start, so that the agent's report cannot come too early.
-        let reports = vsock.listen(HOST_PORT).map_err(|e| SeamError::system("listen for the guest's agent", e))?;
-        release_program(Release::DataAndCode);
+        let reports = vsock.listen(HOST_PORT).map_err(|e| BackendError::system("listen for the guest's agent", e))?;
+        drop_program_pages(ProgramPages::DataAndCode);
         machine.start().map_err(|e| refused(&e))?;
         let stopper = machine.stopper();
         let slots = machine.block_slots().iter().map(|slot| Slot { slot: slot.clone(), disk: None }).collect();
@@ -167,7 +167,7 @@ impl KvmMachine {
 }
 
 /// Notes the agent's report. The connection itself is not needed: sessions are opened from the host.
-fn watch_reports(reports: Receiver<UnixStream>, phase: &Arc<(Mutex<Phase>, Condvar)>) -> SeamResult<()> {
+fn watch_reports(reports: Receiver<UnixStream>, phase: &Arc<(Mutex<Phase>, Condvar)>) -> BackendResult<()> {
     let phase = Arc::clone(phase);
     let watch = move || {
         // Kept until the machine is gone: the agent may take a closed report for a host that went away.
@@ -180,23 +180,23 @@ fn watch_reports(reports: Receiver<UnixStream>, phase: &Arc<(Mutex<Phase>, Condv
         }
     };
     let thread = std::thread::Builder::new().name("agent-report".into()).spawn(watch);
-    thread.map(drop).map_err(|e| SeamError::system("start a thread", e))
+    thread.map(drop).map_err(|e| BackendError::system("start a thread", e))
 }
 
 impl GuestMachine for KvmMachine {
-    fn wait_ready(&self, timeout: Duration) -> SeamResult<()> {
+    fn wait_ready(&self, timeout: Duration) -> BackendResult<()> {
         let deadline = Instant::now() + timeout;
         let mut phase = self.phase();
         loop {
             if let Some(reason) = &phase.ended {
-                return Err(SeamError::Lost(reason.clone()));
+                return Err(BackendError::Lost(reason.clone()));
             }
             if phase.ready {
                 return Ok(());
             }
             let left = deadline.saturating_duration_since(Instant::now());
             if left.is_zero() {
-                return Err(SeamError::Timeout { after: timeout });
+                return Err(BackendError::Timeout { after: timeout });
             }
             phase = self.phase.1.wait_timeout(phase, left).unwrap_or_else(PoisonError::into_inner).0;
         }
@@ -223,22 +223,22 @@ impl GuestMachine for KvmMachine {
         MachineEnd { reason, expected: exit == MachineExit::Stopped }
     }
 
-    fn pause(&self) -> SeamResult<()> {
+    fn pause(&self) -> BackendResult<()> {
         if self.phase().paused {
             return Ok(());
         }
         let mut machine = self.machine.write().unwrap_or_else(PoisonError::into_inner);
-        machine.pause().map_err(|e| SeamError::Refused(chain(&e)))?;
+        machine.pause().map_err(|e| BackendError::Refused(chain(&e)))?;
         self.phase().paused = true;
         Ok(())
     }
 
-    fn resume(&self) -> SeamResult<()> {
+    fn resume(&self) -> BackendResult<()> {
         if !self.phase().paused {
             return Ok(());
         }
         let mut machine = self.machine.write().unwrap_or_else(PoisonError::into_inner);
-        machine.resume().map_err(|e| SeamError::Refused(chain(&e)))?;
+        machine.resume().map_err(|e| BackendError::Refused(chain(&e)))?;
         self.phase().paused = false;
         Ok(())
     }
@@ -251,28 +251,28 @@ impl GuestMachine for KvmMachine {
         (self.connect)(port, timeout)
     }
 
-    fn plug_block(&self, device: &BlockDevice) -> SeamResult<()> {
+    fn plug_block(&self, device: &BlockDevice) -> BackendResult<()> {
         let mut slots = self.slots();
         let count = slots.len();
         // One that is there already is from a call that did not live to see the answer.
         let place = slots.iter().position(|slot| slot.disk.as_ref() == Some(&device.id));
         let place = place.or_else(|| slots.iter().position(|slot| slot.disk.is_none()));
         let slot = place.and_then(|place| slots.get_mut(place)).ok_or_else(|| {
-            SeamError::Refused(format!("all {count} drive slots of the machine are taken (hypervisor.block_slots)"))
+            BackendError::Refused(format!("all {count} drive slots of the machine are taken (hypervisor.block_slots)"))
         })?;
         slot.slot.eject();
         slot.disk = None;
         let inserted = slot.slot.insert(&device.path, device.read_only, &device.id);
-        inserted.map_err(|e| SeamError::Refused(chain(&e)))?;
+        inserted.map_err(|e| BackendError::Refused(chain(&e)))?;
         slot.disk = Some(device.id.clone());
         Ok(())
     }
 
-    fn plug_vfio(&self, _: &str, _: &Path) -> SeamResult<()> {
-        Err(SeamError::Unsupported("passing devices through"))
+    fn plug_vfio(&self, _: &str, _: &Path) -> BackendResult<()> {
+        Err(BackendError::Unsupported("passing devices through"))
     }
 
-    fn unplug(&self, id: &str) -> SeamResult<()> {
+    fn unplug(&self, id: &str) -> BackendResult<()> {
         for slot in self.slots().iter_mut().filter(|slot| slot.disk.as_deref() == Some(id)) {
             slot.slot.eject();
             slot.disk = None;
@@ -280,17 +280,17 @@ impl GuestMachine for KvmMachine {
         Ok(())
     }
 
-    fn set_vcpus(&self, count: u32) -> SeamResult<()> {
+    fn set_vcpus(&self, count: u32) -> BackendResult<()> {
         let machine = self.machine.read().unwrap_or_else(PoisonError::into_inner);
-        machine.provide_vcpus(count).map_err(|e| SeamError::Refused(chain(&e)))
+        machine.ensure_vcpus(count).map_err(|e| BackendError::Refused(chain(&e)))
     }
 
-    fn set_memory(&self, mib: u64) -> SeamResult<u64> {
+    fn set_memory(&self, mib: u64) -> BackendResult<u64> {
         let more = mib.saturating_sub(self.boot_mib).next_multiple_of(GROWTH_STEP_MIB);
         match &self.memory {
             Some(memory) => Ok(memory.request(more << 20)),
             None if more == 0 => Ok(0),
-            None => Err(SeamError::Unsupported("changing the memory of a machine that was not made for it")),
+            None => Err(BackendError::Unsupported("changing the memory of a machine that was not made for it")),
         }
     }
 
@@ -305,15 +305,15 @@ impl GuestMachine for KvmMachine {
 
 /// Keeps all memory of this process, and with it the guest's, from being swapped out once it is used. Set before the
 /// guest's memory is made.
-fn lock_memory() -> SeamResult<()> {
+fn lock_memory() -> BackendResult<()> {
     use rustix::mm::{mlockall, MlockAllFlags};
     // Without ONFAULT the whole guest memory would be taken at once; that is what memory_prealloc is for.
     mlockall(MlockAllFlags::CURRENT | MlockAllFlags::FUTURE | MlockAllFlags::ONFAULT)
-        .map_err(|e| SeamError::system("lock memory (hypervisor.mlock; see RLIMIT_MEMLOCK)", e.into()))
+        .map_err(|e| BackendError::system("lock memory (hypervisor.mlock; see RLIMIT_MEMLOCK)", e.into()))
 }
 
 /// The pod API's machine in the machine monitor's terms.
-fn machine_config(spec: &VmSpec) -> SeamResult<MachineConfig> {
+fn machine_config(spec: &VmSpec) -> BackendResult<MachineConfig> {
     let mut config = MachineConfig::new(&spec.name, &spec.kernel);
     config.vcpus = spec.vcpus.max(1);
     config.max_vcpus = spec.max_vcpus;
@@ -342,7 +342,7 @@ fn machine_config(spec: &VmSpec) -> SeamResult<MachineConfig> {
         config.blocks.push(BlockConfig { id: "image".into(), path: image.clone(), read_only: true, serial: None });
         config.cmdline.splice(0..0, ["root=/dev/vda".to_owned(), "ro".to_owned()]);
     }
-    let share = |(index, share): (usize, &crate::seam::Share)| ShareConfig {
+    let share = |(index, share): (usize, &crate::backend::Share)| ShareConfig {
         id: format!("share{index}"),
         tag: share.tag.clone(),
         path: share.path.clone(),
@@ -364,8 +364,8 @@ fn machine_config(spec: &VmSpec) -> SeamResult<MachineConfig> {
     Ok(config)
 }
 
-fn parse_mac(text: &str) -> SeamResult<[u8; 6]> {
-    let bad = || SeamError::Refused(format!("{text:?} is not a MAC address"));
+fn parse_mac(text: &str) -> BackendResult<[u8; 6]> {
+    let bad = || BackendError::Refused(format!("{text:?} is not a MAC address"));
     let mut mac = [0; 6];
     let mut parts = text.split(':');
     for byte in &mut mac {
@@ -390,7 +390,7 @@ fn chain(error: &dyn std::error::Error) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::seam::{NetDevice, Share};
+    use crate::backend::{NetDevice, Share};
 
     /// In a process of its own: the others' memory stays as it is.
     #[test]

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-use crate::seam::{BlockDevice, SeamError, VmSpec, VmState};
+use crate::backend::{BackendError, BlockDevice, VmSpec, VmState};
 
 /// A request to a VMM process.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -97,13 +97,13 @@ pub enum FailureKind {
 }
 
 impl ControlReply {
-    /// The reply for a seam's error.
-    pub(super) fn failed(error: &SeamError) -> Self {
+    /// The reply for a backend's error.
+    pub(super) fn failed(error: &BackendError) -> Self {
         let kind = match error {
-            SeamError::Timeout { .. } => FailureKind::Timeout,
-            SeamError::Lost(_) => FailureKind::Lost,
-            SeamError::Unsupported(_) => FailureKind::Unsupported,
-            SeamError::Remote(_) | SeamError::Refused(_) | SeamError::System { .. } => FailureKind::Refused,
+            BackendError::Timeout { .. } => FailureKind::Timeout,
+            BackendError::Lost(_) => FailureKind::Lost,
+            BackendError::Unsupported(_) => FailureKind::Unsupported,
+            BackendError::Remote(_) | BackendError::Refused(_) | BackendError::System { .. } => FailureKind::Refused,
         };
         let mut message = error.to_string();
         let mut source = std::error::Error::source(error);
@@ -114,12 +114,12 @@ impl ControlReply {
         ControlReply::Failed { kind, message }
     }
 
-    /// The seam's error for a failed reply, or the reply. `waited` is what a time-out is reported with.
-    pub(super) fn into_result(self, waited: Duration) -> Result<Self, SeamError> {
+    /// The backend's error for a failed reply, or the reply. `waited` is what a time-out is reported with.
+    pub(super) fn into_result(self, waited: Duration) -> Result<Self, BackendError> {
         match self {
-            ControlReply::Failed { kind: FailureKind::Timeout, .. } => Err(SeamError::Timeout { after: waited }),
-            ControlReply::Failed { kind: FailureKind::Lost, message } => Err(SeamError::Lost(message)),
-            ControlReply::Failed { message, .. } => Err(SeamError::Refused(message)),
+            ControlReply::Failed { kind: FailureKind::Timeout, .. } => Err(BackendError::Timeout { after: waited }),
+            ControlReply::Failed { kind: FailureKind::Lost, message } => Err(BackendError::Lost(message)),
+            ControlReply::Failed { message, .. } => Err(BackendError::Refused(message)),
             reply => Ok(reply),
         }
     }

@@ -14,10 +14,10 @@ use nix::sys::signal::SigSet;
 use super::client::ControlClient;
 use super::message::{ControlReply, ControlRequest};
 use super::reexec::ReExec;
-use crate::process::{reap, ProcessIdentity};
-use crate::seam::{
-    BlockDevice, SeamError, SeamResult, VmCapabilities, VmHandle, VmHost, VmLaunch, VmSpec, VmState, VmStats,
+use crate::backend::{
+    BackendError, BackendResult, BlockDevice, VmCapabilities, VmHandle, VmHost, VmLaunch, VmSpec, VmState, VmStats,
 };
+use crate::process::{reap, ProcessIdentity};
 use crate::store::VmRecord;
 
 /// For the machine to be built and started.
@@ -85,19 +85,19 @@ impl VmHost for ProcessVmHost {
         self.capabilities
     }
 
-    fn spawn(&self, launch: &VmLaunch<'_>) -> SeamResult<Box<dyn VmHandle>> {
+    fn spawn(&self, launch: &VmLaunch<'_>) -> BackendResult<Box<dyn VmHandle>> {
         match self.spawn_process(launch) {
             Ok(handle) => Ok(Box::new(handle)),
             Err(e) => {
                 let _ = fs::remove_file(launch.socket);
-                Err(SeamError::system(format!("start {}", self.reexec.program.display()), e))
+                Err(BackendError::system(format!("start {}", self.reexec.program.display()), e))
             }
         }
     }
 
-    fn attach(&self, record: &VmRecord) -> SeamResult<Box<dyn VmHandle>> {
+    fn attach(&self, record: &VmRecord) -> BackendResult<Box<dyn VmHandle>> {
         if !record.process.is_alive() {
-            return Err(SeamError::Lost("the virtual machine's process has ended".into()));
+            return Err(BackendError::Lost("the virtual machine's process has ended".into()));
         }
         Ok(Box::new(Handle { process: record.process, socket: record.socket.clone(), client: None }))
     }
@@ -106,22 +106,23 @@ impl VmHost for ProcessVmHost {
         record.process.is_alive()
     }
 
-    fn kill(&self, record: &VmRecord, timeout: Duration) -> SeamResult<()> {
-        let fail = |e| SeamError::system(format!("kill the virtual machine's process {}", record.process.pid), e);
+    fn kill(&self, record: &VmRecord, timeout: Duration) -> BackendResult<()> {
+        let fail = |e| BackendError::system(format!("kill the virtual machine's process {}", record.process.pid), e);
         if !record.process.kill_and_wait(timeout).map_err(fail)? {
-            return Err(SeamError::Timeout { after: timeout });
+            return Err(BackendError::Timeout { after: timeout });
         }
         self.collect(record);
         match fs::remove_file(&record.socket) {
             Err(e) if e.kind() != io::ErrorKind::NotFound => {
-                Err(SeamError::system(format!("remove {}", record.socket.display()), e))
+                Err(BackendError::system(format!("remove {}", record.socket.display()), e))
             }
             _ => Ok(()),
         }
     }
 
-    fn wait_end(&self, record: &VmRecord, timeout: Duration) -> SeamResult<bool> {
-        let fail = |e| SeamError::system(format!("wait for the virtual machine's process {}", record.process.pid), e);
+    fn wait_end(&self, record: &VmRecord, timeout: Duration) -> BackendResult<bool> {
+        let fail =
+            |e| BackendError::system(format!("wait for the virtual machine's process {}", record.process.pid), e);
         let ended = record.process.wait_end(timeout).map_err(fail)?;
         if ended {
             self.collect(record);
@@ -131,7 +132,7 @@ impl VmHost for ProcessVmHost {
 }
 
 impl Handle {
-    fn client(&mut self) -> SeamResult<&mut ControlClient> {
+    fn client(&mut self) -> BackendResult<&mut ControlClient> {
         let client = match self.client.take() {
             Some(client) => client,
             None => ControlClient::connect(&self.socket)?,
@@ -139,7 +140,7 @@ impl Handle {
         Ok(self.client.insert(client))
     }
 
-    fn done(&mut self, request: &ControlRequest, wait: Duration) -> SeamResult<()> {
+    fn done(&mut self, request: &ControlRequest, wait: Duration) -> BackendResult<()> {
         self.client()?.call_within(request, wait).map(drop)
     }
 }
@@ -149,62 +150,62 @@ impl VmHandle for Handle {
         self.process
     }
 
-    fn start(&mut self, spec: &VmSpec) -> SeamResult<()> {
+    fn start(&mut self, spec: &VmSpec) -> BackendResult<()> {
         self.done(&ControlRequest::Start(Box::new(spec.clone())), START_TIMEOUT)
     }
 
-    fn wait_ready(&mut self, timeout: Duration) -> SeamResult<()> {
+    fn wait_ready(&mut self, timeout: Duration) -> BackendResult<()> {
         let timeout_ms = u64::try_from(timeout.as_millis()).unwrap_or(u64::MAX);
         self.done(&ControlRequest::WaitReady { timeout_ms }, timeout)
     }
 
-    fn state(&mut self) -> SeamResult<VmState> {
+    fn state(&mut self) -> BackendResult<VmState> {
         match self.client()?.call(&ControlRequest::State)? {
             ControlReply::State(state) => Ok(state),
-            _ => Err(SeamError::Refused("the virtual machine's process gave an answer to another question".into())),
+            _ => Err(BackendError::Refused("the virtual machine's process gave an answer to another question".into())),
         }
     }
 
-    fn pause(&mut self) -> SeamResult<()> {
+    fn pause(&mut self) -> BackendResult<()> {
         self.done(&ControlRequest::Pause, Duration::ZERO)
     }
 
-    fn resume(&mut self) -> SeamResult<()> {
+    fn resume(&mut self) -> BackendResult<()> {
         self.done(&ControlRequest::Resume, Duration::ZERO)
     }
 
-    fn plug_block(&mut self, device: &BlockDevice) -> SeamResult<()> {
+    fn plug_block(&mut self, device: &BlockDevice) -> BackendResult<()> {
         self.done(&ControlRequest::PlugBlock(device.clone()), Duration::ZERO)
     }
 
-    fn plug_vfio(&mut self, id: &str, path: &Path) -> SeamResult<()> {
+    fn plug_vfio(&mut self, id: &str, path: &Path) -> BackendResult<()> {
         self.done(&ControlRequest::PlugVfio { id: id.into(), path: path.into() }, Duration::ZERO)
     }
 
-    fn unplug(&mut self, id: &str) -> SeamResult<()> {
+    fn unplug(&mut self, id: &str) -> BackendResult<()> {
         self.done(&ControlRequest::Unplug { id: id.into() }, Duration::ZERO)
     }
 
-    fn set_vcpus(&mut self, count: u32) -> SeamResult<()> {
+    fn set_vcpus(&mut self, count: u32) -> BackendResult<()> {
         self.done(&ControlRequest::SetVcpus(count), Duration::ZERO)
     }
 
-    fn set_memory(&mut self, mib: u64) -> SeamResult<u64> {
+    fn set_memory(&mut self, mib: u64) -> BackendResult<u64> {
         match self.client()?.call(&ControlRequest::SetMemory(mib))? {
             ControlReply::Memory(more) => Ok(more),
-            _ => Err(SeamError::Refused("the virtual machine's process gave an answer to another question".into())),
+            _ => Err(BackendError::Refused("the virtual machine's process gave an answer to another question".into())),
         }
     }
 
-    fn expect_end(&mut self, expected: bool) -> SeamResult<()> {
+    fn expect_end(&mut self, expected: bool) -> BackendResult<()> {
         self.done(&ControlRequest::ExpectEnd(expected), Duration::ZERO)
     }
 
-    fn stats(&mut self) -> SeamResult<VmStats> {
+    fn stats(&mut self) -> BackendResult<VmStats> {
         let pid = self.process.pid;
         let figures = crate::process::figures(pid);
         let (cpu_us, resident_bytes, threads, descriptors) =
-            figures.map_err(|e| SeamError::system(format!("read the figures of process {pid}"), e))?;
+            figures.map_err(|e| BackendError::system(format!("read the figures of process {pid}"), e))?;
         Ok(VmStats { cpu_us, resident_bytes, threads, descriptors })
     }
 }

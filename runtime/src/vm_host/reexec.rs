@@ -1,4 +1,4 @@
-//! Starting hutch again with a hidden verb: the VMM process and the stand-ins are born here.
+//! Starting hutch again with a hidden verb: the VMM process and the shims are born here.
 //!
 //! What such a process must not inherit: descriptors of the caller beyond the three standard ones (an inherited one
 //! keeps a lock or a pipe of the caller alive, P-031), its session, and signals that it ignores or blocks.

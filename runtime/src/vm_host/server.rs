@@ -12,7 +12,7 @@ use hutch_agent_proto::{read_frame, write_frame, FrameError};
 use super::channel::send_fd;
 use super::machine::{GuestMachine, MachineEnd};
 use super::message::{ControlReply, ControlRequest};
-use crate::seam::{SeamError, SeamResult, VmSpec, VmState};
+use crate::backend::{BackendError, BackendResult, VmSpec, VmState};
 
 /// Connections served at a time; one more is closed at once. Each call of the pod API has one or two.
 const MAX_CONNECTIONS: usize = 256;
@@ -41,7 +41,7 @@ pub enum ServeError {
 /// # Errors
 /// As [`serve`].
 pub fn serve_stdin<M: GuestMachine + 'static>(
-    launch: impl FnOnce(&VmSpec) -> SeamResult<M>,
+    launch: impl FnOnce(&VmSpec) -> BackendResult<M>,
 ) -> Result<MachineEnd, ServeError> {
     let null = std::fs::File::open("/dev/null").map_err(ServeError::Socket)?;
     let listener: OwnedFd =
@@ -56,13 +56,13 @@ pub fn serve_stdin<M: GuestMachine + 'static>(
 /// [`ServeError`]: there was no machine.
 pub fn serve<M: GuestMachine + 'static>(
     listener: UnixListener,
-    launch: impl FnOnce(&VmSpec) -> SeamResult<M>,
+    launch: impl FnOnce(&VmSpec) -> BackendResult<M>,
 ) -> Result<MachineEnd, ServeError> {
     let (mut launcher, _) = listener.accept().map_err(ServeError::Socket)?;
     let spec = match read_frame(&mut launcher).map_err(ServeError::Launcher)? {
         Some(ControlRequest::Start(spec)) => spec,
         Some(_) => {
-            let refused = SeamError::Refused("the machine was not started yet".into());
+            let refused = BackendError::Refused("the machine was not started yet".into());
             write_frame(&mut launcher, &ControlReply::failed(&refused)).map_err(ServeError::Launcher)?;
             return Err(ServeError::Abandoned);
         }
@@ -143,11 +143,11 @@ impl<M: GuestMachine + 'static> Server<M> {
         Ok(())
     }
 
-    fn handle(&self, request: ControlRequest) -> SeamResult<Answer> {
+    fn handle(&self, request: ControlRequest) -> BackendResult<Answer> {
         let machine = &self.machine;
         let wait = |ms: u64| Duration::from_millis(ms).min(MAX_WAIT);
         match request {
-            ControlRequest::Start(_) => return Err(SeamError::Refused("the machine was started already".into())),
+            ControlRequest::Start(_) => return Err(BackendError::Refused("the machine was started already".into())),
             ControlRequest::WaitReady { timeout_ms } => machine.wait_ready(wait(timeout_ms))?,
             ControlRequest::State => {
                 let state = if machine.is_paused() { VmState::Paused } else { VmState::Running };
@@ -165,8 +165,8 @@ impl<M: GuestMachine + 'static> Server<M> {
             ControlRequest::Connect { port, timeout_ms } => {
                 let timeout = wait(timeout_ms);
                 let stream = machine.connect(port, timeout).map_err(|e| match e.kind() {
-                    io::ErrorKind::TimedOut => SeamError::Timeout { after: timeout },
-                    _ => SeamError::Lost(format!("port {port} of the guest: {e}")),
+                    io::ErrorKind::TimedOut => BackendError::Timeout { after: timeout },
+                    _ => BackendError::Lost(format!("port {port} of the guest: {e}")),
                 })?;
                 return Ok(Answer::Descriptor(stream.into()));
             }

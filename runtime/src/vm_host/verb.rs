@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use super::machine::{GuestMachine, KvmMachine, MachineEnd};
 use super::server::{serve_stdin, ServeError};
-use crate::seam::{SeamResult, VmSpec};
+use crate::backend::{BackendResult, VmSpec};
 use crate::store::{write_record, FailureRecord};
 use crate::timestamp::Timestamp;
 
@@ -22,7 +22,7 @@ pub fn vmm_verb() -> Result<MachineEnd, ServeError> {
 /// # Errors
 /// As [`vmm_verb`].
 pub fn vmm_verb_with<M: GuestMachine + 'static>(
-    launch: impl FnOnce(&VmSpec) -> SeamResult<M>,
+    launch: impl FnOnce(&VmSpec) -> BackendResult<M>,
 ) -> Result<MachineEnd, ServeError> {
     let mut failure_record = PathBuf::new();
     let end = serve_stdin(|spec| {

@@ -144,7 +144,7 @@ impl Volumes {
 
     /// Removes a volume, unless `users` names somebody. Gone at once for everybody else, whatever becomes of its files.
     fn remove(&self, name: &VolumeName, users: impl FnOnce() -> Result<Vec<String>>) -> Result<()> {
-        self.sweep();
+        self.cleanup();
         let missing = || Error::NoSuchVolume(name.to_string());
         let lock = self.open_locked(name, FlockOperation::NonBlockingLockExclusive)?.ok_or_else(missing)?;
         let users = users()?;
@@ -163,7 +163,7 @@ impl Volumes {
     }
 
     /// Removes the files of volumes whose removal was cut short.
-    fn sweep(&self) {
+    fn cleanup(&self) {
         for entry in fs::read_dir(&self.dir).into_iter().flatten().flatten() {
             if entry.file_name().to_string_lossy().starts_with(REMOVED) {
                 // Somebody else may be at it.

@@ -43,7 +43,7 @@ pub const CASES: [Case; 28] = [
     Case { name: "start_container", prepare: &["run_pod", "create_container", "start_container", "stop_container"] },
     Case { name: "stop_container", prepare: &["run_pod", "create_container", "start_container"] },
     Case { name: "delete_container", prepare: &["run_pod", "create_container"] },
-    Case { name: "enter_container", prepare: &["run_pod", "create_container"] },
+    Case { name: "exec_container", prepare: &["run_pod", "create_container"] },
     Case { name: "kill_container", prepare: &["run_pod"] },
     Case { name: "update_container", prepare: &["run_pod"] },
     Case { name: "run_disk_pod", prepare: &[] },
@@ -156,9 +156,9 @@ pub fn perform(stage: &Stage, runtime: &Runtime, call: &str) -> Result<()> {
         "start_container" => runtime.start_container("p", "b").map(drop),
         "stop_container" => runtime.stop_container("p", "b", force).map(drop),
         "delete_container" => runtime.delete_container("p", "b").map(drop),
-        "enter_container" => {
+        "exec_container" => {
             let command = spec::Command { args: vec!["serve".into()], detach: true, ..spec::Command::default() };
-            runtime.enter_container("p", "a", &command, Default::default()).map(drop)
+            runtime.exec_container("p", "a", &command, Default::default()).map(drop)
         }
         "kill_container" => runtime.kill_container("p", "a", 9, true),
         "update_container" => runtime.update_container("p", "a", &Limits { pids: Some(7), ..Limits::default() }),
@@ -217,7 +217,7 @@ pub fn assert_recovers(stage: &Stage, label: &str) {
 /// As [`assert_recovers`], with a bound for each answer of the guest that was there before.
 pub fn assert_recovers_within(stage: &Stage, label: &str, agent_timeout: Duration) {
     let options = Options { agent_timeout, ..stage.options() };
-    let runtime = Runtime::new(stage.store(), stage.seams(), options);
+    let runtime = Runtime::new(stage.store(), stage.backends(), options);
     let list = runtime.list_pods().unwrap_or_else(|e| panic!("{label}: list: {}", e.chain()));
     assert!(list.iter().all(|pod| pod.error.is_none()), "{label}: {list:?}");
     if let Some(pod) = list.first() {
@@ -241,7 +241,7 @@ pub fn assert_recovers_within(stage: &Stage, label: &str, agent_timeout: Duratio
         Err(error) if !error.is_not_found() => panic!("{label}: volume: {}", error.chain()),
         _ => {}
     }
-    runtime.sweep().unwrap_or_else(|e| panic!("{label}: sweep: {}", e.chain()));
+    runtime.cleanup().unwrap_or_else(|e| panic!("{label}: cleanup: {}", e.chain()));
     assert_no_leaks(stage, label);
     let runtime = stage.runtime();
     runtime.create_pod(pod(stage, "p")).unwrap_or_else(|e| panic!("{label}: the id is not free: {}", e.chain()));

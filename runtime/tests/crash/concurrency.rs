@@ -43,7 +43,9 @@ fn acceptable(verb: &str, error: &Error) -> bool {
         | ErrorKind::InvalidTransition
         | ErrorKind::WrongState => true,
         // Under the shared lock others may end the process or the machine between look and request.
-        ErrorKind::Seam | ErrorKind::Timeout => matches!(verb, "enter" | "ps" | "stats" | "start" | "start container"),
+        ErrorKind::Backend | ErrorKind::Timeout => {
+            matches!(verb, "enter" | "ps" | "stats" | "start" | "start container")
+        }
         _ => false,
     }
 }
@@ -71,8 +73,8 @@ pub fn hammer(stage: &Stage, runtime: &Runtime) -> u8 {
             12 => ("stop container", runtime.stop_container("p", c, force).map(drop)),
             13 => ("delete container", runtime.delete_container("p", c).map(drop)),
             14 => ("kill", runtime.kill_container("p", c, 9, true)),
-            15 => ("enter", runtime.enter_container("p", c, &command, Default::default()).map(drop)),
-            16 => ("ps", runtime.process_list("p", c, &Default::default()).map(drop)),
+            15 => ("enter", runtime.exec_container("p", c, &command, Default::default()).map(drop)),
+            16 => ("ps", runtime.list_processes("p", c, &Default::default()).map(drop)),
             17 => ("stats", runtime.stats_pod("p").map(drop)),
             18 => ("list", runtime.list_pods().map(|list| check_list(&list))),
             _ => ("status", runtime.status_pod("p").map(|status| check_status(&status))),
@@ -161,7 +163,7 @@ fn fifty_pods_live_side_by_side_and_leave_nothing() {
                 runtime.run_pod(config).unwrap();
                 all_are_up.wait();
                 let command = Command { args: vec!["exit".into(), "3".into()], detach: true, ..Command::default() };
-                let (_, _, process) = runtime.enter_container(&id, "a", &command, Default::default()).unwrap();
+                let (_, _, process) = runtime.exec_container(&id, "a", &command, Default::default()).unwrap();
                 let exit = runtime.wait_process(&id, "a", &process.token, Duration::from_secs(60)).unwrap();
                 assert_eq!(exit.expect("its end").code, Some(3));
                 assert_eq!(runtime.status_pod(&id).unwrap().state, Some(State::Running));

@@ -46,7 +46,7 @@ fn inside_a_process_of_its_own() {
     let world = World::new();
     let mut options = world.options();
     options.stop_timeout = std::time::Duration::from_millis(1);
-    let runtime = Runtime::new(world.store(), world.seams(), options);
+    let runtime = Runtime::new(world.store(), world.backends(), options);
     let cycle = || {
         runtime.create_pod(world.pod("p", &["a"])).unwrap();
         runtime.start_pod("p").unwrap();

@@ -1,4 +1,4 @@
-//! The others die: VMM process, stand-in and guest agent, in the middle of every call and between calls.
+//! The others die: VMM process, shim and guest agent, in the middle of every call and between calls.
 
 use std::os::unix::process::ExitStatusExt;
 use std::process::Child;
@@ -37,7 +37,7 @@ fn kill(pid: i32) {
 #[derive(Debug, Clone, Copy)]
 enum Victim {
     Machine,
-    StandIn,
+    Shim,
     Agent,
 }
 
@@ -48,7 +48,7 @@ fn slay(stage: &Stage, victim: Victim) {
     };
     match victim {
         Victim::Machine => read("run/p/hypervisor.json").map(kill),
-        Victim::StandIn => read("run/p/a/process.json").map(kill),
+        Victim::Shim => read("run/p/a/process.json").map(kill),
         // Before its record there is no machine yet that could be talked to.
         Victim::Agent if stage.dir().join("run/p/agent.json").exists() => stage.tell_guest("p", "hang").ok(),
         Victim::Agent => None,
@@ -97,8 +97,8 @@ fn p_085_the_machine_dies_in_the_middle_of_every_call() {
 }
 
 #[test]
-fn p_109_a_stand_in_dies_in_the_middle_of_every_call() {
-    assert!(deaths(Victim::StandIn, 5, &CASES) > 30);
+fn p_109_a_shim_dies_in_the_middle_of_every_call() {
+    assert!(deaths(Victim::Shim, 5, &CASES) > 30);
 }
 
 #[test]
@@ -106,7 +106,7 @@ fn p_205_the_agent_falls_silent_in_the_middle_of_every_call() {
     assert!(deaths(Victim::Agent, 6, &CASES) > 25);
 }
 
-/// A machine that dies between calls is noticed within a second, by the stand-ins, without anybody asking; and recorded
+/// A machine that dies between calls is noticed within a second, by the shims, without anybody asking; and recorded
 /// with a reason.
 #[test]
 fn a_machine_that_dies_is_noticed_within_a_second_and_recorded() {
@@ -140,16 +140,16 @@ fn a_machine_that_dies_is_noticed_within_a_second_and_recorded() {
     }
 }
 
-/// P-206: a launcher that dies before the record leaves no process; covered point by point in the matrix. Here: the gate
+/// P-206: a launcher that dies before the record leaves no process; covered point by point in the matrix. Here: the sync_pipe
 /// itself.
 #[test]
 fn p_206_processes_that_were_never_released_end_with_their_maker() {
     let stage = Stage::new(ROLE_TEST);
-    let seams = stage.seams();
+    let backends = stage.backends();
     std::fs::create_dir_all(stage.dir().join("run")).unwrap();
     let socket = stage.dir().join("run/vm.sock");
     let log = stage.dir().join("run/log");
-    let launch = hutch_runtime::seam::VmLaunch {
+    let launch = hutch_runtime::backend::VmLaunch {
         pod: "p",
         uuid: "u",
         run_dir: &stage.dir().join("run"),
@@ -157,12 +157,12 @@ fn p_206_processes_that_were_never_released_end_with_their_maker() {
         log: &log,
         program: None,
     };
-    let vm = seams.vm.spawn(&launch).unwrap();
+    let vm = backends.vm.spawn(&launch).unwrap();
     let process = vm.process();
     assert!(process.is_alive());
     drop(vm);
     assert!(process.wait_end(Duration::from_secs(10)).unwrap());
-    let spec = hutch_runtime::seam::StandInSpec {
+    let spec = hutch_runtime::backend::ShimSpec {
         pod: "p".into(),
         container: "c".into(),
         token: "t".into(),
@@ -174,12 +174,12 @@ fn p_206_processes_that_were_never_released_end_with_their_maker() {
         stdin: false,
         detach: true,
         network_namespace: None,
-        pid_namespace: hutch_runtime::seam::PidNamespace::New,
+        pid_namespace: hutch_runtime::backend::PidNamespace::New,
     };
-    let stand_in = seams.stand_ins.spawn(&spec).unwrap();
-    let process = stand_in.process();
+    let shim = backends.shims.spawn(&spec).unwrap();
+    let process = shim.process();
     assert!(process.is_alive());
-    drop(stand_in);
+    drop(shim);
     assert!(process.wait_end(Duration::from_secs(10)).unwrap());
     assert!(!spec.exit_record.exists(), "it stood for nobody");
     let _ = container(&stage, "c");

@@ -1,4 +1,4 @@
-//! Real processes: VMM processes and stand-ins that hold a fake guest, and calls of the API in processes of their own,
+//! Real processes: VMM processes and shims that hold a fake guest, and calls of the API in processes of their own,
 //! which are killed at every named point. Afterwards everything works and nothing is left.
 
 mod calls;

@@ -7,7 +7,7 @@ use crate::calls::{assert_recovers, numbered, points, was_killed, Case, CASES};
 static KILLS: AtomicUsize = AtomicUsize::new(0);
 
 /// How often a point is tried that was passed in the recorded run: some are passed only if the caller is quicker than
-/// another process, such as asking the guest how a process ended before its stand-in has noted it.
+/// another process, such as asking the guest how a process ended before its shim has noted it.
 const ATTEMPTS: usize = 5;
 
 fn kill_everywhere(case: &Case) -> usize {

@@ -1,4 +1,4 @@
-//! VMM processes and stand-ins as processes: what callers see of them.
+//! VMM processes and shims as processes: what callers see of them.
 
 use std::io::Read;
 use std::os::unix::process::CommandExt;
@@ -6,9 +6,9 @@ use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
 use hutch_agent_proto::Request;
+use hutch_runtime::backend::{AgentHost, BackendError};
 use hutch_runtime::fault::{arm, passed, Action};
 use hutch_runtime::process::ProcessIdentity;
-use hutch_runtime::seam::{AgentHost, SeamError};
 use hutch_runtime::spec;
 use hutch_runtime::testing::process::Stage;
 use hutch_runtime::vm_host::message::{ControlReply, ControlRequest};
@@ -22,7 +22,7 @@ fn running() -> (Stage, hutch_runtime::Runtime) {
     let runtime = stage.runtime();
     runtime.run_pod(pod(&stage, "p")).unwrap();
     // What the other tests count on when they find nothing: that it would be found.
-    assert_eq!(stage.processes().len(), 2, "the VMM and a stand-in");
+    assert_eq!(stage.processes().len(), 2, "the VMM and a shim");
     assert!(stage.leaks().iter().any(|leak| leak.contains("namespace")), "{:?}", stage.leaks());
     (stage, runtime)
 }
@@ -33,15 +33,15 @@ fn finish(stage: &Stage, runtime: &hutch_runtime::Runtime) {
 }
 
 #[test]
-fn a_stand_in_lives_as_long_as_its_process_and_exits_with_its_code() {
+fn a_shim_lives_as_long_as_its_process_and_exits_with_its_code() {
     let stage = Stage::new(ROLE_TEST);
     let runtime = stage.runtime_that_collects_nothing();
     runtime.run_pod(pod(&stage, "p")).unwrap();
     let pid = runtime.status_container("p", "a").unwrap().pid;
-    let stand_in = ProcessIdentity::of(pid).unwrap();
-    assert!(stand_in.is_alive());
+    let shim = ProcessIdentity::of(pid).unwrap();
+    assert!(shim.is_alive());
     stage.tell_guest("p", "exit a 37").unwrap();
-    assert!(stand_in.wait_end(Duration::from_secs(10)).unwrap());
+    assert!(shim.wait_end(Duration::from_secs(10)).unwrap());
     // It is a child of this process.
     let pid = rustix::process::Pid::from_raw(pid).unwrap();
     let (_, status) = rustix::process::waitpid(Some(pid), rustix::process::WaitOptions::empty()).unwrap().unwrap();
@@ -75,7 +75,7 @@ fn p_080_only_an_unexpected_end_is_a_failure() {
 
 /// Callers signal the PID they see.
 #[test]
-fn a_signal_to_the_stand_in_reaches_the_process_it_stands_for() {
+fn a_signal_to_the_shim_reaches_the_process_it_stands_for() {
     let (stage, runtime) = running();
     let pid = rustix::process::Pid::from_raw(runtime.status_container("p", "a").unwrap().pid).unwrap();
     rustix::process::kill_process(pid, rustix::process::Signal::TERM).unwrap();
@@ -89,10 +89,10 @@ fn p_097_a_caller_that_stays_gets_the_output_of_the_process() {
     let (stage, runtime) = running();
     let mut command = stage.command("call");
     // This process's own standard streams cannot be read by this test; a call in between has some of its own.
-    command.env("HUTCH_TEST_CALL", "enter_container").stdout(Stdio::piped()).stderr(Stdio::null());
+    command.env("HUTCH_TEST_CALL", "exec_container").stdout(Stdio::piped()).stderr(Stdio::null());
     let mut child = command.spawn().unwrap();
     assert!(child.wait().unwrap().success());
-    let processes = runtime.list_processes("p", "a").unwrap();
+    let processes = runtime.list_execs("p", "a").unwrap();
     assert_eq!(processes.len(), 1);
     assert!(ProcessIdentity::of(processes[0].pid).unwrap().is_alive(), "it outlives the call that started it");
     // Detached: nobody keeps the caller's pipe (O-009); it ends with the call.
@@ -105,19 +105,19 @@ fn p_097_a_caller_that_stays_gets_the_output_of_the_process() {
 fn p_126_an_exec_of_another_process_can_be_waited_for() {
     let (stage, runtime) = running();
     let command = spec::Command { args: vec!["exit".into(), "9".into()], detach: true, ..spec::Command::default() };
-    let (_, _, process) = runtime.enter_container("p", "a", &command, Default::default()).unwrap();
+    let (_, _, process) = runtime.exec_container("p", "a", &command, Default::default()).unwrap();
     let other = stage.runtime();
     let exit = other.wait_process("p", "a", &process.token, Duration::from_secs(10)).unwrap().unwrap();
     assert_eq!(exit.code, Some(9));
     let command = spec::Command { args: vec!["serve".into()], detach: true, ..spec::Command::default() };
-    let (_, _, process) = runtime.enter_container("p", "a", &command, Default::default()).unwrap();
+    let (_, _, process) = runtime.exec_container("p", "a", &command, Default::default()).unwrap();
     runtime.stop_container("p", "a", StopOptions { force: true }).unwrap();
-    let stand_in = ProcessIdentity { pid: process.pid, start_ticks: 0 };
-    assert!(!stand_in.is_alive());
+    let shim = ProcessIdentity { pid: process.pid, start_ticks: 0 };
+    assert!(!shim.is_alive());
     finish(&stage, &runtime);
 }
 
-/// P-031: neither the VMM nor a stand-in has anything of the caller's but its standard streams.
+/// P-031: neither the VMM nor a shim has anything of the caller's but its standard streams.
 #[test]
 fn p_031_children_inherit_no_descriptors() {
     let stage = Stage::new(ROLE_TEST);
@@ -165,7 +165,7 @@ fn the_control_socket_answers_several_callers_and_survives_nonsense() {
         assert!(matches!(client.call(&ControlRequest::State), Ok(ControlReply::State(_))));
     }
     let spec = Box::default();
-    assert!(matches!(clients[0].call(&ControlRequest::Start(spec)), Err(SeamError::Refused(_))));
+    assert!(matches!(clients[0].call(&ControlRequest::Start(spec)), Err(BackendError::Refused(_))));
     assert!(clients[0].open_port(4711, Duration::from_secs(1)).is_err(), "nobody listens there");
     for nonsense in [b"\xff\xff\xff\xff".as_slice(), b"\x02\x00\x00\x00{}", b"x"] {
         use std::io::Write;
@@ -182,13 +182,13 @@ fn a_machine_that_does_not_start_says_why_and_leaves_nothing() {
     let stage = Stage::new(ROLE_TEST);
     let runtime = stage.runtime();
     let error = runtime.create_pod(pod(&stage, "unbootable")).unwrap_err();
-    assert_eq!(error.kind(), ErrorKind::Seam);
+    assert_eq!(error.kind(), ErrorKind::Backend);
     assert!(error.chain().contains("does not boot"), "{}", error.chain());
     assert_no_leaks(&stage, "a failed start");
     let mut config = pod(&stage, "p");
     config.hypervisor.vmm = Some("/bin/false".into());
     let error = runtime.create_pod(config).unwrap_err();
-    assert_eq!(error.kind(), ErrorKind::Seam);
+    assert_eq!(error.kind(), ErrorKind::Backend);
     assert_no_leaks(&stage, "a program that is no VMM");
 }
 
@@ -217,7 +217,7 @@ fn a_pod_in_a_process_can_be_paused_resumed_and_stopped() {
     finish(&stage, &runtime);
 }
 
-/// P-114: the PID of a stand-in that is gone, in use by somebody else.
+/// P-114: the PID of a shim that is gone, in use by somebody else.
 #[test]
 fn p_114_a_recycled_pid_is_left_alone() {
     let (stage, runtime) = running();
@@ -229,13 +229,13 @@ fn p_114_a_recycled_pid_is_left_alone() {
     let mut other = Command::new("sleep").arg("60").process_group(0).spawn().unwrap();
     record["data"]["pid"] = other.id().into();
     std::fs::write(&path, record.to_string()).unwrap();
-    // The process with that PID started at another time: the stand-in counts as dead, the container is stopped.
+    // The process with that PID started at another time: the shim counts as dead, the container is stopped.
     assert_eq!(runtime.status_container("p", "a").unwrap().state, Some(State::Stopped));
     assert!(other.try_wait().unwrap().is_none(), "it lives");
     other.kill().unwrap();
     other.wait().unwrap();
-    let stand_in = ProcessIdentity::of(old);
-    assert!(stand_in.is_err() || stand_in.unwrap().wait_end(Duration::from_secs(5)).unwrap());
+    let shim = ProcessIdentity::of(old);
+    assert!(shim.is_err() || shim.unwrap().wait_end(Duration::from_secs(5)).unwrap());
     let _ = container(&stage, "x");
     finish(&stage, &runtime);
 }

@@ -1,6 +1,6 @@
 //! CreateContainer (§7.1).
 
-use hutch_runtime::seam::{AgentCapabilities, RootDisk, VmCapabilities};
+use hutch_runtime::backend::{AgentCapabilities, RootDisk, VmCapabilities};
 use hutch_runtime::spec::{DeviceInfo, Resources};
 use hutch_runtime::testing::{Failing, World};
 use hutch_runtime::{fault, ErrorKind, Runtime, State, StopOptions};
@@ -26,7 +26,7 @@ fn disk() -> RootDisk {
 }
 
 #[test]
-fn p_090_a_created_container_is_ready_last_and_has_a_stand_in() {
+fn p_090_a_created_container_is_ready_last_and_has_a_shim() {
     let (world, runtime) = running(&["a"]);
     let (pod, container) = runtime.create_container("p", world.container("b")).unwrap();
     assert_eq!((pod.containers(), container.pod()), (["a".to_owned(), "b".to_owned()].as_slice(), "p"));
@@ -82,7 +82,7 @@ fn p_095_a_container_id_in_use_is_refused_and_the_container_untouched() {
     finish(&world, &runtime);
 }
 
-/// Every seam, every kind of failure: the container is gone, its sibling runs with its mounts.
+/// Every backend, every kind of failure: the container is gone, its sibling runs with its mounts.
 #[test]
 fn p_096_a_creation_that_fails_takes_back_exactly_its_own() {
     let calls = [
@@ -96,8 +96,8 @@ fn p_096_a_creation_that_fails_takes_back_exactly_its_own() {
         "mounts.bind",
         "agent.mount",
         "agent.create-container",
-        "stand-in.spawn",
-        "stand-in.release",
+        "shim.spawn",
+        "shim.start",
     ];
     for call in calls {
         for how in [Failing::Refuses, Failing::AfterDoing] {
@@ -117,7 +117,7 @@ fn p_096_a_creation_that_fails_takes_back_exactly_its_own() {
             }];
             let (mounts, vcpus) = (world.mounts(), world.vcpus("p"));
             world.fail(call, how);
-            assert_eq!(kind(runtime.create_container("p", config.clone())), ErrorKind::Seam, "{call} {how:?}");
+            assert_eq!(kind(runtime.create_container("p", config.clone())), ErrorKind::Backend, "{call} {how:?}");
             assert_eq!(world.mounts(), mounts, "{call} {how:?}");
             assert_eq!((world.vcpus("p"), world.memory_mib("p")), (vcpus, 256), "{call} {how:?}");
             assert!(world.devices("p").is_empty(), "{call} {how:?}");
@@ -131,7 +131,7 @@ fn p_096_a_creation_that_fails_takes_back_exactly_its_own() {
     }
 }
 
-/// The same for every fault point; the record writes after the last seam too: what counts is the final result.
+/// The same for every fault point; the record writes after the last backend too: what counts is the final result.
 #[test]
 fn p_096_a_creation_that_fails_at_any_point_is_taken_back() {
     let points = {
@@ -241,7 +241,7 @@ fn p_185_block_indices_are_given_back_and_used_again() {
     runtime.delete_container("p", "c").unwrap();
     assert_eq!(slots(), 2);
     world.fail("vm.plug-block", Failing::Refuses);
-    assert_eq!(kind(runtime.create_container("p", config("e"))), ErrorKind::Seam);
+    assert_eq!(kind(runtime.create_container("p", config("e"))), ErrorKind::Backend);
     assert_eq!(slots(), 2);
     runtime.create_container("p", config("f")).unwrap();
     assert_eq!(index("f"), Some(1), "the one that was given back twice: by the deletion and by the failure");
@@ -337,9 +337,9 @@ fn p_184_the_machine_has_the_memory_that_its_containers_may_use() {
     assert_eq!(world.memory_mib("p"), 256 + 101);
     runtime.start_container("p", "b").unwrap();
     assert_eq!(world.memory_mib("p"), 1024, "a restart counts again");
-    world.fail("stand-in.spawn", Failing::Refuses);
+    world.fail("shim.spawn", Failing::Refuses);
     runtime.stop_container("p", "b", StopOptions { force: true }).unwrap();
-    assert_eq!(kind(runtime.start_container("p", "b")), ErrorKind::Seam);
+    assert_eq!(kind(runtime.start_container("p", "b")), ErrorKind::Backend);
     assert_eq!(world.memory_mib("p"), 256 + 101, "and one that failed does not");
     runtime.delete_container("p", "c").unwrap();
     assert_eq!(world.memory_mib("p"), 256);
@@ -352,7 +352,7 @@ fn p_206_a_change_of_size_that_was_cut_short_is_made_later() {
     let (world, runtime) = capable();
     let limits = |memory| hutch_runtime::Limits { memory: Some(memory), ..Default::default() };
     world.fail("vm.set-memory", Failing::Refuses);
-    assert_eq!(kind(runtime.update_container("p", "a", &limits(128 << 20))), ErrorKind::Seam);
+    assert_eq!(kind(runtime.update_container("p", "a", &limits(128 << 20))), ErrorKind::Backend);
     assert_eq!(world.memory_mib("p"), 256);
     runtime.update_container("p", "a", &limits(128 << 20)).unwrap();
     assert_eq!(world.memory_mib("p"), 384);
@@ -368,7 +368,7 @@ fn p_206_a_change_of_size_that_was_cut_short_waits_while_the_pod_is_paused() {
     runtime.stop_container("p", "b", StopOptions { force: true }).unwrap();
     let limits = hutch_runtime::Limits { memory: Some(128 << 20), ..Default::default() };
     world.fail("vm.set-memory", Failing::Refuses);
-    assert_eq!(kind(runtime.update_container("p", "a", &limits)), ErrorKind::Seam);
+    assert_eq!(kind(runtime.update_container("p", "a", &limits)), ErrorKind::Backend);
     runtime.pause_pod("p").unwrap();
     runtime.delete_container("p", "b").unwrap();
     assert_eq!(world.memory_mib("p"), 256);
@@ -464,15 +464,18 @@ fn p_047_creation_order_is_kept() {
 }
 
 #[test]
-fn p_204_an_error_of_a_seam_keeps_its_kind() {
+fn p_204_an_error_of_a_backend_keeps_its_kind() {
     let (world, runtime) = running(&[]);
     world.fail("agent.create-container", Failing::Refuses);
     let refused = error(runtime.create_container("p", world.container("a")));
-    assert!(matches!(refused, hutch_runtime::Error::Seam { component: hutch_runtime::error::Component::Agent, .. }));
+    assert!(matches!(refused, hutch_runtime::Error::Backend { component: hutch_runtime::error::Component::Agent, .. }));
     assert!(refused.chain().contains("made to fail"), "{}", refused.chain());
     world.fail("mounts.bind", Failing::Refuses);
     let refused = error(runtime.create_container("p", world.container("a")));
-    assert!(matches!(refused, hutch_runtime::Error::Seam { component: hutch_runtime::error::Component::Mounts, .. }));
+    assert!(matches!(
+        refused,
+        hutch_runtime::Error::Backend { component: hutch_runtime::error::Component::Mounts, .. }
+    ));
     world.fail("agent.create-container", Failing::TimesOut);
     assert_eq!(kind(runtime.create_container("p", world.container("a"))), ErrorKind::Timeout);
     finish(&world, &runtime);

@@ -35,7 +35,7 @@ fn p_103_deleting_a_ready_container_frees_everything_it_has() {
     runtime.delete_container("p", "b").unwrap();
     world.guest("p", |guest| assert_eq!(guest.containers().len(), 1));
     assert_eq!(world.mounts(), mounts);
-    assert!(world.stand_in("b").is_none(), "its stand-in is gone");
+    assert!(world.shim("b").is_none(), "its shim is gone");
     finish(&world, &runtime);
 }
 

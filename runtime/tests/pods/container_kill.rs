@@ -13,7 +13,7 @@ fn p_130_a_signal_reaches_init_or_every_process_and_changes_no_state() {
     config.containers = vec![world.container_with("a", &["deaf"])];
     runtime.run_pod(config).unwrap();
     let command = Command { args: vec!["deaf".into()], ..Command::default() };
-    let (_, _, exec) = runtime.enter_container("p", "a", &command, Default::default()).unwrap();
+    let (_, _, exec) = runtime.exec_container("p", "a", &command, Default::default()).unwrap();
     let before = snapshot(&world);
     runtime.kill_container("p", "a", 10, false).unwrap();
     runtime.kill_container("p", "a", 12, true).unwrap();
@@ -70,7 +70,7 @@ fn p_133_sigkill_never_fails_once_the_container_was_found() {
             assert!(world.is_paused("p"), "the pod stays paused");
             assert_eq!(state(&runtime, "a"), Some(State::Stopped));
         } else {
-            assert!(world.stand_in("a").is_none(), "{case}: the caller sees it end");
+            assert!(world.shim("a").is_none(), "{case}: the caller sees it end");
         }
         finish(&world, &runtime);
     }

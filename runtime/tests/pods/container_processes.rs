@@ -1,23 +1,23 @@
-//! ProcessListContainer, stats, update, wait, events (§7.9, §12).
+//! ListProcesses, stats, update, wait, events (§7.9, §12).
 
 use std::time::{Duration, Instant};
 
-use hutch_runtime::{ErrorKind, Limits, PodEvent, ProcessListOptions, State};
+use hutch_runtime::{ErrorKind, Limits, ListProcessesOptions, PodEvent, State};
 
 use crate::support::{finish, kind, new, running, state};
 
 #[test]
 fn p_150_a_process_list_is_bytes_in_the_asked_for_form() {
     let (world, runtime) = running(&["a"]);
-    let table = runtime.process_list("p", "a", &ProcessListOptions::default()).unwrap();
+    let table = runtime.list_processes("p", "a", &ListProcessesOptions::default()).unwrap();
     let text = String::from_utf8(table).unwrap();
     assert!(text.starts_with("UID") && text.contains("serve"), "{text}");
-    let json = ProcessListOptions { format: "json".into(), ..Default::default() };
-    let list: serde_json::Value = serde_json::from_slice(&runtime.process_list("p", "a", &json).unwrap()).unwrap();
+    let json = ListProcessesOptions { format: "json".into(), ..Default::default() };
+    let list: serde_json::Value = serde_json::from_slice(&runtime.list_processes("p", "a", &json).unwrap()).unwrap();
     assert_eq!(list[0]["command"], "serve");
     world.calls();
-    let unknown = ProcessListOptions { format: "yaml".into(), ..Default::default() };
-    assert_eq!(kind(runtime.process_list("p", "a", &unknown)), ErrorKind::InvalidConfig);
+    let unknown = ListProcessesOptions { format: "yaml".into(), ..Default::default() };
+    assert_eq!(kind(runtime.list_processes("p", "a", &unknown)), ErrorKind::InvalidConfig);
     assert!(world.calls().is_empty(), "refused before the guest is asked");
     finish(&world, &runtime);
 }
@@ -25,8 +25,8 @@ fn p_150_a_process_list_is_bytes_in_the_asked_for_form() {
 #[test]
 fn p_151_swapped_ids_fail() {
     let (world, runtime) = running(&["a"]);
-    assert_eq!(kind(runtime.process_list("a", "p", &Default::default())), ErrorKind::NoSuchPod);
-    assert_eq!(kind(runtime.process_list("p", "p", &Default::default())), ErrorKind::NoSuchContainer);
+    assert_eq!(kind(runtime.list_processes("a", "p", &Default::default())), ErrorKind::NoSuchPod);
+    assert_eq!(kind(runtime.list_processes("p", "p", &Default::default())), ErrorKind::NoSuchContainer);
     finish(&world, &runtime);
 }
 
@@ -34,10 +34,10 @@ fn p_151_swapped_ids_fail() {
 fn p_150_only_a_running_container_has_a_process_list() {
     let (world, runtime) = new();
     runtime.create_pod(world.pod("p", &["a"])).unwrap();
-    assert_eq!(kind(runtime.process_list("p", "a", &Default::default())), ErrorKind::WrongState);
+    assert_eq!(kind(runtime.list_processes("p", "a", &Default::default())), ErrorKind::WrongState);
     runtime.start_pod("p").unwrap();
     runtime.create_container("p", world.container("b")).unwrap();
-    assert_eq!(kind(runtime.process_list("p", "b", &Default::default())), ErrorKind::WrongState);
+    assert_eq!(kind(runtime.list_processes("p", "b", &Default::default())), ErrorKind::WrongState);
     finish(&world, &runtime);
 }
 

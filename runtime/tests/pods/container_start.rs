@@ -27,7 +27,7 @@ fn p_093_a_refused_start_stops_the_container_and_returns_the_guests_error() {
     let (world, runtime) = running(&["a"]);
     runtime.create_container("p", world.container_with("b", &["missing"])).unwrap();
     let refused = error(runtime.start_container("p", "b"));
-    assert_eq!(refused.kind(), ErrorKind::Seam);
+    assert_eq!(refused.kind(), ErrorKind::Backend);
     assert!(refused.chain().contains("executable file not found in $PATH"), "{}", refused.chain());
     assert_eq!(states(&runtime), [("a".into(), Some(State::Running)), ("b".into(), Some(State::Stopped))]);
     assert_eq!(pod_state(&runtime), State::Running);
@@ -58,7 +58,7 @@ fn p_105_after_a_failed_start_siblings_and_machine_are_as_before() {
     let before = runtime.status_pod("p").unwrap();
     runtime.create_container("p", world.container("b")).unwrap();
     world.fail("agent.start-container", Failing::Refuses);
-    assert_eq!(kind(runtime.start_container("p", "b")), ErrorKind::Seam);
+    assert_eq!(kind(runtime.start_container("p", "b")), ErrorKind::Backend);
     let after = runtime.status_pod("p").unwrap();
     assert_eq!((after.vmm_pid, after.containers[0].clone()), (before.vmm_pid, before.containers[0].clone()));
     runtime.status_container("p", "b").unwrap();
@@ -84,11 +84,11 @@ fn p_094_a_stopped_container_is_created_in_the_guest_again() {
 
 #[test]
 fn p_094_a_restart_that_fails_leaves_the_container_stopped() {
-    for call in ["mounts.bind", "agent.create-container", "stand-in.spawn", "stand-in.release"] {
+    for call in ["mounts.bind", "agent.create-container", "shim.spawn", "shim.start"] {
         let (world, runtime) = running(&["a"]);
         runtime.stop_container("p", "a", StopOptions { force: true }).unwrap();
         world.fail(call, Failing::Refuses);
-        assert_eq!(kind(runtime.start_container("p", "a")), ErrorKind::Seam, "{call}");
+        assert_eq!(kind(runtime.start_container("p", "a")), ErrorKind::Backend, "{call}");
         assert_eq!(state(&runtime, "a"), Some(State::Stopped), "{call}");
         assert!(world.mounts().is_empty(), "{call}");
         world.guest("p", |guest| assert!(guest.containers().is_empty(), "{call}"));

@@ -1,4 +1,4 @@
-//! StatusContainer and the lazy stop (§7.5).
+//! StatusContainer and the reconciling stop (§7.5).
 
 use std::sync::Barrier;
 
@@ -23,7 +23,7 @@ fn p_115_status_tells_id_state_pid_start_rootfs_and_annotations() {
     finish(&world, &runtime);
 }
 
-/// P-016, P-118: the answer is the state after the lazy stop.
+/// P-016, P-118: the answer is the state after the reconciling stop.
 #[test]
 fn p_116_a_container_whose_process_has_ended_is_stopped_by_the_status_call() {
     for case in ["ready", "running", "paused"] {
@@ -45,7 +45,7 @@ fn p_116_a_container_whose_process_has_ended_is_stopped_by_the_status_call() {
 }
 
 #[test]
-fn p_117_a_lazy_stop_that_fails_does_not_fail_the_status() {
+fn p_117_a_reconciling_stop_that_fails_does_not_fail_the_status() {
     let (world, runtime) = running(&["a"]);
     world.guest("p", |guest| guest.exit("a", 1));
     world.fail("agent.remove-container", Failing::Refuses);
@@ -79,7 +79,7 @@ fn p_119_all_ended_containers_are_stopped_by_one_call() {
 
 /// P-032: what is broken in one container does not keep the others from being stopped.
 #[test]
-fn p_032_a_status_that_fails_has_finished_the_lazy_stops_it_began() {
+fn p_032_a_status_that_fails_has_finished_the_reconciling_stops_it_began() {
     let (world, runtime) = running(&["a", "b"]);
     world.guest("p", |guest| guest.exit("a", 1));
     world.fail("agent.remove-container", Failing::Refuses);
@@ -116,7 +116,7 @@ fn p_024_two_status_calls_that_both_find_a_dead_process_both_finish() {
 
 /// What the reader saw may be history when the exclusive lock is there.
 #[test]
-fn p_025_a_lazy_stop_acts_only_on_what_is_still_so() {
+fn p_025_a_reconciling_stop_acts_only_on_what_is_still_so() {
     // Deleted meanwhile: nothing is written into the directory of a pod that is gone.
     let (world, runtime) = running(&["a"]);
     world.guest("p", |guest| guest.exit("a", 1));
@@ -147,7 +147,7 @@ fn p_025_a_lazy_stop_acts_only_on_what_is_still_so() {
     world.guest("p", |guest| guest.exit("a", 1));
     runtime.status_pod("p").unwrap();
     runtime.start_container("p", "a").unwrap();
-    world.kill_stand_in(old);
+    world.kill_shim(old);
     assert_eq!(runtime.status_container("p", "a").unwrap().state, Some(State::Running));
     finish(&world, &runtime);
 }

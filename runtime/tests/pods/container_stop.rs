@@ -7,7 +7,7 @@ use hutch_runtime::{ErrorKind, State, StopOptions};
 
 use crate::support::{finish, kind, new, running, state};
 
-/// State in the record, without the lazy stop of a status call.
+/// State in the record, without the reconciling stop of a status call.
 fn recorded(world: &hutch_runtime::testing::World, id: &str) -> String {
     let text = std::fs::read_to_string(world.dir().join("run/p").join(id).join("state.json")).unwrap();
     let record: serde_json::Value = serde_json::from_str(&text).unwrap();
@@ -51,7 +51,7 @@ fn p_108_no_signal_is_sent_before_the_wait_is_over() {
     runtime.stop_container("p", "a", Default::default()).unwrap();
     assert!(start.elapsed() >= world.options().stop_timeout);
     let calls = world.calls();
-    let wait = calls.iter().position(|call| call == "stand-in.wait-end").unwrap();
+    let wait = calls.iter().position(|call| call == "shim.wait-end").unwrap();
     let kill = calls.iter().position(|call| call.starts_with("agent.kill-container")).unwrap();
     assert!(wait < kill, "{calls:?}");
     assert_eq!(calls[kill], "agent.kill-container a 9 all");
@@ -71,10 +71,10 @@ fn p_108_a_process_that_has_ended_is_not_waited_for() {
 }
 
 #[test]
-fn p_109_a_guest_process_without_stand_in_is_killed_before_it_is_removed() {
+fn p_109_a_guest_process_without_shim_is_killed_before_it_is_removed() {
     let (world, runtime) = running(&["a"]);
     let pid = runtime.status_container("p", "a").unwrap().pid;
-    world.kill_stand_in(pid);
+    world.kill_shim(pid);
     world.calls();
     runtime.stop_container("p", "a", Default::default()).unwrap();
     let calls = world.calls();
@@ -92,7 +92,7 @@ fn p_110_a_failed_stop_leaves_everything_as_it_was() {
     for call in ["agent.kill-container", "agent.remove-container", "mounts.unbind"] {
         let (world, runtime) = running(&["a", "b"]);
         world.fail(call, Failing::Refuses);
-        assert_eq!(kind(runtime.stop_container("p", "a", Default::default())), ErrorKind::Seam, "{call}");
+        assert_eq!(kind(runtime.stop_container("p", "a", Default::default())), ErrorKind::Backend, "{call}");
         assert_eq!(recorded(&world, "a"), "running", "{call}");
         assert_eq!(kind(runtime.delete_container("p", "a")), ErrorKind::WrongState, "{call}");
         runtime.status_pod("p").unwrap();
@@ -113,7 +113,7 @@ fn p_110_a_process_that_survives_sigkill_fails_the_stop_with_a_timeout() {
     assert_eq!(kind(runtime.stop_container("p", "a", Default::default())), ErrorKind::Timeout);
     assert!(start.elapsed() >= world.options().stop_timeout + world.options().kill_timeout, "two full waits");
     assert_eq!(recorded(&world, "a"), "running");
-    assert!(world.stand_in("a").is_none(), "whatever the outcome, its stand-in is dead");
+    assert!(world.shim("a").is_none(), "whatever the outcome, its shim is dead");
     finish(&world, &runtime);
 }
 
@@ -121,7 +121,7 @@ fn p_110_a_process_that_survives_sigkill_fails_the_stop_with_a_timeout() {
 fn p_111_stopped_is_recorded_only_when_the_hosts_side_is_released() {
     let (world, runtime) = running(&["a"]);
     world.fail_always("mounts.unbind", Failing::Refuses);
-    assert_eq!(kind(runtime.stop_container("p", "a", StopOptions { force: true })), ErrorKind::Seam);
+    assert_eq!(kind(runtime.stop_container("p", "a", StopOptions { force: true })), ErrorKind::Backend);
     assert_eq!(recorded(&world, "a"), "running", "not even by force");
     assert_eq!(world.mounts().len(), 1);
     world.heal();
@@ -174,10 +174,10 @@ fn p_113_a_recorded_pid_that_names_a_group_is_never_used() {
         std::fs::write(&path, record.to_string()).unwrap();
         world.calls();
         assert_eq!(state(&runtime, "a"), Some(State::Running), "nobody to be found dead");
-        assert!(!world.calls().iter().any(|call| call.starts_with("stand-in.")));
+        assert!(!world.calls().iter().any(|call| call.starts_with("shim.")));
     }
     runtime.stop_container("p", "a", Default::default()).unwrap();
-    assert!(!world.calls().iter().any(|call| call.starts_with("stand-in.")));
+    assert!(!world.calls().iter().any(|call| call.starts_with("shim.")));
     runtime.stop_pod("p", Default::default()).unwrap();
     runtime.delete_pod("p", Default::default()).unwrap();
 }

@@ -96,7 +96,7 @@ fn a_record_of_another_kind_is_not_taken_for_the_right_one() {
     assert!(refused.chain().contains("container-state"), "{}", refused.chain());
 }
 
-/// P-044, P-045: reading calls no seam and changes no file, whatever is missing.
+/// P-044, P-045: reading calls no backend and changes no file, whatever is missing.
 #[test]
 fn p_044_reading_changes_nothing() {
     let (world, runtime) = running(&["a"]);
@@ -119,7 +119,7 @@ fn p_042_a_disk_that_fills_up_at_any_write_loses_nothing() {
     for nth in 1.. {
         let world = World::new();
         let disk = std::sync::Arc::new(FailingDisk::new(libc::ENOSPC));
-        let runtime = Runtime::new(world.store_with(disk.clone()), world.seams(), world.options());
+        let runtime = Runtime::new(world.store_with(disk.clone()), world.backends(), world.options());
         runtime.run_pod(world.pod("other", &["x"])).unwrap();
         disk.fail_from(nth);
         let created = runtime.create_pod(world.pod("p", &["a"]));
@@ -152,7 +152,7 @@ fn p_042_a_disk_that_fills_up_at_any_write_loses_nothing() {
             Err(error) => assert!(error.is_not_found(), "write {nth}: {}", error.chain()),
         }
         runtime.delete_pod("other", DeleteOptions { force: true }).unwrap();
-        runtime.sweep().unwrap();
+        runtime.cleanup().unwrap();
         assert_clean(&world);
     }
     println!("{failures} failing writes");
@@ -164,7 +164,7 @@ fn an_unwritable_root_is_a_store_error_and_changes_nothing() {
     for errno in [libc::EACCES, libc::EROFS, libc::EMFILE] {
         let world = World::new();
         let disk = std::sync::Arc::new(FailingDisk::new(errno));
-        let runtime = Runtime::new(world.store_with(disk.clone()), world.seams(), world.options());
+        let runtime = Runtime::new(world.store_with(disk.clone()), world.backends(), world.options());
         runtime.run_pod(world.pod("p", &["a"])).unwrap();
         world.calls();
         disk.fail_from(1);
@@ -183,7 +183,7 @@ fn an_unwritable_root_is_a_store_error_and_changes_nothing() {
 fn p_012_a_state_whose_record_cannot_be_written_is_not_taken() {
     let world = World::new();
     let disk = std::sync::Arc::new(FailingDisk::new(libc::EIO));
-    let runtime = Runtime::new(world.store_with(disk.clone()), world.seams(), world.options());
+    let runtime = Runtime::new(world.store_with(disk.clone()), world.backends(), world.options());
     runtime.create_pod(world.pod("p", &[])).unwrap();
     disk.fail_from(1);
     assert_eq!(kind(runtime.start_pod("p")), ErrorKind::Store);
@@ -203,7 +203,7 @@ fn leftovers_of_other_programs_in_the_roots_do_no_harm() {
     fs::write(world.dir().join("run/x/state.json"), "not ours").unwrap();
     runtime.run_pod(world.pod("p", &["a"])).unwrap();
     assert_eq!(runtime.list_pods().unwrap().len(), 1);
-    assert_eq!(runtime.sweep().unwrap(), ["x"]);
+    assert_eq!(runtime.cleanup().unwrap(), ["x"]);
     assert!(!world.dir().join("run/x").exists());
     assert!(world.dir().join("config/bad name").exists(), "what cannot be an id is not ours");
     fs::remove_dir(world.dir().join("config/bad name")).unwrap();

@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use hutch_runtime::seam::{AgentCapabilities, RootDisk, VmCapabilities};
+use hutch_runtime::backend::{AgentCapabilities, RootDisk, VmCapabilities};
 use hutch_runtime::spec::{ContainerConfig, DeviceInfo, MountSpec, PodConfig};
 use hutch_runtime::testing::{Failing, World};
 use hutch_runtime::{fault, ErrorKind, Runtime, State, StopOptions};
@@ -179,7 +179,7 @@ fn the_guest_lets_go_of_a_disk_before_it_is_taken_away() {
         let (world, runtime) = running(1, &[]);
         if end == "failure" {
             world.fail("agent.create-container", Failing::Refuses);
-            assert_eq!(kind(runtime.create_container("p", on_disk(&world, "b"))), ErrorKind::Seam);
+            assert_eq!(kind(runtime.create_container("p", on_disk(&world, "b"))), ErrorKind::Backend);
         } else {
             runtime.create_container("p", on_disk(&world, "b")).unwrap();
             world.calls();
@@ -204,7 +204,7 @@ fn a_disk_that_the_guest_does_not_let_go_stays_where_it_is() {
     let (world, runtime) = running(1, &[]);
     runtime.create_container("p", on_disk(&world, "b")).unwrap();
     world.fail("agent.unmount", Failing::Refuses);
-    assert_eq!(kind(runtime.stop_container("p", "b", Default::default())), ErrorKind::Seam);
+    assert_eq!(kind(runtime.stop_container("p", "b", Default::default())), ErrorKind::Backend);
     assert_eq!((world.devices("p").len(), taken(&world)), (1, 1));
     world.fail("agent.unmount", Failing::Refuses);
     runtime.stop_container("p", "b", FORCE).unwrap();

@@ -37,7 +37,7 @@ fn p_030_merged_annotations_are_persisted_under_the_exclusive_lock() {
     let id = PodId::new("p").unwrap();
     let mut options = world.options();
     options.lock_timeout = std::time::Duration::from_millis(20);
-    let impatient = hutch_runtime::Runtime::new(world.store(), world.seams(), options);
+    let impatient = hutch_runtime::Runtime::new(world.store(), world.backends(), options);
     let pod = impatient.run_pod(world.pod("q", &[])).unwrap();
     let held = world.store().lock(&PodId::new("q").unwrap(), LockMode::Shared, Default::default()).unwrap();
     assert_eq!(kind(pod.merge_annotations(&added)), ErrorKind::Timeout);

@@ -52,7 +52,7 @@ fn p_026_a_waiter_does_not_get_the_lock_of_a_deleted_pod() {
         assert_eq!(waiter.join().unwrap(), ErrorKind::NoSuchPod);
     });
     // Replaced by another file of the same name: the waiter locks that one.
-    runtime.sweep().unwrap();
+    runtime.cleanup().unwrap();
     world.kill_vm("p");
     runtime.run_pod(world.pod("p", &[])).unwrap();
     let held = lock(&world, LockMode::Exclusive, Duration::ZERO).unwrap();

@@ -2,7 +2,7 @@
 
 mod container_create;
 mod container_delete;
-mod container_enter;
+mod container_exec;
 mod container_kill;
 mod container_processes;
 mod container_start;
@@ -16,6 +16,7 @@ mod hooks;
 mod locking;
 mod model;
 mod network;
+mod oci;
 mod pod_create;
 mod pod_delete;
 mod pod_list;
@@ -26,4 +27,3 @@ mod records;
 mod sharing;
 mod support;
 mod volumes;
-mod workload;

@@ -16,7 +16,7 @@ impl Fakes {
         let world = World::new();
         let mut options = world.options();
         options.stop_timeout = std::time::Duration::from_millis(1);
-        let runtime = Runtime::new(world.store(), world.seams(), options);
+        let runtime = Runtime::new(world.store(), world.backends(), options);
         Self { world, runtime }
     }
 

@@ -73,14 +73,14 @@ fn p_065_the_machine_is_born_in_the_namespace_on_a_thread_of_its_own() {
 fn p_065_the_calling_thread_stays_where_it_is() {
     let before = std::fs::read_link("/proc/thread-self/ns/net").unwrap();
     let mut inside = None;
-    hutch_runtime::seam::run_in_namespace(None, &mut || inside = Some(std::thread::current().id())).unwrap();
+    hutch_runtime::backend::run_in_namespace(None, &mut || inside = Some(std::thread::current().id())).unwrap();
     assert_ne!(inside, Some(std::thread::current().id()));
     let missing = std::path::Path::new("/proc/self/ns/no-such-namespace");
     let mut ran = false;
-    assert!(hutch_runtime::seam::run_in_namespace(Some(missing), &mut || ran = true).is_err());
+    assert!(hutch_runtime::backend::run_in_namespace(Some(missing), &mut || ran = true).is_err());
     assert!(!ran);
     let panicking = std::panic::catch_unwind(|| {
-        let _ = hutch_runtime::seam::run_in_namespace(None, &mut || panic!("in the job"));
+        let _ = hutch_runtime::backend::run_in_namespace(None, &mut || panic!("in the job"));
     });
     assert!(panicking.is_err());
     assert_eq!(std::fs::read_link("/proc/thread-self/ns/net").unwrap(), before);
@@ -88,7 +88,7 @@ fn p_065_the_calling_thread_stays_where_it_is() {
 
 /// P-086, P-088: machine, then network, then poststop hooks.
 #[test]
-fn p_080_a_stopped_pod_has_no_machine_stand_in_or_network() {
+fn p_080_a_stopped_pod_has_no_machine_shim_or_network() {
     let (world, runtime) = new();
     world.set_interfaces(&world.namespace("p"), vec![endpoint("eth0")]);
     runtime.run_pod(world.pod("p", &["a"])).unwrap();
@@ -138,7 +138,7 @@ fn p_084_a_stop_that_failed_at_the_network_is_completed_by_the_next() {
     runtime.run_pod(world.pod("p", &["a"])).unwrap();
     runtime.kill_container("p", "a", 9, true).unwrap();
     world.fail("network.detach", Failing::Refuses);
-    assert_eq!(kind(runtime.stop_pod("p", Default::default())), ErrorKind::Seam);
+    assert_eq!(kind(runtime.stop_pod("p", Default::default())), ErrorKind::Backend);
     assert_eq!(pod_state(&runtime), State::Stopped);
     runtime.stop_pod("p", Default::default()).unwrap();
     let left: Vec<String> = world.leaks().into_iter().filter(|leak| !leak.starts_with("file ")).collect();

@@ -66,7 +66,7 @@ fn p_066_a_second_pod_with_the_id_is_refused_and_the_first_untouched() {
 /// Every step that can fail, one after the other: nothing is left, the id is free, a corrected attempt succeeds.
 /// P-175.
 #[test]
-fn p_067_a_creation_that_fails_at_any_seam_is_rolled_back() {
+fn p_067_a_creation_that_fails_at_any_backend_is_rolled_back() {
     let calls = [
         "network.plan",
         "network.create",
@@ -81,8 +81,8 @@ fn p_067_a_creation_that_fails_at_any_seam_is_rolled_back() {
         "mounts.bind",
         "mounts.resolve",
         "agent.create-container",
-        "stand-in.spawn",
-        "stand-in.release",
+        "shim.spawn",
+        "shim.start",
     ];
     for call in calls {
         for how in [Failing::Refuses, Failing::TimesOut, Failing::AfterDoing] {
@@ -90,7 +90,7 @@ fn p_067_a_creation_that_fails_at_any_seam_is_rolled_back() {
             world.set_interfaces(&world.namespace("p"), vec![crate::network::endpoint("eth0")]);
             world.fail(call, how);
             let error = error(runtime.create_pod(world.pod("p", &["a", "b"])));
-            assert!(matches!(error.kind(), ErrorKind::Seam | ErrorKind::Timeout), "{call} {how:?}: {error}");
+            assert!(matches!(error.kind(), ErrorKind::Backend | ErrorKind::Timeout), "{call} {how:?}: {error}");
             assert!(runtime.list_pods().unwrap().is_empty(), "{call} {how:?}");
             assert_clean(&world);
             runtime.create_pod(world.pod("p", &["a", "b"])).unwrap_or_else(|e| panic!("{call} {how:?}: retry: {e}"));
@@ -121,7 +121,7 @@ fn p_067_a_creation_that_fails_at_any_point_is_rolled_back() {
         // A failure after the last record was written is a failure all the same: the caller gets no handle.
         assert!(failed.is_err(), "{name}#{nth}");
         assert!(runtime.list_pods().unwrap().is_empty(), "{name}#{nth}");
-        runtime.sweep().unwrap();
+        runtime.cleanup().unwrap();
         assert_clean(&world);
         runtime.create_pod(world.pod("p", &["a", "b"])).unwrap_or_else(|e| panic!("{name}#{nth}: retry: {e}"));
         finish(&world, &runtime);
@@ -133,7 +133,7 @@ fn p_067_an_invalid_container_in_a_pod_leaves_nothing() {
     let (world, runtime) = new();
     let mut config = world.pod("p", &["a", "b"]);
     config.containers[1].rootfs = world.dir().join("nowhere");
-    assert_eq!(kind(runtime.create_pod(config)), ErrorKind::Seam);
+    assert_eq!(kind(runtime.create_pod(config)), ErrorKind::Backend);
     assert_clean(&world);
 }
 
@@ -145,7 +145,7 @@ fn p_068_a_rollback_leaves_alone_what_was_given() {
     config.network.namespace = Some(given.clone());
     world.set_interfaces(&given, vec![crate::network::endpoint("eth0")]);
     world.fail("agent.create-container", Failing::Refuses);
-    assert_eq!(kind(runtime.create_pod(config.clone())), ErrorKind::Seam);
+    assert_eq!(kind(runtime.create_pod(config.clone())), ErrorKind::Backend);
     assert!(!world.calls().iter().any(|call| call.starts_with("network.delete")));
     assert!(world.dir().join("rootfs").is_dir());
     runtime.create_pod(config).unwrap();
@@ -159,7 +159,7 @@ fn p_068_a_failed_creation_does_not_touch_other_pods() {
     runtime.run_pod(world.pod("other", &["x"])).unwrap();
     let mounts = world.mounts();
     world.fail("agent.create-container", Failing::Refuses);
-    assert_eq!(kind(runtime.create_pod(world.pod("p", &["a"]))), ErrorKind::Seam);
+    assert_eq!(kind(runtime.create_pod(world.pod("p", &["a"]))), ErrorKind::Backend);
     assert_eq!(world.mounts(), mounts);
     assert_eq!(runtime.status_container("other", "x").unwrap().state, Some(State::Running));
 }
@@ -216,10 +216,10 @@ fn p_014_without_config_record_there_is_no_pod_whatever_the_state_says() {
 fn p_089_run_is_create_and_start() {
     let (world, runtime) = new();
     world.fail("agent.setup-sandbox", Failing::Refuses);
-    assert_eq!(kind(runtime.run_pod(world.pod("p", &["a"]))), ErrorKind::Seam);
+    assert_eq!(kind(runtime.run_pod(world.pod("p", &["a"]))), ErrorKind::Backend);
     assert_clean(&world);
     world.fail("agent.start-container", Failing::Refuses);
-    assert_eq!(kind(runtime.run_pod(world.pod("p", &["a"]))), ErrorKind::Seam);
+    assert_eq!(kind(runtime.run_pod(world.pod("p", &["a"]))), ErrorKind::Backend);
     assert_eq!(runtime.status_pod("p").unwrap().state, Some(State::Running), "the second half leaves the pod");
     finish(&world, &runtime);
     runtime.run_pod(world.pod("p", &["a"])).unwrap();
@@ -264,8 +264,8 @@ fn p_001_bad_ids_are_refused_by_every_entry_point_before_the_files() {
             kind(runtime.stop_container(pod, container, Default::default())),
             kind(runtime.status_container(pod, container)),
             kind(runtime.kill_container(pod, container, 9, false)),
-            kind(runtime.enter_container(pod, container, &command, Default::default())),
-            kind(runtime.process_list(pod, container, &Default::default())),
+            kind(runtime.exec_container(pod, container, &command, Default::default())),
+            kind(runtime.list_processes(pod, container, &Default::default())),
             kind(runtime.stats_container(pod, container)),
             kind(runtime.update_container(pod, container, &Default::default())),
             kind(runtime.wait_container(pod, container, Default::default())),
@@ -282,8 +282,8 @@ fn p_001_bad_ids_are_refused_by_every_entry_point_before_the_files() {
             kind(runtime.stop_container("p", container, Default::default())),
             kind(runtime.status_container("p", container)),
             kind(runtime.kill_container("p", container, 9, false)),
-            kind(runtime.enter_container("p", container, &command, Default::default())),
-            kind(runtime.process_list("p", container, &Default::default())),
+            kind(runtime.exec_container("p", container, &command, Default::default())),
+            kind(runtime.list_processes("p", container, &Default::default())),
         ];
         assert!(results.iter().all(|kind| *kind == expected), "{container:?}: {results:?}");
     }
@@ -344,12 +344,12 @@ fn p_181_status_shows_the_defaults_filled_in() {
     finish(&world, &runtime);
 }
 
-/// P-087: nothing of a pod without network is made or deleted. Also §11: every seam has a form that does nothing.
+/// P-087: nothing of a pod without network is made or deleted. Also §11: every backend has a form that does nothing.
 #[test]
-fn p_120_the_whole_api_works_with_seams_that_do_nothing() {
+fn p_120_the_whole_api_works_with_backends_that_do_nothing() {
     use hutch_runtime::spec::{AgentKind, HypervisorKind, NetworkKind, ShimKind};
     let world = hutch_runtime::testing::World::new();
-    let runtime = hutch_runtime::Runtime::new(world.store(), hutch_runtime::Seams::noop(), world.options());
+    let runtime = hutch_runtime::Runtime::new(world.store(), hutch_runtime::Backends::noop(), world.options());
     let mut config = world.pod("p", &["a"]);
     config.hypervisor.kind = HypervisorKind::None;
     config.agent.kind = AgentKind::None;
@@ -379,7 +379,7 @@ fn p_197_the_pods_processes_are_in_its_control_group() {
     let status = runtime.status_pod("p").unwrap();
     let mut pids = vec![status.vmm_pid, status.containers[0].pid];
     let command = hutch_runtime::spec::Command { args: vec!["x".into()], ..Default::default() };
-    let (_, _, process) = runtime.enter_container("p", "a", &command, Default::default()).unwrap();
+    let (_, _, process) = runtime.exec_container("p", "a", &command, Default::default()).unwrap();
     pids.push(process.pid);
     pids.sort();
     assert_eq!(world.cgroup("a.slice/p"), Some(pids));
@@ -388,7 +388,7 @@ fn p_197_the_pods_processes_are_in_its_control_group() {
     finish(&world, &runtime);
     for call in ["cgroup.plan", "cgroup.create", "cgroup.add"] {
         world.fail(call, Failing::Refuses);
-        assert_eq!(kind(runtime.create_pod(config.clone())), ErrorKind::Seam, "{call}");
+        assert_eq!(kind(runtime.create_pod(config.clone())), ErrorKind::Backend, "{call}");
         assert_clean(&world);
     }
     let bad = PodConfig { cgroup: "../x".into(), ..config };

@@ -41,7 +41,7 @@ fn p_055_a_deletion_that_cannot_stop_the_pod_removes_nothing() {
     let (world, runtime) = running(&["a", "b"]);
     runtime.pause_pod("p").unwrap();
     world.fail_always("vm.kill", Failing::Refuses);
-    assert_eq!(kind(runtime.delete_pod("p", Default::default())), ErrorKind::Seam);
+    assert_eq!(kind(runtime.delete_pod("p", Default::default())), ErrorKind::Backend);
     assert_eq!(runtime.status_pod("p").unwrap().containers.len(), 2);
     world.heal();
     runtime.delete_pod("p", Default::default()).unwrap();
@@ -92,7 +92,7 @@ fn p_058_a_deletion_that_failed_is_finished_by_the_next() {
             Ok(_) => {}
             Err(error) => assert_eq!(error.kind(), ErrorKind::NoSuchPod, "{name}#{nth}: {error}"),
         }
-        runtime.sweep().unwrap();
+        runtime.cleanup().unwrap();
         assert_clean(&world);
         runtime.run_pod(world.pod("p", &["a"])).unwrap_or_else(|e| panic!("{name}#{nth}: {e}"));
         finish(&world, &runtime);

@@ -34,7 +34,7 @@ fn p_018_damaged_pods_are_listed_with_a_marker_and_others_as_ever() {
 }
 
 #[test]
-fn p_019_status_does_the_lazy_stop_for_each_container() {
+fn p_019_status_does_the_reconciling_stop_for_each_container() {
     let (world, runtime) = running(&["a", "b"]);
     world.guest("p", |guest| guest.exit("b", 1));
     let status = runtime.status_pod("p").unwrap();
@@ -136,7 +136,7 @@ fn assert_stopped(runtime: &hutch_runtime::Runtime) {
 
 /// A call that was killed while it gave the pod its runtime directory back does not damage it; a lost record does (P-043).
 #[test]
-fn p_049_a_half_revived_pod_is_still_one_whose_host_was_restarted() {
+fn p_049_a_half_refreshed_pod_is_still_one_whose_host_was_restarted() {
     let record = r#"{"version":1,"record":"container-state","data":{"state":"stopped"}}"#;
     let leftovers: [&[(&str, &str)]; 4] = [
         &[],

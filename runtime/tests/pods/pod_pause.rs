@@ -26,12 +26,12 @@ fn p_140_a_machine_that_refuses_changes_no_state() {
     let (world, runtime) = running(&["a"]);
     let before = snapshot(&world);
     world.fail("vm.pause", Failing::Refuses);
-    assert_eq!(kind(runtime.pause_pod("p")), ErrorKind::Seam);
+    assert_eq!(kind(runtime.pause_pod("p")), ErrorKind::Backend);
     assert_eq!(snapshot(&world), before);
     runtime.pause_pod("p").unwrap();
     let before = snapshot(&world);
     world.fail("vm.resume", Failing::Refuses);
-    assert_eq!(kind(runtime.resume_pod("p")), ErrorKind::Seam);
+    assert_eq!(kind(runtime.resume_pod("p")), ErrorKind::Backend);
     assert_eq!(snapshot(&world), before);
     finish(&world, &runtime);
 }
@@ -79,9 +79,9 @@ fn p_143_a_paused_pod_refuses_what_needs_its_guest() {
     let before = snapshot(&world);
     world.calls();
     let command = Command { args: vec!["x".into()], ..Command::default() };
-    assert_eq!(kind(runtime.enter_container("p", "a", &command, Default::default())), ErrorKind::WrongState);
+    assert_eq!(kind(runtime.exec_container("p", "a", &command, Default::default())), ErrorKind::WrongState);
     assert_eq!(kind(runtime.start_container("p", "ready")), ErrorKind::WrongState);
-    assert_eq!(kind(runtime.process_list("p", "a", &Default::default())), ErrorKind::WrongState);
+    assert_eq!(kind(runtime.list_processes("p", "a", &Default::default())), ErrorKind::WrongState);
     assert_eq!(kind(runtime.create_container("p", world.container("new"))), ErrorKind::WrongState);
     assert_eq!(kind(runtime.kill_container("p", "a", 15, false)), ErrorKind::WrongState);
     assert_eq!(kind(runtime.stats_container("p", "a")), ErrorKind::WrongState);

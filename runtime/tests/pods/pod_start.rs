@@ -19,7 +19,7 @@ fn p_070_starting_a_ready_pod_starts_every_container_in_order() {
     finish(&world, &runtime);
 }
 
-/// P-013: nothing on disk changes, no seam is called.
+/// P-013: nothing on disk changes, no backend is called.
 #[test]
 fn p_071_a_paused_pod_is_not_started() {
     let (world, runtime) = running(&["a"]);
@@ -52,7 +52,7 @@ fn p_072_a_boot_that_fails_leaves_the_pod_stopped() {
     runtime.stop_pod("p", StopOptions { force: true }).unwrap();
     for call in ["network.create", "vm.spawn", "vm.start", "vm.wait-ready", "agent.setup-sandbox"] {
         world.fail(call, Failing::Refuses);
-        assert_eq!(kind(runtime.start_pod("p")), ErrorKind::Seam, "{call}");
+        assert_eq!(kind(runtime.start_pod("p")), ErrorKind::Backend, "{call}");
         assert_eq!(pod_state(&runtime), State::Stopped, "{call}");
         let left: Vec<String> = world.leaks().into_iter().filter(|leak| !leak.starts_with("file ")).collect();
         assert!(left.is_empty(), "{call}: {left:?}");
@@ -82,7 +82,7 @@ fn p_074_the_first_container_that_fails_ends_the_start() {
     config.hooks.poststart = vec![crate::hooks::shell(&format!("touch {}/poststart", world.dir().display()))];
     runtime.create_pod(config).unwrap();
     let error = error(runtime.start_pod("p"));
-    assert_eq!(error.kind(), ErrorKind::Seam);
+    assert_eq!(error.kind(), ErrorKind::Backend);
     assert!(error.chain().contains("not found"), "{}", error.chain());
     let expected = [("a", State::Running), ("b", State::Stopped), ("c", State::Ready)];
     assert_eq!(states(&runtime), expected.map(|(id, state)| (id.to_owned(), Some(state))));
@@ -96,7 +96,7 @@ fn p_075_after_a_failed_start_everything_else_works() {
     let (world, runtime) = new();
     runtime.create_pod(world.pod("p", &["a", "b", "c"])).unwrap();
     world.fail_nth("agent.start-container", 2, Failing::Refuses);
-    assert_eq!(kind(runtime.start_pod("p")), ErrorKind::Seam);
+    assert_eq!(kind(runtime.start_pod("p")), ErrorKind::Backend);
     for id in ["a", "b", "c"] {
         runtime.status_container("p", id).unwrap();
     }

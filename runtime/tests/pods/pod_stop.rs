@@ -14,7 +14,7 @@ fn p_081_the_first_failure_ends_the_stop_and_nothing_is_undone() {
         runtime.kill_container("p", id, 9, true).unwrap();
     }
     world.fail_nth("agent.remove-container", 2, Failing::Refuses);
-    assert_eq!(kind(runtime.stop_pod("p", Default::default())), ErrorKind::Seam);
+    assert_eq!(kind(runtime.stop_pod("p", Default::default())), ErrorKind::Backend);
     // Read from the records: a status would stop the rest by itself, since their processes have ended.
     let read = |id: &str| -> String {
         let text = std::fs::read_to_string(world.dir().join("run/p").join(id).join("state.json")).unwrap();
@@ -33,7 +33,7 @@ fn p_081_the_first_failure_ends_the_stop_and_nothing_is_undone() {
 fn p_082_status_works_after_a_failed_stop() {
     let (world, runtime) = running(&["a"]);
     world.fail("agent.kill-container", Failing::Refuses);
-    assert_eq!(kind(runtime.stop_pod("p", Default::default())), ErrorKind::Seam);
+    assert_eq!(kind(runtime.stop_pod("p", Default::default())), ErrorKind::Backend);
     assert_eq!(pod_state(&runtime), State::Running);
     runtime.stop_pod("p", Default::default()).unwrap();
     finish(&world, &runtime);
@@ -96,8 +96,8 @@ fn p_085_a_dead_or_deaf_guest_does_not_keep_the_pod_from_being_stopped() {
 fn p_085_a_refusal_of_the_guest_fails_a_stop_unless_it_is_forced() {
     let (world, runtime) = running(&["a"]);
     world.fail_always("agent.remove-container", Failing::Refuses);
-    assert_eq!(kind(runtime.stop_pod("p", Default::default())), ErrorKind::Seam);
-    assert_eq!(kind(runtime.stop_pod("p", Default::default())), ErrorKind::Seam);
+    assert_eq!(kind(runtime.stop_pod("p", Default::default())), ErrorKind::Backend);
+    assert_eq!(kind(runtime.stop_pod("p", Default::default())), ErrorKind::Backend);
     runtime.stop_pod("p", StopOptions { force: true }).unwrap();
     finish(&world, &runtime);
 }

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex};
 
-use hutch_runtime::seam::AgentCapabilities;
+use hutch_runtime::backend::AgentCapabilities;
 use hutch_runtime::spec::oci::CONFIG_KEY;
 use hutch_runtime::spec::{ContainerConfig, MountSpec, Seccomp};
 use hutch_runtime::testing::World;
@@ -127,19 +127,19 @@ fn p_124_names_of_users_reach_the_guest_as_they_are() {
     finish(&world, &runtime);
 }
 
-/// What a stand-in is asked to be: P-097.
+/// What a shim is asked to be: P-097.
 #[test]
-fn p_097_a_stand_in_joins_the_pods_network_and_gets_the_console() {
+fn p_097_a_shim_joins_the_pods_network_and_gets_the_console() {
     let (world, runtime) = running(&[]);
     let mut config = world.container("a");
     config.command.console = Some("/dev/pts/77".into());
     config.command.interactive = true;
     runtime.create_container("p", config).unwrap();
-    let spec = world.stand_in("a").unwrap();
+    let spec = world.shim("a").unwrap();
     assert_eq!(spec.network_namespace, Some(world.namespace("p")));
     assert_eq!(spec.console, Some("/dev/pts/77".into()));
     assert!(spec.terminal && spec.stdin);
-    assert_eq!(spec.pid_namespace, hutch_runtime::seam::PidNamespace::New);
+    assert_eq!(spec.pid_namespace, hutch_runtime::backend::PidNamespace::New);
     finish(&world, &runtime);
 }
 

@@ -82,7 +82,7 @@ fn a_creation_that_failed_uses_no_volume() {
     let mut pod = world.pod("p", &[]);
     pod.containers = vec![with_volume(&world, "a", "data", &[])];
     world.fail("agent.create-container", Failing::Refuses);
-    assert_eq!(kind(runtime.create_pod(pod)), ErrorKind::Seam);
+    assert_eq!(kind(runtime.create_pod(pod)), ErrorKind::Backend);
     assert_clean(&world);
     assert_eq!(runtime.status_volume("data").unwrap().pods, [""; 0]);
     runtime.remove_volume("data").unwrap();

@@ -38,12 +38,12 @@ impl Snapshot {
         for (dir, below) in DIRECTORIES {
             files(Path::new(dir), below, &mut all);
         }
-        // The bed shows the host's /tmp, to which others may add files meanwhile.
+        // The testbed shows the host's /tmp, to which others may add files meanwhile.
         let foreign =
             |entry: &str| entry.starts_with("file /tmp/") && !TEMPORARY.iter().any(|ours| entry.contains(ours));
         all.retain(|entry| !foreign(entry));
-        // On a host with other users only what bears our name is ours; in the bed everything is.
-        if std::env::var_os("HUTCH_BED").is_none_or(|v| v != "1") {
+        // On a host with other users only what bears our name is ours; in the testbed everything is.
+        if std::env::var_os("HUTCH_TESTBED").is_none_or(|v| v != "1") {
             all.retain(|entry| entry.contains("hutch") || entry.starts_with("descriptor"));
         }
         Snapshot(all)

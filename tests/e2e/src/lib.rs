@@ -1,5 +1,5 @@
 //! Helpers of the end-to-end tests, which run the built `hutch` with real guests. The tests need a `/dev/kvm` that
-//! runs stock guests: `cargo xtask test` runs them in the bed where the host has none. They fail, and do not skip,
+//! runs stock guests: `cargo xtask test` runs them in the testbed where the host has none. They fail, and do not skip,
 //! where `hutch` cannot run.
 //!
 //! | variable | meaning | default |
@@ -59,9 +59,9 @@ pub fn hutch_path() -> PathBuf {
 
 /// Where scratch files go: not on an overlay, on which an overlay could not be stacked.
 pub fn scratch_dir() -> PathBuf {
-    let bed = Path::new("/scratch");
-    if bed.is_dir() {
-        bed.to_owned()
+    let testbed = Path::new("/scratch");
+    if testbed.is_dir() {
+        testbed.to_owned()
     } else {
         std::env::temp_dir()
     }

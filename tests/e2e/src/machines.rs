@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use std::thread::sleep;
 use std::time::{Duration, Instant};
 
-use hutch_runtime::host::{HostSeams, STAND_IN_VERB, VMM_VERB};
+use hutch_runtime::host::{HostBackends, SHIM_VERB, VMM_VERB};
 use hutch_runtime::spec::{Command, ContainerConfig, PodConfig};
 use hutch_runtime::testing::table::Subject;
 use hutch_runtime::vm_host::ReExec;
@@ -26,7 +26,7 @@ while :; do sleep 1000 & wait; done
 /// For what is to happen soon.
 const PATIENCE: Duration = Duration::from_secs(20);
 
-/// A runtime as a library, with real machines: its VMM processes and stand-ins are the built program.
+/// A runtime as a library, with real machines: its VMM processes and shims are the built program.
 pub struct Machines {
     /// Where its records are.
     pub pods: Pods,
@@ -51,15 +51,14 @@ impl Machines {
         let template = PodConfig { containers: Vec::new(), ..template };
         pods.ok(&["pod", "rm", "-f", "template"]);
         let again = |verb: &str| ReExec { program: hutch_path(), args: vec![verb.into()], env: Vec::new() };
-        let seams =
-            HostSeams { vmm: again(VMM_VERB), stand_in: again(STAND_IN_VERB), reap: true, ..Default::default() };
+        let backends = HostBackends { vmm: again(VMM_VERB), shim: again(SHIM_VERB), reap: true, ..Default::default() };
         let options = Options {
             boot_timeout: Duration::from_secs(60),
             // Nobody has killed the process where a walk stops it: the wait would be in vain.
             stop_timeout: Duration::from_millis(1),
             ..Options::default()
         };
-        let runtime = Runtime::new(Store::new(pods.configs(), pods.states()), seams.seams(), options);
+        let runtime = Runtime::new(Store::new(pods.configs(), pods.states()), backends.backends(), options);
         Self { pods, template, runtime, programs: Cell::new(0) }
     }
 
@@ -128,7 +127,7 @@ impl Subject for Machines {
         result
     }
 
-    /// The end can be seen when the stand-in is gone.
+    /// The end can be seen when the shim is gone.
     fn settle(&self, pod: &str, container: &str) -> std::result::Result<(), String> {
         let record = self.pods.state(pod).join(container).join("process.json");
         let record: serde_json::Value =
@@ -138,7 +137,7 @@ impl Subject for Machines {
         let begun = Instant::now();
         while lives() {
             if begun.elapsed() > PATIENCE {
-                return Err(format!("the stand-in of {container} in {pod} does not end"));
+                return Err(format!("the shim of {container} in {pod} does not end"));
             }
             sleep(Duration::from_millis(5));
         }

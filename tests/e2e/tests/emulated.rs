@@ -1,5 +1,5 @@
 //! On a host whose KVM only emulates: it cannot run a stock guest, and hutch says so at once instead of hanging.
-//! `cargo xtask test` runs this on such hosts only, and never in the bed.
+//! `cargo xtask test` runs this on such hosts only, and never in the testbed.
 
 use std::time::Duration;
 

@@ -5,10 +5,10 @@ use std::time::{Duration, Instant};
 use hutch_e2e::{quick, Hutch, RootFs, Snapshot};
 use nix::sys::signal::Signal;
 
-/// Rows of boots side by side: the bed has two processors.
+/// Rows of boots side by side: the testbed has two processors.
 const ROWS: usize = 2;
 
-/// Boots altogether; a second or two each in the bed.
+/// Boots altogether; a second or two each in the testbed.
 fn boots() -> u32 {
     let default = if quick() { 20 } else { 200 };
     std::env::var("HUTCH_E2E_BOOTS").ok().and_then(|n| n.parse().ok()).unwrap_or(default)

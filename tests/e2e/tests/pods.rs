@@ -126,7 +126,7 @@ fn a_machine_that_dies_is_noticed_and_leaves_a_pod_that_can_be_removed() {
     let vmm = pods.status("p", "/vmm_pid").as_i64().expect("a PID") as i32;
     let killed = Instant::now();
     kill(Pid::from_raw(vmm), Signal::SIGKILL).expect("a signal");
-    // Nobody asks: the stand-in notices.
+    // Nobody asks: the shim notices.
     let record = pods.state("p").join("failure.json");
     while !record.exists() {
         assert!(killed.elapsed() < Duration::from_secs(30), "it is not noticed");

@@ -1,4 +1,4 @@
-//! `cargo xtask perf --runtime`: what the runtime's own share of each call costs, with seams that do nothing.
+//! `cargo xtask perf --runtime`: what the runtime's own share of each call costs, with backends that do nothing.
 //!
 //! Times are medians with their quartiles, beside a peer in the same run: for lists and status, plain reading of the
 //! very files that the call reads; for the mutating calls, one record written durably (temporary file, fsync, rename),
@@ -8,7 +8,7 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use hutch_runtime::seam::Seams;
+use hutch_runtime::backend::Backends;
 use hutch_runtime::spec::{
     AgentConfig, AgentKind, Command, ContainerConfig, HypervisorConfig, HypervisorKind, PodConfig, ShimConfig, ShimKind,
 };
@@ -50,7 +50,7 @@ impl Bench {
 
     fn runtime(&self, name: &str) -> Runtime {
         let store = Store::new(self.dir.join(name).join("config"), self.dir.join(name).join("run"));
-        Runtime::new(store, Seams::noop(), Options::default())
+        Runtime::new(store, Backends::noop(), Options::default())
     }
 
     fn pod(&self, id: &str) -> PodConfig {
@@ -101,7 +101,7 @@ impl Bench {
         };
         let create = measure("create and delete a pod", ROUNDS, create, record)?;
         runtime.run_pod(self.pod("p"))?;
-        let enter = || runtime.enter_container("p", "p-c", &exec, Default::default());
+        let enter = || runtime.exec_container("p", "p-c", &exec, Default::default());
         let enter = measure("exec", ROUNDS, enter, record)?;
         let restart = || -> hutch_runtime::Result<_> {
             runtime.stop_container("p", "p-c", StopOptions { force: true })?;

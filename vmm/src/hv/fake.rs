@@ -1,4 +1,4 @@
-//! A scripted hypervisor: each vCPU plays a list of exits. For tests of everything above the seam.
+//! A scripted hypervisor: each vCPU plays a list of exits. For tests of everything above the backend.
 
 use std::collections::VecDeque;
 use std::io;

@@ -1,6 +1,6 @@
-//! The seam to the hypervisor: what the builder and the run loop need of KVM, and nothing more.
+//! The backend to the hypervisor: what the builder and the run loop need of KVM, and nothing more.
 //!
-//! [`kvm`] is the product, `fake` a scripted stand-in that lets the machine be tested without `/dev/kvm`.
+//! [`kvm`] is the product, `fake` a scripted shim that lets the machine be tested without `/dev/kvm`.
 //! No KVM type passes through these traits.
 
 pub mod exit;

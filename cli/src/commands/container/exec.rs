@@ -1,7 +1,7 @@
 //! `hutch container exec`.
 
-use hutch_runtime::workload::write_pid_file;
-use hutch_runtime::{EnterOptions, Process, Runtime};
+use hutch_runtime::oci::write_pid_file;
+use hutch_runtime::{ExecOptions, Process, Runtime};
 
 use crate::args::container::ExecArgs;
 use crate::args::records::RecordArgs;
@@ -24,9 +24,9 @@ fn whole(records: &RecordArgs, args: &ExecArgs) -> Result<u8, Failure> {
         true => None,
         false => Some(Attachment::prepare(args.tty && args.console.is_none(), args.interactive)?),
     };
-    let options = EnterOptions { terminal: args.tty.then(tty::size), rlimits };
+    let options = ExecOptions { terminal: args.tty.then(tty::size), rlimits };
     let (_, _, process) =
-        runtime.enter_container(&args.pod, &args.container, &command, options).map_err(start_failure)?;
+        runtime.exec_container(&args.pod, &args.container, &command, options).map_err(start_failure)?;
     if let Some(path) = &args.pid_file {
         if let Err(error) = write_pid_file(path, process.pid) {
             runtime.signal_process(&args.pod, &args.container, &process.token, libc::SIGKILL, true)?;

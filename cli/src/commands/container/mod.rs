@@ -5,8 +5,8 @@ pub(super) mod show;
 
 use std::io::{self, Write};
 
-use hutch_runtime::workload::write_pid_file;
-use hutch_runtime::{ProcessListOptions, Runtime, State, StopOptions};
+use hutch_runtime::oci::write_pid_file;
+use hutch_runtime::{ListProcessesOptions, Runtime, State, StopOptions};
 
 use super::records::{each, host, options, runtime, stop_signal, typed, usual, wait, TIMED_OUT};
 use crate::args::container::{
@@ -101,8 +101,8 @@ fn kill(runtime: &Runtime, args: &KillArgs) -> Result<u8, Failure> {
 
 /// Printed unmodified (P-150).
 fn processes(runtime: &Runtime, args: PsArgs) -> Result<u8, Failure> {
-    let options = ProcessListOptions { format: args.format, args: args.args };
-    let list = runtime.process_list(&args.pod, &args.container, &options)?;
+    let options = ListProcessesOptions { format: args.format, args: args.args };
+    let list = runtime.list_processes(&args.pod, &args.container, &options)?;
     let mut out = io::stdout().lock();
     out.write_all(&list)?;
     if !list.ends_with(b"\n") {
@@ -114,7 +114,7 @@ fn processes(runtime: &Runtime, args: PsArgs) -> Result<u8, Failure> {
 fn wait_container(runtime: &Runtime, args: &WaitContainer) -> Result<u8, Failure> {
     let seconds = |text| resolve::pod::seconds("--timeout", text).map_err(typed);
     let timeout = args.timeout.as_deref().map(seconds).transpose()?;
-    // One without a stand-in gives no slice to wait in, only an answer.
+    // One without a shim gives no slice to wait in, only an answer.
     match wait(timeout, |slice| runtime.wait_container(&args.pod, &args.container, slice))? {
         Some(exit) => {
             if let (None, None, Some(reason)) = (exit.code, exit.signal, &exit.reason) {

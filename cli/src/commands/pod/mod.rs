@@ -45,7 +45,7 @@ pub fn run(args: PodArgs) -> Result<u8, Failure> {
         PodCommand::Stats(show) => show::stats(&usual(records)?, &show),
         PodCommand::Events(show) => events(&usual(records)?, &show),
         PodCommand::Cleanup => {
-            for id in usual(records)?.sweep()? {
+            for id in usual(records)?.cleanup()? {
                 writeln!(io::stdout(), "{id}")?;
             }
             Ok(0)

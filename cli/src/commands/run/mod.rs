@@ -16,7 +16,7 @@ use std::time::{Duration, Instant};
 use hutch_agent_proto::ExitStatus;
 use hutch_runtime::agent_client::printable;
 use hutch_runtime::guest::GuestAssets;
-use hutch_runtime::sandbox::{Ended, Inbox, MachineSandbox, Marks, RunError, Stop, Task};
+use hutch_runtime::oneshot::{OneshotEnd, OneshotMachine, OneshotTask, PhaseMarks, RunError, RunEventQueue, Stop};
 use hutch_runtime::stdio::StdioFds;
 use hutch_runtime::store::DEFAULT_CONFIG_ROOT;
 use hutch_runtime::volume::{VolumeHold, Volumes};
@@ -63,14 +63,14 @@ fn whole(args: RunArgs, started: u64, began: Instant) -> Result<u8, Failure> {
     if let Some(beyond_mib) = plan.memory_growth.beyond_mib(assets.can_grow()) {
         layout.machine.memory.grow_beyond(beyond_mib);
     }
-    let sandbox = MachineSandbox::launch(&layout.machine)?;
+    let sandbox = OneshotMachine::launch(&layout.machine)?;
     phases.mark("machine started");
-    let inbox = Inbox::new();
-    let post = inbox.post();
-    signals.forward(plan.tty, move |notice| post.send(notice))?;
+    let queue = RunEventQueue::new();
+    let sender = queue.sender();
+    signals.forward(plan.tty, move |event| sender.send(event))?;
     let task = task(&plan, layout, began)?;
-    let mut marks = Marks::default();
-    let (result, ended) = sandbox.run(task, &inbox, &mut marks);
+    let mut marks = PhaseMarks::default();
+    let (result, ended) = sandbox.run(task, &queue, &mut marks);
     tty::leave();
     let shown = phases.report(ended.machine(), &marks);
     let outcome = shown.and_then(|()| outcome(result, &plan, &ended));
@@ -103,7 +103,7 @@ fn host() -> io::Result<Host<'static>> {
     })
 }
 
-fn task(plan: &RunPlan, layout: layout::Layout, began: Instant) -> io::Result<Task> {
+fn task(plan: &RunPlan, layout: layout::Layout, began: Instant) -> io::Result<OneshotTask> {
     let mut process = plan.process.clone();
     if plan.tty {
         process.terminal = Some(tty::size());
@@ -114,7 +114,7 @@ fn task(plan: &RunPlan, layout: layout::Layout, began: Instant) -> io::Result<Ta
         stdout: Some(own(io::stdout())?),
         stderr: Some(own(io::stderr())?),
     };
-    Ok(Task {
+    Ok(OneshotTask {
         sandbox: layout.sandbox,
         process,
         fds,
@@ -142,7 +142,7 @@ fn own(file: impl AsFd) -> io::Result<OwnedFd> {
     file.as_fd().try_clone_to_owned()
 }
 
-fn outcome(result: Result<ExitStatus, RunError>, plan: &RunPlan, ended: &Ended) -> Result<u8, Failure> {
+fn outcome(result: Result<ExitStatus, RunError>, plan: &RunPlan, ended: &OneshotEnd) -> Result<u8, Failure> {
     let error = match result {
         Ok(status) => return Ok(status.code()),
         Err(error) => error,
@@ -168,7 +168,7 @@ struct GuestFailure {
     console: String,
 }
 
-fn console(plan: &RunPlan, ended: &Ended) -> String {
+fn console(plan: &RunPlan, ended: &OneshotEnd) -> String {
     let lines = ended.machine().console_tail(CONSOLE_LINES);
     match (lines.is_empty(), &plan.console) {
         (true, None) => "\nThe guest wrote nothing to its console; --console FILE makes it tell more.".to_owned(),

@@ -3,7 +3,7 @@
 use std::fmt::Write as _;
 use std::path::PathBuf;
 
-use hutch_runtime::sandbox::Marks;
+use hutch_runtime::oneshot::PhaseMarks;
 use hutch_vmm::{Machine, Mark};
 
 use crate::clock;
@@ -44,7 +44,7 @@ impl Phases {
     ///
     /// # Errors
     /// The file cannot be written.
-    pub fn report(mut self, machine: &Machine, run: &Marks) -> Result<(), Failure> {
+    pub fn report(mut self, machine: &Machine, run: &PhaseMarks) -> Result<(), Failure> {
         if !self.wanted() {
             return Ok(());
         }

@@ -13,19 +13,19 @@ const ARROWS: [(&str, &[&str]); 14] = [
     ("hutch-agent", &["hutch-agent-proto"]),
     ("hutch-agent-oci", &["hutch-agent", "hutch-agent-proto"]),
     ("hutch-agent-proto", &[]),
-    ("hutch-bed", &[]),
-    ("hutch-bed-kernel", &["hutch-runtime", "hutch-test-harness"]),
-    ("hutch-test-harness", &["hutch-bed"]),
+    ("hutch-testbed", &[]),
+    ("hutch-testbed-kernel", &["hutch-runtime", "hutch-testbed-host"]),
+    ("hutch-testbed-host", &["hutch-testbed"]),
     ("hutch-e2e", &["hutch-agent-proto", "hutch-runtime"]),
     ("hutch-perf", &["hutch-runtime"]),
     ("hutch-conformance", &[]),
-    ("xtask", &["hutch-bed", "hutch-test-harness"]),
+    ("xtask", &["hutch-testbed", "hutch-testbed-host"]),
 ];
 
 /// Packages of which two versions in the tree would not work together.
 const ONCE: [&str; 4] = ["vm-memory", "vmm-sys-util", "virtio-queue", "kvm-bindings"];
 
-/// Seams: only the package on the right may use the one on the left, tests included.
+/// Backends: only the package on the right may use the one on the left, tests included.
 const ONLY_IN: [(&str, &str); 3] =
     [("kvm-ioctls", "hutch-vmm"), ("linux-loader", "hutch-vmm"), ("acpi_tables", "hutch-vmm")];
 
@@ -48,7 +48,7 @@ fn problems(metadata: &Metadata) -> Vec<String> {
             if ordinary && members.contains_key(other) && !allowed.contains(&other) {
                 found.push(format!("{name} must not depend on {other}"));
             }
-            if let Some((_, owner)) = ONLY_IN.iter().find(|(seam, owner)| *seam == other && owner != name) {
+            if let Some((_, owner)) = ONLY_IN.iter().find(|(backend, owner)| *backend == other && owner != name) {
                 found.push(format!("{name} must not depend on {other}, which belongs behind {owner}"));
             }
         }
@@ -78,7 +78,7 @@ mod tests {
     }
 
     #[test]
-    fn wrong_arrows_seams_and_copies_are_all_reported() {
+    fn wrong_arrows_backends_and_copies_are_all_reported() {
         let found = problems(&metadata(serde_json::json!({
             "packages": [
                 package("hutch-devices", "1", &[("hutch-vmm", None), ("kvm-ioctls", Some("dev"))]),

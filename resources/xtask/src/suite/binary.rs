@@ -17,7 +17,7 @@ pub enum Kind {
     BareMetal,
     /// A `/dev/kvm` that only emulates: the tests of what is said then.
     EmulatedKvm,
-    /// A `/dev/kvm` that runs a stock guest, and the built program: the bed, where the host has none.
+    /// A `/dev/kvm` that runs a stock guest, and the built program: the testbed, where the host has none.
     RealGuest,
 }
 
@@ -83,7 +83,7 @@ fn binary_of(message: &str, root: &Path) -> Option<Binary> {
         Some("vmm") if integration => Kind::BareMetal,
         Some("tests/e2e") if integration && name.ends_with("/emulated.rs") => Kind::EmulatedKvm,
         Some("tests/e2e") if integration => Kind::RealGuest,
-        // Containers need root, namespaces and control groups, which the bed has whatever this host has.
+        // Containers need root, namespaces and control groups, which the testbed has whatever this host has.
         Some("runtime/agent/oci") if integration => Kind::RealGuest,
         _ => Kind::Unit,
     };

@@ -1,4 +1,4 @@
-//! Test binaries: building them, running them here or in the bed, adding up what they say.
+//! Test binaries: building them, running them here or in the testbed, adding up what they say.
 
 mod binary;
 mod libtest;
@@ -9,7 +9,7 @@ use std::time::Instant;
 
 pub use binary::{build_all, Binary, Kind};
 pub use report::Report;
-pub use run::{in_bed, on_host, Plan};
+pub use run::{in_testbed, on_host, Plan};
 
 use crate::{build, Result};
 

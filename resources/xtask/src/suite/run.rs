@@ -1,4 +1,4 @@
-//! Running test binaries, on this host or, by this very program, inside the bed.
+//! Running test binaries, on this host or, by this very program, inside the testbed.
 
 use std::fs;
 use std::io::{self, Read, Write};
@@ -111,8 +111,8 @@ pub fn on_host(plan: &Plan, report: &mut Report) {
     }
 }
 
-/// The hidden task `run-plan`: runs the plan in a file, as [`on_host`] does. This is what runs inside the bed.
-pub fn in_bed(plan: &Path) -> Result<std::process::ExitCode> {
+/// The hidden task `run-plan`: runs the plan in a file, as [`on_host`] does. This is what runs inside the testbed.
+pub fn in_testbed(plan: &Path) -> Result<std::process::ExitCode> {
     let plan: Plan = serde_json::from_slice(&fs::read(plan)?)?;
     on_host(&plan, &mut Report::default());
     Ok(std::process::ExitCode::SUCCESS)

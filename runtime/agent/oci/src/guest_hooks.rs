@@ -13,7 +13,7 @@ use hutch_agent::server::Agent;
 use hutch_agent_proto::{ErrorKind, RemoteError};
 
 use crate::hooks::{text_file, State};
-use crate::summon::errand;
+use crate::summon::request;
 
 /// How long one hook may take.
 pub const HOOK_LIMIT: Duration = Duration::from_secs(10);
@@ -128,7 +128,7 @@ impl GuestHooks {
         let null = fs::File::options().write(true).open("/dev/null").map_err(|error| failed_io("/dev/null", &error))?;
         let stdio = [state.as_fd(), null.as_fd(), null.as_fd()];
         // The helper keeps the limit; this is for a helper that cannot.
-        errand(agent, &["hook", path, when.name()], stdio, HOOK_LIMIT + Duration::from_secs(5))
+        request(agent, &["hook", path, when.name()], stdio, HOOK_LIMIT + Duration::from_secs(5))
     }
 }
 

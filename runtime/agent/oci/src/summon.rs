@@ -88,7 +88,7 @@ pub fn summon(agent: &Agent, job: &[&str], stdio: [BorrowedFd; 3]) -> Outcome<Ma
 ///
 /// # Errors
 /// What the helper says, `Timeout`, `System`.
-pub fn errand(agent: &Agent, job: &[&str], stdio: [BorrowedFd; 3], limit: Duration) -> Outcome<()> {
+pub fn request(agent: &Agent, job: &[&str], stdio: [BorrowedFd; 3], limit: Duration) -> Outcome<()> {
     let (ours, theirs) = pair()?;
     let helper = start(agent, job, stdio, theirs.as_fd())?;
     drop(theirs);

@@ -1,4 +1,4 @@
-//! Which package is taken, and what out of it. The archive is a stand-in; the programs around it are real.
+//! Which package is taken, and what out of it. The archive is a shim; the programs around it are real.
 
 use super::super::progress::Event;
 use super::super::testing::FakeArchive;

@@ -11,8 +11,8 @@ pub(crate) use source::source_key;
 
 /// The request for the guest kernel (`resources/kernel/guest.config`).
 pub const GUEST_CONFIG: &str = include_str!("../../../../resources/kernel/guest.config");
-/// The request for the kernel of the nested test machine (`resources/kernel/bed.config`).
-pub const BED_CONFIG: &str = include_str!("../../../../resources/kernel/bed.config");
+/// The request for the kernel of the nested test machine (`resources/kernel/testbed.config`).
+pub const TESTBED_CONFIG: &str = include_str!("../../../../resources/kernel/testbed.config");
 
 #[cfg(test)]
 mod tests;

@@ -1,4 +1,4 @@
-//! The steps around the compiler, with stand-ins for make and gcc; compiling itself is what CI does for real.
+//! The steps around the compiler, with shims for make and gcc; compiling itself is what CI does for real.
 
 use std::cell::RefCell;
 use std::fs;

@@ -22,7 +22,7 @@ pub(crate) use guest::{guest_config, has_seccomp, shared_binds, shm_source, Gues
 pub const CONFIG_KEY: &str = "dev.hutch.oci.config";
 /// Annotation that holds the bundle's path.
 pub const BUNDLE_KEY: &str = "dev.hutch.oci.bundle";
-/// Annotation that tells `sandbox`, `container` or `single`.
+/// Annotation that tells `oneshot`, `container` or `single`.
 pub const ROLE_KEY: &str = "dev.hutch.oci.role";
 /// Annotation towards the guest agent: the user as `user[:group]`, names allowed (P-124).
 pub const GUEST_USER_KEY: &str = "dev.hutch.process.user";

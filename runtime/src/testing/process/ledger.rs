@@ -4,8 +4,8 @@ use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
 
+use crate::backend::{BackendError, BackendResult, Cgroups, HostMounts, Namespace, Network, RootDisk};
 use crate::network::{Endpoint, EndpointKind};
-use crate::seam::{Cgroups, HostMounts, Namespace, Network, RootDisk, SeamError, SeamResult};
 use crate::spec::NetworkConfig;
 use crate::store::BindRecord;
 
@@ -26,17 +26,17 @@ impl Ledger {
         self.dir.join(format!("{kind} {}", name.replace('/', "|")))
     }
 
-    fn note(&self, kind: &str, name: &str) -> SeamResult<()> {
+    fn note(&self, kind: &str, name: &str) -> BackendResult<()> {
         let path = self.entry(kind, name);
         let written = fs::create_dir_all(&self.dir).and_then(|()| fs::write(&path, name));
-        written.map_err(|e| SeamError::system(format!("write {}", path.display()), e))
+        written.map_err(|e| BackendError::system(format!("write {}", path.display()), e))
     }
 
-    fn strike(&self, kind: &str, name: &str) -> SeamResult<()> {
+    fn strike(&self, kind: &str, name: &str) -> BackendResult<()> {
         let path = self.entry(kind, name);
         match fs::remove_file(&path) {
             Err(e) if e.kind() != io::ErrorKind::NotFound => {
-                Err(SeamError::system(format!("remove {}", path.display()), e))
+                Err(BackendError::system(format!("remove {}", path.display()), e))
             }
             _ => Ok(()),
         }
@@ -48,22 +48,22 @@ fn text(namespace: &Namespace) -> String {
 }
 
 impl Network for Ledger {
-    fn plan(&self, pod: &str, config: &NetworkConfig) -> SeamResult<Namespace> {
+    fn plan(&self, pod: &str, config: &NetworkConfig) -> BackendResult<Namespace> {
         Ok(match &config.namespace {
             Some(path) => Namespace { path: Some(path.clone()), created: false },
             None => Namespace { path: Some(self.dir.join("netns").join(pod)), created: true },
         })
     }
 
-    fn create(&self, _: &str, namespace: &Namespace, _: &NetworkConfig) -> SeamResult<()> {
+    fn create(&self, _: &str, namespace: &Namespace, _: &NetworkConfig) -> BackendResult<()> {
         self.note("namespace", &text(namespace))
     }
 
-    fn run(&self, _: &Namespace, job: &mut (dyn FnMut() + Send)) -> SeamResult<()> {
-        crate::seam::run_in_namespace(None, job)
+    fn run(&self, _: &Namespace, job: &mut (dyn FnMut() + Send)) -> BackendResult<()> {
+        crate::backend::run_in_namespace(None, job)
     }
 
-    fn scan(&self, _: &str, _: &Namespace, _: &NetworkConfig) -> SeamResult<Vec<Endpoint>> {
+    fn scan(&self, _: &str, _: &Namespace, _: &NetworkConfig) -> BackendResult<Vec<Endpoint>> {
         Ok(vec![Endpoint {
             kind: EndpointKind::Tap { tap: "tap0".into(), keep_ingress: false },
             name: "eth0".into(),
@@ -75,44 +75,46 @@ impl Network for Ledger {
         }])
     }
 
-    fn attach(&self, namespace: &Namespace, endpoint: &Endpoint) -> SeamResult<()> {
+    fn attach(&self, namespace: &Namespace, endpoint: &Endpoint) -> BackendResult<()> {
         self.note("endpoint", &format!("{} in {}", endpoint.name, text(namespace)))
     }
 
-    fn detach(&self, namespace: &Namespace, endpoint: &Endpoint) -> SeamResult<()> {
+    fn detach(&self, namespace: &Namespace, endpoint: &Endpoint) -> BackendResult<()> {
         self.strike("endpoint", &format!("{} in {}", endpoint.name, text(namespace)))
     }
 
-    fn delete(&self, _: &str, namespace: &Namespace) -> SeamResult<()> {
+    fn delete(&self, _: &str, namespace: &Namespace) -> BackendResult<()> {
         self.strike("namespace", &text(namespace))
     }
 }
 
 impl HostMounts for Ledger {
     /// Every file is a disk.
-    fn root_disk(&self, rootfs: &Path) -> SeamResult<Option<RootDisk>> {
+    fn root_disk(&self, rootfs: &Path) -> BackendResult<Option<RootDisk>> {
         let disk = RootDisk { device: rootfs.into(), fstype: "ext4".into(), path: PathBuf::new() };
         Ok(rootfs.is_file().then_some(disk))
     }
 
-    fn resolve(&self, source: &Path) -> SeamResult<PathBuf> {
-        source.canonicalize().map_err(|e| SeamError::system(format!("find {}", source.display()), e))
+    fn resolve(&self, source: &Path) -> BackendResult<PathBuf> {
+        source.canonicalize().map_err(|e| BackendError::system(format!("find {}", source.display()), e))
     }
 
-    fn bind(&self, bind: &BindRecord) -> SeamResult<()> {
+    fn bind(&self, bind: &BindRecord) -> BackendResult<()> {
         self.note("mount", &bind.target.display().to_string())?;
-        fs::create_dir_all(&bind.target).map_err(|e| SeamError::system("make a mount point", e))
+        fs::create_dir_all(&bind.target).map_err(|e| BackendError::system("make a mount point", e))
     }
 
-    fn unbind(&self, target: &Path) -> SeamResult<()> {
+    fn unbind(&self, target: &Path) -> BackendResult<()> {
         match fs::remove_dir(target) {
-            Err(e) if e.kind() != io::ErrorKind::NotFound => return Err(SeamError::system("remove a mount point", e)),
+            Err(e) if e.kind() != io::ErrorKind::NotFound => {
+                return Err(BackendError::system("remove a mount point", e))
+            }
             _ => {}
         }
         self.strike("mount", &target.display().to_string())
     }
 
-    fn below(&self, dir: &Path) -> SeamResult<Vec<PathBuf>> {
+    fn below(&self, dir: &Path) -> BackendResult<Vec<PathBuf>> {
         let mut found = Vec::new();
         for entry in fs::read_dir(&self.dir).into_iter().flatten().flatten() {
             if entry.file_name().to_string_lossy().starts_with("mount ") {
@@ -129,19 +131,19 @@ impl HostMounts for Ledger {
 }
 
 impl Cgroups for Ledger {
-    fn plan(&self, name: &str) -> SeamResult<Option<PathBuf>> {
+    fn plan(&self, name: &str) -> BackendResult<Option<PathBuf>> {
         Ok(Some(PathBuf::from(name)))
     }
 
-    fn create(&self, dir: &Path) -> SeamResult<()> {
+    fn create(&self, dir: &Path) -> BackendResult<()> {
         self.note("cgroup", &dir.display().to_string())
     }
 
-    fn add(&self, _: &Path, _: i32) -> SeamResult<()> {
+    fn add(&self, _: &Path, _: i32) -> BackendResult<()> {
         Ok(())
     }
 
-    fn remove(&self, dir: &Path) -> SeamResult<()> {
+    fn remove(&self, dir: &Path) -> BackendResult<()> {
         self.strike("cgroup", &dir.display().to_string())
     }
 }

@@ -15,7 +15,7 @@ use hutch_agent_proto::{
 };
 
 use super::TEST_PORT;
-use crate::seam::{BlockDevice, SeamError, SeamResult, VmSpec};
+use crate::backend::{BackendError, BackendResult, BlockDevice, VmSpec};
 use crate::testing::guest::{Answer, FakeGuest};
 use crate::vm_host::{GuestMachine, MachineEnd};
 
@@ -73,9 +73,9 @@ impl FakeMachine {
     ///
     /// # Errors
     /// If the name of the pod is `unbootable`.
-    pub fn launch(spec: &VmSpec) -> SeamResult<Self> {
+    pub fn launch(spec: &VmSpec) -> BackendResult<Self> {
         if spec.name == "unbootable" {
-            return Err(SeamError::Refused("this machine does not boot".into()));
+            return Err(BackendError::Refused("this machine does not boot".into()));
         }
         let state = State {
             guest: FakeGuest::new(),
@@ -99,7 +99,7 @@ fn end(shared: &Shared, reason: &str, expected: bool) {
 }
 
 impl GuestMachine for FakeMachine {
-    fn wait_ready(&self, _: Duration) -> SeamResult<()> {
+    fn wait_ready(&self, _: Duration) -> BackendResult<()> {
         Ok(())
     }
 
@@ -113,12 +113,12 @@ impl GuestMachine for FakeMachine {
         }
     }
 
-    fn pause(&self) -> SeamResult<()> {
+    fn pause(&self) -> BackendResult<()> {
         self.shared.change(|state| state.paused = true);
         Ok(())
     }
 
-    fn resume(&self) -> SeamResult<()> {
+    fn resume(&self) -> BackendResult<()> {
         self.shared.change(|state| state.paused = false);
         Ok(())
     }
@@ -138,30 +138,30 @@ impl GuestMachine for FakeMachine {
         Ok(theirs)
     }
 
-    fn plug_block(&self, device: &BlockDevice) -> SeamResult<()> {
+    fn plug_block(&self, device: &BlockDevice) -> BackendResult<()> {
         self.shared.change(|state| {
             if state.disks.len() >= state.slots {
-                return Err(SeamError::Refused("no drive slot is free".into()));
+                return Err(BackendError::Refused("no drive slot is free".into()));
             }
             state.disks.insert(device.id.clone());
             Ok(())
         })
     }
 
-    fn plug_vfio(&self, _: &str, _: &Path) -> SeamResult<()> {
+    fn plug_vfio(&self, _: &str, _: &Path) -> BackendResult<()> {
         Ok(())
     }
 
-    fn unplug(&self, id: &str) -> SeamResult<()> {
+    fn unplug(&self, id: &str) -> BackendResult<()> {
         self.shared.change(|state| state.disks.remove(id));
         Ok(())
     }
 
-    fn set_vcpus(&self, _: u32) -> SeamResult<()> {
+    fn set_vcpus(&self, _: u32) -> BackendResult<()> {
         Ok(())
     }
 
-    fn set_memory(&self, mib: u64) -> SeamResult<u64> {
+    fn set_memory(&self, mib: u64) -> BackendResult<u64> {
         Ok(mib << 20)
     }
 

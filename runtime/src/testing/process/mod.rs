@@ -1,4 +1,4 @@
-//! The same guest behind real processes: VMM processes with control sockets, stand-ins, and ledgers of namespaces and
+//! The same guest behind real processes: VMM processes with control sockets, shims, and ledgers of namespaces and
 //! mounts in a directory. Nothing needs KVM or rights. For tests that kill processes and for runtimes in several
 //! processes.
 //!
@@ -14,10 +14,10 @@ use std::time::Duration;
 
 use tempfile::TempDir;
 
+use crate::backend::{AgentCapabilities, BackendError, BackendResult, Backends};
 use crate::options::Options;
 use crate::runtime::Runtime;
-use crate::seam::{AgentCapabilities, SeamError, SeamResult, Seams};
-use crate::stand_in::{stand_in_verb, ProcessStandIns};
+use crate::shim::{shim_verb, ProcessShims};
 use crate::store::{Store, VmRecord};
 use crate::vm_host::{vmm_verb_with, ControlClient, ProcessVmHost, ReExec, VsockAgents};
 
@@ -55,7 +55,7 @@ pub fn play_role(other: impl FnOnce(&str) -> u8) {
                 1
             }
         },
-        "stand-in" => stand_in_verb(),
+        "shim" => shim_verb(),
         role => other(role),
     };
     std::process::exit(status.into());
@@ -115,25 +115,25 @@ impl Stage {
         command
     }
 
-    /// The seams.
-    pub fn seams(&self) -> Seams {
-        self.seams_of(true)
+    /// The backends.
+    pub fn backends(&self) -> Backends {
+        self.backends_of(true)
     }
 
-    /// A runtime that leaves it to the caller to collect stand-ins that have ended.
+    /// A runtime that leaves it to the caller to collect shims that have ended.
     pub fn runtime_that_collects_nothing(&self) -> Runtime {
-        Runtime::new(self.store(), self.seams_of(false), self.options())
+        Runtime::new(self.store(), self.backends_of(false), self.options())
     }
 
-    fn seams_of(&self, reap: bool) -> Seams {
+    fn backends_of(&self, reap: bool) -> Backends {
         let vm = ProcessVmHost { reap: true, ..ProcessVmHost::new(self.reexec("vmm")) };
         let capabilities = AgentCapabilities { block_devices: true, ..AgentCapabilities::default() };
-        let stand_ins = ProcessStandIns { reap, namespaces: false, ..ProcessStandIns::new(self.reexec("stand-in")) };
+        let shims = ProcessShims { reap, namespaces: false, ..ProcessShims::new(self.reexec("shim")) };
         let ledger = Arc::new(Ledger::new(&self.dir.join("ledger")));
-        Seams {
+        Backends {
             vm: Arc::new(vm),
             agent: Arc::new(VsockAgents { capabilities }),
-            stand_ins: Arc::new(stand_ins),
+            shims: Arc::new(shims),
             network: ledger.clone(),
             mounts: ledger.clone(),
             cgroups: ledger,
@@ -162,19 +162,19 @@ impl Stage {
 
     /// A runtime on this stage.
     pub fn runtime(&self) -> Runtime {
-        Runtime::new(self.store(), self.seams(), self.options())
+        Runtime::new(self.store(), self.backends(), self.options())
     }
 
     /// Tells the guest of a pod what to do: `exit CONTAINER CODE`, `oom CONTAINER`, `hang`, `panic`.
     ///
     /// # Errors
     /// If it cannot be reached.
-    pub fn tell_guest(&self, pod: &str, what: &str) -> SeamResult<()> {
+    pub fn tell_guest(&self, pod: &str, what: &str) -> BackendResult<()> {
         use std::io::{Read, Write};
         let record = self.vm_record(pod)?;
         let fd = ControlClient::connect(&record.socket)?.open_port(TEST_PORT, Duration::from_secs(5))?;
         let mut stream = std::os::unix::net::UnixStream::from(fd);
-        let fail = |e| SeamError::system("tell the guest", e);
+        let fail = |e| BackendError::system("tell the guest", e);
         stream.write_all(what.as_bytes()).map_err(fail)?;
         stream.shutdown(std::net::Shutdown::Write).map_err(fail)?;
         let mut answer = Vec::new();
@@ -186,10 +186,10 @@ impl Stage {
     ///
     /// # Errors
     /// If there is none.
-    pub fn vm_record(&self, pod: &str) -> SeamResult<VmRecord> {
+    pub fn vm_record(&self, pod: &str) -> BackendResult<VmRecord> {
         let store = self.store();
-        let id = crate::PodId::new(pod).map_err(|e| SeamError::Refused(e.to_string()))?;
-        store.need(&store.pod(&id).vm_record()).map_err(|e| SeamError::Refused(e.chain()))
+        let id = crate::PodId::new(pod).map_err(|e| BackendError::Refused(e.to_string()))?;
+        store.need(&store.pod(&id).vm_record()).map_err(|e| BackendError::Refused(e.chain()))
     }
 
     /// PIDs of the living processes of this stage other than this one.

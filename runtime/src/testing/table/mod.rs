@@ -141,10 +141,10 @@ fn perform(subject: &dyn Subject, step: Step) -> (Result<()>, Option<Shown>) {
         Step::Delete(p, c) => runtime.delete_container(PODS[p], CONTAINERS[c]).map(drop),
         Step::Kill(p, c, signal) => runtime.kill_container(PODS[p], CONTAINERS[c], signal, true),
         Step::Enter(p, c) => {
-            let entered = runtime.enter_container(PODS[p], CONTAINERS[c], &subject.command(), Default::default());
+            let entered = runtime.exec_container(PODS[p], CONTAINERS[c], &subject.command(), Default::default());
             entered.map(drop)
         }
-        Step::List(p, c) => runtime.process_list(PODS[p], CONTAINERS[c], &Default::default()).map(drop),
+        Step::List(p, c) => runtime.list_processes(PODS[p], CONTAINERS[c], &Default::default()).map(drop),
         // The process does that, not the runtime.
         Step::Exit(..) => Ok(()),
     };

@@ -35,15 +35,15 @@ pub enum Step {
     Delete(usize, usize),
     /// KillContainer with a signal, all processes.
     Kill(usize, usize, i32),
-    /// EnterContainer.
+    /// ExecContainer.
     Enter(usize, usize),
-    /// ProcessListContainer.
+    /// ListProcesses.
     List(usize, usize),
     /// The process ends by itself.
     Exit(usize, usize),
     /// StartContainer, which the guest refuses.
     RefuseStart(usize, usize),
-    /// ListPod: what it shows is compared, and makes lazy stops.
+    /// ListPod: what it shows is compared, and makes reconciling stops.
     Look,
 }
 
@@ -79,8 +79,8 @@ impl Step {
             Step::Stop(_, _, true) => "StopContainer by force",
             Step::Delete(..) => "DeleteContainer",
             Step::Kill(_, _, signal) => return format!("KillContainer with {signal}"),
-            Step::Enter(..) => "EnterContainer",
-            Step::List(..) => "ProcessListContainer",
+            Step::Enter(..) => "ExecContainer",
+            Step::List(..) => "ListProcesses",
             Step::Exit(..) => "the process ends",
             Step::RefuseStart(..) => "a refused StartContainer",
             Step::Look => "ListPod",
@@ -161,7 +161,7 @@ pub(super) fn expect(model: &mut Model, step: Step) -> Outcome {
                 let container = pod.containers.get_mut(id).unwrap();
                 if container.state == Ready && container.ended {
                     *container = Container { state: Stopped, ended: false, ..*container };
-                    return Err(ErrorKind::Seam);
+                    return Err(ErrorKind::Backend);
                 }
                 *container = Container { state: Running, ended: false, ..*container };
             }
@@ -217,7 +217,7 @@ pub(super) fn expect(model: &mut Model, step: Step) -> Outcome {
 
 /// The part about one container; `Ok(true)`: it is deleted.
 fn expect_container(pod: State, container: &mut Container, step: Step) -> Result<bool, ErrorKind> {
-    use ErrorKind::{Seam, WrongState};
+    use ErrorKind::{Backend, WrongState};
     use State::{Ready, Running, Stopped};
     match step {
         Step::Start(..) | Step::RefuseStart(..) => {
@@ -227,7 +227,7 @@ fn expect_container(pod: State, container: &mut Container, step: Step) -> Result
             let refused = matches!(step, Step::RefuseStart(..)) || container.state == Ready && container.ended;
             *container = Container { state: if refused { Stopped } else { Running }, ended: false, ..*container };
             if refused {
-                Err(Seam)
+                Err(Backend)
             } else {
                 Ok(false)
             }
@@ -249,7 +249,7 @@ fn expect_container(pod: State, container: &mut Container, step: Step) -> Result
             Ok(false)
         }
         Step::Enter(..) => match (pod, container.state) {
-            (Running, Ready | Running) if container.ended => Err(Seam),
+            (Running, Ready | Running) if container.ended => Err(Backend),
             (Running, Ready | Running) => Ok(false),
             _ => Err(WrongState),
         },

@@ -1,4 +1,4 @@
-//! The hypervisor seam on KVM. Everything that knows `kvm-ioctls` is in this folder and in [`super::probe`].
+//! The hypervisor backend on KVM. Everything that knows `kvm-ioctls` is in this folder and in [`super::probe`].
 
 mod irq;
 mod linger;

@@ -1,0 +1,93 @@
+//! Network namespaces and what is in them.
+
+use std::fs::File;
+use std::path::{Path, PathBuf};
+
+use rustix::thread::{move_into_link_name_space, LinkNameSpaceType};
+
+use super::{BackendError, BackendResult};
+use crate::network::Endpoint;
+use crate::spec::NetworkConfig;
+use std::os::fd::AsFd;
+
+/// The network namespace of a pod.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Namespace {
+    /// Its path; `None`: the caller's own, for pods without network.
+    pub path: Option<PathBuf>,
+    /// It was or will be made for the pod.
+    pub created: bool,
+}
+
+/// Namespaces and the endpoints that join them to a machine.
+pub trait Network: Send + Sync {
+    /// Decides where the namespace of `pod` is or will be. Makes nothing.
+    ///
+    /// # Errors
+    /// If the configuration cannot be served.
+    fn plan(&self, pod: &str, config: &NetworkConfig) -> BackendResult<Namespace>;
+
+    /// Makes a planned namespace; called only for those to be created.
+    ///
+    /// # Errors
+    /// The system's; nothing is left then.
+    fn create(&self, pod: &str, namespace: &Namespace, config: &NetworkConfig) -> BackendResult<()>;
+
+    /// Runs `job` on a thread of its own inside the namespace (P-065). Must call it exactly once if it succeeds.
+    ///
+    /// # Errors
+    /// If the namespace cannot be entered; the job did not run then.
+    fn run(&self, namespace: &Namespace, job: &mut (dyn FnMut() + Send)) -> BackendResult<()> {
+        run_in_namespace(namespace.path.as_deref(), job)
+    }
+
+    /// Looks for interfaces and plans an endpoint for each: all but loopback and those without an address, in the
+    /// kernel's order (P-201). Changes nothing. Called inside the namespace.
+    ///
+    /// # Errors
+    /// The system's.
+    fn scan(&self, pod: &str, namespace: &Namespace, config: &NetworkConfig) -> BackendResult<Vec<Endpoint>>;
+
+    /// Makes a planned endpoint. Called inside the namespace.
+    ///
+    /// # Errors
+    /// The system's.
+    fn attach(&self, namespace: &Namespace, endpoint: &Endpoint) -> BackendResult<()>;
+
+    /// Takes an endpoint apart, attached or only planned; a missing one is fine. Gives a physical interface back to
+    /// its driver. Enters the namespace itself.
+    ///
+    /// # Errors
+    /// The system's.
+    fn detach(&self, namespace: &Namespace, endpoint: &Endpoint) -> BackendResult<()>;
+
+    /// Deletes a namespace that was made for a pod; a missing one is fine.
+    ///
+    /// # Errors
+    /// The system's.
+    fn delete(&self, pod: &str, namespace: &Namespace) -> BackendResult<()>;
+}
+
+/// Runs `job` on a dedicated thread whose network namespace is the one at `path`; without a path, in the caller's.
+///
+/// The thread ends with the job, so that no other work can ever find itself in a foreign namespace (P-065).
+///
+/// # Errors
+/// If the namespace cannot be opened or entered; the job did not run then.
+pub fn run_in_namespace(path: Option<&Path>, job: &mut (dyn FnMut() + Send)) -> BackendResult<()> {
+    let enter = || -> BackendResult<()> {
+        let Some(path) = path else { return Ok(()) };
+        let fail = |what: &str, e| BackendError::system(format!("{what} network namespace {}", path.display()), e);
+        let file = File::open(path).map_err(|e| fail("open", e))?;
+        move_into_link_name_space(file.as_fd(), Some(LinkNameSpaceType::Network)).map_err(|e| fail("enter", e.into()))
+    };
+    std::thread::scope(|scope| {
+        let worker = std::thread::Builder::new().name("netns".into()).spawn_scoped(scope, || {
+            enter()?;
+            job();
+            Ok(())
+        });
+        let worker = worker.map_err(|e| BackendError::system("start a thread", e))?;
+        worker.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))
+    })
+}

@@ -1,0 +1,216 @@
+//! Backends that do nothing, successfully, so that the whole API works without a machine (§11). The shim has PID 0,
+//! which is never waited for, signalled, or taken for dead (P-113, P-120).
+
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use hutch_agent_proto::{ContainerStats, Event, ExitStatus, Request, Response};
+
+use super::{
+    AgentCapabilities, AgentHost, AgentSession, BackendResult, BlockDevice, Cgroups, HostMounts, Namespace, Network,
+    RootDisk, Shim, ShimSpec, Shims, VmCapabilities, VmHandle, VmHost, VmLaunch, VmSpec, VmState, VmStats,
+};
+use crate::network::Endpoint;
+use crate::process::ProcessIdentity;
+use crate::spec::NetworkConfig;
+use crate::store::{BindRecord, VmRecord};
+
+/// No machine. One that does not exist cannot die either.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct NoVm;
+
+impl VmHost for NoVm {
+    fn capabilities(&self) -> VmCapabilities {
+        VmCapabilities::default()
+    }
+    fn spawn(&self, _: &VmLaunch<'_>) -> BackendResult<Box<dyn VmHandle>> {
+        Ok(Box::new(NoVm))
+    }
+    fn attach(&self, _: &VmRecord) -> BackendResult<Box<dyn VmHandle>> {
+        Ok(Box::new(NoVm))
+    }
+    fn is_alive(&self, _: &VmRecord) -> bool {
+        true
+    }
+    fn kill(&self, _: &VmRecord, _: Duration) -> BackendResult<()> {
+        Ok(())
+    }
+    fn wait_end(&self, _: &VmRecord, _: Duration) -> BackendResult<bool> {
+        Ok(true)
+    }
+}
+
+impl VmHandle for NoVm {
+    fn process(&self) -> ProcessIdentity {
+        ProcessIdentity::NONE
+    }
+    fn start(&mut self, _: &VmSpec) -> BackendResult<()> {
+        Ok(())
+    }
+    fn wait_ready(&mut self, _: Duration) -> BackendResult<()> {
+        Ok(())
+    }
+    fn state(&mut self) -> BackendResult<VmState> {
+        Ok(VmState::Running)
+    }
+    fn pause(&mut self) -> BackendResult<()> {
+        Ok(())
+    }
+    fn resume(&mut self) -> BackendResult<()> {
+        Ok(())
+    }
+    fn plug_block(&mut self, _: &BlockDevice) -> BackendResult<()> {
+        Ok(())
+    }
+    fn plug_vfio(&mut self, _: &str, _: &Path) -> BackendResult<()> {
+        Ok(())
+    }
+    fn unplug(&mut self, _: &str) -> BackendResult<()> {
+        Ok(())
+    }
+    fn set_vcpus(&mut self, _: u32) -> BackendResult<()> {
+        Ok(())
+    }
+    fn set_memory(&mut self, _: u64) -> BackendResult<u64> {
+        Ok(0)
+    }
+    fn expect_end(&mut self, _: bool) -> BackendResult<()> {
+        Ok(())
+    }
+    fn stats(&mut self) -> BackendResult<VmStats> {
+        Ok(VmStats::default())
+    }
+}
+
+/// No agent.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct NoAgent;
+
+impl AgentHost for NoAgent {
+    fn capabilities(&self) -> AgentCapabilities {
+        AgentCapabilities::default()
+    }
+    fn connect(&self, _: &VmRecord, _: Duration) -> BackendResult<Box<dyn AgentSession>> {
+        Ok(Box::new(NoAgent))
+    }
+}
+
+impl AgentSession for NoAgent {
+    fn call(&mut self, request: Request, _: Duration) -> BackendResult<Response> {
+        Ok(match request {
+            Request::StartProcess { .. } | Request::CreateContainer { .. } => Response::Started { pid: 0 },
+            Request::WaitProcess { .. } => Response::Exited(ExitStatus::Code(0)),
+            Request::ListProcesses { .. } => Response::Processes(Vec::new()),
+            Request::Stats { .. } => Response::Stats(Box::<ContainerStats>::default()),
+            _ => Response::Done,
+        })
+    }
+    fn call_patiently(&mut self, request: Request, patience: Duration) -> BackendResult<Option<Response>> {
+        self.call(request, patience).map(Some)
+    }
+    fn next_event(&mut self, timeout: Duration) -> BackendResult<Option<Event>> {
+        std::thread::sleep(timeout);
+        Ok(None)
+    }
+}
+
+/// No shims.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct NoShims;
+
+impl Shims for NoShims {
+    fn spawn(&self, _: &ShimSpec) -> BackendResult<Box<dyn Shim>> {
+        Ok(Box::new(NoShims))
+    }
+    fn is_alive(&self, _: ProcessIdentity) -> bool {
+        false
+    }
+    fn wait_end(&self, _: ProcessIdentity, _: Duration) -> BackendResult<bool> {
+        Ok(true)
+    }
+    fn kill(&self, _: ProcessIdentity, _: Duration) -> BackendResult<()> {
+        Ok(())
+    }
+    fn signal(&self, _: ProcessIdentity, _: i32) -> BackendResult<bool> {
+        Ok(false)
+    }
+}
+
+impl Shim for NoShims {
+    fn process(&self) -> ProcessIdentity {
+        ProcessIdentity::NONE
+    }
+    fn start(self: Box<Self>) -> BackendResult<()> {
+        Ok(())
+    }
+}
+
+/// No network: the caller's namespace, no endpoints.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct NoNetwork;
+
+impl Network for NoNetwork {
+    fn plan(&self, _: &str, _: &NetworkConfig) -> BackendResult<Namespace> {
+        Ok(Namespace::default())
+    }
+    fn create(&self, _: &str, _: &Namespace, _: &NetworkConfig) -> BackendResult<()> {
+        Ok(())
+    }
+    fn run(&self, _: &Namespace, job: &mut (dyn FnMut() + Send)) -> BackendResult<()> {
+        job();
+        Ok(())
+    }
+    fn scan(&self, _: &str, _: &Namespace, _: &NetworkConfig) -> BackendResult<Vec<Endpoint>> {
+        Ok(Vec::new())
+    }
+    fn attach(&self, _: &Namespace, _: &Endpoint) -> BackendResult<()> {
+        Ok(())
+    }
+    fn detach(&self, _: &Namespace, _: &Endpoint) -> BackendResult<()> {
+        Ok(())
+    }
+    fn delete(&self, _: &str, _: &Namespace) -> BackendResult<()> {
+        Ok(())
+    }
+}
+
+/// No bind mounts.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct NoMounts;
+
+impl HostMounts for NoMounts {
+    fn root_disk(&self, _: &Path) -> BackendResult<Option<RootDisk>> {
+        Ok(None)
+    }
+    fn resolve(&self, source: &Path) -> BackendResult<PathBuf> {
+        Ok(source.to_owned())
+    }
+    fn bind(&self, _: &BindRecord) -> BackendResult<()> {
+        Ok(())
+    }
+    fn unbind(&self, _: &Path) -> BackendResult<()> {
+        Ok(())
+    }
+    fn below(&self, _: &Path) -> BackendResult<Vec<PathBuf>> {
+        Ok(Vec::new())
+    }
+}
+
+/// No control groups.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct NoCgroups;
+
+impl Cgroups for NoCgroups {
+    fn plan(&self, _: &str) -> BackendResult<Option<PathBuf>> {
+        Ok(None)
+    }
+    fn create(&self, _: &Path) -> BackendResult<()> {
+        Ok(())
+    }
+    fn add(&self, _: &Path, _: i32) -> BackendResult<()> {
+        Ok(())
+    }
+    fn remove(&self, _: &Path) -> BackendResult<()> {
+        Ok(())
+    }
+}

@@ -1,0 +1,93 @@
+//! Create from a bundle (P-194, P-197).
+
+use std::path::Path;
+
+use crate::container::ContainerHandle;
+use crate::error::{Error, Result};
+use crate::logger;
+use crate::oci::write_pid_file;
+use crate::runtime::Runtime;
+use crate::spec::oci::{classify, container_from_oci, pod_from_oci, OciConfig, Role};
+use crate::spec::PodConfig;
+
+/// A bundle to create a container from, and what it does not tell.
+#[derive(Debug, Clone)]
+pub struct Bundle<'a> {
+    /// Id of the container; unique on the host.
+    pub id: &'a str,
+    /// The directory with `config.json`.
+    pub path: &'a Path,
+    /// Machine, agent and network for a pod that is made for it.
+    pub base: PodConfig,
+    /// Terminal for the container's process.
+    pub console: Option<&'a Path>,
+    /// The caller does not stay.
+    pub detach: bool,
+    /// Written last.
+    pub pid_file: Option<&'a Path>,
+}
+
+impl Runtime {
+    /// Creates a container from a bundle: in the pod that its annotations name, or in one of its own (P-193, P-194).
+    ///
+    /// # Errors
+    /// [`Error::InvalidConfig`], [`Error::AlreadyExists`] for an id in use anywhere on the host (P-192); else as
+    /// [`Runtime::create_pod`] and [`Runtime::create_container`]. Nothing is left then.
+    ///
+    /// # Examples
+    /// ```
+    /// # use hutch_runtime::{testing::World, workload::{Bundle, OciStatus}};
+    /// # let world = World::new();
+    /// # let runtime = world.runtime();
+    /// # let bundle = world.dir().join("bundle");
+    /// # std::fs::create_dir_all(bundle.join("rootfs")).unwrap();
+    /// std::fs::write(
+    ///     bundle.join("config.json"),
+    ///     r#"{"ociVersion":"1.2.0","process":{"args":["serve"],"cwd":"/"},"root":{"path":"rootfs"}}"#,
+    /// ).unwrap();
+    /// let bundle = Bundle {
+    ///     id: "web", path: &bundle, base: world.pod("", &[]), console: None, detach: true, pid_file: None,
+    /// };
+    /// runtime.create_from_bundle(bundle)?;
+    /// assert_eq!(runtime.oci_state("web")?.status, OciStatus::Created);
+    /// runtime.start("web")?;
+    /// assert_eq!(runtime.oci_state("web")?.status, OciStatus::Running);
+    /// runtime.delete("web", true)?;
+    /// # Ok::<(), hutch_runtime::Error>(())
+    /// ```
+    pub fn create_from_bundle(&self, bundle: Bundle<'_>) -> Result<ContainerHandle> {
+        let file = bundle.path.join("config.json");
+        let text =
+            std::fs::read_to_string(&file).map_err(|e| Error::invalid(file.display().to_string(), e.to_string()))?;
+        let path = bundle.path.canonicalize().map_err(|e| Error::invalid(file.display().to_string(), e.to_string()))?;
+        let role = classify(&OciConfig::parse(&text)?.annotations)?;
+        self.check_unused(bundle.id)?;
+        let handle = match &role {
+            Role::Single | Role::Sandbox => {
+                let mut config = pod_from_oci(bundle.id, &path, &text, &role, bundle.base.clone())?;
+                for container in &mut config.containers {
+                    container.command.console = bundle.console.map(ToOwned::to_owned);
+                    container.command.detach = bundle.detach;
+                }
+                let pod = self.create_pod(config)?;
+                pod.container(bundle.id)?
+                    .ok_or_else(|| Error::NoSuchContainer { pod: bundle.id.into(), container: bundle.id.into() })?
+            }
+            Role::Member { pod } => {
+                let mut config = container_from_oci(bundle.id, &path, &text, &role)?;
+                config.command.console = bundle.console.map(ToOwned::to_owned);
+                config.command.detach = bundle.detach;
+                self.create_container(pod, config)?.1
+            }
+        };
+        if let Some(pid_file) = bundle.pid_file {
+            if let Err(error) = write_pid_file(pid_file, handle.pid()) {
+                if let Err(error) = self.delete(bundle.id, true) {
+                    logger::warn!("container {}: taking back its creation: {}", bundle.id, error.chain());
+                }
+                return Err(error);
+            }
+        }
+        Ok(handle)
+    }
+}

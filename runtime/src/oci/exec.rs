@@ -1,0 +1,83 @@
+//! Exec and run by container id (P-197, P-198).
+
+use std::path::Path;
+use std::time::Duration;
+
+use crate::container::{ExecOptions, Process};
+use crate::error::Result;
+use crate::oci::{write_pid_file, Bundle};
+use crate::runtime::Runtime;
+use crate::spec::{Command, Exit};
+
+/// A wait is repeated in slices of this length; it ends with the process, not with the slice.
+const SLICE: Duration = Duration::from_secs(3600);
+
+impl Runtime {
+    /// Runs a command in a container. Detached, it returns when the command runs; else when it has ended, with how.
+    ///
+    /// # Errors
+    /// [`Error::NoSuchContainer`](crate::Error::NoSuchContainer); else as [`Runtime::exec_container`].
+    ///
+    /// # Examples
+    /// ```
+    /// # use hutch_runtime::{testing::World, spec::Command};
+    /// # let world = World::new();
+    /// # let runtime = world.runtime();
+    /// # runtime.run_pod(world.pod("web", &["web"]))?;
+    /// let command = Command { args: vec!["exit".into(), "3".into()], ..Command::default() };
+    /// let (_, exit) = runtime.exec("web", &command, Default::default(), None)?;
+    /// assert_eq!(exit.unwrap().shell_code(), 3);
+    /// # Ok::<(), hutch_runtime::Error>(())
+    /// ```
+    pub fn exec(
+        &self,
+        id: &str,
+        command: &Command,
+        options: ExecOptions,
+        pid_file: Option<&Path>,
+    ) -> Result<(Process, Option<Exit>)> {
+        let found = self.find_container(id)?;
+        let (_, _, process) = self.exec_container(&found.pod, id, command, options)?;
+        if let Some(path) = pid_file {
+            if let Err(error) = write_pid_file(path, process.pid) {
+                self.signal_process(&found.pod, id, &process.token, libc::SIGKILL, true)?;
+                return Err(error);
+            }
+        }
+        if command.detach {
+            return Ok((process, None));
+        }
+        loop {
+            if let Some(exit) = self.wait_process(&found.pod, id, &process.token, SLICE)? {
+                self.forget_process(&found.pod, id, &process.token)?;
+                return Ok((process, Some(exit)));
+            }
+        }
+    }
+
+    /// Creates and starts a container from a bundle. Unless it is detached, waits for its end and deletes it, and tells
+    /// how it ended.
+    ///
+    /// # Errors
+    /// As [`Runtime::create_from_bundle`] and [`Runtime::start`]. A container that could not be started is deleted,
+    /// unless it is detached.
+    pub fn run_bundle(&self, bundle: Bundle<'_>) -> Result<Option<Exit>> {
+        let (id, detach) = (bundle.id.to_owned(), bundle.detach);
+        let container = self.create_from_bundle(bundle)?;
+        let pod = container.pod().to_owned();
+        let ended = self.start(&id).and_then(|()| {
+            if detach {
+                return Ok(None);
+            }
+            loop {
+                if let Some(exit) = self.wait_container(&pod, &id, SLICE)? {
+                    return Ok(Some(exit));
+                }
+            }
+        });
+        if !detach {
+            self.delete(&id, true)?;
+        }
+        ended
+    }
+}

@@ -1,0 +1,93 @@
+//! A container's state in the terms of the OCI runtime specification (P-195).
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+
+use serde::{Deserialize, Serialize};
+
+use crate::error::Result;
+use crate::runtime::Runtime;
+use crate::spec::oci::{BUNDLE_KEY, CONFIG_KEY, ROLE_KEY};
+use crate::state::State;
+use crate::timestamp::Timestamp;
+
+/// Status in the terms of the OCI runtime specification.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum OciStatus {
+    /// Being created.
+    Creating,
+    /// Created, not started.
+    Created,
+    /// Running.
+    Running,
+    /// Paused.
+    Paused,
+    /// Ended.
+    Stopped,
+}
+
+impl From<Option<State>> for OciStatus {
+    fn from(state: Option<State>) -> Self {
+        match state {
+            None => OciStatus::Creating,
+            Some(State::Ready) => OciStatus::Created,
+            Some(State::Running) => OciStatus::Running,
+            Some(State::Paused) => OciStatus::Paused,
+            Some(State::Stopped) => OciStatus::Stopped,
+        }
+    }
+}
+
+/// State of a container, as `state` prints it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct OciState {
+    /// Version of the OCI runtime specification.
+    pub oci_version: String,
+    /// The container.
+    pub id: String,
+    /// Its status, now.
+    pub status: OciStatus,
+    /// PID of its shim; absent when it has ended.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub pid: Option<i32>,
+    /// Its bundle; empty if it was not made from one.
+    pub bundle: PathBuf,
+    /// The annotations of its configuration.
+    pub annotations: BTreeMap<String, String>,
+    /// Its root file system.
+    pub rootfs: PathBuf,
+    /// When its process was created.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub created: Option<Timestamp>,
+}
+
+impl Runtime {
+    /// State of a container, wherever it is.
+    ///
+    /// # Errors
+    /// [`Error::NoSuchContainer`](crate::Error::NoSuchContainer); else as [`Runtime::status_container`].
+    ///
+    /// # Examples
+    /// See [`Runtime::create_from_bundle`].
+    pub fn oci_state(&self, id: &str) -> Result<OciState> {
+        let found = self.find_container(id)?;
+        let status = self.status_container(&found.pod, id)?;
+        let oci_status = OciStatus::from(status.state);
+        let mut annotations = status.annotations;
+        let bundle = annotations.remove(BUNDLE_KEY).unwrap_or_default();
+        annotations.remove(CONFIG_KEY);
+        annotations.remove(ROLE_KEY);
+        Ok(OciState {
+            oci_version: "1.2.0".into(),
+            id: id.into(),
+            status: oci_status,
+            pid: (oci_status != OciStatus::Stopped && status.pid > 0).then_some(status.pid),
+            bundle: bundle.into(),
+            annotations,
+            rootfs: status.rootfs,
+            created: status.started_at,
+        })
+    }
+}

@@ -1,0 +1,403 @@
+//! The run itself: a state per phase, one reader of the queue. Runs on the thread that calls [`run`].
+
+use std::os::unix::net::UnixStream;
+use std::sync::mpsc::{Receiver, RecvTimeoutError};
+use std::sync::Arc;
+use std::thread;
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+
+use hutch_agent_proto::{ErrorKind, ExitStatus, ProcessSpec, Request, Response, SandboxSpec, WindowSize};
+use hutch_vmm::MachineExit;
+use nix::sys::signal::Signal;
+
+use super::error::RunError;
+use super::event_queue::{RunEvent, RunEventQueue, RunEventSender};
+use crate::agent_client::{AgentError, Connector, Session};
+use crate::stdio::{Drained, Relay, StdioFds};
+
+/// Name of the one process.
+const TOKEN: &str = "command";
+/// How long a machine's end may lag behind the end of its channels.
+const END_LAG: Duration = Duration::from_secs(2);
+/// How long output is waited for that a guest wrote before it died.
+const LAST_WORDS: Duration = Duration::from_secs(1);
+/// How long an agent that lives may take to say so.
+const PING: Duration = Duration::from_secs(3);
+/// How long a greeting may take once the connection is there.
+const GREETING: Duration = Duration::from_secs(30);
+/// Output that is still held open although everything has been killed counts as ended after so much silence.
+const QUIET: Duration = Duration::from_secs(2);
+/// What a command that has ended usually needs for its last output; only then a thread is spent on the wait.
+const SHORT_DRAIN: Duration = Duration::from_millis(20);
+/// Bound for opening a stream.
+const OPEN_STREAM: Duration = Duration::from_secs(30);
+/// Bound for flushing what the guest has not written yet.
+const FLUSH: Duration = Duration::from_secs(30);
+
+/// The machine, as a run needs it.
+pub trait OneshotVm: Send + Sync {
+    /// Waits for the machine's end; `None` when time is up. Any number of threads may wait.
+    fn wait(&self, timeout: Option<Duration>) -> Option<MachineExit>;
+    /// Ends the machine at once: `wait` returns.
+    fn stop(&self);
+    /// The agent is there: has all of the machine's memory plugged in. Returns at once, with the bytes that come.
+    fn grow(&self) -> u64 {
+        0
+    }
+}
+
+/// What to run and how.
+pub struct OneshotTask {
+    /// Set-up of the guest.
+    pub sandbox: SandboxSpec,
+    /// The command.
+    pub process: ProcessSpec,
+    /// The caller's side of its streams.
+    pub fds: StdioFds,
+    /// Bound from the machine's start to the agent's report.
+    pub boot_timeout: Duration,
+    /// Bound of the whole run, and when it passes.
+    pub timeout: Option<(Duration, Instant)>,
+    /// How the machine is ended.
+    pub stop: Stop,
+    /// Called right before the command starts; until then a terminal of the caller is its own.
+    pub on_start: Box<dyn FnOnce() + Send>,
+}
+
+/// How a machine is ended after its command.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Stop {
+    /// The guest ends its processes and flushes its file systems, then the machine is stopped.
+    Flush,
+    /// As `Flush`, and the guest powers off: unmounts disks.
+    PowerOff,
+}
+
+/// When what happened: CLOCK_MONOTONIC, nanoseconds; in order.
+#[derive(Debug, Default)]
+pub struct PhaseMarks(pub Vec<(&'static str, u64)>);
+
+impl PhaseMarks {
+    fn now(&mut self, what: &'static str) {
+        self.0.push((what, crate::stdio::now_ns()));
+    }
+}
+
+/// Sees the command through in a machine that has been started. `push` gives the connection that the agent opens
+/// when it is ready. When it returns the machine has been told to stop, whatever happened.
+///
+/// # Errors
+/// [`RunError`], for everything but the command's own end.
+pub fn run(
+    vm: Arc<dyn OneshotVm>,
+    push: Receiver<UnixStream>,
+    connector: Arc<dyn Connector>,
+    task: OneshotTask,
+    queue: &RunEventQueue,
+    marks: &mut PhaseMarks,
+) -> Result<ExitStatus, RunError> {
+    let mut run = Run { vm: &*vm, queue, timeout: task.timeout, undelivered: 0 };
+    let result = watch(&vm, queue.sender())
+        .and_then(|()| await_push(&vm, push, connector, task.boot_timeout, queue.sender()))
+        .and_then(|()| run.whole(task, marks));
+    vm.stop();
+    result
+}
+
+/// Tells the queue when the machine ends.
+fn watch(vm: &Arc<dyn OneshotVm>, sender: RunEventSender) -> Result<(), RunError> {
+    let vm = Arc::clone(vm);
+    spawn("vm-watch", move || {
+        if let Some(exit) = vm.wait(None) {
+            sender.send(RunEvent::VmEnded(exit));
+        }
+    })
+}
+
+/// Tells the queue when the agent is there.
+fn await_push(
+    vm: &Arc<dyn OneshotVm>,
+    push: Receiver<UnixStream>,
+    connector: Arc<dyn Connector>,
+    timeout: Duration,
+    sender: RunEventSender,
+) -> Result<(), RunError> {
+    let vm = Arc::clone(vm);
+    spawn("agent-push", move || match push.recv_timeout(timeout) {
+        Ok(stream) => {
+            // Not a moment later: the guest adds memory while the two of us greet.
+            vm.grow();
+            sender.send(RunEvent::Ready(Session::accept(stream, connector, GREETING)));
+        }
+        Err(RecvTimeoutError::Timeout) => sender.send(RunEvent::Ready(Err(AgentError::Greeting(timeout)))),
+        // The machine is gone, which somebody else tells.
+        Err(RecvTimeoutError::Disconnected) => {}
+    })
+}
+
+fn spawn(name: &str, run: impl FnOnce() + Send + 'static) -> Result<(), RunError> {
+    thread::Builder::new().name(name.to_owned()).spawn(run).map(drop).map_err(RunError::Thread)
+}
+
+/// State that outlives a phase.
+struct Run<'a> {
+    vm: &'a dyn OneshotVm,
+    queue: &'a RunEventQueue,
+    timeout: Option<(Duration, Instant)>,
+    /// Signals passed on and not yet taken by the agent.
+    undelivered: u32,
+}
+
+/// What the run is doing, for messages.
+type When = &'static str;
+const BOOTING: When = "while booting";
+const SETTING_UP: When = "while being set up";
+const RUNNING: When = "while the command ran";
+const DRAINING: When = "after the command's end";
+
+impl Run<'_> {
+    fn whole(&mut self, task: OneshotTask, marks: &mut PhaseMarks) -> Result<ExitStatus, RunError> {
+        let session = self.boot(task.boot_timeout)?;
+        marks.now("agent ready");
+        let program = task.process.args.first().cloned().unwrap_or_default();
+        let terminal = task.process.terminal.is_some();
+        self.set_up(&session, task.sandbox)?;
+        (task.on_start)();
+        let mut relay = self.start(&session, task.process, task.fds, &program)?;
+        marks.now("command started");
+        let ended = self.supervise(&session, terminal);
+        marks.now("command ended");
+        if let Some(first_byte) = relay.first_byte_ns() {
+            marks.0.push(("first byte of output", first_byte));
+        }
+        let status = match ended {
+            Ok(status) => status,
+            Err(error) => {
+                // What the guest said before it died is on its way; the caller shall have it.
+                let _ = relay.finish(Some(LAST_WORDS));
+                return Err(error);
+            }
+        };
+        let drained = self.drain(&session, relay);
+        if let Ok(()) | Err(RunError::Relay(_)) = drained {
+            self.end(&session, task.stop)?;
+            marks.now("guest flushed");
+        }
+        drained.map(|()| status)
+    }
+
+    fn boot(&mut self, boot_timeout: Duration) -> Result<Session, RunError> {
+        loop {
+            match self.next(None, BOOTING)? {
+                RunEvent::Ready(Ok(session)) => return Ok(session),
+                RunEvent::Ready(Err(AgentError::Greeting(after))) if after == boot_timeout => {
+                    return Err(RunError::BootTimeout(after));
+                }
+                RunEvent::Ready(Err(error)) => return Err(self.lost(error, BOOTING)),
+                event => self.early(event, BOOTING)?,
+            }
+        }
+    }
+
+    fn set_up(&mut self, session: &Session, mut sandbox: SandboxSpec) -> Result<(), RunError> {
+        sandbox.memory_more = self.vm.grow();
+        sandbox.unix_ns = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |t| t.as_nanos() as u64);
+        let sender = self.queue.sender();
+        session.call_then(Request::SetupSandbox(Box::new(sandbox)), move |a| sender.send(RunEvent::SetUp(a)));
+        loop {
+            match self.next(Some(session), SETTING_UP)? {
+                RunEvent::SetUp(Ok(Response::Done)) => return Ok(()),
+                RunEvent::SetUp(Ok(_)) => return Err(RunError::SetUp(AgentError::Unexpected("set up the sandbox"))),
+                RunEvent::SetUp(Err(error)) if error.is_fatal() => return Err(self.lost(error, SETTING_UP)),
+                RunEvent::SetUp(Err(error)) => return Err(RunError::SetUp(error)),
+                event => self.early(event, SETTING_UP)?,
+            }
+        }
+    }
+
+    /// Starts the command, its relays at the same time: the agent holds their streams until the process is there.
+    fn start(
+        &mut self,
+        session: &Session,
+        process: ProcessSpec,
+        mut fds: StdioFds,
+        program: &str,
+    ) -> Result<Relay, RunError> {
+        let terminal = process.terminal.is_some();
+        if !process.stdin {
+            fds.stdin = None;
+        }
+        let sender = self.queue.sender();
+        let request = Request::StartProcess { token: TOKEN.into(), container: None, process: Box::new(process) };
+        session.call_then(request, move |a| sender.send(RunEvent::Started(a)));
+        // The agent takes requests in order, so it knows the process by then.
+        let sender = self.queue.sender();
+        let wait = Request::WaitProcess { token: TOKEN.into() };
+        session.call_then(wait, move |a| sender.send(RunEvent::Exited(a)));
+        let connector = session.connector();
+        let open = move |stream| crate::agent_client::open_stream(&*connector, TOKEN, stream, OPEN_STREAM);
+        let relay = Relay::start(Arc::new(open), fds, terminal, QUIET)?;
+        loop {
+            match self.next(Some(session), SETTING_UP)? {
+                RunEvent::Started(Ok(Response::Started { .. })) => return Ok(relay),
+                RunEvent::Started(Ok(_)) => return Err(RunError::Start(AgentError::Unexpected("start the process"))),
+                RunEvent::Started(Err(error)) => return Err(self.refused(error, program)),
+                event => self.early(event, SETTING_UP)?,
+            }
+        }
+    }
+
+    /// Passes signals and sizes on until the command has ended.
+    fn supervise(&mut self, session: &Session, terminal: bool) -> Result<ExitStatus, RunError> {
+        loop {
+            match self.next(Some(session), RUNNING)? {
+                RunEvent::Exited(Ok(Response::Exited(status))) => return Ok(status),
+                RunEvent::Exited(Ok(_)) => {
+                    return Err(self.lost(AgentError::Unexpected("wait for the process"), RUNNING))
+                }
+                RunEvent::Exited(Err(error)) => return Err(self.lost(error, RUNNING)),
+                RunEvent::Signal { number, whole_job } => self.pass_on(session, number, whole_job)?,
+                RunEvent::Delivered(answer) => self.delivered(answer),
+                RunEvent::Resize(size) if terminal => resize(session, size),
+                event => self.early(event, RUNNING)?,
+            }
+        }
+    }
+
+    fn pass_on(&mut self, session: &Session, signal: i32, all: bool) -> Result<(), RunError> {
+        if is_deadly(signal) {
+            if self.undelivered > 0 {
+                // The guest has not taken the one before: it hangs, and whoever insists shall not wait for it.
+                return Err(RunError::Interrupted { signal, when: RUNNING });
+            }
+            self.undelivered += 1;
+        }
+        let sender = self.queue.sender();
+        let deadly = is_deadly(signal);
+        session.call_then(Request::SignalProcess { token: TOKEN.into(), signal, all }, move |answer| {
+            if deadly {
+                sender.send(RunEvent::Delivered(answer));
+            }
+        });
+        Ok(())
+    }
+
+    fn delivered(&mut self, answer: Result<Response, AgentError>) {
+        self.undelivered = self.undelivered.saturating_sub(1);
+        match answer {
+            Ok(_) => {}
+            // It ended at the same time, which is being told too.
+            Err(error) if error.is_fatal() => {}
+            Err(error) if matches!(error.remote_kind(), Some(ErrorKind::NotFound | ErrorKind::WrongState)) => {}
+            Err(error) => log::warn!("a signal was not passed on: {error}"),
+        }
+    }
+
+    /// Waits until the caller has all output. What the command has left running ends with it, as in a container, and
+    /// with that the streams that it holds open.
+    fn drain(&mut self, session: &Session, mut relay: Relay) -> Result<(), RunError> {
+        if relay.finish(Some(SHORT_DRAIN))? == Drained::All {
+            return Ok(());
+        }
+        let kill = Request::SignalProcess { token: TOKEN.into(), signal: Signal::SIGKILL as i32, all: true };
+        session.call_then(kill, |answer| {
+            if let Err(error) = answer {
+                log::debug!("what the command left behind was not killed: {error}");
+            }
+        });
+        let sender = self.queue.sender();
+        spawn("stdio-drain", move || sender.send(RunEvent::Drained(relay.finish(None))))?;
+        loop {
+            match self.next(Some(session), DRAINING)? {
+                RunEvent::Drained(result) => return result.map(drop).map_err(RunError::Relay),
+                event => self.early(event, DRAINING)?,
+            }
+        }
+    }
+
+    /// Ends the guest without losing what it has yet to write.
+    fn end(&mut self, session: &Session, stop: Stop) -> Result<(), RunError> {
+        let sender = self.queue.sender();
+        session.call_then(Request::PowerOff, move |answer| sender.send(RunEvent::Flushed(answer)));
+        let until = Instant::now() + FLUSH;
+        loop {
+            match self.queue.next(Some(self.timeout.map_or(until, |(_, t)| t.min(until)))) {
+                // The session's end is the answer: file systems are flushed.
+                Some(RunEvent::Flushed(Err(AgentError::Dead(_)) | Ok(_))) if stop == Stop::Flush => return Ok(()),
+                Some(RunEvent::Flushed(Err(AgentError::Dead(_)) | Ok(_))) => {}
+                Some(RunEvent::Flushed(Err(source))) => return Err(RunError::AgentLost { when: DRAINING, source }),
+                Some(RunEvent::VmEnded(_)) => return Ok(()),
+                Some(RunEvent::Signal { number, .. }) if is_deadly(number) => {
+                    return Err(RunError::Interrupted { signal: number, when: DRAINING });
+                }
+                Some(_) => {}
+                None => {
+                    let after = self.timeout.filter(|(_, t)| *t < until).map_or(FLUSH, |(after, _)| after);
+                    return Err(self.time_is_up(Some(session), after, DRAINING));
+                }
+            }
+        }
+    }
+
+    /// The next event, unless it is the end: the machine's, or that of the given time.
+    fn next(&mut self, session: Option<&Session>, when: When) -> Result<RunEvent, RunError> {
+        match self.queue.next(self.timeout.map(|(_, until)| until)) {
+            Some(RunEvent::VmEnded(exit)) => Err(RunError::GuestEnded { when, exit }),
+            Some(event) => Ok(event),
+            None => {
+                let after = self.timeout.map_or(Duration::ZERO, |(after, _)| after);
+                Err(self.time_is_up(session, after, when))
+            }
+        }
+    }
+
+    /// What a event means that this phase does not wait for.
+    fn early(&self, event: RunEvent, when: When) -> Result<(), RunError> {
+        match event {
+            RunEvent::Signal { number, .. } if is_deadly(number) => Err(RunError::Interrupted { signal: number, when }),
+            _ => Ok(()),
+        }
+    }
+
+    fn time_is_up(&self, session: Option<&Session>, after: Duration, when: When) -> RunError {
+        match session {
+            Some(session) if session.ping(PING).is_ok() => RunError::Timeout { when, after },
+            _ => RunError::Hung { when, after },
+        }
+    }
+
+    /// The agent is lost. If the machine has ended, that is the better reason.
+    fn lost(&self, error: AgentError, when: When) -> RunError {
+        if !matches!(error, AgentError::Dead(_)) {
+            return RunError::AgentLost { when, source: error };
+        }
+        match self.vm.wait(Some(END_LAG)) {
+            Some(exit) => RunError::GuestEnded { when, exit },
+            None => RunError::AgentLost { when, source: error },
+        }
+    }
+
+    fn refused(&self, error: AgentError, program: &str) -> RunError {
+        let program = program.to_owned();
+        match error {
+            AgentError::Remote { source, .. } if source.kind == ErrorKind::ProgramNotFound => {
+                RunError::ProgramNotFound { program, source }
+            }
+            AgentError::Remote { source, .. } if source.kind == ErrorKind::ProgramNotExecutable => {
+                RunError::ProgramNotExecutable { program, source }
+            }
+            error if error.is_fatal() => self.lost(error, SETTING_UP),
+            error => RunError::Start(error),
+        }
+    }
+}
+
+fn resize(session: &Session, size: WindowSize) {
+    // A size that does not arrive is put right by the next one.
+    session.call_then(Request::ResizeTerminal { token: TOKEN.into(), size }, drop);
+}
+
+/// Signals that people send to end something.
+fn is_deadly(signal: i32) -> bool {
+    [Signal::SIGINT, Signal::SIGTERM, Signal::SIGHUP, Signal::SIGQUIT].iter().any(|s| *s as i32 == signal)
+}

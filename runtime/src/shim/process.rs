@@ -1,0 +1,148 @@
+//! Shim processes, seen from the runtime.
+
+use std::fs::File;
+use std::io;
+use std::os::fd::{AsFd, AsRawFd};
+use std::os::unix::net::UnixStream;
+use std::process::{Child, Stdio};
+use std::time::Duration;
+
+use hutch_agent_proto::write_frame;
+use rustix::process::Signal;
+use rustix::thread::{move_into_link_name_space, LinkNameSpaceType};
+
+use super::{StartMessage, SYNC_PIPE};
+use crate::backend::{BackendError, BackendResult, PidNamespace, Shim, ShimSpec, Shims};
+use crate::process::ProcessIdentity;
+use crate::vm_host::ReExec;
+
+/// A reaper makes one system call.
+const REAPER_STACK: usize = 64 << 10;
+
+/// Shims as processes.
+#[derive(Debug, Clone)]
+pub struct ProcessShims {
+    /// How to start one.
+    pub reexec: ReExec,
+    /// Put them into the namespaces they are asked for (P-097). Needs CAP_SYS_ADMIN.
+    pub namespaces: bool,
+    /// Collect the processes as soon as they have ended, each on a small thread. For programs that live on: the container's
+    /// shim is pid 1 of a namespace, and ends only when all others in there, those of execs, were collected. A
+    /// program that ends leaves that to whoever inherits its children.
+    pub reap: bool,
+}
+
+struct Waiting {
+    process: ProcessIdentity,
+    sync_pipe: UnixStream,
+}
+
+impl ProcessShims {
+    /// Shims that `reexec` starts.
+    pub fn new(reexec: ReExec) -> Self {
+        Self { reexec, namespaces: true, reap: false }
+    }
+
+    /// Spawns on a thread of its own, whose namespaces the process is born into; the thread ends with that.
+    fn spawn_process(&self, spec: &ShimSpec, sync_pipe: &UnixStream) -> io::Result<Child> {
+        let spawn = || {
+            if self.namespaces {
+                enter_namespaces(spec)?;
+            }
+            // Its own session: a terminal's signals are the guest's business, and a console can become its own.
+            let name = format!("hutch-shim {}", spec.container);
+            let mut command = self.reexec.command(&name, Some(sync_pipe.as_fd()), super::signals::passed());
+            command.env(SYNC_PIPE, sync_pipe.as_raw_fd().to_string()).current_dir("/");
+            if spec.detach || spec.console.is_some() {
+                command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
+            }
+            command.spawn()
+        };
+        std::thread::scope(|scope| {
+            let thread = std::thread::Builder::new().name("shim".into()).spawn_scoped(scope, spawn)?;
+            thread.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))
+        })
+    }
+}
+
+/// The network namespace for the thread itself, the PID namespace for the children it makes.
+fn enter_namespaces(spec: &ShimSpec) -> io::Result<()> {
+    if let Some(path) = &spec.network_namespace {
+        let file = File::open(path)?;
+        move_into_link_name_space(file.as_fd(), Some(LinkNameSpaceType::Network))?;
+    }
+    match spec.pid_namespace {
+        PidNamespace::New => nix::sched::unshare(nix::sched::CloneFlags::CLONE_NEWPID)?,
+        PidNamespace::Join(process) => {
+            let file = File::open(format!("/proc/{}/ns/pid_for_children", process.pid))?;
+            if !process.is_alive() {
+                return Err(io::Error::new(io::ErrorKind::NotFound, "the container's own shim has ended"));
+            }
+            move_into_link_name_space(file.as_fd(), Some(LinkNameSpaceType::ProcessID))?;
+        }
+    }
+    Ok(())
+}
+
+impl Shims for ProcessShims {
+    fn spawn(&self, spec: &ShimSpec) -> BackendResult<Box<dyn Shim>> {
+        let fail = |e| BackendError::system(format!("start a shim for container {}", spec.container), e);
+        let (sync_pipe, other) = UnixStream::pair().map_err(fail)?;
+        let mut child = self.spawn_process(spec, &other).map_err(fail)?;
+        drop(other);
+        let waiting = ProcessIdentity::of(child.id() as i32).map(|process| Waiting { process, sync_pipe });
+        let told = waiting.and_then(|mut waiting| {
+            write_frame(&mut waiting.sync_pipe, &StartMessage::Spec(Box::new(spec.clone())))
+                .map_err(io::Error::other)?;
+            Ok(waiting)
+        });
+        match told {
+            Ok(waiting) => {
+                if self.reap {
+                    let collect = move || drop(child.wait());
+                    let small = std::thread::Builder::new().name("reaper".into()).stack_size(REAPER_STACK);
+                    small.spawn(collect).map_err(fail)?;
+                }
+                Ok(Box::new(waiting))
+            }
+            Err(e) => {
+                let _ = child.kill();
+                let _ = child.wait();
+                Err(fail(e))
+            }
+        }
+    }
+
+    fn is_alive(&self, process: ProcessIdentity) -> bool {
+        process.is_alive()
+    }
+
+    fn wait_end(&self, process: ProcessIdentity, timeout: Duration) -> BackendResult<bool> {
+        process.wait_end(timeout).map_err(|e| BackendError::system(format!("wait for the shim {}", process.pid), e))
+    }
+
+    fn kill(&self, process: ProcessIdentity, timeout: Duration) -> BackendResult<()> {
+        let fail = |e| BackendError::system(format!("kill the shim {}", process.pid), e);
+        if !process.kill_and_wait(timeout).map_err(fail)? {
+            return Err(BackendError::Timeout { after: timeout });
+        }
+        Ok(())
+    }
+
+    fn signal(&self, process: ProcessIdentity, signal: i32) -> BackendResult<bool> {
+        let signal = Signal::from_named_raw(signal)
+            .ok_or_else(|| BackendError::Refused(format!("signal {signal} cannot be passed to a shim")))?;
+        process.signal(signal).map_err(|e| BackendError::system(format!("signal the shim {}", process.pid), e))
+    }
+}
+
+impl Shim for Waiting {
+    fn process(&self) -> ProcessIdentity {
+        self.process
+    }
+
+    fn start(mut self: Box<Self>) -> BackendResult<()> {
+        write_frame(&mut self.sync_pipe, &StartMessage::Go)
+            .map_err(|e| BackendError::Lost(format!("the shim has ended before it was released: {e}")))
+    }
+}

@@ -1,0 +1,167 @@
+//! The hidden verb of a shim.
+
+use std::fs::OpenOptions;
+use std::io;
+use std::os::fd::{AsFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
+use std::os::unix::net::UnixStream;
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+use hutch_agent_proto::{read_frame, ExitStatus, StdStream, WindowSize};
+use nix::sys::signal::Signal;
+
+use super::{signals, StartMessage, SYNC_PIPE};
+use crate::agent_client::{AgentError, Session};
+use crate::backend::ShimSpec;
+use crate::stdio::{Relay, StdioFds};
+use crate::store::{write_record, write_record_if_absent, ExitRecord, FailureRecord};
+use crate::timestamp::Timestamp;
+use crate::vm_host::message::ControlRequest;
+use crate::vm_host::{ControlClient, ControlConnector};
+
+/// Status with which a shim ends that does not know how its guest process did.
+const UNKNOWN: u8 = 255;
+/// For the agent to answer.
+const DEADLINE: Duration = Duration::from_secs(30);
+/// An output on which nothing comes for so long after the process's end counts as ended.
+const QUIET: Duration = Duration::from_millis(200);
+
+/// Stands for a guest process until it ends; what `hutch` does when it is started again for that. Returns the status to
+/// exit with: the code of the guest process, or 128 plus the signal that ended it.
+pub fn shim_verb() -> u8 {
+    let spec = match read_sync_pipe() {
+        Ok(Some(spec)) => spec,
+        // The runtime died, or took it back: there is nothing to stand for.
+        Ok(None) => return UNKNOWN,
+        Err(e) => {
+            log::error!("shim: {e}");
+            return UNKNOWN;
+        }
+    };
+    let result = stand(&spec);
+    let record = match &result {
+        Ok(status) => {
+            ExitRecord { token: spec.token.clone(), status: Some(*status), reason: None, at: Timestamp::now() }
+        }
+        Err(error) => {
+            note_failure(&spec);
+            ExitRecord { token: spec.token.clone(), status: None, reason: Some(reason(error)), at: Timestamp::now() }
+        }
+    };
+    // The container's directory may be gone; then nobody asks any more.
+    if let Err(error) = write_record(&spec.exit_record, &record) {
+        log::debug!("shim: {}", error.chain());
+    }
+    result.map_or(UNKNOWN, ExitStatus::code)
+}
+
+/// Reads the sync_pipe: who to stand for, and that it is on record. `None`: never mind.
+fn read_sync_pipe() -> io::Result<Option<ShimSpec>> {
+    let number = std::env::var(SYNC_PIPE).ok().and_then(|text| text.parse::<RawFd>().ok()).filter(|fd| *fd > 2);
+    let number = number.ok_or_else(|| io::Error::other(format!("{SYNC_PIPE} does not name a descriptor")))?;
+    let mut sync_pipe = UnixStream::from(inherited(number)?);
+    let Some(StartMessage::Spec(spec)) = read_frame(&mut sync_pipe).map_err(io::Error::other)? else { return Ok(None) };
+    match read_frame(&mut sync_pipe).map_err(io::Error::other)? {
+        Some(StartMessage::Go) => Ok(Some(*spec)),
+        _ => Ok(None),
+    }
+}
+
+#[allow(unsafe_code)] // A descriptor that a process is born with has no owner in Rust's sense.
+fn inherited(number: RawFd) -> io::Result<OwnedFd> {
+    // SAFETY: only looked at, to see that it is open; nothing closes it meanwhile, this is the only thread.
+    let borrowed = unsafe { BorrowedFd::borrow_raw(number) };
+    rustix::io::fcntl_setfd(borrowed, rustix::io::FdFlags::CLOEXEC)?;
+    // SAFETY: the runtime has passed it to this process for this purpose, and nothing else in it uses the number.
+    Ok(unsafe { OwnedFd::from_raw_fd(number) })
+}
+
+fn stand(spec: &ShimSpec) -> Result<ExitStatus, AgentError> {
+    if let Some(console) = &spec.console {
+        take_console(console).map_err(AgentError::Host)?;
+    }
+    let connector = Arc::new(ControlConnector::new(&spec.socket));
+    let session = Arc::new(Session::connect(connector, DEADLINE)?);
+    pass_signals(&session, spec).map_err(AgentError::Host)?;
+    let mut relay = relay(&session, spec)?;
+    let status = loop {
+        if let Some(status) = session.wait_process(&spec.token, None)? {
+            break status;
+        }
+    };
+    if let Err(error) = relay.finish(None) {
+        log::warn!("container {}: {error}", spec.container);
+    }
+    Ok(status)
+}
+
+/// The terminal at `path` becomes the standard streams and the controlling terminal (P-097).
+fn take_console(path: &Path) -> io::Result<()> {
+    let console = OpenOptions::new().read(true).write(true).open(path)?;
+    rustix::process::ioctl_tiocsctty(&console)?;
+    rustix::stdio::dup2_stdin(&console)?;
+    rustix::stdio::dup2_stdout(&console)?;
+    rustix::stdio::dup2_stderr(&console)?;
+    Ok(())
+}
+
+fn relay(session: &Arc<Session>, spec: &ShimSpec) -> Result<Relay, AgentError> {
+    let copy = |fd: BorrowedFd<'_>| rustix::io::fcntl_dupfd_cloexec(fd, 3).map_err(|e| AgentError::Host(e.into()));
+    let fds = StdioFds {
+        stdin: spec.stdin.then(|| copy(rustix::stdio::stdin())).transpose()?,
+        stdout: Some(copy(rustix::stdio::stdout())?),
+        stderr: (!spec.terminal).then(|| copy(rustix::stdio::stderr())).transpose()?,
+    };
+    let (opener, token) = (Arc::clone(session), spec.token.clone());
+    let open = Arc::new(move |stream: StdStream| opener.open_stream(&token, stream, DEADLINE));
+    Relay::start(open, fds, spec.terminal, QUIET).map_err(|e| AgentError::Host(io::Error::other(e.to_string())))
+}
+
+/// Signals go to the guest process, a new size of the terminal too.
+fn pass_signals(session: &Arc<Session>, spec: &ShimSpec) -> io::Result<()> {
+    let (session, token, terminal) = (Arc::clone(session), spec.token.clone(), spec.terminal);
+    if terminal {
+        resize(&session, &token);
+    }
+    signals::pass_on(signals::passed(), move |signal| match signal {
+        Signal::SIGWINCH if terminal => resize(&session, &token),
+        Signal::SIGWINCH => {}
+        signal => {
+            if let Err(error) = session.signal_process(&token, signal as i32, false, DEADLINE) {
+                log::warn!("passing {signal} on: {error}");
+            }
+        }
+    })
+}
+
+fn resize(session: &Session, token: &str) {
+    let stdout = rustix::stdio::stdout();
+    let Ok(size) = rustix::termios::tcgetwinsize(stdout.as_fd()) else { return };
+    let size = WindowSize { rows: size.ws_row, cols: size.ws_col };
+    if size.rows > 0 {
+        let _ = session.resize_terminal(token, size, DEADLINE);
+    }
+}
+
+/// The channel broke: if the machine's process is gone, that is noted for the whole pod.
+fn note_failure(spec: &ShimSpec) {
+    // A process on its way out may still accept connections, but it answers none.
+    let answers = || ControlClient::connect(&spec.socket).and_then(|mut vmm| vmm.call(&ControlRequest::State)).is_ok();
+    if spec.failure_record.exists() || answers() {
+        return;
+    }
+    let reason = "the virtual machine's process has ended unexpectedly".to_owned();
+    // The machine's process may be writing down why, and knows better.
+    let _ = write_record_if_absent(&spec.failure_record, &FailureRecord { reason, at: Timestamp::now() });
+}
+
+fn reason(error: &AgentError) -> String {
+    let mut text = error.to_string();
+    let mut source = std::error::Error::source(error);
+    while let Some(cause) = source {
+        text.push_str(&format!(": {cause}"));
+        source = cause.source();
+    }
+    text
+}

@@ -1,0 +1,61 @@
+//! `testbed-kernel distro|own`: puts a kernel for the testbed into the cache, unless it is there and up to date. Called by
+//! `cargo xtask`. A program of its own because it uses the product's code, which `xtask` itself can do without: a
+//! tree that does not compile can still be checked.
+
+#![forbid(unsafe_code)]
+
+mod distro;
+
+use std::error::Error;
+use std::fs;
+use std::process::ExitCode;
+use std::time::{Duration, Instant};
+
+use hutch_runtime::guest::kernel::{build_from_source, TESTBED_CONFIG};
+use hutch_runtime::guest::Event;
+use hutch_testbed_host::kernel::{own_dir, OWN_REQUEST};
+
+/// How often a long build says how far it is.
+const SAY_EVERY: Duration = Duration::from_secs(20);
+
+fn main() -> ExitCode {
+    let which = std::env::args().nth(1).unwrap_or_default();
+    let result = match which.as_str() {
+        "distro" => distro::prepare().map_err(Into::into),
+        "own" => own(),
+        _ => Err("usage: testbed-kernel distro|own".into()),
+    };
+    match result {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprint!("testbed-kernel: {error}");
+            let mut source = error.source();
+            while let Some(cause) = source {
+                eprint!(": {cause}");
+                source = cause.source();
+            }
+            eprintln!();
+            ExitCode::FAILURE
+        }
+    }
+}
+
+/// Builds our own kernel from source. The copy of the request is what tells later callers that it is up to date.
+fn own() -> Result<(), Box<dyn Error>> {
+    let dir = own_dir();
+    let mut said = Instant::now();
+    let mut tell = |event: Event<'_>| match event {
+        Event::Begin(phase) => eprintln!("testbed-kernel: {phase}"),
+        Event::Note(text) => eprintln!("testbed-kernel: {text}"),
+        Event::End(phase, time) => eprintln!("testbed-kernel: {phase}: {:.1} s", time.as_secs_f64()),
+        Event::Step { done, expected } if said.elapsed() >= SAY_EVERY => {
+            let of = expected.map(|n| format!(" of about {n}")).unwrap_or_default();
+            eprintln!("testbed-kernel:   {done}{of} steps");
+            said = Instant::now();
+        }
+        Event::Step { .. } => {}
+    };
+    build_from_source(TESTBED_CONFIG, &dir, &mut tell)?;
+    fs::write(dir.join(OWN_REQUEST), TESTBED_CONFIG)?;
+    Ok(())
+}
