@@ -1,6 +1,7 @@
-//! What `cargo metadata` says, as far as the checks want to know.
+//! The parts of `cargo metadata` that the checks use.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::path::PathBuf;
 
 use serde::Deserialize;
 
@@ -8,42 +9,48 @@ use crate::{build, Result};
 
 /// The dependency graph for Linux on x86-64, as locked.
 #[derive(Deserialize)]
-pub struct Metadata {
-    /// Every package of the graph.
-    pub packages: Vec<Package>,
-    /// Ids of our own.
-    pub workspace_members: BTreeSet<String>,
+pub(crate) struct Metadata {
+    pub(crate) packages: Vec<Package>,
+    /// Ids of the workspace's packages.
+    pub(crate) workspace_members: BTreeSet<String>,
 }
 
 /// A package.
 #[derive(Deserialize)]
-pub struct Package {
-    /// Unique.
-    pub id: String,
-    /// As in Cargo.toml.
-    pub name: String,
-    /// As in Cargo.toml.
-    pub version: String,
+pub(crate) struct Package {
+    pub(crate) id: String,
+    pub(crate) name: String,
+    pub(crate) version: String,
     /// SPDX expression.
-    pub license: Option<String>,
+    pub(crate) license: Option<String>,
     /// Name of a library that it links.
-    pub links: Option<String>,
-    /// What it asks for.
-    pub dependencies: Vec<Dependency>,
+    pub(crate) links: Option<String>,
+    pub(crate) dependencies: Vec<Dependency>,
+    #[serde(default)]
+    pub(crate) targets: Vec<Target>,
 }
 
-/// What a package asks for.
+/// A library, program, test or example of a package.
 #[derive(Deserialize)]
-pub struct Dependency {
-    /// The other package.
-    pub name: String,
+pub(crate) struct Target {
+    /// `lib`, `bin`, `test`, ...
+    pub(crate) kind: Vec<String>,
+    pub(crate) name: String,
+    /// Absolute path of its root file.
+    pub(crate) src_path: PathBuf,
+}
+
+/// A dependency as Cargo.toml declares it.
+#[derive(Deserialize)]
+pub(crate) struct Dependency {
+    pub(crate) name: String,
     /// `None` for an ordinary one, else `dev` or `build`.
-    pub kind: Option<String>,
+    pub(crate) kind: Option<String>,
 }
 
 impl Metadata {
-    /// Asks cargo.
-    pub fn load() -> Result<Metadata> {
+    /// Runs `cargo metadata`.
+    pub(crate) fn load() -> Result<Metadata> {
         let mut command = build::cargo();
         command.args(["metadata", "--format-version=1", "--locked", "--filter-platform", build::STATIC_TARGET]);
         let output = command.output()?;
@@ -53,8 +60,8 @@ impl Metadata {
         Ok(serde_json::from_slice(&output.stdout)?)
     }
 
-    /// Our own packages by name.
-    pub fn members(&self) -> BTreeMap<&str, &Package> {
+    /// The workspace's packages by name.
+    pub(crate) fn members(&self) -> BTreeMap<&str, &Package> {
         let members = self.packages.iter().filter(|p| self.workspace_members.contains(&p.id));
         members.map(|p| (p.name.as_str(), p)).collect()
     }

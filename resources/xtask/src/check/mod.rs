@@ -1,12 +1,18 @@
 //! `cargo xtask check`: everything that needs no virtual machine. All checks run; all that failed are reported.
 
 mod dependencies;
+mod graph;
 mod licences;
 mod metadata;
+mod modules;
+mod names;
 mod sources;
+mod tree;
 
 use std::process::ExitCode;
 use std::time::Instant;
+
+use clap::builder::PossibleValuesParser;
 
 use crate::suite::{self, Report};
 use crate::{build, Result};
@@ -15,9 +21,11 @@ use crate::{build, Result};
 type Check = (&'static str, fn() -> Result<()>);
 
 /// In the order they run: what fails fastest comes first.
-const CHECKS: [Check; 6] = [
+const CHECKS: [Check; 8] = [
     ("format", || build::run(build::cargo().args(["fmt", "--all", "--check"]))),
     ("sources", sources::check),
+    ("modules", modules::check),
+    ("names", names::check),
     ("dependencies", dependencies::check),
     ("licences", licences::check),
     ("clippy", clippy),
@@ -27,8 +35,8 @@ const CHECKS: [Check; 6] = [
 /// Options of `check`.
 #[derive(clap::Args)]
 pub struct Args {
-    /// Only these: format, sources, dependencies, licences, clippy, docs, tests
-    #[arg(value_parser = ["format", "sources", "dependencies", "licences", "clippy", "docs", UNIT_TESTS])]
+    /// Only these
+    #[arg(value_parser = PossibleValuesParser::new(CHECKS.map(|(name, _)| name).into_iter().chain([UNIT_TESTS])))]
     names: Vec<String>,
 }
 
