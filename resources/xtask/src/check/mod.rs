@@ -2,6 +2,7 @@
 
 mod dependencies;
 mod graph;
+mod language;
 mod licences;
 mod metadata;
 mod modules;
@@ -9,6 +10,7 @@ mod names;
 mod sources;
 mod tree;
 
+use std::fs;
 use std::process::ExitCode;
 use std::time::Instant;
 
@@ -21,9 +23,10 @@ use crate::{build, Result};
 type Check = (&'static str, fn() -> Result<()>);
 
 /// In the order they run: what fails fastest comes first.
-const CHECKS: [Check; 8] = [
+const CHECKS: [Check; 9] = [
     ("format", || build::run(build::cargo().args(["fmt", "--all", "--check"]))),
     ("sources", sources::check),
+    ("language", language::check),
     ("modules", modules::check),
     ("names", names::check),
     ("dependencies", dependencies::check),
@@ -84,4 +87,19 @@ fn findings(found: Vec<String>) -> Result<()> {
         true => Ok(()),
         false => Err(found.join("\n").into()),
     }
+}
+
+/// The text files git knows, by their paths from the root of the repository.
+fn repository_files() -> Result<Vec<(String, String)>> {
+    let root = build::root();
+    let mut git = std::process::Command::new("git");
+    git.args(["ls-files", "-z", "--cached", "--others", "--exclude-standard"]).current_dir(&root);
+    let output = git.output().map_err(|e| format!("cannot run git: {e}"))?;
+    if !output.status.success() {
+        return Err(format!("git ls-files: {}", String::from_utf8_lossy(&output.stderr)).into());
+    }
+    let names = String::from_utf8(output.stdout)?;
+    // git still lists a file that was removed without a commit.
+    let read = |name: &str| Some((name.to_owned(), fs::read_to_string(root.join(name)).ok()?));
+    Ok(names.split_terminator('\0').filter_map(read).collect())
 }

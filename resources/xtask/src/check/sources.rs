@@ -1,30 +1,18 @@
 //! Small rules for the files of the repository that no compiler checks.
 
-use std::fs;
 use std::path::Path;
 
-use super::findings;
-use crate::{build, Result};
+use super::{findings, repository_files};
+use crate::Result;
 
-/// A source file past 500 lines wants to be two; this is where wanting ends.
+/// Split a source file past 500 lines; this check refuses one past this limit.
 const MAX_LINES: usize = 600;
 
 /// Runs the check over the files git knows.
-pub fn check() -> Result<()> {
-    let root = build::root();
-    let mut git = std::process::Command::new("git");
-    git.args(["ls-files", "-z", "--cached", "--others", "--exclude-standard"]).current_dir(&root);
-    let output = git.output().map_err(|e| format!("cannot run git: {e}"))?;
-    if !output.status.success() {
-        return Err(format!("git ls-files: {}", String::from_utf8_lossy(&output.stderr)).into());
-    }
-    let names = String::from_utf8(output.stdout)?;
+pub(crate) fn check() -> Result<()> {
     let mut found = Vec::new();
-    for name in names.split_terminator('\0') {
-        // A file removed but not yet committed as such is still listed; one that is not text has no lines to look at.
-        if let Ok(text) = fs::read_to_string(root.join(name)) {
-            found.extend(problems(Path::new(name), &text));
-        }
+    for (name, text) in repository_files()? {
+        found.extend(problems(Path::new(&name), &text));
     }
     findings(found)
 }
