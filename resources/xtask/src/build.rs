@@ -1,4 +1,4 @@
-//! Calling cargo for what other tasks need.
+//! Runs cargo for the other tasks.
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -6,51 +6,57 @@ use std::process::Command;
 use crate::Result;
 
 /// The repository.
-pub fn root() -> PathBuf {
+pub(crate) fn root() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).ancestors().nth(2).unwrap_or(Path::new(".")).to_owned()
 }
 
-/// Target of the programs that run in guests. Naming it keeps cargo from linking build scripts statically too.
-pub const STATIC_TARGET: &str = "x86_64-unknown-linux-gnu";
+/// Target of the static programs. An explicit target keeps cargo from linking build scripts statically too.
+pub(crate) const STATIC_TARGET: &str = "x86_64-unknown-linux-gnu";
 
-/// A call of the cargo that runs us, in the repository.
-pub fn cargo() -> Command {
+/// A program of the workspace: its package and its name.
+pub(crate) type Program = (&'static str, &'static str);
+
+/// Small programs that run in guests.
+pub(crate) const AGENT: &str = "agent";
+/// Programs that run on the host.
+pub(crate) const RELEASE: &str = "release";
+/// Programs that must be built quickly.
+pub(crate) const DEMO: &str = "demo";
+
+/// The cargo that runs this program, in the repository.
+pub(crate) fn cargo() -> Command {
     let mut command = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
     command.current_dir(root());
     command
 }
 
-/// Where cargo puts its results.
-pub fn target_dir() -> PathBuf {
+/// cargo's target directory.
+pub(crate) fn target_dir() -> PathBuf {
     match std::env::var_os("CARGO_TARGET_DIR") {
         Some(dir) => root().join(dir),
         None => root().join("target"),
     }
 }
 
-/// Builds a small statically linked program, as pid 1 of a guest has to be, and returns its path.
-pub fn static_binary(package: &str, binary: &str) -> Result<PathBuf> {
-    statically(package, binary, "agent")
-}
-
-/// Builds a statically linked program in the usual profile and returns its path. It starts faster than one that is
-/// linked when it starts, and takes less memory.
-pub fn static_release(package: &str, binary: &str) -> Result<PathBuf> {
-    statically(package, binary, "release")
-}
-
-/// There is a target directory of its own, so that the other flags do not throw the rest of the build away.
-fn statically(package: &str, binary: &str, profile: &str) -> Result<PathBuf> {
+/// Builds statically linked programs in a profile of the workspace and returns their paths. Pid 1 of a guest must be static;
+/// a static `hutch` starts faster and takes less memory.
+///
+/// One call of cargo builds them all, so that it compiles their common dependencies once. The programs have a target
+/// directory of their own: their flags would otherwise invalidate the rest of the build.
+pub(crate) fn static_programs<const N: usize>(programs: [Program; N], profile: &str) -> Result<[PathBuf; N]> {
     let dir = target_dir().join("agent");
     let mut command = cargo();
-    command.args(["build", "--quiet", "--profile", profile, "--target", STATIC_TARGET, "-p", package, "--bin", binary]);
+    command.args(["build", "--profile", profile, "--target", STATIC_TARGET]);
+    for (package, binary) in programs {
+        command.args(["-p", package, "--bin", binary]);
+    }
     command.env("CARGO_TARGET_DIR", &dir).env("RUSTFLAGS", "-C target-feature=+crt-static");
     run(&mut command)?;
-    Ok(dir.join(STATIC_TARGET).join(profile).join(binary))
+    Ok(programs.map(|(_, binary)| dir.join(STATIC_TARGET).join(profile).join(binary)))
 }
 
 /// Runs a command to its end; failure is an error that names it.
-pub fn run(command: &mut Command) -> Result<()> {
+pub(crate) fn run(command: &mut Command) -> Result<()> {
     let program = command.get_program().to_owned();
     let status = command.status().map_err(|e| format!("cannot run {}: {e}", program.to_string_lossy()))?;
     match status.success() {

@@ -15,7 +15,7 @@ use crate::{build, testbed, Result};
 /// The file the guest writes and the host reads.
 const FILE: &str = "root/from-the-guest";
 
-/// What the guest runs.
+/// The guest's command.
 const SCRIPT: &str =
     "echo '$ uname -a'; uname -a; echo '$ grep -m1 model /proc/cpuinfo'; grep -m1 'model name' /proc/cpuinfo
     echo '$ grep MemTotal /proc/meminfo'; grep MemTotal /proc/meminfo
@@ -23,16 +23,16 @@ const SCRIPT: &str =
 
 /// Options of `demo`.
 #[derive(clap::Args)]
-pub struct Args {
+pub(crate) struct Args {
     /// Use a whole Debian, made with debootstrap (needs root), instead of a busybox
     #[arg(long)]
     debootstrap: bool,
 }
 
 /// Runs the task.
-pub fn main(args: Args) -> Result<ExitCode> {
+pub(crate) fn main(args: Args) -> Result<ExitCode> {
     setup::ensure(if args.debootstrap { &[Need::RootFs, Need::Debootstrap] } else { &[Need::RootFs] })?;
-    let stage = Stage::build()?;
+    let stage = Stage::build_for_demo()?;
     stage.make_guest("distro")?;
     let root = if args.debootstrap { debian_root()? } else { busybox_root()? };
     let file = root.join(FILE);
@@ -50,6 +50,7 @@ pub fn main(args: Args) -> Result<ExitCode> {
         deterministic: false,
         memory_mib: 4096,
         timeout: Duration::from_secs(300),
+        tools: stage.tools,
     })?;
     if code != 0 {
         return Err(format!("hutch run ended with {code}").into());
@@ -58,8 +59,8 @@ pub fn main(args: Args) -> Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
-/// A root file system of Debian's busybox-static and little else.
-pub fn busybox_root() -> Result<PathBuf> {
+/// A small root file system with Debian's busybox-static.
+pub(crate) fn busybox_root() -> Result<PathBuf> {
     let root = fresh("busybox")?;
     for dir in ["bin", "dev", "etc", "proc", "root", "sys", "tmp"] {
         fs::create_dir_all(root.join(dir))?;
@@ -74,7 +75,7 @@ pub fn busybox_root() -> Result<PathBuf> {
     Ok(root)
 }
 
-/// A minimal Debian; kept between demos, for it takes a minute or two.
+/// A minimal Debian. It takes a minute or two to make, so demos share it.
 fn debian_root() -> Result<PathBuf> {
     let root = directory("debian")?;
     if root.join("etc/debian_version").exists() {

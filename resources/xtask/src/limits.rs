@@ -1,6 +1,6 @@
-//! What a boot may cost, checked in CI: figures that do not depend on the machine or on what else runs on it.
+//! Limits for the cost of a boot, checked in CI. The figures do not depend on the machine or its load.
 //!
-//! hutch and QEMU's microvm boot the kernel from source turn by turn in the testbed's deterministic time, where one emulated
+//! hutch and QEMU's microvm take turns to boot the kernel from source in the testbed's deterministic time, where one emulated
 //! instruction takes one nanosecond. Raise a limit only with a reason in the commit.
 
 use std::ffi::{OsStr, OsString};
@@ -17,11 +17,11 @@ use crate::suite::Report;
 use crate::testbed::{self, RunRequest};
 use crate::{build, Result};
 
-/// The most that a figure may come to, for a machine with one vCPU and 128 MiB: what was measured, and some slack.
+/// Upper limits for a machine with one vCPU and 128 MiB: the measured value and some slack.
 const LIMITS: [(&str, &str, f64); 7] = [
     // 8
     ("exits to user space until init", "user_exits_until_init", 12.0),
-    // 736 to 746; the host's timer interrupts the guest now and then
+    // 736 to 746; the host's timer sometimes interrupts the guest
     ("exits altogether", "kvm_exits", 790.0),
     // 3170 to 3370, depending on how much of the program the page cache brings along
     ("resident memory of the VMM in KiB", "vmm_rss_kib", 3400.0),
@@ -35,30 +35,30 @@ const LIMITS: [(&str, &str, f64); 7] = [
     ("milliseconds from spawn to init", "init", 67.2),
 ];
 
-/// The most system calls until init, of the program and all its threads: 255, and some more where threads meet.
+/// Upper limit for system calls until init, of the program and all its threads: 255, and some more when threads contend.
 const SYSCALLS: f64 = 270.0;
 
-/// The same of the testbed's own kernel, a large one with many drivers, that shows what is copied and what mapped.
-const OF_A_LARGE_KERNEL: [(&str, &str, f64); 2] = [
+/// Upper limits for the testbed's own kernel. It is large, so the figures show how much of it is copied and mapped.
+const LARGE_KERNEL_LIMITS: [(&str, &str, f64); 2] = [
     // 1068 to 1073; with all of it copied 763, with all of it mapped 3877
     ("exits altogether, with a large kernel", "kvm_exits", 1130.0),
     // 97.5; 103.4 and 98.1
     ("milliseconds from spawn to init, with a large kernel", "init", 101.0),
 ];
-/// What is the VMM's of this, and not the guest's by its own clock: 30.0.
-const SHARE: f64 = 31.5;
+/// Upper limit for the VMM's part of these milliseconds, which the guest's clock does not count: 30.0.
+const VMM_SHARE: f64 = 31.5;
 
-/// Rounds that count, after two that warm the caches.
+/// Measured rounds. Two come before, to warm the caches.
 const ROUNDS: &str = "5";
-/// How much longer a boot with 8 GiB may take than one with 128 MiB: a machine that has much boots with a part of it.
-const FLAT: f64 = 1.03;
+/// A boot with 8 GiB may take this many times as long as one with 128 MiB. (A large machine boots with a part of its memory.)
+const MAX_GROWTH: f64 = 1.03;
 
-/// Boots and compares.
-pub fn check(stage: &Stage, report: &mut Report) -> Result<()> {
+/// Boots and compares the figures with the limits.
+pub(crate) fn check(stage: &Stage, report: &mut Report) -> Result<()> {
     if kvm::host() == HostKvm::Usable {
         report.skipped(
             "limits of a boot",
-            (LIMITS.len() + OF_A_LARGE_KERNEL.len()) as u64 + 4,
+            (LIMITS.len() + LARGE_KERNEL_LIMITS.len()) as u64 + 4,
             "this host's time is not deterministic",
         );
         return Ok(());
@@ -67,7 +67,7 @@ pub fn check(stage: &Stage, report: &mut Report) -> Result<()> {
     let begin = Instant::now();
     let source = OsStr::new("source");
     let (samples, syscalls) = bench(stage, source, &["--peer", "qemu=@qemu-microvm"], 2048)?;
-    hold(&samples, &LIMITS, begin, report)?;
+    compare(&samples, &LIMITS, begin, report)?;
     let value = syscalls.iter().find(|count| count["target"] == "hutch").and_then(|count| count["total"].as_f64());
     let value = value.ok_or("hutch has no count of system calls")?;
     println!("system calls until init: {value:.0}, at most {SYSCALLS}");
@@ -79,12 +79,12 @@ pub fn check(stage: &Stage, report: &mut Report) -> Result<()> {
     let (samples, _) = bench(stage, source, &["--no-syscalls", "--sweep", "mem=128M,8G"], 10 << 10)?;
     let (small, large) = (usual(&samples, "hutch 128M", "init")?, usual(&samples, "hutch 8192M", "init")?);
     println!("spawn to init with 128 MiB and with 8 GiB: {small:.1} ms and {large:.1} ms");
-    report.check("as fast to init with 8 GiB as with 128 MiB", large <= small * FLAT, begin.elapsed());
+    report.check("as fast to init with 8 GiB as with 128 MiB", large <= small * MAX_GROWTH, begin.elapsed());
     large_kernel(stage, report)
 }
 
-/// Compares figures of hutch with what they may come to.
-fn hold(samples: &[Value], limits: &[(&str, &str, f64)], begin: Instant, report: &mut Report) -> Result<()> {
+/// Compares hutch's figures with their limits.
+fn compare(samples: &[Value], limits: &[(&str, &str, f64)], begin: Instant, report: &mut Report) -> Result<()> {
     for (what, name, limit) in limits {
         let value = usual(samples, "hutch", name)?;
         println!("{what}: {value:.1}, at most {limit}");
@@ -93,21 +93,21 @@ fn hold(samples: &[Value], limits: &[(&str, &str, f64)], begin: Instant, report:
     Ok(())
 }
 
-/// A kernel that is not made for hutch, so that most of it is of no use here.
+/// Boots a kernel that is not made for hutch: a guest uses little of it.
 fn large_kernel(stage: &Stage, report: &mut Report) -> Result<()> {
     let begin = Instant::now();
-    let kernel = kernel::testbed(&Choice::Own, false)?.vmlinux;
+    let kernel = kernel::testbed(&Choice::Own, false, &stage.tools)?.vmlinux;
     let (samples, _) = bench(stage, kernel.as_os_str(), &["--no-syscalls"], 2048)?;
-    hold(&samples, &OF_A_LARGE_KERNEL, begin, report)?;
+    compare(&samples, &LARGE_KERNEL_LIMITS, begin, report)?;
     let share = |sample: &Value| Some((sample["marks"]["init"].as_f64()? - sample["guest_clock_ns"].as_f64()?) / 1e6);
-    let least = samples.iter().filter_map(share).min_by(f64::total_cmp).ok_or("the guest has told no time")?;
-    println!("milliseconds of it that are the VMM's: {least:.1}, at most {SHARE}");
-    report.check("milliseconds of the VMM, with a large kernel", least <= SHARE, begin.elapsed());
+    let least = samples.iter().filter_map(share).min_by(f64::total_cmp).ok_or("the guest reported no time")?;
+    println!("milliseconds of it that are the VMM's: {least:.1}, at most {VMM_SHARE}");
+    report.check("milliseconds of the VMM, with a large kernel", least <= VMM_SHARE, begin.elapsed());
     Ok(())
 }
 
-/// What `hutch bench boot` measures in deterministic time, in a testbed with so much memory: samples, and counts of system
-/// calls.
+/// Runs `hutch bench boot` in deterministic time, in a testbed with `memory_mib` of memory. Returns samples, and counts of
+/// system calls.
 fn bench(stage: &Stage, kernel: &OsStr, more: &[&str], memory_mib: u64) -> Result<(Vec<Value>, Vec<Value>)> {
     let shared = build::target_dir().join("testbed-results");
     fs::create_dir_all(&shared)?;
@@ -117,7 +117,7 @@ fn bench(stage: &Stage, kernel: &OsStr, more: &[&str], memory_mib: u64) -> Resul
     let script = "program=$1 file=$2; shift 2; exec \"$program\" bench boot \"$@\" > \"$file\"";
     let mut args: Vec<OsString> = vec!["/bin/sh".into(), "-c".into(), script.into(), "sh".into()];
     args.extend([stage.hutch.clone().into(), results.clone().into(), "--kernel".into(), kernel.into()]);
-    // Deterministic time leaps ahead while a program is read from the host's disk, hence the long --timeout.
+    // Deterministic time leaps ahead while the guest reads a program from the host's disk, hence the long --timeout.
     args.extend(["--rounds", ROUNDS, "--format", "json", "--timeout", "1000"].iter().chain(more).map(OsString::from));
     let code = testbed::wherever(&RunRequest {
         args,
@@ -127,6 +127,7 @@ fn bench(stage: &Stage, kernel: &OsStr, more: &[&str], memory_mib: u64) -> Resul
         deterministic: true,
         memory_mib,
         timeout: Duration::from_secs(600),
+        tools: stage.tools.clone(),
     })?;
     if code != 0 {
         return Err(format!("hutch bench boot ended with {code}").into());
@@ -139,12 +140,12 @@ fn read(path: &Path) -> Result<(Vec<Value>, Vec<Value>)> {
     let results: Value = serde_json::from_slice(&fs::read(path)?)?;
     let samples = results["samples"].as_array().cloned();
     let samples = samples.ok_or_else(|| format!("{} has no samples", path.display()))?;
-    // Absent where they were not counted.
+    // Absent if hutch did not count them.
     Ok((samples, results["syscalls"].as_array().cloned().unwrap_or_default()))
 }
 
-/// The median of a figure, or the least of a mark in milliseconds: whoever waits for the host's disk takes longer, and
-/// nothing is faster than it is.
+/// The median of a figure, or the least value of a mark in milliseconds. Waits for the host's disk only make a mark later, so
+/// the least value is the best estimate.
 fn usual(samples: &[Value], target: &str, name: &str) -> Result<f64> {
     let of = |kind: &str| {
         let mut values: Vec<f64> =

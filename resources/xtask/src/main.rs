@@ -1,7 +1,5 @@
-//! Development tasks of hutch: `cargo xtask help`. One file per task; each prints what it does and ends with an exit
-//! code a script can use.
-
-#![forbid(unsafe_code)]
+//! Development tasks of hutch: `cargo xtask help`. Each task has a file, prints its steps, and ends with an exit code for
+//! scripts.
 
 mod build;
 mod check;
@@ -15,6 +13,7 @@ mod stage;
 mod suite;
 mod test;
 mod testbed;
+mod tools;
 
 use std::process::ExitCode;
 
@@ -30,21 +29,21 @@ struct Cli {
 
 #[derive(Subcommand)]
 enum Task {
-    /// Run a command in an emulated machine with a true /dev/kvm
+    /// Run a command in an emulated machine with a real /dev/kvm
     Testbed(testbed::Args),
-    /// Install the Debian packages the other tasks need and fetch the testbed's kernel
+    /// Install the Debian packages that the other tasks need, and fetch the testbed's kernel
     Setup,
-    /// Build hutch and the guest's agents, statically linked, into target/dist
+    /// Build static programs of hutch and its agents, man pages and completions into target/dist
     Build,
-    /// Build everything and run a command in a real guest
+    /// Build hutch quickly and run a command in a real guest
     Demo(demo::Args),
-    /// Formatting, clippy, docs, dependencies, licences, unit tests: what needs no virtual machine
+    /// Run the static checks and the unit tests, which need no virtual machine
     Check(check::Args),
-    /// Everything CI runs
+    /// Run all checks and tests, as CI does
     Test(test::Args),
-    /// Boot times beside QEMU's microvm, in deterministic time
+    /// Measure boot times beside QEMU's microvm, in deterministic time
     Perf(perf::Args),
-    /// List the numbered behaviours of the pod API that have no test
+    /// List the numbered requirements of the pod contract that have no test
     #[command(alias = "coverage-spec")]
     SpecCoverage,
     /// Run the test binaries in a file, inside the testbed
@@ -55,7 +54,7 @@ enum Task {
     },
 }
 
-/// What a task returns; an error is printed with its chain and ends in exit code 125.
+/// Result of a task. `main` prints an error with its causes and ends with exit code 125.
 type Result<T> = std::result::Result<T, Box<dyn std::error::Error>>;
 
 fn main() -> ExitCode {

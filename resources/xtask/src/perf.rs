@@ -1,7 +1,7 @@
-//! `cargo xtask perf`: what hutch costs. With `--runtime` the pod calls alone, with `--containers` a container's start
-//! beside crun's (`tests/perf`). Otherwise, turn by turn, boots of hutch and of QEMU's microvm with the same kernel and
-//! initrd, and `hutch run` beside crun and runc; `hutch bench boot` does the measuring. In the testbed's deterministic time,
-//! or on this host's KVM if that works.
+//! `cargo xtask perf`: hutch's costs. `--runtime` measures the pod calls alone, `--containers` the start of a container beside
+//! crun's (`tests/perf`). Otherwise hutch and QEMU's microvm take turns to boot the same kernel and initrd, and `hutch run` takes
+//! turns with crun and runc; `hutch bench boot` measures them. All this happens in the testbed's deterministic time, or on this
+//! host's KVM if that works.
 
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
@@ -14,22 +14,22 @@ use crate::stage::Stage;
 use crate::testbed::{self, RunRequest};
 use crate::{demo, Result};
 
-/// The peer, by the template that `hutch bench` has built in.
+/// The peer. `hutch bench` has a template for its command line.
 const PEER: &str = "qemu-microvm=@qemu-microvm";
 
 /// Options of `perf`.
 #[derive(clap::Args)]
-pub struct Args {
+pub(crate) struct Args {
     /// Guest kernel: distro or source
     #[arg(long, value_name = "KERNEL", default_value = "source")]
     kernel: String,
-    /// Kept rounds
+    /// Number of measured rounds
     #[arg(long, short = 'n', default_value_t = 9)]
     rounds: u32,
-    /// Instead: what the runtime's own part of each pod call costs, without any machine
+    /// Measure the runtime's own part of each pod call instead, without a machine
     #[arg(long, conflicts_with_all = ["kernel", "rounds", "containers", "more"])]
     runtime: bool,
-    /// Instead: a container's start in a running pod, beside crun with the same bundle
+    /// Measure the start of a container in a running pod instead, beside crun with the same bundle
     #[arg(long, conflicts_with_all = ["runtime", "more"])]
     containers: bool,
     /// More arguments for `hutch bench boot`
@@ -38,9 +38,9 @@ pub struct Args {
 }
 
 /// Runs the task.
-pub fn main(args: Args) -> Result<ExitCode> {
+pub(crate) fn main(args: Args) -> Result<ExitCode> {
     if args.runtime {
-        crate::build::run(crate::build::cargo().args(["run", "--quiet", "--release", "-p", "hutch-perf"]))?;
+        crate::build::run(crate::build::cargo().args(["run", "--release", "-p", "hutch-perf"]))?;
         return Ok(ExitCode::SUCCESS);
     }
     setup::ensure(&[Need::Testbed, Need::RootFs, Need::Peers])?;
@@ -70,7 +70,7 @@ pub fn main(args: Args) -> Result<ExitCode> {
     in_testbed(&stage, command)
 }
 
-/// A command in the same root directory, for runtimes without machines.
+/// A bundle that runs a command in the same root directory, for runtimes without machines.
 fn bundle(root: &Path, command: &[&str]) -> Result<PathBuf> {
     let bundle = crate::build::target_dir().join("perf-bundle");
     std::fs::create_dir_all(&bundle)?;
@@ -87,9 +87,10 @@ fn bundle(root: &Path, command: &[&str]) -> Result<PathBuf> {
     Ok(bundle)
 }
 
-/// The program that measures containers.
+/// Builds the program that measures containers.
 fn container_start() -> Result<Vec<OsString>> {
-    Ok(vec![crate::build::static_release("hutch-perf", "container-start")?.into()])
+    let [program] = crate::build::static_programs([("hutch-perf", "container-start")], crate::build::RELEASE)?;
+    Ok(vec![program.into()])
 }
 
 fn in_testbed(stage: &Stage, command: Vec<OsString>) -> Result<ExitCode> {
@@ -101,6 +102,7 @@ fn in_testbed(stage: &Stage, command: Vec<OsString>) -> Result<ExitCode> {
         deterministic: true,
         memory_mib: 4096,
         timeout: Duration::from_secs(1800),
+        tools: stage.tools.clone(),
     })?;
     Ok(ExitCode::from(code))
 }

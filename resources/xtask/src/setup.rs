@@ -1,5 +1,5 @@
-//! `cargo xtask setup`: Debian packages and the testbed's kernel. Other tasks call [`ensure`] for what they need. What
-//! building a kernel takes is installed by the code that builds it.
+//! `cargo xtask setup`: installs Debian packages and fetches the testbed's kernel. Other tasks call [`ensure`] for the packages
+//! they need. The code that builds a kernel installs its build dependencies itself.
 
 use std::collections::BTreeSet;
 use std::path::Path;
@@ -7,11 +7,12 @@ use std::process::{Command, ExitCode, Stdio};
 use std::time::{Duration, SystemTime};
 
 use crate::build::run;
+use crate::tools::Tools;
 use crate::{kernel, Result};
 
-/// What a group of packages is for.
+/// Purpose of a group of packages.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Need {
+pub(crate) enum Need {
     /// Running the emulated machine.
     Testbed,
     /// A small root file system.
@@ -22,7 +23,7 @@ pub enum Need {
     Network,
     /// Building the agent of pods, which applies seccomp profiles.
     Seccomp,
-    /// Programs to measure beside.
+    /// Peers of benchmarks.
     Peers,
     /// A root file system with a whole Debian.
     Debootstrap,
@@ -48,25 +49,22 @@ impl Need {
             Need::Kernel => "Debian's kernels",
             Need::Network => "networks of pods",
             Need::Seccomp => "seccomp in the agent of pods",
-            Need::Peers => "programs to measure beside",
+            Need::Peers => "peers of benchmarks",
             Need::Debootstrap => "a Debian root file system",
         }
     }
 }
 
-/// Installs everything any task needs and fetches the testbed's kernel.
-pub fn main() -> Result<ExitCode> {
+/// Installs the packages of all tasks and fetches the testbed's kernel.
+pub(crate) fn main() -> Result<ExitCode> {
     ensure(&[Need::Testbed, Need::RootFs, Need::Kernel, Need::Network, Need::Seccomp, Need::Debootstrap])?;
-    let kernel = kernel::testbed(&kernel::Choice::Distro, true)?;
+    let kernel = kernel::testbed(&kernel::Choice::Distro, true, &Tools::default())?;
     println!("setup: the emulated machine's kernel is {}", kernel.vmlinux.display());
     Ok(ExitCode::SUCCESS)
 }
 
-/// Installs the packages behind `needs` that are missing, saying so first.
-///
-/// # Errors
-/// If apt fails, or this user may not install packages.
-pub fn ensure(needs: &[Need]) -> Result<()> {
+/// Announces and installs the missing packages of `needs`.
+pub(crate) fn ensure(needs: &[Need]) -> Result<()> {
     let mut missing = BTreeSet::new();
     for need in needs {
         let absent = absent(need.packages())?;
@@ -94,7 +92,7 @@ fn absent(packages: &[&'static str]) -> Result<Vec<&'static str>> {
     Ok(packages.iter().copied().filter(|package| !installed.contains(package)).collect())
 }
 
-/// No lists at all, or none from the last two weeks: packages named in older ones may be gone from the archive.
+/// Whether there are no package lists from the last two weeks. The archive may no longer have the packages of older lists.
 fn lists_are_old() -> bool {
     let newest = |dir: &Path| {
         let entries = std::fs::read_dir(dir).ok()?;
@@ -118,8 +116,8 @@ fn has_candidate(package: &str) -> bool {
     })
 }
 
-/// A program that needs root, quiet: by sudo if this is not root.
-pub fn as_root(program: &str) -> Command {
+/// A program that needs root, without its stdout. Uses sudo unless this process is root.
+pub(crate) fn as_root(program: &str) -> Command {
     let mut command = if nix::unistd::geteuid().is_root() {
         Command::new(program)
     } else {
@@ -127,7 +125,7 @@ pub fn as_root(program: &str) -> Command {
         sudo.arg("DEBIAN_FRONTEND=noninteractive").arg(program);
         sudo
     };
-    // Progress is for people; complaints come on stderr.
+    // Only errors matter, and they go to stderr.
     command.env("DEBIAN_FRONTEND", "noninteractive").stdin(Stdio::null()).stdout(Stdio::null());
     command
 }

@@ -1,4 +1,4 @@
-//! `cargo xtask spec-coverage`: which numbered behaviours of the pod API have no test.
+//! `cargo xtask spec-coverage`: lists the numbered requirements of the pod contract that have no test.
 //!
 //! A test cites its numbers in its name (`fn p_042_...`, several as `fn p_042_p_043_...`) or in a comment above it or
 //! inside it (`P-042`).
@@ -10,14 +10,15 @@ use std::process::ExitCode;
 
 use crate::{build, Result};
 
-/// The list of numbers, from the root of the repository.
+/// The contract, from the root of the repository. A requirement begins with its number: `**P-005 [H]** text`.
+const CONTRACT: &str = "resources/docs/reference/pod-contract.md";
+/// Its numbers alone, for a tree without the contract.
 const LIST: &str = "resources/docs/spec-pod-numbers.txt";
 
 /// Prints the numbers without a test; exit code 1 if there are any.
-pub fn main() -> Result<ExitCode> {
+pub(crate) fn main() -> Result<ExitCode> {
     let root = build::root();
-    let text = fs::read_to_string(root.join(LIST)).map_err(|e| format!("{LIST}: {e}"))?;
-    let wanted = parse_list(&text)?;
+    let wanted = requirements(&root)?;
     let mut covered = BTreeSet::new();
     for path in rust_files(&root)? {
         covered.extend(cited_in_tests(&fs::read_to_string(&path)?));
@@ -27,10 +28,33 @@ pub fn main() -> Result<ExitCode> {
         println!("P-{number:03} {about}");
     }
     for number in covered.iter().filter(|number| !wanted.contains_key(number)) {
-        println!("P-{number:03} is cited by a test but is not in {LIST}");
+        println!("P-{number:03} is cited by a test but is not in the contract");
     }
     println!("{} of {} numbers have a test", wanted.len() - missing.len(), wanted.len());
     Ok(if missing.is_empty() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}
+
+/// The numbers of all requirements with the beginning of their text.
+fn requirements(root: &Path) -> Result<BTreeMap<u32, String>> {
+    if let Ok(text) = fs::read_to_string(root.join(CONTRACT)) {
+        return Ok(parse_contract(&text));
+    }
+    parse_list(&fs::read_to_string(root.join(LIST)).map_err(|e| format!("{CONTRACT}, {LIST}: {e}"))?)
+}
+
+fn parse_contract(text: &str) -> BTreeMap<u32, String> {
+    let mut requirements = BTreeMap::new();
+    for line in text.lines() {
+        for (at, mark) in line.match_indices("**P-") {
+            let rest = &line[at + mark.len()..];
+            let Some((head, about)) = rest.split_once("**") else { continue };
+            let digits = head.split(' ').next().unwrap_or_default();
+            if let Ok(number) = digits.parse() {
+                requirements.entry(number).or_insert_with(|| about.trim().to_owned());
+            }
+        }
+    }
+    requirements
 }
 
 fn parse_list(text: &str) -> Result<BTreeMap<u32, String>> {
@@ -53,7 +77,7 @@ fn rust_files(root: &Path) -> Result<Vec<std::path::PathBuf>> {
 }
 
 /// The numbers cited by the tests of one source file: in the comments and attributes right above a `#[test]` function,
-/// in its name, and in its body. A number elsewhere, in the code itself, is no test.
+/// in its name, and in its body. Numbers elsewhere in the code do not count.
 fn cited_in_tests(source: &str) -> BTreeSet<u32> {
     let mut cited = BTreeSet::new();
     let lines: Vec<&str> = source.lines().collect();
@@ -113,10 +137,16 @@ mod tests {
     }
 
     #[test]
-    fn the_list_in_the_repository_is_well_formed() {
-        let text = fs::read_to_string(build::root().join(LIST)).unwrap();
-        let list = parse_list(&text).unwrap();
-        assert!(list.len() > 100);
+    fn the_numbers_in_the_repository_are_well_formed() {
+        assert!(requirements(&build::root()).unwrap().len() > 100);
         assert!(parse_list("P-1 ok\nnonsense").is_err());
+    }
+
+    #[test]
+    fn requirements_of_the_contract_begin_with_their_numbers() {
+        let text = "# P-001\n\n- **P-005 [H]** A pod has an id. See P-006.\n  **P-007** Text.\n| **P-008 [M]** | Cell |\n**P-x**";
+        let found = parse_contract(text);
+        assert_eq!(found.keys().copied().collect::<Vec<_>>(), [5, 7, 8]);
+        assert_eq!(found[&5], "A pod has an id. See P-006.");
     }
 }

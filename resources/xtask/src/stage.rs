@@ -1,41 +1,52 @@
-//! Building the product as a user would have it: `hutch`, its agent, guest assets.
+//! Builds the product as a user gets it: `hutch`, its agents, guest assets, man pages and completions.
 
 use std::fs;
 use std::path::{Path, PathBuf};
-use std::process::{Command, ExitCode};
+use std::process::{Command, ExitCode, Stdio};
 
+use hutch_testbed_host::kvm::{self, HostKvm};
+
+use crate::build::{Program, AGENT, DEMO, RELEASE};
 use crate::kernel::{self, Choice};
 use crate::setup::{self, Need};
+use crate::tools::{Tools, TESTBED_INIT, TESTBED_KERNEL};
 use crate::{build, Result};
 
+const HUTCH: Program = ("hutch", "hutch");
+const HUTCH_AGENT: Program = ("hutch-agent", "hutch-agent");
+const HUTCH_AGENT_OCI: Program = ("hutch-agent-oci", "hutch-agent-oci");
+const OTHER_AGENT: Program = ("hutch-e2e", "other-version-agent");
+
 /// The built product.
-pub struct Stage {
-    /// The `hutch` program, statically linked.
-    pub hutch: PathBuf,
-    /// The agent, likewise.
-    pub agent: PathBuf,
-    /// The agent of pods, which knows containers, likewise.
-    pub oci_agent: PathBuf,
+pub(crate) struct Stage {
+    /// The `hutch` program.
+    pub(crate) hutch: PathBuf,
+    agent: PathBuf,
+    /// Absent in a demo, which has no pods.
+    oci_agent: Option<PathBuf>,
     /// An agent of another protocol version, for the test of that case.
-    pub other_agent: Option<PathBuf>,
-    /// A bzImage, for the same.
-    pub bzimage: Option<PathBuf>,
-    /// Directory of guest assets: in the cache, for a kernel built from source takes minutes. The agent in them is
-    /// replaced by this build's when they are used.
-    pub guest_dir: PathBuf,
+    other_agent: Option<PathBuf>,
+    /// A compressed kernel, for the test of that case.
+    bzimage: Option<PathBuf>,
+    /// Directory of guest assets. It is in the cache, because a kernel from source takes minutes to build. hutch replaces the
+    /// agent in the assets by this build's.
+    guest_dir: PathBuf,
+    /// Programs that the testbed needs, as far as this build has made them.
+    pub(crate) tools: Tools,
 }
 
-/// `cargo xtask build`: the programs, in one directory.
-pub fn main() -> Result<ExitCode> {
+/// `cargo xtask build`: the programs, man pages and completions in `target/dist`.
+pub(crate) fn main() -> Result<ExitCode> {
     let stage = Stage::build()?;
+    stage.write_documents(&build::target_dir().join("dist"))?;
     println!("{}", stage.hutch.display());
     Ok(ExitCode::SUCCESS)
 }
 
-/// Copies a program to the directory of all programs, whole or not at all. One that is the same stays: what was made of
-/// it is then still up to date.
-fn install(program: &Path) -> Result<PathBuf> {
-    let dir = build::target_dir().join("dist");
+/// Copies a program to the directory `name` of the target directory, atomically. Leaves an identical file alone, so that
+/// files made from it stay up to date.
+fn install(program: &Path, name: &str) -> Result<PathBuf> {
+    let dir = build::target_dir().join(name);
     fs::create_dir_all(&dir)?;
     let place = dir.join(program.file_name().unwrap_or_default());
     if fs::read(&place).ok() != Some(fs::read(program)?) {
@@ -47,48 +58,73 @@ fn install(program: &Path) -> Result<PathBuf> {
 }
 
 impl Stage {
-    /// Builds the programs, and puts them side by side, where `hutch` finds the others by itself.
-    pub fn build() -> Result<Stage> {
-        // The static library in it; where it lies is in .cargo/config.toml.
+    /// Builds the programs and installs them in `target/dist`, where `hutch` finds its agents.
+    pub(crate) fn build() -> Result<Stage> {
+        // .cargo/config.toml says where this package puts its static library.
         setup::ensure(&[Need::Seccomp])?;
-        println!("\n    Building hutch");
-        let hutch = build::static_release("hutch", "hutch")?;
-        println!("    Building hutch-agent");
-        let agent = build::static_binary("hutch-agent", "hutch-agent")?;
-        println!("    Building hutch-agent-oci");
-        let oci_agent = build::static_binary("hutch-agent-oci", "hutch-agent-oci")?;
+        println!("\n    Building hutch, optimised as a whole (takes minutes the first time)");
+        let [hutch] = build::static_programs([HUTCH], RELEASE)?;
+        println!("    Building the programs that run in guests, optimised for size");
+        let [agent, oci_agent, init] = build::static_programs([HUTCH_AGENT, HUTCH_AGENT_OCI, TESTBED_INIT], AGENT)?;
         Ok(Stage {
-            hutch: install(&hutch)?,
-            agent: install(&agent)?,
-            oci_agent: install(&oci_agent)?,
+            hutch: install(&hutch, "dist")?,
+            agent: install(&agent, "dist")?,
+            oci_agent: Some(install(&oci_agent, "dist")?),
             other_agent: None,
             bzimage: None,
-            guest_dir: hutch_testbed_host::cache_dir().join("guest"),
+            guest_dir: guest_dir(),
+            tools: Tools { init: Some(init), kernel_program: None },
+        })
+    }
+
+    /// Builds only the programs that `hutch run` needs, without costly optimisation, and installs them in `target/demo-dist`.
+    pub(crate) fn build_for_demo() -> Result<Stage> {
+        println!(
+            "\n    Building hutch and hutch-agent, and what the demo needs to run them (quick to build, not fast)"
+        );
+        let (hutch, agent, tools) = if kvm::host() == HostKvm::Usable {
+            let [hutch, agent] = build::static_programs([HUTCH, HUTCH_AGENT], DEMO)?;
+            (hutch, agent, Tools::default())
+        } else {
+            let [hutch, agent, init, kernel_program] =
+                build::static_programs([HUTCH, HUTCH_AGENT, TESTBED_INIT, TESTBED_KERNEL], DEMO)?;
+            (hutch, agent, Tools { init: Some(init), kernel_program: Some(kernel_program) })
+        };
+        Ok(Stage {
+            hutch: install(&hutch, "demo-dist")?,
+            agent: install(&agent, "demo-dist")?,
+            oci_agent: None,
+            other_agent: None,
+            bzimage: None,
+            guest_dir: guest_dir(),
+            tools,
         })
     }
 
     /// Builds what only the tests need.
-    pub fn for_tests(mut self) -> Result<Stage> {
-        self.other_agent = Some(build::static_binary("hutch-e2e", "other-version-agent")?);
-        let kernel = kernel::testbed(&Choice::Distro, false)?;
+    pub(crate) fn for_tests(mut self) -> Result<Stage> {
+        println!("    Building an agent of another version, for a test");
+        let [other_agent] = build::static_programs([OTHER_AGENT], AGENT)?;
+        self.other_agent = Some(other_agent);
+        let kernel = kernel::testbed(&Choice::Distro, false, &self.tools)?;
         self.bzimage = Some(kernel.vmlinux.with_file_name("vmlinuz"));
         Ok(self)
     }
 
-    /// Makes the assets for one kind of kernel, `distro` or `source`; a source-built one takes minutes the first time.
-    pub fn make_guest(&self, kernel: &str) -> Result<()> {
+    /// Makes the assets for one kind of kernel, `distro` or `source`. A kernel from source takes minutes the first time.
+    pub(crate) fn make_guest(&self, kernel: &str) -> Result<()> {
         println!("    Making guest assets ({kernel} kernel)");
         let mut command = Command::new(&self.hutch);
         command.args(["guest", "build", "--kernel", kernel]).envs(self.env());
         build::run(&mut command)
     }
 
-    /// The variables that make `hutch` and the tests use these files.
-    pub fn env(&self) -> Vec<(String, String)> {
+    /// Environment variables that make `hutch` and the tests use these files.
+    pub(crate) fn env(&self) -> Vec<(String, String)> {
         let files = [
             ("HUTCH_BIN", Some(&self.hutch)),
             ("HUTCH_AGENT", Some(&self.agent)),
-            ("HUTCH_AGENT_OCI", Some(&self.oci_agent)),
+            ("HUTCH_AGENT_OCI", self.oci_agent.as_ref()),
             ("HUTCH_GUEST_DIR", Some(&self.guest_dir)),
             ("HUTCH_E2E_OTHER_AGENT", self.other_agent.as_ref()),
             ("HUTCH_E2E_BZIMAGE", self.bzimage.as_ref()),
@@ -98,4 +134,39 @@ impl Stage {
             .filter_map(|(key, path)| Some((key.to_owned(), path?.to_string_lossy().into_owned())))
             .collect()
     }
+
+    /// Writes man pages and shell completions, which `hutch` generates, to directories in `dist`.
+    fn write_documents(&self, dist: &Path) -> Result<()> {
+        let man = dist.join("man");
+        fs::create_dir_all(&man)?;
+        if self.document(&["__man".as_ref(), man.as_os_str()])?.is_none() {
+            println!("    No man pages: this hutch does not generate them");
+        }
+        let completions = dist.join("completions");
+        fs::create_dir_all(&completions)?;
+        for (shell, name) in [("bash", "hutch.bash"), ("zsh", "_hutch"), ("fish", "hutch.fish")] {
+            match self.document(&["completions".as_ref(), shell.as_ref()])? {
+                Some(text) => fs::write(completions.join(name), text)?,
+                None => println!("    No completions for {shell}: this hutch does not generate them"),
+            }
+        }
+        Ok(())
+    }
+
+    /// The output of `hutch`; `None` if it has no such verb.
+    fn document(&self, args: &[&std::ffi::OsStr]) -> Result<Option<Vec<u8>>> {
+        let output = Command::new(&self.hutch).args(args).stdin(Stdio::null()).output()?;
+        if output.status.success() {
+            return Ok(Some(output.stdout));
+        }
+        let complaint = String::from_utf8_lossy(&output.stderr);
+        match complaint.contains("unrecognized subcommand") {
+            true => Ok(None),
+            false => Err(format!("hutch {args:?} ended with {}: {complaint}", output.status).into()),
+        }
+    }
+}
+
+fn guest_dir() -> PathBuf {
+    hutch_testbed_host::cache_dir().join("guest")
 }

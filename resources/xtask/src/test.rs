@@ -1,13 +1,13 @@
-//! `cargo xtask test`: everything CI runs.
+//! `cargo xtask test`: all checks and tests, as in CI.
 //!
 //! 1. The checks of `cargo xtask check`.
 //! 2. Unit tests and the documentation's examples.
-//! 3. Bare-metal guests on this host's `/dev/kvm`, whatever its quality.
-//! 4. The built program on a KVM that only emulates, where this host's does.
-//! 5. What a boot costs, in exits, memory and deterministic time.
+//! 3. Bare-metal guests on any `/dev/kvm` of this host.
+//! 4. The built program on a KVM that only emulates, if this host has one.
+//! 5. The limits of a boot in exits, memory and deterministic time.
 //! 6. Bare-metal and real guests on a KVM that runs stock kernels: the host's, or the testbed's in one boot of it.
 //!
-//! Every result is added up. What cannot run here is said and counted as skipped. The last line is
+//! Tests that cannot run here are reported and counted as skipped. The last line is
 //! `N passed, N failed, N skipped`.
 
 use std::fs::{self, OpenOptions};
@@ -23,36 +23,37 @@ use crate::setup::{self, Need};
 use crate::stage::Stage;
 use crate::suite::{self, Binary, Kind, Plan, Report};
 use crate::testbed::{self, RunRequest};
+use crate::tools::Tools;
 use crate::{build, check, kernel, limits, Result};
 
 /// Wall-clock limit for all real-guest tests in the testbed.
-const TESTBED_PATIENCE: Duration = Duration::from_secs(35 * 60);
+const TESTBED_TIMEOUT: Duration = Duration::from_secs(35 * 60);
 
-/// Memory of the testbed: a 5 GiB guest and what surrounds it. The host gives only what is touched.
+/// Memory of the testbed: enough for a 5 GiB guest. The host allocates only touched pages.
 const TESTBED_MEMORY_MIB: u64 = 8192;
 
-/// What the names of tests begin with that need the guest kernel built from source.
+/// Prefix of the names of tests that need the guest kernel built from source.
 const NEEDS_SOURCE_KERNEL: &str = "source_kernel_";
 
-/// Variables that set the length of long tests, carried into the testbed.
+/// Variables that set the length of long tests. The testbed gets them too.
 const LENGTHS: [&str; 3] = ["HUTCH_E2E_BOOTS", "HUTCH_E2E_PODS", "HUTCH_E2E_STREAM_MIB"];
 
 /// Options of `test`.
 #[derive(clap::Args)]
-pub struct Args {
-    /// Debian's kernels only (nothing is built from source), and the long tests in their short form
+pub(crate) struct Args {
+    /// Use only Debian's kernels (build none from source), and shorten the long tests
     #[arg(long)]
     quick: bool,
-    /// Only tests whose names contain NAME; no checks
+    /// Run only tests whose names contain NAME, and no checks
     #[arg(long, value_name = "NAME")]
     only: Option<String>,
-    /// Run the tests so many times
+    /// Run the tests N times
     #[arg(long, value_name = "N", default_value_t = 1)]
     repeat: u32,
 }
 
 /// Runs the task.
-pub fn main(args: Args) -> Result<ExitCode> {
+pub(crate) fn main(args: Args) -> Result<ExitCode> {
     let mut report = Report::default();
     setup::ensure(&[Need::RootFs])?;
     if args.only.is_none() {
@@ -87,7 +88,7 @@ fn tests(args: &Args, binaries: Vec<Binary>, report: &mut Report) {
 
     let emulated = Plan { serial: true, ..plan(of(Kind::EmulatedKvm)) };
     let guests = Plan { serial: true, ..plan([of(Kind::BareMetal), of(Kind::RealGuest)].concat()) };
-    // With --only, a filter that no guest test matches needs no guest assets and no testbed.
+    // If the filter of --only matches no guest test, neither guest assets nor the testbed are necessary.
     if emulated.binaries.is_empty() && guests.binaries.is_empty() && !wants_limits(args) {
         return;
     }
@@ -96,14 +97,14 @@ fn tests(args: &Args, binaries: Vec<Binary>, report: &mut Report) {
     }
 }
 
-/// What `--only` may call the limits.
+/// Name of the limits, for `--only`.
 const LIMITS: &str = "limits of a boot";
 
 fn wants_limits(args: &Args) -> bool {
     args.only.as_deref().is_none_or(|only| LIMITS.contains(only))
 }
 
-/// Of the kernel from source, which a short run does without.
+/// Skipped in a quick run, because the limits need the kernel from source.
 fn limits_of_a_boot(args: &Args, stage: &Stage, report: &mut Report) {
     if !wants_limits(args) {
         return;
@@ -150,16 +151,16 @@ fn with_product(args: &Args, mut emulated: Plan, mut guests: Plan, report: &mut 
     guests.label = " in the testbed".to_owned();
     setup::ensure(&[Need::Testbed])?;
     let choice = if args.quick { Choice::Distro } else { Choice::Own };
-    kernel::testbed(&choice, true)?;
-    in_testbed(choice, guests, report)
+    kernel::testbed(&choice, true, &stage.tools)?;
+    in_testbed(choice, guests, stage.tools, report)
 }
 
-/// Runs a plan in one boot of the testbed: this program again, inside.
-fn in_testbed(kernel: Choice, mut plan: Plan, report: &mut Report) -> Result<()> {
+/// Runs a plan in one boot of the testbed, by a copy of this program.
+fn in_testbed(kernel: Choice, mut plan: Plan, tools: Tools, report: &mut Report) -> Result<()> {
     let shared = build::target_dir().join("testbed-results");
     fs::create_dir_all(&shared)?;
     let (plan_file, results) = (shared.join("plan.json"), shared.join("results.json"));
-    // A copy, since building this workspace's tests has replaced the file this program was started from.
+    // A copy, because building the tests has replaced this program's file.
     let myself = shared.join("xtask");
     fs::copy("/proc/self/exe", &myself)?;
     remove(&results)?;
@@ -172,7 +173,8 @@ fn in_testbed(kernel: Choice, mut plan: Plan, report: &mut Report) -> Result<()>
         kernel,
         deterministic: false,
         memory_mib: TESTBED_MEMORY_MIB,
-        timeout: TESTBED_PATIENCE,
+        timeout: TESTBED_TIMEOUT,
+        tools,
     })?;
     collect(&plan, &results, report)?;
     if code != 0 {
@@ -181,7 +183,7 @@ fn in_testbed(kernel: Choice, mut plan: Plan, report: &mut Report) -> Result<()>
     Ok(())
 }
 
-/// Takes over the results from inside the testbed. A binary without one is a failure.
+/// Adds the results from the testbed. A binary without a result is a failure.
 fn collect(plan: &Plan, results: &Path, report: &mut Report) -> Result<()> {
     let inside: Report = match fs::read(results) {
         Ok(bytes) => serde_json::from_slice(&bytes)?,

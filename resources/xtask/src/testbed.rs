@@ -1,4 +1,4 @@
-//! `cargo xtask testbed`: a command in the emulated machine, or directly where the host has a working KVM.
+//! `cargo xtask testbed`: runs a command in the emulated machine, or directly if the host has a working KVM.
 
 use std::ffi::{OsStr, OsString};
 use std::io::{self, IsTerminal};
@@ -11,17 +11,18 @@ use hutch_testbed_host::kvm::{self, HostKvm};
 use hutch_testbed_host::{Input, Outcome, TestbedConfig};
 
 use crate::setup::{self, Need};
+use crate::tools::Tools;
 use crate::{build, kernel, Result};
 
-/// Exit code for a run that took too long, as timeout(1) has it.
+/// Exit code for a run that took too long, as of timeout(1).
 const TIMED_OUT: u8 = 124;
 
-/// Exit code for a testbed that died.
+/// Exit code for a testbed that failed.
 const DIED: u8 = 125;
 
 /// Options of `testbed`.
 #[derive(clap::Args)]
-pub struct Args {
+pub(crate) struct Args {
     /// CPUs of the emulated machine; default 1 with the distro kernel, 2 with our own
     #[arg(long, value_name = "N")]
     cpus: Option<u32>,
@@ -40,16 +41,16 @@ pub struct Args {
     /// Environment variable to carry over, or NAME=VALUE to set; may be repeated
     #[arg(long, value_name = "VAR")]
     env: Vec<OsString>,
-    /// Deterministic time: one emulated instruction takes one nanosecond
+    /// Use deterministic time: one emulated instruction takes one nanosecond
     #[arg(long)]
     icount: bool,
     /// Relay stdin to the command, which otherwise reads /dev/null
     #[arg(long, short = 'i')]
     stdin: bool,
-    /// An interactive shell, or COMMAND, on a terminal
+    /// Run an interactive shell, or COMMAND, on a terminal
     #[arg(long)]
     shell: bool,
-    /// Use the emulated machine even where the host has a working KVM
+    /// Use the emulated machine even if the host has a working KVM
     #[arg(long)]
     always: bool,
     /// Program and arguments
@@ -58,7 +59,7 @@ pub struct Args {
 }
 
 /// Runs the task; the exit code is the command's.
-pub fn main(args: Args) -> Result<ExitCode> {
+pub(crate) fn main(args: Args) -> Result<ExitCode> {
     match kvm::host() {
         HostKvm::Usable if !args.always => return directly(args),
         HostKvm::NotOpen => {
@@ -71,7 +72,7 @@ pub fn main(args: Args) -> Result<ExitCode> {
     Ok(ExitCode::from(report(&outcome, config.timeout)))
 }
 
-/// Says on stderr what was wrong, if anything, and returns the exit code for it. A signal ends this process.
+/// Prints a failure on stderr and returns the exit code. A signal ends this process.
 fn report(outcome: &Outcome, timeout: Duration) -> u8 {
     match outcome {
         Outcome::Exited(code) => *code,
@@ -85,46 +86,46 @@ fn report(outcome: &Outcome, timeout: Duration) -> u8 {
         }
         Outcome::Interrupted(signal) => {
             let signal = nix::sys::signal::Signal::try_from(*signal).ok();
-            // By the very signal, so that a calling shell sees what happened.
+            // By the same signal, so that a calling shell sees it.
             let _ = signal.map(nix::sys::signal::raise);
             DIED
         }
     }
 }
 
-/// A command some other task wants run where there is a KVM for stock guests.
-pub struct RunRequest {
+/// A command of another task that needs a KVM for stock guests.
+pub(crate) struct RunRequest {
     /// Program and arguments.
-    pub args: Vec<OsString>,
-    /// Variables besides what every login has.
-    pub env: Vec<(String, String)>,
+    pub(crate) args: Vec<OsString>,
+    /// Variables besides those of every login.
+    pub(crate) env: Vec<(String, String)>,
     /// Directories it writes to.
-    pub write: Vec<PathBuf>,
+    pub(crate) write: Vec<PathBuf>,
     /// Kernel of the emulated machine.
-    pub kernel: kernel::Choice,
-    /// Deterministic time in it, on one CPU.
-    pub deterministic: bool,
-    /// Memory of the emulated machine.
-    pub memory_mib: u64,
+    pub(crate) kernel: kernel::Choice,
+    /// Use deterministic time, on one CPU.
+    pub(crate) deterministic: bool,
+    pub(crate) memory_mib: u64,
     /// Wall-clock limit.
-    pub timeout: Duration,
+    pub(crate) timeout: Duration,
+    pub(crate) tools: Tools,
 }
 
-/// Runs a command directly if this host's KVM is good for it, else in the testbed; its exit code.
-pub fn wherever(request: &RunRequest) -> Result<u8> {
+/// Runs a command directly if this host's KVM runs stock guests, else in the testbed. Returns its exit code.
+pub(crate) fn wherever(request: &RunRequest) -> Result<u8> {
     if kvm::host() == HostKvm::Usable {
         let mut command = Command::new(&request.args[0]);
         let status = command.args(&request.args[1..]).envs(request.env.iter().map(|(k, v)| (k, v))).status()?;
         return Ok(code_of(status));
     }
     setup::ensure(&[Need::Testbed])?;
-    let kernel = kernel::testbed(&request.kernel, false)?;
+    let kernel = kernel::testbed(&request.kernel, false, &request.tools)?;
     println!("    Booting the testbed: this host's KVM cannot run stock guests ({} kernel)", kernel.name);
     let set = request.env.iter().map(|(k, v)| OsString::from(format!("{k}={v}")));
     let config = TestbedConfig {
         cpus: if request.deterministic { 1 } else { kernel.max_cpus },
         kernel,
-        init: build::static_binary("hutch-testbed", "testbed-init")?,
+        init: request.tools.init()?,
         memory_mib: request.memory_mib,
         deterministic: request.deterministic,
         timeout: request.timeout,
@@ -140,8 +141,9 @@ pub fn wherever(request: &RunRequest) -> Result<u8> {
 
 fn config_of(args: Args) -> Result<TestbedConfig> {
     setup::ensure(&[Need::Testbed])?;
-    let kernel = kernel::testbed(&args.kernel, false)?;
-    let init = build::static_binary("hutch-testbed", "testbed-init")?;
+    let tools = Tools::default();
+    let kernel = kernel::testbed(&args.kernel, false, &tools)?;
+    let init = tools.init()?;
     let input = match (args.shell, args.stdin) {
         (true, _) if !io::stdin().is_terminal() => return Err("--shell needs a terminal on stdin".into()),
         (true, _) => Input::Terminal,
@@ -168,7 +170,7 @@ fn config_of(args: Args) -> Result<TestbedConfig> {
     })
 }
 
-/// The environment of a command in the testbed: what every login has, and what was asked for.
+/// The environment of a command in the testbed: the variables of every login, and the requested ones.
 fn environment(asked: &[OsString], terminal: bool) -> Vec<OsString> {
     let mut all: Vec<(OsString, OsString)> =
         [("HOME", "/root"), ("USER", "root"), ("LANG", "C.UTF-8"), (hutch_testbed::MARKER, "1")]
@@ -191,11 +193,9 @@ fn os(bytes: &[u8]) -> OsString {
 }
 
 fn directly(args: Args) -> Result<ExitCode> {
-    eprintln!(
-        "testbed: this host's /dev/kvm works, so the command runs directly on it (--always emulates nonetheless)"
-    );
+    eprintln!("testbed: this host's /dev/kvm works, so the command runs directly on it (use --always to emulate)");
     let Some((program, rest)) = args.command.split_first() else {
-        return Err("this host's own shell will do: its /dev/kvm works".into());
+        return Err("use this host's own shell: its /dev/kvm works".into());
     };
     let status = Command::new(program).args(rest).env(hutch_testbed::MARKER, "0").status();
     let status = status.map_err(|e| format!("cannot run {}: {e}", program.to_string_lossy()))?;

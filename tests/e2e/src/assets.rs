@@ -1,4 +1,4 @@
-//! The guest assets `hutch` uses, and bad ones made from them.
+//! The guest assets that `hutch` uses, and broken ones made from them.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -12,9 +12,6 @@ pub fn guest_dir() -> PathBuf {
 }
 
 /// A file of the first kernel's assets: `vmlinux` or `initramfs.cpio`.
-///
-/// # Panics
-/// If it is not there.
 pub fn guest_file(name: &str) -> PathBuf {
     let kernel = kernels().into_iter().next().expect("a kind of kernel");
     let path = guest_dir().join(kernel).join(name);
@@ -23,16 +20,13 @@ pub fn guest_file(name: &str) -> PathBuf {
 }
 
 /// An initramfs like the real one, but with an agent of another protocol version.
-///
-/// # Panics
-/// If it cannot be made.
 pub fn initrd_with_other_agent(root: &RootFs) -> PathBuf {
     let agent = std::env::var_os("HUTCH_E2E_OTHER_AGENT").map(PathBuf::from);
     let agent = agent.expect("HUTCH_E2E_OTHER_AGENT is set: run `cargo xtask test`");
     let (dir, archive) = (root.at("/tmp/initrd"), root.at("/tmp/initrd.cpio"));
     fs::create_dir(&dir).expect("a directory");
     fs::copy(agent, dir.join("init")).expect("a copy of the agent");
-    // What comes later in a chain of archives replaces what came before.
+    // The kernel unpacks archives in order, so the later `init` replaces the earlier one.
     shell(
         "cat \"$1\" > \"$2\"; cd \"$3\" && echo init | cpio -o -H newc --quiet >> \"$2\"",
         &[&guest_file("initramfs.cpio"), &archive, &dir],

@@ -1,4 +1,4 @@
-//! Disk images with file systems, made and looked into without mounting them (e2fsprogs).
+//! Disk images with file systems. e2fsprogs makes and reads them without a mount.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -6,16 +6,13 @@ use std::process::{Command, Output};
 
 use crate::{scratch_dir, RootFs};
 
-/// An ext4 image on the host. Removed when dropped.
+/// An ext4 image on the host. Dropping it removes the file.
 pub struct Image {
     path: tempfile::TempPath,
 }
 
 impl Image {
-    /// A file system of `mib` with the contents of `root`.
-    ///
-    /// # Panics
-    /// If it cannot be made.
+    /// A file system of `mib` MiB with the contents of `root`.
     pub fn of(root: &RootFs, mib: u32) -> Image {
         let image = Image::of_bytes(b"");
         let mut command = tool("mkfs.ext4");
@@ -24,47 +21,35 @@ impl Image {
         image
     }
 
-    /// A file with these bytes, whatever they mean.
-    ///
-    /// # Panics
-    /// If it cannot be written.
+    /// A file with these bytes, which need not be a file system.
     pub fn of_bytes(bytes: &[u8]) -> Image {
         let file = tempfile::Builder::new().prefix("hutch-image-").tempfile_in(scratch_dir()).expect("a file");
         fs::write(file.path(), bytes).expect("a file is written");
         Image { path: file.into_temp_path() }
     }
 
-    /// Where it is.
+    /// Path on the host.
     pub fn path(&self) -> &Path {
         &self.path
     }
 
-    /// Where it is, as an argument.
+    /// Path on the host, as a command-line argument.
     pub fn text(&self) -> String {
         self.path.to_string_lossy().into_owned()
     }
 
-    /// Its bytes.
-    ///
-    /// # Panics
-    /// If it cannot be read.
+    /// The whole image.
     pub fn bytes(&self) -> Vec<u8> {
         fs::read(&self.path).expect("an image can be read")
     }
 
-    /// What a file in it holds; empty if there is no such file.
-    ///
-    /// # Panics
-    /// If the image cannot be read.
+    /// The contents of a file in the image; empty if there is no such file.
     pub fn cat(&self, path: &str) -> String {
         let output = succeeded(tool("debugfs").args(["-R", &format!("cat {path}")]).arg(self.path()));
         String::from_utf8_lossy(&output.stdout).into_owned()
     }
 
-    /// It was unmounted, and nothing in it contradicts itself.
-    ///
-    /// # Panics
-    /// With what fsck says.
+    /// Checks that the file system was unmounted and that fsck finds no error.
     #[track_caller]
     pub fn expect_clean(&self) {
         let header = succeeded(tool("dumpe2fs").arg("-h").arg(self.path()));
@@ -74,7 +59,7 @@ impl Image {
     }
 }
 
-/// A program of e2fsprogs, which not every user's PATH has.
+/// A program of e2fsprogs, by its path: /usr/sbin may be missing from PATH.
 fn tool(name: &str) -> Command {
     let path = Path::new("/usr/sbin").join(name);
     assert!(path.exists(), "{} is missing: run `cargo xtask setup`", path.display());
@@ -89,10 +74,7 @@ fn succeeded(command: &mut Command) -> Output {
     output
 }
 
-/// A file with a configuration; its name ends in `.toml`.
-///
-/// # Panics
-/// If it cannot be written.
+/// Writes a configuration to `NAME.toml`.
 pub fn toml_file(dir: &Path, name: &str, text: &str) -> PathBuf {
     let path = dir.join(format!("{name}.toml"));
     fs::write(&path, text).expect("a configuration is written");

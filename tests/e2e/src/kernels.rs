@@ -1,14 +1,14 @@
-//! Guest kernels of a few instructions, to see what hutch makes of a guest that misbehaves at once.
+//! Guest kernels of a few instructions that misbehave at once.
 
 use std::fs;
 use std::path::PathBuf;
 
 use crate::RootFs;
 
-/// A kernel that is nothing but this code, run in 32-bit mode by the PVH boot protocol.
+/// A kernel that consists of this code. The PVH boot protocol enters it in 32-bit mode.
 pub struct TinyKernel(&'static [u8]);
 
-/// Where it is loaded.
+/// Load and entry address.
 const ADDRESS: u32 = 0x10_0000;
 
 /// `XEN_ELFNOTE_PHYS32_ENTRY`, which makes an ELF file a PVH kernel.
@@ -18,15 +18,12 @@ impl TinyKernel {
     /// `cli; 1: hlt; jmp 1b`
     pub const HANGS: TinyKernel = TinyKernel(&[0xfa, 0xf4, 0xeb, 0xfd]);
 
-    /// An empty interrupt table and an invalid instruction: `push 0; push 0; lidt [esp]; ud2`. No stack is set up, so
-    /// it first points one at its own page: `mov esp, ADDRESS + 0x800`.
+    /// An empty interrupt table and an invalid instruction: `push 0; push 0; lidt [esp]; ud2`. There is no stack yet, so
+    /// the code first sets one up in its own page: `mov esp, ADDRESS + 0x800`.
     pub const TRIPLE_FAULTS: TinyKernel =
         TinyKernel(&[0xbc, 0x00, 0x08, 0x10, 0x00, 0x6a, 0x00, 0x6a, 0x00, 0x0f, 0x01, 0x1c, 0x24, 0x0f, 0x0b]);
 
     /// Writes the ELF file into a root file system's directory.
-    ///
-    /// # Panics
-    /// If it cannot.
     pub fn write_to(&self, root: &RootFs) -> PathBuf {
         let path = root.at("/tiny-kernel");
         fs::write(&path, self.elf()).expect("a kernel file");

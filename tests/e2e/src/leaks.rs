@@ -1,4 +1,4 @@
-//! What a run could leave behind on the host.
+//! Finds what a run leaves behind on the host.
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -9,10 +9,10 @@ use std::time::{Duration, Instant};
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Snapshot(BTreeSet<String>);
 
-/// What a temporary file of hutch's could be called: by itself, or by the `tempfile` library.
+/// Parts of the names of hutch's temporary files: its own, and those of the `tempfile` library.
 const TEMPORARY: [&str; 2] = ["/hutch-", "/.tmp"];
 
-/// Directories in which anything new is a leak, and whether to look below them.
+/// Directories in which any new file is a leak, and whether their subdirectories count.
 const DIRECTORIES: [(&str, bool); 6] = [
     ("/run", true),
     ("/var/lib/hutch", true),
@@ -22,11 +22,11 @@ const DIRECTORIES: [(&str, bool); 6] = [
     ("/sys/kernel/debug/kvm", false),
 ];
 
-/// How long what a killed process owned may take to go: the kernel tears a guest's memory down after the exit.
-const PATIENCE: Duration = Duration::from_secs(10);
+/// The kernel may take this long to release what a killed process owned: it tears guest memory down after the exit.
+const RELEASE_TIMEOUT: Duration = Duration::from_secs(10);
 
 impl Snapshot {
-    /// Takes one.
+    /// Records the host's present state.
     pub fn take() -> Snapshot {
         let mut all = BTreeSet::new();
         processes(&mut all);
@@ -38,20 +38,20 @@ impl Snapshot {
         for (dir, below) in DIRECTORIES {
             files(Path::new(dir), below, &mut all);
         }
-        // The testbed shows the host's /tmp, to which others may add files meanwhile.
+        // The testbed shows the host's /tmp, where other programs may add files meanwhile.
         let foreign =
             |entry: &str| entry.starts_with("file /tmp/") && !TEMPORARY.iter().any(|ours| entry.contains(ours));
         all.retain(|entry| !foreign(entry));
-        // On a host with other users only what bears our name is ours; in the testbed everything is.
+        // On a host with other users, only entries with hutch's name count; in the testbed, all do.
         if std::env::var_os("HUTCH_TESTBED").is_none_or(|v| v != "1") {
             all.retain(|entry| entry.contains("hutch") || entry.starts_with("descriptor"));
         }
         Snapshot(all)
     }
 
-    /// What is there now and was not then, once it has had time to go away.
+    /// Entries that are new since the snapshot. Waits a while for them to go away.
     pub fn leaks(&self) -> Vec<String> {
-        let deadline = Instant::now() + PATIENCE;
+        let deadline = Instant::now() + RELEASE_TIMEOUT;
         loop {
             let new: Vec<String> = Snapshot::take().0.difference(&self.0).cloned().collect();
             if new.is_empty() || Instant::now() > deadline {
@@ -62,9 +62,6 @@ impl Snapshot {
     }
 
     /// Checks that nothing is left.
-    ///
-    /// # Panics
-    /// With the list of what is.
     #[track_caller]
     pub fn expect_no_leaks(&self) {
         let leaks = self.leaks();
@@ -72,7 +69,7 @@ impl Snapshot {
     }
 }
 
-/// User processes but this one. Kernel threads have no command line; those that belong to a process (vhost's) have.
+/// All user processes except this one. Kernel threads have no command line, except those of a process (vhost's).
 fn processes(all: &mut BTreeSet<String>) {
     for name in names_in(Path::new("/proc")) {
         let command = fs::read(format!("/proc/{name}/cmdline")).unwrap_or_default();
@@ -92,7 +89,7 @@ fn names_in(dir: &Path) -> Vec<String> {
     entries(dir).iter().map(|path| path.file_name().unwrap_or_default().to_string_lossy().into_owned()).collect()
 }
 
-/// What is in a directory; nothing if it cannot be read or went away meanwhile.
+/// The entries of a directory; none if it cannot be read or is gone.
 fn entries(dir: &Path) -> Vec<PathBuf> {
     let entries = fs::read_dir(dir).into_iter().flatten();
     entries.filter_map(|entry| Some(entry.ok()?.path())).collect()
@@ -103,7 +100,7 @@ fn files(dir: &Path, below: bool, all: &mut BTreeSet<String>) {
         if below && path.is_dir() && !path.is_symlink() {
             files(&path, below, all);
         }
-        // The files of a cgroup directory change by themselves; the directory is what could stay.
+        // The kernel changes the files of a cgroup directory; only a directory can leak.
         if !path.starts_with("/sys/fs/cgroup") || path.is_dir() {
             all.insert(format!("file {}", path.display()));
         }
@@ -122,10 +119,10 @@ mod tests {
         let before = Snapshot::take();
         let file = tempfile::Builder::new().prefix("hutch-leak-").tempfile_in("/tmp").unwrap();
         let mut child = Command::new("sleep").arg0("hutch-leak-sleep").arg("1000").spawn().unwrap();
-        // A process has a command line only a moment after its start.
+        // A new process gets its command line a moment after its start.
         let process = format!("process {}", child.id());
         let mut found = BTreeSet::new();
-        let deadline = Instant::now() + PATIENCE;
+        let deadline = Instant::now() + RELEASE_TIMEOUT;
         while !found.iter().any(|entry: &String| entry.starts_with(&process)) && Instant::now() < deadline {
             found = Snapshot::take().0.difference(&before.0).cloned().collect();
         }

@@ -1,6 +1,8 @@
 //! Helpers of the end-to-end tests, which run the built `hutch` with real guests. The tests need a `/dev/kvm` that
-//! runs stock guests: `cargo xtask test` runs them in the testbed where the host has none. They fail, and do not skip,
-//! where `hutch` cannot run.
+//! runs stock guests: `cargo xtask test` runs them in the testbed where the host has none. Where `hutch` cannot run they
+//! fail; they are never skipped.
+//!
+//! The helpers panic when something fails, and show all they know.
 //!
 //! | variable | meaning | default |
 //! |---|---|---|
@@ -13,8 +15,6 @@
 //! | `HUTCH_E2E_BOOTS` | boots of the leak test | 200, short: 20 |
 //! | `HUTCH_E2E_PODS` | pods of the leak test, one after another | 100, short: 5 |
 //! | `HUTCH_E2E_STREAM_MIB` | size of the stream test | 256, short: 64 |
-
-#![deny(unsafe_code)]
 
 mod assets;
 mod image;
@@ -53,11 +53,11 @@ pub fn quick() -> bool {
 pub fn hutch_path() -> PathBuf {
     let built = || Path::new(env!("CARGO_MANIFEST_DIR")).join("../../target/dist/hutch");
     let path = std::env::var_os("HUTCH_BIN").map_or_else(built, PathBuf::from);
-    assert!(path.exists(), "{} is missing: run `cargo build --release -p hutch` or set HUTCH_BIN", path.display());
+    assert!(path.exists(), "{} is missing: run `cargo xtask build` or set HUTCH_BIN", path.display());
     path
 }
 
-/// Where scratch files go: not on an overlay, on which an overlay could not be stacked.
+/// Directory for scratch files. Not on an overlay: the kernel cannot stack another overlay on one.
 pub fn scratch_dir() -> PathBuf {
     let testbed = Path::new("/scratch");
     if testbed.is_dir() {

@@ -1,4 +1,4 @@
-//! What the runtime's tables are performed on with real machines.
+//! Real machines as the subject of the runtime's tables.
 
 use std::cell::Cell;
 use std::path::PathBuf;
@@ -13,35 +13,32 @@ use hutch_runtime::{Options, Result, Runtime, Store};
 
 use crate::{hutch_path, Pods};
 
-/// How long the guest may believe in a name that has been renamed: virtio-fs keeps names for a second.
+/// The guest may see an old file name for this long after a rename: virtio-fs caches names for a second.
 const NAME_LIFE: Duration = Duration::from_millis(1100);
-/// What a container runs: ends by itself on SIGUSR2, and by signals that pid 1 does not heed without a handler. When it is
-/// ready for them it gives a file a name by which it is looked for: one that is removed while it is still being created
-/// is an error for the one who creates it.
+/// The containers' program. It ends by itself on SIGUSR2, and handles signals that pid 1 ignores without a handler. When
+/// the handlers are set it renames a file, and the test waits for the new name. (It does not create that file directly:
+/// if the test removed the file during its creation, the shell would report an error.)
 const SERVE: &str = "#!/bin/sh
 trap 'exit 0' USR2; trap 'exit 15' TERM; trap 'exit 10' USR1
 new=$(cat /proc/sys/kernel/random/uuid); : > /tmp/$new; mv /tmp/$new /tmp/${0##*/}.$new
 while :; do sleep 1000 & wait; done
 ";
-/// For what is to happen soon.
-const PATIENCE: Duration = Duration::from_secs(20);
+/// For events that happen soon on a working host.
+const EVENT_TIMEOUT: Duration = Duration::from_secs(20);
 
-/// A runtime as a library, with real machines: its VMM processes and shims are the built program.
+/// The runtime as a library, with real machines. The built program serves as VMM process and shim.
 pub struct Machines {
-    /// Where its records are.
+    /// The records and the root file system.
     pub pods: Pods,
-    /// Made by the command line, which knows what a pod boots.
+    /// The command line made it, which fills in the guest assets.
     template: PodConfig,
     runtime: Runtime,
-    /// Programs made: each container has one of its own, so that it can be taken away.
+    /// Programs made so far. Each container has its own, which `while_refusing` can rename.
     programs: Cell<usize>,
 }
 
 impl Machines {
-    /// Without a pod yet.
-    ///
-    /// # Panics
-    /// If the command line cannot make a pod, whose configuration is the template.
+    /// A runtime without pods.
     pub fn new() -> Self {
         let pods = Pods::new();
         pods.new_pod("create", "template").sh("true").end().expect_code(0);
@@ -54,7 +51,7 @@ impl Machines {
         let backends = HostBackends { vmm: again(VMM_VERB), shim: again(SHIM_VERB), reap: true, ..Default::default() };
         let options = Options {
             boot_timeout: Duration::from_secs(60),
-            // Nobody has killed the process where a walk stops it: the wait would be in vain.
+            // A walk stops pods whose process still runs, so a longer wait changes nothing.
             stop_timeout: Duration::from_millis(1),
             ..Options::default()
         };
@@ -106,7 +103,7 @@ impl Subject for Machines {
             if let Some(path) = found {
                 return std::fs::remove_file(path).expect("a removal");
             }
-            assert!(begun.elapsed() < PATIENCE, "container {container} of {pod} is not ready for signals");
+            assert!(begun.elapsed() < EVENT_TIMEOUT, "container {container} of {pod} is not ready for signals");
             sleep(Duration::from_millis(5));
         }
     }
@@ -127,7 +124,7 @@ impl Subject for Machines {
         result
     }
 
-    /// The end can be seen when the shim is gone.
+    /// Waits until the shim is gone; from then on the runtime sees the end.
     fn settle(&self, pod: &str, container: &str) -> std::result::Result<(), String> {
         let record = self.pods.state(pod).join(container).join("process.json");
         let record: serde_json::Value =
@@ -136,7 +133,7 @@ impl Subject for Machines {
         let lives = || std::fs::read_to_string(&stat).is_ok_and(|stat| !stat.contains(") Z "));
         let begun = Instant::now();
         while lives() {
-            if begun.elapsed() > PATIENCE {
+            if begun.elapsed() > EVENT_TIMEOUT {
                 return Err(format!("the shim of {container} in {pod} does not end"));
             }
             sleep(Duration::from_millis(5));

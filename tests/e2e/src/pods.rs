@@ -4,76 +4,70 @@ use std::path::Path;
 
 use crate::{kernels, Ended, Hutch, RootFs};
 
-/// Pods with records and a root file system of their own. What is left of them is removed when dropped.
+/// Pods with records and a root file system of their own. Dropping this removes the pods that are left.
 pub struct Pods {
     root: RootFs,
-    // Short, for sockets lie in it.
+    // A short path: it holds Unix sockets.
     records: tempfile::TempDir,
 }
 
 impl Pods {
-    /// None yet.
-    ///
-    /// # Panics
-    /// If there is no room for records.
+    /// An empty set of records below /run.
     pub fn new() -> Pods {
         let records = tempfile::Builder::new().prefix("hutch-pods-").tempdir_in("/run").expect("a directory in /run");
-        // There from the beginning, so that they do not look like something left behind.
+        // Made now, or a leak check would report them.
         for name in ["etc", "run", "volumes"] {
             std::fs::create_dir(records.path().join(name)).expect("a directory in a new one");
         }
         Pods { root: RootFs::new(), records }
     }
 
-    /// The root file system of all containers.
+    /// The root file system that all containers use.
     pub fn root(&self) -> &RootFs {
         &self.root
     }
 
-    /// Where the state of a pod is.
+    /// State directory of one pod.
     pub fn state(&self, pod: &str) -> std::path::PathBuf {
         self.states().join(pod)
     }
 
-    /// Where the configuration of a pod is.
+    /// Configuration directory of one pod.
     pub fn config(&self, pod: &str) -> std::path::PathBuf {
         self.configs().join(pod)
     }
 
-    /// Where configurations are.
+    /// `HUTCH_ROOT`: the configurations of all pods.
     pub fn configs(&self) -> std::path::PathBuf {
         self.records.path().join("etc")
     }
 
-    /// Where states are.
+    /// `HUTCH_STATE_ROOT`: the state of all pods.
     pub fn states(&self) -> std::path::PathBuf {
         self.records.path().join("run")
     }
 
-    /// A command line of `hutch`.
+    /// A command line of `hutch` that uses these records.
     pub fn hutch(&self, words: &[&str]) -> Hutch {
         let path = |name: &str| self.records.path().join(name).to_string_lossy().into_owned();
         let command = Hutch::new(words[0]).args(&words[1..]);
-        // The emulated host is slow, and busy with other machines at times.
+        // The emulated host is slow, and sometimes runs several machines.
         command.env("HUTCH_ROOT", &path("etc")).env("HUTCH_STATE_ROOT", &path("run")).env("HUTCH_BOOT_TIMEOUT", "60")
     }
 
-    /// A verb that makes a pod (`create`, `run`), as far as the options of the pod.
+    /// The beginning of a command line that makes a pod; `verb` is `create` or `run`.
     pub fn new_pod(&self, verb: &str, name: &str) -> Hutch {
         self.new_pod_on(verb, name, self.root.path())
     }
 
-    /// The same with another root file system.
+    /// Like [`Pods::new_pod`], with another root file system.
     pub fn new_pod_on(&self, verb: &str, name: &str, root: &Path) -> Hutch {
         let kernel = kernels().pop().expect("a kind of kernel");
         let root = root.to_string_lossy().into_owned();
         self.hutch(&["pod", verb, "--kernel", &kernel, "-m", "192M", "--name", name, "--rootfs", &root])
     }
 
-    /// Runs a command line to its end, which is to be a success; what it printed.
-    ///
-    /// # Panics
-    /// With everything known, if it fails.
+    /// Runs a command line that must succeed and returns its stdout.
     #[track_caller]
     pub fn ok(&self, words: &[&str]) -> String {
         self.hutch(words).end().expect_code(0).text()
@@ -84,10 +78,7 @@ impl Pods {
         self.hutch(&["container", "exec", pod, container, "--", "/bin/sh", "-c", script]).end()
     }
 
-    /// A field of `status --format json`, by its JSON pointer; `null` if it is not there.
-    ///
-    /// # Panics
-    /// If there is no status.
+    /// The field of `status --format json` at a JSON pointer; `null` if there is none.
     #[track_caller]
     pub fn status(&self, pod: &str, pointer: &str) -> serde_json::Value {
         let text = self.ok(&["pod", "status", pod, "--format", "json"]);
@@ -95,10 +86,7 @@ impl Pods {
         value.pointer(pointer).cloned().unwrap_or_default()
     }
 
-    /// Nothing is recorded any more.
-    ///
-    /// # Panics
-    /// With what is.
+    /// Checks that no pod and no namespace is recorded.
     #[track_caller]
     pub fn expect_none(&self) {
         assert_eq!(self.ok(&["pod", "ls", "-q"]), "");
@@ -123,7 +111,7 @@ fn entries(dir: &Path) -> Vec<std::path::PathBuf> {
 
 impl Drop for Pods {
     fn drop(&mut self) {
-        // After a failed test: or its machines would be in the way of the tests that follow.
+        // A failed test leaves machines, which would disturb the next tests.
         let _ = self.hutch(&["pod", "rm", "--force", "--all"]).into_command().status();
     }
 }

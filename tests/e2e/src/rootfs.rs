@@ -1,4 +1,4 @@
-//! A small real root file system, made of Debian's busybox-static.
+//! A small root file system, made from Debian's busybox-static.
 
 use std::fs;
 use std::os::unix::fs::{symlink, PermissionsExt};
@@ -7,7 +7,7 @@ use std::process::Command;
 
 use crate::scratch_dir;
 
-/// Applets the tests use.
+/// Applets that the tests use.
 const APPLETS: [&str; 47] = [
     "cat",
     "chmod",
@@ -58,16 +58,13 @@ const APPLETS: [&str; 47] = [
     "wc",
 ];
 
-/// A root directory on the host. Removed when dropped.
+/// A root directory on the host. Dropping it removes the directory.
 pub struct RootFs {
     dir: tempfile::TempDir,
 }
 
 impl RootFs {
-    /// Makes one.
-    ///
-    /// # Panics
-    /// If it cannot.
+    /// A new directory with busybox, two users and the usual mount points.
     pub fn new() -> RootFs {
         let dir = tempfile::Builder::new().prefix("hutch-rootfs-").tempdir_in(scratch_dir()).expect("a directory");
         let root = dir.path();
@@ -93,24 +90,18 @@ impl RootFs {
         self.dir.path()
     }
 
-    /// A file's place on the host.
+    /// The path on the host of a file in this root.
     pub fn at(&self, path: &str) -> PathBuf {
         self.path().join(path.trim_start_matches('/'))
     }
 
-    /// Writes a file that the guest may run.
-    ///
-    /// # Panics
-    /// If it cannot.
+    /// Writes an executable script.
     pub fn script(&self, path: &str, text: &str) {
         fs::write(self.at(path), text).expect("a script");
         fs::set_permissions(self.at(path), fs::Permissions::from_mode(0o755)).expect("an executable script");
     }
 
-    /// An initrd with this root file system as it is now, and `init` as its first program.
-    ///
-    /// # Panics
-    /// If it cannot be made.
+    /// An initrd with this root file system's present contents and the script `init` as pid 1.
     pub fn initrd(&self, init: &str) -> PathBuf {
         self.script("/init", init);
         let archive = tempfile::NamedTempFile::new_in(scratch_dir()).expect("a file").into_temp_path();
@@ -128,7 +119,7 @@ impl Default for RootFs {
     }
 }
 
-/// Debian's busybox-static, checked to be static: a dynamic one does not run in a root without libraries.
+/// Debian's busybox-static. A dynamically linked one would not run in a root without libraries.
 fn busybox() -> PathBuf {
     let path = Path::new("/bin/busybox");
     let output = Command::new("dpkg-query").args(["-W", "-f", "${db:Status-Status}", "busybox-static"]).output();

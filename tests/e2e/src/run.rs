@@ -12,34 +12,34 @@ use nix::unistd::Pid;
 
 use crate::{hutch_path, kernels, RootFs};
 
-/// How long any run may take unless a test says otherwise. An emulated host boots a guest in a few seconds.
-const PATIENCE: Duration = Duration::from_secs(90);
+/// Limit of a run, unless a test sets another. An emulated host boots a guest in a few seconds.
+const RUN_TIMEOUT: Duration = Duration::from_secs(90);
 
-/// A command line of `hutch` in the making.
+/// Builds a command line of `hutch`.
 pub struct Hutch {
     command: Command,
     args: Vec<OsString>,
-    /// For `--kernel` right after the verb.
+    /// Value of `--kernel`, which goes right after the verb.
     kernel: Option<OsString>,
     input: Option<Vec<u8>>,
-    patience: Duration,
+    timeout: Duration,
 }
 
 impl Hutch {
-    /// `hutch VERB`.
+    /// Starts with `hutch VERB`.
     pub fn new(verb: &str) -> Hutch {
         Hutch::program(hutch_path()).args([verb])
     }
 
-    /// `hutch run --rootfs ROOT`, with the last of [`kernels`]: in CI the quickest.
+    /// Starts with `hutch run --rootfs ROOT` and the last of [`kernels`], which in CI boots fastest.
     pub fn run(root: &RootFs) -> Hutch {
         let kernel = kernels().pop().expect("a kind of kernel");
         Hutch::new("run").args(["--rootfs".as_ref(), root.path().as_os_str()]).kernel(kernel)
     }
 
-    /// Another program, with the same conveniences.
+    /// Starts with another program instead of `hutch`.
     pub fn program(path: impl AsRef<OsStr>) -> Hutch {
-        Hutch { command: Command::new(path), args: Vec::new(), kernel: None, input: None, patience: PATIENCE }
+        Hutch { command: Command::new(path), args: Vec::new(), kernel: None, input: None, timeout: RUN_TIMEOUT }
     }
 
     /// Sets `--kernel`.
@@ -65,19 +65,19 @@ impl Hutch {
         self
     }
 
-    /// Bytes for stdin, which then ends; without this it is /dev/null.
+    /// Bytes for stdin, followed by its end. The default is /dev/null.
     pub fn input(mut self, bytes: impl Into<Vec<u8>>) -> Hutch {
         self.input = Some(bytes.into());
         self
     }
 
-    /// How long this run may take.
-    pub fn patience(mut self, patience: Duration) -> Hutch {
-        self.patience = patience;
+    /// Sets the limit of this run.
+    pub fn timeout(mut self, timeout: Duration) -> Hutch {
+        self.timeout = timeout;
         self
     }
 
-    /// The command itself, for a test that does its own plumbing.
+    /// The command, for a test that connects its stdio itself.
     pub fn into_command(mut self) -> Command {
         let kernel = self.kernel.take().map(|kernel| [OsString::from("--kernel"), kernel]);
         let verb = self.args.len().min(1);
@@ -86,19 +86,13 @@ impl Hutch {
         self.command
     }
 
-    /// Runs it to its end.
-    ///
-    /// # Panics
-    /// If it takes too long.
+    /// Runs the command to its end.
     pub fn end(self) -> Ended {
-        let patience = self.patience;
-        self.start().end(patience)
+        let timeout = self.timeout;
+        self.start().end(timeout)
     }
 
-    /// Starts it and returns at once.
-    ///
-    /// # Panics
-    /// If it cannot be started.
+    /// Starts the command and returns at once.
     pub fn start(mut self) -> Running {
         let input = self.input.take();
         let stdin = if input.is_some() { Stdio::piped() } else { Stdio::null() };
@@ -113,7 +107,7 @@ impl Hutch {
     }
 }
 
-/// A `hutch` that runs. Killed if it is dropped.
+/// A running `hutch`. Dropping it kills the process.
 pub struct Running {
     child: Child,
     input: Option<JoinHandle<()>>,
@@ -130,19 +124,13 @@ impl Running {
     }
 
     /// Sends `hutch` a signal.
-    ///
-    /// # Panics
-    /// If it cannot.
     pub fn signal(&self, signal: Signal) {
         kill(Pid::from_raw(self.pid()), signal).expect("a signal is sent");
     }
 
-    /// Waits for its end.
-    ///
-    /// # Panics
-    /// If it takes longer than `patience`; it is killed then and what it printed is shown.
-    pub fn end(mut self, patience: Duration) -> Ended {
-        let status = wait(&mut self.child, patience);
+    /// Waits for the end, at most `timeout`. Then kills the process and panics with its output.
+    pub fn end(mut self, timeout: Duration) -> Ended {
+        let status = wait(&mut self.child, timeout);
         let late = status.is_none();
         if late {
             let _ = self.child.kill();
@@ -157,18 +145,18 @@ impl Running {
             line: self.line,
         };
         if let Some(feeder) = self.input {
-            // A command that ends without reading all its input is no fault.
+            // A command may end without reading all its input.
             let _ = feeder.join();
         }
-        assert!(!late, "not over after {patience:?}: {ended}");
+        assert!(!late, "not over after {timeout:?}: {ended}");
         ended
     }
 }
 
-/// What a run came to.
+/// The result of a run.
 #[derive(Debug)]
 pub struct Ended {
-    /// How the process ended.
+    /// Exit code or signal of `hutch` itself.
     pub status: ExitStatus,
     /// All of its stdout.
     pub stdout: Vec<u8>,
@@ -191,29 +179,20 @@ impl Ended {
     }
 
     /// Checks the exit code.
-    ///
-    /// # Panics
-    /// With everything known, if it differs.
     #[track_caller]
     pub fn expect_code(self, code: i32) -> Ended {
         assert_eq!(self.code(), Some(code), "{self}");
         self
     }
 
-    /// Checks that stdout is exactly this.
-    ///
-    /// # Panics
-    /// With everything known, if it is not.
+    /// Checks that stdout equals `text`.
     #[track_caller]
     pub fn expect_text(self, text: &str) -> Ended {
         assert_eq!(self.text(), text, "{self}");
         self
     }
 
-    /// Checks that stderr has every one of these words in it, whatever their case.
-    ///
-    /// # Panics
-    /// With everything known, if one is missing.
+    /// Checks that stderr contains each of these words, in any case.
     #[track_caller]
     pub fn expect_complaint(self, words: &[&str]) -> Ended {
         let stderr = self.stderr.to_lowercase();
@@ -235,9 +214,9 @@ impl std::fmt::Display for Ended {
     }
 }
 
-/// Waits at most `patience`, without polling: a thread of its own blocks in wait, by pid descriptor.
-fn wait(child: &mut Child, patience: Duration) -> Option<ExitStatus> {
-    let deadline = Instant::now() + patience;
+/// Waits at most `timeout`. Polls a pid descriptor, which wakes up at the end of the process.
+fn wait(child: &mut Child, timeout: Duration) -> Option<ExitStatus> {
+    let deadline = Instant::now() + timeout;
     let pid = pidfd(child.id());
     loop {
         if let Some(status) = child.try_wait().expect("hutch can be waited for") {
@@ -248,18 +227,18 @@ fn wait(child: &mut Child, patience: Duration) -> Option<ExitStatus> {
             return None;
         }
         let mut fds = [nix::poll::PollFd::new(std::os::fd::AsFd::as_fd(&pid), nix::poll::PollFlags::POLLIN)];
-        let timeout = nix::poll::PollTimeout::try_from(left).unwrap_or(nix::poll::PollTimeout::MAX);
-        let _ = nix::poll::poll(&mut fds, timeout);
+        let left = nix::poll::PollTimeout::try_from(left).unwrap_or(nix::poll::PollTimeout::MAX);
+        let _ = nix::poll::poll(&mut fds, left);
     }
 }
 
-#[allow(unsafe_code)] // pidfd_open(2) has no wrapper in nix
+#[expect(unsafe_code, reason = "pidfd_open(2) has no wrapper in nix")]
 fn pidfd(pid: u32) -> std::os::fd::OwnedFd {
     use std::os::fd::FromRawFd;
-    // SAFETY: takes two numbers; the result is checked below.
+    // SAFETY: the call takes two numbers; the result is checked below.
     let fd = unsafe { libc::syscall(libc::SYS_pidfd_open, pid as libc::pid_t, 0) };
     assert!(fd >= 0, "pidfd_open: {}", std::io::Error::last_os_error());
-    // SAFETY: a new descriptor that nobody else owns.
+    // SAFETY: the descriptor is new and has no other owner.
     unsafe { std::os::fd::OwnedFd::from_raw_fd(fd as i32) }
 }
 

@@ -1,4 +1,4 @@
-//! A run of `hutch` on a terminal of its own.
+//! Runs `hutch` on a pseudoterminal.
 
 use std::fs::File;
 use std::io::{Read, Write};
@@ -12,13 +12,13 @@ use nix::pty::Winsize;
 
 use crate::Hutch;
 
-/// How long to wait for any one thing to appear on the terminal.
-const PATIENCE: Duration = Duration::from_secs(60);
+/// Limit for each expected text, and for the end.
+const OUTPUT_TIMEOUT: Duration = Duration::from_secs(60);
 
 nix::ioctl_write_ptr_bad!(set_window_size, libc::TIOCSWINSZ, Winsize);
 nix::ioctl_write_int_bad!(set_controlling_terminal, libc::TIOCSCTTY);
 
-/// The other side of the terminal.
+/// The test's end of the terminal.
 pub struct Terminal {
     master: File,
     child: Child,
@@ -26,14 +26,11 @@ pub struct Terminal {
 }
 
 impl Terminal {
-    /// Starts `hutch` with this as its controlling terminal.
-    ///
-    /// # Panics
-    /// If it cannot.
-    #[allow(unsafe_code)] // code between fork and exec
+    /// Starts `hutch` with a new controlling terminal of this size.
+    #[expect(unsafe_code, reason = "code between fork and exec")]
     pub fn start(hutch: Hutch, rows: u16, cols: u16) -> Terminal {
         let pty = nix::pty::openpty(&size(rows, cols), None).expect("a terminal");
-        // The master must not leak into hutch: it would keep the terminal alive after our end is gone.
+        // hutch must not inherit the master: that would keep the terminal open after the test closes its end.
         let flag = nix::fcntl::FcntlArg::F_SETFD(nix::fcntl::FdFlag::FD_CLOEXEC);
         nix::fcntl::fcntl(&pty.master, flag).expect("a flag of the terminal");
         let mut command = hutch.into_command();
@@ -51,21 +48,15 @@ impl Terminal {
         Terminal { master: pty.master.into(), child, seen: String::new() }
     }
 
-    /// Types.
-    ///
-    /// # Panics
-    /// If the terminal is gone.
+    /// Types `text` on the terminal.
     pub fn type_in(&mut self, keys: &str) {
         self.master.write_all(keys.as_bytes()).expect("the terminal takes input");
     }
 
-    /// Waits until `text` has appeared since the last call, and forgets everything up to it.
-    ///
-    /// # Panics
-    /// With what did appear, if it does not come.
+    /// Waits until `text` appears, and discards everything up to it.
     #[track_caller]
     pub fn expect(&mut self, text: &str) {
-        let deadline = Instant::now() + PATIENCE;
+        let deadline = Instant::now() + OUTPUT_TIMEOUT;
         loop {
             if let Some(at) = self.seen.find(text) {
                 self.seen.drain(..at + text.len());
@@ -77,28 +68,26 @@ impl Terminal {
     }
 
     /// Changes the size of the window.
-    ///
-    /// # Panics
-    /// If the terminal is gone.
-    #[allow(unsafe_code)] // one ioctl that no crate in the tree wraps
+    #[expect(unsafe_code, reason = "no crate in the tree wraps this ioctl")]
     pub fn resize(&mut self, rows: u16, cols: u16) {
         // SAFETY: the descriptor is open and the size outlives the call.
         unsafe { set_window_size(self.master.as_raw_fd(), &size(rows, cols)) }.expect("a new window size");
     }
 
-    /// Waits for the end and returns how it came, with everything that appeared.
-    ///
-    /// # Panics
-    /// If it does not end.
+    /// Waits for the end; returns the status and all output since the last `expect`.
     pub fn end(mut self) -> (ExitStatus, String) {
-        let deadline = Instant::now() + PATIENCE;
+        let deadline = Instant::now() + OUTPUT_TIMEOUT;
         while self.read_some(deadline) {}
-        assert!(Instant::now() < deadline, "hutch is not over after {PATIENCE:?}; on the terminal: {:?}", self.seen);
+        assert!(
+            Instant::now() < deadline,
+            "hutch is not over after {OUTPUT_TIMEOUT:?}; on the terminal: {:?}",
+            self.seen
+        );
         let status = self.child.wait().expect("hutch can be waited for");
         (status, std::mem::take(&mut self.seen))
     }
 
-    /// Reads what there is; `false` at the end of the terminal's life or of our patience.
+    /// Reads available output; `false` if the terminal is closed or the deadline has passed.
     fn read_some(&mut self, deadline: Instant) -> bool {
         let left = deadline.saturating_duration_since(Instant::now());
         let mut fds = [PollFd::new(self.master.as_fd(), PollFlags::POLLIN)];
@@ -107,7 +96,7 @@ impl Terminal {
             return ready == Err(nix::Error::EINTR);
         }
         let mut buffer = [0; 4096];
-        // A terminal whose last user is gone reads as EIO.
+        // After its last user is gone, a terminal returns EIO.
         let n = self.master.read(&mut buffer).unwrap_or(0);
         self.seen.push_str(&String::from_utf8_lossy(&buffer[..n]));
         n > 0

@@ -1,4 +1,4 @@
-//! `hutch bench boot` with real guests: what it measures of each target, and sweeps of what `hutch run` is given.
+//! `hutch bench boot` with real guests: the measurements of each target, and sweeps over the options of `hutch run`.
 
 use std::fs;
 use std::time::Duration;
@@ -12,7 +12,7 @@ fn bench(root: &RootFs, args: &[&str], command: &[&str]) -> Value {
     let run =
         Hutch::new("bench").args(["boot", "--kernel", &kernel, "--rounds", "1", "--warm-up", "0", "--timeout", "200"]);
     let run = run.args(["--format", "json", "--rootfs", root.path().to_str().expect("UTF-8")]);
-    let run = run.args(args).args(["--"]).args(command).patience(Duration::from_secs(900));
+    let run = run.args(args).args(["--"]).args(command).timeout(Duration::from_secs(900));
     let ended = run.end().expect_code(0);
     serde_json::from_slice(&ended.stdout).unwrap_or_else(|error| panic!("{error}: {ended}"))
 }
@@ -21,7 +21,7 @@ fn targets(results: &Value) -> Vec<&str> {
     results["samples"].as_array().expect("samples").iter().filter_map(|s| s["target"].as_str()).collect()
 }
 
-/// How many system calls `target` made, and how many of them were `name`.
+/// The number of system calls of `target`, and how many of them were `name`.
 fn calls(results: &Value, target: &str, name: &str) -> (u64, u64) {
     let counts = results["syscalls"].as_array().expect("syscalls");
     let count = counts.iter().find(|c| c["target"] == target).unwrap_or_else(|| panic!("no {target} in {counts:?}"));
@@ -35,7 +35,7 @@ fn system_calls_of_hutch_and_of_a_peer_are_counted() {
     let results = bench(&root, &["--peer", "echo=sh -c 'echo 1; echo 2; echo 3'"], &["/bin/true"]);
     assert_eq!(targets(&results).len(), 3, "{results}");
     assert_eq!(calls(&results, "echo", "write").1, 3);
-    // Each target's own: a boot to init enters the guest at least as often as it reports exits to user space.
+    // KVM's counts are per target: a boot to init enters the guest at least as often as it exits to user space.
     let exits = &results["samples"].as_array().expect("samples")[0]["figures"]["user_exits_until_init"];
     let (all, ioctls) = calls(&results, "hutch", "ioctl");
     assert!(all > ioctls && ioctls as f64 > exits.as_f64().expect("a count of exits"), "{results}");
@@ -49,7 +49,7 @@ fn two_measurements_are_compared() {
     let files = ["64M", "1G"].map(|memory| {
         let args =
             ["boot", "--kernel", &kernel, "--memory", memory, "--rounds", "5", "--warm-up", "0", "--no-syscalls"];
-        let run = Hutch::new("bench").args(args).args(["--format", "json"]).patience(Duration::from_secs(300));
+        let run = Hutch::new("bench").args(args).args(["--format", "json"]).timeout(Duration::from_secs(300));
         let path = dir.at(&format!("/tmp/{memory}.json"));
         fs::write(&path, run.end().expect_code(0).stdout).expect("a file is written");
         path.to_string_lossy().into_owned()
@@ -59,7 +59,7 @@ fn two_measurements_are_compared() {
         let line = ended.text().lines().find(|line| line.contains("guest_rss_kib")).map(str::to_owned);
         line.unwrap_or_else(|| panic!("nothing about guest_rss_kib: {ended}"))
     };
-    // The kernel describes each page of its memory.
+    // The kernel has a descriptor for each page of memory.
     assert!(compare(&files[0], &files[1]).ends_with("higher"));
     assert!(compare(&files[1], &files[0]).ends_with("lower"));
     assert!(compare(&files[0], &files[0]).ends_with("no difference shown"));
@@ -78,7 +78,7 @@ fn devices_are_swept_and_drawn() {
     for sample in results["samples"].as_array().expect("samples") {
         assert!(sample["marks"]["exit"].as_u64() > sample["marks"]["guest:init"].as_u64(), "{sample}");
     }
-    // A thread or more for each device, and a line of interrupts.
+    // Each device has a thread or more, and an interrupt line.
     let threads = names.map(|name| calls(&results, name, "clone3").1);
     assert!(threads[1] >= threads[0] + 3, "{results}");
     let picture = fs::read_to_string(plot).expect("the plot");

@@ -1,4 +1,4 @@
-//! A guest boots, runs a command and hands back its output and exit code, over the range of machines and kernels.
+//! A guest boots, runs a command and returns its output and exit code, for all sizes of machines and all kernels.
 
 use std::time::Duration;
 
@@ -23,7 +23,7 @@ fn the_guest_has_the_cpus_it_was_given() {
     }
 }
 
-/// The guest's own idea of its memory, for sizes on both sides of the hole below 4 GiB that devices take.
+/// Memory size as the guest sees it, for sizes below and above the device hole under 4 GiB.
 #[test]
 fn the_guest_has_the_memory_it_was_given() {
     let root = RootFs::new();
@@ -35,8 +35,8 @@ fn the_guest_has_the_memory_it_was_given() {
             let ended = run.sh("grep MemTotal /proc/meminfo").end().expect_code(0);
             let total = ended.text().split_whitespace().nth(1).and_then(|kib| kib.parse::<u64>().ok());
             let total = total.unwrap_or_else(|| panic!("no MemTotal: {ended}")) / 1024;
-            // The kernel keeps its image and the array of its pages for itself: a fixed part and 1.6 %. With memory above
-            // 4 GiB it sets 64 MiB of bounce buffers aside (Documentation/core-api/swiotlb.rst).
+            // The kernel reserves its image and its page array: a fixed part and 1.6 %. With memory above 4 GiB it also
+            // reserves 64 MiB of bounce buffers (Documentation/core-api/swiotlb.rst).
             let bounce_buffers = if mib > 3072 { 64 } else { 0 };
             let least = mib - mib / 40 - 52 - bounce_buffers;
             assert!(total <= mib && total >= least, "{mib} MiB given, {total} MiB seen with the {kernel} kernel");
@@ -44,7 +44,7 @@ fn the_guest_has_the_memory_it_was_given() {
     }
 }
 
-/// RAM on both sides of the hole, and what is written above it stays apart from what is written below.
+/// There is RAM on both sides of the hole, and writes above it do not show up below it.
 #[test]
 fn memory_above_4_gib_is_real() {
     let root = RootFs::new();
@@ -52,9 +52,9 @@ fn memory_above_4_gib_is_real() {
         mount -t tmpfs -o size=90% none /mnt || exit 9
         for n in 1 2 3; do for i in $(seq 64); do dd if=/bin/busybox bs=1M 2>/dev/null; echo $n; done > /mnt/$n; done
         for n in 1 2 3; do sha256sum < /mnt/$n; done; for n in 1 2 3; do sha256sum < /mnt/$n; done";
-    // What is plugged in later lies elsewhere.
+    // Memory that is plugged in later has other addresses.
     let args = ["--memory", "5G", "--memory-growth", "off", "--cpus", "2"];
-    let run = Hutch::run(&root).args(args).patience(Duration::from_secs(300));
+    let run = Hutch::run(&root).args(args).timeout(Duration::from_secs(300));
     let ended = run.sh(script).end().expect_code(0);
     let text = ended.text();
     assert!(text.contains("100000000-17fffffff : System RAM"), "{ended}");
@@ -81,7 +81,8 @@ fn the_clock_is_the_hosts() {
     assert!((before..=now()).contains(&inside), "host {before}..{}, guest {inside}", now());
 }
 
-/// Where the host's TSC is not invariant KVM may take a guest's for 0, and then each timer fires late by what it shows.
+/// Without an invariant TSC on the host, KVM may take the guest's TSC for 0. Each timer then fires late by the TSC's
+/// value.
 #[test]
 fn timers_of_the_guest_do_not_fire_late() {
     let root = RootFs::new();

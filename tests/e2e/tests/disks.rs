@@ -6,13 +6,13 @@ use hutch_e2e::{kernels, toml_file, Hutch, Image, Pods, RootFs, Snapshot};
 
 const MIB: u32 = 24;
 
-/// `hutch container create` of a shell script on an image.
+/// `hutch container create` with a shell script on an image.
 fn create(pods: &Pods, name: &str, rootfs: &Path, options: &[&str], script: &str) -> Hutch {
     let rootfs = rootfs.to_string_lossy().into_owned();
     pods.hutch(&["container", "create", "p", "--name", name, "--rootfs", &rootfs]).args(options).sh(script)
 }
 
-/// A running pod `p` whose own container has a directory, with so many slots for others.
+/// A running pod `p` with this number of free block slots. Its own container uses a directory.
 fn pod_with_slots(pods: &Pods, slots: &str) {
     pods.new_pod("run", "p").args(["-d", "--block-slots", slots]).sh("exec sleep 1000").end().expect_code(0);
 }
@@ -27,13 +27,13 @@ fn p_186_a_root_on_an_image_keeps_what_is_written() {
     let seen =
         pods.exec("p", "p", "cat /root/file; stat -f -c %T / 2>/dev/null; ls -d /lost+found; cat /sys/block/vda/ro");
     assert!(seen.text().starts_with("first\n") && seen.text().ends_with("/lost+found\n0\n"), "{seen}");
-    // It is in use, so nobody else gets it, not even to read.
+    // The image is in use, so hutch refuses every other user, even a reader.
     let other = pods.new_pod_on("run", "q", image.path()).args(["-d", "--read-only"]).sh("true").end();
     other.expect_code(1).expect_complaint(&[&image.text(), "in use"]);
     pods.ok(&["pod", "stop", "p"]);
     assert_eq!(image.cat("/root/file"), "first\n");
     image.expect_clean();
-    // A new machine finds it again (P-072).
+    // The next machine attaches the image again (P-072).
     pods.ok(&["pod", "start", "p"]);
     pods.exec("p", "p", "cat /root/file; rm /root/file; echo second > /root/other").expect_text("first\n");
     pods.ok(&["pod", "rm", "-f", "p"]);
@@ -46,7 +46,7 @@ fn p_186_a_root_on_an_image_keeps_what_is_written() {
     before.expect_no_leaks();
 }
 
-/// Not one byte of the image changes, whatever the container tries.
+/// No byte of the image changes, whatever the container tries.
 #[test]
 fn a_read_only_image_is_not_changed() {
     let pods = Pods::new();
@@ -57,7 +57,7 @@ fn a_read_only_image_is_not_changed() {
     let script = "echo x > /root/file || echo refused; mount -o remount,rw / 2>/dev/null; touch /new || echo refused; \
         cat /sys/block/vda/ro; cat /etc/hostname";
     pods.exec("p", "p", script).expect_text("refused\nrefused\n1\nrootfs\n");
-    // Readers can share it.
+    // Two readers can share the image.
     let other = pods.new_pod_on("run", "q", image.path()).args(["--read-only"]).sh("cat /etc/hostname").end();
     other.expect_code(0).expect_text("rootfs\n");
     pods.ok(&["pod", "rm", "-f", "p"]);
@@ -79,7 +79,7 @@ fn p_188_containers_on_images_come_to_a_running_pod_and_go() {
     full.expect_code(1).expect_complaint(&["container d", "no free drive slot", "all 3", "--block-slots"]);
     let seen: Vec<String> = ["a", "b", "c"].map(|name| pods.exec("p", name, "cat /root/name").text()).into();
     assert_eq!(seen, ["a\n", "b\n", "c\n"]);
-    // A slot is used again, for another image, read-only now, then read-write.
+    // The slot is reused for another image, first read-only, then read-write.
     pods.ok(&["container", "rm", "-f", "p", "b"]);
     images[1].expect_clean();
     assert_eq!(images[1].cat("/root/name"), "b\n");
@@ -94,7 +94,7 @@ fn p_188_containers_on_images_come_to_a_running_pod_and_go() {
     create(&pods, "d", images[3].path(), &[], &script.replace("$0", "d")).end().expect_code(0);
     pods.ok(&["container", "start", "p", "d"]);
     pods.exec("p", "d", "cat /root/name").expect_text("d\n");
-    // A container that has stopped holds nothing, and is on its disk again when it starts.
+    // A stopped container releases its disk and gets it back when it starts.
     pods.ok(&["container", "stop", "-t", "0", "p", "a"]);
     images[0].expect_clean();
     pods.ok(&["container", "start", "p", "a"]);
@@ -114,7 +114,7 @@ fn p_096_an_image_that_is_garbage_is_refused_and_nothing_is_left_of_it() {
     refused.expect_code(1).expect_complaint(&[&garbage.text(), "no file system", "rootfs_type"]);
     pods.expect_none();
     before.expect_no_leaks();
-    // One that looks like a file system until it is mounted.
+    // This image looks like a file system until the guest mounts it.
     let mut bytes = vec![0; 1 << 20];
     bytes[1080..1082].copy_from_slice(&[0x53, 0xef]);
     let broken = Image::of_bytes(&bytes);
@@ -127,7 +127,7 @@ fn p_096_an_image_that_is_garbage_is_refused_and_nothing_is_left_of_it() {
     }
     let refused = create(&pods, "a", good.path(), &["--rootfs-type", "nonsensefs"], "true").end();
     refused.expect_code(1).expect_complaint(&["nonsensefs", "kernel does not have this file system"]);
-    // The only slot is free, and the pod as it was.
+    // The only slot is free again, and the pod is unchanged.
     create(&pods, "a", good.path(), &[], "exec sleep 1000").end().expect_code(0);
     pods.ok(&["container", "start", "p", "a"]);
     pods.exec("p", "a", "cat /etc/hostname").expect_text("rootfs\n");

@@ -1,4 +1,4 @@
-//! On a host whose KVM only emulates: it cannot run a stock guest, and hutch says so at once instead of hanging.
+//! On a host whose KVM only emulates, hutch cannot run a stock guest. It must say so at once instead of hanging.
 //! `cargo xtask test` runs this on such hosts only, and never in the testbed.
 
 use std::time::Duration;

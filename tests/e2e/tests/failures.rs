@@ -1,4 +1,4 @@
-//! Bad input and bad guests: each has an error of its own that names the thing, and exit code 125.
+//! Bad input and bad guests: each failure has its own error, which names the cause, and exit code 125.
 
 use std::fs;
 use std::path::PathBuf;
@@ -93,7 +93,7 @@ fn a_host_without_kvm_is_told_so() {
 #[test]
 fn a_user_without_permission_is_told_so() {
     let root = RootFs::new();
-    // The build directory may lie where only root can look.
+    // The build directory may be readable by root only.
     let program = root.at("/hutch");
     fs::copy(hutch_path(), &program).expect("a copy of hutch");
     let (guest, agent) = copy_of_guest_assets(&root);
@@ -107,7 +107,7 @@ fn a_user_without_permission_is_told_so() {
     ended.expect_code(125).expect_text("").expect_complaint(&["/dev/kvm", "permission"]);
 }
 
-/// The distribution's guest assets and the agent in them, where everybody can read them.
+/// A copy of the distribution's guest assets and agent that every user can read.
 fn copy_of_guest_assets(root: &RootFs) -> (PathBuf, PathBuf) {
     let (from, to, agent) = (hutch_e2e::guest_dir(), root.at("/guest"), root.at("/agent"));
     fs::create_dir(&to).expect("a directory");
@@ -129,7 +129,7 @@ fn a_guest_panic_is_reported_with_the_last_console_lines() {
     ended.expect_code(125).expect_complaint(&["kernel panicked", "last lines of the guest's console"]);
 }
 
-/// SIGKILL does nothing to pid 1 from inside; zeros over its code do, when the end of the command wakes it.
+/// Inside the guest, SIGKILL does nothing to pid 1. Zeros over its code crash it when the end of the command wakes it.
 #[test]
 fn the_death_of_the_guests_init_is_reported() {
     let root = RootFs::new();

@@ -1,16 +1,16 @@
-//! Machines that grow: memory that is plugged in before a command starts, and pods that follow their containers.
+//! Hotplug: memory that hutch plugs in before a command starts, and pods that grow with their containers.
 
 use std::fs;
 use std::time::Duration;
 
 use hutch_e2e::{kernels, Ended, Hutch, Pods, RootFs};
 
-/// Whether the last kind of kernel, which these tests run, is one that hutch lets grow by itself.
+/// Whether hutch grows machines by default with the last kind of kernel, which these tests use.
 fn grows() -> bool {
     kernels().pop().is_some_and(|kernel| kernel == "source")
 }
 
-/// What `MemTotal` of /proc/meminfo says, in MiB.
+/// `MemTotal` of /proc/meminfo, in MiB.
 fn total_mib(text: &str) -> u64 {
     let line = text.lines().find(|line| line.starts_with("MemTotal:")).expect("a line of /proc/meminfo");
     let kib: u64 = line.split_whitespace().nth(1).and_then(|kib| kib.parse().ok()).expect("a number");
@@ -20,7 +20,7 @@ fn total_mib(text: &str) -> u64 {
 fn marks(root: &RootFs, run: Hutch) -> (Ended, String) {
     let file = root.at("/marks.json");
     let ended = run.args(["--marks".as_ref(), file.as_os_str()]);
-    let ended = ended.args(["--", "/bin/cat", "/proc/meminfo"]).patience(Duration::from_secs(180)).end();
+    let ended = ended.args(["--", "/bin/cat", "/proc/meminfo"]).timeout(Duration::from_secs(180)).end();
     (ended.expect_code(0), fs::read_to_string(file).expect("marks"))
 }
 
@@ -43,7 +43,7 @@ fn a_machine_does_not_grow_if_it_is_told_not_to_or_is_small() {
     }
 }
 
-/// Files go by virtio-fs into memory that was not there at boot, fill several times what was, and come out by vsock.
+/// virtio-fs writes files into hotplugged memory, several times the boot size, and vsock reads them back.
 #[test]
 fn plugged_memory_takes_files_and_gives_them_back() {
     let root = RootFs::new();
@@ -51,11 +51,11 @@ fn plugged_memory_takes_files_and_gives_them_back() {
     fs::write(root.at("/data"), &pattern).expect("a file");
     let script = "set -e; for n in 1 2 3 4; do cp /data /memory/$n; done; cat /memory/4 >&2; cat /memory/1";
     let run = Hutch::run(&root).args(["--memory", "1700M", "--tmpfs", "/memory:size=90%"]).sh(script);
-    let ended = run.patience(Duration::from_secs(240)).end().expect_code(0);
+    let ended = run.timeout(Duration::from_secs(240)).end().expect_code(0);
     assert!(ended.stdout == pattern, "{} bytes came back, not the ones that went in", ended.stdout.len());
 }
 
-/// What the kernel derives from memory at boot is as with all of it.
+/// Limits that the kernel derives from memory at boot are those of the full size.
 #[test]
 fn limits_of_the_guest_are_those_of_its_whole_memory() {
     let limits = |growth: &str| {
@@ -63,7 +63,7 @@ fn limits_of_the_guest_are_those_of_its_whole_memory() {
         let script = "cat /proc/sys/kernel/threads-max /proc/sys/fs/file-max; cut -f3 /proc/sys/net/ipv4/tcp_mem; \
                       ulimit -u; df -k /dev/shm | tail -n 1 | tr -s ' ' | cut -d' ' -f2";
         let run = Hutch::run(&root).args(["--memory", "2G", "--memory-growth", growth]).sh(script);
-        let text = run.patience(Duration::from_secs(180)).end().expect_code(0).text();
+        let text = run.timeout(Duration::from_secs(180)).end().expect_code(0).text();
         text.split_whitespace().map(|n| n.parse().expect("a number")).collect::<Vec<f64>>()
     };
     let (grown, whole) = (limits("auto"), limits("off"));
@@ -73,14 +73,14 @@ fn limits_of_the_guest_are_those_of_its_whole_memory() {
     }
 }
 
-/// The whole of a guest that cannot add memory is not started without it.
+/// hutch does not start a command in a guest that cannot add its memory.
 #[test]
 fn a_guest_that_does_not_take_its_memory_is_told_apart() {
     if grows() {
-        // Its driver is told to stay away.
+        // This option disables the guest's driver.
         let root = RootFs::new();
         let options = ["--memory", "2G", "--append", "initcall_blacklist=virtio_mem_driver_init"];
-        let ended = Hutch::run(&root).args(options).sh("echo ran").patience(Duration::from_secs(180)).end();
+        let ended = Hutch::run(&root).args(options).sh("echo ran").timeout(Duration::from_secs(180)).end();
         ended.expect_code(125).expect_text("").expect_complaint(&["memory", "virtio_mem", "--memory-growth"]);
     } else {
         let root = RootFs::new();
@@ -89,13 +89,13 @@ fn a_guest_that_does_not_take_its_memory_is_told_apart() {
     }
 }
 
-/// Pods for these tests, with one container that sleeps.
+/// A pod with one container that sleeps.
 fn sleeping(kernel: &str, options: &[&str]) -> Pods {
     let pods = Pods::new();
     let root = pods.root().path().to_string_lossy().into_owned();
     let words = ["pod", "run", "--kernel", kernel, "-m", "192M", "--name", "p", "--rootfs", &root, "-d"];
     let run = pods.hutch(&words).args(options).sh("exec sleep 1000");
-    run.patience(Duration::from_secs(120)).end().expect_code(0);
+    run.timeout(Duration::from_secs(120)).end().expect_code(0);
     pods
 }
 
@@ -105,7 +105,7 @@ fn create(pods: &Pods, name: &str, limits: &[&str]) {
     pods.hutch(&words).args(limits).sh("exec sleep 1000").end().expect_code(0);
 }
 
-/// Processors of the guest that are online, and the vCPUs of the machine as threads of its process.
+/// The guest's online processors, and the number of vCPU threads of the VMM process.
 fn processors(pods: &Pods) -> (String, usize) {
     let online = pods.exec("p", "p", "cat /sys/devices/system/cpu/online").expect_code(0).text();
     let pid = pods.status("p", "/vmm_pid").as_i64().expect("a process");
@@ -130,11 +130,11 @@ fn p_183_vcpus_of_a_pods_machine_follow_its_containers() {
         expect("0-2", 3);
         pods.ok(&["container", "start", "p", "b"]);
         assert_eq!(pods.exec("p", "b", "nproc").text(), "3\n", "{kernel}");
-        // What was brought online computes, all of it at once.
+        // All new processors compute at the same time.
         let busy = "for n in 1 2 3; do seq 20000 | tail -n 1 & done; wait";
         assert_eq!(pods.exec("p", "b", busy).text(), "20000\n".repeat(3), "{kernel}");
         pods.ok(&["container", "rm", "-f", "p", "b"]);
-        // The thread stays and sleeps.
+        // The vCPU's thread stays and sleeps.
         expect("0-1", 3);
         pods.ok(&["container", "update", "p", "a", "--cpus", "2"]);
         expect("0-2", 3);
@@ -148,7 +148,7 @@ fn p_183_vcpus_of_a_pods_machine_follow_its_containers() {
     }
 }
 
-/// No more than were announced; a number that was asked for counts.
+/// A pod never has more vCPUs than it announced at boot; an explicit number is used as it is.
 #[test]
 fn p_183_a_machine_has_no_more_vcpus_than_its_most() {
     let kernel = kernels().pop().expect("a kind of kernel");
@@ -178,13 +178,13 @@ fn source_kernel_p_184_memory_of_a_pods_machine_follows_its_containers() {
     assert_eq!((total() - first, plugged()), (512, Some(500.into())));
     pods.ok(&["container", "update", "p", "b", "-m", "5000M"]);
     assert_eq!(total() - first, 768, "the most, in steps of 128 MiB");
-    // It can be used: more than there was at boot.
+    // The memory is usable: this needs more than there was at boot.
     pods.ok(&["container", "start", "p", "b"]);
     let fill = "head -c 250000000 /dev/zero > /memory/f; wc -c < /memory/f; rm /memory/f";
     assert_eq!(pods.exec("p", "b", fill).text(), "250000000\n");
     pods.ok(&["container", "rm", "-f", "p", "b", "a"]);
     assert_eq!(plugged(), Some(0.into()));
-    // The guest gives back what it can, in its own time.
+    // The guest returns memory when it can.
     let enough = (first + 128) << 10;
     let script = format!(
         "for n in $(seq 300); do t=$(grep MemTotal /proc/meminfo | tr -dc 0-9); \

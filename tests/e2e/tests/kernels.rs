@@ -1,4 +1,4 @@
-//! `hutch boot`: kernels and initrds of other people, in each form, without the agent.
+//! `hutch boot`: kernels and initrds that hutch did not build, in each format, without the agent.
 
 use std::path::PathBuf;
 
@@ -46,7 +46,7 @@ fn a_kernel_without_a_root_panics_and_that_is_reported() {
 #[test]
 fn source_kernel_finds_devices_through_acpi_and_on_the_command_line() {
     let root = RootFs::new();
-    // Without ACPI there is no power to switch off, only the keyboard controller's reset.
+    // Without ACPI the guest cannot power off; it can only use the keyboard controller's reset.
     let initrd =
         root.initrd("#!/bin/sh\nmount -t proc none /proc\nmount -t sysfs none /sys\nls /sys/block\nreboot -f\n");
     let disk = root.at("/disk");

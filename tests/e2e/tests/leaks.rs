@@ -1,14 +1,14 @@
-//! Nothing is left behind: after many boots, after kill -9 at any moment, after failures.
+//! hutch leaves nothing behind after many boots, after kill -9 at any moment, and after failures.
 
 use std::time::{Duration, Instant};
 
 use hutch_e2e::{quick, Hutch, RootFs, Snapshot};
 use nix::sys::signal::Signal;
 
-/// Rows of boots side by side: the testbed has two processors.
+/// Parallel rows of boots: the testbed has two processors.
 const ROWS: usize = 2;
 
-/// Boots altogether; a second or two each in the testbed.
+/// Total number of boots. Each takes one or two seconds in the testbed.
 fn boots() -> u32 {
     let default = if quick() { 20 } else { 200 };
     std::env::var("HUTCH_E2E_BOOTS").ok().and_then(|n| n.parse().ok()).unwrap_or(default)
@@ -22,7 +22,7 @@ fn many_boots_in_a_row_all_work_and_leave_nothing() {
         let code = (n % 100) as i32;
         run.sh(&format!("echo {n}; exit {code}")).end().expect_code(code).expect_text(&format!("{n}\n"));
     };
-    once(0); // what the first run makes once and for all, such as a directory for state, is no leak
+    once(0); // the first run makes the state directory, which stays
     let before = Snapshot::take();
     let (begin, boots) = (Instant::now(), boots());
     let row = |first: usize| (1..=boots).skip(first).step_by(ROWS).for_each(once);
@@ -42,7 +42,7 @@ fn kill_9_at_any_moment_leaves_nothing() {
     let rounds = if quick() { 10 } else { 20 };
     for round in 0..rounds {
         let running = run().start();
-        // Spread over the whole life of a run, the steps irregular.
+        // Irregular steps, spread over the whole run.
         std::thread::sleep(whole * (round * 7 % rounds) / rounds);
         running.signal(Signal::SIGKILL);
         let ended = running.end(Duration::from_secs(20));

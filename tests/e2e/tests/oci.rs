@@ -1,5 +1,5 @@
-//! Containers in real guests: what an OCI configuration says about namespaces, limits, privileges and files, seccomp
-//! profiles, hooks in the guest.
+//! Containers in real guests: namespaces, limits, privileges and files of an OCI configuration, seccomp profiles, and hooks
+//! in the guest.
 
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
@@ -7,7 +7,7 @@ use std::os::unix::fs::PermissionsExt;
 use hutch_e2e::{kernels, Pods};
 use serde_json::{json, Value};
 
-/// A profile that lets everything pass but `mkdir`.
+/// A profile that allows every system call except `mkdir`.
 fn no_mkdir(pods: &Pods, name: &str, action: &str) -> String {
     let path = pods.root().at(name);
     let rule = json!({"names": ["mkdir", "mkdirat", "no_such_call"], "action": action, "errnoRet": enotty()});
@@ -15,7 +15,7 @@ fn no_mkdir(pods: &Pods, name: &str, action: &str) -> String {
     path.to_string_lossy().into_owned()
 }
 
-/// ENOTTY: nothing that mkdir fails with by itself.
+/// ENOTTY, an error that mkdir itself never returns.
 fn enotty() -> i32 {
     nix::errno::Errno::ENOTTY as i32
 }
@@ -42,7 +42,7 @@ fn p_098_a_seccomp_profile_confines_a_container_and_all_that_enters_it() {
     pods.exec("p", "p", look).expect_code(3).expect_text(&format!("NoNewPrivs:0\nSeccomp:2\n{refused}"));
     let as_user = ["container", "exec", "-u", "1000", "p", "p", "--", "/bin/sh", "-c", look];
     pods.hutch(&as_user).end().expect_code(3).expect_text(&format!("NoNewPrivs:0\nSeccomp:2\n{refused}"));
-    // The machine boots again from what was recorded.
+    // The machine boots again from its records.
     fs::remove_file(&denied).expect("the profile's file is removed");
     pods.ok(&["pod", "stop", "-t", "0", "p"]);
     pods.ok(&["pod", "start", "p"]);
@@ -69,7 +69,7 @@ fn p_098_a_seccomp_profile_confines_a_container_and_all_that_enters_it() {
         pods.hutch(&["container", "wait", "p", name]).end().expect_code(code);
     }
     pods.ok(&["pod", "rm", "-f", "p"]);
-    // A mistake is found before there is a machine.
+    // hutch finds a mistake before it starts a machine.
     fs::write(pods.root().at("bad.json"), r#"{"defaultAction": "SCMP_ACT_NOTIFY"}"#).expect("a file");
     let bad = format!("seccomp={}", pods.root().at("bad.json").display());
     let run = pods.new_pod("run", "q").args(["-d", "--security-opt", &bad]).sh("true").end();
@@ -85,7 +85,7 @@ fn p_166_hooks_run_in_the_guest() {
     let hook = |kind: &str, text: &str| {
         let dir = hooks.join(kind);
         fs::create_dir_all(&dir).expect("a directory");
-        // The guest itself has no shell but the one that comes with the hooks.
+        // The only shell in the guest itself is the one that the hooks bring.
         fs::write(dir.join("hook"), format!("#!/run/hutch/volumes/hooks/busybox sh\n{text}\n")).expect("a hook");
         fs::set_permissions(dir.join("hook"), fs::Permissions::from_mode(0o755)).expect("an executable");
     };
@@ -119,14 +119,14 @@ fn p_166_hooks_run_in_the_guest() {
     assert_eq!(kinds(&log()), "prestart poststart poststop", "{}", log());
     pods.ok(&["pod", "rm", "-f", "p"]);
 
-    // One that fails inside fails the start, and what it said is told.
+    // A hook that fails in the container fails the start, and the error shows the hook's output.
     let file = root.at("/pod.json");
     fs::write(&file, config("q", json!([inside("echo the licence has expired; exit 6")])).to_string()).expect("a file");
     let kernel = kernels().pop().expect("a kind of kernel");
     let run = pods.hutch(&["pod", "run", "--kernel", &kernel, &file.to_string_lossy()]).end();
     run.expect_code(1).expect_complaint(&["startContainer hook", "code 6", "the licence has expired"]);
     pods.ok(&["pod", "rm", "-f", "q"]);
-    // One of the guest before the start fails the creation.
+    // A prestart hook that fails in the guest fails the creation.
     hook("prestart", "echo not in this guest; exit 7");
     fs::write(&file, config("r", json!([])).to_string()).expect("a file");
     let run = pods.hutch(&["pod", "run", "--kernel", &kernel, &file.to_string_lossy()]).end();
@@ -134,7 +134,7 @@ fn p_166_hooks_run_in_the_guest() {
     pods.expect_none();
 }
 
-/// What a container finds, one thing a line.
+/// Prints a container's view, one property a line.
 const LOOK: &str = r#"
     exec 2>&1
     hostname; echo $$; pwd; id -u; id -g; id -G; ulimit -n; ulimit -Hn; cat /proc/self/cgroup
@@ -146,7 +146,7 @@ const LOOK: &str = r#"
     ls /dev | grep -v kcore; mkdir /tmp/denied
 "#;
 
-/// Each part of an OCI configuration, as the process it is for finds it.
+/// The process finds each part of its OCI configuration applied.
 #[test]
 fn what_an_oci_configuration_says_holds_in_a_real_guest() {
     let pods = Pods::new();

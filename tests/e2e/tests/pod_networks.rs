@@ -1,4 +1,4 @@
-//! Networks of pods: a namespace that somebody else has made, and one of their own behind address translation.
+//! Networks of pods: an existing namespace, and a new one behind address translation.
 
 use std::io::{Read, Write};
 use std::net::TcpStream;
@@ -13,7 +13,7 @@ fn ip(words: &str) -> String {
     String::from_utf8_lossy(&output.stdout).into_owned()
 }
 
-/// A namespace joined to the host by a pair of interfaces, as a CNI plug-in would leave it. Removed when dropped.
+/// A namespace with a veth pair to the host, as a CNI plug-in leaves it. Dropping this removes it.
 struct Namespace;
 
 impl Namespace {
@@ -55,7 +55,7 @@ fn a_guest_is_where_the_interface_of_a_given_namespace_was() {
         assert!(seen.contains(part), "{part} is missing: {seen}");
     }
     pods.exec("p", "p", "ping -c 3 -W 5 10.77.0.1 && ping -6 -c 3 -W 5 fd77::1").expect_code(0);
-    // From outside it is the guest that answers: the namespace itself has nobody at this port.
+    // The guest answers: no process in the namespace itself listens at this port.
     let listener =
         pods.hutch(&["container", "exec", "p", "p", "--", "/bin/sh", "-c", "echo from the guest | nc -l -p 7"]);
     let listening = listener.start();
@@ -71,7 +71,7 @@ fn a_guest_is_where_the_interface_of_a_given_namespace_was() {
     pods.expect_none();
 }
 
-/// What is said at an address, once somebody is there.
+/// Connects to an address, waiting until a server listens, and returns the server's text.
 fn ask(address: &str) -> String {
     let deadline = Instant::now() + Duration::from_secs(60);
     loop {
@@ -84,7 +84,7 @@ fn ask(address: &str) -> String {
         });
         match answer {
             Ok(text) if !text.is_empty() => return text,
-            _ if Instant::now() > deadline => panic!("nobody answers at {address}: {answer:?}"),
+            _ if Instant::now() > deadline => panic!("no answer at {address}: {answer:?}"),
             _ => std::thread::sleep(Duration::from_millis(100)),
         }
     }
@@ -102,7 +102,7 @@ fn a_port_of_the_host_leads_to_a_pod_behind_address_translation() {
     let serve = "while :; do echo hello from $(hostname) | nc -l -p 80; done";
     pods.new_pod("run", "p").args(["-d", "--net", "nat", "-p", "8077:80"]).sh(serve).end().expect_code(0);
     assert_eq!(ask("127.0.0.1:8077"), "hello from p\n");
-    // The way out goes over the host.
+    // Outgoing traffic goes through the host.
     let route = pods.exec("p", "p", "ip route").expect_code(0).text();
     let gateway = route.split_whitespace().skip_while(|word| *word != "via").nth(1).unwrap_or_default().to_owned();
     pods.exec("p", "p", &format!("ping -c 2 -W 5 {gateway}")).expect_code(0);

@@ -1,4 +1,4 @@
-//! Pods and containers with real machines, through the command line: each call is a process of its own.
+//! Pods and containers with real machines. Each call is a command line of its own.
 
 use std::time::{Duration, Instant};
 
@@ -61,7 +61,7 @@ fn containers_come_to_a_running_pod_and_go() {
     create("b", "exec sleep 2000");
     pods.ok(&["container", "start", "p", "a", "b"]);
     pods.hutch(&["container", "wait", "p", "a"]).end().expect_code(3);
-    // Each sees itself and no other.
+    // Each container sees only its own processes.
     let seen = pods.exec("p", "b", "ps | grep -c 'sleep [2]000'; ps | grep -c 'sleep [1]000'").text();
     assert_eq!(seen, "1\n0\n");
     pods.ok(&["container", "update", "p", "b", "--pids-limit", "3", "-m", "64M"]);
@@ -90,7 +90,7 @@ fn a_pod_that_is_attached_is_like_a_command() {
         assert!(Instant::now() < deadline, "it does not start");
         std::thread::sleep(Duration::from_millis(20));
     }
-    // The signals of the caller are the command's once hutch has told it so; until then they wait.
+    // hutch forwards the caller's signals once the command runs; until then it holds them back.
     running.signal(Signal::SIGTERM);
     running.end(Duration::from_secs(60)).expect_code(5);
     pods.expect_none();
@@ -108,10 +108,10 @@ fn a_paused_pod_stands_still() {
     pods.exec("p", "p", "true").expect_code(125).expect_complaint(&["paused"]);
     pods.ok(&["pod", "resume", "p"]);
     pods.exec("p", "p", "true").expect_code(0);
-    // A paused one can be stopped (P-083).
+    // A paused pod can be stopped (P-083).
     pods.ok(&["pod", "pause", "p"]);
     pods.ok(&["pod", "stop", "-t", "1", "p"]);
-    // And a stopped one started again, with a new machine (P-072).
+    // A stopped pod can be started again, with a new machine (P-072).
     pods.ok(&["pod", "start", "p"]);
     pods.exec("p", "p", "true").expect_code(0);
     pods.ok(&["pod", "rm", "-f", "p"]);
@@ -126,7 +126,7 @@ fn a_machine_that_dies_is_noticed_and_leaves_a_pod_that_can_be_removed() {
     let vmm = pods.status("p", "/vmm_pid").as_i64().expect("a PID") as i32;
     let killed = Instant::now();
     kill(Pid::from_raw(vmm), Signal::SIGKILL).expect("a signal");
-    // Nobody asks: the shim notices.
+    // No caller asks for the status: the shim detects the end.
     let record = pods.state("p").join("failure.json");
     while !record.exists() {
         assert!(killed.elapsed() < Duration::from_secs(30), "it is not noticed");
@@ -143,7 +143,7 @@ fn a_machine_that_dies_is_noticed_and_leaves_a_pod_that_can_be_removed() {
     before.expect_no_leaks();
 }
 
-/// Each verb is a process here; `runtime.rs` makes a hundred in one.
+/// Each verb runs in its own process here; `runtime.rs` makes a hundred pods in one process.
 #[test]
 fn many_pods_in_a_row_leave_nothing() {
     let pods = Pods::new();
@@ -165,7 +165,7 @@ fn many_pods_in_a_row_leave_nothing() {
     before.expect_no_leaks();
 }
 
-/// At the first moments of a creation little is there, at the last nearly all.
+/// Early in a creation few files exist; late, nearly all do.
 #[test]
 fn what_a_killed_creation_leaves_is_cleaned_up() {
     let pods = Pods::new();
@@ -182,7 +182,7 @@ fn what_a_killed_creation_leaves_is_cleaned_up() {
         running.signal(Signal::SIGKILL);
         running.end(Duration::from_secs(20));
         left += usize::from(!pods.ok(&["pod", "cleanup"]).is_empty());
-        // Had it just been finished, it is a pod, and no cleaning touches it.
+        // If the creation had just finished, the pod is complete and cleanup leaves it alone.
         pods.ok(&["pod", "rm", "-f", "p"]);
         before.expect_no_leaks();
     }

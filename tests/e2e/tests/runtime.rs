@@ -1,5 +1,5 @@
 //! The runtime as a library, with real machines: the contract's tables, which its own tests walk with fakes, and many
-//! lives in one process.
+//! pods in one process.
 
 use std::time::{Duration, Instant};
 
@@ -26,7 +26,7 @@ fn p_013_every_cell_of_the_matrices_is_as_the_contract_says_with_real_machines()
     before.expect_no_leaks();
 }
 
-/// Descriptors, files of records and resident memory (KiB) of this process.
+/// Open descriptors, number of record files and resident memory (KiB) of this process.
 fn holdings(machines: &Machines) -> (usize, usize, usize) {
     let count = |dir: &std::path::Path| std::fs::read_dir(dir).map_or(0, Iterator::count);
     let status = std::fs::read_to_string("/proc/self/status").expect("a status");
@@ -36,7 +36,7 @@ fn holdings(machines: &Machines) -> (usize, usize, usize) {
     (count("/proc/self/fd".as_ref()), files, resident)
 }
 
-/// A hundred lives of a container and a machine, or as many as the environment says.
+/// Creates and deletes a hundred pods, or `HUTCH_E2E_PODS`.
 #[test]
 fn a_process_that_makes_many_pods_does_not_grow() {
     let before = Snapshot::take();
@@ -53,7 +53,7 @@ fn a_process_that_makes_many_pods_does_not_grow() {
         runtime.stop_pod("p", StopOptions::default()).expect("a stop");
         runtime.delete_pod("p", Default::default()).expect("a deletion");
     };
-    // What is allocated once and for all is no growth.
+    // The first rounds allocate what stays for good.
     (0..3).for_each(|_| cycle());
     let at_first = holdings(&machines);
     let default = if quick() { 5 } else { 100 };

@@ -25,7 +25,7 @@ fn a_read_only_root_refuses_writes_and_stays_as_it_was() {
     assert!(!root.at("/tmp/file").exists());
 }
 
-/// The host must refuse by itself: a guest that remounts its view read-write gains nothing.
+/// The host must enforce this itself: remounting read-write in the guest must have no effect.
 #[test]
 fn a_read_only_root_is_enforced_on_the_host() {
     let root = RootFs::new();
@@ -77,7 +77,7 @@ fn many_files_and_a_large_one_survive() {
     let root = RootFs::new();
     let script = "mkdir /var/many; for i in $(seq 500); do echo $i > /var/many/$i; done; ls /var/many | wc -l
         dd if=/dev/zero bs=1M count=16 2>/dev/null | tr '\\0' z > /var/large; rm -r /var/many; ls /var";
-    let run = Hutch::run(&root).patience(Duration::from_secs(240));
+    let run = Hutch::run(&root).timeout(Duration::from_secs(240));
     run.sh(script).end().expect_code(0).expect_text("500\nlarge\n");
     let large = fs::read(root.at("/var/large")).expect("the file");
     assert_eq!(large.len(), 16 << 20);

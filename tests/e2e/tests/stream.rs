@@ -1,4 +1,4 @@
-//! Bulk data through stdin and stdout: it arrives whole, and hutch's memory does not grow with it.
+//! Bulk data through stdin and stdout arrives whole, and hutch's memory does not grow with it.
 
 use std::fs;
 use std::io::{Read, Write};
@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use hutch_e2e::{quick, Hutch, RootFs};
 
-/// Beyond what it was when the stream began.
+/// Allowed growth of hutch's memory from the beginning of the stream.
 const GROWTH_KIB: u64 = 16 << 10;
 
 fn mib() -> usize {
@@ -52,7 +52,7 @@ fn a_large_stream_comes_out_whole_and_memory_stays_flat() {
     assert!(most <= first + GROWTH_KIB, "memory grew from {first} to {most} KiB");
 }
 
-/// A reader that does not read stops the writer, and nothing piles up in between.
+/// If the reader stops reading, the writer blocks and hutch buffers no more data.
 #[test]
 fn back_pressure_reaches_the_command() {
     let root = RootFs::new();
@@ -65,14 +65,14 @@ fn back_pressure_reaches_the_command() {
     let before = own_memory_kib(child.id());
     std::thread::sleep(Duration::from_secs(3));
     let after = own_memory_kib(child.id());
-    assert!(!root.at("/tmp/done").exists(), "100 MB went somewhere though nobody read them");
+    assert!(!root.at("/tmp/done").exists(), "the writer ended although the test has not read its output");
     assert!(after <= before + GROWTH_KIB, "memory grew from {before} to {after} KiB");
     let rest = std::io::copy(&mut stdout, &mut std::io::sink()).expect("the rest");
     assert_eq!(rest + 1, 100_000_000);
     assert!(child.wait().expect("hutch ends").success());
 }
 
-/// Resident memory of a process without its largest mapping, which is the guest's.
+/// Resident memory of a process without its largest mapping, which is guest memory.
 fn own_memory_kib(pid: u32) -> u64 {
     let text = fs::read_to_string(format!("/proc/{pid}/smaps")).unwrap_or_default();
     let field = |line: &str, name: &str| line.strip_prefix(name)?.split_whitespace().next()?.parse::<u64>().ok();

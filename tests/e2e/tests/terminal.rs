@@ -1,4 +1,4 @@
-//! `-t`: the command has a terminal, and what happens to hutch's own happens to it.
+//! `-t`: the command has a terminal that follows hutch's own.
 
 use hutch_e2e::{Hutch, RootFs, Terminal};
 

@@ -34,7 +34,7 @@ fn a_named_volume_outlives_pods_and_is_shared_by_containers() {
     pods.ok(&["pod", "rm", "two"]);
     pods.expect_none();
 
-    // `hutch run` has the same ones.
+    // `hutch run` uses the same volumes.
     let kernel = hutch_e2e::kernels().pop().expect("a kind of kernel");
     let command = |volume: &str, script: &str| -> Hutch {
         pods.hutch(&["run", "--kernel", &kernel, "--rootfs", &root, "-v", volume]).sh(script)

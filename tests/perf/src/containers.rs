@@ -1,8 +1,7 @@
-//! `cargo xtask perf --containers`: a container comes up in a running pod, beside the same bundle under crun.
+//! `cargo xtask perf --containers`: the start of a container in a running pod, beside the same bundle under crun.
 //!
-//! For both the time is that of `create` and `start`, each a process of its own, with a root directory of busybox and a
-//! command that stays; what is removed afterwards is not timed. Turn by turn, medians with quartiles.
-#![deny(unsafe_code)]
+//! For both, the time is that of `create` and `start`, each in a process of its own, with a busybox root directory and a
+//! command that keeps running. Removal is not timed. The two take turns; the results are medians with quartiles.
 
 use std::path::PathBuf;
 use std::process::{Command, Stdio};
@@ -12,7 +11,7 @@ use hutch_perf::measure::quartiles;
 
 type Result<T> = std::result::Result<T, Box<dyn std::error::Error>>;
 
-/// What runs in every container.
+/// The command of every container.
 const COMMAND: [&str; 2] = ["/bin/sleep", "100000"];
 
 /// Times of one program.
@@ -24,7 +23,7 @@ struct Times {
 }
 
 impl Times {
-    /// A line for people, and the median of both.
+    /// A line of text, and the median of `both` in milliseconds.
     fn row(&mut self, name: &str) -> (String, f64) {
         let (mut text, mut median) = (format!("{name:<8}"), 0.0);
         for times in [&mut self.create, &mut self.start, &mut self.both] {
@@ -64,9 +63,9 @@ struct Bench {
     bundle: String,
 }
 
-/// Runs a command, which is to end well; how long it took.
+/// Runs a command that must succeed and returns its time.
 fn timed(command: &mut Command) -> Result<Duration> {
-    // The container keeps what it is given; nobody reads it.
+    // The container keeps these files open, so a pipe would never close.
     command.stdin(Stdio::null()).stdout(Stdio::null());
     let begin = Instant::now();
     let status = command.status()?;
@@ -87,7 +86,7 @@ impl Bench {
 
     fn measure(&self, rounds: usize) -> Result<(Times, Times)> {
         let (mut hutch, mut peer) = (Times::default(), Times::default());
-        // The first two of each come with cold caches.
+        // The first two rounds have cold caches.
         for round in 0..rounds + 2 {
             let create = timed(
                 self.hutch(&["container", "create", "p", "--name", "c", "--rootfs", &self.root, "--"]).args(COMMAND),

@@ -1,4 +1,3 @@
-//! What the benchmarks of this package have in common.
-#![deny(unsafe_code)]
+//! Measuring, shared by this package's benchmarks.
 
 pub mod measure;

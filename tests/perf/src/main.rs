@@ -1,9 +1,8 @@
-//! `cargo xtask perf --runtime`: what the runtime's own share of each call costs, with backends that do nothing.
+//! `cargo xtask perf --runtime`: the runtime's own share of each call's cost, with backends that do nothing.
 //!
-//! Times are medians with their quartiles, beside a peer in the same run: for lists and status, plain reading of the
-//! very files that the call reads; for the mutating calls, one record written durably (temporary file, fsync, rename),
-//! since that is what they consist of. The counts of read and write calls do not depend on the machine.
-#![deny(unsafe_code)]
+//! Times are medians with their quartiles, beside a peer in the same run. For lists and status, the peer reads the same files.
+//! For calls that change state, it writes one record durably (temporary file, fsync, rename), which is most of such a call.
+//! The counts of read and write calls do not depend on the machine.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -18,13 +17,13 @@ use hutch_perf::measure::{self, measure, Row};
 
 /// Recorded pods in the list.
 const PODS: usize = 1000;
-/// Measured calls of each kind, after a tenth as many for warming up.
+/// Measured calls of each kind. A tenth of this number comes before, as warm-up.
 const ROUNDS: usize = 200;
-/// The same for the list.
+/// Measured calls of the list.
 const LISTS: usize = 20;
 
 fn main() -> Result<(), Box<dyn std::error::Error>> {
-    // In memory where possible: the disk is not the subject.
+    // In memory where possible: this does not measure the disk.
     let memory = Path::new("/dev/shm");
     let dir = tempfile::tempdir_in(if memory.is_dir() { memory.to_owned() } else { std::env::temp_dir() })?;
     let bench = Bench::new(dir.path())?;

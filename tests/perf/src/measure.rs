@@ -1,9 +1,9 @@
-//! Two things measured turn by turn, so that the machine's moods reach both.
+//! Measures two functions in turn, so that disturbances on the machine affect both.
 
 use std::fmt;
 use std::time::{Duration, Instant};
 
-/// What a measured step comes to.
+/// Result of a measured step.
 pub type Outcome = Result<(), Box<dyn std::error::Error>>;
 
 /// Median and quartiles of the times of a call, and its counts.
@@ -18,7 +18,7 @@ pub struct Row {
 }
 
 impl Row {
-    /// Titles of the columns.
+    /// Titles of the columns that [`Row`]'s `Display` prints.
     pub fn header() -> String {
         format!(
             "{:<28} {:>10} {:>17} {:>10} {:>6} {:>6} {:>6}",
@@ -46,10 +46,7 @@ impl fmt::Display for Row {
     }
 }
 
-/// Runs `call` and `peer` turn by turn; the first tenth is not counted.
-///
-/// # Errors
-/// The first failure of either.
+/// Runs `call` and `peer` in turn; the first tenth is warm-up. Stops at the first failure.
 pub fn measure<T, E: Into<Box<dyn std::error::Error>>>(
     name: &'static str,
     rounds: usize,

@@ -1,42 +1,43 @@
-//! Files without names, and handing them to child processes.
+//! Files without names, and how child processes inherit them.
 
 use std::fs::File;
 use std::io;
 use std::os::fd::{AsRawFd, OwnedFd, RawFd};
+use std::os::unix::fs::FileExt;
 use std::os::unix::process::CommandExt;
 use std::process::Command;
 
 use nix::fcntl::{fcntl, FcntlArg, FdFlag};
 use nix::sys::memfd::{memfd_create, MFdFlags};
 
-/// An empty file in memory that goes away with its last descriptor.
-pub fn file(name: &std::ffi::CStr) -> io::Result<File> {
+/// An empty file in memory. The kernel frees it with its last descriptor.
+pub(crate) fn file(name: &std::ffi::CStr) -> io::Result<File> {
     Ok(memfd_create(name, MFdFlags::MFD_CLOEXEC)?.into())
 }
 
 /// A path that opens `fd` in a process that inherited it.
-pub fn path_of(fd: RawFd) -> String {
+pub(crate) fn path_of(fd: RawFd) -> String {
     format!("/proc/self/fd/{fd}")
 }
 
-/// What a child process gets besides its command line.
-pub struct Inheritance {
-    /// Descriptors it inherits, under the numbers they have here.
-    pub fds: Vec<OwnedFd>,
-    /// Give it a view of the file system in which nothing can be written.
-    pub read_only: bool,
+/// Descriptors and file-system view of a child process.
+pub(crate) struct Inheritance {
+    /// Descriptors to inherit, with the same numbers as here.
+    pub(crate) fds: Vec<OwnedFd>,
+    /// Give the child a read-only view of the file system.
+    pub(crate) read_only: bool,
 }
 
-/// Makes `command` inherit what it should and die with the calling thread.
-#[allow(unsafe_code)] // code between fork and exec
-pub fn bequeath(command: &mut Command, inheritance: Inheritance) {
+/// Makes the child inherit its descriptors, and die with the calling thread.
+#[expect(unsafe_code, reason = "code between fork and exec")]
+pub(crate) fn bequeath(command: &mut Command, inheritance: Inheritance) {
     let parent = nix::unistd::getpid();
     let between = move || {
         nix::sys::prctl::set_pdeathsig(nix::sys::signal::Signal::SIGKILL)?;
         if nix::unistd::getppid() != parent {
-            return Err(io::Error::from(io::ErrorKind::Interrupted)); // it died before the line above
+            return Err(io::Error::from(io::ErrorKind::Interrupted)); // the parent died before the line above
         }
-        // A session of its own: a Ctrl-C at the terminal is ours to handle, in order.
+        // A new session, so that Ctrl-C at the terminal reaches only this program, which ends the children in order.
         nix::unistd::setsid()?;
         for fd in &inheritance.fds {
             fcntl(fd, FcntlArg::F_SETFD(FdFlag::empty()))?;
@@ -52,9 +53,9 @@ pub fn bequeath(command: &mut Command, inheritance: Inheritance) {
 
 /// Moves this process into a mount namespace of its own and makes all mounts of that read-only.
 ///
-/// Where namespaces are forbidden (some containers) or the kernel is older than 5.12 the view stays as it is: the
-/// emulated host mounts it read-only anyway, and this is only the second lock on that door.
-#[allow(unsafe_code)] // mount_setattr(2) has no wrapper
+/// Leaves the view as it is where namespaces are forbidden (some containers) or the kernel is older than 5.12. This is only
+/// the second protection: the emulated host mounts the view read-only too.
+#[expect(unsafe_code, reason = "mount_setattr(2) has no wrapper")]
 fn read_only_view() -> io::Result<()> {
     use nix::mount::{mount, MsFlags};
     use nix::sched::{unshare, CloneFlags};
@@ -63,7 +64,7 @@ fn read_only_view() -> io::Result<()> {
     }
     mount(None::<&str>, "/", None::<&str>, MsFlags::MS_PRIVATE | MsFlags::MS_REC, None::<&str>)?;
     let attributes = libc::mount_attr { attr_set: libc::MOUNT_ATTR_RDONLY, attr_clr: 0, propagation: 0, userns_fd: 0 };
-    // SAFETY: the path is a C string and the structure has the size that is passed; both outlive the call.
+    // SAFETY: the path is a C string and the structure has the size passed; both outlive the call.
     unsafe {
         libc::syscall(
             libc::SYS_mount_setattr,
@@ -78,6 +79,19 @@ fn read_only_view() -> io::Result<()> {
 }
 
 /// The number of a descriptor, for a command line.
-pub fn number(fd: &impl AsRawFd) -> RawFd {
+pub(crate) fn number(fd: &impl AsRawFd) -> RawFd {
     fd.as_raw_fd()
+}
+
+/// The last `lines` lines of a file as text.
+pub(crate) fn tail(file: &File, lines: usize) -> String {
+    const MOST: u64 = 16 << 10;
+    let len = file.metadata().map_or(0, |m| m.len());
+    let mut bytes = vec![0; len.min(MOST) as usize];
+    if file.read_exact_at(&mut bytes, len.saturating_sub(MOST)).is_err() {
+        return String::new();
+    }
+    let text = String::from_utf8_lossy(&bytes);
+    let all: Vec<&str> = text.lines().map(str::trim_end).collect();
+    all[all.len().saturating_sub(lines)..].iter().map(|line| format!("  {line}\n")).collect()
 }

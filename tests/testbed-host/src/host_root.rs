@@ -1,4 +1,4 @@
-//! Serving a host directory to the testbed by virtio-fs. One virtiofsd process per directory.
+//! Serves host directories to the testbed by virtio-fs, with one virtiofsd process per directory.
 
 use std::ffi::OsString;
 use std::fs::File;
@@ -15,33 +15,31 @@ use crate::TestbedError;
 /// Debian 12's, from qemu-system-common. (Debian 13 has the Rust one, a package of its own, with other options.)
 const PROGRAM: &str = "/usr/lib/qemu/virtiofsd";
 
-/// virtiofsd keeps a descriptor for each file the testbed has seen; a walk through a source tree takes many. Only root may
-/// go beyond the limit it has.
+/// virtiofsd keeps a descriptor for each file that the testbed has seen, and a source tree has many. Only root may raise its
+/// limit.
 const MOST_FILES: u32 = 1 << 19;
 
-/// What the testbed may do with a directory.
+/// The testbed's access to a directory.
 #[derive(Clone, Copy, PartialEq, Eq)]
-pub enum Access {
-    /// Look at it.
+pub(crate) enum Access {
     ReadOnly,
-    /// Change it.
     ReadWrite,
 }
 
-/// A directory that is being served. Dropping it ends the service.
-pub struct Directory {
+/// A served directory. Dropping it ends its virtiofsd.
+pub(crate) struct Directory {
     /// virtio-fs tag.
-    pub tag: String,
+    pub(crate) tag: String,
     /// For QEMU: the device's end of the connection.
-    pub socket: Option<UnixStream>,
+    pub(crate) socket: Option<UnixStream>,
     log: File,
     process: Child,
 }
 
 /// Starts a virtiofsd for `path`.
-pub fn serve(tag: &str, path: &Path, access: Access) -> Result<Directory, TestbedError> {
-    // virtiofsd wants to accept its connection. The address is an abstract one (no file) and the connection is made
-    // before the program starts, so nobody else can be first; it accepts no second.
+pub(crate) fn serve(tag: &str, path: &Path, access: Access) -> Result<Directory, TestbedError> {
+    // virtiofsd accepts one connection itself. The address is abstract (no file), and we connect before virtiofsd starts, so
+    // no other process can be first.
     static NEXT: AtomicU32 = AtomicU32::new(0);
     let name = format!("hutch-testbed-{}-{}", std::process::id(), NEXT.fetch_add(1, Ordering::Relaxed));
     let connect = || {
@@ -72,10 +70,10 @@ pub fn serve(tag: &str, path: &Path, access: Access) -> Result<Directory, Testbe
 }
 
 impl Directory {
-    /// What virtiofsd said, if it has failed already. (It ends with success when QEMU does.)
-    pub fn death_note(&mut self) -> Option<String> {
+    /// virtiofsd's log, if it has failed. (It ends with success when QEMU does.)
+    pub(crate) fn death_note(&mut self) -> Option<String> {
         let status = self.process.try_wait().ok().flatten().filter(|status| !status.success())?;
-        let log = crate::machine::tail(&self.log, 10);
+        let log = anonymous::tail(&self.log, 10);
         Some(format!("virtiofsd for {} ended with {status}\n{log}", self.tag))
     }
 }

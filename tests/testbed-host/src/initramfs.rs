@@ -1,4 +1,4 @@
-//! The testbed's initramfs: a cpio archive in "newc" form (Documentation/driver-api/early-userspace/buffer-format.rst).
+//! The testbed's initramfs: a cpio archive in the "newc" format (Documentation/driver-api/early-userspace/buffer-format.rst).
 
 use std::fs::File;
 use std::io::{self, BufWriter, Write};
@@ -9,11 +9,11 @@ use hutch_testbed::{Job, JOB_FILE, MODULE_DIR};
 use crate::kernel::Kernel;
 use crate::{anonymous, TestbedError};
 
-/// Modules the emulated host needs, loaded with their dependencies, where the kernel has them not built in.
+/// Modules that the emulated host loads, with their dependencies, unless they are built in.
 const MODULES: [&str; 5] = ["overlay", "kvm-amd", "tun", "vhost_net", "vhost_vsock"];
 
-/// Puts the archive together in an anonymous file.
-pub fn build(init: &Path, kernel: &Kernel, job: &Job) -> Result<File, TestbedError> {
+/// Writes the archive to an anonymous file.
+pub(crate) fn build(init: &Path, kernel: &Kernel, job: &Job) -> Result<File, TestbedError> {
     let read =
         |path: &Path| std::fs::read(path).map_err(|source| TestbedError::Initramfs { path: path.into(), source });
     let init = read(init)?;
@@ -45,8 +45,7 @@ pub fn build(init: &Path, kernel: &Kernel, job: &Job) -> Result<File, TestbedErr
 }
 
 /// The files behind `wanted` and their dependencies, in the order to load them, by depmod's text file `list`.
-/// Each of its lines is `file: dependency…`, the list of dependencies whole and the deepest last. A module that is not
-/// there is built in.
+/// Each of its lines is `file: dependency…` with all dependencies, the deepest last. A module without a line is built in.
 fn load_order(list: &str, wanted: &[&str]) -> Vec<String> {
     let stem = |path: &str| path.rsplit('/').next().unwrap_or(path).trim_end_matches(".ko").replace('-', "_");
     let mut order: Vec<String> = Vec::new();

@@ -1,9 +1,9 @@
-//! Kernels for the testbed, as a cache directory has them. The program `testbed-kernel` puts them there.
+//! Kernels for the testbed, in a cache directory that the program `testbed-kernel` fills.
 //!
 //! * `distro`: Debian's cloud kernel package, ready in seconds. One CPU: with two, the kernel's run-time text patching
-//!   races with QEMU's multi-threaded translation, and the emulated host dies now and then.
+//!   races with QEMU's multi-threaded translation, and the emulated host sometimes crashes.
 //! * `own`: built from Debian's kernel source with `resources/kernel/testbed.config`, everything built in, no run-time
-//!   text patching: two CPUs and a faster start, for minutes of building.
+//!   text patching. It has two CPUs and starts faster, but takes minutes to build.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -17,17 +17,17 @@ pub struct Kernel {
     pub vmlinux: PathBuf,
     /// The directory `lib/modules/RELEASE`; `None` if everything is built in.
     pub modules: Option<PathBuf>,
-    /// CPUs it is known to survive.
+    /// Largest number of CPUs on which it is stable.
     pub max_cpus: u32,
 }
 
-/// What a distribution's kernel package and its directory in the cache are called, before the release.
+/// Prefix of the distribution's kernel packages, and of their directories in the cache. The release follows.
 pub const DISTRO_PREFIX: &str = "linux-image-";
 
-/// The request `own` was built from, in its directory; written last.
+/// File with the configuration that `own` was built from. testbed-kernel writes it last.
 pub const OWN_REQUEST: &str = "request.config";
 
-/// The newest of the distribution's kernels in the cache.
+/// The distribution's newest kernel in the cache.
 pub fn distro() -> Option<Kernel> {
     let cache = cache_dir();
     let entries = fs::read_dir(&cache).ok()?;
@@ -42,29 +42,29 @@ pub fn distro() -> Option<Kernel> {
     })
 }
 
-/// Our own kernel, if the one in the cache was built from this request.
+/// Our own kernel, if the cached one was built from this configuration.
 pub fn own(request: &[u8]) -> Option<Kernel> {
     let dir = own_dir();
     let built_from = fs::read(dir.join(OWN_REQUEST)).ok()?;
     (built_from == request).then(|| Kernel { name: "own", ..given(&dir.join("vmlinux")) })
 }
 
-/// A kernel image somebody else built, with everything built in and no run-time text patching.
+/// A kernel image from elsewhere, with everything built in and no run-time text patching.
 pub fn given(vmlinux: &Path) -> Kernel {
     Kernel { name: "given", vmlinux: vmlinux.to_owned(), modules: None, max_cpus: 2 }
 }
 
-/// The testbed's kernels.
+/// Cache directory of the testbed's kernels.
 pub fn cache_dir() -> PathBuf {
     crate::cache_dir().join("testbed")
 }
 
-/// Where our own kernel is kept.
+/// Cache directory of our own kernel.
 pub fn own_dir() -> PathBuf {
     cache_dir().join("own")
 }
 
-/// The name whose numbers are the greatest, compared as numbers.
+/// The name with the greatest version. Compares the numbers in the names one after another.
 pub fn newest<'a>(names: impl Iterator<Item = &'a str>) -> Option<&'a str> {
     names.max_by_key(|name| {
         let numbers = name.split(|c: char| !c.is_ascii_digit()).filter(|n| !n.is_empty());

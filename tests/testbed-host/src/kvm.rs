@@ -1,19 +1,19 @@
-//! Whether this host needs the testbed.
+//! Finds out whether this host needs the testbed.
 
 use std::fs::{self, OpenOptions};
 
-/// What this host's `/dev/kvm` is good for.
+/// Quality of this host's `/dev/kvm`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum HostKvm {
     /// The processor has virtualisation extensions and `/dev/kvm` can be opened: tests run here.
     Usable,
-    /// The extensions are there, but `/dev/kvm` is not, or not for this user.
+    /// The extensions are there, but this user cannot open `/dev/kvm`.
     NotOpen,
     /// No extensions. A `/dev/kvm`, if there is one, emulates and cannot run a stock guest.
     NoExtensions,
 }
 
-/// Looks at this host.
+/// Examines this host's processor and `/dev/kvm`.
 pub fn host() -> HostKvm {
     let info = fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
     let opens = || OpenOptions::new().read(true).write(true).open("/dev/kvm").is_ok();

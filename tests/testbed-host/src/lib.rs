@@ -1,22 +1,20 @@
-//! The testbed: an emulated machine with a true `/dev/kvm`, for hosts whose own cannot run a stock guest.
+//! The testbed: an emulated machine with a real `/dev/kvm`, for hosts whose own KVM cannot run a stock guest.
 //!
 //! [`run`] starts QEMU's TCG with an emulated AMD processor including SVM, boots a Linux kernel in it whose root is a
 //! throw-away overlay on this host's `/`, runs one command there and brings back its output and exit code. Used by
 //! `cargo xtask testbed`, `test` and `demo`; `resources/docs/testing.md` has the figures and the reasons.
 //!
-//! | module | what |
+//! | module | contents |
 //! |---|---|
 //! | [`kernel`] | kernels for the testbed in the cache: Debian's, or one built from source |
-//! | [`kvm`] | whether this host needs the testbed at all |
+//! | [`kvm`] | the test whether this host needs the testbed |
 //! | `initramfs` | `testbed-init`, modules and the job as a cpio archive |
 //! | `host_root` | virtiofsd processes that serve host directories |
 //! | `machine` | the QEMU process |
 //! | `relay` | the loop that moves frames, signals and stdin until the command ends |
 //!
-//! Nothing is left behind, whatever ends the caller: every file the processes need besides the kernel is an anonymous
-//! one handed over as a descriptor, and the kernel kills the processes when the thread that called [`run`] is gone.
-
-#![deny(unsafe_code)]
+//! A run leaves nothing behind, however the caller ends. Apart from the kernel image, all files of the processes are
+//! anonymous and passed as descriptors, and the kernel kills the processes when the thread that called [`run`] is gone.
 
 mod anonymous;
 mod host_root;
@@ -34,14 +32,14 @@ use std::time::Duration;
 use hutch_testbed::{Job, Share};
 use kernel::Kernel;
 
-/// What to run and on what machine.
+/// A command, and the machine that runs it.
 #[derive(Clone, Debug)]
 pub struct TestbedConfig {
     /// Kernel of the emulated host.
     pub kernel: Kernel,
     /// The `testbed-init` binary, statically linked.
     pub init: PathBuf,
-    /// Processors. More than [`Kernel::max_cpus`] are refused.
+    /// Number of processors, at most [`Kernel::max_cpus`].
     pub cpus: u32,
     /// Memory of the emulated host.
     pub memory_mib: u64,
@@ -49,7 +47,7 @@ pub struct TestbedConfig {
     pub deterministic: bool,
     /// Wall-clock limit for the whole run.
     pub timeout: Duration,
-    /// Host directories the command may write to; everything else it writes is lost.
+    /// Host directories that the command may write to; all its other writes are lost.
     pub write: Vec<PathBuf>,
     /// Program and arguments.
     pub args: Vec<OsString>,
@@ -57,7 +55,7 @@ pub struct TestbedConfig {
     pub env: Vec<OsString>,
     /// Working directory.
     pub cwd: PathBuf,
-    /// Where the command's stdin comes from.
+    /// Source of the command's stdin.
     pub input: Input,
 }
 
@@ -68,7 +66,7 @@ pub enum Input {
     Null,
     /// This process's stdin, through a pipe.
     Pipe,
-    /// This process's terminal, through a terminal of the testbed's; stdout and stderr go there too.
+    /// This process's terminal, through a terminal in the testbed, which also takes stdout and stderr.
     Terminal,
 }
 
@@ -77,58 +75,58 @@ pub enum Input {
 pub enum Outcome {
     /// The command ended with this code (128 + n for signal n, 126 and 127 as a shell has them).
     Exited(u8),
-    /// [`TestbedConfig::timeout`] passed. The last lines of the console.
+    /// [`TestbedConfig::timeout`] passed. Holds the last lines of the console.
     TimedOut(String),
-    /// The emulated machine died or could not serve. Why, and the last lines of its console.
+    /// The emulated machine failed. Holds the cause and the last lines of its console.
     Died(String),
-    /// This process was sent this signal.
+    /// This process received this signal.
     Interrupted(i32),
 }
 
-/// Why a testbed could not be started.
+/// An error that prevents a testbed from starting or being served.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum TestbedError {
-    /// More processors than the kernel survives.
+    /// The kernel is not stable with this many processors.
     #[error("the testbed's {kernel} kernel runs on at most {max} CPU(s), not {asked}: use the `own` kernel for more")]
     Cpus {
         /// Name of the kernel.
         kernel: &'static str,
-        /// Its limit.
+        /// Its largest number.
         max: u32,
-        /// What was asked for.
+        /// The requested number.
         asked: u32,
     },
-    /// A directory to be shared is none.
+    /// A path to share is not a readable directory.
     #[error("cannot share {path} with the testbed: it must be an existing directory")]
     Share {
-        /// The directory.
+        /// As given in [`TestbedConfig::write`].
         path: PathBuf,
-        /// The cause.
+        /// Error of the system call.
         source: io::Error,
     },
-    /// The initramfs could not be put together.
+    /// A file of the initramfs is missing.
     #[error("cannot make the testbed's initramfs from {path}")]
     Initramfs {
-        /// What could not be read.
+        /// The unreadable file.
         path: PathBuf,
-        /// The cause.
+        /// Error of the system call.
         source: io::Error,
     },
     /// A helper program could not be started.
     #[error("cannot start {program}: install the packages with `cargo xtask setup`")]
     Spawn {
-        /// The program.
+        /// Name or path of QEMU or virtiofsd.
         program: &'static str,
-        /// The cause.
+        /// Error of the system call.
         source: io::Error,
     },
     /// A system call failed.
     #[error("testbed: cannot {what}")]
     System {
-        /// What was tried.
+        /// Completes "cannot".
         what: &'static str,
-        /// The cause.
+        /// Error of the system call.
         source: io::Error,
     },
 }
@@ -139,13 +137,12 @@ impl TestbedError {
     }
 }
 
-/// Runs a command in a new testbed; its output goes to `stdout` and `stderr` as it comes. Blocks until all is over.
+/// Runs a command in a new testbed and copies its output to `stdout` and `stderr` as it comes. Blocks until the end.
 ///
-/// Call it on a thread that lives until it returns (any ordinary call does): the kernel ends the testbed's processes with
-/// the thread that started them.
+/// The kernel kills the testbed's processes when the calling thread ends.
 ///
 /// # Errors
-/// If the testbed could not be started, or `stdout` or `stderr` failed. What happens in a started testbed is an [`Outcome`].
+/// If the testbed cannot start, or if `stdout` or `stderr` fails. A failure inside the started testbed is an [`Outcome`].
 pub fn run(config: &TestbedConfig, stdout: &mut dyn Write, stderr: &mut dyn Write) -> Result<Outcome, TestbedError> {
     if config.cpus > config.kernel.max_cpus || (config.deterministic && config.cpus > 1) {
         let (kernel, max) = match config.deterministic {
@@ -164,7 +161,7 @@ pub fn run(config: &TestbedConfig, stdout: &mut dyn Write, stderr: &mut dyn Writ
     relay::until_end(config, &mut machine, stdout, stderr)
 }
 
-/// What may be kept between runs and clones: `HUTCH_CACHE_DIR`, else `hutch` below `XDG_CACHE_HOME` or `~/.cache`.
+/// Directory for files that runs and clones share: `HUTCH_CACHE_DIR`, else `hutch` below `XDG_CACHE_HOME` or `~/.cache`.
 pub fn cache_dir() -> PathBuf {
     let var = |name| std::env::var_os(name).filter(|v| !v.is_empty()).map(PathBuf::from);
     let base = || var("XDG_CACHE_HOME").or_else(|| Some(var("HOME")?.join(".cache"))).map(|dir| dir.join("hutch"));

@@ -3,7 +3,6 @@
 use std::fs::File;
 use std::io;
 use std::os::fd::OwnedFd;
-use std::os::unix::fs::FileExt;
 use std::os::unix::net::UnixStream;
 use std::process::{Child, Command, Stdio};
 
@@ -14,9 +13,9 @@ use crate::{TestbedConfig, TestbedError};
 const PROGRAM: &str = "qemu-system-x86_64";
 
 /// A started emulated machine. Dropping it ends its processes.
-pub struct Machine {
+pub(crate) struct Machine {
     /// The host's end of the frame port.
-    pub port: UnixStream,
+    pub(crate) port: UnixStream,
     process: Child,
     directories: Vec<Directory>,
     console: File,
@@ -24,8 +23,8 @@ pub struct Machine {
 }
 
 impl Machine {
-    /// Starts QEMU; returns as soon as the process runs.
-    pub fn start(
+    /// Starts QEMU and returns as soon as the process runs.
+    pub(crate) fn start(
         config: &TestbedConfig,
         initramfs: File,
         mut directories: Vec<Directory>,
@@ -59,18 +58,18 @@ impl Machine {
         Ok(Machine { port, process, directories, console, errors })
     }
 
-    /// What is known of the machine's death, or of what it was last about: QEMU's words, virtiofsd's, the console.
-    pub fn last_words(&mut self) -> String {
-        // The port closes a moment before the process is gone.
+    /// Waits for QEMU's end and collects its output, virtiofsd's and the console's.
+    pub(crate) fn last_words(&mut self) -> String {
+        // QEMU closes the port shortly before it ends.
         let status = self.process.wait().map_or_else(|e| e.to_string(), |s| s.to_string());
-        let mut words = format!("QEMU ended with {status}\n{}", tail(&self.errors, 10));
+        let mut words = format!("QEMU ended with {status}\n{}", anonymous::tail(&self.errors, 10));
         self.directories.iter_mut().filter_map(Directory::death_note).for_each(|note| words.push_str(&note));
         words + &self.console_tail()
     }
 
     /// The last lines of the console.
-    pub fn console_tail(&self) -> String {
-        match tail(&self.console, 40) {
+    pub(crate) fn console_tail(&self) -> String {
+        match anonymous::tail(&self.console, 40) {
             text if text.is_empty() => "The console is empty.\n".to_owned(),
             text => format!("The console's last lines:\n{text}"),
         }
@@ -101,29 +100,16 @@ fn base(command: &mut Command, config: &TestbedConfig) {
     command.args(["-append", "console=ttyS0 quiet panic=-1 reboot=t mitigations=off nokaslr audit=0"]);
 }
 
-/// How many processors QEMU makes for `asked` ones that run the command.
+/// Number of processors that QEMU emulates if `asked` of them run the command.
 ///
-/// With several, the first runs no guests and `testbed-init` keeps everybody off it. QEMU's `xrstor` and `fxrstor`, on any
-/// processor, clear a flag in a word of the *first* processor's state without regard for what that one does meanwhile
-/// (`cpu_clear_ignne`, 7.2). In the same word it keeps the global interrupt flag and whether paging is nested: now and then
-/// such a change is lost, and a guest dies of a triple fault or the testbed hears no interrupts any more. A processor on which
-/// nobody runs guests never changes that word.
+/// With several, one more: the first runs no guests, and `testbed-init` keeps all processes off it. The reason is a race in
+/// QEMU 7.2: `xrstor` and `fxrstor` on any processor clear a flag in a word of the *first* processor's state without
+/// synchronisation (`cpu_clear_ignne`). The same word holds the global interrupt flag and whether paging is nested. If QEMU
+/// loses such a change, a guest dies of a triple fault or the testbed gets no more interrupts. A processor that never runs a
+/// guest never changes that word.
 fn processors(asked: u32) -> u32 {
     match asked {
         1 => 1,
         several => several + 1,
     }
-}
-
-/// The last `lines` lines of a file as text.
-pub fn tail(file: &File, lines: usize) -> String {
-    const MOST: u64 = 16 << 10;
-    let len = file.metadata().map_or(0, |m| m.len());
-    let mut bytes = vec![0; len.min(MOST) as usize];
-    if file.read_exact_at(&mut bytes, len.saturating_sub(MOST)).is_err() {
-        return String::new();
-    }
-    let text = String::from_utf8_lossy(&bytes);
-    let all: Vec<&str> = text.lines().map(str::trim_end).collect();
-    all[all.len().saturating_sub(lines)..].iter().map(|line| format!("  {line}\n")).collect()
 }

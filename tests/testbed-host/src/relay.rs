@@ -1,5 +1,5 @@
-//! The loop that runs while the command runs: frames out of the testbed, stdin and window sizes into it, signals, the
-//! time limit. One thread, one `poll`; the only blocking call besides is writing to the caller's stdout or stderr.
+//! The loop that runs while the command runs. It moves frames out of the testbed and stdin and window sizes into it, and
+//! handles signals and the time limit. One thread, one `poll`; only writes to the caller's stdout or stderr block otherwise.
 
 use std::io::{self, Read, Write};
 use std::os::fd::{AsFd, AsRawFd};
@@ -15,11 +15,11 @@ use nix::sys::termios::{cfmakeraw, tcgetattr, tcsetattr, SetArg, Termios};
 use crate::machine::Machine;
 use crate::{Input, Outcome, TestbedConfig, TestbedError};
 
-/// Input that waits for the testbed is not read beyond this many bytes.
+/// The relay stops reading stdin while this many bytes wait for the testbed.
 const BACKLOG: usize = 256 << 10;
 
-/// Runs the relay until the command has ended, the testbed has died, the time is up or a signal has come.
-pub fn until_end(
+/// Runs the relay until the command ends, the testbed fails, the time is up or a signal arrives.
+pub(crate) fn until_end(
     config: &TestbedConfig,
     machine: &mut Machine,
     stdout: &mut dyn Write,
@@ -81,7 +81,7 @@ impl Relay {
         if self.stdin_open && self.outgoing.len() < BACKLOG {
             fds.push(PollFd::new(stdin.as_fd(), PollFlags::POLLIN));
         }
-        // Rounded up, so that a wait does not end just before the deadline again and again.
+        // Rounded up, or the last waits would end just before the deadline.
         let timeout = PollTimeout::try_from(left + Duration::from_millis(1)).unwrap_or(PollTimeout::MAX);
         match poll(&mut fds, timeout) {
             Ok(_) | Err(nix::Error::EINTR) => {}
@@ -108,7 +108,7 @@ impl Relay {
 
     fn read_stdin(&mut self) -> io::Result<()> {
         let mut buffer = vec![0; hutch_testbed::MAX_DATA];
-        // Past std's buffering, which could hold bytes back that `poll` knows nothing of.
+        // Bypasses std's buffer: `poll` does not see bytes that wait there.
         match nix::unistd::read(io::stdin().as_fd(), &mut buffer) {
             Ok(n) => {
                 self.stdin_open = n > 0;
@@ -128,7 +128,7 @@ impl Relay {
                 Ok(())
             }
             Err(error) if would_block(&error) => Ok(()),
-            // The testbed is gone; the reading side says so better.
+            // The testbed is gone; the reading side reports this with its cause.
             Err(error) if error.kind() == io::ErrorKind::BrokenPipe => {
                 self.outgoing.clear();
                 Ok(())
@@ -180,7 +180,7 @@ fn would_block(error: &io::Error) -> bool {
     matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::Interrupted)
 }
 
-/// The signals that end a run, and the one that resizes it, as a descriptor while this lives.
+/// Blocks the signals that end or resize a run, and reads them from a descriptor.
 struct Signals {
     fd: SignalFd,
     before: SigSet,
@@ -207,11 +207,11 @@ impl Drop for Signals {
     }
 }
 
-/// The caller's terminal in raw mode while this lives.
+/// Keeps the caller's terminal in raw mode.
 struct RawTerminal(Termios);
 
 impl RawTerminal {
-    /// `None` if stdin is no terminal.
+    /// `None` if stdin is not a terminal.
     fn enter() -> Option<RawTerminal> {
         let before = tcgetattr(io::stdin()).ok()?;
         let mut raw = before.clone();
@@ -229,9 +229,9 @@ impl Drop for RawTerminal {
 
 nix::ioctl_read_bad!(get_window_size, libc::TIOCGWINSZ, Winsize);
 
-/// Rows and columns of the caller's terminal, 24 by 80 if it has none.
-#[allow(unsafe_code)] // one ioctl that no crate in the tree wraps
-pub fn terminal_size() -> (u16, u16) {
+/// Rows and columns of the caller's terminal; 24 by 80 without one.
+#[expect(unsafe_code, reason = "no crate in the tree wraps this ioctl")]
+pub(crate) fn terminal_size() -> (u16, u16) {
     let mut size = Winsize { ws_row: 0, ws_col: 0, ws_xpixel: 0, ws_ypixel: 0 };
     let stdin = io::stdin();
     // SAFETY: the descriptor is open and `size` is writable and outlives the call.

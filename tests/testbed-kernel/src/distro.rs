@@ -1,4 +1,5 @@
-//! Debian's cloud kernel: downloaded with apt, unpacked, modules decompressed (far cheaper here than in the testbed).
+//! Debian's cloud kernel. Downloads it with apt, unpacks it and decompresses its modules, which is far cheaper here than in
+//! the testbed.
 
 use std::fs::{self, File};
 use std::io;
@@ -9,12 +10,12 @@ use hutch_runtime::guest::{extract_vmlinux, ImageError};
 use hutch_testbed_host::kernel::{cache_dir, newest, DISTRO_PREFIX};
 use nix::fcntl::{Flock, FlockArg};
 
-/// The first that apt knows is taken. 6.12 is in Debian 12's security suite.
+/// Kernel series in order of preference. 6.12 is in Debian 12's security suite.
 const SERIES: [&str; 2] = ["6.12", "6.1"];
 
-/// Why there is no kernel.
+/// An error that leaves the cache without a kernel.
 #[derive(Debug, thiserror::Error)]
-pub enum DistroError {
+pub(crate) enum DistroError {
     /// apt knows no such package.
     #[error(
         "apt knows no package linux-image-6.12*-cloud-amd64: run `apt-get update`, and see that apt's sources have the \
@@ -23,40 +24,20 @@ pub enum DistroError {
     NoPackage,
     /// A program failed.
     #[error("`{command}` failed: {reason}")]
-    Program {
-        /// The command line.
-        command: String,
-        /// Its status or its last words.
-        reason: String,
-    },
-    /// The package is not what its name says.
+    Program { command: String, reason: String },
+    /// The package lacks an expected file.
     #[error("the package {package} has no {what}")]
-    Contents {
-        /// The package.
-        package: String,
-        /// What is missing.
-        what: &'static str,
-    },
+    Contents { package: String, what: &'static str },
     /// The kernel image cannot be unpacked.
     #[error("cannot unpack the kernel of {package}")]
-    Image {
-        /// The package.
-        package: String,
-        /// The cause.
-        source: ImageError,
-    },
+    Image { package: String, source: ImageError },
     /// The cache cannot be used.
     #[error("cannot use {path} of the cache: make it writable, or name another directory in HUTCH_CACHE_DIR")]
-    Cache {
-        /// The file or directory.
-        path: PathBuf,
-        /// The cause.
-        source: io::Error,
-    },
+    Cache { path: PathBuf, source: io::Error },
 }
 
-/// Puts the newest kernel apt knows into the cache, unless it is there.
-pub fn prepare() -> Result<(), DistroError> {
+/// Puts the newest kernel that apt knows into the cache, unless the cache has it.
+pub(crate) fn prepare() -> Result<(), DistroError> {
     let package = newest_package()?;
     fill_once(&cache_dir().join(&package), |partial| unpack(&package, partial))
 }
@@ -73,8 +54,8 @@ fn newest_package() -> Result<String, DistroError> {
     Err(DistroError::NoPackage)
 }
 
-/// Makes `dir` by `fill`ing a temporary neighbour and renaming it, under a lock: `dir` is whole or absent whatever
-/// happens, and two callers do not work twice.
+/// Makes `dir` atomically: `fill` writes a temporary directory beside it, which is then renamed. A lock keeps a second caller
+/// waiting instead of doing the work twice.
 fn fill_once(dir: &Path, fill: impl FnOnce(&Path) -> Result<(), DistroError>) -> Result<(), DistroError> {
     let parent = dir.parent().unwrap_or(Path::new("/"));
     fs::create_dir_all(parent).map_err(cache_error(parent))?;

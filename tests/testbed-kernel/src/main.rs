@@ -1,8 +1,7 @@
-//! `testbed-kernel distro|own`: puts a kernel for the testbed into the cache, unless it is there and up to date. Called by
-//! `cargo xtask`. A program of its own because it uses the product's code, which `xtask` itself can do without: a
-//! tree that does not compile can still be checked.
-
-#![forbid(unsafe_code)]
+//! `testbed-kernel distro|own`: puts a kernel for the testbed into the cache, unless the cache has a current one.
+//!
+//! `cargo xtask` runs this program. It is separate because it uses the product's code: `xtask` itself must run even if the
+//! product does not compile.
 
 mod distro;
 
@@ -15,7 +14,7 @@ use hutch_runtime::guest::kernel::{build_from_source, TESTBED_CONFIG};
 use hutch_runtime::guest::Event;
 use hutch_testbed_host::kernel::{own_dir, OWN_REQUEST};
 
-/// How often a long build says how far it is.
+/// Interval between progress lines of a long build.
 const SAY_EVERY: Duration = Duration::from_secs(20);
 
 fn main() -> ExitCode {
@@ -40,11 +39,11 @@ fn main() -> ExitCode {
     }
 }
 
-/// Builds our own kernel from source. The copy of the request is what tells later callers that it is up to date.
+/// Builds our own kernel from source. Later callers compare the copied configuration to see whether the kernel is current.
 fn own() -> Result<(), Box<dyn Error>> {
     let dir = own_dir();
     let mut said = Instant::now();
-    let mut tell = |event: Event<'_>| match event {
+    let mut report = |event: Event<'_>| match event {
         Event::Begin(phase) => eprintln!("testbed-kernel: {phase}"),
         Event::Note(text) => eprintln!("testbed-kernel: {text}"),
         Event::End(phase, time) => eprintln!("testbed-kernel: {phase}: {:.1} s", time.as_secs_f64()),
@@ -55,7 +54,7 @@ fn own() -> Result<(), Box<dyn Error>> {
         }
         Event::Step { .. } => {}
     };
-    build_from_source(TESTBED_CONFIG, &dir, &mut tell)?;
+    build_from_source(TESTBED_CONFIG, &dir, &mut report)?;
     fs::write(dir.join(OWN_REQUEST), TESTBED_CONFIG)?;
     Ok(())
 }

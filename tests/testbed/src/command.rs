@@ -1,4 +1,4 @@
-//! Runs the job's command and relays its stdio. Called once by `main`; starts one thread per stream.
+//! Runs the job's command and relays its stdio, with one thread per stream.
 
 use std::ffi::OsStr;
 use std::fs::File;
@@ -19,13 +19,13 @@ use nix::unistd::Pid;
 
 use crate::{send, Port, Result};
 
-/// How long output may take to drain once the command and all its children are dead.
-const DRAIN_PATIENCE: Duration = Duration::from_secs(10);
+/// Limit for draining the output after the command and all its children are dead.
+const DRAIN_TIMEOUT: Duration = Duration::from_secs(10);
 
 nix::ioctl_write_ptr_bad!(set_window_size, libc::TIOCSWINSZ, Winsize);
 nix::ioctl_write_int_bad!(set_controlling_terminal, libc::TIOCSCTTY);
 
-/// Where the command's stdin goes, when it has one.
+/// Our end of the command's stdin.
 enum Input {
     None,
     Pipe(File),
@@ -33,7 +33,7 @@ enum Input {
 }
 
 /// Runs the command to its end and returns its exit code, 128 + n for signal n, 126 or 127 if it could not start.
-pub fn run(job: &Job, reader: File, port: &Port) -> Result<u8> {
+pub(crate) fn run(job: &Job, reader: File, port: &Port) -> Result<u8> {
     let (done, finished) = channel();
     let mut command = command_of(job)?;
     let (input, outputs) = connect(job, &mut command)?;
@@ -53,10 +53,10 @@ pub fn run(job: &Job, reader: File, port: &Port) -> Result<u8> {
     }
     std::thread::spawn(move || relay_input(reader, input));
     let code = reap(Pid::from_raw(child.id() as i32))?;
-    // What the command left running would keep the pipes open; the machine ends with its command.
+    // The machine ends with its command. Processes that still run would keep the pipes open.
     let _ = kill(Pid::from_raw(-1), Signal::SIGKILL);
     for _ in 0..relays {
-        if finished.recv_timeout(DRAIN_PATIENCE).is_err() {
+        if finished.recv_timeout(DRAIN_TIMEOUT).is_err() {
             return Err("a process that cannot be killed keeps the command's output open".into());
         }
     }
@@ -78,7 +78,7 @@ fn command_of(job: &Job) -> Result<Command> {
 
 type Wrap = fn(Vec<u8>) -> Frame;
 
-/// Gives the command its stdio and returns our ends: where input goes and what is to be relayed as which frame.
+/// Connects the command's stdio. Returns our ends: one for input, and each output with its kind of frame.
 fn connect(job: &Job, command: &mut Command) -> Result<(Input, Vec<(File, Wrap)>)> {
     if let Some((rows, cols)) = job.terminal {
         return connect_terminal(command, rows, cols);
@@ -98,7 +98,7 @@ fn connect(job: &Job, command: &mut Command) -> Result<(Input, Vec<(File, Wrap)>
     Ok((input, vec![(out_read.into(), Frame::Stdout as Wrap), (err_read.into(), Frame::Stderr as Wrap)]))
 }
 
-/// A pipe whose ends the command inherits only where it is told to.
+/// A pipe whose ends the command inherits only as its stdio.
 fn pipe() -> Result<(OwnedFd, OwnedFd)> {
     nix::unistd::pipe2(OFlag::O_CLOEXEC).map_err(|e| format!("cannot make a pipe: {e}").into())
 }
@@ -115,7 +115,7 @@ fn connect_terminal(command: &mut Command, rows: u16, cols: u16) -> Result<(Inpu
     Ok((Input::Terminal(master.try_clone()?), vec![(master, Frame::Stdout as Wrap)]))
 }
 
-#[allow(unsafe_code)] // code between fork and exec
+#[expect(unsafe_code, reason = "code between fork and exec")]
 fn leave_session(command: &mut Command, terminal: bool) {
     let between = move || {
         nix::unistd::setsid()?;
@@ -142,7 +142,7 @@ fn relay_output(mut output: File, frame: Wrap, port: Port, done: Sender<()>) {
                     }
                 }
                 Err(error) if error.kind() == std::io::ErrorKind::Interrupted => {}
-                // A terminal whose last user is gone reads as EIO.
+                // After its last user is gone, a terminal returns EIO.
                 Err(_) => break,
             }
         }
@@ -154,7 +154,7 @@ fn relay_input(mut port: File, mut input: Input) {
     loop {
         match (Frame::read_from(&mut port), &mut input) {
             (Ok(Frame::Stdin(data)), Input::Pipe(pipe)) => {
-                // An empty frame is the end; a command that closed its stdin wants no more either.
+                // An empty frame is the end of input; a failed write means that the command closed its stdin.
                 if data.is_empty() || pipe.write_all(&data).is_err() {
                     input = Input::None;
                 }
@@ -174,10 +174,10 @@ fn relay_input(mut port: File, mut input: Input) {
     }
 }
 
-#[allow(unsafe_code)] // one ioctl that no crate in the tree wraps
+#[expect(unsafe_code, reason = "no crate in the tree wraps this ioctl")]
 fn resize(terminal: &File, rows: u16, cols: u16) {
     let size = Winsize { ws_row: rows, ws_col: cols, ws_xpixel: 0, ws_ypixel: 0 };
-    // SAFETY: the descriptor is open and `size` outlives the call. A terminal that is gone is no error for us.
+    // SAFETY: the descriptor is open and `size` outlives the call. The call fails if the terminal is gone, which is harmless.
     let _ = unsafe { set_window_size(terminal.as_raw_fd(), &size) };
 }
 

@@ -36,7 +36,7 @@ pub enum FrameError {
     Io(io::Error),
     /// The port closed, between frames or inside one.
     Closed,
-    /// Bytes that are no frame.
+    /// The bytes are not a frame.
     Garbage(String),
 }
 
@@ -70,9 +70,6 @@ impl From<io::Error> for FrameError {
 
 impl Frame {
     /// Writes the frame. Data longer than [`MAX_DATA`] goes out as several frames.
-    ///
-    /// # Errors
-    /// If the port fails.
     pub fn write_to(&self, port: &mut impl Write) -> io::Result<()> {
         match self {
             Frame::Started => put(port, b'S', &[]),
@@ -93,7 +90,7 @@ impl Frame {
     /// Reads one frame.
     ///
     /// # Errors
-    /// As [`FrameError`] says; afterwards the port is out of step.
+    /// After [`FrameError::Garbage`] the port is out of step.
     pub fn read_from(port: &mut impl Read) -> Result<Frame, FrameError> {
         let mut head = [0; HEAD];
         port.read_exact(&mut head)?;
@@ -104,9 +101,6 @@ impl Frame {
     }
 
     /// Takes one frame off the front of `bytes`; `None` if there is no whole one yet.
-    ///
-    /// # Errors
-    /// [`FrameError::Garbage`].
     pub fn take_from(bytes: &mut Vec<u8>) -> Result<Option<Frame>, FrameError> {
         let Some(&head) = bytes.first_chunk::<HEAD>() else { return Ok(None) };
         let (kind, len) = parse_head(head)?;

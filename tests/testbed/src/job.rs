@@ -1,4 +1,4 @@
-//! The job: what to run in the testbed and how. Written by the harness, read once by `testbed-init`.
+//! The job: the command that the testbed runs, and its surroundings. The host half writes it, `testbed-init` reads it once.
 //!
 //! On the wire it is a list of records `key NUL value NUL`. No argument, path or variable can contain a NUL, so
 //! there is nothing to escape and any other byte survives.
@@ -31,7 +31,7 @@ pub struct Job {
     pub modules: Option<PathBuf>,
     /// Run on a terminal of this many rows and columns instead of pipes.
     pub terminal: Option<(u16, u16)>,
-    /// Whether stdin frames will come; if not, stdin is /dev/null.
+    /// Whether the host sends stdin frames; if not, stdin is /dev/null.
     pub stdin: bool,
 }
 
@@ -40,7 +40,7 @@ pub struct Job {
 pub enum JobError {
     /// The bytes end inside a record.
     Truncated,
-    /// A key nobody knows, or a value it does not allow.
+    /// An unknown key, or a value that the key does not allow.
     Record(String),
 }
 

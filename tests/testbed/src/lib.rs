@@ -1,11 +1,9 @@
-//! What the two halves of the testbed agree on. The testbed is an emulated machine with a true `/dev/kvm`, used where the
-//! host's own cannot run a stock guest. The host half (`hutch-testbed-host`) starts it; the guest half (`testbed-init`,
-//! this package's binary) is its pid 1.
+//! Protocol between the two halves of the testbed. The testbed is an emulated machine with a real `/dev/kvm`, for hosts whose
+//! own KVM cannot run a stock guest. The host half (`hutch-testbed-host`) starts it; the guest half (`testbed-init`, this
+//! package's binary) is its pid 1.
 //!
-//! * [`Job`]: the command to run, handed over as one file of the initramfs.
-//! * [`Frame`]: everything that flows while it runs, over one virtio-serial port named [`PORT`].
-
-#![forbid(unsafe_code)]
+//! * [`Job`]: the command to run, one file of the initramfs.
+//! * [`Frame`]: all messages while it runs, over one virtio-serial port named [`PORT`].
 
 mod frame;
 mod job;
@@ -22,7 +20,7 @@ pub const HOST_TAG: &str = "host";
 /// The job's file in the initramfs.
 pub const JOB_FILE: &str = "/job";
 
-/// Directory of the initramfs with kernel modules, and in it `order`: one file name per line, dependencies first.
+/// Directory of the initramfs with kernel modules and the file `order`: one file name per line, dependencies first.
 pub const MODULE_DIR: &str = "/modules";
 
 /// Environment variable that is set for commands that run in the testbed.

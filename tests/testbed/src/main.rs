@@ -1,8 +1,8 @@
 //! `testbed-init`: pid 1 of the emulated host. Static, started by the kernel from the initramfs.
 //!
 //! In order: mount the basics, find the port, read the job, load modules, put a throw-away overlay on the host's root
-//! and move into it, mount the rest, run the job's command with its output relayed as frames, report how it ended,
-//! power off. Any failure of its own goes to the port as [`Frame::Failed`] and to the console.
+//! and move into it, mount the rest, run the job's command and relay its output as frames, report its end, power off.
+//! A failure of its own goes to the port as [`Frame::Failed`], or to the console if there is no port.
 
 mod command;
 mod mounts;
@@ -16,10 +16,10 @@ use std::sync::{Arc, Mutex};
 use hutch_testbed::{Frame, Job, JOB_FILE};
 use nix::sys::reboot::{reboot, RebootMode};
 
-/// The frame port's writing side, shared by the relay threads. A frame is written whole under the lock.
+/// The frame port's writing side. The relay threads share it; each writes a whole frame under the lock.
 type Port = Arc<Mutex<File>>;
 
-/// What this program's steps return; only printed, never matched.
+/// Result of a step. The program only prints errors and never matches on them.
 type Result<T> = std::result::Result<T, Box<dyn Error + Send + Sync>>;
 
 fn main() {
@@ -30,12 +30,12 @@ fn main() {
     if let Err(error) = boot() {
         eprintln!("testbed-init: {error}");
     }
-    // Only returns if it failed; then the kernel panics because pid 1 ended, and that ends the machine too.
+    // reboot() returns only if it failed. The kernel then panics because pid 1 ends, which also ends the machine.
     let Err(error) = reboot(RebootMode::RB_POWER_OFF);
     eprintln!("testbed-init: cannot power off: {error}");
 }
 
-/// Runs the job and reports the result. Returns an error only when there is no port to report it to.
+/// Runs the job and reports the result. Returns an error only if there is no port.
 fn boot() -> Result<()> {
     mounts::basics()?;
     let reader = setup::open_port()?;
@@ -44,7 +44,7 @@ fn boot() -> Result<()> {
         Ok(code) => Frame::Exit(code),
         Err(error) => Frame::Failed(error.to_string()),
     };
-    // Shares are written through on close, but not pages dirtied through a mapping.
+    // Closing a file writes its data to the share, but not pages dirtied through a mapping.
     nix::unistd::sync();
     send(&port, &last)
 }

@@ -1,4 +1,4 @@
-//! The mounts of the emulated host. Called once each by `main`, in the order they stand here.
+//! The mounts of the emulated host. `main` calls each function once, in this order.
 
 use std::os::unix::fs::symlink;
 use std::path::Path;
@@ -10,16 +10,16 @@ use crate::Result;
 
 const NONE: Option<&str> = None;
 
-/// Pseudo file systems that everything else needs, on the initramfs.
-pub fn basics() -> Result<()> {
+/// Mounts the pseudo file systems on the initramfs.
+pub(crate) fn basics() -> Result<()> {
     for (fstype, target) in [("devtmpfs", "/dev"), ("proc", "/proc"), ("sysfs", "/sys")] {
         attach(fstype, target, fstype, MsFlags::empty(), "")?;
     }
     Ok(())
 }
 
-/// Lays a tmpfs over the host's root directory and makes the result `/`.
-pub fn enter_host_root() -> Result<()> {
+/// Stacks a tmpfs on the host's root directory and makes the result `/`.
+pub(crate) fn enter_host_root() -> Result<()> {
     attach(HOST_TAG, "/host", "virtiofs", MsFlags::MS_RDONLY, "")?;
     attach("layer", "/layer", "tmpfs", MsFlags::empty(), "mode=755")?;
     for dir in ["/layer/upper", "/layer/work"] {
@@ -36,13 +36,13 @@ pub fn enter_host_root() -> Result<()> {
     mount(Some("."), "/", NONE, MsFlags::MS_MOVE, NONE).map_err(|e| format!("moving the root: {e}"))?;
     nix::unistd::chroot(".").map_err(|e| format!("chroot into the host's root: {e}"))?;
     std::env::set_current_dir("/")?;
-    // Containers and overlay tests expect a systemd-like host, where mounts propagate.
+    // Tests of containers and overlays expect mounts to propagate, as on a host with systemd.
     mount(NONE, "/", NONE, MsFlags::MS_SHARED | MsFlags::MS_REC, NONE).map_err(|e| format!("sharing mounts: {e}"))?;
     Ok(())
 }
 
-/// Everything a Debian host would have mounted, and the job's own mounts.
-pub fn rest(job: &Job) -> Result<()> {
+/// Mounts the other file systems of a Debian host, and the job's shares.
+pub(crate) fn rest(job: &Job) -> Result<()> {
     let guarded = MsFlags::MS_NOSUID | MsFlags::MS_NODEV;
     attach("devpts", "/dev/pts", "devpts", MsFlags::MS_NOSUID | MsFlags::MS_NOEXEC, "gid=5,mode=620,ptmxmode=666")?;
     attach("shm", "/dev/shm", "tmpfs", guarded, "mode=1777")?;
@@ -50,7 +50,7 @@ pub fn rest(job: &Job) -> Result<()> {
     make_dir("/run/lock")?;
     let cgroup_options = "nsdelegate,memory_recursiveprot";
     attach("cgroup2", "/sys/fs/cgroup", "cgroup2", guarded | MsFlags::MS_NOEXEC, cgroup_options)?;
-    // Kernels without these are still good for nearly all tests; a test that needs one says so when it misses it.
+    // Nearly all tests run without these; a test that needs one reports that it is missing.
     for (fstype, target) in [
         ("mqueue", "/dev/mqueue"),
         ("bpf", "/sys/fs/bpf"),
@@ -61,7 +61,7 @@ pub fn rest(job: &Job) -> Result<()> {
             eprintln!("testbed-init: left out: {error}");
         }
     }
-    // An overlay's upper directory cannot lie on an overlay, which our root is.
+    // Our root is an overlay, and an overlay cannot be the upper directory of another.
     for target in ["/scratch", "/var/lib/containers", "/var/lib/containerd"] {
         attach("scratch", target, "tmpfs", MsFlags::empty(), "mode=755")?;
     }

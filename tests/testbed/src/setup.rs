@@ -1,4 +1,4 @@
-//! Small things to set before the command runs: the frame port, kernel modules, host name, loopback, limits.
+//! Setup before the command runs: the frame port, kernel modules, host name, loopback, limits.
 
 use std::fs::{self, File, OpenOptions};
 use std::path::{Path, PathBuf};
@@ -10,17 +10,17 @@ use nix::sys::resource::{setrlimit, Resource};
 
 use crate::Result;
 
-/// The driver announces ports from a work item of its own, a little after it has bound.
-const PORT_PATIENCE: Duration = Duration::from_secs(20);
+/// The driver announces ports from a work item, shortly after it has bound.
+const PORT_TIMEOUT: Duration = Duration::from_secs(20);
 
 /// Opens the virtio-serial port that carries frames.
-pub fn open_port() -> Result<File> {
+pub(crate) fn open_port() -> Result<File> {
     let begin = Instant::now();
     let path = loop {
         if let Some(path) = find_port()? {
             break path;
         }
-        if begin.elapsed() > PORT_PATIENCE {
+        if begin.elapsed() > PORT_TIMEOUT {
             return Err(format!("no virtio-serial port named {} appeared", hutch_testbed::PORT).into());
         }
         std::thread::sleep(Duration::from_millis(2));
@@ -42,8 +42,8 @@ fn find_port() -> Result<Option<PathBuf>> {
     Ok(None)
 }
 
-/// Loads the modules listed in `dir`'s `order`. An empty or absent list is a kernel with everything built in.
-pub fn load_modules(dir: &Path) -> Result<()> {
+/// Loads the modules listed in the file `order` of `dir`. A kernel with everything built in has no list.
+pub(crate) fn load_modules(dir: &Path) -> Result<()> {
     let order = fs::read_to_string(dir.join("order")).unwrap_or_default();
     for name in order.lines() {
         let file = File::open(dir.join(name)).map_err(|e| format!("module {name} of the initramfs: {e}"))?;
@@ -55,18 +55,18 @@ pub fn load_modules(dir: &Path) -> Result<()> {
     Ok(())
 }
 
-/// Host name, loopback, limits.
-pub fn settings() -> Result<()> {
+/// Sets the host name and limits, and brings the loopback interface up.
+pub(crate) fn settings() -> Result<()> {
     nix::unistd::sethostname("testbed").map_err(|e| format!("setting the host name: {e}"))?;
-    // What a service manager gives a login; the kernel's own hard limit of 4096 is far below any real host's.
+    // The limits that systemd gives a login; the kernel's default hard limit of 4096 is far lower.
     setrlimit(Resource::RLIMIT_NOFILE, 1024, 1 << 19).map_err(|e| format!("setting the limit of open files: {e}"))?;
     loopback_up().map_err(|e| format!("bringing the loopback interface up: {e}"))?;
     Ok(())
 }
 
-/// Keeps this process and all its children off the first of several processors: QEMU may lose what a guest's entry or exit
-/// changes there. See the host half, where it makes that processor.
-pub fn leave_first_processor() -> Result<()> {
+/// Keeps this process and all its children off the first of several processors: there, QEMU may lose state changes of guest
+/// entries and exits. `machine.rs` of the host half explains this.
+pub(crate) fn leave_first_processor() -> Result<()> {
     let this = nix::unistd::Pid::from_raw(0);
     let keep_off = || {
         let mut all = sched_getaffinity(this)?;
@@ -81,7 +81,7 @@ pub fn leave_first_processor() -> Result<()> {
 
 nix::ioctl_write_ptr_bad!(set_interface_flags, libc::SIOCSIFFLAGS, libc::ifreq);
 
-#[allow(unsafe_code)] // one ioctl that no crate in the tree wraps
+#[expect(unsafe_code, reason = "no crate in the tree wraps this ioctl")]
 fn loopback_up() -> nix::Result<()> {
     use nix::sys::socket::{socket, AddressFamily, SockFlag, SockType};
     let socket = socket(AddressFamily::Inet, SockType::Datagram, SockFlag::SOCK_CLOEXEC, None)?;

@@ -1,11 +1,11 @@
-//! The dependency picture: which of our packages may know which, and what must exist once only.
+//! Dependency rules: which workspace package may use which, and which packages must exist in one version only.
 
 use super::findings;
 use super::metadata::Metadata;
 use crate::Result;
 
-/// Our packages and those of our packages each may use, outside of tests. Arrows only point down.
-const ARROWS: [(&str, &[&str]); 14] = [
+/// Each workspace package, and the workspace packages that it may use outside of tests. Arrows only point down.
+const ARROWS: [(&str, &[&str]); 13] = [
     ("hutch", &["hutch-runtime", "hutch-vmm", "hutch-agent-proto"]),
     ("hutch-runtime", &["hutch-vmm", "hutch-agent-proto"]),
     ("hutch-vmm", &["hutch-devices"]),
@@ -18,11 +18,10 @@ const ARROWS: [(&str, &[&str]); 14] = [
     ("hutch-testbed-host", &["hutch-testbed"]),
     ("hutch-e2e", &["hutch-agent-proto", "hutch-runtime"]),
     ("hutch-perf", &["hutch-runtime"]),
-    ("hutch-conformance", &[]),
     ("xtask", &["hutch-testbed", "hutch-testbed-host"]),
 ];
 
-/// Packages of which two versions in the tree would not work together.
+/// Packages whose types cross crates, so that two versions in the tree would not work together.
 const ONCE: [&str; 4] = ["vm-memory", "vmm-sys-util", "virtio-queue", "kvm-bindings"];
 
 /// Backends: only the package on the right may use the one on the left, tests included.
@@ -30,7 +29,7 @@ const ONLY_IN: [(&str, &str); 3] =
     [("kvm-ioctls", "hutch-vmm"), ("linux-loader", "hutch-vmm"), ("acpi_tables", "hutch-vmm")];
 
 /// Runs the check.
-pub fn check() -> Result<()> {
+pub(crate) fn check() -> Result<()> {
     findings(problems(&Metadata::load()?))
 }
 
@@ -39,7 +38,7 @@ fn problems(metadata: &Metadata) -> Vec<String> {
     let mut found = Vec::new();
     for (name, package) in &members {
         let Some((_, allowed)) = ARROWS.iter().find(|(known, _)| known == name) else {
-            found.push(format!("{name} is not in the dependency picture: add it to ARROWS"));
+            found.push(format!("{name} has no dependency rule: add it to ARROWS"));
             continue;
         };
         for dependency in &package.dependencies {
@@ -94,7 +93,7 @@ mod tests {
             [
                 "hutch-devices must not depend on hutch-vmm",
                 "hutch-devices must not depend on kvm-ioctls, which belongs behind hutch-vmm",
-                "hutch-novelty is not in the dependency picture: add it to ARROWS",
+                "hutch-novelty has no dependency rule: add it to ARROWS",
                 "vm-memory is in the tree more than once: 1, 2",
             ]
         );

@@ -1,9 +1,9 @@
-//! Licences of everything that is linked in: an allow-list over SPDX expressions.
+//! Licences of all linked packages: an allow-list over SPDX expressions.
 
 use super::{findings, metadata::Metadata};
 use crate::{build, Result};
 
-/// Licences that ask for no more than a notice.
+/// Licences that require only a notice.
 const ALLOWED: [&str; 11] = [
     "0BSD",
     "Apache-2.0",
@@ -18,14 +18,14 @@ const ALLOWED: [&str; 11] = [
     "bzip2-1.0.6",
 ];
 
-/// Packages that are fine although the list does not say so, and why.
-const LOOKED_AT: [(&str, &str); 2] = [
-    ("pathrs", "MPL-2.0 asks for changes of its own files only, and there are none"),
+/// Packages that are acceptable although their licence is not on the list, and the reason.
+const REVIEWED: [(&str, &str); 2] = [
+    ("pathrs", "MPL-2.0 covers changes to its own files only, and there are none"),
     ("rust-criu", "names no identifier; the text in its LICENSE file is that of MIT"),
 ];
 
-/// Libraries of other languages that packages bring along or have linked: package, library, licence of the library. The
-/// package's own licence says nothing about that. Empty: the name ends in `-sys`, but there is none.
+/// Libraries of other languages that packages bundle or link: package, library, licence of the library. The package's own
+/// licence does not cover them. Empty entries: the name ends in `-sys`, but there is no such library.
 const FOREIGN: [(&str, &str, &str); 6] = [
     ("libbz2-rs-sys", "", ""),
     ("liblzma-sys", "liblzma", "0BSD"),
@@ -37,7 +37,7 @@ const FOREIGN: [(&str, &str, &str); 6] = [
 ];
 
 /// Runs the check.
-pub fn check() -> Result<()> {
+pub(crate) fn check() -> Result<()> {
     let notice = std::fs::read_to_string(build::root().join("resources/NOTICE"))?;
     findings(problems(&Metadata::load()?, &notice))
 }
@@ -47,13 +47,13 @@ fn problems(metadata: &Metadata, notice: &str) -> Vec<String> {
     for package in &metadata.packages {
         let licence = package.license.as_deref().unwrap_or("");
         let name = format!("{} {}", package.name, package.version);
-        if !allowed(licence) && !LOOKED_AT.iter().any(|(name, _)| *name == package.name) {
+        if !allowed(licence) && !REVIEWED.iter().any(|(name, _)| *name == package.name) {
             found.push(format!("{name}: licence {licence:?} is not on the list"));
         }
         let listed = FOREIGN.iter().find(|(sys, ..)| *sys == package.name);
         match listed {
             Some((_, "", _)) => {}
-            // A licence that asks for more than the list's is kept by what the notice says.
+            // NOTICE fulfils a licence that requires more than those on the list.
             Some((_, library, licence)) => {
                 let kept = allowed(licence) || notice.contains(library) && notice.contains(licence);
                 found.extend(

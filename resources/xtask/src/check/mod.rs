@@ -1,5 +1,7 @@
-//! `cargo xtask check`: everything that needs no virtual machine. All checks run; all that failed are reported.
+//! `cargo xtask check`: the checks that need no virtual machine. All of them run, and all failures are reported.
 
+mod analysis;
+mod circles;
 mod dependencies;
 mod graph;
 mod language;
@@ -19,10 +21,10 @@ use clap::builder::PossibleValuesParser;
 use crate::suite::{self, Report};
 use crate::{build, Result};
 
-/// A check: its name, and what runs it.
+/// A check: its name and its function.
 type Check = (&'static str, fn() -> Result<()>);
 
-/// In the order they run: what fails fastest comes first.
+/// In the order they run: the fastest come first.
 const CHECKS: [Check; 9] = [
     ("format", || build::run(build::cargo().args(["fmt", "--all", "--check"]))),
     ("sources", sources::check),
@@ -37,17 +39,17 @@ const CHECKS: [Check; 9] = [
 
 /// Options of `check`.
 #[derive(clap::Args)]
-pub struct Args {
-    /// Only these
+pub(crate) struct Args {
+    /// Run only these checks
     #[arg(value_parser = PossibleValuesParser::new(CHECKS.map(|(name, _)| name).into_iter().chain([UNIT_TESTS])))]
     names: Vec<String>,
 }
 
-/// The name of what is not in [`CHECKS`], since it reports for itself.
+/// Not one of [`CHECKS`], because the unit tests write their own lines of the report.
 const UNIT_TESTS: &str = "tests";
 
 /// Runs the checks and the unit tests.
-pub fn main(args: Args) -> Result<ExitCode> {
+pub(crate) fn main(args: Args) -> Result<ExitCode> {
     let mut report = Report::default();
     let wanted = |name: &str| args.names.is_empty() || args.names.iter().any(|n| n == name);
     run(&mut report, wanted);
@@ -58,7 +60,7 @@ pub fn main(args: Args) -> Result<ExitCode> {
 }
 
 /// Runs the checks whose names are `wanted` and adds their results to `report`.
-pub fn run(report: &mut Report, wanted: impl Fn(&str) -> bool) {
+pub(crate) fn run(report: &mut Report, wanted: impl Fn(&str) -> bool) {
     for (name, check) in CHECKS.into_iter().filter(|(name, _)| wanted(name)) {
         println!("\n   Checking {name}");
         let begin = Instant::now();

@@ -31,34 +31,28 @@ pub(crate) struct Module {
     pub(crate) items: Vec<Item>,
 }
 
-/// Reads the libraries and programs of the members whose package names are `wanted`, one thread per crate, and collects
-/// what `f` returns for each. (Syntax trees cannot be sent to other threads.)
-pub(crate) fn for_each_crate<T: Send>(
-    wanted: impl Fn(&str) -> bool,
-    f: impl Fn(&Crate) -> Vec<T> + Sync,
-) -> Result<Vec<T>> {
+/// Reads every library and program of the workspace, one thread per crate, and returns what `f` makes of the package's name
+/// and the crate. (Syntax trees cannot be sent to other threads.)
+pub(crate) fn each_crate<T: Send>(f: impl Fn(&str, &Crate) -> T + Sync) -> Result<Vec<T>> {
     let metadata = Metadata::load()?;
     let mut targets = Vec::new();
-    for package in metadata.members().into_values().filter(|package| wanted(&package.name)) {
+    for (package_name, package) in metadata.members() {
         let ours = |kind: &String| kind == "lib" || kind == "bin";
         for target in package.targets.iter().filter(|target| target.kind.iter().any(ours)) {
             let program = target.kind.iter().any(|kind| kind == "bin");
             let suffix = if program && package.targets.len() > 1 { " (program)" } else { "" };
-            targets.push((format!("{}{suffix}", target.name), target.src_path.clone()));
+            targets.push((package_name, format!("{}{suffix}", target.name), &target.src_path));
         }
     }
-    let (root, f) = (build::root(), &f);
-    let read = |name: &str, path: &Path| Crate::read(name, &root, path).map(|krate| f(&krate));
-    let results: Vec<std::result::Result<Vec<T>, String>> = std::thread::scope(|scope| {
-        let read = &read;
-        let threads: Vec<_> = targets.iter().map(|(name, path)| scope.spawn(move || read(name, path))).collect();
+    let root = build::root();
+    let read = |(package, name, path): &(&str, String, &PathBuf)| {
+        Crate::read(name, &root, path).map(|krate| f(package, &krate))
+    };
+    let results: Vec<std::result::Result<T, String>> = std::thread::scope(|scope| {
+        let threads: Vec<_> = targets.iter().map(|target| scope.spawn(|| read(target))).collect();
         threads.into_iter().map(|thread| thread.join().unwrap_or_else(|_| Err("a reader panicked".into()))).collect()
     });
-    let mut all = Vec::new();
-    for result in results {
-        all.extend(result?);
-    }
-    Ok(all)
+    Ok(results.into_iter().collect::<std::result::Result<Vec<T>, String>>()?)
 }
 
 impl Crate {

@@ -1,4 +1,4 @@
-//! Building the workspace's test binaries and learning where cargo put them.
+//! Builds the workspace's test binaries and finds their paths.
 
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
@@ -8,30 +8,28 @@ use serde::{Deserialize, Serialize};
 use crate::setup::{self, Need};
 use crate::{build, Result};
 
-/// What a test binary needs around it.
+/// The surroundings that a test binary needs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub enum Kind {
-    /// Nothing: tests beside the code, and integration tests that need no virtual machine.
+pub(crate) enum Kind {
+    /// None: unit tests, and integration tests without a virtual machine.
     Unit,
-    /// `/dev/kvm`, of whatever quality: bare-metal guests of a few instructions.
+    /// Any `/dev/kvm`: bare-metal guests of a few instructions.
     BareMetal,
-    /// A `/dev/kvm` that only emulates: the tests of what is said then.
+    /// A `/dev/kvm` that only emulates: tests of hutch's error messages there.
     EmulatedKvm,
-    /// A `/dev/kvm` that runs a stock guest, and the built program: the testbed, where the host has none.
+    /// The built program and a `/dev/kvm` that runs a stock guest: the host's, or else the testbed's.
     RealGuest,
 }
 
 /// A built test binary.
 #[derive(Clone, Debug, Serialize, Deserialize)]
-pub struct Binary {
+pub(crate) struct Binary {
     /// Its source file, from the root of the repository.
-    pub name: String,
-    /// What it needs.
-    pub kind: Kind,
-    /// The program.
-    pub path: PathBuf,
-    /// Directory of its package, where cargo would run it.
-    pub dir: PathBuf,
+    pub(crate) name: String,
+    pub(crate) kind: Kind,
+    pub(crate) path: PathBuf,
+    /// Directory of its package, which is its working directory.
+    pub(crate) dir: PathBuf,
 }
 
 #[derive(Deserialize)]
@@ -55,11 +53,11 @@ struct Profile {
 }
 
 /// Builds every test binary of the workspace.
-pub fn build_all() -> Result<Vec<Binary>> {
+pub(crate) fn build_all() -> Result<Vec<Binary>> {
     setup::ensure(&[Need::Seccomp])?;
-    println!("\n    Building tests");
+    println!("\n    Building all tests");
     let mut command = build::cargo();
-    command.args(["test", "--quiet", "--workspace", "--no-run", "--message-format=json-render-diagnostics"]);
+    command.args(["test", "--workspace", "--no-run", "--message-format=json-render-diagnostics"]);
     let output = command.stderr(Stdio::inherit()).output()?;
     if !output.status.success() {
         return Err(format!("the tests do not build: {command:?} ended with {}", output.status).into());
@@ -83,7 +81,7 @@ fn binary_of(message: &str, root: &Path) -> Option<Binary> {
         Some("vmm") if integration => Kind::BareMetal,
         Some("tests/e2e") if integration && name.ends_with("/emulated.rs") => Kind::EmulatedKvm,
         Some("tests/e2e") if integration => Kind::RealGuest,
-        // Containers need root, namespaces and control groups, which the testbed has whatever this host has.
+        // Containers need root, namespaces and control groups, which the testbed always has.
         Some("runtime/agent/oci") if integration => Kind::RealGuest,
         _ => Kind::Unit,
     };
@@ -121,7 +119,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_test_binary_is_left_out() {
+    fn other_artifacts_are_left_out() {
         assert!(binary_of(&message("vmm", "lib", false), Path::new("/r")).is_none());
         assert!(binary_of(r#"{"reason":"build-finished","success":true}"#, Path::new("/r")).is_none());
         assert!(binary_of("text", Path::new("/r")).is_none());

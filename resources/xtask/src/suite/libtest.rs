@@ -1,16 +1,16 @@
-//! Reading what Rust's test runner prints.
+//! Parses the output of Rust's test runner.
 
 use serde::{Deserialize, Serialize};
 
 /// Results of one or more test binaries.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Counts {
+pub(crate) struct Counts {
     /// Tests that passed.
-    pub passed: u64,
+    pub(crate) passed: u64,
     /// Tests that failed.
-    pub failed: u64,
+    pub(crate) failed: u64,
     /// Tests that were not run.
-    pub skipped: u64,
+    pub(crate) skipped: u64,
 }
 
 impl std::ops::AddAssign for Counts {
@@ -21,9 +21,8 @@ impl std::ops::AddAssign for Counts {
     }
 }
 
-/// The numbers of a closing line, `test result: ok. 1 passed; 0 failed; 2 ignored; …`. Tests that a name filter
-/// leaves out are nobody's result and are not counted.
-pub fn closing_line(line: &str) -> Option<Counts> {
+/// The numbers of a closing line, `test result: ok. 1 passed; 0 failed; 2 ignored; …`. Ignores the count of filtered tests.
+pub(crate) fn closing_line(line: &str) -> Option<Counts> {
     let (_, numbers) = line.trim().strip_prefix("test result: ")?.split_once(". ")?;
     let mut counts = Counts::default();
     let mut seen = 0;
@@ -41,14 +40,14 @@ pub fn closing_line(line: &str) -> Option<Counts> {
     (seen == 3).then_some(counts)
 }
 
-/// Whether a test says here that this host cannot run it: `SKIPPED: why`, written to `io::stdout()` itself, since the
-/// runner swallows what a passing test prints. It may come after the start of the runner's own line.
-pub fn says_skipped(line: &str) -> bool {
+/// Whether a test reports in this line that this host cannot run it: `SKIPPED: why`. A test writes this to `io::stdout()`
+/// directly, because the runner hides the output of passing tests. The text may follow the start of the runner's own line.
+pub(crate) fn says_skipped(line: &str) -> bool {
     line.split(" ... ").any(|part| part.starts_with("SKIPPED: "))
 }
 
 /// The number of tests in the output of `--list --format terse`.
-pub fn listed(output: &str) -> u64 {
+pub(crate) fn listed(output: &str) -> u64 {
     output.lines().filter(|line| line.ends_with(": test")).count() as u64
 }
 

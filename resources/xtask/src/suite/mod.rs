@@ -1,4 +1,4 @@
-//! Test binaries: building them, running them here or in the testbed, adding up what they say.
+//! Builds test binaries, runs them here or in the testbed, and adds up their results.
 
 mod binary;
 mod libtest;
@@ -7,14 +7,14 @@ mod run;
 
 use std::time::Instant;
 
-pub use binary::{build_all, Binary, Kind};
-pub use report::Report;
-pub use run::{in_testbed, on_host, Plan};
+pub(crate) use binary::{build_all, Binary, Kind};
+pub(crate) use report::Report;
+pub(crate) use run::{in_testbed, on_host, Plan};
 
 use crate::{build, Result};
 
 /// Runs all unit tests and the documentation's examples on this host.
-pub fn unit_tests(report: &mut Report) -> Result<()> {
+pub(crate) fn unit_tests(report: &mut Report) -> Result<()> {
     let binaries = build_all()?;
     let units: Vec<Binary> = binaries.into_iter().filter(|b| b.kind == Kind::Unit).collect();
     on_host(&Plan::new(units, None), report);
@@ -22,12 +22,12 @@ pub fn unit_tests(report: &mut Report) -> Result<()> {
     Ok(())
 }
 
-/// Runs the examples in the documentation. cargo builds and runs these in one go.
-pub fn doc_tests(report: &mut Report) {
+/// Runs the examples in the documentation. cargo builds and runs them in one call.
+pub(crate) fn doc_tests(report: &mut Report) {
     println!("\n     Running documentation examples");
     let begin = Instant::now();
     let mut command = build::cargo();
     command.args(["test", "--quiet", "--workspace", "--doc", "--no-fail-fast"]);
-    let (counts, end) = run::tee(&mut command, run::PATIENCE, &mut std::io::stdout());
+    let (counts, end) = run::tee(&mut command, run::BINARY_TIMEOUT, &mut std::io::stdout());
     report.binary("documentation examples", counts, end, begin.elapsed());
 }

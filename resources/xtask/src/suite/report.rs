@@ -1,4 +1,4 @@
-//! The results of everything that ran, and the lines that close a run.
+//! Collects the results of a run and prints its closing lines.
 
 use std::process::ExitCode;
 use std::time::Duration;
@@ -9,12 +9,12 @@ use super::libtest::Counts;
 
 /// How a test binary's process ended.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub enum End {
+pub(crate) enum End {
     /// With exit code 0.
     Good,
     /// With libtest's code for failed tests, 101.
     Failures,
-    /// Otherwise: crashed, could not start, took too long. In words.
+    /// With a crash, a failed start or a timeout, described in words.
     Bad(String),
 }
 
@@ -26,18 +26,18 @@ struct Line {
     seconds: f64,
 }
 
-/// What ran so far.
+/// Results so far.
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
-pub struct Report {
+pub(crate) struct Report {
     lines: Vec<Line>,
 }
 
 impl Report {
-    /// Adds a test binary. `counts` is what its closing line said, `None` if there was none.
+    /// Adds a test binary. `counts` come from its closing line; `None` if it printed none.
     ///
-    /// A binary that ended badly, or whose exit code contradicts its closing line, counts as one more failure, so
-    /// that no crash can pass for success.
-    pub fn binary(&mut self, name: &str, counts: Option<Counts>, end: End, time: Duration) {
+    /// A binary that ended badly, or whose exit code contradicts its closing line, counts as one more failure. Otherwise a
+    /// crash could pass for success.
+    pub(crate) fn binary(&mut self, name: &str, counts: Option<Counts>, end: End, time: Duration) {
         let trouble = match (&end, counts) {
             (End::Bad(why), _) => Some(why.clone()),
             (_, None) => Some("it ended without a closing line".to_owned()),
@@ -50,14 +50,14 @@ impl Report {
         self.lines.push(Line { name: name.to_owned(), counts, trouble, seconds: time.as_secs_f64() });
     }
 
-    /// Adds a check that is no test binary; it counts as one test.
-    pub fn check(&mut self, name: &str, passed: bool, time: Duration) {
+    /// Adds a check outside of test binaries; it counts as one test.
+    pub(crate) fn check(&mut self, name: &str, passed: bool, time: Duration) {
         let counts = Counts { passed: u64::from(passed), failed: u64::from(!passed), skipped: 0 };
         self.lines.push(Line { name: format!("check {name}"), counts, trouble: None, seconds: time.as_secs_f64() });
     }
 
-    /// Adds tests that cannot run here, and says so.
-    pub fn skipped(&mut self, name: &str, tests: u64, why: &str) {
+    /// Adds tests that cannot run here, and prints the reason.
+    pub(crate) fn skipped(&mut self, name: &str, tests: u64, why: &str) {
         if tests == 0 {
             return;
         }
@@ -66,20 +66,20 @@ impl Report {
         self.lines.push(Line { name: format!("{name} (skipped: {why})"), counts, trouble: None, seconds: 0.0 });
     }
 
-    /// Adds something that went wrong outside of any test binary; it counts as one failure.
-    pub fn failure(&mut self, name: &str, why: &str) {
+    /// Adds a failure outside of test binaries.
+    pub(crate) fn failure(&mut self, name: &str, why: &str) {
         println!("\n{name} ... FAILED: {why}");
         let counts = Counts { failed: 1, ..Counts::default() };
         self.lines.push(Line { name: name.to_owned(), counts, trouble: Some(why.to_owned()), seconds: 0.0 });
     }
 
-    /// Adds what another process reported.
-    pub fn append(&mut self, other: Report) {
+    /// Adds the results of another process.
+    pub(crate) fn append(&mut self, other: Report) {
         self.lines.extend(other.lines);
     }
 
     /// Names of the binaries reported so far.
-    pub fn names(&self) -> impl Iterator<Item = &str> {
+    pub(crate) fn names(&self) -> impl Iterator<Item = &str> {
         self.lines.iter().map(|line| line.name.as_str())
     }
 
@@ -89,8 +89,8 @@ impl Report {
         total
     }
 
-    /// Prints a line for each part and one for the sum, the last of all; returns the exit code.
-    pub fn close(&self) -> ExitCode {
+    /// Prints a line for each part, and the sum as the last line. Returns the exit code.
+    pub(crate) fn close(&self) -> ExitCode {
         println!("\nResults:");
         for line in &self.lines {
             println!("{}", line.text());
@@ -130,7 +130,7 @@ mod tests {
     }
 
     #[test]
-    fn sums_are_sums_of_what_was_reported() {
+    fn sums_count_everything_reported() {
         let mut report = Report::default();
         report.binary("a", Some(GOOD), End::Good, Duration::ZERO);
         report.binary("b", Some(Counts { passed: 1, failed: 3, skipped: 0 }), End::Failures, Duration::ZERO);
@@ -152,7 +152,7 @@ mod tests {
     }
 
     #[test]
-    fn a_run_of_nothing_is_no_success() {
+    fn an_empty_run_is_a_failure() {
         assert_eq!(format!("{:?}", Report::default().close()), format!("{:?}", ExitCode::FAILURE));
     }
 }

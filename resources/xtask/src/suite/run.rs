@@ -1,4 +1,4 @@
-//! Running test binaries, on this host or, by this very program, inside the testbed.
+//! Runs test binaries on this host or, as a copy of this program, inside the testbed.
 
 use std::fs;
 use std::io::{self, Read, Write};
@@ -15,33 +15,32 @@ use super::report::{End, Report};
 use super::Binary;
 use crate::Result;
 
-/// How long one test binary may take. Far beyond any good run; a hang ends here and not in the CI's own limit.
-pub const PATIENCE: Duration = Duration::from_secs(25 * 60);
+/// Limit for one test binary. It is far longer than a good run, and shorter than the CI's own limit.
+pub(crate) const BINARY_TIMEOUT: Duration = Duration::from_secs(25 * 60);
 
-/// Test binaries to run and how.
+/// Test binaries and the way to run them.
 #[derive(Clone, Debug, Serialize, Deserialize)]
-pub struct Plan {
-    /// In this order.
-    pub binaries: Vec<Binary>,
+pub(crate) struct Plan {
+    pub(crate) binaries: Vec<Binary>,
     /// Run only tests whose names contain this.
-    pub only: Option<String>,
+    pub(crate) only: Option<String>,
     /// Leave out tests whose names contain this.
-    pub skip: Option<String>,
-    /// Run each binary so many times.
-    pub repeat: u32,
-    /// One test at a time: their subject is the machine they run on.
-    pub serial: bool,
-    /// Added to each name in the report.
-    pub label: String,
+    pub(crate) skip: Option<String>,
+    /// Number of times to run each binary.
+    pub(crate) repeat: u32,
+    /// Run one test at a time, because the tests measure or change the machine.
+    pub(crate) serial: bool,
+    /// Suffix of each name in the report.
+    pub(crate) label: String,
     /// Variables for the tests.
-    pub env: Vec<(String, String)>,
-    /// Where results are put after each binary, when another process waits for them.
-    pub results: Option<PathBuf>,
+    pub(crate) env: Vec<(String, String)>,
+    /// File for the results, written after each binary, if another process waits for them.
+    pub(crate) results: Option<PathBuf>,
 }
 
 impl Plan {
     /// All binaries once.
-    pub fn new(binaries: Vec<Binary>, only: Option<&str>) -> Plan {
+    pub(crate) fn new(binaries: Vec<Binary>, only: Option<&str>) -> Plan {
         Plan {
             binaries,
             only: only.map(str::to_owned),
@@ -72,18 +71,18 @@ impl Plan {
         format!("{}{}{round}", binary.name, self.label)
     }
 
-    /// Every name this plan will report.
-    pub fn names(&self) -> impl Iterator<Item = String> + '_ {
+    /// Every name that this plan reports.
+    pub(crate) fn names(&self) -> impl Iterator<Item = String> + '_ {
         (0..self.repeat).flat_map(move |round| self.binaries.iter().map(move |b| self.name(b, round)))
     }
 
-    /// How many tests this plan would run.
-    pub fn total(&self) -> u64 {
+    /// Number of tests in this plan.
+    pub(crate) fn total(&self) -> u64 {
         self.binaries.iter().map(|binary| self.count(binary)).sum::<u64>() * u64::from(self.repeat)
     }
 
-    /// Leaves out binaries in which the name filter finds nothing.
-    pub fn drop_empty(&mut self) {
+    /// Drops binaries in which the name filter finds no test.
+    pub(crate) fn drop_empty(&mut self) {
         let keep: Vec<Binary> = self.binaries.iter().filter(|binary| self.count(binary) > 0).cloned().collect();
         self.binaries = keep;
     }
@@ -94,33 +93,33 @@ impl Plan {
     }
 }
 
-/// Runs a plan in this process's own surroundings.
-pub fn on_host(plan: &Plan, report: &mut Report) {
+/// Runs a plan on this machine.
+pub(crate) fn on_host(plan: &Plan, report: &mut Report) {
     for round in 0..plan.repeat {
         for binary in &plan.binaries {
             let name = plan.name(binary, round);
             println!("\n     Running {name}");
             let begin = Instant::now();
-            let (counts, end) = tee(&mut plan.command(binary), PATIENCE, &mut io::stdout());
+            let (counts, end) = tee(&mut plan.command(binary), BINARY_TIMEOUT, &mut io::stdout());
             report.binary(&name, counts, end, begin.elapsed());
             if let Some(path) = &plan.results {
-                // If this fails the waiting process finds results missing and says so.
+                // If this fails, the waiting process reports the missing results.
                 let _ = serde_json::to_vec(report).map(|bytes| fs::write(path, bytes));
             }
         }
     }
 }
 
-/// The hidden task `run-plan`: runs the plan in a file, as [`on_host`] does. This is what runs inside the testbed.
-pub fn in_testbed(plan: &Path) -> Result<std::process::ExitCode> {
+/// The hidden task `run-plan`: runs the plan in a file, as [`on_host`] does. The testbed runs this.
+pub(crate) fn in_testbed(plan: &Path) -> Result<std::process::ExitCode> {
     let plan: Plan = serde_json::from_slice(&fs::read(plan)?)?;
     on_host(&plan, &mut Report::default());
     Ok(std::process::ExitCode::SUCCESS)
 }
 
-/// Runs a command with its stdout copied to `out` as it comes and read along; the sum of the closing lines seen, if any.
-pub fn tee(command: &mut Command, patience: Duration, out: &mut dyn Write) -> (Option<Counts>, End) {
-    // A group of its own, so that what a test leaves behind can be ended with it.
+/// Runs a command, copies its stdout to `out` as it comes, and returns the sum of its closing lines, if any.
+pub(crate) fn tee(command: &mut Command, timeout: Duration, out: &mut dyn Write) -> (Option<Counts>, End) {
+    // A process group, so that processes that a test leaves behind end with it.
     command.stdin(Stdio::null()).stdout(Stdio::piped()).process_group(0);
     let mut child = match command.spawn() {
         Ok(child) => child,
@@ -129,7 +128,7 @@ pub fn tee(command: &mut Command, patience: Duration, out: &mut dyn Write) -> (O
     let (sender, chunks) = mpsc::channel();
     let stdout = child.stdout.take();
     let reader = std::thread::spawn(move || stdout.map(|stdout| copy_chunks(stdout, &sender)));
-    let deadline = Instant::now() + patience;
+    let deadline = Instant::now() + timeout;
     let mut scan = Scan::default();
     let mut late = false;
     loop {
@@ -151,7 +150,7 @@ pub fn tee(command: &mut Command, patience: Duration, out: &mut dyn Write) -> (O
         let _ = reader.join();
     }
     let end = match status {
-        _ if late => End::Bad(format!("it was stopped after {} s", patience.as_secs())),
+        _ if late => End::Bad(format!("it was stopped after {} s", timeout.as_secs())),
         Ok(status) if status.success() => End::Good,
         Ok(status) if status.code() == Some(101) => End::Failures,
         Ok(status) => End::Bad(format!("it ended with {status}")),
@@ -178,8 +177,7 @@ fn copy_chunks(mut from: impl Read, to: &mpsc::Sender<Vec<u8>>) {
     }
 }
 
-/// Looks for closing lines in output that arrives in pieces. The tests before one that said they were skipped are among
-/// those that it calls passed.
+/// Finds closing lines in output that arrives in chunks. The runner counts a skipped test as passed; this corrects the count.
 #[derive(Default)]
 struct Scan {
     line: Vec<u8>,
@@ -208,14 +206,14 @@ impl Scan {
 mod tests {
     use super::*;
 
-    fn run(script: &str, patience: Duration) -> (Option<Counts>, End) {
-        tee(Command::new("sh").args(["-c", script]), patience, &mut io::sink())
+    fn run(script: &str, timeout: Duration) -> (Option<Counts>, End) {
+        tee(Command::new("sh").args(["-c", script]), timeout, &mut io::sink())
     }
 
     #[test]
     fn closing_lines_are_added_up_across_pieces() {
         let line = "test result: ok. 2 passed; 0 failed; 1 ignored; 0 measured";
-        let (counts, end) = run(&format!("printf 'test res'; echo '{}'; echo '{line}'", &line[8..]), PATIENCE);
+        let (counts, end) = run(&format!("printf 'test res'; echo '{}'; echo '{line}'", &line[8..]), BINARY_TIMEOUT);
         assert_eq!(counts, Some(Counts { passed: 4, failed: 0, skipped: 2 }));
         assert_eq!(end, End::Good);
     }
@@ -224,17 +222,17 @@ mod tests {
     fn a_test_that_says_it_is_skipped_has_not_passed() {
         let line = "test result: ok. 3 passed; 0 failed; 1 ignored; 0 measured";
         let said = "echo SKIPPED: no io_uring; echo 'test a ... SKIPPED: no network'; echo ok";
-        let (counts, _) = run(&format!("{said}; echo '{line}'; echo '{line}'"), PATIENCE);
+        let (counts, _) = run(&format!("{said}; echo '{line}'; echo '{line}'"), BINARY_TIMEOUT);
         assert_eq!(counts, Some(Counts { passed: 4, failed: 0, skipped: 4 }));
-        let (counts, _) = run(&format!("{said}; echo '{}'", line.replace('3', "1")), PATIENCE);
+        let (counts, _) = run(&format!("{said}; echo '{}'", line.replace('3', "1")), BINARY_TIMEOUT);
         assert_eq!(counts, Some(Counts { passed: 0, failed: 0, skipped: 2 }));
     }
 
     #[test]
-    fn the_way_a_binary_ends_is_told_apart() {
-        assert_eq!(run("exit 101", PATIENCE).1, End::Failures);
-        assert!(matches!(run("kill -9 $$", PATIENCE), (None, End::Bad(why)) if why.contains("signal: 9")));
-        assert!(matches!(tee(&mut Command::new("/nonexistent"), PATIENCE, &mut io::sink()).1, End::Bad(_)));
+    fn the_ways_in_which_a_binary_ends_are_distinguished() {
+        assert_eq!(run("exit 101", BINARY_TIMEOUT).1, End::Failures);
+        assert!(matches!(run("kill -9 $$", BINARY_TIMEOUT), (None, End::Bad(why)) if why.contains("signal: 9")));
+        assert!(matches!(tee(&mut Command::new("/nonexistent"), BINARY_TIMEOUT, &mut io::sink()).1, End::Bad(_)));
     }
 
     #[test]

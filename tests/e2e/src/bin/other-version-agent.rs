@@ -1,8 +1,5 @@
-//! An agent of another protocol version: pid 1 of a guest that says hello with a version hutch does not speak. Built
-//! statically and put into an initramfs by the test of that case. It takes the modules of the initramfs as the real
-//! agent does.
-
-#![forbid(unsafe_code)]
+//! An agent of another protocol version: pid 1 of a guest that says hello with a version hutch does not support. A test
+//! puts this static program into an initramfs. Like the real agent, it loads the modules in the initramfs.
 
 use std::error::Error;
 use std::fs::{self, File};
@@ -18,7 +15,7 @@ fn main() {
     if let Err(error) = greet() {
         eprintln!("other-version-agent: {error}");
     }
-    // The host hangs up; if it does not, its test times out.
+    // The host closes the connection; otherwise its test times out.
     loop {
         std::thread::park();
     }

@@ -16,13 +16,22 @@ const SKIPPED: [&str; 4] = ["LICENSE", "resources/NOTICE", "Cargo.lock", "resour
 
 /// Runs the check over the files git knows.
 pub(crate) fn check() -> Result<()> {
-    let mut found = Vec::new();
-    for (path, text) in repository_files()? {
-        if !SKIPPED.iter().any(|skipped| path.starts_with(skipped)) {
-            found.extend(problems(&path, &text));
-        }
+    let mut files = repository_files()?;
+    files.retain(|(path, _)| !SKIPPED.iter().any(|skipped| path.starts_with(skipped)));
+    let threads = std::thread::available_parallelism().map_or(1, usize::from);
+    let found = std::thread::scope(|scope| {
+        let read = |files: &[(String, String)]| -> Vec<String> {
+            files.iter().flat_map(|(path, text)| problems(path, text)).collect()
+        };
+        let parts = files.chunks(files.len().div_ceil(threads).max(1));
+        let readers: Vec<_> = parts.map(|part| scope.spawn(move || read(part))).collect();
+        readers.into_iter().map(|reader| reader.join().map_err(|_| "a reader panicked")).collect::<Vec<_>>()
+    });
+    let mut all = Vec::new();
+    for part in found {
+        all.extend(part?);
     }
-    findings(found)
+    findings(all)
 }
 
 fn problems(path: &str, source: &str) -> Vec<String> {
