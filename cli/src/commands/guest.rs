@@ -1,11 +1,11 @@
-//! `hutch guest`: the command line of [`hutch_runtime::guest`]. Progress and notes go to stderr, results to stdout.
+//! `hutch guest`: the command line of [`hutch_guest`]. Progress and notes go to stderr, results to stdout.
 
 use std::io::{self, IsTerminal, Write};
 use std::path::Path;
 use std::time::{Duration, Instant};
 
-use hutch_runtime::guest::{
-    self, AssetKind, BuildAction, BuildRequest, Event, GuestAssets, GuestError, Inspection, KernelOrigin, ListedAsset,
+use hutch_guest::{
+    AssetKind, BuildAction, BuildRequest, Event, GuestAssets, GuestError, Inspection, KernelOrigin, ListedAsset,
     Manifest, Recorded, Stale,
 };
 use serde_json::json;
@@ -27,14 +27,14 @@ pub fn run(args: GuestArgs) -> Result<u8, Failure> {
 fn build(args: GuestBuildArgs) -> Result<u8, Failure> {
     let Ok(kernel) = args.kernel.parse();
     let request = BuildRequest {
-        dir: guest::guest_dir(args.guest_dir.as_deref()),
+        dir: hutch_guest::guest_dir(args.guest_dir.as_deref()),
         kernel,
         agent: args.agent,
         modules: args.modules,
         force: args.force,
     };
     let mut teller = Teller::new();
-    let report = guest::build(&request, &mut |event: Event<'_>| teller.tell(event))?;
+    let report = hutch_guest::build(&request, &mut |event: Event<'_>| teller.tell(event))?;
     let done = match report.action {
         BuildAction::Nothing => "is up to date",
         BuildAction::Agent => "has the new agent",
@@ -99,7 +99,7 @@ impl Teller {
 }
 
 fn ls(args: &GuestLsArgs) -> Result<u8, Failure> {
-    let dir = guest::guest_dir(args.guest_dir.as_deref());
+    let dir = hutch_guest::guest_dir(args.guest_dir.as_deref());
     let assets = GuestAssets::list(&dir)?;
     let mut out = io::stdout().lock();
     match args.format {
@@ -153,7 +153,7 @@ fn short_origin(origin: &KernelOrigin) -> String {
 }
 
 fn inspect(args: &GuestInspectArgs) -> Result<u8, Failure> {
-    let dir = guest::guest_dir(args.guest_dir.as_deref());
+    let dir = hutch_guest::guest_dir(args.guest_dir.as_deref());
     let kinds = match &args.kind {
         Some(kind) => vec![kind.parse()?],
         None => GuestAssets::list(&dir)?.into_iter().map(|asset| asset.kind).collect(),
@@ -163,7 +163,7 @@ fn inspect(args: &GuestInspectArgs) -> Result<u8, Failure> {
     }
     let mut results = Vec::new();
     for kind in kinds {
-        let result = guest::inspect(&dir, &kind, args.agent.as_deref());
+        let result = hutch_guest::inspect(&dir, &kind, args.agent.as_deref());
         results.push((kind, result));
     }
     let mut out = io::stdout().lock();

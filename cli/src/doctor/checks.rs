@@ -2,7 +2,7 @@
 
 use std::io;
 
-use hutch_runtime::guest::{AssetKind, GuestError, Inspection, Stale};
+use hutch_guest::{AssetKind, GuestError, Inspection, Stale};
 use hutch_vmm::hv::probe::KvmSupport;
 
 use super::host::{Limit, View};

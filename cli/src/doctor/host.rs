@@ -4,7 +4,7 @@ use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
 
-use hutch_runtime::guest::{self, AssetKind, GuestError, Inspection};
+use hutch_guest::{AssetKind, GuestError, Inspection};
 use hutch_vmm::hv::probe::{self, KvmSupport};
 use nix::sys::resource::{getrlimit, Resource};
 use nix::sys::statfs::{statfs, CGROUP2_SUPER_MAGIC};
@@ -47,7 +47,7 @@ pub struct ThisHost {
 impl ThisHost {
     /// With guest assets in `guest_dir`, or where they usually are.
     pub fn new(guest_dir: Option<&Path>) -> Self {
-        Self { guest_dir: guest::guest_dir(guest_dir) }
+        Self { guest_dir: hutch_guest::guest_dir(guest_dir) }
     }
 }
 
@@ -84,6 +84,6 @@ impl View for ThisHost {
     }
 
     fn asset(&self, kind: &AssetKind) -> Result<Inspection, GuestError> {
-        guest::inspect(&self.guest_dir, kind, None)
+        hutch_guest::inspect(&self.guest_dir, kind, None)
     }
 }

@@ -5,7 +5,7 @@ use std::collections::HashMap;
 use std::io;
 use std::path::PathBuf;
 
-use hutch_runtime::guest::{AssetKind, GuestError, Inspection};
+use hutch_guest::{AssetKind, GuestError, Inspection};
 use hutch_vmm::hv::probe::KvmSupport;
 
 use super::host::Limit;
@@ -54,13 +54,13 @@ fn asset(kind: &str, problems: &[&str]) -> Inspection {
         manifest: serde_json::from_value(manifest).unwrap(),
         files: problems
             .iter()
-            .map(|problem| hutch_runtime::guest::FileCheck {
+            .map(|problem| hutch_guest::FileCheck {
                 name: "vmlinux".into(),
                 sha256: None,
                 problem: Some((*problem).to_owned()),
             })
             .collect(),
-        recorded: hutch_runtime::guest::Recorded::Unknown,
+        recorded: hutch_guest::Recorded::Unknown,
         stale: vec![],
     }
 }

@@ -21,7 +21,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use hutch_agent_proto::ProcessSpec;
-use hutch_runtime::guest::{KernelChoice, DEFAULT_DIR, DIR_VARIABLE};
+use hutch_guest::{KernelChoice, DEFAULT_DIR, DIR_VARIABLE};
 use hutch_runtime::mounts::file_system_of;
 use hutch_vmm::arch::x86_64::layout::MAX_VCPUS;
 
@@ -30,7 +30,7 @@ use nix::sys::sysinfo::sysinfo;
 use crate::args::run::RunArgs;
 use crate::args::MemoryGrowth;
 pub use error::ResolveError;
-pub use hutch_runtime::guest::guest_dir;
+pub use hutch_guest::guest_dir;
 pub use mounts::{Disk, Tmpfs, Volume};
 pub use pod::PodPlan;
 pub use process::ulimit;

@@ -6,7 +6,7 @@ use std::io::Read;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use hutch_runtime::guest::KernelChoice;
+use hutch_guest::KernelChoice;
 use hutch_runtime::spec::{
     self, Command, ContainerConfig, EnvVar, MountSpec, NetworkConfig, NetworkKind, PodConfig, PortForward, Resources,
     Seccomp, DEFAULT_MEMORY_MIB,

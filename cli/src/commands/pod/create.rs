@@ -3,7 +3,7 @@
 use std::io::{self, Write};
 use std::path::Path;
 
-use hutch_runtime::guest::{KernelChoice, PodAssets};
+use hutch_guest::{KernelChoice, PodAssets};
 use hutch_runtime::oci::write_pid_file;
 use hutch_runtime::spec::{HypervisorConfig, HypervisorKind};
 use hutch_runtime::{DeleteOptions, PodHandle, Runtime, StopOptions};

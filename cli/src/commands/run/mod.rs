@@ -14,8 +14,8 @@ use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use hutch_agent_proto::ExitStatus;
+use hutch_guest::GuestAssets;
 use hutch_runtime::agent_client::printable;
-use hutch_runtime::guest::GuestAssets;
 use hutch_runtime::oneshot::{OneshotEnd, OneshotMachine, OneshotTask, PhaseMarks, RunError, RunEventQueue, Stop};
 use hutch_runtime::stdio::StdioFds;
 use hutch_runtime::store::DEFAULT_CONFIG_ROOT;

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use hutch_agent_proto::{ErrorKind, RemoteError};
 
-use crate::backend::{BackendError, BackendResult};
+use hutch_runtime::backend::{BackendError, BackendResult};
 
 /// How a call fails.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

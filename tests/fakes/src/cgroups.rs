@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use super::world::World;
-use crate::backend::{BackendError, BackendResult, Cgroups};
+use hutch_runtime::backend::{BackendError, BackendResult, Cgroups};
 
 impl Cgroups for World {
     fn plan(&self, name: &str) -> BackendResult<Option<PathBuf>> {

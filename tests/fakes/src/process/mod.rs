@@ -14,12 +14,12 @@ use std::time::Duration;
 
 use tempfile::TempDir;
 
-use crate::backend::{AgentCapabilities, BackendError, BackendResult, Backends};
-use crate::options::Options;
-use crate::runtime::Runtime;
-use crate::shim::{shim_verb, ProcessShims};
-use crate::store::{Store, VmRecord};
-use crate::vm_host::{vmm_verb_with, ControlClient, ProcessVmHost, ReExec, VsockAgents};
+use hutch_runtime::backend::{AgentCapabilities, BackendError, BackendResult, Backends};
+use hutch_runtime::shim::{shim_verb, ProcessShims};
+use hutch_runtime::store::{Store, VmRecord};
+use hutch_runtime::vm_host::{vmm_verb_with, ControlClient, ProcessVmHost, ReExec, VsockAgents};
+use hutch_runtime::Options;
+use hutch_runtime::Runtime;
 
 pub use ledger::Ledger;
 pub use machine::FakeMachine;
@@ -36,7 +36,7 @@ const TEST_PORT: u32 = 9;
 /// ```
 /// // #[test]
 /// fn role() {
-///     hutch_runtime::testing::process::play_role(|_| panic!("no such role"));
+///     hutch_runtime_fakes::process::play_role(|_| panic!("no such role"));
 /// }
 /// # role();
 /// ```
@@ -188,7 +188,7 @@ impl Stage {
     /// If there is none.
     pub fn vm_record(&self, pod: &str) -> BackendResult<VmRecord> {
         let store = self.store();
-        let id = crate::PodId::new(pod).map_err(|e| BackendError::Refused(e.to_string()))?;
+        let id = hutch_runtime::PodId::new(pod).map_err(|e| BackendError::Refused(e.to_string()))?;
         store.need(&store.pod(&id).vm_record()).map_err(|e| BackendError::Refused(e.chain()))
     }
 
@@ -217,9 +217,13 @@ impl Stage {
 
     fn kill_all(&self) {
         for pid in self.processes() {
-            if let Ok(process) = crate::process::ProcessIdentity::of(pid) {
+            if let Ok(process) = hutch_runtime::process::ProcessIdentity::of(pid) {
                 let _ = process.kill_and_wait(Duration::from_secs(5));
-                crate::process::reap(process);
+                // Only a child of this process can be collected; the kernel refuses the others.
+                let _ = nix::sys::wait::waitpid(
+                    nix::unistd::Pid::from_raw(pid),
+                    Some(nix::sys::wait::WaitPidFlag::WNOHANG),
+                );
             }
         }
     }

@@ -3,8 +3,8 @@
 use std::time::Duration;
 
 use super::world::{State, World};
-use crate::backend::{BackendResult, Shim, ShimSpec, Shims};
-use crate::process::ProcessIdentity;
+use hutch_runtime::backend::{BackendResult, Shim, ShimSpec, Shims};
+use hutch_runtime::process::ProcessIdentity;
 
 /// A shim.
 pub(super) struct FakeShim {

@@ -2,8 +2,8 @@
 
 use std::collections::BTreeMap;
 
-use crate::error::ErrorKind;
-use crate::state::State;
+use hutch_runtime::error::ErrorKind;
+use hutch_runtime::state::State;
 
 /// Ids of pods in walks.
 pub const PODS: [&str; 2] = ["p", "q"];

@@ -4,7 +4,7 @@ use std::io;
 use std::path::Path;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-use crate::store::{Disk, HostDisk};
+use hutch_runtime::store::{Disk, HostDisk};
 
 /// The host's disk, whose writes and new directories fail from a given one on.
 #[derive(Debug)]

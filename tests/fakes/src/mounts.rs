@@ -3,8 +3,8 @@
 use std::path::{Path, PathBuf};
 
 use super::world::World;
-use crate::backend::{BackendError, BackendResult, HostMounts, RootDisk};
-use crate::store::BindRecord;
+use hutch_runtime::backend::{BackendError, BackendResult, HostMounts, RootDisk};
+use hutch_runtime::store::BindRecord;
 
 impl HostMounts for World {
     fn root_disk(&self, rootfs: &Path) -> BackendResult<Option<RootDisk>> {

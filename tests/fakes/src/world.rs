@@ -11,13 +11,13 @@ use super::calls::{perform, Calls, Failing};
 use super::guest::FakeGuest;
 use super::shims::FakeShim;
 use super::vm::FakeVm;
-use crate::backend::{AgentCapabilities, BackendResult, Backends, RootDisk, VmCapabilities};
-use crate::network::Endpoint;
-use crate::options::Options;
-use crate::runtime::Runtime;
-use crate::spec::{Command, ContainerConfig, HypervisorConfig, NetworkConfig, NetworkKind, PodConfig};
-use crate::store::{write_record, BindRecord, Disk, ExitRecord, HostDisk, Store};
-use crate::timestamp::Timestamp;
+use hutch_runtime::backend::{AgentCapabilities, BackendResult, Backends, RootDisk, VmCapabilities};
+use hutch_runtime::network::Endpoint;
+use hutch_runtime::spec::{Command, ContainerConfig, HypervisorConfig, NetworkConfig, NetworkKind, PodConfig};
+use hutch_runtime::store::{write_record, BindRecord, Disk, ExitRecord, HostDisk, Store};
+use hutch_runtime::Options;
+use hutch_runtime::Runtime;
+use hutch_runtime::Timestamp;
 
 /// Machines, guests, shims, networks and mounts in memory, and a store in a temporary directory. Clones share.
 #[derive(Clone)]
@@ -315,7 +315,7 @@ impl World {
     }
 
     /// What the pod's machine was started with.
-    pub fn machine(&self, pod: &str) -> Option<crate::backend::VmSpec> {
+    pub fn machine(&self, pod: &str) -> Option<hutch_runtime::backend::VmSpec> {
         self.change(|state| state.vm_of(pod).and_then(|vm| vm.spec.clone()))
     }
 
@@ -325,7 +325,7 @@ impl World {
     }
 
     /// Disks that were ever plugged into a pod's machine, in order.
-    pub fn disks(&self, pod: &str) -> Vec<crate::backend::BlockDevice> {
+    pub fn disks(&self, pod: &str) -> Vec<hutch_runtime::backend::BlockDevice> {
         self.change(|state| state.vm_of(pod).map(|vm| vm.disks.clone()).unwrap_or_default())
     }
 
@@ -355,18 +355,18 @@ impl World {
     }
 
     /// The living shim of a container's init process, as it was asked for.
-    pub fn shim(&self, container: &str) -> Option<crate::backend::ShimSpec> {
+    pub fn shim(&self, container: &str) -> Option<hutch_runtime::backend::ShimSpec> {
         let state = self.lock();
         let mut living = state.shims.values().filter(|shim| shim.alive);
         living
             .find(|shim| {
-                shim.spec.container == container && shim.spec.pid_namespace == crate::backend::PidNamespace::New
+                shim.spec.container == container && shim.spec.pid_namespace == hutch_runtime::backend::PidNamespace::New
             })
             .map(|shim| shim.spec.clone())
     }
 
     /// The living shim of a process, as it was asked for.
-    pub fn shim_of(&self, token: &str) -> Option<crate::backend::ShimSpec> {
+    pub fn shim_of(&self, token: &str) -> Option<hutch_runtime::backend::ShimSpec> {
         let state = self.lock();
         let mut living = state.shims.values().filter(|shim| shim.alive);
         living.find(|shim| shim.spec.token == token).map(|shim| shim.spec.clone())

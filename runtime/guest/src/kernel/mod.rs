@@ -1,5 +1,4 @@
-//! Kernels compiled from Debian's source package: the guest's own, and the one of the machine that hutch's tests
-//! run in on hosts without a usable /dev/kvm.
+//! Kernels compiled from Debian's source package, from a request that is laid over `make allnoconfig`.
 
 mod kconfig;
 mod source;
@@ -11,8 +10,6 @@ pub(crate) use source::source_key;
 
 /// The request for the guest kernel (`resources/kernel/guest.config`).
 pub const GUEST_CONFIG: &str = include_str!("../../../../resources/kernel/guest.config");
-/// The request for the kernel of the nested test machine (`resources/kernel/testbed.config`).
-pub const TESTBED_CONFIG: &str = include_str!("../../../../resources/kernel/testbed.config");
 
 #[cfg(test)]
 mod tests;

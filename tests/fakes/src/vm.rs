@@ -6,11 +6,11 @@ use std::time::Duration;
 
 use super::guest::FakeGuest;
 use super::world::{State, World};
-use crate::backend::{
+use hutch_runtime::backend::{
     BackendError, BackendResult, BlockDevice, VmCapabilities, VmHandle, VmHost, VmLaunch, VmSpec, VmState, VmStats,
 };
-use crate::process::ProcessIdentity;
-use crate::store::VmRecord;
+use hutch_runtime::process::ProcessIdentity;
+use hutch_runtime::store::VmRecord;
 
 /// A machine.
 pub(super) struct FakeVm {

@@ -4,10 +4,10 @@ use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
 
-use crate::backend::{BackendError, BackendResult, Cgroups, HostMounts, Namespace, Network, RootDisk};
-use crate::network::{Endpoint, EndpointKind};
-use crate::spec::NetworkConfig;
-use crate::store::BindRecord;
+use hutch_runtime::backend::{BackendError, BackendResult, Cgroups, HostMounts, Namespace, Network, RootDisk};
+use hutch_runtime::network::{Endpoint, EndpointKind};
+use hutch_runtime::spec::NetworkConfig;
+use hutch_runtime::store::BindRecord;
 
 /// A directory of entries.
 #[derive(Debug, Clone)]
@@ -60,7 +60,7 @@ impl Network for Ledger {
     }
 
     fn run(&self, _: &Namespace, job: &mut (dyn FnMut() + Send)) -> BackendResult<()> {
-        crate::backend::run_in_namespace(None, job)
+        hutch_runtime::backend::run_in_namespace(None, job)
     }
 
     fn scan(&self, _: &str, _: &Namespace, _: &NetworkConfig) -> BackendResult<Vec<Endpoint>> {

@@ -7,8 +7,8 @@ use hutch_agent_proto::{Event, Request, Response};
 use super::guest::Answer;
 use super::vm::FakeVm;
 use super::world::World;
-use crate::backend::{AgentCapabilities, AgentHost, AgentSession, BackendError, BackendResult};
-use crate::store::VmRecord;
+use hutch_runtime::backend::{AgentCapabilities, AgentHost, AgentSession, BackendError, BackendResult};
+use hutch_runtime::store::VmRecord;
 
 struct Session {
     world: World,

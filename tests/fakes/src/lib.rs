@@ -1,5 +1,4 @@
-//! Fakes of everything outside of the pod API: machines, guests, shims, networks, mounts. For tests and examples;
-//! compiled in under `cfg(test)` or the feature `testing`.
+//! Fakes of everything outside of the pod API: machines, guests, shims, networks, mounts. For tests and examples.
 //!
 //! A [`World`] holds it all in memory and is fast and deterministic: it records every call, fails those it is told to
 //! fail, and can tell at the end what was leaked. [`process`] puts the same guest model behind real processes, for tests

@@ -1,9 +1,9 @@
 //! Namespaces in memory.
 
 use super::world::World;
-use crate::backend::{BackendError, BackendResult, Namespace, Network};
-use crate::network::Endpoint;
-use crate::spec::NetworkConfig;
+use hutch_runtime::backend::{BackendError, BackendResult, Namespace, Network};
+use hutch_runtime::network::Endpoint;
+use hutch_runtime::spec::NetworkConfig;
 
 impl Network for World {
     fn plan(&self, pod: &str, config: &NetworkConfig) -> BackendResult<Namespace> {

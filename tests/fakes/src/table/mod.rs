@@ -14,11 +14,11 @@ pub use model::{Outcome, Step, CONTAINERS, PODS};
 
 use model::{expect, shown, Model, Shown};
 
-use crate::error::{Error, Result};
-use crate::pod::{DeleteOptions, StopOptions};
-use crate::runtime::Runtime;
-use crate::spec::{Command, ContainerConfig, PodConfig};
-use crate::state::State;
+use hutch_runtime::error::{Error, Result};
+use hutch_runtime::pod::{DeleteOptions, StopOptions};
+use hutch_runtime::spec::{Command, ContainerConfig, PodConfig};
+use hutch_runtime::state::State;
+use hutch_runtime::Runtime;
 
 /// What the cases are performed on.
 pub trait Subject {

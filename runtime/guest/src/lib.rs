@@ -13,10 +13,10 @@
 //! All run on the caller's thread and print nothing; a [`Progress`] is told what happens.
 //!
 //! ```no_run
-//! use hutch_runtime::guest::{self, GuestAssets, KernelChoice};
+//! use hutch_guest::{guest_dir, GuestAssets, GuestError, KernelChoice};
 //!
-//! # fn main() -> Result<(), guest::GuestError> {
-//! let dir = guest::guest_dir(None);
+//! # fn main() -> Result<(), GuestError> {
+//! let dir = guest_dir(None);
 //! let assets = GuestAssets::open(&dir, KernelChoice::Distro)?;
 //! println!("boot {} with {}", assets.kernel.display(), assets.initrd.display());
 //! # Ok(())

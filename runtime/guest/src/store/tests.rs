@@ -151,7 +151,7 @@ fn a_kill_at_any_place_leaves_an_asset_whole() {
         let store = Store::at(dir.path());
         install(&store, &AssetKind::Distro, "old");
         let status = Command::new(std::env::current_exe().unwrap())
-            .args(["--exact", "--ignored", "guest::store::tests::child_that_is_killed"])
+            .args(["--exact", "--ignored", "store::tests::child_that_is_killed"])
             .env(KILL_AT, place)
             .env(KILL_DIR, dir.path())
             .stdout(std::process::Stdio::null())
@@ -178,7 +178,7 @@ fn a_kill_at_any_place_leaves_an_asset_whole() {
 fn a_first_build_that_is_killed_shows_nothing() {
     let dir = tempfile::tempdir().unwrap();
     let status = Command::new(std::env::current_exe().unwrap())
-        .args(["--exact", "--ignored", "guest::store::tests::child_that_is_killed"])
+        .args(["--exact", "--ignored", "store::tests::child_that_is_killed"])
         .env(KILL_AT, "link")
         .env(KILL_DIR, dir.path())
         .stdout(std::process::Stdio::null())

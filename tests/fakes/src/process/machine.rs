@@ -15,9 +15,9 @@ use hutch_agent_proto::{
 };
 
 use super::TEST_PORT;
-use crate::backend::{BackendError, BackendResult, BlockDevice, VmSpec};
-use crate::testing::guest::{Answer, FakeGuest};
-use crate::vm_host::{GuestMachine, MachineEnd};
+use crate::guest::{Answer, FakeGuest};
+use hutch_runtime::backend::{BackendError, BackendResult, BlockDevice, VmSpec};
+use hutch_runtime::vm_host::{GuestMachine, MachineEnd};
 
 struct State {
     guest: FakeGuest,
