@@ -1,7 +1,7 @@
 //! The `hutch` command line.
 //!
-//! Two stages: [`args`] is what was typed, [`resolve`] what it means; each verb is one file of [`commands`]. Errors
-//! travel up as they are and are printed once, here, with their chain of causes.
+//! Two stages: [`args`] holds the words as typed, [`resolve`] gives them their meaning. Each verb is one file of
+//! [`commands`]. Errors travel up to `main`, which prints them once, with their causes.
 #![deny(unsafe_code)]
 
 mod args;
