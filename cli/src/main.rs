@@ -14,6 +14,7 @@ mod failure;
 mod heap;
 mod hidden;
 mod logging;
+mod man;
 mod marks;
 mod output;
 mod resolve;
@@ -44,7 +45,8 @@ fn main() -> ExitCode {
         Command::Guest(guest) => commands::guest::run(guest),
         Command::Boot(boot) => commands::boot::run(&boot, started),
         Command::Bench(bench) => commands::bench::run(&bench),
-        Command::Version => commands::version::run(),
+        Command::Completions(completions) => commands::completions::run(&completions),
+        Command::Version(version) => commands::version::run(&version),
     });
     ExitCode::from(match result {
         Ok(code) => code,

@@ -70,10 +70,10 @@ pub struct BootBenchArgs {
     #[arg(long, value_name = "WHAT=VALUES")]
     pub sweep: Option<String>,
     /// Number of measured rounds
-    #[arg(long, short = 'n', default_value_t = 9, value_parser = clap::value_parser!(u32).range(1..=10_000))]
+    #[arg(long, short = 'n', value_name = "N", default_value_t = 9, value_parser = clap::value_parser!(u32).range(1..=10_000))]
     pub rounds: u32,
     /// Number of warm-up rounds, whose results are dropped
-    #[arg(long, default_value_t = 2, value_parser = clap::value_parser!(u32).range(0..=100))]
+    #[arg(long, value_name = "N", default_value_t = 2, value_parser = clap::value_parser!(u32).range(0..=100))]
     pub warm_up: u32,
     /// Number of virtual CPUs
     #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=254))]
@@ -85,7 +85,7 @@ pub struct BootBenchArgs {
     #[arg(long, value_name = "SECS", default_value_t = 60)]
     pub timeout: u64,
     /// Output format
-    #[arg(long, value_enum, default_value_t = Format::Table)]
+    #[arg(long, value_enum, default_value_t = Format::Table, value_name = "FORMAT")]
     pub format: Format,
     /// Do not count system calls; the count takes one more run of each target
     #[arg(long)]
@@ -120,7 +120,7 @@ pub struct DensityArgs {
     #[arg(long, value_name = "SECS", default_value_t = 120)]
     pub timeout: u64,
     /// Output format
-    #[arg(long, value_enum, default_value_t = Format::Table)]
+    #[arg(long, value_enum, default_value_t = Format::Table, value_name = "FORMAT")]
     pub format: Format,
 }
 

@@ -2,6 +2,7 @@
 
 pub(crate) mod bench;
 pub(crate) mod boot;
+pub(crate) mod completions;
 pub(crate) mod container;
 pub(crate) mod doctor;
 pub(crate) mod format;
@@ -14,6 +15,7 @@ pub(crate) mod process;
 pub(crate) mod records;
 pub(crate) mod run;
 pub(crate) mod schema;
+pub(crate) mod version;
 pub(crate) mod volume;
 
 use std::ffi::OsString;
@@ -60,8 +62,11 @@ pub enum Command {
     /// Measure boots of hutch and of other virtual machine monitors side by side
     #[command(after_help = help::BENCH)]
     Bench(bench::BenchArgs),
-    /// Print the version
-    Version,
+    /// Print a completion script for a shell
+    #[command(after_help = help::COMPLETIONS)]
+    Completions(completions::CompletionsArgs),
+    /// Print the version and how this program was built
+    Version(version::VersionArgs),
 }
 
 /// A parsed command line.
@@ -93,7 +98,7 @@ pub fn parse(words: impl IntoIterator<Item = OsString>) -> Parsed {
     }
 }
 
-/// The full clap definition.
+/// The full clap definition. Completions and man pages are made from it.
 pub fn definition() -> clap::Command {
     Args::command()
 }

@@ -19,7 +19,7 @@ pub struct ContainerFlags {
     /// Mount a directory or file of this host in the container; SRC without a `/` names a volume
     #[arg(short = 'v', long = "volume", value_name = "SRC:DST[:ro]", requires = "rootfs", help_heading = "Container")]
     pub volumes: Vec<OsString>,
-    /// Mount an empty tmpfs
+    /// Mount an empty tmpfs, which takes guest memory
     #[arg(long, value_name = "DST[:OPTIONS]", requires = "rootfs", help_heading = "Container")]
     pub tmpfs: Vec<OsString>,
     /// Set an environment variable; without =VALUE, take the value from hutch's environment

@@ -23,7 +23,7 @@ pub struct RunArgs {
     /// Mount a directory or file of this host in the guest; SRC without a `/` names a volume
     #[arg(short = 'v', long = "volume", value_name = "SRC:DST[:ro]", help_heading = "File systems")]
     pub volumes: Vec<OsString>,
-    /// Mount an empty tmpfs
+    /// Mount an empty tmpfs, which takes guest memory
     #[arg(long, value_name = "DST[:OPTIONS]", help_heading = "File systems")]
     pub tmpfs: Vec<OsString>,
     /// Add a disk: a raw image or block device; :ro makes it read-only

@@ -2,6 +2,7 @@
 
 pub(crate) mod bench;
 pub(crate) mod boot;
+pub(crate) mod completions;
 pub(crate) mod container;
 pub(crate) mod doctor;
 pub(crate) mod guest;
