@@ -2,7 +2,7 @@
 
 use serde::Serialize;
 
-/// All findings. Their JSON is a stable format: see `resources/docs/doctor.md`.
+/// All findings. Their JSON is a stable format: see `resources/docs/reference/doctor.md`.
 #[derive(Debug, Serialize)]
 pub struct Report {
     /// Version of this format; it grows when a member is renamed or removed.
