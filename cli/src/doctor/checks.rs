@@ -3,7 +3,7 @@
 use std::io;
 
 use hutch_guest::{AssetKind, GuestError, Inspection, Stale};
-use hutch_vmm::hv::probe::KvmSupport;
+use hutch_vmm::probe::KvmSupport;
 
 use super::host::{Limit, View};
 use super::report::{Finding, Status};

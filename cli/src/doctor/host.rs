@@ -5,7 +5,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 
 use hutch_guest::{AssetKind, GuestError, Inspection};
-use hutch_vmm::hv::probe::{self, KvmSupport};
+use hutch_vmm::probe::{self, KvmSupport};
 use nix::sys::resource::{getrlimit, Resource};
 use nix::sys::statfs::{statfs, CGROUP2_SUPER_MAGIC};
 use nix::unistd::{geteuid, AccessFlags};

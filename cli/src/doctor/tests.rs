@@ -6,7 +6,7 @@ use std::io;
 use std::path::PathBuf;
 
 use hutch_guest::{AssetKind, GuestError, Inspection};
-use hutch_vmm::hv::probe::KvmSupport;
+use hutch_vmm::probe::KvmSupport;
 
 use super::checks::examine;
 use super::host::{Limit, View};

@@ -1,8 +1,8 @@
 //! Finds out whether this host's KVM can run Linux. Used by `hutch doctor`, and before a machine is built.
 //!
 //! Some sandboxes offer a `/dev/kvm` without hardware behind it that emulates guests instruction by instruction, and
-//! knows few instructions. It answers every query like KVM; the processor's flags tell, and running an instruction
-//! that every Linux uses tells for sure.
+//! knows few instructions. It answers every query like KVM. The processor's flags are a first test; running an
+//! instruction that every Linux uses is the proof.
 
 use std::fmt;
 use std::io;
@@ -11,23 +11,23 @@ use std::time::Duration;
 
 use vm_memory::{Bytes, GuestAddress, GuestMemoryMmap};
 
-use super::kvm::{KvmHypervisor, KVM_DEVICE};
-use super::{Hypervisor, VmExit};
 use crate::arch::EntryState;
 use crate::boot::linux64::{self, BootInfo};
+use crate::hv::kvm::{KvmHypervisor, KVM_DEVICE};
+use crate::hv::{Hypervisor, VmExit};
 use crate::vcpu::handle::{self, Kick};
 
 /// KVM_GET_API_VERSION of every Linux since 2007.
 const API_VERSION: i32 = 12;
-/// A processor needs a microsecond for the test; an emulator gets this long.
-const TEST_PATIENCE: Duration = Duration::from_secs(3);
-/// Where the test's code lies; below are page tables, above is its end.
+/// A processor needs a microsecond for the test; an emulator has this long.
+const TEST_TIMEOUT: Duration = Duration::from_secs(3);
+/// Address of the test's code, above the page tables.
 const TEST_CODE: u64 = 0x8000;
 const TEST_MEMORY: usize = 0x1_0000;
-/// The test's answer goes to this port.
+/// I/O port for the test's result.
 const TEST_PORT: u8 = 0xe9;
 
-/// `lock cmpxchg16b` on a zero at address 0x7000, which has to succeed; then `out` with ZF.
+/// `lock cmpxchg16b` on a zero at address 0x7000, which must succeed; then `out` with ZF.
 #[rustfmt::skip]
 const TEST: [u8; 16] = [
     0xbf, 0x00, 0x70, 0x00, 0x00,       // mov edi, 0x7000
@@ -37,24 +37,24 @@ const TEST: [u8; 16] = [
     0xf4,                               // hlt
 ];
 
-/// What KVM is on this host.
+/// How well this host's KVM can run guests.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum KvmSupport {
-    /// It runs guests on the processor.
+    /// KVM runs guests on the processor.
     Hardware,
-    /// It emulates, and not enough for Linux.
+    /// KVM emulates a processor, and too little of it for Linux.
     EmulatedOnly,
-    /// No `/dev/kvm`.
+    /// The host has no `/dev/kvm`.
     Absent,
-    /// `/dev/kvm` may not be opened.
+    /// The process has no permission to open `/dev/kvm`.
     Denied,
-    /// `/dev/kvm` cannot be opened for another reason.
+    /// Opening `/dev/kvm` failed for another reason.
     Unopenable(String),
-    /// `/dev/kvm` is something else, or of another time.
+    /// `/dev/kvm` answers with an API version other than 12.
     WrongVersion(i32),
-    /// KVM lacks something that hutch needs.
+    /// KVM lacks a capability that hutch needs.
     Lacks(&'static str),
-    /// A machine cannot even be created.
+    /// KVM could not create a machine.
     Broken(String),
 }
 
@@ -64,7 +64,7 @@ impl KvmSupport {
         *self == Self::Hardware
     }
 
-    /// What to do about it; empty if nothing is to be done.
+    /// Advice for the user; empty for [`Self::Hardware`].
     pub fn remedy(&self) -> &'static str {
         match self {
             Self::Hardware => "",
@@ -76,7 +76,7 @@ impl KvmSupport {
                  virtual machine), and give a container the device"
             }
             Self::Denied => "run as root, or as a member of the group that /dev/kvm belongs to (usually kvm)",
-            Self::Unopenable(_) => "see what else is wrong with /dev/kvm; another hypervisor may hold the processor",
+            Self::Unopenable(_) => "check /dev/kvm; another hypervisor may be using the processor",
             Self::WrongVersion(_) => "use a host with Linux' own KVM",
             Self::Lacks(_) => "use a host with a newer Linux",
             Self::Broken(_) => "see the host's kernel log for why KVM does not work",
@@ -96,12 +96,12 @@ impl fmt::Display for KvmSupport {
                 write!(f, "{KVM_DEVICE} answers with API version {version}, not with {API_VERSION}")
             }
             Self::Lacks(what) => write!(f, "this host's KVM lacks {what}"),
-            Self::Broken(why) => write!(f, "KVM creates no machine: {why}"),
+            Self::Broken(why) => write!(f, "KVM cannot create a machine: {why}"),
         }
     }
 }
 
-/// Everything, including a few instructions run in a guest. Takes some milliseconds.
+/// The full probe: runs a few instructions in a guest. Takes some milliseconds.
 pub fn probe() -> KvmSupport {
     let hypervisor = match open() {
         Ok(hypervisor) => hypervisor,
@@ -113,8 +113,8 @@ pub fn probe() -> KvmSupport {
     test(&hypervisor)
 }
 
-/// What a machine about to be built needs to know. With hardware support in the processor's flags there is nothing
-/// to test: KVM is then the processor's.
+/// The probe before a machine is built. Where the processor's flags show hardware support, nothing needs a test: KVM then
+/// uses the processor.
 pub(crate) fn quick() -> (Option<KvmHypervisor>, KvmSupport) {
     match open() {
         Err(support) => (None, support),
@@ -143,8 +143,8 @@ fn unopenable(error: &io::Error) -> KvmSupport {
     }
 }
 
-/// VMX or SVM in CPUID.
-#[allow(unsafe_code)] // CPUID
+/// Whether CPUID has the flag for VMX or SVM.
+#[expect(unsafe_code, reason = "the CPUID instruction")]
 fn processor_virtualises() -> bool {
     // Safe in newer versions of the standard library.
     #[allow(unused_unsafe)]
@@ -153,7 +153,7 @@ fn processor_virtualises() -> bool {
     basic.ecx >> 5 & 1 == 1 || extended.ecx >> 2 & 1 == 1
 }
 
-/// Runs [`TEST`] in a guest, on a thread of its own so that a KVM that never comes back is noticed.
+/// Runs [`TEST`] in a guest, on a thread of its own: KVM may never return.
 fn test(hypervisor: &KvmHypervisor) -> KvmSupport {
     let broken = |what: &dyn fmt::Display| KvmSupport::Broken(what.to_string());
     if let Err(error) = handle::install_signal_handler() {
@@ -167,25 +167,25 @@ fn test(hypervisor: &KvmHypervisor) -> KvmSupport {
     linux64::write(&ram, &info, None)
         .and_then(|()| ram.write_slice(&TEST, GuestAddress(TEST_CODE)))
         .expect("the test's memory holds its tables and its code");
-    let made = hypervisor.create_vm().and_then(|mut vm| {
+    let created = hypervisor.create_vm().and_then(|mut vm| {
         vm.map_ram(&ram)?;
         let vcpu = vm.create_vcpu(0, 1, Some(&EntryState::Linux64 { entry: TEST_CODE }))?;
         Ok((vm, vcpu))
     });
-    let (vm, mut vcpu) = match made {
-        Ok(made) => made,
+    let (vm, mut vcpu) = match created {
+        Ok(created) => created,
         Err(error) => return KvmSupport::Broken(format!("{error}: {}", error.source)),
     };
     let kick = Kick::new(vcpu.immediate_exit());
     let inside = kick.clone();
     let (sender, answer) = mpsc::channel();
     let spawned = std::thread::Builder::new().name("kvm-probe".into()).spawn(move || {
-        let _entered = inside.enter();
+        let _kick_guard = inside.enter();
         let passed = matches!(
             vcpu.run(),
             Ok(VmExit::PioOut { port, data: [1], .. }) if port == u16::from(TEST_PORT)
         );
-        // Whoever asked may have lost patience.
+        // The receiver is gone if it timed out.
         let _ = sender.send(passed);
         drop((vcpu, vm));
     });
@@ -193,12 +193,12 @@ fn test(hypervisor: &KvmHypervisor) -> KvmSupport {
         Ok(thread) => thread,
         Err(error) => return broken(&error),
     };
-    let passed = answer.recv_timeout(TEST_PATIENCE).unwrap_or_else(|_| {
+    let passed = answer.recv_timeout(TEST_TIMEOUT).unwrap_or_else(|_| {
         kick.kick();
         false
     });
-    // A thread that does not even heed the kick is left behind; joining it could take for ever.
-    if passed || answer.recv_timeout(TEST_PATIENCE) != Err(mpsc::RecvTimeoutError::Timeout) {
+    // Leaves a thread behind that does not even react to the kick: joining it could take for ever.
+    if passed || answer.recv_timeout(TEST_TIMEOUT) != Err(mpsc::RecvTimeoutError::Timeout) {
         let _ = thread.join();
     }
     if passed {
@@ -213,7 +213,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn errors_of_opening_are_told_apart() {
+    fn errors_of_opening_are_distinguished() {
         let support = |errno| unopenable(&io::Error::from_raw_os_error(errno));
         assert_eq!(support(libc::ENOENT), KvmSupport::Absent);
         assert_eq!(support(libc::ENODEV), KvmSupport::Absent);

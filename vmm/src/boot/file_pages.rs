@@ -1,9 +1,9 @@
-//! Brings bytes of a file to a place in guest memory: by copying them, or by mapping the file's pages there.
+//! Brings bytes of a file into guest memory: by copying them, or by mapping the file's pages there.
 //!
-//! Copies are made from the page cache, through a mapping that is there for the purpose, with the guest's memory in
-//! huge pages if the host likes. Mapped pages come when the guest first touches them, are shared between machines,
-//! and are copied when the guest writes; the file itself never changes. What is not whole pages is read.
-#![allow(unsafe_code)] // mmap, also over a part of guest memory
+//! Copies are made from the page cache, through a temporary mapping; guest memory is in huge pages if the host prefers
+//! that. Mapped pages are loaded when the guest first touches them, are shared between machines, and are copied when the
+//! guest writes; the file itself never changes. Parts of pages are read.
+#![expect(unsafe_code, reason = "mmap, also over a part of guest memory, and copies in assembly")]
 
 use std::fs::File;
 use std::io;
@@ -13,109 +13,106 @@ use std::os::unix::fs::FileExt;
 use hutch_devices::GuestRam;
 use vm_memory::{GuestAddress, GuestMemory};
 
-use super::pieces::{Piece, PAGE};
+use super::segments::{FileExtent, PAGE};
+use crate::arch::to_usize;
 
-/// Less than this is read: a mapping costs several system calls.
+/// Shorter extents are read: a mapping costs several system calls.
 const WORTH_MAPPING: u64 = 64 << 10;
 
-/// Whether the file ends before one of the pieces does: a page past its end would be a SIGBUS when touched.
+/// Checks that the file does not end before one of the extents does: a page past its end would raise SIGBUS when touched.
 ///
 /// # Errors
-/// The file cannot tell, or [`io::ErrorKind::UnexpectedEof`].
-pub fn check_len(file: &File, pieces: &[Piece]) -> io::Result<()> {
+/// [`io::ErrorKind::UnexpectedEof`], or the file's length cannot be read.
+pub fn check_len(file: &File, extents: &[FileExtent]) -> io::Result<()> {
     let len = file.metadata()?.len();
-    match pieces.iter().all(|piece| piece.offset.checked_add(piece.len).is_some_and(|end| end <= len)) {
+    match extents.iter().all(|extent| extent.offset.checked_add(extent.len).is_some_and(|end| end <= len)) {
         true => Ok(()),
         false => Err(io::ErrorKind::UnexpectedEof.into()),
     }
 }
 
-/// Copies `piece` of `file` into `ram`; [`check_len`] has been asked. What becomes of the file afterwards is of no
-/// importance.
-///
-/// # Errors
-/// The file cannot be read, or there is no such memory.
-pub fn copy(ram: &GuestRam, file: &File, piece: Piece) -> io::Result<()> {
-    place(ram, file, piece, |whole| match whole.len {
+/// Copies `extent` of `file` into `ram`. The caller has called [`check_len`]. Later changes of the file have no effect.
+pub fn copy(ram: &GuestRam, file: &File, extent: FileExtent) -> io::Result<()> {
+    load_extent(ram, file, extent, |whole| match whole.len {
         WORTH_MAPPING.. => copy_whole(ram, file, whole),
         _ => read(ram, file, whole),
     })
     .map(drop)
 }
 
-/// Maps the whole pages of `piece` of `file` into `ram`, privately, and returns these; the rest is read. Later changes of
-/// the file show in the pages that the guest has not written to: see [`super::lease`], under which [`check_len`] has been
-/// asked.
-///
-/// # Errors
-/// The file cannot be read or mapped, or there is no such memory.
-pub fn map(ram: &GuestRam, file: &File, piece: Piece) -> io::Result<Option<Piece>> {
-    place(ram, file, piece, |whole| map_whole(ram, file, whole))
+/// Maps the whole pages of `extent` of `file` into `ram`, privately, and returns them; reads the rest. Later changes of
+/// the file show in pages that the guest has not written to: the caller holds a lease (`lease.rs`), and has called
+/// [`check_len`] under it.
+pub fn map(ram: &GuestRam, file: &File, extent: FileExtent) -> io::Result<Option<FileExtent>> {
+    load_extent(ram, file, extent, |whole| map_whole(ram, file, whole))
 }
 
-/// Brings `piece` into memory, its whole pages by `bring`, and returns these.
-fn place(
+/// Loads `extent` into memory, its whole pages by `load_whole`, and returns these.
+fn load_extent(
     ram: &GuestRam,
     file: &File,
-    piece: Piece,
-    bring: impl FnOnce(Piece) -> io::Result<()>,
-) -> io::Result<Option<Piece>> {
-    let (before, whole, after) = split(piece);
+    extent: FileExtent,
+    load_whole: impl FnOnce(FileExtent) -> io::Result<()>,
+) -> io::Result<Option<FileExtent>> {
+    let (before, whole, after) = split(extent);
     read(ram, file, before)?;
     if let Some(whole) = whole {
-        bring(whole)?;
+        load_whole(whole)?;
     }
     read(ram, file, after)?;
     Ok(whole)
 }
 
-/// The part before the first page boundary, whole pages, and the rest. No whole pages if file and memory do not agree
-/// on where pages begin.
-fn split(piece: Piece) -> (Piece, Option<Piece>, Piece) {
-    let part =
-        |from: u64, to: u64| Piece { offset: piece.offset + from, address: piece.address + from, len: to - from };
-    let end = piece.address + piece.len;
-    let (first, last) = (piece.address.next_multiple_of(PAGE), end / PAGE * PAGE);
-    if piece.address % PAGE != piece.offset % PAGE || last <= first {
-        return (piece, None, part(piece.len, piece.len));
+/// Splits into the part before the first page boundary, whole pages, and the rest. There are no whole pages if the page
+/// boundaries of file and memory differ.
+fn split(extent: FileExtent) -> (FileExtent, Option<FileExtent>, FileExtent) {
+    let part = |from: u64, to: u64| FileExtent {
+        offset: extent.offset + from,
+        address: extent.address + from,
+        len: to - from,
+    };
+    let end = extent.address + extent.len;
+    let (first, last) = (extent.address.next_multiple_of(PAGE), end / PAGE * PAGE);
+    if extent.address % PAGE != extent.offset % PAGE || last <= first {
+        return (extent, None, part(extent.len, extent.len));
     }
-    let (first, last) = (first - piece.address, last - piece.address);
-    (part(0, first), Some(part(first, last)), part(last, piece.len))
+    let (first, last) = (first - extent.address, last - extent.address);
+    (part(0, first), Some(part(first, last)), part(last, extent.len))
 }
 
-fn read(ram: &GuestRam, file: &File, piece: Piece) -> io::Result<()> {
-    if piece.len == 0 {
+fn read(ram: &GuestRam, file: &File, extent: FileExtent) -> io::Result<()> {
+    if extent.len == 0 {
         return Ok(());
     }
-    let slice = ram.get_slice(GuestAddress(piece.address), piece.len as usize).map_err(io::Error::other)?;
+    let slice = ram.get_slice(GuestAddress(extent.address), to_usize(extent.len)).map_err(io::Error::other)?;
     let guard = slice.ptr_guard_mut();
     // SAFETY: the slice is mapped memory of this length, to which no reference exists; no guest runs yet.
     let bytes = unsafe { std::slice::from_raw_parts_mut(guard.as_ptr(), slice.len()) };
-    file.read_exact_at(bytes, piece.offset)
+    file.read_exact_at(bytes, extent.offset)
 }
 
-/// Copies whole pages. `read(2)` would do the same byte by byte where a processor's string instructions are slow.
-fn copy_whole(ram: &GuestRam, file: &File, piece: Piece) -> io::Result<()> {
-    let Some(source) = Source::map(file, piece) else { return read(ram, file, piece) };
-    let slice = ram.get_slice(GuestAddress(piece.address), piece.len as usize).map_err(io::Error::other)?;
+/// Copies whole pages. `read(2)` would copy byte by byte where a processor's string instructions are slow.
+fn copy_whole(ram: &GuestRam, file: &File, extent: FileExtent) -> io::Result<()> {
+    let Some(source) = Source::map(file, extent) else { return read(ram, file, extent) };
+    let slice = ram.get_slice(GuestAddress(extent.address), to_usize(extent.len)).map_err(io::Error::other)?;
     let guard = slice.ptr_guard_mut();
-    // SAFETY: both are mapped memory of this length, a multiple of the page size; guest memory is not that of the
-    // file, no reference to it exists, and no guest runs yet.
+    // SAFETY: both are mapped memory of this length, a multiple of the page size; guest memory and the file's mapping do
+    // not overlap, no reference to guest memory exists, and no guest runs yet.
     unsafe { copy_pages(guard.as_ptr(), source.address.cast(), source.len) };
     Ok(())
 }
 
-/// A file's pages, all of them in memory.
+/// A mapping of a file's pages, all of them in memory.
 struct Source {
     address: *mut libc::c_void,
     len: usize,
 }
 
 impl Source {
-    /// `None` if they cannot all be had: reading will tell why.
-    fn map(file: &File, piece: Piece) -> Option<Self> {
-        let len = piece.len as usize;
-        let offset = piece.offset as libc::off_t;
+    /// `None` if a page cannot be loaded: reading will report why.
+    fn map(file: &File, extent: FileExtent) -> Option<Self> {
+        let len = to_usize(extent.len);
+        let offset = libc::off_t::try_from(extent.offset).ok()?;
         // SAFETY: a new mapping at an address of the kernel's choice.
         let address = unsafe {
             libc::mmap(std::ptr::null_mut(), len, libc::PROT_READ, libc::MAP_PRIVATE, file.as_raw_fd(), offset)
@@ -124,36 +121,36 @@ impl Source {
             return None;
         }
         let source = Self { address, len };
-        // Pages that are in memory come along as they are read, sixteen at a time, which is cheaper than asking for
-        // them. Where one is not, it may be a SIGBUS to touch it, because the disk fails: this would fail instead.
+        // The copy itself maps pages that are in the page cache, sixteen at a time, which is cheaper than madvise. Any
+        // other page may raise SIGBUS when touched, because the disk fails: madvise would fail instead.
         // SAFETY: our own mapping; contents do not change.
         let all = source.is_resident() || unsafe { libc::madvise(address, len, libc::MADV_POPULATE_READ) } == 0;
         all.then_some(source)
     }
 
-    /// Whether the host has all of it in its page cache, as far as it tells.
+    /// Whether all pages are in the host's page cache, as far as the host reports it.
     fn is_resident(&self) -> bool {
-        let mut pages = vec![0u8; self.len / PAGE as usize];
+        let mut pages = vec![0u8; self.len / to_usize(PAGE)];
         // SAFETY: our own mapping of whole pages, and a byte for each of them.
-        let told = unsafe { libc::mincore(self.address, self.len, pages.as_mut_ptr()) };
-        told == 0 && pages.iter().all(|page| page & 1 != 0)
+        let answer = unsafe { libc::mincore(self.address, self.len, pages.as_mut_ptr()) };
+        answer == 0 && pages.iter().all(|page| page & 1 != 0)
     }
 }
 
 impl Drop for Source {
     fn drop(&mut self) {
-        // SAFETY: our own mapping, which nobody uses any more.
+        // SAFETY: our own mapping, which has no user left.
         unsafe { libc::munmap(self.address, self.len) };
     }
 }
 
-/// Copies `len` bytes, a multiple of the page size that is not 0, with the widest registers that there are for sure.
-/// The compiler must not make `memcpy` of it, for that chooses string instructions for this much.
+/// Copies `len` bytes, a multiple of the page size other than 0, in AVX registers, or in SSE registers without AVX. In
+/// assembly, because the compiler would emit `memcpy`, which chooses string instructions for this length.
 ///
 /// # Safety
 /// Both pointers must be valid for `len` bytes, and these must not overlap.
 unsafe fn copy_pages(to: *mut u8, from: *const u8, len: usize) {
-    debug_assert!(len > 0 && len.is_multiple_of(PAGE as usize));
+    debug_assert!(len > 0 && len.is_multiple_of(to_usize(PAGE)));
     // SAFETY: as the caller promises; the processor has the instructions.
     unsafe {
         if std::arch::is_x86_feature_detected!("avx") {
@@ -165,11 +162,11 @@ unsafe fn copy_pages(to: *mut u8, from: *const u8, len: usize) {
 }
 
 /// # Safety
-/// As of [`copy_pages`], and the processor has AVX.
+/// The conditions of [`copy_pages`], and the processor has AVX.
 #[target_feature(enable = "avx")]
 unsafe fn copy_by_32(to: *mut u8, from: *const u8, len: usize) {
-    // SAFETY: the loop reads and writes `len` bytes from the pointers on, as the caller promises is allowed; it uses
-    // the registers named and no stack, and leaves their upper halves clear.
+    // SAFETY: the loop reads and writes `len` bytes from the pointers on, which the caller allows. It uses the named
+    // registers and no stack, and leaves their upper halves clear.
     unsafe {
         std::arch::asm!(
             "2:",
@@ -211,10 +208,10 @@ unsafe fn copy_by_32(to: *mut u8, from: *const u8, len: usize) {
 }
 
 /// # Safety
-/// As of [`copy_pages`].
+/// The conditions of [`copy_pages`].
 unsafe fn copy_by_16(to: *mut u8, from: *const u8, len: usize) {
-    // SAFETY: the loop reads and writes `len` bytes from the pointers on, as the caller promises is allowed; it uses
-    // the registers named and no stack.
+    // SAFETY: the loop reads and writes `len` bytes from the pointers on, which the caller allows. It uses the named
+    // registers and no stack.
     unsafe {
         std::arch::asm!(
             "2:",
@@ -242,11 +239,12 @@ unsafe fn copy_by_16(to: *mut u8, from: *const u8, len: usize) {
     }
 }
 
-fn map_whole(ram: &GuestRam, file: &File, piece: Piece) -> io::Result<()> {
-    let slice = ram.get_slice(GuestAddress(piece.address), piece.len as usize).map_err(io::Error::other)?;
+fn map_whole(ram: &GuestRam, file: &File, extent: FileExtent) -> io::Result<()> {
+    let offset = libc::off_t::try_from(extent.offset).map_err(io::Error::other)?;
+    let slice = ram.get_slice(GuestAddress(extent.address), to_usize(extent.len)).map_err(io::Error::other)?;
     let guard = slice.ptr_guard_mut();
-    // SAFETY: replaces whole pages inside of one of guest memory's own mappings, which stay one range of addresses
-    // and go together when guest memory does. Nobody holds references into guest memory.
+    // SAFETY: replaces whole pages inside one of guest memory's own mappings, which stay one range of addresses and are
+    // unmapped together. No reference into guest memory exists.
     let mapped = unsafe {
         libc::mmap(
             guard.as_ptr().cast(),
@@ -254,7 +252,7 @@ fn map_whole(ram: &GuestRam, file: &File, piece: Piece) -> io::Result<()> {
             libc::PROT_READ | libc::PROT_WRITE,
             libc::MAP_PRIVATE | libc::MAP_FIXED | libc::MAP_NORESERVE,
             file.as_raw_fd(),
-            piece.offset as libc::off_t,
+            offset,
         )
     };
     if mapped == libc::MAP_FAILED {
@@ -286,8 +284,8 @@ mod tests {
             offset in 0u64..20_000, address in 0u64..20_000, len in 0u64..20_000, aligned in any::<bool>(),
         ) {
             let address = if aligned { offset + 0x10_0000 } else { address };
-            let piece = Piece { offset, address, len };
-            let (before, whole, after) = split(piece);
+            let extent = FileExtent { offset, address, len };
+            let (before, whole, after) = split(extent);
             let parts = [Some(before), whole, Some(after)];
             let mut at = (offset, address);
             for part in parts.into_iter().flatten() {
@@ -315,9 +313,9 @@ mod tests {
             (0x1010, 0x10_0010, 0x2_3457),
             (7, 0x10_0000, 0x2_0001),
         ] {
-            for bring in [copy, |ram: &_, file: &_, piece| map(ram, file, piece).map(drop)] {
+            for bring in [copy, |ram: &_, file: &_, extent| map(ram, file, extent).map(drop)] {
                 let ram = ram(4);
-                bring(&ram, &file, Piece { offset, address, len }).expect("fits");
+                bring(&ram, &file, FileExtent { offset, address, len }).expect("fits");
                 let mut all = vec![0; 0x2_8000];
                 ram.read_slice(&mut all, GuestAddress(0xf_f000)).expect("in RAM");
                 let start = (address - 0xf_f000) as usize;
@@ -343,8 +341,8 @@ mod tests {
     fn writing_to_mapped_memory_leaves_the_file_alone() {
         let (file, bytes) = file(0x2000);
         let ram = ram(4);
-        let piece = Piece { offset: 0, address: 0x10_0000, len: 0x2000 };
-        assert_eq!(map(&ram, &file, piece).expect("fits"), Some(piece));
+        let extent = FileExtent { offset: 0, address: 0x10_0000, len: 0x2000 };
+        assert_eq!(map(&ram, &file, extent).expect("fits"), Some(extent));
         ram.write_slice(&[0; 0x2000], GuestAddress(0x10_0000)).expect("in RAM");
         let mut now = vec![0; 0x2000];
         file.read_exact_at(&mut now, 0).expect("readable");
@@ -352,10 +350,10 @@ mod tests {
     }
 
     #[test]
-    fn pieces_past_the_end_of_the_file_are_known() {
+    fn extents_past_the_end_of_the_file_are_detected() {
         let (file, _) = file(0x1_f800);
         let check = |offset, len| {
-            check_len(&file, &[Piece { offset: 0, address: 0, len: 1 }, Piece { offset, address: 0, len }])
+            check_len(&file, &[FileExtent { offset: 0, address: 0, len: 1 }, FileExtent { offset, address: 0, len }])
         };
         check(0x800, 0x1_f000).expect("all of it");
         for (offset, len) in [(0x800, 0x1_f001), (0x1_f800, 1), (u64::MAX, 1)] {

@@ -1,4 +1,4 @@
-//! How an image comes into guest memory: copied, or mapped under a lease, or both, each where it is faster.
+//! Loads images into guest memory: copied, or mapped under a lease, or partly each, whichever is faster.
 
 use std::fs::File;
 use std::io;
@@ -6,15 +6,15 @@ use std::sync::Arc;
 
 use hutch_devices::GuestRam;
 
-use super::cold::{self, Plan};
+use super::file_pages;
 use super::lease::{LeaseError, Leases};
-use super::pieces::Piece;
-use super::place;
-use crate::arch::x86_64::memmap::Range;
+use super::load_plan::{self, LoadPlan};
+use super::segments::FileExtent;
+use crate::arch::x86_64::memmap::GuestRange;
 use crate::config::ImageLoading;
-use crate::gate::Gate;
+use crate::run_control::RunControl;
 
-/// Brings images into the memory of one machine, and then keeps them as they are until it is dropped.
+/// Loads images into the memory of one machine, and keeps mapped pages unchanged until it is dropped.
 pub struct Loader {
     ram: GuestRam,
     loading: ImageLoading,
@@ -22,35 +22,35 @@ pub struct Loader {
 }
 
 impl Loader {
-    /// Loads in the way of `loading`.
+    /// A loader that copies or maps as `loading` says.
     pub fn new(ram: &GuestRam, loading: ImageLoading) -> Self {
         Self { ram: ram.clone(), loading, leases: Leases::new(ram.clone()) }
     }
 
-    /// Tells how to hold the guest, which may run from now on.
-    pub(crate) fn attach(&self, gate: Arc<Gate>) {
-        self.leases.attach(gate);
+    /// Hands over the means to pause the guest. From this call on the guest may run.
+    pub(crate) fn attach(&self, control: Arc<RunControl>) {
+        self.leases.attach(control);
     }
 
-    /// Brings `pieces` of `file` into memory; of what is `cold` the guest will hardly touch any.
+    /// Brings `extents` of `file` into memory. The guest will hardly touch the ranges in `cold`.
     ///
     /// # Errors
-    /// The file ends too early or cannot be read or mapped, or there is no such memory.
-    pub fn load(&mut self, file: File, pieces: &[Piece], cold: &[Range]) -> io::Result<()> {
-        let copied = || Plan { copied: pieces.into(), mapped: Vec::new() };
+    /// The file ends too early or cannot be read or mapped, or an address is outside guest memory.
+    pub fn load(&mut self, file: File, extents: &[FileExtent], cold: &[GuestRange]) -> io::Result<()> {
+        let copied = || LoadPlan { copied: extents.into(), mapped: Vec::new() };
         let plan = match self.loading {
             ImageLoading::Copy => copied(),
-            ImageLoading::Map => Plan { copied: Vec::new(), mapped: pieces.into() },
-            ImageLoading::Auto => cold::plan(&file, pieces, cold)?,
+            ImageLoading::Map => LoadPlan { copied: Vec::new(), mapped: extents.into() },
+            ImageLoading::Auto => load_plan::plan(&file, extents, cold)?,
         };
         let ram = &self.ram;
-        let bring = |file: &File, plan: &Plan| {
-            // Under the lease, if there is one: nobody cuts the file any more.
-            place::check_len(file, pieces)?;
+        let bring = |file: &File, plan: &LoadPlan| {
+            // Under the lease, if there is one: from then on no process can cut the file.
+            file_pages::check_len(file, extents)?;
             let mapped: Vec<_> =
-                plan.mapped.iter().map(|piece| place::map(ram, file, *piece)).collect::<io::Result<_>>()?;
-            // Afterwards: beside a mapping there are no huge pages to be cleared.
-            plan.copied.iter().try_for_each(|piece| place::copy(ram, file, *piece))?;
+                plan.mapped.iter().map(|extent| file_pages::map(ram, file, *extent)).collect::<io::Result<_>>()?;
+            // Copy after mapping: next to a file mapping the kernel cannot use a huge page, so it need not clear one.
+            plan.copied.iter().try_for_each(|extent| file_pages::copy(ram, file, *extent))?;
             Ok(mapped.into_iter().flatten().collect())
         };
         if plan.mapped.is_empty() {
@@ -60,7 +60,7 @@ impl Loader {
             Ok(()) => Ok(()),
             Err(LeaseError::Map(error)) => Err(error),
             Err(LeaseError::Refused { file, source }) if self.loading == ImageLoading::Auto => {
-                log::debug!("an image is copied as a whole, for there is no lease on it: {source}");
+                log::debug!("an image is copied as a whole, because it cannot be leased: {source}");
                 bring(&file, &copied()).map(drop)
             }
             Err(LeaseError::Refused { file, source }) => {
@@ -81,7 +81,7 @@ mod tests {
     use crate::testing::ram;
 
     #[test]
-    fn filler_is_mapped_where_there_is_a_lease_and_else_copied() {
+    fn filler_is_mapped_under_a_lease_and_else_copied() {
         const BLOCK: u64 = 2 << 20;
         let dir = tempfile::tempdir().expect("a temporary directory");
         let path = dir.path().join("image");
@@ -91,10 +91,10 @@ mod tests {
         let mapped = |loading| {
             let ram = ram(8);
             let mut loader = Loader::new(&ram, loading);
-            let piece = Piece { offset: 0, address: 2 * BLOCK, len: 2 * BLOCK };
-            loader.load(File::open(&path).expect("ours"), &[piece], &[]).expect("loaded");
+            let extent = FileExtent { offset: 0, address: 2 * BLOCK, len: 2 * BLOCK };
+            loader.load(File::open(&path).expect("ours"), &[extent], &[]).expect("loaded");
             let mut there = vec![0; contents.len()];
-            ram.read_slice(&mut there, GuestAddress(piece.address)).expect("in RAM");
+            ram.read_slice(&mut there, GuestAddress(extent.address)).expect("in RAM");
             assert!(there == contents, "{loading:?}");
             let maps = fs::read_to_string("/proc/self/maps").expect("our own");
             let lengths = maps.lines().filter(|line| line.contains(path.to_str().expect("a plain name"))).map(|line| {
@@ -106,7 +106,7 @@ mod tests {
         };
         use ImageLoading::{Auto, Copy, Map};
         for loading in [Auto, Copy, Map] {
-            let too_long = Piece { offset: 0, address: 2 * BLOCK, len: 2 * BLOCK + 1 };
+            let too_long = FileExtent { offset: 0, address: 2 * BLOCK, len: 2 * BLOCK + 1 };
             let file = File::open(&path).expect("ours");
             assert!(Loader::new(&ram(8), loading).load(file, &[too_long], &[]).is_err(), "{loading:?}");
         }
