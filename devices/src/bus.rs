@@ -111,39 +111,26 @@ impl Bus {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::sync::Mutex;
-
-    #[derive(Default)]
-    struct Recorder(Mutex<Vec<(u64, Vec<u8>)>>);
-
-    impl BusDevice for Recorder {
-        fn read(&self, offset: u64, data: &mut [u8]) {
-            data.fill(offset as u8);
-        }
-
-        fn write(&self, offset: u64, data: &[u8]) {
-            self.0.lock().unwrap().push((offset, data.to_vec()));
-        }
-    }
+    use crate::testing::BusRecorder;
 
     #[test]
     fn accesses_reach_the_device_with_their_offset() {
-        let device = Arc::new(Recorder::default());
+        let device = Arc::new(BusRecorder::default());
         let mut bus = Bus::new();
         bus.insert(0x1000, 0x10, device.clone()).unwrap();
-        bus.insert(0x3f8, 8, Arc::new(Recorder::default())).unwrap();
+        bus.insert(0x3f8, 8, Arc::new(BusRecorder::default())).unwrap();
         let mut data = [0; 2];
         assert!(bus.read(0x100e, &mut data));
         assert_eq!(data, [0xe, 0xe]);
         assert!(bus.write(0x1000, &[1, 2]));
-        assert_eq!(*device.0.lock().unwrap(), [(0, vec![1, 2])]);
+        assert_eq!(device.writes(), [(0, vec![1, 2])]);
     }
 
     #[test]
     fn nobody_answers_outside_or_across_a_border() {
         let mut bus = Bus::new();
-        bus.insert(0x1000, 0x10, Arc::new(Recorder::default())).unwrap();
-        bus.insert(0x1010, 0x10, Arc::new(Recorder::default())).unwrap();
+        bus.insert(0x1000, 0x10, Arc::new(BusRecorder::default())).unwrap();
+        bus.insert(0x1010, 0x10, Arc::new(BusRecorder::default())).unwrap();
         let mut data = [7; 4];
         for addr in [0, 0xfff, 0x100e, 0x101d, 0x1020, u64::MAX] {
             assert!(!bus.read(addr, &mut data), "{addr:#x}");
@@ -156,7 +143,7 @@ mod tests {
     #[test]
     fn ranges_that_overlap_wrap_or_are_empty_are_refused() {
         let mut bus = Bus::new();
-        let device = || Arc::new(Recorder::default());
+        let device = || Arc::new(BusRecorder::default());
         bus.insert(0x1000, 0x1000, device()).unwrap();
         for (base, len) in [(0x1000, 1), (0x1fff, 1), (0xfff, 2), (0, u64::MAX), (0x1800, 0x1000)] {
             assert_eq!(bus.insert(base, len, device()), Err(BusError::Overlap { base, len, other: 0x1000 }));

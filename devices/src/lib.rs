@@ -14,6 +14,8 @@
 //! | `testing` | the driver's side (feature `testing`) |
 
 #![deny(unsafe_code)]
+// Bytes of the guest must not reach an index, an unwrap or a cast that cuts. Tests may panic.
+#![cfg_attr(not(test), warn(clippy::indexing_slicing, clippy::unwrap_used, clippy::cast_possible_truncation))]
 
 pub mod bus;
 pub mod irq;

@@ -12,7 +12,7 @@
 //! ```
 //!
 //! All waiting is done in `epoll_wait`; a worker that has nothing to do sleeps. Waits for a worker are bounded by
-//! [`GRACE`].
+//! [`STOP_TIMEOUT`].
 
 use std::io;
 use std::os::fd::{AsRawFd, RawFd};
@@ -25,7 +25,7 @@ use vmm_sys_util::epoll::{ControlOperation, Epoll, EpollEvent, EventSet};
 use vmm_sys_util::eventfd::{EventFd, EFD_NONBLOCK};
 
 /// How long `pause` and `stop` wait for a worker to come to rest. A worker that reads a slow disk may need a while.
-pub const GRACE: Duration = Duration::from_secs(30);
+pub const STOP_TIMEOUT: Duration = Duration::from_secs(30);
 
 /// Events taken from the kernel at a time.
 const EVENTS: usize = 16;
@@ -131,8 +131,8 @@ fn timeout_ms(deadline: Option<Instant>) -> i32 {
 /// Why a worker's state did not come back.
 #[derive(Debug, thiserror::Error)]
 pub enum WorkerError {
-    /// It is busy in one operation for longer than [`GRACE`]; the thread has been left behind.
-    #[error("device thread {0} did not come to rest within {GRACE:?}: a host file or device does not answer")]
+    /// It is busy in one operation for longer than [`STOP_TIMEOUT`]; the thread has been left behind.
+    #[error("device thread {0} did not come to rest within {STOP_TIMEOUT:?}: a host file or device does not answer")]
     Stuck(String),
     /// It panicked.
     #[error("device thread {0} panicked")]
@@ -178,7 +178,7 @@ impl Shared {
     fn wait_for(&self, reached: impl Fn(Phase) -> bool) -> bool {
         let (_state, timeout) = self
             .changed
-            .wait_timeout_while(self.lock(), GRACE, |state| !reached(state.1))
+            .wait_timeout_while(self.lock(), STOP_TIMEOUT, |state| !reached(state.1))
             .unwrap_or_else(PoisonError::into_inner);
         !timeout.timed_out()
     }

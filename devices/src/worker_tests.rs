@@ -3,7 +3,7 @@ use std::sync::mpsc::{channel, Receiver, Sender};
 
 use super::*;
 
-const WAIT: Duration = Duration::from_secs(20);
+const TEST_TIMEOUT: Duration = Duration::from_secs(20);
 const KICK: u64 = 1;
 
 /// Counts kicks and tells what happened.
@@ -61,7 +61,7 @@ fn probe(on_kick: fn(u64) -> Next) -> (Probe, EventFd, Receiver<&'static str>, A
 }
 
 fn expect(log: &Receiver<&'static str>, what: &str) {
-    assert_eq!(log.recv_timeout(WAIT).unwrap(), what);
+    assert_eq!(log.recv_timeout(TEST_TIMEOUT).unwrap(), what);
 }
 
 #[test]
@@ -134,7 +134,7 @@ fn dropping_the_handle_ends_the_thread() {
     let (worker, _kick, log, _) = probe(|_| Next::Continue);
     drop(WorkerHandle::spawn("probe", worker).unwrap());
     // The worker and with it the sender are gone.
-    while log.recv_timeout(WAIT).is_ok() {}
+    while log.recv_timeout(TEST_TIMEOUT).is_ok() {}
     assert_eq!(log.try_recv(), Err(std::sync::mpsc::TryRecvError::Disconnected));
 }
 
@@ -147,7 +147,7 @@ fn pause_and_resume_in_quick_succession_end_in_the_last_state_wanted() {
         handle.resume();
     }
     kick.write(1).unwrap();
-    while log.recv_timeout(WAIT).unwrap() != "kicked" {}
+    while log.recv_timeout(TEST_TIMEOUT).unwrap() != "kicked" {}
     assert_eq!(handle.stop().unwrap().seen, 1);
 }
 

@@ -1,6 +1,8 @@
 //! A network device on a true tap interface, in user and network namespaces of its own so that no privilege is
 //! needed. Where the host allows no such namespaces the test is skipped.
 
+#![expect(unsafe_code, reason = "ioctls that give the test's interface an address")]
+
 use std::fs;
 use std::io::Write;
 use std::mem;
@@ -10,7 +12,7 @@ use std::process::Command;
 
 use hutch_devices::testing::Buffer::{Readable, Writable};
 use hutch_devices::testing::Driver;
-use hutch_devices::virtio::net::{Net, NetConfig, Tap, TapError};
+use hutch_devices::virtio::net::{Net, NetDeviceConfig, Tap, TapError};
 use hutch_devices::virtio::VirtioDevice;
 
 const INSIDE: &str = "HUTCH_TEST_INSIDE_NAMESPACE";
@@ -49,7 +51,7 @@ fn inside() {
     });
     configure(libc::SIOCSIFFLAGS, |request| request.ifr_ifru.ifru_flags = libc::IFF_UP as libc::c_short);
 
-    let config = NetConfig { id: "net0".into(), tap, mac: [2, 0, 0, 0, 0, 1], mtu: Some(1500) };
+    let config = NetDeviceConfig { id: "net0".into(), tap, mac: [2, 0, 0, 0, 0, 1], mtu: Some(1500) };
     let net = Net::new(config).unwrap();
     let features = net.features();
     let mut driver = Driver::started(Box::new(net), features);

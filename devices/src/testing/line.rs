@@ -3,7 +3,7 @@
 use std::io;
 use std::sync::{Arc, Condvar, Mutex};
 
-use super::WAIT;
+use super::TEST_TIMEOUT;
 use crate::irq::Interrupt;
 
 /// Counts interrupts and wakes whoever waits for one.
@@ -22,11 +22,11 @@ impl Line {
     /// Returns once more than `seen` interrupts have come.
     ///
     /// # Panics
-    /// If that takes longer than [`WAIT`].
+    /// If that takes longer than [`TEST_TIMEOUT`].
     pub fn wait_past(&self, seen: u64) {
         let count = self.count.lock().unwrap();
-        let (count, timeout) = self.raised.wait_timeout_while(count, WAIT, |count| *count <= seen).unwrap();
-        assert!(!timeout.timed_out(), "no interrupt within {WAIT:?}: {} so far", *count);
+        let (count, timeout) = self.raised.wait_timeout_while(count, TEST_TIMEOUT, |count| *count <= seen).unwrap();
+        assert!(!timeout.timed_out(), "no interrupt within {TEST_TIMEOUT:?}: {} so far", *count);
     }
 }
 

@@ -55,14 +55,14 @@ impl Descriptor {
 
 /// A request that was made available.
 #[derive(Clone, Debug)]
-pub struct Request {
+pub struct SentRequest {
     /// First descriptor: the id in the used ring.
     pub head: u16,
     /// The writable buffers, in order.
     pub writable: Vec<(GuestAddress, u32)>,
 }
 
-impl Request {
+impl SentRequest {
     /// What the device wrote, all writable buffers in one.
     pub fn response(&self, ram: &TestRam) -> Vec<u8> {
         self.writable.iter().flat_map(|&(addr, len)| ram.read(addr, len as usize)).collect()
@@ -72,7 +72,7 @@ impl Request {
 /// An entry of the used ring.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Used {
-    /// [`Request::head`].
+    /// [`SentRequest::head`].
     pub id: u32,
     /// Bytes the device says it wrote.
     pub len: u32,
@@ -153,22 +153,22 @@ impl DriverQueue {
     }
 
     /// Writes a chain of `buffers`, makes it available, notifies.
-    pub fn send(&mut self, buffers: &[Buffer<'_>]) -> Request {
+    pub fn send(&mut self, buffers: &[Buffer<'_>]) -> SentRequest {
         let request = self.add(buffers);
         self.kick();
         request
     }
 
     /// Writes a chain of `buffers` and makes it available.
-    pub fn add(&mut self, buffers: &[Buffer<'_>]) -> Request {
+    pub fn add(&mut self, buffers: &[Buffer<'_>]) -> SentRequest {
         let (descriptors, writable) = self.describe(buffers);
         let head = self.write_chain(&descriptors);
         self.publish(head);
-        Request { head, writable }
+        SentRequest { head, writable }
     }
 
     /// As [`Self::add`], with the descriptors in an indirect table.
-    pub fn add_indirect(&mut self, buffers: &[Buffer<'_>]) -> Request {
+    pub fn add_indirect(&mut self, buffers: &[Buffer<'_>]) -> SentRequest {
         let (mut descriptors, writable) = self.describe(buffers);
         let last = descriptors.len() - 1;
         let mut table = Vec::new();
@@ -182,7 +182,7 @@ impl DriverQueue {
         let addr = self.ram.put(&table).raw_value();
         let head = self.write_chain(&[Descriptor { addr, len: table.len() as u32, flags: INDIRECT, next: 0 }]);
         self.publish(head);
-        Request { head, writable }
+        SentRequest { head, writable }
     }
 
     fn describe(&self, buffers: &[Buffer<'_>]) -> (Vec<Descriptor>, Vec<(GuestAddress, u32)>) {

@@ -12,10 +12,7 @@ use smallvec::SmallVec;
 use virtio_queue::DescriptorChain;
 use vm_memory::{Address, ByteValued, Bytes, GuestAddress, GuestMemory, GuestMemoryMmap};
 
-pub use super::vectors::{ReadVectors, WriteVectors};
-
-/// Descriptors that a chain may have: as many as the kernel takes in one `readv`. Linux drivers use far fewer.
-pub const MAX_SEGMENTS: usize = 1024;
+use super::vectors::{ReadVectors, WriteVectors, MAX_SEGMENTS};
 
 /// What is wrong with a chain, or with an access to it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
@@ -134,8 +131,8 @@ impl Chain {
 
 /// A position in a list of segments.
 #[derive(Clone, Debug)]
-pub(super) struct Cursor<'a> {
-    pub(super) mem: &'a GuestMemoryMmap<()>,
+struct Cursor<'a> {
+    mem: &'a GuestMemoryMmap<()>,
     /// What is left; the first is used up to `offset`.
     segments: &'a [Segment],
     offset: u32,
@@ -145,7 +142,7 @@ pub(super) struct Cursor<'a> {
 
 impl<'a> Cursor<'a> {
     /// Contiguous guest addresses from here, at most `limit` bytes in sum.
-    pub(super) fn pieces(&self, limit: u32) -> impl Iterator<Item = (GuestAddress, u32)> + use<'a> {
+    fn ranges(&self, limit: u32) -> impl Iterator<Item = (GuestAddress, u32)> + use<'a> {
         let mut offset = self.offset;
         let mut left = limit.min(self.remaining);
         self.segments.iter().map_while(move |segment| {
@@ -191,7 +188,7 @@ impl<'a> Cursor<'a> {
 
 /// Reads a request's buffers in order.
 #[derive(Clone, Debug)]
-pub struct ChainReader<'a>(pub(super) Cursor<'a>);
+pub struct ChainReader<'a>(Cursor<'a>);
 
 impl<'a> ChainReader<'a> {
     /// Bytes left.
@@ -206,7 +203,7 @@ impl<'a> ChainReader<'a> {
     pub fn read_exact(&mut self, data: &mut [u8]) -> Result<(), ChainError> {
         let len = self.0.check(data.len())?;
         let mut rest = data;
-        for (addr, count) in self.0.pieces(len) {
+        for (addr, count) in self.0.ranges(len) {
             let (here, after) = rest.split_at_mut(count as usize);
             self.0.mem.read_slice(here, addr).map_err(|_| ChainError::OutOfMemory(addr.raw_value()))?;
             rest = after;
@@ -241,13 +238,18 @@ impl<'a> ChainReader<'a> {
         Self(self.0.take(limit))
     }
 
+    /// Adds the bytes that are left to `vectors`; this reader does not move.
+    pub fn push_to(&self, vectors: &mut WriteVectors<'a>) {
+        vectors.push_ranges(self.0.mem, self.0.ranges(u32::MAX));
+    }
+
     /// `writev` of up to `limit` bytes, straight out of guest memory; moves by what was written, which is returned.
     ///
     /// # Errors
     /// The system call's, `WouldBlock` among them.
     pub fn write_to(&mut self, fd: impl AsFd, limit: u32) -> io::Result<usize> {
         let mut vectors = WriteVectors::new();
-        vectors.push_chain(&self.limited(limit));
+        self.limited(limit).push_to(&mut vectors);
         let count = vectors.writev(fd)?;
         self.0.advance_by_io(count);
         Ok(count)
@@ -260,7 +262,7 @@ impl<'a> ChainReader<'a> {
     pub fn write_all_at(&mut self, file: impl AsFd, mut offset: u64) -> io::Result<()> {
         while self.remaining() > 0 {
             let mut vectors = WriteVectors::new();
-            vectors.push_chain(self);
+            self.push_to(&mut vectors);
             match vectors.pwritev(&file, offset) {
                 Ok(0) => return Err(io::ErrorKind::WriteZero.into()),
                 Ok(count) => {
@@ -287,7 +289,7 @@ impl io::Read for ChainReader<'_> {
 /// Fills a request's buffers in order.
 #[derive(Clone, Debug)]
 pub struct ChainWriter<'a> {
-    pub(super) cursor: Cursor<'a>,
+    cursor: Cursor<'a>,
     written: u32,
 }
 
@@ -309,7 +311,7 @@ impl<'a> ChainWriter<'a> {
     pub fn write_all(&mut self, data: &[u8]) -> Result<(), ChainError> {
         let len = self.cursor.check(data.len())?;
         let mut rest = data;
-        for (addr, count) in self.cursor.pieces(len) {
+        for (addr, count) in self.cursor.ranges(len) {
             let (here, after) = rest.split_at(count as usize);
             self.cursor.mem.write_slice(here, addr).map_err(|_| ChainError::OutOfMemory(addr.raw_value()))?;
             rest = after;
@@ -343,13 +345,18 @@ impl<'a> ChainWriter<'a> {
         Self { cursor: self.cursor.take(limit), written: self.written }
     }
 
+    /// Adds the bytes that are left to `vectors`; this writer does not move.
+    pub fn push_to(&self, vectors: &mut ReadVectors<'a>) {
+        vectors.push_ranges(self.cursor.mem, self.cursor.ranges(u32::MAX));
+    }
+
     /// `readv` of up to `limit` bytes, straight into guest memory; moves by what was read, which is returned.
     ///
     /// # Errors
     /// The system call's, `WouldBlock` among them.
     pub fn read_from(&mut self, fd: impl AsFd, limit: u32) -> io::Result<usize> {
         let mut vectors = ReadVectors::new();
-        vectors.push_chain(&self.limited(limit));
+        self.limited(limit).push_to(&mut vectors);
         let count = vectors.readv(fd)?;
         self.move_on_by_io(count);
         Ok(count)
@@ -362,7 +369,7 @@ impl<'a> ChainWriter<'a> {
     pub fn fill_from_at(&mut self, file: impl AsFd, mut offset: u64) -> io::Result<()> {
         while self.remaining() > 0 {
             let mut vectors = ReadVectors::new();
-            vectors.push_chain(self);
+            self.push_to(&mut vectors);
             match vectors.preadv(&file, offset) {
                 Ok(0) => return Err(io::ErrorKind::UnexpectedEof.into()),
                 Ok(count) => {

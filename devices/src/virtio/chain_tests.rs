@@ -237,13 +237,13 @@ fn host_and_guest_buffers_go_into_one_system_call() {
 
     let mut out = WriteVectors::new();
     out.push_slice(b"head-");
-    out.push_chain(&chain.reader(&mem));
+    chain.reader(&mem).push_to(&mut out);
     assert_eq!(out.writev(&near).unwrap(), 9);
 
     let (mut before, mut after) = ([0; 3], [0; 10]);
     let mut vectors = ReadVectors::new();
     vectors.push_slice(&mut before);
-    vectors.push_chain(&chain.writer(&mem));
+    chain.writer(&mem).push_to(&mut vectors);
     vectors.push_slice(&mut after);
     assert_eq!(vectors.readv(&far).unwrap(), 9);
     assert_eq!((&before, request.response(&ram).as_slice(), &after[..2]), (b"hea", b"d-bo".as_slice(), &b"dy"[..]));

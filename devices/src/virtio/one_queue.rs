@@ -41,11 +41,11 @@ pub trait Service: Send + Sync + 'static {
     ///
     /// # Errors
     /// The request breaks the protocol: the device stops until the driver resets it.
-    fn serve(&self, session: &Session, chain: &Chain) -> Result<u32, ChainError>;
+    fn serve(&self, session: &DriverSession, chain: &Chain) -> Result<u32, ChainError>;
 }
 
 /// What requests are done with while there is a driver.
-pub struct Session {
+pub struct DriverSession {
     /// The device's name, for logs.
     pub name: String,
     /// Guest memory.
@@ -92,7 +92,7 @@ impl<S: Service> VirtioDevice for OneQueue<S> {
     fn activate(&mut self, activation: Activation) -> Result<(), ActivateError> {
         let Activation { mem, queues, interrupt, features } = activation;
         let queue = queues.into_iter().flatten().next().ok_or(ActivateError::MissingQueue(0))?;
-        let session = Session { name: self.name.clone(), mem, features };
+        let session = DriverSession { name: self.name.clone(), mem, features };
         // Before the thread runs: what the service tells the driver from now on is not lost.
         self.service.connect(Some(interrupt.clone()));
         let worker = ServiceWorker { service: self.service.clone(), session, queue, interrupt };
@@ -119,7 +119,7 @@ impl<S: Service> VirtioDevice for OneQueue<S> {
 /// The inside of an active device.
 struct ServiceWorker<S> {
     service: Arc<S>,
-    session: Session,
+    session: DriverSession,
     queue: DeviceQueue,
     interrupt: Arc<DeviceInterrupt>,
 }

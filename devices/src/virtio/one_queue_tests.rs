@@ -17,7 +17,7 @@ impl Service for Probe {
         self.connected.lock().unwrap().push(interrupt.is_some());
     }
 
-    fn serve(&self, session: &Session, chain: &Chain) -> Result<u32, ChainError> {
+    fn serve(&self, session: &DriverSession, chain: &Chain) -> Result<u32, ChainError> {
         assert_ne!(chain.writable_len(), 1, "on purpose, for a test");
         assert_eq!(session.name, "probe");
         let mut writer = chain.writer(&session.mem);

@@ -13,7 +13,7 @@ use vm_memory::{Address, Bytes, GuestAddress, GuestMemoryMmap};
 use vmm_sys_util::eventfd::EventFd;
 
 use super::chain::{Chain, ChainError};
-use super::device::DeviceInterrupt;
+use super::interrupt::DeviceInterrupt;
 use crate::warn_limited;
 use crate::worker::Next;
 

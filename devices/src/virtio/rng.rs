@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use virtio_bindings::virtio_ids::VIRTIO_ID_RNG;
 
-use super::one_queue::{OneQueue, Service, Session};
+use super::one_queue::{DriverSession, OneQueue, Service};
 use super::{Chain, ChainError};
 
 /// Most bytes that one request gets, however long its buffers: bounds the time until the next look around.
@@ -31,7 +31,7 @@ impl Service for Entropy {
     const QUEUE_SIZE: u16 = 64;
 
     /// Fills the request's buffers and returns how far.
-    fn serve(&self, session: &Session, chain: &Chain) -> Result<u32, ChainError> {
+    fn serve(&self, session: &DriverSession, chain: &Chain) -> Result<u32, ChainError> {
         // 5.4.6.1: only writable buffers, and at least one byte goes in.
         if chain.readable_len() > 0 {
             return Err(ChainError::Direction);

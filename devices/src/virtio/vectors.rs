@@ -2,17 +2,18 @@
 //!
 //! Used by device workers, mostly through [`super::ChainReader`] and [`super::ChainWriter`].
 
-// readv and writev on guest memory take raw pointers; all of that is in this file.
-#![allow(unsafe_code)]
+#![expect(unsafe_code, reason = "readv and writev on guest memory take raw pointers; all of that is in this file")]
 
 use std::io;
 use std::marker::PhantomData;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
 
 use smallvec::SmallVec;
-use vm_memory::GuestMemory;
+use vm_memory::{GuestAddress, GuestMemory, GuestMemoryMmap};
 
-use super::chain::{ChainReader, ChainWriter, Cursor, MAX_SEGMENTS};
+/// Buffers of one system call: as many as the kernel takes in one `readv` (`UIO_MAXIOV`). It is also the limit of
+/// descriptors in a chain; Linux drivers use far fewer.
+pub const MAX_SEGMENTS: usize = 1024;
 
 /// Guest and host buffers for one `readv`: the kernel writes into them.
 #[derive(Default)]
@@ -24,9 +25,16 @@ impl<'a> ReadVectors<'a> {
         Self::default()
     }
 
-    /// Adds what is left of `writer`.
-    pub fn push_chain(&mut self, writer: &ChainWriter<'a>) {
-        self.0.push_cursor(&writer.cursor);
+    /// Adds guest memory: ranges of `mem`, each of them checked to lie in it.
+    ///
+    /// # Panics
+    /// If a range is outside of `mem`: a mistake of the caller.
+    pub(super) fn push_ranges(
+        &mut self,
+        mem: &'a GuestMemoryMmap<()>,
+        ranges: impl Iterator<Item = (GuestAddress, u32)>,
+    ) {
+        self.0.push_ranges(mem, ranges);
     }
 
     /// Adds a host buffer.
@@ -75,9 +83,16 @@ impl<'a> WriteVectors<'a> {
         Self::default()
     }
 
-    /// Adds what is left of `reader`.
-    pub fn push_chain(&mut self, reader: &ChainReader<'a>) {
-        self.0.push_cursor(&reader.0);
+    /// Adds guest memory: ranges of `mem`, each of them checked to lie in it.
+    ///
+    /// # Panics
+    /// If a range is outside of `mem`: a mistake of the caller.
+    pub(super) fn push_ranges(
+        &mut self,
+        mem: &'a GuestMemoryMmap<()>,
+        ranges: impl Iterator<Item = (GuestAddress, u32)>,
+    ) {
+        self.0.push_ranges(mem, ranges);
     }
 
     /// Adds a host buffer.
@@ -137,10 +152,10 @@ impl<'a> Vectors<'a> {
         }
     }
 
-    fn push_cursor(&mut self, cursor: &Cursor<'a>) {
-        for (addr, len) in cursor.pieces(u32::MAX) {
+    fn push_ranges(&mut self, mem: &'a GuestMemoryMmap<()>, ranges: impl Iterator<Item = (GuestAddress, u32)>) {
+        for (addr, len) in ranges {
             // A buffer may lie in two regions. The range was checked when the chain was collected, from this memory.
-            for slice in cursor.mem.get_slices(addr, len as usize) {
+            for slice in mem.get_slices(addr, len as usize) {
                 if self.list.len() >= MAX_SEGMENTS - 1 {
                     return;
                 }
@@ -155,9 +170,10 @@ impl<'a> Vectors<'a> {
         fd: BorrowedFd<'_>,
         operation: impl Fn(libc::c_int, *const libc::iovec, libc::c_int) -> libc::ssize_t,
     ) -> io::Result<usize> {
+        #[expect(clippy::cast_possible_truncation, reason = "at most MAX_SEGMENTS")]
+        let count = self.list.len() as libc::c_int;
         loop {
-            // The cast cannot cut: there are at most MAX_SEGMENTS.
-            let result = operation(fd.as_raw_fd(), self.list.as_ptr(), self.list.len() as libc::c_int);
+            let result = operation(fd.as_raw_fd(), self.list.as_ptr(), count);
             match usize::try_from(result) {
                 Ok(count) => return Ok(count),
                 Err(_) => {

@@ -5,82 +5,24 @@
 use std::fs::{File, OpenOptions};
 use std::io::{self, Seek, SeekFrom};
 use std::os::unix::fs::{FileExt, FileTypeExt, OpenOptionsExt};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use nix::errno::Errno;
 use nix::fcntl::{fcntl, FcntlArg};
 use vmm_sys_util::fallocate::{fallocate, FallocateMode};
 
-use super::request::{Disk, Range, SECTOR};
+use super::config::BlockError;
+use super::request::{DiskInfo, DiskRange, SECTOR};
 use crate::virtio::{ChainReader, ChainWriter};
 
 /// Zeroes written at a time where the file system knows no better way.
 static ZEROES: [u8; 64 << 10] = [0; 64 << 10];
 
-/// Why a disk cannot be had.
-#[derive(Debug, thiserror::Error)]
-pub enum BlockError {
-    /// The image cannot be opened.
-    #[error("cannot open disk image {}: check the path and its permissions", path.display())]
-    Open {
-        /// The image.
-        path: PathBuf,
-        /// The cause.
-        source: io::Error,
-    },
-    /// A directory, a pipe, ...
-    #[error("disk image {} is neither a regular file nor a block device: give one of these", .0.display())]
-    Kind(PathBuf),
-    /// Its size is unknown.
-    #[error("cannot tell the size of disk image {}: check the device it lies on", path.display())]
-    Size {
-        /// The image.
-        path: PathBuf,
-        /// The cause.
-        source: io::Error,
-    },
-    /// Nothing in it.
-    #[error("disk image {} is empty: give it a size, for example with truncate -s 1G", .0.display())]
-    Empty(PathBuf),
-    /// Not whole sectors.
-    #[error("disk image {} has {size} bytes, no multiple of 512: pad it, for example with truncate -s %512", path.display())]
-    Unaligned {
-        /// The image.
-        path: PathBuf,
-        /// Its size in bytes.
-        size: u64,
-    },
-    /// Someone else uses it.
-    #[error("disk image {} is in use{}: stop the other user, or attach it read-only everywhere", path.display(), if *.read_only { " and being written" } else { "" })]
-    InUse {
-        /// The image.
-        path: PathBuf,
-        /// It was to be read only.
-        read_only: bool,
-    },
-    /// The file system knows no locks.
-    #[error("cannot lock disk image {}: put it on a file system with locks", path.display())]
-    Lock {
-        /// The image.
-        path: PathBuf,
-        /// The cause.
-        source: io::Error,
-    },
-    /// The name that the guest sees is too long.
-    #[error("serial number of disk {id} has {len} bytes: 20 are possible")]
-    Serial {
-        /// The disk.
-        id: String,
-        /// Length in bytes.
-        len: usize,
-    },
-}
-
 /// An open, locked image.
 #[derive(Debug)]
 pub struct Backend {
     file: File,
-    disk: Disk,
+    disk: DiskInfo,
 }
 
 impl Backend {
@@ -114,11 +56,11 @@ impl Backend {
         if size % SECTOR != 0 {
             return Err(BlockError::Unaligned { path: path.to_owned(), size });
         }
-        Ok(Self { file, disk: Disk { sectors: size / SECTOR, read_only } })
+        Ok(Self { file, disk: DiskInfo { sectors: size / SECTOR, read_only } })
     }
 
     /// What requests are checked against.
-    pub fn disk(&self) -> Disk {
+    pub fn disk(&self) -> DiskInfo {
         self.disk
     }
 
@@ -150,7 +92,7 @@ impl Backend {
     ///
     /// # Errors
     /// The host's.
-    pub fn discard(&self, range: Range) -> io::Result<()> {
+    pub fn discard(&self, range: DiskRange) -> io::Result<()> {
         self.allocate(|| FallocateMode::PunchHole, range).map(drop)
     }
 
@@ -158,7 +100,7 @@ impl Backend {
     ///
     /// # Errors
     /// The host's.
-    pub fn write_zeroes(&self, range: Range) -> io::Result<()> {
+    pub fn write_zeroes(&self, range: DiskRange) -> io::Result<()> {
         let mode = || if range.unmap { FallocateMode::PunchHole } else { FallocateMode::ZeroRange };
         if self.allocate(mode, range)? {
             return Ok(());
@@ -167,8 +109,8 @@ impl Backend {
         let mut left = range.len;
         while left > 0 {
             let len = left.min(ZEROES.len() as u64);
-            // The cast cannot cut: `len` is at most the length of an array.
-            self.file.write_all_at(ZEROES.get(..len as usize).unwrap_or_default(), offset)?;
+            let zeroes = usize::try_from(len).ok().and_then(|len| ZEROES.get(..len)).unwrap_or_default();
+            self.file.write_all_at(zeroes, offset)?;
             offset = offset.saturating_add(len);
             left -= len;
         }
@@ -176,7 +118,7 @@ impl Backend {
     }
 
     /// False if the file system does not know how.
-    fn allocate(&self, mode: impl Fn() -> FallocateMode, range: Range) -> io::Result<bool> {
+    fn allocate(&self, mode: impl Fn() -> FallocateMode, range: DiskRange) -> io::Result<bool> {
         loop {
             match fallocate(&self.file, mode(), true, range.offset, range.len) {
                 Ok(()) => return Ok(true),
@@ -191,6 +133,7 @@ impl Backend {
 /// An open file description lock, over all of the file.
 fn lock(file: &File, path: &Path, read_only: bool) -> Result<(), BlockError> {
     let kind = if read_only { libc::F_RDLCK } else { libc::F_WRLCK };
+    #[expect(clippy::cast_possible_truncation, reason = "constants of fcntl(2) between 0 and 2")]
     let range = libc::flock { l_type: kind as _, l_whence: libc::SEEK_SET as _, l_start: 0, l_len: 0, l_pid: 0 };
     match fcntl(file, FcntlArg::F_OFD_SETLK(&range)) {
         Ok(_) => Ok(()),

@@ -5,8 +5,8 @@ use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 
 use super::backend::Backend;
-use super::request::Disk;
-use super::{disk_id, BlockConfig, BlockError, ID};
+use super::config::{disk_id, BlockDeviceConfig, BlockError};
+use super::request::{DiskId, DiskInfo};
 use crate::virtio::DeviceInterrupt;
 
 /// An image and its name.
@@ -14,7 +14,7 @@ pub(super) struct Medium {
     /// The image.
     pub(super) backend: Backend,
     /// What the guest sees as the disk's serial number.
-    pub(super) id: ID,
+    pub(super) id: DiskId,
 }
 
 impl Medium {
@@ -22,7 +22,7 @@ impl Medium {
     ///
     /// # Errors
     /// See [`BlockError`].
-    pub(super) fn open(config: &BlockConfig) -> Result<Self, BlockError> {
+    pub(super) fn open(config: &BlockDeviceConfig) -> Result<Self, BlockError> {
         let id = disk_id(config)?;
         Ok(Self { backend: Backend::open(&config.path, config.read_only)?, id })
     }
@@ -46,7 +46,7 @@ impl Drive {
     }
 
     /// What requests are checked against: an empty disk has no sectors.
-    pub(super) fn disk(&self) -> Disk {
+    pub(super) fn disk(&self) -> DiskInfo {
         disk_of(&self.medium())
     }
 
@@ -67,8 +67,8 @@ impl Drive {
 }
 
 /// What requests are checked against with this image.
-pub(super) fn disk_of(medium: &Option<Medium>) -> Disk {
-    medium.as_ref().map_or(Disk { sectors: 0, read_only: false }, |medium| medium.backend.disk())
+pub(super) fn disk_of(medium: &Option<Medium>) -> DiskInfo {
+    medium.as_ref().map_or(DiskInfo { sectors: 0, read_only: false }, |medium| medium.backend.disk())
 }
 
 /// The outside of a disk whose image may change. Any thread.
@@ -86,7 +86,7 @@ impl BlockSlot {
     /// # Errors
     /// See [`BlockError`]; the slot is as it was.
     pub fn insert(&self, path: &Path, read_only: bool, serial: &str) -> Result<(), BlockError> {
-        let config = BlockConfig { id: serial.into(), path: path.into(), read_only, serial: Some(serial.into()) };
+        let config = BlockDeviceConfig { id: serial.into(), path: path.into(), read_only, serial: Some(serial.into()) };
         let medium = Medium::open(&config)?;
         *self.0.medium_mut() = Some(medium);
         self.0.announce();

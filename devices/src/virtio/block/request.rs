@@ -8,13 +8,18 @@ use virtio_bindings::virtio_blk::{
 };
 
 /// Unit of all addresses and lengths, in bytes, whatever the disk's block size.
-pub const SECTOR: u64 = 512;
+pub const SECTOR: u64 = SECTOR_LEN as u64;
+/// [`SECTOR`] as configuration space has it.
+pub const SECTOR_LEN: u32 = 512;
 /// Length of a request's header in bytes.
 pub const HEADER: usize = 16;
 /// Length of one range of a discard in bytes.
-pub const RANGE: usize = 16;
+pub const RANGE: usize = RANGE_LEN as usize;
+const RANGE_LEN: u32 = 16;
 /// Length of a disk's name.
 pub const ID_BYTES: u32 = VIRTIO_BLK_ID_BYTES;
+/// A disk's serial number, padded with zeroes.
+pub type DiskId = [u8; ID_BYTES as usize];
 
 /// Ranges in one discard.
 pub const MAX_DISCARD_RANGES: u32 = 16;
@@ -28,7 +33,8 @@ pub const MAX_ZEROES_SECTORS: u32 = 64 << 10;
 /// The answer, in a request's last byte.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u8)]
-pub enum Status {
+#[expect(clippy::cast_possible_truncation, reason = "constants of the specification between 0 and 2")]
+pub enum BlockStatus {
     /// Done.
     Ok = VIRTIO_BLK_S_OK as u8,
     /// Failed, by the guest's fault or the host's.
@@ -39,7 +45,7 @@ pub enum Status {
 
 /// What a request is checked against.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Disk {
+pub struct DiskInfo {
     /// Capacity.
     pub sectors: u64,
     /// Nothing may change.
@@ -48,7 +54,7 @@ pub struct Disk {
 
 /// Bytes of a request besides header and status.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Payload {
+pub struct PayloadLen {
     /// From the driver.
     pub readable: u32,
     /// For the driver.
@@ -57,7 +63,7 @@ pub struct Payload {
 
 /// A request that can be done: it lies within the disk and changes nothing that may not change.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Request {
+pub enum BlockRequest {
     /// Fill the writable payload from byte `offset` on.
     Read {
         /// In bytes.
@@ -80,7 +86,7 @@ pub enum Request {
 
 /// Part of a disk that a discard or a request for zeroes names.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Range {
+pub struct DiskRange {
     /// In bytes.
     pub offset: u64,
     /// In bytes, not 0.
@@ -93,55 +99,55 @@ pub struct Range {
 ///
 /// # Errors
 /// The status to answer with.
-pub fn parse(header: [u8; HEADER], payload: Payload, disk: Disk) -> Result<Request, Status> {
+pub fn parse(header: [u8; HEADER], payload: PayloadLen, disk: DiskInfo) -> Result<BlockRequest, BlockStatus> {
     let [t0, t1, t2, t3, _, _, _, _, sector @ ..] = header;
     let sector = u64::from_le_bytes(sector);
     match u32::from_le_bytes([t0, t1, t2, t3]) {
         VIRTIO_BLK_T_IN if payload.readable == 0 => {
-            Ok(Request::Read { offset: data_offset(sector, payload.writable, disk)? })
+            Ok(BlockRequest::Read { offset: data_offset(sector, payload.writable, disk)? })
         }
         VIRTIO_BLK_T_OUT if payload.writable == 0 && !disk.read_only => {
-            Ok(Request::Write { offset: data_offset(sector, payload.readable, disk)? })
+            Ok(BlockRequest::Write { offset: data_offset(sector, payload.readable, disk)? })
         }
-        VIRTIO_BLK_T_FLUSH if payload == (Payload { readable: 0, writable: 0 }) => Ok(Request::Flush),
-        VIRTIO_BLK_T_GET_ID if payload.readable == 0 && payload.writable >= ID_BYTES => Ok(Request::Id),
-        VIRTIO_BLK_T_DISCARD if has_ranges(payload, disk, MAX_DISCARD_RANGES) => Ok(Request::Discard),
-        VIRTIO_BLK_T_WRITE_ZEROES if has_ranges(payload, disk, MAX_ZEROES_RANGES) => Ok(Request::WriteZeroes),
+        VIRTIO_BLK_T_FLUSH if payload == (PayloadLen { readable: 0, writable: 0 }) => Ok(BlockRequest::Flush),
+        VIRTIO_BLK_T_GET_ID if payload.readable == 0 && payload.writable >= ID_BYTES => Ok(BlockRequest::Id),
+        VIRTIO_BLK_T_DISCARD if has_ranges(payload, disk, MAX_DISCARD_RANGES) => Ok(BlockRequest::Discard),
+        VIRTIO_BLK_T_WRITE_ZEROES if has_ranges(payload, disk, MAX_ZEROES_RANGES) => Ok(BlockRequest::WriteZeroes),
         VIRTIO_BLK_T_IN
         | VIRTIO_BLK_T_OUT
         | VIRTIO_BLK_T_FLUSH
         | VIRTIO_BLK_T_GET_ID
         | VIRTIO_BLK_T_DISCARD
-        | VIRTIO_BLK_T_WRITE_ZEROES => Err(Status::IoError),
-        _ => Err(Status::Unsupported),
+        | VIRTIO_BLK_T_WRITE_ZEROES => Err(BlockStatus::IoError),
+        _ => Err(BlockStatus::Unsupported),
     }
 }
 
 /// Where a transfer of `len` bytes begins.
-fn data_offset(sector: u64, len: u32, disk: Disk) -> Result<u64, Status> {
+fn data_offset(sector: u64, len: u32, disk: DiskInfo) -> Result<u64, BlockStatus> {
     let len = u64::from(len);
     if len == 0 || len % SECTOR != 0 {
-        return Err(Status::IoError);
+        return Err(BlockStatus::IoError);
     }
     offset(sector, len / SECTOR, disk)
 }
 
-fn offset(sector: u64, sectors: u64, disk: Disk) -> Result<u64, Status> {
+fn offset(sector: u64, sectors: u64, disk: DiskInfo) -> Result<u64, BlockStatus> {
     let end = sector.checked_add(sectors).filter(|end| *end <= disk.sectors);
-    end.and(sector.checked_mul(SECTOR)).ok_or(Status::IoError)
+    end.and(sector.checked_mul(SECTOR)).ok_or(BlockStatus::IoError)
 }
 
-fn has_ranges(payload: Payload, disk: Disk, max: u32) -> bool {
+fn has_ranges(payload: PayloadLen, disk: DiskInfo, max: u32) -> bool {
     let bytes = payload.readable;
-    let whole = bytes > 0 && bytes.is_multiple_of(RANGE as u32) && bytes / RANGE as u32 <= max;
+    let whole = bytes > 0 && bytes.is_multiple_of(RANGE_LEN) && bytes / RANGE_LEN <= max;
     whole && payload.writable == 0 && !disk.read_only
 }
 
-/// One range of [`Request::Discard`] or, with `zeroes`, of [`Request::WriteZeroes`].
+/// One range of [`BlockRequest::Discard`] or, with `zeroes`, of [`BlockRequest::WriteZeroes`].
 ///
 /// # Errors
 /// The status to answer with; nothing of the request should have been done.
-pub fn parse_range(bytes: [u8; RANGE], zeroes: bool, disk: Disk) -> Result<Range, Status> {
+pub fn parse_range(bytes: [u8; RANGE], zeroes: bool, disk: DiskInfo) -> Result<DiskRange, BlockStatus> {
     let [s0, s1, s2, s3, s4, s5, s6, s7, n0, n1, n2, n3, flags @ ..] = bytes;
     let sector = u64::from_le_bytes([s0, s1, s2, s3, s4, s5, s6, s7]);
     let sectors = u32::from_le_bytes([n0, n1, n2, n3]);
@@ -150,13 +156,13 @@ pub fn parse_range(bytes: [u8; RANGE], zeroes: bool, disk: Disk) -> Result<Range
     let (known, max) =
         if zeroes { (VIRTIO_BLK_WRITE_ZEROES_FLAG_UNMAP, MAX_ZEROES_SECTORS) } else { (0, MAX_DISCARD_SECTORS) };
     if flags & !known != 0 {
-        return Err(Status::Unsupported);
+        return Err(BlockStatus::Unsupported);
     }
     if sectors == 0 || sectors > max {
-        return Err(Status::IoError);
+        return Err(BlockStatus::IoError);
     }
     let offset = offset(sector, u64::from(sectors), disk)?;
-    Ok(Range { offset, len: u64::from(sectors) * SECTOR, unmap: flags != 0 })
+    Ok(DiskRange { offset, len: u64::from(sectors) * SECTOR, unmap: flags != 0 })
 }
 
 #[cfg(test)]

@@ -1,12 +1,13 @@
 //! Disks whose image comes and goes.
 
 use std::fs;
+use std::path::PathBuf;
 
 use virtio_bindings::virtio_blk::{VIRTIO_BLK_T_FLUSH, VIRTIO_BLK_T_GET_ID, VIRTIO_BLK_T_IN, VIRTIO_BLK_T_OUT};
 
 use super::*;
 use crate::testing::Driver;
-use crate::virtio::device::ISR_CONFIG;
+use crate::virtio::interrupt::ISR_CONFIG;
 use crate::virtio::mmio::registers as reg;
 
 const OK: u8 = 0;

@@ -9,7 +9,7 @@ use fuse_backend_rs::abi::fuse_abi::{
 use vm_memory::ByteValued;
 
 use super::device::Fs;
-use super::{FsCache, FsConfig};
+use super::{FsCache, FsDeviceConfig};
 use crate::testing::{activate, Activated, Buffer, DriverQueue};
 
 /// What a request came to: the reply without its header, or the error.
@@ -32,8 +32,8 @@ pub struct Listed {
     pub entry: Option<EntryOut>,
 }
 
-pub fn config(path: &Path) -> FsConfig {
-    FsConfig { id: "fs0".into(), tag: "share".into(), path: path.into(), ..FsConfig::default() }
+pub fn config(path: &Path) -> FsDeviceConfig {
+    FsDeviceConfig { id: "fs0".into(), tag: "share".into(), path: path.into(), ..FsDeviceConfig::default() }
 }
 
 /// A value from the front of a reply.
@@ -56,14 +56,14 @@ impl Client {
     }
 
     /// Over a directory, after INIT.
-    pub fn mount(config: FsConfig) -> Self {
+    pub fn mount(config: FsDeviceConfig) -> Self {
         let mut client = Self::new(Fs::new(config).unwrap(), 0);
         client.init(u64::MAX);
         client
     }
 
     pub fn read_only(path: &Path) -> Self {
-        Self::mount(FsConfig { read_only: true, ..config(path) })
+        Self::mount(FsDeviceConfig { read_only: true, ..config(path) })
     }
 
     pub fn read_write(path: &Path) -> Self {
@@ -71,7 +71,7 @@ impl Client {
     }
 
     pub fn always(path: &Path) -> Self {
-        Self::mount(FsConfig { cache: FsCache::Always, ..config(path) })
+        Self::mount(FsDeviceConfig { cache: FsCache::Always, ..config(path) })
     }
 
     pub fn requests(&mut self) -> &mut DriverQueue {

@@ -49,7 +49,7 @@ impl FsCache {
 
 /// How a virtio-fs device is made.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct FsConfig {
+pub struct FsDeviceConfig {
     /// Name for logs and threads, such as `fs0`.
     pub id: String,
     /// What the guest mounts it by: 1 to 36 bytes without NUL.
@@ -59,7 +59,7 @@ pub struct FsConfig {
     /// Whether the guest may change anything.
     pub read_only: bool,
     /// Shares this one file of the directory and nothing else of it. The directory itself can't be changed then.
-    pub only: Option<OsString>,
+    pub single_file: Option<OsString>,
     /// How much the guest remembers.
     pub cache: FsCache,
 }

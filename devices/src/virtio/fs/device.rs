@@ -4,10 +4,10 @@ use std::sync::Arc;
 
 use virtio_bindings::virtio_ids::VIRTIO_ID_FS;
 
-use super::config::{FsConfig, FsError, TAG_MAX};
-use super::pool::{Pool, QUEUES};
-use super::root::Root;
-use super::share::Share;
+use super::config::{FsDeviceConfig, FsError, TAG_MAX};
+use super::root::ShareRoot;
+use super::share::ShareFs;
+use super::worker::{Pool, QUEUES};
 use crate::virtio::device::{config_bytes, RING_FEATURES};
 use crate::virtio::{ActivateError, Activation, DeviceQueue, VirtioDevice};
 
@@ -18,8 +18,8 @@ const REQUEST_QUEUES: u32 = 1;
 
 /// A directory of the host for the guest to mount.
 pub struct Fs {
-    config: FsConfig,
-    root: Root,
+    config: FsDeviceConfig,
+    root: ShareRoot,
     space: [u8; TAG_MAX + 4],
     pool: Option<Arc<Pool>>,
 }
@@ -29,9 +29,9 @@ impl Fs {
     ///
     /// # Errors
     /// See [`FsError`].
-    pub fn new(config: FsConfig) -> Result<Self, FsError> {
+    pub fn new(config: FsDeviceConfig) -> Result<Self, FsError> {
         let space = config_space(&config.tag)?;
-        let root = Root::open(&config)?;
+        let root = ShareRoot::open(&config)?;
         Ok(Self { config, root, space, pool: None })
     }
 
@@ -53,7 +53,7 @@ impl Fs {
         let queues: [DeviceQueue; QUEUES] = [take(0)?, take(1)?];
         let host = |what| move |source| ActivateError::Host { what, source };
         let root = self.root.again().map_err(host("open the shared directory again"))?;
-        let share = Share::new(root, &self.config).map_err(host("serve the shared directory"))?;
+        let share = ShareFs::new(root, &self.config).map_err(host("serve the shared directory"))?;
         Pool::start(&self.config.id, activation.mem, activation.interrupt, queues, share)
             .map_err(host("start the threads of a shared directory"))
     }

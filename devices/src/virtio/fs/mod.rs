@@ -9,7 +9,7 @@
 //! | `creds` | files that a guest's user makes belong to that user |
 //! | `limit` | file descriptors that guests do not get |
 //! | `request` | the head of a request, checked before the library gets it |
-//! | `pool` | the threads that serve requests |
+//! | `worker` | the threads that serve requests |
 //! | `device` | the virtio device |
 //! | `sys` | system calls |
 //!
@@ -24,18 +24,19 @@ mod confinement_tests;
 mod creds;
 mod device;
 mod limit;
-mod only;
-#[cfg(test)]
-mod only_tests;
-mod pool;
 #[cfg(test)]
 mod proptests;
 mod request;
 mod root;
 mod share;
+mod single_file;
+#[cfg(test)]
+mod single_file_tests;
 mod sys;
 #[cfg(test)]
+#[path = "device_tests.rs"]
 mod tests;
+mod worker;
 
-pub use config::{FsCache, FsConfig, FsError, OPEN_FILES_WANTED, TAG_MAX};
+pub use config::{FsCache, FsDeviceConfig, FsError, OPEN_FILES_WANTED, TAG_MAX};
 pub use device::Fs;

@@ -16,7 +16,7 @@ use crate::testing::Buffer;
 struct Attempt {
     opcode: u32,
     node: usize,
-    body: Vec<Piece>,
+    body: Vec<Part>,
     /// Instead of the real length.
     len: Option<u32>,
     room: u32,
@@ -24,7 +24,7 @@ struct Attempt {
 }
 
 #[derive(Clone, Debug)]
-enum Piece {
+enum Part {
     Bytes(Vec<u8>),
     Number(u64),
     Node(usize),
@@ -34,19 +34,19 @@ enum Piece {
 
 const NAMES: [&str; 8] = ["file", "dir", "inner", "link", "new", "..", ".", "../outside/secret"];
 
-fn piece() -> impl Strategy<Value = Piece> {
+fn part() -> impl Strategy<Value = Part> {
     prop_oneof![
-        2 => prop::collection::vec(any::<u8>(), 0..40).prop_map(Piece::Bytes),
-        4 => prop_oneof![4 => 0..70_000u64, 1 => any::<u64>()].prop_map(Piece::Number),
-        2 => (0..5usize).prop_map(Piece::Node),
-        3 => (0..3usize).prop_map(Piece::Handle),
-        4 => prop::sample::select(&NAMES[..]).prop_map(Piece::Name),
+        2 => prop::collection::vec(any::<u8>(), 0..40).prop_map(Part::Bytes),
+        4 => prop_oneof![4 => 0..70_000u64, 1 => any::<u64>()].prop_map(Part::Number),
+        2 => (0..5usize).prop_map(Part::Node),
+        3 => (0..3usize).prop_map(Part::Handle),
+        4 => prop::sample::select(&NAMES[..]).prop_map(Part::Name),
     ]
 }
 
 fn attempt() -> impl Strategy<Value = Attempt> {
     let opcode = prop_oneof![30 => 1..53u32, 1 => any::<u32>()];
-    let body = prop::collection::vec(piece(), 0..8);
+    let body = prop::collection::vec(part(), 0..8);
     let len = prop_oneof![10 => Just(None), 1 => (0..300u32).prop_map(Some), 1 => any::<u32>().prop_map(Some)];
     let room = prop_oneof![Just(4096u32), 0..300u32];
     let user = prop_oneof![3 => Just(0), 1 => Just(1000), 1 => any::<u32>()];
@@ -74,15 +74,15 @@ impl Bench {
         Self { client, nodes, handles }
     }
 
-    fn body(&self, pieces: &[Piece]) -> Vec<u8> {
+    fn body(&self, parts: &[Part]) -> Vec<u8> {
         let mut body = Vec::new();
-        for piece in pieces {
-            match piece {
-                Piece::Bytes(bytes) => body.extend(bytes),
-                Piece::Number(number) => body.extend(number.to_le_bytes()),
-                Piece::Node(index) => body.extend(self.nodes[*index].to_le_bytes()),
-                Piece::Handle(index) => body.extend(self.handles[*index].to_le_bytes()),
-                Piece::Name(text) => body.extend(name(text)),
+        for part in parts {
+            match part {
+                Part::Bytes(bytes) => body.extend(bytes),
+                Part::Number(number) => body.extend(number.to_le_bytes()),
+                Part::Node(index) => body.extend(self.nodes[*index].to_le_bytes()),
+                Part::Handle(index) => body.extend(self.handles[*index].to_le_bytes()),
+                Part::Name(text) => body.extend(name(text)),
             }
         }
         body

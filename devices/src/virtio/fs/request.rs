@@ -9,8 +9,10 @@ use vm_memory::GuestMemoryMmap;
 use crate::virtio::Chain;
 
 /// Bytes before every request.
+#[expect(clippy::cast_possible_truncation, reason = "40 bytes")]
 pub const IN_HEADER: u32 = size_of::<InHeader>() as u32;
 /// Bytes before every reply.
+#[expect(clippy::cast_possible_truncation, reason = "16 bytes")]
 pub const OUT_HEADER: u32 = size_of::<OutHeader>() as u32;
 /// Largest request and largest reply: 1 MiB of payload, which is what INIT agrees on, and headers.
 pub const MESSAGE_MAX: u32 = (1 << 20) + 4096;

@@ -7,30 +7,30 @@ use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::MetadataExt;
 
-use super::config::{FsConfig, FsError};
+use super::config::{FsDeviceConfig, FsError};
 use super::sys;
 
 /// The shared directory.
 #[derive(Debug)]
-pub struct Root {
+pub struct ShareRoot {
     fd: OwnedFd,
     dev: u64,
     /// The kernel refuses every change, whatever this process asks for.
     read_only_mount: bool,
 }
 
-impl Root {
+impl ShareRoot {
     /// Opens the directory. If it is read-only and the process may, as a read-only mount of its own that nobody else
     /// sees.
     ///
     /// # Errors
     /// The path is not a directory that can be opened.
-    pub fn open(config: &FsConfig) -> Result<Self, FsError> {
+    pub fn open(config: &FsDeviceConfig) -> Result<Self, FsError> {
         Self::open_as(config, config.read_only)
     }
 
     /// With or without an attempt at a mount.
-    pub(super) fn open_as(config: &FsConfig, mount: bool) -> Result<Self, FsError> {
+    pub(super) fn open_as(config: &FsDeviceConfig, mount: bool) -> Result<Self, FsError> {
         let path = &config.path;
         let failed = |source: io::Error| match source.kind() {
             io::ErrorKind::NotFound => FsError::Missing { path: path.clone() },
@@ -71,7 +71,7 @@ impl Root {
     }
 }
 
-impl AsFd for Root {
+impl AsFd for ShareRoot {
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.fd.as_fd()
     }
@@ -96,25 +96,25 @@ mod tests {
 
     use super::*;
 
-    fn config(path: impl Into<PathBuf>) -> FsConfig {
-        FsConfig { path: path.into(), read_only: true, ..FsConfig::default() }
+    fn config(path: impl Into<PathBuf>) -> FsDeviceConfig {
+        FsDeviceConfig { path: path.into(), read_only: true, ..FsDeviceConfig::default() }
     }
 
     #[test]
     fn what_is_not_a_directory_is_named() {
         let dir = tempfile::tempdir().unwrap();
         let missing = dir.path().join("missing");
-        assert!(matches!(Root::open(&config(&missing)), Err(FsError::Missing { path }) if path == missing));
+        assert!(matches!(ShareRoot::open(&config(&missing)), Err(FsError::Missing { path }) if path == missing));
         let file = dir.path().join("file");
         std::fs::write(&file, "").unwrap();
-        assert!(matches!(Root::open(&config(&file)), Err(FsError::NotDirectory { path }) if path == file));
+        assert!(matches!(ShareRoot::open(&config(&file)), Err(FsError::NotDirectory { path }) if path == file));
     }
 
     #[test]
     fn a_tree_that_could_be_mounted_refuses_changes_by_itself() {
         let dir = tempfile::tempdir().unwrap();
         std::fs::write(dir.path().join("file"), "text").unwrap();
-        let root = Root::open(&config(dir.path())).unwrap();
+        let root = ShareRoot::open(&config(dir.path())).unwrap();
         let inside = PathBuf::from(root.path());
         assert_eq!(std::fs::read(inside.join("file")).unwrap(), b"text");
         let result = std::fs::write(inside.join("new"), "");
@@ -130,7 +130,7 @@ mod tests {
         let odd = dir.path().join(std::ffi::OsStr::from_bytes(b"\xff\xfe"));
         std::fs::create_dir(&odd).unwrap();
         for mount in [true, false] {
-            let root = Root::open_as(&config(&odd), mount).unwrap();
+            let root = ShareRoot::open_as(&config(&odd), mount).unwrap();
             assert!(PathBuf::from(root.path()).is_dir());
         }
     }

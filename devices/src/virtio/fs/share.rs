@@ -20,11 +20,11 @@ use fuse_backend_rs::api::filesystem::{
 };
 use fuse_backend_rs::passthrough::{Config, PassthroughFs};
 
-use super::config::{FsCache, FsConfig};
+use super::config::{FsCache, FsDeviceConfig};
 use super::creds::GuestUser;
 use super::limit::Headroom;
-use super::only::Only;
-use super::root::Root;
+use super::root::ShareRoot;
+use super::single_file::SingleFile;
 use super::sys;
 
 /// Longest extended attribute and longest list of them in Linux (`XATTR_SIZE_MAX`, `XATTR_LIST_MAX`).
@@ -51,24 +51,24 @@ const OPEN_FLAGS: i32 = libc::O_ACCMODE
 const STATUS_FLAGS: i32 = OPEN_FLAGS & !(libc::O_TRUNC | libc::O_DIRECTORY);
 
 /// A directory as a FUSE file system.
-pub struct Share {
+pub struct ShareFs {
     inner: PassthroughFs<()>,
     /// Keeps the path that `inner` works from alive.
-    root: Root,
+    root: ShareRoot,
     read_only: bool,
-    only: Only,
+    single_file: SingleFile,
     cache: FsCache,
     headroom: Headroom,
     /// File systems other than the root's, in the order in which they were met.
     devs: Mutex<Vec<u64>>,
 }
 
-impl Share {
+impl ShareFs {
     /// Over an opened directory. Reads nothing of it.
     ///
     /// # Errors
     /// `/proc` is not there.
-    pub fn new(root: Root, config: &FsConfig) -> io::Result<Self> {
+    pub fn new(root: ShareRoot, config: &FsDeviceConfig) -> io::Result<Self> {
         let inner = PassthroughFs::new(Config {
             root_dir: root.path(),
             attr_timeout: config.cache.timeout(),
@@ -85,7 +85,7 @@ impl Share {
             inner,
             root,
             read_only: config.read_only,
-            only: Only::new(config.only.as_deref())?,
+            single_file: SingleFile::new(config.single_file.as_deref())?,
             cache: config.cache,
             headroom: Headroom::new(sys::open_files_limit()),
             devs: Mutex::new(Vec::new()),
@@ -103,7 +103,7 @@ impl Share {
     /// A directory whose entries, or anything whose attributes, may be changed.
     fn changeable(&self, inode: u64) -> io::Result<()> {
         self.writable()?;
-        self.only.spare(inode)
+        self.single_file.deny_change(inode)
     }
 
     /// Asked before anything that may keep a descriptor.
@@ -165,7 +165,7 @@ impl Share {
         add: &mut dyn FnMut(DirEntry<'_>, Entry) -> io::Result<usize>,
     ) -> io::Result<()> {
         self.room()?;
-        if let Some(name) = self.only.name_in(inode) {
+        if let Some(name) = self.single_file.name_in(inode) {
             if offset == 0 {
                 // It may be gone, or be something else by now: then the directory is empty.
                 if let Ok(entry) = self.lookup(context, inode, name) {
@@ -208,7 +208,7 @@ fn status_flags(flags: u32) -> u32 {
     ((flags.cast_signed() & STATUS_FLAGS) | libc::O_CLOEXEC).cast_unsigned()
 }
 
-impl FileSystem for Share {
+impl FileSystem for ShareFs {
     type Inode = u64;
     type Handle = u64;
 
@@ -235,14 +235,14 @@ impl FileSystem for Share {
 
     fn lookup(&self, context: &Context, parent: u64, name: &CStr) -> io::Result<Entry> {
         component(name)?;
-        self.only.admit(parent, name)?;
+        self.single_file.check_lookup(parent, name)?;
         self.room()?;
         match self.inner.lookup(context, parent, name) {
             // A name that may be remembered as not there.
             Err(error) if error.kind() == io::ErrorKind::NotFound && self.cache == FsCache::Always => {
                 Ok(Entry { entry_timeout: self.cache.timeout(), ..Entry::default() })
             }
-            Ok(entry) if self.only.is_stranger(parent, &entry) => {
+            Ok(entry) if self.single_file.is_unexpected_type(parent, &entry) => {
                 self.inner.forget(context, entry.inode, 1);
                 Err(io::Error::from_raw_os_error(libc::ENOENT))
             }
@@ -445,12 +445,12 @@ impl FileSystem for Share {
     }
 
     fn getxattr(&self, context: &Context, inode: u64, name: &CStr, size: u32) -> io::Result<GetxattrReply> {
-        self.only.spare(inode)?;
+        self.single_file.deny_change(inode)?;
         self.inner.getxattr(context, inode, name, size.min(XATTR_MAX))
     }
 
     fn listxattr(&self, context: &Context, inode: u64, size: u32) -> io::Result<ListxattrReply> {
-        self.only.spare(inode)?;
+        self.single_file.deny_change(inode)?;
         self.inner.listxattr(context, inode, size.min(XATTR_MAX))
     }
 

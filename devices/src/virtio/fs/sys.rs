@@ -1,8 +1,10 @@
 //! System calls that the standard library does not have: mounts without a place, per-thread file system state, and
 //! whose files are made.
-//!
-//! Unsafe code: plain system calls; each takes numbers and NUL-terminated strings or structs that outlive it.
-#![allow(unsafe_code)]
+
+#![expect(
+    unsafe_code,
+    reason = "plain system calls; each takes numbers and NUL-terminated strings or structs that outlive it"
+)]
 
 use std::ffi::CStr;
 use std::io;

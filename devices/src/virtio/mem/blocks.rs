@@ -2,7 +2,7 @@
 
 use std::io;
 
-use super::request::{Answer, BlockState, Request, Span};
+use super::request::{BlockState, MemRequest, MemResponse, Span};
 
 /// The unit of plugging: what a huge page holds, so that giving one back frees one.
 pub const BLOCK_SIZE: u64 = 2 << 20;
@@ -70,18 +70,18 @@ impl Blocks {
     }
 
     /// Serves a request of the driver.
-    pub fn serve(&mut self, request: Request, discard: &dyn Discard) -> Answer {
+    pub fn serve(&mut self, request: MemRequest, discard: &dyn Discard) -> MemResponse {
         match request {
-            Request::Plug(span) => self.plug(span),
-            Request::Unplug(span) => self.unplug(span, discard),
-            Request::UnplugAll => self.unplug_all(discard),
-            Request::State(span) => match self.range(span).and_then(|range| self.plugged.get(range)) {
-                None => Answer::Error,
-                Some(blocks) if blocks.iter().all(|plugged| *plugged) => Answer::State(BlockState::Plugged),
-                Some(blocks) if blocks.iter().any(|plugged| *plugged) => Answer::State(BlockState::Mixed),
-                Some(_) => Answer::State(BlockState::Unplugged),
+            MemRequest::Plug(span) => self.plug(span),
+            MemRequest::Unplug(span) => self.unplug(span, discard),
+            MemRequest::UnplugAll => self.unplug_all(discard),
+            MemRequest::State(span) => match self.range(span).and_then(|range| self.plugged.get(range)) {
+                None => MemResponse::Error,
+                Some(blocks) if blocks.iter().all(|plugged| *plugged) => MemResponse::State(BlockState::Plugged),
+                Some(blocks) if blocks.iter().any(|plugged| *plugged) => MemResponse::State(BlockState::Mixed),
+                Some(_) => MemResponse::State(BlockState::Unplugged),
             },
-            Request::Unknown(_) => Answer::Error,
+            MemRequest::Unknown(_) => MemResponse::Error,
         }
     }
 
@@ -99,41 +99,41 @@ impl Blocks {
         self.plugged.get_mut(range).filter(|blocks| blocks.iter().all(|plugged| *plugged == state))
     }
 
-    fn plug(&mut self, span: Span) -> Answer {
+    fn plug(&mut self, span: Span) -> MemResponse {
         let after = (self.count + u64::from(span.blocks)) * BLOCK_SIZE;
         let enough = after > self.requested;
         match self.all(span, false) {
-            None => Answer::Error,
-            Some(_) if enough => Answer::Nack,
+            None => MemResponse::Error,
+            Some(_) if enough => MemResponse::Nack,
             Some(blocks) => {
                 blocks.fill(true);
                 self.count += u64::from(span.blocks);
-                Answer::Ack
+                MemResponse::Ack
             }
         }
     }
 
-    fn unplug(&mut self, span: Span, discard: &dyn Discard) -> Answer {
-        let Some(blocks) = self.all(span, true) else { return Answer::Error };
+    fn unplug(&mut self, span: Span, discard: &dyn Discard) -> MemResponse {
+        let Some(blocks) = self.all(span, true) else { return MemResponse::Error };
         if let Err(error) = discard.discard(span.addr, u64::from(span.blocks) * BLOCK_SIZE) {
             crate::warn_limited!("memory of the guest cannot be given back: {error}");
-            return Answer::Busy;
+            return MemResponse::Busy;
         }
         blocks.fill(false);
         self.count -= u64::from(span.blocks);
-        Answer::Ack
+        MemResponse::Ack
     }
 
-    fn unplug_all(&mut self, discard: &dyn Discard) -> Answer {
+    fn unplug_all(&mut self, discard: &dyn Discard) -> MemResponse {
         if self.count > 0 {
             if let Err(error) = discard.discard(self.region.addr, self.region.size) {
                 crate::warn_limited!("memory of the guest cannot be given back: {error}");
-                return Answer::Busy;
+                return MemResponse::Busy;
             }
         }
         self.plugged.fill(false);
         self.count = 0;
-        Answer::Ack
+        MemResponse::Ack
     }
 }
 

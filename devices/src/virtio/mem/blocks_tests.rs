@@ -30,12 +30,12 @@ fn at(block: u64, blocks: u16) -> Span {
 #[test]
 fn blocks_are_plugged_up_to_what_is_wanted() {
     let (mut blocks, host) = (Blocks::new(REGION), Host::default());
-    assert_eq!(blocks.serve(Request::Plug(at(0, 1)), &host), Answer::Nack, "nothing is wanted yet");
+    assert_eq!(blocks.serve(MemRequest::Plug(at(0, 1)), &host), MemResponse::Nack, "nothing is wanted yet");
     assert_eq!(blocks.request(4 * BLOCK_SIZE + 5), 4 * BLOCK_SIZE);
-    assert_eq!(blocks.serve(Request::Plug(at(2, 3)), &host), Answer::Ack);
-    assert_eq!(blocks.serve(Request::Plug(at(4, 1)), &host), Answer::Error, "it is plugged");
-    assert_eq!(blocks.serve(Request::Plug(at(5, 2)), &host), Answer::Nack, "one too many");
-    assert_eq!(blocks.serve(Request::Plug(at(15, 1)), &host), Answer::Ack);
+    assert_eq!(blocks.serve(MemRequest::Plug(at(2, 3)), &host), MemResponse::Ack);
+    assert_eq!(blocks.serve(MemRequest::Plug(at(4, 1)), &host), MemResponse::Error, "it is plugged");
+    assert_eq!(blocks.serve(MemRequest::Plug(at(5, 2)), &host), MemResponse::Nack, "one too many");
+    assert_eq!(blocks.serve(MemRequest::Plug(at(15, 1)), &host), MemResponse::Ack);
     assert_eq!((blocks.plugged(), blocks.requested()), (4 * BLOCK_SIZE, 4 * BLOCK_SIZE));
     assert_eq!(blocks.request(u64::MAX), REGION.size, "the region is all there is");
 }
@@ -44,31 +44,31 @@ fn blocks_are_plugged_up_to_what_is_wanted() {
 fn what_is_unplugged_goes_back_to_the_host() {
     let (mut blocks, host) = (Blocks::new(REGION), Host::default());
     blocks.request(REGION.size);
-    assert_eq!(blocks.serve(Request::Plug(at(0, 16)), &host), Answer::Ack);
-    assert_eq!(blocks.serve(Request::Unplug(at(3, 2)), &host), Answer::Ack);
-    assert_eq!(blocks.serve(Request::Unplug(at(4, 2)), &host), Answer::Error, "half of it is not plugged");
-    assert_eq!(blocks.serve(Request::State(at(3, 2)), &host), Answer::State(BlockState::Unplugged));
-    assert_eq!(blocks.serve(Request::State(at(4, 2)), &host), Answer::State(BlockState::Mixed));
-    assert_eq!(blocks.serve(Request::State(at(5, 11)), &host), Answer::State(BlockState::Plugged));
-    assert_eq!(blocks.serve(Request::UnplugAll, &host), Answer::Ack);
+    assert_eq!(blocks.serve(MemRequest::Plug(at(0, 16)), &host), MemResponse::Ack);
+    assert_eq!(blocks.serve(MemRequest::Unplug(at(3, 2)), &host), MemResponse::Ack);
+    assert_eq!(blocks.serve(MemRequest::Unplug(at(4, 2)), &host), MemResponse::Error, "half of it is not plugged");
+    assert_eq!(blocks.serve(MemRequest::State(at(3, 2)), &host), MemResponse::State(BlockState::Unplugged));
+    assert_eq!(blocks.serve(MemRequest::State(at(4, 2)), &host), MemResponse::State(BlockState::Mixed));
+    assert_eq!(blocks.serve(MemRequest::State(at(5, 11)), &host), MemResponse::State(BlockState::Plugged));
+    assert_eq!(blocks.serve(MemRequest::UnplugAll, &host), MemResponse::Ack);
     assert_eq!(blocks.plugged(), 0);
     let given = host.discarded.lock().unwrap().clone();
     assert_eq!(given, [(at(3, 2).addr, 2 * BLOCK_SIZE), (REGION.addr, REGION.size)]);
-    assert_eq!(blocks.serve(Request::Unknown(9), &host), Answer::Error);
+    assert_eq!(blocks.serve(MemRequest::Unknown(9), &host), MemResponse::Error);
 }
 
 #[test]
 fn a_host_that_does_not_take_memory_back_leaves_it_plugged() {
     let (mut blocks, host) = (Blocks::new(REGION), Host { refuses: true, ..Host::default() });
     blocks.request(REGION.size);
-    assert_eq!(blocks.serve(Request::Plug(at(0, 4)), &host), Answer::Ack);
-    assert_eq!(blocks.serve(Request::Unplug(at(0, 1)), &host), Answer::Busy);
-    assert_eq!(blocks.serve(Request::UnplugAll, &host), Answer::Busy);
+    assert_eq!(blocks.serve(MemRequest::Plug(at(0, 4)), &host), MemResponse::Ack);
+    assert_eq!(blocks.serve(MemRequest::Unplug(at(0, 1)), &host), MemResponse::Busy);
+    assert_eq!(blocks.serve(MemRequest::UnplugAll, &host), MemResponse::Busy);
     assert_eq!(blocks.plugged(), 4 * BLOCK_SIZE);
 }
 
 /// A request as a guest may make it: often near the region, sometimes anywhere.
-fn request() -> impl Strategy<Value = Request> {
+fn request() -> impl Strategy<Value = MemRequest> {
     let addr = prop_oneof![
         6 => (0..20u64).prop_map(|block| REGION.addr + block * BLOCK_SIZE),
         1 => (0..BLOCK_SIZE).prop_map(|offset| REGION.addr + offset),
@@ -78,11 +78,11 @@ fn request() -> impl Strategy<Value = Request> {
     (0..5u16, addr, blocks).prop_map(|(kind, addr, blocks)| {
         let span = Span { addr, blocks };
         match kind {
-            0 => Request::Plug(span),
-            1 => Request::Unplug(span),
-            2 => Request::UnplugAll,
-            3 => Request::State(span),
-            other => Request::Unknown(other),
+            0 => MemRequest::Plug(span),
+            1 => MemRequest::Unplug(span),
+            2 => MemRequest::UnplugAll,
+            3 => MemRequest::State(span),
+            other => MemRequest::Unknown(other),
         }
     })
 }
@@ -114,15 +114,15 @@ proptest! {
             }
             let before = blocks.plugged();
             let answer = blocks.serve(request, &Model(model));
-            if answer == Answer::Ack {
+            if answer == MemResponse::Ack {
                 let (span, to) = match request {
-                    Request::Plug(span) => (span, true),
-                    Request::Unplug(span) => (span, false),
+                    MemRequest::Plug(span) => (span, true),
+                    MemRequest::Unplug(span) => (span, false),
                     _ => (at(0, 16), false),
                 };
                 for block in 0..u64::from(span.blocks) {
                     let index = usize::try_from((span.addr - REGION.addr) / BLOCK_SIZE + block).unwrap();
-                    prop_assert!(to != model[index] || request == Request::UnplugAll);
+                    prop_assert!(to != model[index] || request == MemRequest::UnplugAll);
                     model[index] = to;
                 }
             }

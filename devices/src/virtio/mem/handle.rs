@@ -4,15 +4,15 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use super::blocks::{Blocks, Discard, Region, BLOCK_SIZE};
-use super::request::{Answer, Request};
+use super::request::{MemRequest, MemResponse};
 use crate::virtio::DeviceInterrupt;
 
 /// The host's side of a memory device.
 #[derive(Clone)]
-pub struct MemHandle(Arc<Shared>);
+pub struct MemHandle(Arc<MemShared>);
 
 impl MemHandle {
-    pub(super) fn new(shared: Arc<Shared>) -> Self {
+    pub(super) fn new(shared: Arc<MemShared>) -> Self {
         Self(shared)
     }
 
@@ -60,7 +60,7 @@ impl MemHandle {
 }
 
 /// What handle, device and worker share.
-pub(super) struct Shared {
+pub(super) struct MemShared {
     state: Mutex<State>,
     changed: Condvar,
     reached: Mutex<Option<Box<dyn Fn() + Send + Sync>>>,
@@ -81,7 +81,7 @@ impl State {
     }
 }
 
-impl Shared {
+impl MemShared {
     pub(super) fn new(region: Region) -> Self {
         let state = Mutex::new(State { blocks: Blocks::new(region), interrupt: None });
         Self { state, changed: Condvar::new(), reached: Mutex::default() }
@@ -101,7 +101,7 @@ impl Shared {
         }
     }
 
-    pub(super) fn serve(&self, request: Request, discard: &dyn Discard) -> Answer {
+    pub(super) fn serve(&self, request: MemRequest, discard: &dyn Discard) -> MemResponse {
         let mut state = self.lock();
         let before = state.blocks.plugged();
         let answer = state.blocks.serve(request, discard);

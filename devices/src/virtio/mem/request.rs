@@ -1,9 +1,9 @@
-//! What the driver asks and what it is told (VIRTIO 1.2, 5.15.6): bytes in, a [`Request`] out, and the answer back.
+//! What the driver asks and what it is told (VIRTIO 1.2, 5.15.6): bytes in, a [`MemRequest`] out, and the answer back.
 
 /// Bytes of a request: type, padding, address, number of blocks, padding.
 pub const REQUEST_LEN: usize = 24;
 /// Bytes of an answer: type, padding, state.
-pub const ANSWER_LEN: usize = 10;
+pub const RESPONSE_LEN: usize = 10;
 
 const PLUG: u16 = 0;
 const UNPLUG: u16 = 1;
@@ -21,7 +21,7 @@ pub struct Span {
 
 /// A driver's wish.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Request {
+pub enum MemRequest {
     /// To use these blocks from now on.
     Plug(Span),
     /// To give these blocks back.
@@ -34,7 +34,7 @@ pub enum Request {
     Unknown(u16),
 }
 
-impl Request {
+impl MemRequest {
     /// Reads a request; every sequence of bytes is one.
     pub fn parse(bytes: &[u8; REQUEST_LEN]) -> Self {
         let [t0, t1, _, _, _, _, _, _, a0, a1, a2, a3, a4, a5, a6, a7, n0, n1, ..] = *bytes;
@@ -52,7 +52,7 @@ impl Request {
 
 /// What the driver is told.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Answer {
+pub enum MemResponse {
     /// Done.
     Ack,
     /// Not now: there would be more memory than the host wants.
@@ -76,9 +76,9 @@ pub enum BlockState {
     Mixed,
 }
 
-impl Answer {
+impl MemResponse {
     /// The answer as the driver reads it.
-    pub fn bytes(self) -> [u8; ANSWER_LEN] {
+    pub fn bytes(self) -> [u8; RESPONSE_LEN] {
         let (kind, state): (u8, u8) = match self {
             Self::Ack | Self::State(BlockState::Plugged) => (0, 0),
             Self::State(BlockState::Unplugged) => (0, 1),
@@ -102,24 +102,24 @@ mod tests {
         bytes[16..18].copy_from_slice(&0x0203_u16.to_le_bytes());
         let span = Span { addr: 0x1_2345_6000, blocks: 0x0203 };
         for (kind, request) in [
-            (0, Request::Plug(span)),
-            (1, Request::Unplug(span)),
-            (2, Request::UnplugAll),
-            (3, Request::State(span)),
-            (0xff04, Request::Unknown(0xff04)),
+            (0, MemRequest::Plug(span)),
+            (1, MemRequest::Unplug(span)),
+            (2, MemRequest::UnplugAll),
+            (3, MemRequest::State(span)),
+            (0xff04, MemRequest::Unknown(0xff04)),
         ] {
             bytes[..2].copy_from_slice(&u16::to_le_bytes(kind));
-            assert_eq!(Request::parse(&bytes), request);
+            assert_eq!(MemRequest::parse(&bytes), request);
         }
     }
 
     #[test]
     fn answers_are_written_as_the_specification_lays_them_out() {
-        assert_eq!(Answer::Ack.bytes(), [0; 10]);
-        assert_eq!(Answer::Nack.bytes()[0], 1);
-        assert_eq!(Answer::Busy.bytes()[0], 2);
-        assert_eq!(Answer::Error.bytes()[0], 3);
-        assert_eq!(Answer::State(BlockState::Mixed).bytes(), [0, 0, 0, 0, 0, 0, 0, 0, 2, 0]);
-        assert_eq!(Answer::State(BlockState::Unplugged).bytes()[8], 1);
+        assert_eq!(MemResponse::Ack.bytes(), [0; 10]);
+        assert_eq!(MemResponse::Nack.bytes()[0], 1);
+        assert_eq!(MemResponse::Busy.bytes()[0], 2);
+        assert_eq!(MemResponse::Error.bytes()[0], 3);
+        assert_eq!(MemResponse::State(BlockState::Mixed).bytes(), [0, 0, 0, 0, 0, 0, 0, 0, 2, 0]);
+        assert_eq!(MemResponse::State(BlockState::Unplugged).bytes()[8], 1);
     }
 }

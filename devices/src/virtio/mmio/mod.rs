@@ -359,7 +359,7 @@ fn offered(device: &dyn VirtioDevice) -> u64 {
 /// The 32 bits that `select` names.
 fn half(features: u64, select: u32) -> u32 {
     match select {
-        0 => features as u32,
+        0 => (features & 0xffff_ffff) as u32,
         1 => (features >> 32) as u32,
         _ => 0,
     }

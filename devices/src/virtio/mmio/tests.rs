@@ -5,7 +5,8 @@ use virtio_queue::QueueT;
 use super::reg::status::{ACKNOWLEDGE, DRIVER, DRIVER_OK, FAILED, FEATURES_OK};
 use super::*;
 use crate::testing::{Driver, TestRam};
-use crate::virtio::device::{ISR_CONFIG, RING_FEATURES};
+use crate::virtio::device::RING_FEATURES;
+use crate::virtio::interrupt::ISR_CONFIG;
 use crate::virtio::ActivateError;
 
 const VERSION_1: u64 = 1 << VIRTIO_F_VERSION_1;

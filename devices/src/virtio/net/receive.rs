@@ -12,7 +12,7 @@ use virtio_bindings::virtio_net::{
 use virtio_queue::QueueT;
 
 use super::header::{has, ETHERNET, FLAGS_AT, HEADER, MAX_FRAME, NUM_BUFFERS_AT};
-use crate::virtio::chain::ReadVectors;
+use crate::virtio::vectors::ReadVectors;
 use crate::virtio::{Chain, ChainError, DeviceInterrupt, DeviceQueue, QueueError};
 use crate::{warn_limited, GuestRam};
 
@@ -23,7 +23,7 @@ const SPILL: usize = MAX_FRAME as usize;
 
 /// What the worker should do next about the host's side.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Received {
+pub enum RxOutcome {
     /// Come back when there are frames.
     Idle,
     /// Come back when the driver has made buffers available; leave the frames where they are.
@@ -74,32 +74,32 @@ impl Receiver {
     ///
     /// # Errors
     /// The driver broke the protocol.
-    pub fn receive(&mut self, link: BorrowedFd<'_>, interrupt: &DeviceInterrupt) -> Result<Received, QueueError> {
+    pub fn receive(&mut self, link: BorrowedFd<'_>, interrupt: &DeviceInterrupt) -> Result<RxOutcome, QueueError> {
         let received = self.read_frames(link)?;
         self.queue.signal(&self.mem, interrupt)?;
         Ok(received)
     }
 
-    fn read_frames(&mut self, link: BorrowedFd<'_>) -> Result<Received, QueueError> {
+    fn read_frames(&mut self, link: BorrowedFd<'_>) -> Result<RxOutcome, QueueError> {
         for _ in 0..BATCH {
             if !self.refill()? {
-                return Ok(Received::Starved);
+                return Ok(RxOutcome::Starved);
             }
             let (room, result) = self.read_frame(link);
             match result {
-                Ok(0) => return Ok(Received::LinkLost),
+                Ok(0) => return Ok(RxOutcome::LinkLost),
                 Ok(len) if len < HEADER || len > room => {
                     warn_limited!("{}: frame of {len} bytes for {room} bytes of guest buffers, dropped", self.name);
                 }
                 Ok(len) => self.deliver(len)?,
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(Received::Idle),
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(RxOutcome::Idle),
                 Err(error) => {
                     warn_limited!("{}: reading from the host's interface failed: {error}", self.name);
-                    return Ok(Received::LinkLost);
+                    return Ok(RxOutcome::LinkLost);
                 }
             }
         }
-        Ok(Received::Idle)
+        Ok(RxOutcome::Idle)
     }
 
     /// Takes buffers until one frame of any length has room. False if there are not enough; the driver then notifies.
@@ -142,7 +142,7 @@ impl Receiver {
     fn read_frame(&mut self, link: BorrowedFd<'_>) -> (usize, io::Result<usize>) {
         let mut vectors = ReadVectors::new();
         for chain in &self.pending {
-            vectors.push_chain(&chain.writer(&self.mem));
+            chain.writer(&self.mem).push_to(&mut vectors);
             if !self.merge || vectors.capacity() as u64 >= self.longest {
                 break;
             }

@@ -2,8 +2,7 @@
 //!
 //! Opened by the VMM's main thread, or passed to it by whoever may create interfaces.
 
-// ioctls of the tun driver.
-#![allow(unsafe_code)]
+#![expect(unsafe_code, reason = "ioctls of the tun driver")]
 
 use std::fs::OpenOptions;
 use std::io;
@@ -13,12 +12,13 @@ use std::os::unix::fs::OpenOptionsExt;
 use nix::fcntl::{fcntl, FcntlArg, FdFlag, OFlag};
 use virtio_bindings::virtio_net::{VIRTIO_NET_F_GUEST_CSUM, VIRTIO_NET_F_GUEST_TSO4, VIRTIO_NET_F_GUEST_TSO6};
 
+use super::backend::NetBackend;
 use super::header::{has, HEADER};
-use super::Link;
 
 const TUN: &str = "/dev/net/tun";
 /// Ethernet frames, no extra information, virtio's header.
-const FLAGS: libc::c_int = libc::IFF_TAP | libc::IFF_NO_PI | libc::IFF_VNET_HDR;
+#[expect(clippy::cast_possible_truncation, reason = "0x5002")]
+const FLAGS: libc::c_short = (libc::IFF_TAP | libc::IFF_NO_PI | libc::IFF_VNET_HDR) as libc::c_short;
 
 /// Why there is no tap.
 #[derive(Debug, thiserror::Error)]
@@ -81,7 +81,7 @@ impl Tap {
     /// See [`TapError`].
     pub fn open(name: Option<&str>) -> Result<Self, TapError> {
         let mut request = request(name.unwrap_or_default())?;
-        request.ifr_ifru.ifru_flags = FLAGS as libc::c_short;
+        request.ifr_ifru.ifru_flags = FLAGS;
         // O_CLOEXEC is set by the standard library.
         let options = OpenOptions::new().read(true).write(true).custom_flags(libc::O_NONBLOCK).clone();
         let fd = OwnedFd::from(options.open(TUN).map_err(|source| TapError::OpenTun { source })?);
@@ -103,10 +103,10 @@ impl Tap {
         check(unsafe { libc::ioctl(fd.as_raw_fd(), libc::TUNGETIFF, &mut request) })
             .map_err(|source| TapError::NotTap { source })?;
         // SAFETY: TUNGETIFF has set the flags; any bits are valid ones.
-        let flags = libc::c_int::from(unsafe { request.ifr_ifru.ifru_flags });
+        let flags = unsafe { request.ifr_ifru.ifru_flags };
         let name = interface_name(&request);
         if flags & FLAGS != FLAGS {
-            return Err(TapError::Flags { name, flags });
+            return Err(TapError::Flags { name, flags: flags.into() });
         }
         let tap = Self { fd, name };
         tap.configure()?;
@@ -121,6 +121,7 @@ impl Tap {
     fn configure(&self) -> Result<(), TapError> {
         let name = self.name.as_str();
         let error = |operation| move |source| TapError::Configure { name: name.to_owned(), operation, source };
+        #[expect(clippy::cast_possible_truncation, reason = "12 bytes")]
         let size = HEADER as libc::c_int;
         // SAFETY: TUNSETVNETHDRSZ reads an int.
         check(unsafe { libc::ioctl(self.fd.as_raw_fd(), libc::TUNSETVNETHDRSZ, &size) })
@@ -139,7 +140,7 @@ impl Tap {
     }
 }
 
-impl Link for Tap {
+impl NetBackend for Tap {
     fn fd(&self) -> BorrowedFd<'_> {
         self.fd.as_fd()
     }

@@ -4,14 +4,14 @@ use std::io;
 use std::os::fd::BorrowedFd;
 
 use super::header::{may_send, HEADER, MAX_FRAME, MIN_FRAME};
-use crate::virtio::chain::WriteVectors;
 use crate::virtio::queue::BATCH;
+use crate::virtio::vectors::WriteVectors;
 use crate::virtio::{Chain, ChainError, DeviceInterrupt, DeviceQueue, QueueError};
 use crate::{warn_limited, GuestRam};
 
 /// What the worker should do next about the host's side.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Sent {
+pub enum TxOutcome {
     /// Come back when the driver has made frames available.
     Idle,
     /// Come back when the host can take more.
@@ -21,7 +21,7 @@ pub enum Sent {
 }
 
 /// What became of a frame.
-enum Outcome {
+enum FrameOutcome {
     /// Sent, or dropped as a network may.
     Done,
     Blocked,
@@ -48,41 +48,45 @@ impl Transmitter {
     ///
     /// # Errors
     /// The driver broke the protocol.
-    pub fn transmit(&mut self, link: Option<BorrowedFd<'_>>, interrupt: &DeviceInterrupt) -> Result<Sent, QueueError> {
+    pub fn transmit(
+        &mut self,
+        link: Option<BorrowedFd<'_>>,
+        interrupt: &DeviceInterrupt,
+    ) -> Result<TxOutcome, QueueError> {
         self.queue.disable_notifications(&self.mem)?;
         let sent = self.write_frames(link)?;
         self.queue.signal(&self.mem, interrupt)?;
         Ok(sent)
     }
 
-    fn write_frames(&mut self, link: Option<BorrowedFd<'_>>) -> Result<Sent, QueueError> {
+    fn write_frames(&mut self, link: Option<BorrowedFd<'_>>) -> Result<TxOutcome, QueueError> {
         for _ in 0..BATCH {
             let Some(chain) = self.queue.pop(&self.mem)? else {
                 if self.queue.enable_notifications(&self.mem)? {
                     self.queue.disable_notifications(&self.mem)?;
                     continue;
                 }
-                return Ok(Sent::Idle);
+                return Ok(TxOutcome::Idle);
             };
             let head = chain.head();
             match self.write_frame(link, &chain).map_err(|source| QueueError::Chain { head, source })? {
-                Outcome::Done => self.queue.complete(&self.mem, head, 0)?,
-                Outcome::Blocked => {
+                FrameOutcome::Done => self.queue.complete(&self.mem, head, 0)?,
+                FrameOutcome::Blocked => {
                     self.queue.unpop();
-                    return Ok(Sent::Blocked);
+                    return Ok(TxOutcome::Blocked);
                 }
-                Outcome::LinkLost => {
+                FrameOutcome::LinkLost => {
                     self.queue.complete(&self.mem, head, 0)?;
                     self.queue.notify_self();
-                    return Ok(Sent::LinkLost);
+                    return Ok(TxOutcome::LinkLost);
                 }
             }
         }
         self.queue.notify_self();
-        Ok(Sent::Idle)
+        Ok(TxOutcome::Idle)
     }
 
-    fn write_frame(&self, link: Option<BorrowedFd<'_>>, chain: &Chain) -> Result<Outcome, ChainError> {
+    fn write_frame(&self, link: Option<BorrowedFd<'_>>, chain: &Chain) -> Result<FrameOutcome, ChainError> {
         if chain.writable_len() > 0 {
             return Err(ChainError::Direction);
         }
@@ -91,30 +95,32 @@ impl Transmitter {
         let mut header = [0; HEADER];
         frame.read_exact(&mut header)?;
         let len = frame.remaining();
-        let Some(link) = link else { return Ok(Outcome::Done) };
+        let Some(link) = link else { return Ok(FrameOutcome::Done) };
         if !(MIN_FRAME..=MAX_FRAME).contains(&len) || !may_send(&header, self.features) {
             warn_limited!("{}: the guest sends an impossible frame of {len} bytes, dropped", self.name);
-            return Ok(Outcome::Done);
+            return Ok(FrameOutcome::Done);
         }
         let mut vectors = WriteVectors::new();
         vectors.push_slice(&header);
-        vectors.push_chain(&frame);
+        frame.push_to(&mut vectors);
         if vectors.len() != HEADER + len as usize {
             warn_limited!("{}: the guest sends a frame in too many pieces, dropped", self.name);
-            return Ok(Outcome::Done);
+            return Ok(FrameOutcome::Done);
         }
         Ok(self.outcome(vectors.writev(link)))
     }
 
-    fn outcome(&self, result: io::Result<usize>) -> Outcome {
+    fn outcome(&self, result: io::Result<usize>) -> FrameOutcome {
         match result {
-            Ok(_) => Outcome::Done,
-            Err(error) if error.kind() == io::ErrorKind::WouldBlock => Outcome::Blocked,
-            Err(error) if [Some(libc::EBADFD), Some(libc::ENODEV)].contains(&error.raw_os_error()) => Outcome::LinkLost,
+            Ok(_) => FrameOutcome::Done,
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => FrameOutcome::Blocked,
+            Err(error) if [Some(libc::EBADFD), Some(libc::ENODEV)].contains(&error.raw_os_error()) => {
+                FrameOutcome::LinkLost
+            }
             // The interface is down, or the kernel does not like the frame: networks lose frames.
             Err(error) => {
                 log::debug!("{}: frame dropped: {error}", self.name);
-                Outcome::Done
+                FrameOutcome::Done
             }
         }
     }

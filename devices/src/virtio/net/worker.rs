@@ -10,9 +10,9 @@ use std::sync::Arc;
 
 use vmm_sys_util::epoll::EventSet;
 
-use super::receive::{Received, Receiver};
-use super::transmit::{Sent, Transmitter};
-use super::Link;
+use super::backend::NetBackend;
+use super::receive::{Receiver, RxOutcome};
+use super::transmit::{Transmitter, TxOutcome};
 use crate::virtio::queue::retire;
 use crate::virtio::{DeviceInterrupt, QueueError};
 use crate::worker::{Next, Poller, Worker};
@@ -26,7 +26,7 @@ pub struct NetWorker {
     /// For logs.
     pub name: String,
     /// The host's interface.
-    pub link: Arc<dyn Link>,
+    pub link: Arc<dyn NetBackend>,
     /// Whether there is one; shared with configuration space.
     pub up: Arc<AtomicBool>,
     /// Host to guest.
@@ -45,9 +45,9 @@ impl NetWorker {
             return Next::Continue;
         }
         match self.receiver.receive(self.link.fd(), &self.interrupt) {
-            Ok(Received::Idle) => self.watch(poller, EventSet::IN, true),
-            Ok(Received::Starved) => self.watch(poller, EventSet::IN, false),
-            Ok(Received::LinkLost) => self.lose_link(poller),
+            Ok(RxOutcome::Idle) => self.watch(poller, EventSet::IN, true),
+            Ok(RxOutcome::Starved) => self.watch(poller, EventSet::IN, false),
+            Ok(RxOutcome::LinkLost) => self.lose_link(poller),
             Err(error) => return self.retire(&error),
         }
         Next::Continue
@@ -56,9 +56,9 @@ impl NetWorker {
     fn transmit(&mut self, poller: &Poller) -> Next {
         let link: Option<BorrowedFd<'_>> = self.up.load(Ordering::SeqCst).then(|| self.link.fd());
         match self.transmitter.transmit(link, &self.interrupt) {
-            Ok(Sent::Idle) => self.watch(poller, EventSet::OUT, false),
-            Ok(Sent::Blocked) => self.watch(poller, EventSet::OUT, true),
-            Ok(Sent::LinkLost) => self.lose_link(poller),
+            Ok(TxOutcome::Idle) => self.watch(poller, EventSet::OUT, false),
+            Ok(TxOutcome::Blocked) => self.watch(poller, EventSet::OUT, true),
+            Ok(TxOutcome::LinkLost) => self.lose_link(poller),
             Err(error) => return self.retire(&error),
         }
         Next::Continue

@@ -15,9 +15,9 @@ use std::io;
 use vmm_sys_util::epoll::EventSet;
 
 use super::credit::Credit;
-use super::packet::{Header, Op, Ports, MAX_PAYLOAD, SHUTDOWN_BOTH, SHUTDOWN_RECEIVE, SHUTDOWN_SEND};
-use super::rx::{RxRing, Sent};
-use super::socket::Socket;
+use super::packet::{Op, PacketHeader, Ports, MAX_PAYLOAD, SHUTDOWN_BOTH, SHUTDOWN_RECEIVE, SHUTDOWN_SEND};
+use super::rx::{RxRing, RxSent};
+use super::socket::StreamSocket;
 use crate::virtio::chain::ChainReader;
 use crate::virtio::QueueError;
 
@@ -46,44 +46,44 @@ pub enum Turn {
 
 /// A connection that both sides have agreed on.
 #[derive(Debug)]
-pub struct Connection {
+pub struct VsockConnection {
     ports: Ports,
     /// Gone once neither direction has a use for it.
-    socket: Option<Socket>,
+    socket: Option<StreamSocket>,
     credit: Credit,
     /// RESPONSE is due.
-    answer: bool,
+    response_due: bool,
     /// CREDIT_UPDATE was asked for.
-    update: bool,
+    update_requested: bool,
     /// CREDIT_REQUEST was sent and not answered.
-    asked: bool,
+    credit_requested: bool,
     /// The socket may have something to read.
     readable: bool,
     /// SHUTDOWN flags that the guest sent.
-    guest_ended: u32,
+    guest_shutdown_flags: u32,
     /// SHUTDOWN flags that the guest has to know.
-    host_ended: u32,
+    host_shutdown_flags: u32,
     /// Of those, flags that were sent.
-    told: u32,
+    shutdown_sent: u32,
 }
 
-impl Connection {
-    /// Over the device's end of a socketpair. `answer`: the guest asked for it and waits for RESPONSE. `header` is the
+impl VsockConnection {
+    /// Over the device's end of a socketpair. `response_due`: the guest asked for it and waits for RESPONSE. `header` is the
     /// packet that made it.
-    pub fn new(ports: Ports, socket: Socket, answer: bool, header: &Header) -> Self {
+    pub fn new(ports: Ports, socket: StreamSocket, response_due: bool, header: &PacketHeader) -> Self {
         let mut credit = Credit::default();
-        credit.learn(header);
+        credit.update_peer(header);
         Self {
             ports,
             socket: Some(socket),
             credit,
-            answer,
-            update: false,
-            asked: false,
+            response_due,
+            update_requested: false,
+            credit_requested: false,
             readable: true,
-            guest_ended: 0,
-            host_ended: 0,
-            told: 0,
+            guest_shutdown_flags: 0,
+            host_shutdown_flags: 0,
+            shutdown_sent: 0,
         }
     }
 
@@ -93,12 +93,12 @@ impl Connection {
     }
 
     /// Its socket, while it has one.
-    pub fn socket(&self) -> Option<&Socket> {
+    pub fn socket(&self) -> Option<&StreamSocket> {
         self.socket.as_ref()
     }
 
     /// Ends it from the device's side.
-    pub fn into_socket(self) -> Option<Socket> {
+    pub fn into_socket(self) -> Option<StreamSocket> {
         self.socket
     }
 
@@ -108,30 +108,30 @@ impl Connection {
     }
 
     /// Whether the guest was told that the host is done both ways, and has only to confirm.
-    pub fn is_lingering(&self) -> bool {
-        self.told == SHUTDOWN_BOTH
+    pub fn is_closing(&self) -> bool {
+        self.shutdown_sent == SHUTDOWN_BOTH
     }
 
     /// Whether a turn has something to do.
     pub fn wants_turn(&self) -> bool {
-        self.answer
-            || self.update
+        self.response_due
+            || self.update_requested
             || self.credit.update_due()
-            || (self.may_read() && (self.credit.sendable() > 0 || !self.asked))
-            || self.host_ended != self.told
+            || (self.may_read() && (self.credit.peer_free() > 0 || !self.credit_requested))
+            || self.host_shutdown_flags != self.shutdown_sent
     }
 
     /// A packet of this connection from the guest, which is not a RST.
-    pub fn packet(&mut self, header: &Header, payload: ChainReader<'_>) -> Verdict {
-        self.credit.learn(header);
-        if self.credit.sendable() > 0 {
-            self.asked = false;
+    pub fn packet(&mut self, header: &PacketHeader, payload: ChainReader<'_>) -> Verdict {
+        self.credit.update_peer(header);
+        if self.credit.peer_free() > 0 {
+            self.credit_requested = false;
         }
         match header.op() {
             Some(Op::Rw) => self.receive(payload),
             Some(Op::Shutdown) => self.guest_shutdown(header.flags),
             Some(Op::CreditRequest) => {
-                self.update = true;
+                self.update_requested = true;
                 Verdict::Open
             }
             Some(Op::CreditUpdate) => Verdict::Open,
@@ -141,13 +141,13 @@ impl Connection {
 
     fn receive(&mut self, payload: ChainReader<'_>) -> Verdict {
         let len = payload.remaining();
-        if self.guest_ended & SHUTDOWN_SEND != 0 || !self.credit.receive(len) {
+        if self.guest_shutdown_flags & SHUTDOWN_SEND != 0 || !self.credit.receive(len) {
             return Verdict::Reset;
         }
-        let listening = self.host_ended & SHUTDOWN_RECEIVE == 0;
+        let listening = self.host_shutdown_flags & SHUTDOWN_RECEIVE == 0;
         match self.socket.as_mut().filter(|_| listening).map(|socket| socket.write(payload)) {
             Some(Ok(written)) => self.forwarded(written),
-            Some(Err(error)) => self.host_is_deaf(&error),
+            Some(Err(error)) => self.host_closed_read(&error),
             // Sent before the guest heard that nobody reads.
             None => self.credit.forward(len),
         }
@@ -155,15 +155,15 @@ impl Connection {
     }
 
     fn guest_shutdown(&mut self, flags: u32) -> Verdict {
-        self.guest_ended |= flags & SHUTDOWN_BOTH;
-        if self.guest_ended == SHUTDOWN_BOTH {
+        self.guest_shutdown_flags |= flags & SHUTDOWN_BOTH;
+        if self.guest_shutdown_flags == SHUTDOWN_BOTH {
             return Verdict::Ended;
         }
         if let Some(socket) = &self.socket {
-            if self.guest_ended & SHUTDOWN_RECEIVE != 0 {
+            if self.guest_shutdown_flags & SHUTDOWN_RECEIVE != 0 {
                 socket.end_reading();
             }
-            if self.guest_ended & SHUTDOWN_SEND != 0 && socket.buffered() == 0 {
+            if self.guest_shutdown_flags & SHUTDOWN_SEND != 0 && socket.buffered() == 0 {
                 socket.end_writing();
             }
         }
@@ -175,9 +175,9 @@ impl Connection {
         self.readable = true;
         if events.intersects(EventSet::HANG_UP | EventSet::ERROR) {
             // Both directions are shut down at the host's end, or it is closed; its last bytes can still be read.
-            self.host_is_deaf(&io::ErrorKind::BrokenPipe.into());
-            if self.guest_ended & SHUTDOWN_RECEIVE != 0 {
-                self.host_is_mute();
+            self.host_closed_read(&io::ErrorKind::BrokenPipe.into());
+            if self.guest_shutdown_flags & SHUTDOWN_RECEIVE != 0 {
+                self.host_closed_write();
             }
         } else if self.is_backed_up() {
             self.flush();
@@ -188,12 +188,12 @@ impl Connection {
         let Some(socket) = self.socket.as_mut() else { return };
         match socket.flush() {
             Ok(written) => {
-                if socket.buffered() == 0 && self.guest_ended & SHUTDOWN_SEND != 0 {
+                if socket.buffered() == 0 && self.guest_shutdown_flags & SHUTDOWN_SEND != 0 {
                     socket.end_writing();
                 }
                 self.forwarded(written);
             }
-            Err(error) => self.host_is_deaf(&error),
+            Err(error) => self.host_closed_read(&error),
         }
     }
 
@@ -203,9 +203,9 @@ impl Connection {
     }
 
     /// The host takes nothing any more.
-    fn host_is_deaf(&mut self, error: &io::Error) {
+    fn host_closed_read(&mut self, error: &io::Error) {
         log::debug!("vsock {:?}: the host reads no more: {error}", self.ports);
-        self.host_ended |= SHUTDOWN_RECEIVE;
+        self.host_shutdown_flags |= SHUTDOWN_RECEIVE;
         self.credit.forward(self.credit.buffered());
         if let Some(socket) = &mut self.socket {
             socket.forget();
@@ -214,20 +214,22 @@ impl Connection {
     }
 
     /// The host has nothing to say any more.
-    fn host_is_mute(&mut self) {
-        self.host_ended |= SHUTDOWN_SEND;
+    fn host_closed_write(&mut self) {
+        self.host_shutdown_flags |= SHUTDOWN_SEND;
         self.readable = false;
         self.drop_useless_socket();
     }
 
     fn drop_useless_socket(&mut self) {
-        if self.host_ended == SHUTDOWN_BOTH {
+        if self.host_shutdown_flags == SHUTDOWN_BOTH {
             self.socket = None;
         }
     }
 
     fn may_read(&self) -> bool {
-        self.readable && self.host_ended & SHUTDOWN_SEND == 0 && self.guest_ended & SHUTDOWN_RECEIVE == 0
+        self.readable
+            && self.host_shutdown_flags & SHUTDOWN_SEND == 0
+            && self.guest_shutdown_flags & SHUTDOWN_RECEIVE == 0
     }
 
     /// Sends what there is to send, but no more than one batch of payload.
@@ -235,33 +237,33 @@ impl Connection {
     /// # Errors
     /// The driver broke the protocol of the queue.
     pub fn turn(&mut self, rx: &mut RxRing<'_>, guest_cid: u64) -> Result<Turn, QueueError> {
-        if self.answer {
+        if self.response_due {
             if !self.control(rx, guest_cid, Op::Response, 0)? {
                 return Ok(Turn::NoBuffer);
             }
-            self.answer = false;
+            self.response_due = false;
         }
         if self.may_read() {
-            if self.credit.sendable() > 0 {
+            if self.credit.peer_free() > 0 {
                 match self.pass_on(rx, guest_cid)? {
                     Turn::Done => {}
                     turn => return Ok(turn),
                 }
-            } else if !self.asked {
+            } else if !self.credit_requested {
                 if !self.control(rx, guest_cid, Op::CreditRequest, 0)? {
                     return Ok(Turn::NoBuffer);
                 }
-                self.asked = true;
+                self.credit_requested = true;
             }
         }
-        if (self.update || self.credit.update_due()) && !self.control(rx, guest_cid, Op::CreditUpdate, 0)? {
+        if (self.update_requested || self.credit.update_due()) && !self.control(rx, guest_cid, Op::CreditUpdate, 0)? {
             return Ok(Turn::NoBuffer);
         }
-        if self.host_ended != self.told {
-            if !self.control(rx, guest_cid, Op::Shutdown, self.host_ended)? {
+        if self.host_shutdown_flags != self.shutdown_sent {
+            if !self.control(rx, guest_cid, Op::Shutdown, self.host_shutdown_flags)? {
                 return Ok(Turn::NoBuffer);
             }
-            self.told = self.host_ended;
+            self.shutdown_sent = self.host_shutdown_flags;
         }
         Ok(Turn::Done)
     }
@@ -269,37 +271,37 @@ impl Connection {
     /// One batch of the host's bytes to the guest. `Done` when there is nothing to read now.
     fn pass_on(&mut self, rx: &mut RxRing<'_>, guest_cid: u64) -> Result<Turn, QueueError> {
         let Some(socket) = &self.socket else { return Ok(Turn::Done) };
-        let mut header = Header::to_guest(guest_cid, self.ports, Op::Rw);
+        let mut header = PacketHeader::to_guest(guest_cid, self.ports, Op::Rw);
         let mut credit = self.credit;
-        credit.tell(&mut header);
-        let limit = credit.sendable().min(MAX_PAYLOAD as u32);
+        credit.fill_header(&mut header);
+        let limit = credit.peer_free().min(MAX_PAYLOAD);
         match rx.data(header, limit, |vectors| socket.read(vectors))? {
-            Sent::NoBuffer => return Ok(Turn::NoBuffer),
-            Sent::Bytes(0) => self.host_is_mute(),
-            Sent::Bytes(count) => {
+            RxSent::NoBuffer => return Ok(Turn::NoBuffer),
+            RxSent::Bytes(0) => self.host_closed_write(),
+            RxSent::Bytes(count) => {
                 credit.send(count);
                 self.credit = credit;
-                self.update = false;
+                self.update_requested = false;
                 return Ok(Turn::Again);
             }
-            Sent::Failed(error) if error.kind() == io::ErrorKind::WouldBlock => self.readable = false,
-            Sent::Failed(error) => {
+            RxSent::Failed(error) if error.kind() == io::ErrorKind::WouldBlock => self.readable = false,
+            RxSent::Failed(error) => {
                 // Closed over bytes that it never read: there is no one left.
-                self.host_is_deaf(&error);
-                self.host_is_mute();
+                self.host_closed_read(&error);
+                self.host_closed_write();
             }
         }
         Ok(Turn::Done)
     }
 
     fn control(&mut self, rx: &mut RxRing<'_>, guest_cid: u64, op: Op, flags: u32) -> Result<bool, QueueError> {
-        let mut header = Header { flags, ..Header::to_guest(guest_cid, self.ports, op) };
+        let mut header = PacketHeader { flags, ..PacketHeader::to_guest(guest_cid, self.ports, op) };
         let mut credit = self.credit;
-        credit.tell(&mut header);
+        credit.fill_header(&mut header);
         let sent = rx.control(&header)?;
         if sent {
             self.credit = credit;
-            self.update = false;
+            self.update_requested = false;
         }
         Ok(sent)
     }

@@ -3,7 +3,7 @@
 //! Each side tells the other how large its receive buffer is and how many bytes it has taken out of it. The sender
 //! keeps the bytes in flight below that. All counters wrap at 2^32.
 
-use super::packet::Header;
+use super::packet::PacketHeader;
 
 /// The device's receive buffer per connection, in bytes: what a guest may send before the host's reader takes it.
 pub const BUF_ALLOC: u32 = 256 * 1024;
@@ -23,22 +23,22 @@ pub struct Credit {
     /// Of those, bytes that left the device's buffer.
     forwarded: u32,
     /// `forwarded` as last told to the guest.
-    told: u32,
+    last_fwd_cnt: u32,
 }
 
 impl Credit {
     /// Takes over what a packet from the guest says about its buffer.
-    pub fn learn(&mut self, header: &Header) {
+    pub fn update_peer(&mut self, header: &PacketHeader) {
         self.peer_buf_alloc = header.buf_alloc;
         self.peer_fwd_cnt = header.fwd_cnt;
     }
 
     /// Bytes that may be sent now. 0 for a guest whose counters make no sense.
-    pub fn sendable(&self) -> u32 {
+    pub fn peer_free(&self) -> u32 {
         self.peer_buf_alloc.saturating_sub(self.sent.wrapping_sub(self.peer_fwd_cnt))
     }
 
-    /// `len` bytes were sent; no more than [`Self::sendable`].
+    /// `len` bytes were sent; no more than [`Self::peer_free`].
     pub fn send(&mut self, len: u32) {
         self.sent = self.sent.wrapping_add(len);
     }
@@ -66,15 +66,15 @@ impl Credit {
 
     /// Whether the guest, by what it was told, is short of space that is in fact free.
     pub fn update_due(&self) -> bool {
-        let in_flight = self.received.wrapping_sub(self.told);
-        self.forwarded != self.told && BUF_ALLOC.saturating_sub(in_flight) < UPDATE_BELOW
+        let in_flight = self.received.wrapping_sub(self.last_fwd_cnt);
+        self.forwarded != self.last_fwd_cnt && BUF_ALLOC.saturating_sub(in_flight) < UPDATE_BELOW
     }
 
     /// Writes the state of the device's buffer into a packet that is about to be sent.
-    pub fn tell(&mut self, header: &mut Header) {
+    pub fn fill_header(&mut self, header: &mut PacketHeader) {
         header.buf_alloc = BUF_ALLOC;
         header.fwd_cnt = self.forwarded;
-        self.told = self.forwarded;
+        self.last_fwd_cnt = self.forwarded;
     }
 }
 
@@ -82,39 +82,39 @@ impl Credit {
 mod tests {
     use super::*;
 
-    fn peer(buf_alloc: u32, fwd_cnt: u32) -> Header {
-        Header { buf_alloc, fwd_cnt, ..Header::default() }
+    fn peer(buf_alloc: u32, fwd_cnt: u32) -> PacketHeader {
+        PacketHeader { buf_alloc, fwd_cnt, ..PacketHeader::default() }
     }
 
     #[test]
     fn sending_stops_at_the_peers_buffer_and_goes_on_as_it_is_emptied() {
         let mut credit = Credit::default();
-        assert_eq!(credit.sendable(), 0);
-        credit.learn(&peer(1000, 0));
-        assert_eq!(credit.sendable(), 1000);
+        assert_eq!(credit.peer_free(), 0);
+        credit.update_peer(&peer(1000, 0));
+        assert_eq!(credit.peer_free(), 1000);
         credit.send(1000);
-        assert_eq!(credit.sendable(), 0);
-        credit.learn(&peer(1000, 400));
-        assert_eq!(credit.sendable(), 400);
-        credit.learn(&peer(500, 400));
-        assert_eq!(credit.sendable(), 0);
+        assert_eq!(credit.peer_free(), 0);
+        credit.update_peer(&peer(1000, 400));
+        assert_eq!(credit.peer_free(), 400);
+        credit.update_peer(&peer(500, 400));
+        assert_eq!(credit.peer_free(), 0);
     }
 
     #[test]
     fn counters_wrap() {
         let mut credit = Credit { sent: u32::MAX - 9, peer_fwd_cnt: u32::MAX - 9, ..Credit::default() };
-        credit.learn(&peer(100, u32::MAX - 9));
+        credit.update_peer(&peer(100, u32::MAX - 9));
         credit.send(50);
-        assert_eq!(credit.sendable(), 50);
-        credit.learn(&peer(100, 40));
-        assert_eq!(credit.sendable(), 100);
+        assert_eq!(credit.peer_free(), 50);
+        credit.update_peer(&peer(100, 40));
+        assert_eq!(credit.peer_free(), 100);
     }
 
     #[test]
     fn a_peer_that_claims_to_have_taken_more_than_was_sent_gets_nothing() {
         let mut credit = Credit::default();
-        credit.learn(&peer(1000, 1));
-        assert_eq!(credit.sendable(), 0);
+        credit.update_peer(&peer(1000, 1));
+        assert_eq!(credit.peer_free(), 0);
     }
 
     #[test]
@@ -136,8 +136,8 @@ mod tests {
         assert!(!credit.update_due());
         assert!(credit.receive(1));
         assert!(credit.update_due());
-        let mut header = Header::default();
-        credit.tell(&mut header);
+        let mut header = PacketHeader::default();
+        credit.fill_header(&mut header);
         assert_eq!((header.buf_alloc, header.fwd_cnt), (BUF_ALLOC, UPDATE_BELOW));
         assert!(!credit.update_due());
     }

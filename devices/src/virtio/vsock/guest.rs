@@ -4,19 +4,19 @@ use std::collections::HashMap;
 
 use vm_memory::{Address, GuestAddress};
 
-use super::packet::{Header, Op, Ports, HEADER_LEN, HOST_CID, TYPE_STREAM};
+use super::packet::{Op, PacketHeader, Ports, HEADER_LEN, HOST_CID, TYPE_STREAM};
 use crate::testing::queue::WRITE;
 use crate::testing::{Descriptor, DriverQueue, TestRam};
 
 pub const GUEST_CID: u64 = 3;
-/// Largest packet that [`Guest::send`] takes.
+/// Largest packet that [`TestGuest::send`] takes.
 pub const PACKET: usize = 64 * 1024;
 /// What Linux posts.
 pub const RX_BUFFER: u32 = 4096;
 const TX_SLOTS: usize = 16;
 
 /// A driver without connections of its own.
-pub struct Guest {
+pub struct TestGuest {
     pub ram: TestRam,
     pub rx: DriverQueue,
     pub tx: DriverQueue,
@@ -27,7 +27,7 @@ pub struct Guest {
     in_flight: usize,
 }
 
-impl Guest {
+impl TestGuest {
     pub fn new(ram: &TestRam, rx: DriverQueue, tx: DriverQueue) -> Self {
         let slots = (0..TX_SLOTS).map(|_| ram.alloc((HEADER_LEN + PACKET) as u64)).collect();
         Self { ram: ram.again(), rx, tx, posted: HashMap::new(), slots, next_slot: 0, in_flight: 0 }
@@ -49,7 +49,7 @@ impl Guest {
     }
 
     /// The next packet, if there is one; its buffer is posted again.
-    pub fn receive(&mut self) -> Option<(Header, Vec<u8>)> {
+    pub fn receive(&mut self) -> Option<(PacketHeader, Vec<u8>)> {
         let (used, addr, len) = loop {
             let used = self.rx.used()?;
             let (addr, len) = self.posted.remove(&used.id).expect("a buffer that was posted");
@@ -65,7 +65,7 @@ impl Guest {
             self.rx.kick();
         }
         let (header, payload) = bytes.split_first_chunk::<HEADER_LEN>().expect("a whole header");
-        let header = Header::parse(header);
+        let header = PacketHeader::parse(header);
         assert_eq!(header.len as usize, payload.len());
         Some((header, payload.to_vec()))
     }
@@ -79,7 +79,7 @@ impl Guest {
     }
 
     /// Sends a packet; its length is that of the payload unless `header` says more.
-    pub fn send(&mut self, mut header: Header, payload: &[u8]) {
+    pub fn send(&mut self, mut header: PacketHeader, payload: &[u8]) {
         assert!(self.can_send(), "a test that keeps too many packets in flight");
         header.len = header.len.max(payload.len() as u32);
         let addr = self.slots[self.next_slot];
@@ -97,8 +97,8 @@ impl Guest {
 }
 
 /// A packet from the guest with a large receive buffer behind it.
-pub fn packet(ports: Ports, op: Op) -> Header {
-    Header {
+pub fn packet(ports: Ports, op: Op) -> PacketHeader {
+    PacketHeader {
         src_cid: GUEST_CID,
         dst_cid: HOST_CID,
         src_port: ports.guest,
@@ -106,6 +106,6 @@ pub fn packet(ports: Ports, op: Op) -> Header {
         kind: TYPE_STREAM,
         op: op as u16,
         buf_alloc: 1 << 20,
-        ..Header::default()
+        ..PacketHeader::default()
     }
 }

@@ -18,10 +18,10 @@ const BACKLOG: usize = 128;
 /// Streams end like a TCP connection: a half-close reaches the other side, everything written before the end is
 /// delivered, and when the guest's driver goes away all of them end.
 #[derive(Clone, Debug)]
-pub struct VsockHandle(Arc<Shared>);
+pub struct VsockHandle(Arc<VsockShared>);
 
 impl VsockHandle {
-    pub(super) fn new(shared: Arc<Shared>) -> Self {
+    pub(super) fn new(shared: Arc<VsockShared>) -> Self {
         Self(shared)
     }
 
@@ -75,7 +75,7 @@ fn gone() -> io::Error {
 
 /// A connection that the host wants.
 #[derive(Debug)]
-pub(super) struct Connect {
+pub(super) struct ConnectRequest {
     /// To cancel it by.
     pub id: u64,
     /// The guest's port.
@@ -83,7 +83,7 @@ pub(super) struct Connect {
     reply: SyncSender<io::Result<UnixStream>>,
 }
 
-impl Connect {
+impl ConnectRequest {
     /// Tells whoever waits. If nobody does, a stream in `result` is closed, which ends the connection.
     pub fn answer(self, result: io::Result<UnixStream>) {
         drop(self.reply.try_send(result));
@@ -92,23 +92,23 @@ impl Connect {
 
 /// What a handle wants from the worker.
 #[derive(Debug)]
-pub(super) enum Command {
+pub(super) enum MuxerCommand {
     /// A connection.
-    Connect(Connect),
+    Connect(ConnectRequest),
     /// Not any more.
     Cancel(u64),
 }
 
 /// What handles and the device share.
 #[derive(Debug, Default)]
-pub(super) struct Shared {
+pub(super) struct VsockShared {
     inbox: Mutex<Inbox>,
     listeners: Mutex<HashMap<u32, SyncSender<UnixStream>>>,
 }
 
 #[derive(Debug, Default)]
 struct Inbox {
-    commands: Vec<Command>,
+    commands: Vec<MuxerCommand>,
     next_id: u64,
     /// Of the worker, while there is one.
     wake: Option<EventFd>,
@@ -116,7 +116,7 @@ struct Inbox {
 }
 
 impl Inbox {
-    fn push(&mut self, command: Command) {
+    fn push(&mut self, command: MuxerCommand) {
         self.commands.push(command);
         if let Some(wake) = &self.wake {
             if let Err(error) = wake.write(1) {
@@ -127,7 +127,7 @@ impl Inbox {
     }
 }
 
-impl Shared {
+impl VsockShared {
     fn inbox(&self) -> MutexGuard<'_, Inbox> {
         self.inbox.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -143,17 +143,17 @@ impl Shared {
         }
         let id = inbox.next_id;
         inbox.next_id += 1;
-        inbox.push(Command::Connect(Connect { id, port, reply }));
+        inbox.push(MuxerCommand::Connect(ConnectRequest { id, port, reply }));
         Ok(id)
     }
 
     fn cancel(&self, id: u64) {
         let mut inbox = self.inbox();
-        let waiting = |command: &Command| matches!(command, Command::Connect(connect) if connect.id == id);
+        let waiting = |command: &MuxerCommand| matches!(command, MuxerCommand::Connect(connect) if connect.id == id);
         if let Some(index) = inbox.commands.iter().position(waiting) {
             inbox.commands.remove(index);
         } else if inbox.wake.is_some() {
-            inbox.push(Command::Cancel(id));
+            inbox.push(MuxerCommand::Cancel(id));
         }
     }
 
@@ -163,13 +163,13 @@ impl Shared {
     }
 
     /// All commands since the last time.
-    pub fn take_commands(&self) -> Vec<Command> {
+    pub fn take_commands(&self) -> Vec<MuxerCommand> {
         std::mem::take(&mut self.inbox().commands)
     }
 
     /// Requests that wait for the next worker.
-    pub fn put_back(&self, requests: impl Iterator<Item = Connect>) {
-        self.inbox().commands.extend(requests.map(Command::Connect));
+    pub fn put_back(&self, requests: impl Iterator<Item = ConnectRequest>) {
+        self.inbox().commands.extend(requests.map(MuxerCommand::Connect));
     }
 
     /// Whether no command waits.

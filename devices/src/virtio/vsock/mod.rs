@@ -21,6 +21,7 @@ mod muxer;
 pub mod packet;
 mod rx;
 mod socket;
+mod worker;
 
-pub use device::{Vsock, VsockConfig};
+pub use device::{Vsock, VsockDeviceConfig};
 pub use handle::VsockHandle;

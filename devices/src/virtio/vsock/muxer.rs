@@ -15,11 +15,11 @@ use std::time::{Duration, Instant};
 
 use vmm_sys_util::epoll::{ControlOperation, Epoll, EpollEvent, EventSet};
 
-use super::connection::{Connection, Turn, Verdict};
-use super::handle::{Command, Connect, Shared};
-use super::packet::{Header, Op, Ports, HOST_CID, TYPE_STREAM};
+use super::connection::{Turn, Verdict, VsockConnection};
+use super::handle::{ConnectRequest, MuxerCommand, VsockShared};
+use super::packet::{Op, PacketHeader, Ports, HOST_CID, TYPE_STREAM};
 use super::rx::RxRing;
-use super::socket::Socket;
+use super::socket::StreamSocket;
 use crate::virtio::chain::ChainReader;
 use crate::virtio::QueueError;
 use crate::warn_limited;
@@ -29,7 +29,7 @@ pub const MAX_CONNECTIONS: usize = 1024;
 /// RSTs that wait for the guest to have buffers; further ones are not sent.
 pub const MAX_REFUSALS: usize = 1024;
 /// How long a guest may take to confirm the end of a connection. Linux waits for 8 s the other way round.
-pub const LINGER: Duration = Duration::from_secs(10);
+pub const SHUTDOWN_TIMEOUT: Duration = Duration::from_secs(10);
 /// First port given to connections from the host.
 const FIRST_OWN_PORT: u32 = 1 << 30;
 /// Events taken from the kernel at a time.
@@ -40,33 +40,33 @@ type Token = u64;
 /// A connection and its place in the muxer.
 #[derive(Debug)]
 struct Entry {
-    connection: Connection,
+    connection: VsockConnection,
     /// Is in `turns`.
     queued: bool,
     /// Its socket is watched for room.
     watched_for_room: bool,
-    /// Is in `lingering`.
-    lingers: bool,
+    /// Is in `closing`.
+    closing: bool,
 }
 
 /// The connections.
 pub struct Muxer {
     guest_cid: u64,
-    shared: Arc<Shared>,
+    shared: Arc<VsockShared>,
     epoll: Epoll,
     entries: HashMap<Token, Entry>,
     tokens: HashMap<Ports, Token>,
     /// Ended by the guest, with bytes that the host has not taken.
-    drains: HashMap<Token, Socket>,
+    drains: HashMap<Token, StreamSocket>,
     /// Asked for by the host and not answered.
-    requests: HashMap<Ports, Connect>,
+    requests: HashMap<Ports, ConnectRequest>,
     /// Of those, which the guest has not been asked for yet.
     unsent: VecDeque<Ports>,
-    refusals: VecDeque<Header>,
+    refusals: VecDeque<PacketHeader>,
     /// Connections that have something for the guest.
     turns: VecDeque<Token>,
     /// Told to be over, in order of their deadline.
-    lingering: VecDeque<(Instant, Token)>,
+    closing: VecDeque<(Instant, Token)>,
     next_token: Token,
     next_port: u32,
     /// [`MAX_CONNECTIONS`], fewer in tests.
@@ -85,7 +85,7 @@ impl Muxer {
     ///
     /// # Errors
     /// No file descriptors left.
-    pub fn new(guest_cid: u64, shared: Arc<Shared>) -> io::Result<Self> {
+    pub fn new(guest_cid: u64, shared: Arc<VsockShared>) -> io::Result<Self> {
         Ok(Self {
             guest_cid,
             shared,
@@ -97,7 +97,7 @@ impl Muxer {
             unsent: VecDeque::new(),
             refusals: VecDeque::new(),
             turns: VecDeque::new(),
-            lingering: VecDeque::new(),
+            closing: VecDeque::new(),
             next_token: 0,
             next_port: FIRST_OWN_PORT,
             limit: MAX_CONNECTIONS,
@@ -105,7 +105,7 @@ impl Muxer {
     }
 
     /// Handles a packet from the guest; `payload` is all that follows the header.
-    pub fn packet(&mut self, header: &Header, payload: ChainReader<'_>) {
+    pub fn packet(&mut self, header: &PacketHeader, payload: ChainReader<'_>) {
         if header.src_cid != self.guest_cid || header.dst_cid != HOST_CID {
             warn_limited!("vsock packet from {} to {} dropped", header.src_cid, header.dst_cid);
             return;
@@ -124,7 +124,7 @@ impl Muxer {
         }
     }
 
-    fn connection_packet(&mut self, token: Token, header: &Header, payload: ChainReader<'_>) {
+    fn connection_packet(&mut self, token: Token, header: &PacketHeader, payload: ChainReader<'_>) {
         if header.op() == Some(Op::Rst) {
             self.remove(token);
             return;
@@ -144,14 +144,14 @@ impl Muxer {
     }
 
     /// The guest answers a request of the host.
-    fn request_answered(&mut self, connect: Connect, header: &Header) {
+    fn request_answered(&mut self, connect: ConnectRequest, header: &PacketHeader) {
         let ports = header.ports_from_guest();
         self.unsent.retain(|unsent| *unsent != ports);
         if header.op() != Some(Op::Response) {
             self.refuse(header);
             return connect.answer(Err(io::ErrorKind::ConnectionRefused.into()));
         }
-        match Socket::pair() {
+        match StreamSocket::pair() {
             Ok((socket, host)) => {
                 self.insert(ports, socket, false, header);
                 connect.answer(Ok(host));
@@ -164,7 +164,7 @@ impl Muxer {
     }
 
     /// The guest asks for a connection.
-    fn guest_request(&mut self, header: &Header) {
+    fn guest_request(&mut self, header: &PacketHeader) {
         let ports = header.ports_from_guest();
         let listener = self.shared.listener(ports.host);
         let accepted = listener.filter(|_| self.has_room()).and_then(|listener| self.accept(ports.host, &listener));
@@ -174,8 +174,8 @@ impl Muxer {
         }
     }
 
-    fn accept(&self, port: u32, listener: &SyncSender<UnixStream>) -> Option<Socket> {
-        let (socket, host) = match Socket::pair() {
+    fn accept(&self, port: u32, listener: &SyncSender<UnixStream>) -> Option<StreamSocket> {
+        let (socket, host) = match StreamSocket::pair() {
             Ok(pair) => pair,
             Err(error) => {
                 warn_limited!("vsock port {port}: no socket for a connection from the guest: {error}");
@@ -199,7 +199,7 @@ impl Muxer {
         self.entries.len() + self.drains.len() + self.requests.len() < self.limit
     }
 
-    fn insert(&mut self, ports: Ports, socket: Socket, answer: bool, header: &Header) {
+    fn insert(&mut self, ports: Ports, socket: StreamSocket, answer: bool, header: &PacketHeader) {
         let token = self.next_token;
         self.next_token += 1;
         if let Err(error) = self.epoll.ctl(ControlOperation::Add, socket.as_raw_fd(), interest(token, false)) {
@@ -207,9 +207,9 @@ impl Muxer {
             warn_limited!("vsock {ports:?}: cannot wait for a socket: {error}");
             return self.refuse(header);
         }
-        let connection = Connection::new(ports, socket, answer, header);
+        let connection = VsockConnection::new(ports, socket, answer, header);
         self.tokens.insert(ports, token);
-        self.entries.insert(token, Entry { connection, queued: false, watched_for_room: false, lingers: false });
+        self.entries.insert(token, Entry { connection, queued: false, watched_for_room: false, closing: false });
         self.settle(token);
     }
 
@@ -232,7 +232,7 @@ impl Muxer {
     /// Sends RST and lets go.
     fn reset(&mut self, token: Token) {
         if let Some(entry) = self.entries.get(&token) {
-            let rst = Header::to_guest(self.guest_cid, entry.connection.ports(), Op::Rst);
+            let rst = PacketHeader::to_guest(self.guest_cid, entry.connection.ports(), Op::Rst);
             self.push_refusal(rst);
         }
         self.remove(token);
@@ -253,14 +253,14 @@ impl Muxer {
         }
     }
 
-    fn refuse(&mut self, header: &Header) {
+    fn refuse(&mut self, header: &PacketHeader) {
         // A RST is never answered by one, or the two ends would go on forever.
         if header.op() != Some(Op::Rst) {
             self.push_refusal(header.refusal());
         }
     }
 
-    fn push_refusal(&mut self, rst: Header) {
+    fn push_refusal(&mut self, rst: PacketHeader) {
         if self.refusals.len() < MAX_REFUSALS {
             self.refusals.push_back(rst);
         } else {
@@ -272,13 +272,13 @@ impl Muxer {
     pub fn commands(&mut self) {
         for command in self.shared.take_commands() {
             match command {
-                Command::Connect(connect) => self.connect(connect),
-                Command::Cancel(id) => self.cancel(id),
+                MuxerCommand::Connect(connect) => self.connect(connect),
+                MuxerCommand::Cancel(id) => self.cancel(id),
             }
         }
     }
 
-    fn connect(&mut self, connect: Connect) {
+    fn connect(&mut self, connect: ConnectRequest) {
         if !self.has_room() {
             return connect.answer(Err(io::Error::other(format!(
                 "the virtual machine has {} vsock connections already; close some",
@@ -314,7 +314,7 @@ impl Muxer {
         let before = self.unsent.len();
         self.unsent.retain(|unsent| *unsent != ports);
         if self.unsent.len() == before {
-            self.push_refusal(Header::to_guest(self.guest_cid, ports, Op::Rst));
+            self.push_refusal(PacketHeader::to_guest(self.guest_cid, ports, Op::Rst));
         }
     }
 
@@ -361,7 +361,7 @@ impl Muxer {
             self.refusals.pop_front();
         }
         while let Some(&ports) = self.unsent.front() {
-            let mut header = Header::to_guest(self.guest_cid, ports, Op::Request);
+            let mut header = PacketHeader::to_guest(self.guest_cid, ports, Op::Request);
             header.buf_alloc = super::credit::BUF_ALLOC;
             if !rx.control(&header)? {
                 return Ok(rx.exhausted());
@@ -378,9 +378,9 @@ impl Muxer {
                     return Ok(rx.exhausted());
                 }
             }
-            if entry.connection.is_lingering() && !entry.lingers {
-                entry.lingers = true;
-                self.lingering.push_back((Instant::now() + LINGER, token));
+            if entry.connection.is_closing() && !entry.closing {
+                entry.closing = true;
+                self.closing.push_back((Instant::now() + SHUTDOWN_TIMEOUT, token));
             }
         }
         Ok(false)
@@ -393,13 +393,13 @@ impl Muxer {
 
     /// When [`Self::expire`] has something to do.
     pub fn deadline(&self) -> Option<Instant> {
-        self.lingering.front().map(|(deadline, _)| *deadline)
+        self.closing.front().map(|(deadline, _)| *deadline)
     }
 
     /// Resets connections whose end the guest has not confirmed in time.
     pub fn expire(&mut self, now: Instant) {
         while self.deadline().is_some_and(|deadline| deadline <= now) {
-            if let Some((_, token)) = self.lingering.pop_front() {
+            if let Some((_, token)) = self.closing.pop_front() {
                 self.reset(token);
             }
         }
@@ -408,7 +408,8 @@ impl Muxer {
     /// The driver is gone: every connection ends, and requests without an answer wait for the next driver.
     pub fn disconnect(&mut self) {
         let sockets = self.entries.drain().filter_map(|(_, entry)| entry.connection.into_socket());
-        let lost: usize = sockets.chain(self.drains.drain().map(|(_, socket)| socket)).map(Socket::close_at_once).sum();
+        let lost: usize =
+            sockets.chain(self.drains.drain().map(|(_, socket)| socket)).map(StreamSocket::close_at_once).sum();
         if lost > 0 {
             log::warn!("{lost} bytes of vsock streams were lost with the guest's driver: the host did not read them");
         }
@@ -416,14 +417,14 @@ impl Muxer {
         self.unsent.clear();
         self.refusals.clear();
         self.turns.clear();
-        self.lingering.clear();
+        self.closing.clear();
         self.shared.put_back(mem::take(&mut self.requests).into_values());
     }
 
     #[cfg(test)]
     pub(super) fn buffered(&self) -> usize {
         let connections = self.entries.values().filter_map(|entry| entry.connection.socket());
-        connections.chain(self.drains.values()).map(Socket::buffered).sum()
+        connections.chain(self.drains.values()).map(StreamSocket::buffered).sum()
     }
 
     #[cfg(test)]
@@ -442,7 +443,7 @@ fn interest(token: Token, room: bool) -> EpollEvent {
 }
 
 /// A modification looks at the socket afresh, so no edge is missed.
-fn watch(epoll: &Epoll, socket: &Socket, token: Token, room: bool) {
+fn watch(epoll: &Epoll, socket: &StreamSocket, token: Token, room: bool) {
     if let Err(error) = epoll.ctl(ControlOperation::Modify, socket.as_raw_fd(), interest(token, room)) {
         log::error!("vsock: cannot wait for a socket: {error}");
     }

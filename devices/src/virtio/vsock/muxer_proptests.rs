@@ -13,7 +13,7 @@ use crate::virtio::vsock::guest::{packet, GUEST_CID, RX_BUFFER};
 
 #[derive(Clone, Debug)]
 enum Action {
-    Packet(Header, usize),
+    Packet(PacketHeader, usize),
     /// The guest takes packets and posts their buffers again.
     Take(usize),
     Post(u32),
@@ -30,7 +30,7 @@ fn port() -> impl Strategy<Value = u32> {
     prop_oneof![8 => Just(LISTENER), 2 => 49..53u32, 1 => any::<u32>()]
 }
 
-fn header() -> impl Strategy<Value = Header> {
+fn header() -> impl Strategy<Value = PacketHeader> {
     let cids = prop_oneof![20 => Just((GUEST_CID, HOST_CID)), 1 => any::<(u64, u64)>()];
     let kind = prop_oneof![20 => Just(TYPE_STREAM), 1 => any::<u16>()];
     let op = prop_oneof![20 => 1..8u16, 1 => any::<u16>()];
@@ -38,7 +38,7 @@ fn header() -> impl Strategy<Value = Header> {
     let flags = prop_oneof![10 => 0..4u32, 1 => any::<u32>()];
     let credit = prop_oneof![4 => Just((1u32 << 20, 0)), 1 => (0..5000u32, 0..5000u32), 1 => any::<(u32, u32)>()];
     (cids, port(), 1..4u32, kind, op, len, flags, credit).prop_map(
-        |((src_cid, dst_cid), dst_port, src_port, kind, op, len, flags, (buf_alloc, fwd_cnt))| Header {
+        |((src_cid, dst_cid), dst_port, src_port, kind, op, len, flags, (buf_alloc, fwd_cnt))| PacketHeader {
             src_cid,
             dst_cid,
             src_port,
@@ -92,7 +92,7 @@ fn act(bench: &mut Bench, streams: &mut Vec<UnixStream>, action: Action) {
                 streams.swap_remove(index);
             }
         }
-        Action::Expire => bench.muxer.expire(Instant::now() + 2 * LINGER),
+        Action::Expire => bench.muxer.expire(Instant::now() + 2 * SHUTDOWN_TIMEOUT),
     }
 }
 

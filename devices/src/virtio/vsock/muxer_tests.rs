@@ -5,7 +5,7 @@ use std::thread;
 use super::*;
 use crate::testing::{DriverQueue, Line, TestRam};
 use crate::virtio::vsock::credit::BUF_ALLOC;
-use crate::virtio::vsock::guest::{packet, Guest, GUEST_CID, RX_BUFFER};
+use crate::virtio::vsock::guest::{packet, TestGuest, GUEST_CID, RX_BUFFER};
 use crate::virtio::vsock::handle::VsockHandle;
 use crate::virtio::vsock::packet::{HEADER_LEN, SHUTDOWN_BOTH, SHUTDOWN_RECEIVE, SHUTDOWN_SEND};
 use crate::virtio::DeviceQueue;
@@ -18,7 +18,7 @@ const SECOND: Duration = Duration::from_secs(1);
 pub struct Bench {
     pub muxer: Muxer,
     pub handle: VsockHandle,
-    pub guest: Guest,
+    pub guest: TestGuest,
     mem: GuestRam,
     rx: DeviceQueue,
     tx: DeviceQueue,
@@ -29,9 +29,9 @@ impl Bench {
     pub fn new(buffers: usize) -> Self {
         let ram = TestRam::new();
         let queue = || DriverQueue::new(&ram, &Line::default().into(), 256, 0);
-        let mut guest = Guest::new(&ram, queue(), queue());
+        let mut guest = TestGuest::new(&ram, queue(), queue());
         guest.post(buffers, RX_BUFFER);
-        let shared = Arc::new(Shared::default());
+        let shared = Arc::new(VsockShared::default());
         Self {
             muxer: Muxer::new(GUEST_CID, shared.clone()).unwrap(),
             handle: VsockHandle::new(shared),
@@ -48,7 +48,7 @@ impl Bench {
             let mut reader = chain.reader(&self.mem);
             let mut bytes = [0; HEADER_LEN];
             if reader.read_exact(&mut bytes).is_ok() {
-                self.muxer.packet(&Header::parse(&bytes), reader);
+                self.muxer.packet(&PacketHeader::parse(&bytes), reader);
             }
             self.tx.complete(&self.mem, chain.head(), 0).unwrap();
         }
@@ -58,20 +58,20 @@ impl Bench {
     }
 
     /// Sends a packet and lets the device work.
-    pub fn send(&mut self, header: Header, payload: &[u8]) {
+    pub fn send(&mut self, header: PacketHeader, payload: &[u8]) {
         self.guest.send(header, payload);
         self.step();
     }
 
     /// Lets the device work and takes the next packet.
-    pub fn receive(&mut self) -> Option<(Header, Vec<u8>)> {
+    pub fn receive(&mut self) -> Option<(PacketHeader, Vec<u8>)> {
         self.step();
         self.guest.receive()
     }
 
     /// The next packet has to be of this kind.
     #[track_caller]
-    pub fn expect(&mut self, op: Op) -> (Header, Vec<u8>) {
+    pub fn expect(&mut self, op: Op) -> (PacketHeader, Vec<u8>) {
         let (header, payload) = self.receive().expect("a packet for the guest");
         assert_eq!(header.op(), Some(op), "{header:?}");
         (header, payload)
@@ -98,7 +98,7 @@ impl Bench {
     }
 
     fn shutdown(&mut self, flags: u32) {
-        self.send(Header { flags, ..packet(PORTS, Op::Shutdown) }, &[]);
+        self.send(PacketHeader { flags, ..packet(PORTS, Op::Shutdown) }, &[]);
     }
 }
 
@@ -188,12 +188,12 @@ fn packets_that_make_no_sense_are_refused_or_dropped() {
     let _listener = bench.handle.listen(PORTS.host).unwrap();
     // 5.10.6: unknown socket types, SEQPACKET among them, are answered with RST of that type.
     for kind in [0, 2, 77] {
-        bench.send(Header { kind, ..packet(PORTS, Op::Request) }, &[]);
+        bench.send(PacketHeader { kind, ..packet(PORTS, Op::Request) }, &[]);
         let (rst, _) = bench.expect(Op::Rst);
         assert_eq!(rst.kind, kind);
     }
     for (src_cid, dst_cid) in [(4, 2), (GUEST_CID, 1), (GUEST_CID, u64::MAX), (2, GUEST_CID)] {
-        bench.send(Header { src_cid, dst_cid, ..packet(PORTS, Op::Request) }, &[]);
+        bench.send(PacketHeader { src_cid, dst_cid, ..packet(PORTS, Op::Request) }, &[]);
     }
     bench.send(packet(PORTS, Op::Rst), &[]);
     bench.expect_nothing();
@@ -201,7 +201,7 @@ fn packets_that_make_no_sense_are_refused_or_dropped() {
         bench.send(packet(PORTS, op), &[]);
         bench.expect(Op::Rst);
     }
-    bench.send(Header { op: 99, ..packet(PORTS, Op::Rw) }, &[]);
+    bench.send(PacketHeader { op: 99, ..packet(PORTS, Op::Rw) }, &[]);
     bench.expect(Op::Rst);
 }
 
@@ -211,7 +211,7 @@ fn a_connection_that_breaks_the_protocol_is_reset_and_the_host_sees_the_end() {
         let mut bench = Bench::new(8);
         let (_listener, stream) = bench.connected();
         bench.rw(b"before");
-        bench.send(Header { op, len, ..packet(PORTS, Op::Rw) }, b"short");
+        bench.send(PacketHeader { op, len, ..packet(PORTS, Op::Rw) }, b"short");
         bench.expect(Op::Rst);
         assert_eq!(read_all(stream), b"before");
         assert_eq!(bench.muxer.counts(), (0, 0, 0));
@@ -273,17 +273,17 @@ fn a_guest_that_sends_more_than_its_credit_is_reset() {
 fn the_host_sends_no_more_than_the_guest_has_room_for() {
     let mut bench = Bench::new(8);
     let listener = bench.handle.listen(PORTS.host).unwrap();
-    bench.send(Header { buf_alloc: 1000, ..packet(PORTS, Op::Request) }, &[]);
+    bench.send(PacketHeader { buf_alloc: 1000, ..packet(PORTS, Op::Request) }, &[]);
     bench.expect(Op::Response);
     let mut stream = listener.recv().unwrap();
     stream.write_all(&[5; 2500]).unwrap();
     assert_eq!(bench.expect(Op::Rw).1.len(), 1000);
     bench.expect(Op::CreditRequest);
     bench.expect_nothing();
-    bench.send(Header { buf_alloc: 1000, fwd_cnt: 700, ..packet(PORTS, Op::CreditUpdate) }, &[]);
+    bench.send(PacketHeader { buf_alloc: 1000, fwd_cnt: 700, ..packet(PORTS, Op::CreditUpdate) }, &[]);
     assert_eq!(bench.expect(Op::Rw).1.len(), 700);
     bench.expect(Op::CreditRequest);
-    bench.send(Header { buf_alloc: 1000, fwd_cnt: 1700, ..packet(PORTS, Op::CreditUpdate) }, &[]);
+    bench.send(PacketHeader { buf_alloc: 1000, fwd_cnt: 1700, ..packet(PORTS, Op::CreditUpdate) }, &[]);
     assert_eq!(bench.expect(Op::Rw).1.len(), 800);
     bench.expect_nothing();
     bench.send(packet(PORTS, Op::CreditRequest), &[]);
@@ -411,7 +411,7 @@ fn a_slow_connection_does_not_hold_up_another() {
     let mut bench = Bench::new(64);
     let listener = bench.handle.listen(PORTS.host).unwrap();
     let other = Ports { guest: 6000, ..PORTS };
-    bench.send(Header { buf_alloc: 10, ..packet(PORTS, Op::Request) }, &[]);
+    bench.send(PacketHeader { buf_alloc: 10, ..packet(PORTS, Op::Request) }, &[]);
     bench.send(packet(other, Op::Request), &[]);
     bench.expect(Op::Response);
     bench.expect(Op::Response);
@@ -454,7 +454,7 @@ fn a_flood_of_requests_is_bounded() {
     drop(streams);
     bench.guest.post(200, RX_BUFFER);
     while bench.receive().is_some() {}
-    bench.muxer.expire(Instant::now() + 2 * LINGER);
+    bench.muxer.expire(Instant::now() + 2 * SHUTDOWN_TIMEOUT);
     while bench.receive().is_some() {}
     assert_eq!(bench.muxer.counts(), (0, 0, 0));
 }

@@ -5,7 +5,7 @@ pub const HEADER_LEN: usize = 44;
 /// The host's address (5.10.4).
 pub const HOST_CID: u64 = 2;
 /// Most payload bytes that the device puts in one packet, and a common bound among drivers.
-pub const MAX_PAYLOAD: usize = 64 * 1024;
+pub const MAX_PAYLOAD: u32 = 64 * 1024;
 
 /// `type`: a stream (5.10.6).
 pub const TYPE_STREAM: u16 = 1;
@@ -63,7 +63,7 @@ pub struct Ports {
 
 /// A header (`struct virtio_vsock_hdr`). Any values may come from a guest.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Header {
+pub struct PacketHeader {
     /// Sender's address.
     pub src_cid: u64,
     /// Receiver's address.
@@ -86,7 +86,7 @@ pub struct Header {
     pub fwd_cnt: u32,
 }
 
-impl Header {
+impl PacketHeader {
     /// From the wire, little-endian.
     pub fn parse(bytes: &[u8; HEADER_LEN]) -> Self {
         let mut rest = &bytes[..];
@@ -191,8 +191,8 @@ mod tests {
         bytes[32] = 3;
         bytes[36..40].copy_from_slice(&65536u32.to_le_bytes());
         bytes[40..44].copy_from_slice(&9u32.to_le_bytes());
-        let header = Header::parse(&bytes);
-        let expected = Header {
+        let header = PacketHeader::parse(&bytes);
+        let expected = PacketHeader {
             src_cid: 3,
             dst_cid: 2,
             src_port: 0x0102_0304,
@@ -212,13 +212,21 @@ mod tests {
     #[test]
     fn unknown_operations_are_told_apart() {
         for op in [0, 8, 0x100, u16::MAX] {
-            assert_eq!(Header { op, ..Header::default() }.op(), None);
+            assert_eq!(PacketHeader { op, ..PacketHeader::default() }.op(), None);
         }
     }
 
     #[test]
     fn a_refusal_goes_back_where_the_packet_came_from() {
-        let packet = Header { src_cid: 3, dst_cid: 2, src_port: 10, dst_port: 20, kind: 2, op: 1, ..Header::default() };
+        let packet = PacketHeader {
+            src_cid: 3,
+            dst_cid: 2,
+            src_port: 10,
+            dst_port: 20,
+            kind: 2,
+            op: 1,
+            ..PacketHeader::default()
+        };
         let rst = packet.refusal();
         assert_eq!((rst.src_cid, rst.dst_cid, rst.src_port, rst.dst_port), (2, 3, 20, 10));
         assert_eq!((rst.kind, rst.op(), rst.len), (2, Some(Op::Rst), 0));
@@ -230,7 +238,7 @@ mod tests {
             let mut wire = [0u8; HEADER_LEN];
             wire[..32].copy_from_slice(&bytes);
             wire[32..].copy_from_slice(&tail);
-            prop_assert_eq!(Header::parse(&wire).to_bytes(), wire);
+            prop_assert_eq!(PacketHeader::parse(&wire).to_bytes(), wire);
         }
     }
 }

@@ -5,13 +5,14 @@ use std::io;
 use smallvec::SmallVec;
 use vm_memory::GuestMemoryMmap;
 
-use super::packet::{Header, HEADER_LEN, MAX_PAYLOAD};
-use crate::virtio::chain::ReadVectors;
+use super::packet::{PacketHeader, HEADER_LEN, MAX_PAYLOAD};
+use crate::virtio::vectors::ReadVectors;
 use crate::virtio::{Chain, DeviceQueue, QueueError};
 use crate::warn_limited;
 
 /// Buffers filled with one read. Linux drivers post 4 KiB each, so this is 64 KiB.
 const BATCH: usize = 16;
+#[expect(clippy::cast_possible_truncation, reason = "44 bytes")]
 const HEADER: u32 = HEADER_LEN as u32;
 
 /// The receive queue for the time of one round.
@@ -24,7 +25,7 @@ pub struct RxRing<'a> {
 
 /// What became of an attempt to send payload.
 #[derive(Debug)]
-pub enum Sent {
+pub enum RxSent {
     /// So many bytes went out; 0 is the end of the stream, for which nothing is sent.
     Bytes(u32),
     /// The guest has no buffer, or the round is over.
@@ -53,7 +54,7 @@ impl<'a> RxRing<'a> {
     ///
     /// # Errors
     /// The driver broke the protocol of the queue.
-    pub fn control(&mut self, header: &Header) -> Result<bool, QueueError> {
+    pub fn control(&mut self, header: &PacketHeader) -> Result<bool, QueueError> {
         let Some(chain) = self.first(HEADER)? else { return Ok(false) };
         self.finish(&chain, header)?;
         Ok(true)
@@ -66,19 +67,19 @@ impl<'a> RxRing<'a> {
     /// The driver broke the protocol of the queue.
     pub fn data(
         &mut self,
-        mut header: Header,
+        mut header: PacketHeader,
         limit: u32,
         read: impl FnOnce(&mut ReadVectors<'_>) -> io::Result<usize>,
-    ) -> Result<Sent, QueueError> {
+    ) -> Result<RxSent, QueueError> {
         let chains = self.gather(limit)?;
         if chains.is_empty() {
-            return Ok(Sent::NoBuffer);
+            return Ok(RxSent::NoBuffer);
         }
         let count = match read(&mut self.vectors(&chains, limit)) {
             Ok(count) => u32::try_from(count).unwrap_or(u32::MAX).min(limit),
             Err(error) => {
                 self.put_back(chains.len());
-                return Ok(Sent::Failed(error));
+                return Ok(RxSent::Failed(error));
             }
         };
         let mut left = count;
@@ -99,7 +100,7 @@ impl<'a> RxRing<'a> {
             left -= header.len;
             self.finish(chain, &header)?;
         }
-        Ok(Sent::Bytes(count))
+        Ok(RxSent::Bytes(count))
     }
 
     /// Buffers with room for `limit` bytes of payload, as far as there are any.
@@ -128,7 +129,7 @@ impl<'a> RxRing<'a> {
             if writer.skip(HEADER).is_ok() {
                 let writer = writer.limited(payload_room(chain).min(left));
                 left -= writer.remaining();
-                vectors.push_chain(&writer);
+                writer.push_to(&mut vectors);
             }
         }
         vectors
@@ -148,7 +149,7 @@ impl<'a> RxRing<'a> {
         Ok(None)
     }
 
-    fn finish(&mut self, chain: &Chain, header: &Header) -> Result<(), QueueError> {
+    fn finish(&mut self, chain: &Chain, header: &PacketHeader) -> Result<(), QueueError> {
         self.budget = self.budget.saturating_sub(1);
         let written = match chain.writer(self.mem).write_all(&header.to_bytes()) {
             Ok(()) => HEADER.saturating_add(header.len),
@@ -166,5 +167,5 @@ impl<'a> RxRing<'a> {
 
 /// Bytes of payload that a buffer takes.
 fn payload_room(chain: &Chain) -> u32 {
-    chain.writable_len().saturating_sub(HEADER).min(MAX_PAYLOAD as u32)
+    chain.writable_len().saturating_sub(HEADER).min(MAX_PAYLOAD)
 }

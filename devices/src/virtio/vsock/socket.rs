@@ -1,33 +1,35 @@
 //! The device's end of a connection's socketpair: non-blocking reads and writes straight from and to guest memory, and
 //! the bytes that did not fit. Called by the device's worker.
-#![allow(unsafe_code)] // One socket option that the standard library does not know.
+
+#![expect(unsafe_code, reason = "socket options that the standard library does not know")]
 
 use std::io::{self, Read, Write};
 use std::net::Shutdown;
 use std::os::fd::{AsRawFd, RawFd};
 use std::os::unix::net::UnixStream;
 
-use crate::virtio::chain::{ChainReader, ReadVectors};
+use crate::virtio::vectors::ReadVectors;
+use crate::virtio::ChainReader;
 
-/// What [`Socket::close_at_once`] asks the kernel to take. It gives less without CAP_NET_ADMIN.
+/// What [`StreamSocket::close_at_once`] asks the kernel to take. It gives less without CAP_NET_ADMIN.
 const WIDE: libc::c_int = 4 << 20;
 
 /// The device's end.
 #[derive(Debug)]
-pub struct Socket {
+pub struct StreamSocket {
     stream: UnixStream,
     /// Bytes for the host that the socket had no room for; those before `taken` are gone.
     backlog: Vec<u8>,
     taken: usize,
 }
 
-impl AsRawFd for Socket {
+impl AsRawFd for StreamSocket {
     fn as_raw_fd(&self) -> RawFd {
         self.stream.as_raw_fd()
     }
 }
 
-impl Socket {
+impl StreamSocket {
     /// The device's end and the host's.
     ///
     /// # Errors
@@ -151,16 +153,12 @@ impl Socket {
 
     /// Makes the kernel's buffer as large as it gets.
     fn widen(&self) {
+        #[expect(clippy::cast_possible_truncation, reason = "the 4 bytes of an int")]
+        let len = size_of_val(&WIDE) as libc::socklen_t;
         for option in [libc::SO_SNDBUFFORCE, libc::SO_SNDBUF] {
             // SAFETY: the option's value is an int, given with its size, that outlives the call.
             let result = unsafe {
-                libc::setsockopt(
-                    self.as_raw_fd(),
-                    libc::SOL_SOCKET,
-                    option,
-                    std::ptr::from_ref(&WIDE).cast(),
-                    size_of_val(&WIDE) as libc::socklen_t,
-                )
+                libc::setsockopt(self.as_raw_fd(), libc::SOL_SOCKET, option, std::ptr::from_ref(&WIDE).cast(), len)
             };
             if result == 0 {
                 return;

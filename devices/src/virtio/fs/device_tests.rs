@@ -16,7 +16,7 @@ use vm_memory::ByteValued;
 
 use super::client::{config, linux_6_1, name, value, Client};
 use super::device::Fs;
-use super::{FsCache, FsConfig, FsError};
+use super::{FsCache, FsDeviceConfig, FsError};
 use crate::testing::{Buffer, Descriptor, Line, TestRam};
 use crate::virtio::{ActivateError, Activation, DeviceInterrupt, VirtioDevice};
 
@@ -58,10 +58,10 @@ fn what_cannot_be_shared_is_said_plainly() {
     let dir = tree();
     let long = "x".repeat(37);
     for tag in ["", "a\0b", &long] {
-        let error = Fs::new(FsConfig { tag: tag.into(), ..config(dir.path()) }).err().unwrap();
+        let error = Fs::new(FsDeviceConfig { tag: tag.into(), ..config(dir.path()) }).err().unwrap();
         assert!(matches!(error, FsError::Tag { .. }), "{error}");
     }
-    Fs::new(FsConfig { tag: "ä".repeat(18), ..config(dir.path()) }).unwrap();
+    Fs::new(FsDeviceConfig { tag: "ä".repeat(18), ..config(dir.path()) }).unwrap();
     let error = Fs::new(config(&dir.path().join("none"))).err().unwrap();
     assert!(error.to_string().contains("none does not exist"), "{error}");
     let error = Fs::new(config(&share(&dir).join("file"))).err().unwrap();
@@ -318,7 +318,7 @@ fn the_guest_is_told_how_long_it_may_remember() {
     let missing = always.lookup(ROOT_ID, "missing").unwrap();
     assert_eq!(missing.nodeid, 0);
     assert!(missing.entry_valid > 3600);
-    let mut never = Client::mount(FsConfig { cache: FsCache::Never, ..config(&share(&dir)) });
+    let mut never = Client::mount(FsDeviceConfig { cache: FsCache::Never, ..config(&share(&dir)) });
     let entry = never.lookup(ROOT_ID, "file").unwrap();
     assert_eq!((entry.entry_valid, entry.entry_valid_nsec), (0, 0));
 }

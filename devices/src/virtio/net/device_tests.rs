@@ -1,4 +1,5 @@
-use std::os::fd::{AsFd, OwnedFd};
+use std::io;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::atomic::AtomicU64;
 use std::time::Duration;
 
@@ -6,11 +7,11 @@ use nix::poll::{poll, PollFd, PollFlags, PollTimeout};
 use nix::sys::socket::{recv, send, socketpair, AddressFamily, MsgFlags, SockFlag, SockType};
 use std::os::fd::AsRawFd;
 
-use super::header::{HEADER, MAX_FRAME};
 use super::*;
 use crate::testing::queue::WRITE;
 use crate::testing::Buffer::{Readable, Writable};
 use crate::testing::{Descriptor, Driver, TestRam};
+use crate::virtio::net::header::{HEADER, MAX_FRAME};
 
 const MAC: [u8; 6] = [2, 0, 0, 1, 2, 3];
 const MERGE: u64 = 1 << VIRTIO_NET_F_MRG_RXBUF;
@@ -31,7 +32,7 @@ struct Socket {
     uses: AtomicU64,
 }
 
-impl Link for Socket {
+impl NetBackend for Socket {
     fn fd(&self) -> BorrowedFd<'_> {
         self.uses.fetch_add(1, Ordering::SeqCst);
         self.fd.as_fd()
@@ -54,7 +55,7 @@ fn setup(features: u64) -> Setup {
     let flags = SockFlag::SOCK_CLOEXEC | SockFlag::SOCK_NONBLOCK;
     let (fd, host) = socketpair(AddressFamily::Unix, SockType::SeqPacket, None, flags).unwrap();
     let socket = Arc::new(Socket { fd, offloads: AtomicU64::new(0), uses: AtomicU64::new(0) });
-    let net = Net::with_link("net0".into(), socket.clone(), MAC, Some(1400)).unwrap();
+    let net = Net::with_backend("net0".into(), socket.clone(), MAC, Some(1400)).unwrap();
     Setup { driver: Driver::started(Box::new(net), features), socket, host }
 }
 
@@ -118,7 +119,7 @@ fn the_config_space_tells_address_status_and_mtu() {
 #[test]
 fn bad_addresses_and_mtus_are_refused() {
     let link = setup(0).socket;
-    let net = |mac, mtu| Net::with_link("net0".into(), link.clone(), mac, mtu).err();
+    let net = |mac, mtu| Net::with_backend("net0".into(), link.clone(), mac, mtu).err();
     assert!(matches!(net([1, 0, 0, 0, 0, 0], None), Some(NetError::Mac { .. })));
     assert!(matches!(net([0; 6], None), Some(NetError::Mac { .. })));
     assert!(matches!(net(MAC, Some(67)), Some(NetError::Mtu { .. })));

@@ -12,9 +12,9 @@ use fuse_backend_rs::api::filesystem::Entry;
 
 /// The name of the file, if the share is of one file.
 #[derive(Debug)]
-pub struct Only(Option<CString>);
+pub struct SingleFile(Option<CString>);
 
-impl Only {
+impl SingleFile {
     /// `None`: no restriction.
     ///
     /// # Errors
@@ -32,16 +32,16 @@ impl Only {
     ///
     /// # Errors
     /// `ENOENT`: for the guest there is nothing else.
-    pub fn admit(&self, parent: u64, name: &CStr) -> io::Result<()> {
+    pub fn check_lookup(&self, parent: u64, name: &CStr) -> io::Result<()> {
         match self.name_in(parent) {
-            Some(only) if only != name => Err(io::Error::from_raw_os_error(libc::ENOENT)),
+            Some(single_file) if single_file != name => Err(io::Error::from_raw_os_error(libc::ENOENT)),
             _ => Ok(()),
         }
     }
 
     /// Whether what was found in `parent` is no regular file any more. A directory or a link in its place would lead
     /// further.
-    pub fn is_stranger(&self, parent: u64, entry: &Entry) -> bool {
+    pub fn is_unexpected_type(&self, parent: u64, entry: &Entry) -> bool {
         self.name_in(parent).is_some() && entry.attr.st_mode & libc::S_IFMT != libc::S_IFREG
     }
 
@@ -49,7 +49,7 @@ impl Only {
     ///
     /// # Errors
     /// `EPERM` for that directory.
-    pub fn spare(&self, inode: u64) -> io::Result<()> {
+    pub fn deny_change(&self, inode: u64) -> io::Result<()> {
         match self.name_in(inode) {
             Some(_) => Err(io::Error::from_raw_os_error(libc::EPERM)),
             None => Ok(()),

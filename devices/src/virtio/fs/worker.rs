@@ -16,7 +16,7 @@ use vm_memory::GuestMemoryMmap;
 use vmm_sys_util::epoll::EventSet;
 
 use super::request::{Head, Refusal, MESSAGE_MAX, OUT_HEADER};
-use super::share::Share;
+use super::share::ShareFs;
 use super::sys;
 use crate::virtio::{Chain, DeviceInterrupt, DeviceQueue, QueueError};
 use crate::worker::{Next, Poller, Worker, WorkerHandle};
@@ -39,8 +39,8 @@ pub struct Pool {
     mem: GuestRam,
     interrupt: Arc<DeviceInterrupt>,
     queues: [Mutex<DeviceQueue>; QUEUES],
-    server: Server<Share>,
-    threads: Mutex<Vec<WorkerHandle<Serving>>>,
+    server: Server<ShareFs>,
+    threads: Mutex<Vec<WorkerHandle<FsWorker>>>,
     busy: AtomicUsize,
     /// The driver broke the protocol, or the device has gone on without this pool.
     over: AtomicBool,
@@ -56,7 +56,7 @@ impl Pool {
         mem: GuestRam,
         interrupt: Arc<DeviceInterrupt>,
         queues: [DeviceQueue; QUEUES],
-        share: Share,
+        share: ShareFs,
     ) -> io::Result<Arc<Self>> {
         let pool = Arc::new(Self {
             name: name.to_owned(),
@@ -80,7 +80,7 @@ impl Pool {
         Ok(pool)
     }
 
-    fn threads(&self) -> MutexGuard<'_, Vec<WorkerHandle<Serving>>> {
+    fn threads(&self) -> MutexGuard<'_, Vec<WorkerHandle<FsWorker>>> {
         self.threads.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -88,9 +88,9 @@ impl Pool {
         Some(self.queues.get(index)?.lock().unwrap_or_else(PoisonError::into_inner))
     }
 
-    fn add_thread(self: &Arc<Self>, threads: &mut Vec<WorkerHandle<Serving>>) -> io::Result<()> {
+    fn add_thread(self: &Arc<Self>, threads: &mut Vec<WorkerHandle<FsWorker>>) -> io::Result<()> {
         let name = format!("{}.{}", self.name, threads.len());
-        threads.push(WorkerHandle::spawn(&name, Serving { pool: self.clone(), own_umask: false })?);
+        threads.push(WorkerHandle::spawn(&name, FsWorker { pool: self.clone(), own_umask: false })?);
         Ok(())
     }
 
@@ -204,13 +204,13 @@ impl Pool {
 }
 
 /// One of the threads.
-struct Serving {
+struct FsWorker {
     pool: Arc<Pool>,
     /// The thread's umask is its own.
     own_umask: bool,
 }
 
-impl Serving {
+impl FsWorker {
     fn round(&self, index: usize) -> Next {
         let pool = &self.pool;
         pool.busy.fetch_add(1, Ordering::Relaxed);
@@ -244,7 +244,7 @@ impl Serving {
     }
 }
 
-impl Worker for Serving {
+impl Worker for FsWorker {
     /// All threads wait for the same notifications; each wakes one that is not busy.
     fn register(&mut self, poller: &Poller) -> io::Result<()> {
         for (token, queue) in (0..).zip(&self.pool.queues) {

@@ -1,5 +1,5 @@
 use std::fs;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use tempfile::TempDir;
 use virtio_bindings::virtio_blk::{
@@ -11,6 +11,7 @@ use super::*;
 use crate::testing::queue::{INDIRECT, NEXT, WRITE};
 use crate::testing::Buffer::{Readable, Writable};
 use crate::testing::{Descriptor, Driver, TestRam};
+use crate::virtio::block::config::disk_id;
 
 const OK: u8 = 0;
 const IOERR: u8 = 1;
@@ -27,8 +28,8 @@ fn content() -> Vec<u8> {
     (0..SECTORS * 512).map(|at| (at / 512 * 7 + at % 512) as u8).collect()
 }
 
-fn config(image: &Path, read_only: bool) -> BlockConfig {
-    BlockConfig { id: "blk0".into(), path: image.to_owned(), read_only, serial: Some("a-serial-number".into()) }
+fn config(image: &Path, read_only: bool) -> BlockDeviceConfig {
+    BlockDeviceConfig { id: "blk0".into(), path: image.to_owned(), read_only, serial: Some("a-serial-number".into()) }
 }
 
 fn disk(read_only: bool) -> Disk {
@@ -182,7 +183,7 @@ fn the_disks_name_is_told() {
     assert_eq!(id, b"a-serial-number");
     assert_eq!(disk.request(VIRTIO_BLK_T_GET_ID, 0, &[], 19).0, IOERR);
     let named = |serial: Option<&str>| {
-        disk_id(&BlockConfig { serial: serial.map(str::to_owned), ..config(Path::new("x"), true) })
+        disk_id(&BlockDeviceConfig { serial: serial.map(str::to_owned), ..config(Path::new("x"), true) })
     };
     assert_eq!(named(None).unwrap()[..5], *b"blk0\0");
     assert!(named(Some("12345678901234567890")).is_ok());
