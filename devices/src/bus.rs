@@ -1,24 +1,24 @@
-//! Address ranges and who answers there: one bus for memory-mapped I/O, one for port I/O.
+//! Address ranges and the devices that answer there: one bus for memory-mapped I/O, one for port I/O.
 //!
-//! Built once by the VMM, then shared by all vCPU threads. Nothing is locked here while a device runs.
+//! The VMM builds a bus once and shares it with all vCPU threads. Accesses take no lock here.
 
 use std::sync::Arc;
 
-/// A device that answers at offsets of its range. Called from vCPU threads, several at a time.
+/// A device that answers accesses to its range. Several vCPU threads may call it at the same time.
 ///
-/// Offset and length come from the guest: any combination may arrive as long as it lies in the range.
+/// Offset and length come from the guest: any combination that lies in the range may arrive.
 pub trait BusDevice: Send + Sync {
-    /// Fills `data` with what the guest reads at `offset`.
+    /// Serves a read of the guest at `offset`: fills `data`.
     fn read(&self, offset: u64, data: &mut [u8]);
 
-    /// The guest writes `data` at `offset`.
+    /// Serves a write of the guest at `offset`.
     fn write(&self, offset: u64, data: &[u8]);
 }
 
-/// Why a range could not be put on the bus.
+/// A range that cannot be put on the bus.
 #[derive(Debug, thiserror::Error, PartialEq, Eq)]
 pub enum BusError {
-    /// A range without any address.
+    /// The range has no address.
     #[error("bus range at {base:#x} is empty: give it a length")]
     Empty {
         /// First address.
@@ -32,14 +32,14 @@ pub enum BusError {
         /// Length in bytes.
         len: u64,
     },
-    /// Someone else is there.
+    /// Another device has addresses of the range.
     #[error("bus range at {base:#x} of {len:#x} bytes overlaps the one at {other:#x}: place it elsewhere")]
     Overlap {
         /// First address.
         base: u64,
         /// Length in bytes.
         len: u64,
-        /// First address of the range that is there already.
+        /// First address of the other device's range.
         other: u64,
     },
 }
@@ -51,22 +51,19 @@ struct Range {
     device: Arc<dyn BusDevice>,
 }
 
-/// Ranges without overlap, in order of their addresses.
+/// Ranges that do not overlap, sorted by address.
 #[derive(Default)]
 pub struct Bus {
     ranges: Vec<Range>,
 }
 
 impl Bus {
-    /// Nobody there.
+    /// A bus without devices.
     pub fn new() -> Self {
         Self::default()
     }
 
     /// Puts `device` at `base`, for `len` bytes.
-    ///
-    /// # Errors
-    /// The range is empty, wraps around, or overlaps another.
     pub fn insert(&mut self, base: u64, len: u64, device: Arc<dyn BusDevice>) -> Result<(), BusError> {
         let span = len.checked_sub(1).ok_or(BusError::Empty { base })?;
         let last = base.checked_add(span).ok_or(BusError::Wraps { base, len })?;
@@ -78,7 +75,7 @@ impl Bus {
         Ok(())
     }
 
-    /// The guest reads. False when nobody answers there, or the access sticks out of the range; `data` is then left.
+    /// Passes a read of the guest on. False, with `data` untouched, if no single range holds the whole access.
     pub fn read(&self, addr: u64, data: &mut [u8]) -> bool {
         match self.find(addr, data.len()) {
             Some((device, offset)) => {
@@ -89,7 +86,7 @@ impl Bus {
         }
     }
 
-    /// The guest writes. False when nobody answers there, or the access sticks out of the range.
+    /// Passes a write of the guest on. False if no single range holds the whole access.
     pub fn write(&self, addr: u64, data: &[u8]) -> bool {
         match self.find(addr, data.len()) {
             Some((device, offset)) => {
@@ -127,7 +124,7 @@ mod tests {
     }
 
     #[test]
-    fn nobody_answers_outside_or_across_a_border() {
+    fn no_device_answers_outside_or_across_a_border() {
         let mut bus = Bus::new();
         bus.insert(0x1000, 0x10, Arc::new(BusRecorder::default())).unwrap();
         bus.insert(0x1010, 0x10, Arc::new(BusRecorder::default())).unwrap();

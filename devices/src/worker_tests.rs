@@ -6,7 +6,7 @@ use super::*;
 const TEST_TIMEOUT: Duration = Duration::from_secs(20);
 const KICK: u64 = 1;
 
-/// Counts kicks and tells what happened.
+/// Counts kicks and sends the name of each call.
 struct Probe {
     kick: EventFd,
     seen: u64,
@@ -75,7 +75,7 @@ fn a_worker_serves_its_events_and_comes_back_when_stopped() {
 }
 
 #[test]
-fn a_paused_worker_does_nothing_and_looks_again_when_it_resumes() {
+fn a_paused_worker_does_nothing_and_checks_its_sources_when_it_resumes() {
     let (worker, kick, log, _) = probe(|_| Next::Continue);
     let handle = WorkerHandle::spawn("probe", worker).unwrap();
     expect(&log, "resumed");
@@ -91,7 +91,7 @@ fn a_paused_worker_does_nothing_and_looks_again_when_it_resumes() {
 }
 
 #[test]
-fn a_retired_worker_is_deaf_but_can_be_paused_and_stopped() {
+fn a_retired_worker_takes_no_events_but_can_be_paused_and_stopped() {
     let (worker, kick, log, failures) = probe(|_| Next::Retire);
     let handle = WorkerHandle::spawn("probe", worker).unwrap();
     expect(&log, "resumed");

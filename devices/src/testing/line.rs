@@ -6,7 +6,7 @@ use std::sync::{Arc, Condvar, Mutex};
 use super::TEST_TIMEOUT;
 use crate::irq::Interrupt;
 
-/// Counts interrupts and wakes whoever waits for one.
+/// Counts interrupts and wakes the threads that wait for one.
 #[derive(Debug, Default)]
 pub struct Line {
     count: Mutex<u64>,
@@ -14,15 +14,12 @@ pub struct Line {
 }
 
 impl Line {
-    /// Interrupts so far.
+    /// The number of interrupts so far.
     pub fn count(&self) -> u64 {
         *self.count.lock().unwrap()
     }
 
-    /// Returns once more than `seen` interrupts have come.
-    ///
-    /// # Panics
-    /// If that takes longer than [`TEST_TIMEOUT`].
+    /// Waits until more than `seen` interrupts have come.
     pub fn wait_past(&self, seen: u64) {
         let count = self.count.lock().unwrap();
         let (count, timeout) = self.raised.wait_timeout_while(count, TEST_TIMEOUT, |count| *count <= seen).unwrap();

@@ -1,4 +1,4 @@
-//! What a virtio device is to the transport and the VMM.
+//! The interface between a virtio device, its transport and the VMM.
 //!
 //! ```text
 //!            activate(Activation)                 deactivate()
@@ -17,12 +17,11 @@ use super::interrupt::DeviceInterrupt;
 use super::queue::DeviceQueue;
 use crate::GuestRam;
 
-/// Features of the rings themselves, which every device here can offer: indirect descriptors and event indices
-/// (VIRTIO 1.2, 2.7.5.3 and 2.7.10). [`DeviceQueue`] handles both.
+/// Features of the rings, which every device here can offer because [`DeviceQueue`] implements them: indirect
+/// descriptors and event indices (VIRTIO 1.2, 2.7.5.3 and 2.7.10).
 pub const RING_FEATURES: u64 = 1 << VIRTIO_RING_F_INDIRECT_DESC | 1 << VIRTIO_RING_F_EVENT_IDX;
 
-/// Fills `data` from `config` at `offset`; bytes past its end are 0. What most devices do in
-/// [`VirtioDevice::read_config`].
+/// Fills `data` from `config` at `offset`; bytes past its end are 0. For [`VirtioDevice::read_config`].
 pub fn config_bytes(config: &[u8], offset: u64, data: &mut [u8]) {
     let rest = usize::try_from(offset).ok().and_then(|offset| config.get(offset..)).unwrap_or_default();
     data.fill(0);
@@ -31,77 +30,76 @@ pub fn config_bytes(config: &[u8], offset: u64, data: &mut [u8]) {
     }
 }
 
-/// Everything a device gets when the driver is ready.
+/// The resources that a device gets when its driver is ready.
 pub struct Activation {
     /// Guest memory.
     pub mem: GuestRam,
-    /// As many as `queue_max_sizes` had entries; `None` for one the driver did not enable.
+    /// One entry per entry of `queue_max_sizes`: `None` if the driver did not enable the queue.
     pub queues: Vec<Option<DeviceQueue>>,
-    /// The device's way to the guest.
+    /// The device's interrupt.
     pub interrupt: Arc<DeviceInterrupt>,
-    /// Features that both sides agreed on.
+    /// The negotiated features.
     pub features: u64,
 }
 
-/// Why a device could not start. The transport answers the guest with DEVICE_NEEDS_RESET.
+/// A device that could not start. The transport sets DEVICE_NEEDS_RESET.
 #[derive(Debug, thiserror::Error)]
 pub enum ActivateError {
-    /// The driver left a queue out that the device cannot do without.
+    /// The driver did not enable a queue that the device needs.
     #[error("the guest driver did not enable queue {0}")]
     MissingQueue(usize),
-    /// The host could not give what the device needs.
+    /// An operation on the host failed.
     #[error("{what}: {source}")]
     Host {
-        /// What was attempted.
+        /// The operation, such as "starting the device's thread".
         what: &'static str,
-        /// The cause.
+        /// The error of the operation.
         source: io::Error,
     },
 }
 
 /// A device behind a virtio transport.
 ///
-/// The transport calls from a vCPU thread with the device locked, so every method returns soon: work happens in the
-/// device's own workers, which own the queues between `activate` and `deactivate`.
+/// The transport calls from a vCPU thread and locks the device, so every method must return soon. The device's own
+/// workers do the work; they own the queues between `activate` and `deactivate`.
 pub trait VirtioDevice: Send {
     /// Device id (VIRTIO 1.2, section 5).
     fn device_type(&self) -> u32;
 
-    /// Name for logs and threads, such as `blk0`.
+    /// Name in logs and of threads, such as `blk0`.
     fn name(&self) -> &str;
 
-    /// One entry per queue: the largest size the device takes, a power of two.
+    /// One entry per queue: the largest size that the device accepts, a power of two.
     fn queue_max_sizes(&self) -> &[u16];
 
-    /// Features the device offers. The transport adds `VIRTIO_F_VERSION_1` and clears what the driver does not know.
+    /// Features that the device offers. The transport adds `VIRTIO_F_VERSION_1`.
     fn features(&self) -> u64;
 
-    /// Whether the device can work with this choice among the features it offers: some need others. The transport
-    /// leaves FEATURES_OK clear if not (VIRTIO 1.2, 2.2.2).
+    /// Whether the device can work with these of its features: some need others. If not, the transport leaves
+    /// FEATURES_OK clear (VIRTIO 1.2, 2.2.2).
     fn accepts_features(&self, _features: u64) -> bool {
         true
     }
 
-    /// Fills `data` from configuration space at `offset`; bytes past its end are 0. Any offset and length may come.
+    /// Fills `data` from configuration space at `offset`; bytes past its end are 0. The guest may choose any offset and
+    /// length.
     fn read_config(&self, offset: u64, data: &mut [u8]);
 
-    /// The driver writes configuration space. Most devices have nothing writable.
+    /// Serves a write to configuration space. Most devices have no writable fields.
     fn write_config(&mut self, _offset: u64, _data: &[u8]) {}
 
-    /// The driver set DRIVER_OK. Takes the queues.
-    ///
-    /// # Errors
-    /// See [`ActivateError`]; the device is then inactive and the queues are gone.
+    /// Takes the queues and starts to work: the driver set DRIVER_OK. After an error the device is inactive and the
+    /// queues are dropped.
     fn activate(&mut self, activation: Activation) -> Result<(), ActivateError>;
 
-    /// Ends all work on the queues: after it returns, nothing touches guest memory or the interrupt. Requests in
-    /// flight are finished or dropped, in bounded time. A no-op on an inactive device. `activate` may come again.
+    /// Ends all work on the queues. After it returns, nothing touches guest memory or the interrupt. Requests in flight
+    /// are finished or dropped in bounded time. Does nothing on an inactive device. `activate` may be called again.
     fn deactivate(&mut self);
 
-    /// Holds all work until `resume`; as `deactivate`, nothing touches guest memory after it returns, but queues and
-    /// connections stay. Called by the VMM after the vCPUs have stopped.
+    /// Stops all work until `resume`. After it returns, nothing touches guest memory, but unlike `deactivate` the
+    /// device keeps its queues and connections. The VMM calls it after the vCPUs have stopped.
     fn pause(&mut self) {}
 
-    /// Goes on after `pause`, looking at every queue once since notifications may have been missed.
+    /// Continues after `pause`. Checks every queue once, because notifications may have been missed.
     fn resume(&mut self) {}
 }

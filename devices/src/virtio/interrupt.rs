@@ -10,7 +10,7 @@ pub const ISR_QUEUE: u32 = 1;
 /// ISR bit: the configuration changed, which includes DEVICE_NEEDS_RESET.
 pub const ISR_CONFIG: u32 = 2;
 
-/// A device's interrupt: status bits that the guest reads and clears, and the line.
+/// A device's interrupt: the status bits, which the guest reads and clears, and the line.
 pub struct DeviceInterrupt {
     isr: AtomicU32,
     needs_reset: AtomicU32,
@@ -19,28 +19,28 @@ pub struct DeviceInterrupt {
 }
 
 impl DeviceInterrupt {
-    /// Over the given line.
+    /// An interrupt over `line`, with no status bit set.
     pub fn new(line: Box<dyn Interrupt>) -> Self {
         Self { isr: AtomicU32::new(0), needs_reset: AtomicU32::new(0), generation: AtomicU32::new(0), line }
     }
 
-    /// Used buffers are there.
+    /// Interrupts the driver because a queue has used buffers.
     pub fn signal_queue(&self) {
         self.signal(ISR_QUEUE);
     }
 
-    /// Configuration space changed.
+    /// Interrupts the driver because configuration space changed.
     pub fn signal_config(&self) {
         self.generation.fetch_add(1, Ordering::SeqCst);
         self.signal(ISR_CONFIG);
     }
 
-    /// Changes of configuration space so far, modulo 2^32 (VIRTIO 1.2, 2.5.1).
+    /// Number of changes of configuration space so far, modulo 2^32 (VIRTIO 1.2, 2.5.1).
     pub fn generation(&self) -> u32 {
         self.generation.load(Ordering::SeqCst)
     }
 
-    /// The driver broke the protocol: the device stops and the driver is told to reset it (VIRTIO 1.2, 2.1.2).
+    /// Asks the driver for a reset, because it broke the protocol and the device stops (VIRTIO 1.2, 2.1.2).
     pub fn need_reset(&self) {
         self.needs_reset.store(1, Ordering::SeqCst);
         self.signal(ISR_CONFIG);
@@ -51,17 +51,17 @@ impl DeviceInterrupt {
         self.needs_reset.load(Ordering::SeqCst) != 0
     }
 
-    /// Status bits for the guest to read.
+    /// The status bits, for the guest to read.
     pub fn status(&self) -> u32 {
         self.isr.load(Ordering::SeqCst)
     }
 
-    /// The guest acknowledged `bits`.
+    /// Clears `bits`, which the guest acknowledged.
     pub fn acknowledge(&self, bits: u32) {
         self.isr.fetch_and(!bits, Ordering::SeqCst);
     }
 
-    /// Back to the state of a new device, but for the generation, which only moves on.
+    /// Resets everything but the generation, which only grows.
     pub fn clear(&self) {
         self.isr.store(0, Ordering::SeqCst);
         self.needs_reset.store(0, Ordering::SeqCst);
@@ -70,7 +70,7 @@ impl DeviceInterrupt {
     fn signal(&self, bits: u32) {
         self.isr.fetch_or(bits, Ordering::SeqCst);
         if let Err(error) = self.line.trigger() {
-            warn_limited!("interrupt line of a device failed: {error}");
+            warn_limited!("cannot raise the interrupt line of a device: {error}");
         }
     }
 }

@@ -3,7 +3,7 @@ use std::sync::Mutex;
 use super::*;
 use crate::testing::{Buffer, Driver};
 
-/// Tells the driver what its session is. Has no answer for a request of one byte.
+/// Answers with the features of the session. Panics at a request of one byte.
 #[derive(Default)]
 struct Probe {
     connected: Mutex<Vec<bool>>,
@@ -32,7 +32,7 @@ fn started() -> (Driver, Arc<Probe>) {
 }
 
 #[test]
-fn requests_are_served_with_what_was_agreed_on() {
+fn requests_are_served_with_the_negotiated_features() {
     let (mut driver, _) = started();
     let (used, bytes) = driver.queue().transact(&[Buffer::Writable(8)]);
     assert_eq!((used.len, driver.queue().size()), (8, 8));

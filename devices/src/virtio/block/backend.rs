@@ -1,6 +1,6 @@
 //! A disk's storage: a raw image file or a block device of the host, locked while it is open.
 //!
-//! Opened by the VMM's main thread, used by the disk's worker.
+//! The VMM's main thread opens it; the disk's worker uses it.
 
 use std::fs::{File, OpenOptions};
 use std::io::{self, Seek, SeekFrom};
@@ -15,7 +15,7 @@ use super::config::BlockError;
 use super::request::{DiskInfo, DiskRange, SECTOR};
 use crate::virtio::{ChainReader, ChainWriter};
 
-/// Zeroes written at a time where the file system knows no better way.
+/// Zeroes to write where the file system has no faster way.
 static ZEROES: [u8; 64 << 10] = [0; 64 << 10];
 
 /// An open, locked image.
@@ -26,14 +26,11 @@ pub struct Backend {
 }
 
 impl Backend {
-    /// Opens and locks the image at `path`: against writers if `read_only`, else against everybody. The lock goes
-    /// with the process.
-    ///
-    /// # Errors
-    /// See [`BlockError`].
+    /// Opens and locks the image at `path`: against writers if `read_only`, else against all other users. The kernel
+    /// releases the lock with the process.
     pub fn open(path: &Path, read_only: bool) -> Result<Self, BlockError> {
-        // O_NONBLOCK: opening a pipe must not wait for its other end. It means nothing to files and disks. O_EXCL: a block
-        // device that the host has mounted is not to be written by somebody else.
+        // O_NONBLOCK: opening a pipe must not wait for its other end. It has no effect on files and disks. O_EXCL: the
+        // guest must not write to a block device that the host has mounted.
         let device = std::fs::metadata(path).is_ok_and(|meta| meta.file_type().is_block_device());
         let exclusive = if device && !read_only { libc::O_EXCL } else { 0 };
         let options =
@@ -48,7 +45,7 @@ impl Backend {
             return Err(BlockError::Kind(path.to_owned()));
         }
         lock(&file, path, read_only)?;
-        // The end of a block device is its size, as BLKGETSIZE64 tells it.
+        // The end of a block device is its size, as BLKGETSIZE64 returns it.
         let size = file.seek(SeekFrom::End(0)).map_err(size_error)?;
         if size == 0 {
             return Err(BlockError::Empty(path.to_owned()));
@@ -59,47 +56,33 @@ impl Backend {
         Ok(Self { file, disk: DiskInfo { sectors: size / SECTOR, read_only } })
     }
 
-    /// What requests are checked against.
+    /// Capacity and access mode, which requests are checked against.
     pub fn disk(&self) -> DiskInfo {
         self.disk
     }
 
-    /// Fills `buffers` from byte `offset` on, without a copy in between.
-    ///
-    /// # Errors
-    /// The host's; `buffers` has then moved as far as it was filled.
+    /// Fills `buffers` from byte `offset` on, without a copy. After an error `buffers` has moved by the bytes read.
     pub fn read(&self, offset: u64, buffers: &mut ChainWriter<'_>) -> io::Result<()> {
         buffers.fill_from_at(&self.file, offset)
     }
 
-    /// Writes `buffers` at byte `offset`, without a copy in between.
-    ///
-    /// # Errors
-    /// The host's.
+    /// Writes `buffers` at byte `offset`, without a copy.
     pub fn write(&self, offset: u64, buffers: &mut ChainReader<'_>) -> io::Result<()> {
         buffers.write_all_at(&self.file, offset)
     }
 
-    /// Returns when all that was written is on the medium.
-    ///
-    /// # Errors
-    /// The host's.
+    /// Returns when all data written so far is on the medium.
     pub fn flush(&self) -> io::Result<()> {
         self.file.sync_data()
     }
 
-    /// The contents of `range` are not needed any more. A hint: where holes are unknown, nothing happens.
-    ///
-    /// # Errors
-    /// The host's.
+    /// Frees the storage behind `range`, whose contents the guest does not need any more. Does nothing on a file system
+    /// without holes.
     pub fn discard(&self, range: DiskRange) -> io::Result<()> {
         self.allocate(|| FallocateMode::PunchHole, range).map(drop)
     }
 
-    /// `range` reads as zeroes from now on; as a hole if it may.
-    ///
-    /// # Errors
-    /// The host's.
+    /// Fills `range` with zeroes, or with a hole if `range.unmap`.
     pub fn write_zeroes(&self, range: DiskRange) -> io::Result<()> {
         let mode = || if range.unmap { FallocateMode::PunchHole } else { FallocateMode::ZeroRange };
         if self.allocate(mode, range)? {
@@ -117,7 +100,7 @@ impl Backend {
         Ok(())
     }
 
-    /// False if the file system does not know how.
+    /// False if the file system does not support it.
     fn allocate(&self, mode: impl Fn() -> FallocateMode, range: DiskRange) -> io::Result<bool> {
         loop {
             match fallocate(&self.file, mode(), true, range.offset, range.len) {
@@ -130,7 +113,7 @@ impl Backend {
     }
 }
 
-/// An open file description lock, over all of the file.
+/// Takes an open file description lock over the whole file.
 fn lock(file: &File, path: &Path, read_only: bool) -> Result<(), BlockError> {
     let kind = if read_only { libc::F_RDLCK } else { libc::F_WRLCK };
     #[expect(clippy::cast_possible_truncation, reason = "constants of fcntl(2) between 0 and 2")]

@@ -11,7 +11,7 @@ fn image(len: u64) -> (tempfile::TempDir, PathBuf) {
 }
 
 #[test]
-fn what_is_no_disk_is_refused_with_a_message_that_names_it() {
+fn a_path_that_is_not_a_disk_is_refused_with_a_message_that_names_it() {
     let (dir, path) = image(1000);
     let refused = |path: &Path| {
         let error = Backend::open(path, true).unwrap_err();

@@ -5,74 +5,74 @@ use std::path::PathBuf;
 
 use super::request::DiskId;
 
-/// A disk as the VMM wants it.
+/// The options of a disk.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct BlockDeviceConfig {
-    /// For logs and the device's thread, such as `blk0`.
+    /// Name in logs and of the device's thread, such as `blk0`.
     pub id: String,
-    /// A raw image or a block device.
+    /// Path of a raw image or a block device.
     pub path: PathBuf,
-    /// The guest may not write.
+    /// Refuse writes of the guest.
     pub read_only: bool,
-    /// What the guest sees as the disk's serial number, up to 20 bytes; the start of `id` if there is none.
+    /// The disk's serial number in the guest, up to 20 bytes. `None`: the first 20 bytes of `id`.
     pub serial: Option<String>,
 }
 
-/// Why a disk cannot be had.
+/// A disk that cannot be opened.
 #[derive(Debug, thiserror::Error)]
 pub enum BlockError {
     /// The image cannot be opened.
     #[error("cannot open disk image {}: check the path and its permissions", path.display())]
     Open {
-        /// The image.
+        /// Path of the image.
         path: PathBuf,
-        /// The cause.
+        /// Error of `open(2)`.
         source: io::Error,
     },
-    /// A directory, a pipe, ...
+    /// The path is neither a regular file nor a block device, but a directory or a pipe, say.
     #[error("disk image {} is neither a regular file nor a block device: give one of these", .0.display())]
     Kind(PathBuf),
-    /// Its size is unknown.
-    #[error("cannot tell the size of disk image {}: check the device it lies on", path.display())]
+    /// The size of the image cannot be read.
+    #[error("cannot read the size of disk image {}: check the device that it is stored on", path.display())]
     Size {
-        /// The image.
+        /// Path of the image.
         path: PathBuf,
-        /// The cause.
+        /// Error of `fstat(2)` or `lseek(2)`.
         source: io::Error,
     },
-    /// Nothing in it.
+    /// The image has no bytes.
     #[error("disk image {} is empty: give it a size, for example with truncate -s 1G", .0.display())]
     Empty(PathBuf),
-    /// Not whole sectors.
-    #[error("disk image {} has {size} bytes, no multiple of 512: pad it, for example with truncate -s %512", path.display())]
+    /// The size is not a multiple of a sector.
+    #[error("disk image {} has {size} bytes, which is not a multiple of 512: pad it, for example with truncate -s %512", path.display())]
     Unaligned {
-        /// The image.
+        /// Path of the image.
         path: PathBuf,
-        /// Its size in bytes.
+        /// Size in bytes.
         size: u64,
     },
-    /// Someone else uses it.
+    /// Another process uses the image, or the host has mounted the block device.
     #[error("disk image {} is in use{}: stop the other user, or attach it read-only everywhere", path.display(), if *.read_only { " and being written" } else { "" })]
     InUse {
-        /// The image.
+        /// Path of the image.
         path: PathBuf,
-        /// It was to be read only.
+        /// The image was opened for reading only.
         read_only: bool,
     },
-    /// The file system knows no locks.
+    /// The file system does not support locks.
     #[error("cannot lock disk image {}: put it on a file system with locks", path.display())]
     Lock {
-        /// The image.
+        /// Path of the image.
         path: PathBuf,
-        /// The cause.
+        /// Error of `fcntl(2)`.
         source: io::Error,
     },
-    /// The name that the guest sees is too long.
-    #[error("serial number of disk {id} has {len} bytes: 20 are possible")]
+    /// The serial number is too long.
+    #[error("serial number of disk {id} has {len} bytes: give at most 20")]
     Serial {
-        /// The disk.
+        /// Name of the disk.
         id: String,
-        /// Length in bytes.
+        /// Length of the serial number in bytes.
         len: usize,
     },
 }

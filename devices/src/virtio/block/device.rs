@@ -16,9 +16,9 @@ use crate::virtio::device::RING_FEATURES;
 use crate::virtio::one_queue::{DriverSession, OneQueue, Service};
 use crate::virtio::{Chain, ChainError, DeviceInterrupt};
 
-/// Buffers of data in a request: all of a queue but header and status.
+/// Most data buffers in a request: the size of the queue without header and status.
 const SEG_MAX: u32 = 254;
-/// Smallest piece that is worth a discard: a block of most file systems.
+/// Smallest range that is worth a discard, in sectors: a block of most file systems.
 const DISCARD_ALIGNMENT: u32 = 4096 / SECTOR_LEN;
 
 /// A disk.
@@ -26,16 +26,13 @@ pub type Block = OneQueue<Drive>;
 
 impl Block {
     /// Opens the image and locks it until the disk is dropped.
-    ///
-    /// # Errors
-    /// See [`BlockError`].
     pub fn new(config: BlockDeviceConfig) -> Result<Self, BlockError> {
         let medium = Medium::open(&config)?;
         Ok(Self::of(config.id, Arc::new(Drive::new(Some(medium)))))
     }
 
-    /// A disk without an image, of capacity 0; [`BlockSlot`] puts one in and takes it out again. What the disk offers
-    /// depends on the image: a driver learns of another by resetting the device.
+    /// A disk without an image, whose capacity is 0. [`BlockSlot`] inserts and ejects images. The features of the disk
+    /// depend on the image: a driver sees a change of them after it has reset the device.
     pub fn slot(id: impl Into<String>) -> (Self, BlockSlot) {
         let drive = Arc::new(Drive::new(None));
         let slot = BlockSlot::new(drive.clone());

@@ -38,7 +38,7 @@ fn transfers_lie_within_the_disk_and_are_whole_sectors() {
         assert_eq!(check(OUT, sector, len, 0, DISK), BAD, "{sector} {len}");
     }
     let huge = DiskInfo { sectors: u64::MAX, read_only: false };
-    assert_eq!(check(IN, u64::MAX - 1, 0, 512, huge), BAD, "past what a byte offset can say");
+    assert_eq!(check(IN, u64::MAX - 1, 0, 512, huge), BAD, "past the largest byte offset");
 }
 
 #[test]
@@ -102,7 +102,7 @@ fn disk() -> impl Strategy<Value = DiskInfo> {
 }
 
 proptest! {
-    /// Whatever is parsed lies within the disk, and a read-only disk is never changed.
+    /// Every request that is parsed lies within the disk and does not change a read-only one.
     #[test]
     fn parsed_requests_are_possible(
         kind in prop_oneof![0..16u32, any::<u32>()],
@@ -128,7 +128,7 @@ proptest! {
         }
     }
 
-    /// As above, for the ranges.
+    /// Every range that is parsed lies within the disk.
     #[test]
     fn parsed_ranges_are_possible(
         sector in prop_oneof![0..1000u64, any::<u64>()],

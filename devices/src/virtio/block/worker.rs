@@ -1,4 +1,4 @@
-//! Does a disk's requests, on guest memory itself.
+//! Executes a disk's requests on its thread, directly on guest memory.
 
 use std::io;
 
@@ -10,16 +10,16 @@ use crate::virtio::one_queue::DriverSession;
 use crate::virtio::{Chain, ChainError, ChainReader, ChainWriter};
 use crate::warn_limited;
 
-/// What requests are done with.
+/// Executes one request.
 pub(super) struct RequestHandler<'a> {
-    /// The disk.
+    /// The disk of the request.
     pub(super) drive: &'a Drive,
-    /// What its driver has agreed on.
+    /// Guest memory and negotiated features.
     pub(super) session: &'a DriverSession,
 }
 
 impl RequestHandler<'_> {
-    /// Does one request. Returns the number of bytes written from the start of its writable buffers.
+    /// Executes the request in `chain`. Returns the number of bytes written from the start of its writable buffers.
     ///
     /// # Errors
     /// There is no byte for the status.
@@ -30,7 +30,7 @@ impl RequestHandler<'_> {
         let mut last = chain.writer(&self.session.mem);
         last.skip(writable)?;
         last.write_obj(status as u8)?;
-        // 2.7.8.2: a length up to which all has been written. The status comes after a gap if there was less data.
+        // 2.7.8.2: the length up to which all bytes have been written. With less data, the status lies after a gap.
         let whole = data.written() == writable;
         Ok(if whole { last.written() } else { data.written() })
     }
@@ -39,7 +39,7 @@ impl RequestHandler<'_> {
         let mut header = [0; HEADER];
         buffers.read_exact(&mut header).map_err(|_| BlockStatus::IoError)?;
         let payload = PayloadLen { readable: buffers.remaining(), writable: data.remaining() };
-        // Held to the end: the image that the request was checked against is the one it is done on.
+        // Held to the end, so that the request is executed on the image that it was checked against.
         let medium = self.drive.medium();
         let request = request::parse(header, payload, disk_of(&medium))?;
         match (&*medium, request) {
@@ -82,7 +82,8 @@ impl RequestHandler<'_> {
         }
     }
 
-    /// The driver does not know of flushes: each write lasts before it is reported (VIRTIO 1.2, 5.2.5.2).
+    /// Whether each write must be on the medium before its completion, because the driver does not flush (VIRTIO 1.2,
+    /// 5.2.5.2).
     fn write_through(&self) -> bool {
         self.session.features & 1 << VIRTIO_BLK_F_FLUSH == 0
     }
@@ -95,7 +96,7 @@ impl RequestHandler<'_> {
     }
 }
 
-/// All of them, before the first is touched. Their number was checked.
+/// Parses all ranges of a request, before any of them is executed. Their number has been checked.
 fn ranges(out: &mut ChainReader<'_>, zeroes: bool, disk: DiskInfo) -> Result<Vec<request::DiskRange>, BlockStatus> {
     let mut ranges = Vec::new();
     while out.remaining() > 0 {

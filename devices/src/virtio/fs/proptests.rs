@@ -1,5 +1,5 @@
-//! Arbitrary bytes as requests: every one is answered or given back, nothing outside the share changes, nothing at all
-//! changes in a read-only one, and the share still works.
+//! Arbitrary bytes as requests: every request is answered or given back, nothing outside the share changes, a read-only
+//! share does not change at all, and the share still works.
 
 use std::fs;
 use std::path::Path;
@@ -11,13 +11,13 @@ use vm_memory::ByteValued;
 use super::client::{name, value, Client};
 use crate::testing::Buffer;
 
-/// A request, with places for things that exist.
+/// A request that may refer to existing nodes and handles.
 #[derive(Clone, Debug)]
 struct Attempt {
     opcode: u32,
     node: usize,
     body: Vec<Part>,
-    /// Instead of the real length.
+    /// Replaces the real length.
     len: Option<u32>,
     room: u32,
     user: u32,
@@ -123,7 +123,7 @@ fn tree() -> tempfile::TempDir {
     dir
 }
 
-/// Everything that could have been changed outside of the share, or in it when it is read-only.
+/// Names, attributes and contents of everything below `dir`.
 fn state(dir: &Path) -> Vec<String> {
     let mut all = Vec::new();
     for entry in fs::read_dir(dir).unwrap() {
@@ -139,7 +139,7 @@ fn state(dir: &Path) -> Vec<String> {
     all
 }
 
-/// A case starts and stops threads, so there are fewer than usual.
+/// Fewer cases than usual, because each starts and stops threads.
 fn cases() -> ProptestConfig {
     let usual = ProptestConfig::default();
     ProptestConfig { cases: usual.cases.div_ceil(4), ..usual }
@@ -166,7 +166,7 @@ proptest! {
         let before = state(&dir.path().join("outside"));
         let mut bench = Bench::new(Client::read_write(&dir.path().join("share")));
         for attempt in &attempts {
-            // Space that is really taken is not for a test on somebody's disk.
+            // A test must not allocate that much disk space.
             if attempt.opcode != Opcode::Fallocate as u32 {
                 bench.send(attempt);
             }

@@ -1,7 +1,7 @@
-//! A share of a single file: its root directory seems to hold that file and nothing else, and is not to be changed.
+//! A share of a single file: its root directory shows only that file, and the guest cannot change the directory.
 //!
-//! The kernel mounts directories only, so the device shares the one that holds the file and answers for nothing else
-//! in it. The name is looked up anew each time: a file that the host replaces is seen, as in a shared directory.
+//! The guest's kernel can only mount directories, so the device shares the directory of the file and hides everything
+//! else in it. Every lookup goes to the host: a file that the host replaces is seen, as in a shared directory.
 
 use std::ffi::{CStr, CString, OsStr};
 use std::io;
@@ -10,15 +10,15 @@ use std::os::unix::ffi::OsStrExt;
 use fuse_backend_rs::abi::fuse_abi::ROOT_ID;
 use fuse_backend_rs::api::filesystem::Entry;
 
-/// The name of the file, if the share is of one file.
+/// The name of the file, or `None` in a share of a whole directory.
 #[derive(Debug)]
 pub struct SingleFile(Option<CString>);
 
 impl SingleFile {
-    /// `None`: no restriction.
+    /// A share of `name`, or of the whole directory.
     ///
     /// # Errors
-    /// `InvalidInput` if it is not the name of a file.
+    /// `InvalidInput`: `name` is not the name of a file.
     pub fn new(name: Option<&OsStr>) -> io::Result<Self> {
         let Some(name) = name else { return Ok(Self(None)) };
         let bytes = name.as_bytes();
@@ -28,27 +28,21 @@ impl SingleFile {
         Ok(Self(Some(CString::new(bytes)?)))
     }
 
-    /// Whether `name` may be looked up in `parent`.
-    ///
-    /// # Errors
-    /// `ENOENT`: for the guest there is nothing else.
+    /// Fails with `ENOENT` unless the guest may look `name` up in `parent`.
     pub fn check_lookup(&self, parent: u64, name: &CStr) -> io::Result<()> {
         match self.name_in(parent) {
-            Some(single_file) if single_file != name => Err(io::Error::from_raw_os_error(libc::ENOENT)),
+            Some(only) if only != name => Err(io::Error::from_raw_os_error(libc::ENOENT)),
             _ => Ok(()),
         }
     }
 
-    /// Whether what was found in `parent` is no regular file any more. A directory or a link in its place would lead
-    /// further.
+    /// Whether an entry found in `parent` is not a regular file any more. A directory or a link in its place would lead
+    /// to other files.
     pub fn is_unexpected_type(&self, parent: u64, entry: &Entry) -> bool {
         self.name_in(parent).is_some() && entry.attr.st_mode & libc::S_IFMT != libc::S_IFREG
     }
 
-    /// Leaves the directory that holds the file alone.
-    ///
-    /// # Errors
-    /// `EPERM` for that directory.
+    /// Fails with `EPERM` for the directory of the file, which the guest must not change.
     pub fn deny_change(&self, inode: u64) -> io::Result<()> {
         match self.name_in(inode) {
             Some(_) => Err(io::Error::from_raw_os_error(libc::EPERM)),
@@ -56,7 +50,7 @@ impl SingleFile {
         }
     }
 
-    /// The one name, if `inode` is the directory that holds it.
+    /// The name of the file, if `inode` is its directory.
     pub fn name_in(&self, inode: u64) -> Option<&CStr> {
         self.0.as_deref().filter(|_| inode == ROOT_ID)
     }

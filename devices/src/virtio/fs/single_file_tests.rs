@@ -1,4 +1,4 @@
-//! A share of one file, as a guest that wants more sees it.
+//! A share of a single file, with a guest that tries to reach more.
 
 use std::ffi::OsString;
 use std::fs;
@@ -49,7 +49,7 @@ fn nothing_else_is_there() {
 }
 
 #[test]
-fn the_directory_can_not_be_changed() {
+fn the_directory_cannot_be_changed() {
     let dir = directory();
     let mut client = mount(&dir);
     let room = size_of::<EntryOut>();
@@ -94,7 +94,7 @@ fn a_replaced_file_is_seen_but_a_directory_or_link_in_its_place_is_not() {
 }
 
 #[test]
-fn names_that_lead_elsewhere_are_not_taken() {
+fn names_that_lead_elsewhere_are_refused() {
     for bad in ["", ".", "..", "dir/file"] {
         assert!(super::single_file::SingleFile::new(Some(&OsString::from(bad))).is_err(), "{bad:?}");
     }

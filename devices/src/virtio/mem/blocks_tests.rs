@@ -6,7 +6,7 @@ use super::*;
 
 const REGION: Region = Region { addr: 4 << 30, size: 16 * BLOCK_SIZE };
 
-/// Remembers what was given back, or refuses to.
+/// Records the ranges that were discarded, or refuses to discard.
 #[derive(Default)]
 struct Host {
     discarded: Mutex<Vec<(u64, u64)>>,
@@ -28,7 +28,7 @@ fn at(block: u64, blocks: u16) -> Span {
 }
 
 #[test]
-fn blocks_are_plugged_up_to_what_is_wanted() {
+fn blocks_are_plugged_up_to_the_requested_size() {
     let (mut blocks, host) = (Blocks::new(REGION), Host::default());
     assert_eq!(blocks.serve(MemRequest::Plug(at(0, 1)), &host), MemResponse::Nack, "nothing is wanted yet");
     assert_eq!(blocks.request(4 * BLOCK_SIZE + 5), 4 * BLOCK_SIZE);
@@ -37,11 +37,11 @@ fn blocks_are_plugged_up_to_what_is_wanted() {
     assert_eq!(blocks.serve(MemRequest::Plug(at(5, 2)), &host), MemResponse::Nack, "one too many");
     assert_eq!(blocks.serve(MemRequest::Plug(at(15, 1)), &host), MemResponse::Ack);
     assert_eq!((blocks.plugged(), blocks.requested()), (4 * BLOCK_SIZE, 4 * BLOCK_SIZE));
-    assert_eq!(blocks.request(u64::MAX), REGION.size, "the region is all there is");
+    assert_eq!(blocks.request(u64::MAX), REGION.size, "the region is the limit");
 }
 
 #[test]
-fn what_is_unplugged_goes_back_to_the_host() {
+fn unplugged_memory_goes_back_to_the_host() {
     let (mut blocks, host) = (Blocks::new(REGION), Host::default());
     blocks.request(REGION.size);
     assert_eq!(blocks.serve(MemRequest::Plug(at(0, 16)), &host), MemResponse::Ack);
@@ -67,7 +67,7 @@ fn a_host_that_does_not_take_memory_back_leaves_it_plugged() {
     assert_eq!(blocks.plugged(), 4 * BLOCK_SIZE);
 }
 
-/// A request as a guest may make it: often near the region, sometimes anywhere.
+/// A request that a guest might send: often near the region, sometimes anywhere.
 fn request() -> impl Strategy<Value = MemRequest> {
     let addr = prop_oneof![
         6 => (0..20u64).prop_map(|block| REGION.addr + block * BLOCK_SIZE),
@@ -87,7 +87,7 @@ fn request() -> impl Strategy<Value = MemRequest> {
     })
 }
 
-/// The model before a request: what is discarded lies in the region and was plugged.
+/// The state before a request. Checks that a discarded range lies in the region and was plugged.
 struct Model([bool; 16]);
 
 impl Discard for Model {
@@ -101,9 +101,9 @@ impl Discard for Model {
 }
 
 proptest! {
-    /// Against a model that knows one block at a time.
+    /// Compares with a model that handles one block at a time.
     #[test]
-    fn no_sequence_of_requests_gets_more_than_is_wanted_or_anything_outside(
+    fn no_sequence_of_requests_gets_more_than_requested_or_anything_outside(
         steps in prop::collection::vec((request(), prop::option::of(0..20u64)), 1..60)
     ) {
         let mut blocks = Blocks::new(REGION);

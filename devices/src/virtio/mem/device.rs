@@ -18,10 +18,11 @@ const UNPLUGGED_INACCESSIBLE: u64 = 1 << 1;
 pub type Mem = OneQueue<PluggableMemory>;
 
 impl Mem {
-    /// A device for `region`, all unplugged, and the host's way to it. `name` is for logs and its thread.
+    /// A device for `region` without plugged blocks, called `name` in logs as is its thread, and the host's handle of
+    /// it.
     ///
     /// # Panics
-    /// If the region is not made of whole blocks.
+    /// If the region does not consist of whole blocks.
     pub fn new(name: impl Into<String>, region: Region, discard: Arc<dyn Discard>) -> (Self, MemHandle) {
         let shared = Arc::new(MemShared::new(region));
         let handle = MemHandle::new(shared.clone());
@@ -29,7 +30,7 @@ impl Mem {
     }
 }
 
-/// Blocks that come and go.
+/// The service behind [`Mem`]: blocks that are plugged and unplugged.
 pub struct PluggableMemory {
     shared: Arc<MemShared>,
     discard: Arc<dyn Discard>,
@@ -54,7 +55,7 @@ impl Service for PluggableMemory {
     fn serve(&self, session: &DriverSession, chain: &Chain) -> Result<u32, ChainError> {
         let mut bytes = [0; REQUEST_LEN];
         chain.reader(&session.mem).read_exact(&mut bytes)?;
-        // Nothing is done that cannot be answered.
+        // A request without room for the response is not executed.
         let mut writer = chain.writer(&session.mem);
         if (writer.remaining() as usize) < RESPONSE_LEN {
             return Err(ChainError::Short);

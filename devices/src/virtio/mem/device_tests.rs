@@ -44,7 +44,7 @@ fn the_configuration_is_the_specifications() {
 }
 
 #[test]
-fn a_wish_interrupts_the_driver_which_plugs_and_the_host_sees_it() {
+fn a_request_of_the_host_interrupts_the_driver_which_plugs_and_the_host_sees_it() {
     let (mut driver, handle) = started();
     let (seen, generation) = (driver.line.count(), driver.read(0xfc));
     assert_eq!(handle.request(3 * BLOCK_SIZE), 3 * BLOCK_SIZE);
@@ -66,13 +66,13 @@ fn a_wish_interrupts_the_driver_which_plugs_and_the_host_sees_it() {
 }
 
 #[test]
-fn a_driver_that_comes_late_is_told_of_the_wish() {
+fn a_driver_that_comes_late_finds_the_request() {
     let (device, handle) = Mem::new("mem0", REGION, Arc::new(NoMemory));
     handle.request(BLOCK_SIZE);
     let mut driver = Driver::started(Box::new(device), RING_FEATURES);
     driver.line.wait_past(0);
     assert_eq!(ask(&mut driver, 0, 0, 1), MemResponse::Ack.bytes());
-    // A reset leaves plugged what is plugged, and the next driver works.
+    // A reset does not unplug blocks, and the next driver works.
     driver.start(RING_FEATURES);
     assert_eq!(handle.plugged(), BLOCK_SIZE);
     assert_eq!(ask(&mut driver, 2, 0, 0), MemResponse::Ack.bytes());

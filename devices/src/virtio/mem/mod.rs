@@ -1,15 +1,15 @@
-//! Memory that comes and goes while the guest runs (VIRTIO 1.2, 5.15).
+//! Memory that is plugged and unplugged while the guest runs (VIRTIO 1.2, 5.15).
 //!
 //! ```text
-//!   the VMM reserves a region of guest-physical addresses; nothing of it is in the guest's memory map
+//!   the VMM reserves a region of guest-physical addresses that is not in the guest's memory map
 //!   MemHandle::request(bytes) ──▶ requested_size, interrupt ──▶ the driver asks for blocks, one request at a time:
 //!     PLUG ──▶ the guest may use them            UNPLUG ──▶ their memory goes back to the host
-//!   MemHandle::wait ◀── as much is plugged as is wanted
+//!   MemHandle::wait ◀── the plugged size equals the requested size
 //! ```
 //!
-//! The region is mapped and known to the hypervisor as a whole, so that queues and buffers of other devices may lie
-//! anywhere in it. A guest that touches blocks that are not plugged finds zeroes and takes the host's memory for them,
-//! up to the size of the region; it harms nobody but itself.
+//! The VMM maps the whole region and registers it with the hypervisor, so queues and buffers of other devices may lie
+//! anywhere in it. A guest that accesses blocks that are not plugged finds zeroes and takes the host's memory for them,
+//! up to the size of the region. This is harmless to the host: the size of the region is the limit in any case.
 
 mod blocks;
 mod device;

@@ -3,14 +3,11 @@
 use std::io;
 use std::os::fd::BorrowedFd;
 
-/// The host's end: frames with virtio headers in front, one per `readv` or `writev`, non-blocking.
+/// A source and sink of frames with a virtio header in front: one frame per `readv` or `writev`, non-blocking.
 pub trait NetBackend: Send + Sync {
-    /// Where frames go and come from.
+    /// The file descriptor to read frames from and to write them to.
     fn fd(&self) -> BorrowedFd<'_>;
 
-    /// The driver has agreed on `features`: which offloads frames to it may use.
-    ///
-    /// # Errors
-    /// The host cannot do it.
+    /// Sets the offloads of frames to the guest to those in `features`, which the driver has negotiated.
     fn set_offloads(&self, features: u64) -> io::Result<()>;
 }

@@ -21,44 +21,44 @@ use crate::virtio::device::{config_bytes, RING_FEATURES};
 use crate::virtio::{ActivateError, Activation, DeviceQueue, VirtioDevice};
 use crate::worker::WorkerSlot;
 
-/// Receive, transmit.
+/// Sizes of the receive and the transmit queue.
 const QUEUE_SIZES: [u16; 2] = [256, 256];
-/// Least that IPv4 can do with (5.1.4.1).
+/// Smallest MTU of IPv4 (5.1.4.1).
 const MIN_MTU: u16 = 68;
 
-/// Why there is no network device.
+/// Options that a network device refuses.
 #[derive(Debug, thiserror::Error, PartialEq, Eq)]
 pub enum NetError {
-    /// No address of one host.
+    /// The address is a group address or all zeroes.
     #[error(
-        "network device {id}: {mac:02x?} is no address of a host: give one whose first byte is even, such as 02:…"
+        "network device {id}: {mac:02x?} is not the address of a host: give one whose first byte is even, such as 02:…"
     )]
     Mac {
-        /// The device.
+        /// The device's name.
         id: String,
-        /// As given.
+        /// The refused address.
         mac: [u8; 6],
     },
-    /// Too small.
-    #[error("network device {id}: an MTU of {mtu} is too small: 68 at least")]
+    /// The MTU is too small for IPv4.
+    #[error("network device {id}: an MTU of {mtu} is too small: give at least 68")]
     Mtu {
-        /// The device.
+        /// The device's name.
         id: String,
-        /// As given.
+        /// The refused MTU, in bytes.
         mtu: u16,
     },
 }
 
-/// A network device as the VMM wants it.
+/// The options of a network device.
 #[derive(Debug)]
 pub struct NetDeviceConfig {
-    /// For logs and the device's thread, such as `net0`.
+    /// Name in logs and of the device's thread, such as `net0`.
     pub id: String,
-    /// The host's interface.
+    /// The interface of the host.
     pub tap: Tap,
-    /// The guest's address.
+    /// The guest's MAC address.
     pub mac: [u8; 6],
-    /// The interface's MTU, if the guest should use another than 1500.
+    /// The interface's MTU in bytes, if it differs from 1500.
     pub mtu: Option<u16>,
 }
 
@@ -73,18 +73,12 @@ pub struct Net {
 }
 
 impl Net {
-    /// On a tap.
-    ///
-    /// # Errors
-    /// See [`NetError`].
+    /// A device on a tap interface.
     pub fn new(config: NetDeviceConfig) -> Result<Self, NetError> {
         Self::with_backend(config.id, Arc::new(config.tap), config.mac, config.mtu)
     }
 
-    /// On anything that carries frames.
-    ///
-    /// # Errors
-    /// See [`NetError`].
+    /// A device on any backend.
     pub fn with_backend(
         id: String,
         link: Arc<dyn NetBackend>,

@@ -24,11 +24,11 @@ const ALL: u64 = RING_FEATURES
 const RX: usize = 0;
 const TX: usize = 1;
 
-/// A socket instead of a tap: one message is one frame.
+/// A socket as backend: one message is one frame.
 struct Socket {
     fd: OwnedFd,
     offloads: AtomicU64,
-    /// How often the device reached for the socket.
+    /// Number of times that the device used the socket.
     uses: AtomicU64,
 }
 
@@ -93,7 +93,7 @@ impl Setup {
         assert_eq!(used.len, 0);
     }
 
-    /// The guest still works, both ways.
+    /// Checks that frames still pass in both directions.
     fn check(&mut self) {
         let out = with_header([0, 0], &frame(60, 1));
         self.transmit(&out);
@@ -106,7 +106,7 @@ impl Setup {
 }
 
 #[test]
-fn the_config_space_tells_address_status_and_mtu() {
+fn the_config_space_holds_address_status_and_mtu() {
     let setup = setup(ALL);
     assert_eq!(setup.driver.config(0, 14), [2, 0, 0, 1, 2, 3, 1, 0, 1, 0, 0x78, 5, 0, 0]);
     let offered = setup.driver.offered();
@@ -137,7 +137,7 @@ fn frames_go_both_ways_with_every_choice_of_features() {
 }
 
 #[test]
-fn segmentation_needs_checksums_to_be_agreed_on() {
+fn segmentation_needs_negotiated_checksums() {
     let setup = setup(0);
     let driver = &setup.driver;
     driver.write(0x70, 0);
@@ -208,12 +208,12 @@ fn a_guest_without_buffers_costs_nothing_and_loses_nothing() {
     for seed in 0..3 {
         setup.host_send(&frame(60, seed));
     }
-    // The device has looked once it answers the other queue.
+    // An answer in the other queue shows that the device has checked this one.
     setup.transmit(&with_header([0, 0], &frame(60, 0)));
     let uses = setup.socket.uses.load(Ordering::SeqCst);
     std::thread::sleep(Duration::from_millis(50));
     let more = setup.socket.uses.load(Ordering::SeqCst) - uses;
-    assert!(more < 5, "the device reached for its link {more} times with nothing to do");
+    assert!(more < 5, "the device used its backend {more} times with nothing to do");
     for seed in 0..3 {
         let request = setup.driver.queues[RX].send(&[Writable(1500)]);
         assert_eq!(setup.driver.queues[RX].wait_used().len, 72);
@@ -317,7 +317,7 @@ fn a_pause_and_a_reset_lose_no_frames_of_the_host() {
 }
 
 #[test]
-fn an_interface_that_goes_away_is_told_to_the_driver_and_swallows_frames() {
+fn an_interface_that_goes_away_is_reported_to_the_driver_and_drops_frames() {
     let Setup { mut driver, socket, host } = setup(ALL);
     driver.write(0x64, 3);
     let seen = driver.line.count();

@@ -1,6 +1,6 @@
-//! A tap interface of the host, with virtio headers before its frames. The only place that knows its system calls.
+//! A tap interface of the host, with virtio headers before its frames. All of its system calls are in this file.
 //!
-//! Opened by the VMM's main thread, or passed to it by whoever may create interfaces.
+//! The VMM's main thread opens it, or gets it from a process that may create interfaces.
 
 #![expect(unsafe_code, reason = "ioctls of the tun driver")]
 
@@ -16,52 +16,56 @@ use super::backend::NetBackend;
 use super::header::{has, HEADER};
 
 const TUN: &str = "/dev/net/tun";
-/// Ethernet frames, no extra information, virtio's header.
+/// Ethernet frames without packet information, with a virtio header.
 #[expect(clippy::cast_possible_truncation, reason = "0x5002")]
 const FLAGS: libc::c_short = (libc::IFF_TAP | libc::IFF_NO_PI | libc::IFF_VNET_HDR) as libc::c_short;
 
-/// Why there is no tap.
+/// A tap that cannot be used.
 #[derive(Debug, thiserror::Error)]
 pub enum TapError {
-    /// The tun driver cannot be reached.
+    /// The tun driver cannot be opened.
     #[error("cannot open {TUN}: load the tun module, or pass an open tap")]
     OpenTun {
-        /// The cause.
+        /// Error of `open(2)`.
         source: io::Error,
     },
-    /// No name of an interface.
-    #[error("\"{0}\" is no name of an interface: 1 to 15 bytes, without '/' and blanks")]
+    /// The name cannot be the name of an interface.
+    #[error("\"{0}\" is not a valid name of an interface: give 1 to 15 bytes without '/', '%' and blanks")]
     Name(String),
-    /// The interface cannot be made or attached to.
-    #[error("cannot attach to tap {name}: needs CAP_NET_ADMIN or to be its owner, and nobody else attached")]
+    /// The interface cannot be created or attached to.
+    #[error(
+        "cannot attach to tap {name}: run with CAP_NET_ADMIN or as its owner, and detach any other process from it"
+    )]
     Attach {
-        /// The interface.
+        /// Name of the interface.
         name: String,
-        /// The cause.
+        /// Error of TUNSETIFF.
         source: io::Error,
     },
-    /// Something else was passed.
-    #[error("the file descriptor passed is no tap interface: open /dev/net/tun and attach it with TUNSETIFF")]
+    /// The file descriptor that was passed is not a tap.
+    #[error(
+        "the file descriptor that was passed is not a tap interface: open /dev/net/tun and attach it with TUNSETIFF"
+    )]
     NotTap {
-        /// The cause.
+        /// Error of TUNGETIFF.
         source: io::Error,
     },
-    /// A tap of another kind was passed.
+    /// The tap that was passed has other flags.
     #[error("tap {name} has flags {flags:#x}: attach it with IFF_TAP, IFF_NO_PI and IFF_VNET_HDR")]
     Flags {
-        /// The interface.
+        /// Name of the interface.
         name: String,
-        /// As TUNGETIFF tells them.
+        /// The flags that TUNGETIFF returns.
         flags: libc::c_int,
     },
     /// The driver is too old, or the file descriptor is broken.
-    #[error("tap {name}: {operation} failed: a Linux kernel from 4.0 on is needed")]
+    #[error("tap {name}: {operation} failed: use Linux 4.0 or later")]
     Configure {
-        /// The interface.
+        /// Name of the interface.
         name: String,
-        /// Which call.
+        /// The call, such as TUNSETVNETHDRSZ.
         operation: &'static str,
-        /// The cause.
+        /// The error of the call.
         source: io::Error,
     },
 }
@@ -74,11 +78,8 @@ pub struct Tap {
 }
 
 impl Tap {
-    /// Attaches to the tap called `name`, which is created if it is missing and then goes with the process; without
-    /// a name the kernel chooses one.
-    ///
-    /// # Errors
-    /// See [`TapError`].
+    /// Attaches to the tap called `name`. If there is none, the kernel creates it and removes it with the process.
+    /// Without a name the kernel chooses one.
     pub fn open(name: Option<&str>) -> Result<Self, TapError> {
         let mut request = request(name.unwrap_or_default())?;
         request.ifr_ifru.ifru_flags = FLAGS;
@@ -93,16 +94,13 @@ impl Tap {
         Ok(tap)
     }
 
-    /// A tap that someone else attached, with the flags that [`Tap::open`] uses.
-    ///
-    /// # Errors
-    /// See [`TapError`].
+    /// Takes a tap that another process attached with the flags that [`Tap::open`] uses.
     pub fn from_fd(fd: OwnedFd) -> Result<Self, TapError> {
         let mut request = request("")?;
         // SAFETY: TUNGETIFF writes a struct ifreq, which `request` is.
         check(unsafe { libc::ioctl(fd.as_raw_fd(), libc::TUNGETIFF, &mut request) })
             .map_err(|source| TapError::NotTap { source })?;
-        // SAFETY: TUNGETIFF has set the flags; any bits are valid ones.
+        // SAFETY: TUNGETIFF has set the flags, and all bit patterns are valid.
         let flags = unsafe { request.ifr_ifru.ifru_flags };
         let name = interface_name(&request);
         if flags & FLAGS != FLAGS {
@@ -166,7 +164,7 @@ fn check(result: libc::c_int) -> io::Result<()> {
     }
 }
 
-/// About the interface called `name`; an empty name is a question.
+/// A request about the interface called `name`, which may be empty.
 fn request(name: &str) -> Result<libc::ifreq, TapError> {
     // SAFETY: a struct ifreq is numbers and arrays of them, for which zeroes are valid.
     let mut request: libc::ifreq = unsafe { std::mem::zeroed() };
@@ -197,7 +195,7 @@ mod tests {
     }
 
     #[test]
-    fn a_file_descriptor_that_is_no_tap_is_refused() {
+    fn a_file_descriptor_that_is_not_a_tap_is_refused() {
         let file = tempfile::tempfile().unwrap();
         assert!(matches!(Tap::from_fd(file.into()), Err(TapError::NotTap { .. })));
     }

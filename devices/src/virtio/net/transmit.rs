@@ -1,4 +1,4 @@
-//! From the guest to the host: frames are written straight out of the driver's buffers (VIRTIO 1.2, 5.1.6.2).
+//! From the guest to the host: writes frames directly from the driver's buffers (VIRTIO 1.2, 5.1.6.2).
 
 use std::io;
 use std::os::fd::BorrowedFd;
@@ -9,20 +9,20 @@ use crate::virtio::vectors::WriteVectors;
 use crate::virtio::{Chain, ChainError, DeviceInterrupt, DeviceQueue, QueueError};
 use crate::{warn_limited, GuestRam};
 
-/// What the worker should do next about the host's side.
+/// The reason why sending ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum TxOutcome {
-    /// Come back when the driver has made frames available.
+    /// There are no frames, or the batch is full.
     Idle,
-    /// Come back when the host can take more.
+    /// The host takes no more frames now.
     Blocked,
-    /// There is no interface any more; frames are dropped from now on.
+    /// The host's interface is gone; frames are dropped from now on.
     LinkLost,
 }
 
-/// What became of a frame.
+/// The result of sending a frame.
 enum FrameOutcome {
-    /// Sent, or dropped as a network may.
+    /// Sent, or dropped, which a network may do.
     Done,
     Blocked,
     LinkLost,
@@ -38,16 +38,14 @@ pub struct Transmitter {
 }
 
 impl Transmitter {
-    /// With the features that were agreed on.
+    /// `features` are the negotiated ones.
     pub fn new(name: String, mem: GuestRam, queue: DeviceQueue, features: u64) -> Self {
         Self { name, mem, queue, features }
     }
 
-    /// Writes frames to `link`, or drops them if there is none, while there are frames and the host takes them; then
-    /// interrupts the driver. After a full batch its `notify` is readable again.
-    ///
-    /// # Errors
-    /// The driver broke the protocol.
+    /// Writes frames to `link` while there are frames and the host takes them, or drops them if `link` is `None`. Then
+    /// interrupts the driver. After a full batch the queue's `notify` is readable again. An error means that the driver
+    /// broke the protocol.
     pub fn transmit(
         &mut self,
         link: Option<BorrowedFd<'_>>,
@@ -90,21 +88,21 @@ impl Transmitter {
         if chain.writable_len() > 0 {
             return Err(ChainError::Direction);
         }
-        // The header is copied, so that what was checked is what the host sees.
+        // The host gets a copy of the header: the guest cannot change it after the check.
         let mut frame = chain.reader(&self.mem);
         let mut header = [0; HEADER];
         frame.read_exact(&mut header)?;
         let len = frame.remaining();
         let Some(link) = link else { return Ok(FrameOutcome::Done) };
         if !(MIN_FRAME..=MAX_FRAME).contains(&len) || !may_send(&header, self.features) {
-            warn_limited!("{}: the guest sends an impossible frame of {len} bytes, dropped", self.name);
+            warn_limited!("{}: dropped an invalid frame of {len} bytes from the guest", self.name);
             return Ok(FrameOutcome::Done);
         }
         let mut vectors = WriteVectors::new();
         vectors.push_slice(&header);
         frame.push_to(&mut vectors);
         if vectors.len() != HEADER + len as usize {
-            warn_limited!("{}: the guest sends a frame in too many pieces, dropped", self.name);
+            warn_limited!("{}: dropped a frame from the guest: it has too many buffers", self.name);
             return Ok(FrameOutcome::Done);
         }
         Ok(self.outcome(vectors.writev(link)))
@@ -117,7 +115,7 @@ impl Transmitter {
             Err(error) if [Some(libc::EBADFD), Some(libc::ENODEV)].contains(&error.raw_os_error()) => {
                 FrameOutcome::LinkLost
             }
-            // The interface is down, or the kernel does not like the frame: networks lose frames.
+            // The interface is down, or the kernel refuses the frame: a network may lose frames.
             Err(error) => {
                 log::debug!("{}: frame dropped: {error}", self.name);
                 FrameOutcome::Done

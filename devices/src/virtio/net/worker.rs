@@ -1,7 +1,7 @@
 //! A network device's thread: both directions, one epoll.
 //!
-//! The host's interface is watched only for what can be done at the time: for frames while the guest has buffers,
-//! for room while the guest has a frame that did not fit. So a guest that stands still costs nothing.
+//! It watches the host's interface for frames only while the guest has buffers, and for room only while the guest has a
+//! frame that did not fit. An idle guest therefore costs nothing.
 
 use std::io;
 use std::os::fd::BorrowedFd;
@@ -21,21 +21,21 @@ const RECEIVE: u64 = 0;
 const TRANSMIT: u64 = 1;
 const LINK: u64 = 2;
 
-/// The inside of an active network device.
+/// The worker of an active network device.
 pub struct NetWorker {
-    /// For logs.
+    /// The device's name in logs.
     pub name: String,
     /// The host's interface.
     pub link: Arc<dyn NetBackend>,
-    /// Whether there is one; shared with configuration space.
+    /// Whether the host's interface is there; shared with configuration space.
     pub up: Arc<AtomicBool>,
     /// Host to guest.
     pub receiver: Receiver,
     /// Guest to host.
     pub transmitter: Transmitter,
-    /// The way to the guest.
+    /// The device's interrupt.
     pub interrupt: Arc<DeviceInterrupt>,
-    /// What the link is watched for.
+    /// The events that the backend is watched for.
     pub watched: EventSet,
 }
 
@@ -79,7 +79,7 @@ impl NetWorker {
         }
     }
 
-    /// The interface was deleted. Without this the worker would be woken for it for ever.
+    /// Removes the interface, which was deleted on the host, from the poller: its events would never end.
     fn lose_link(&mut self, poller: &Poller) {
         if self.up.swap(false, Ordering::SeqCst) {
             log::warn!("{}: the host's interface is gone", self.name);
@@ -124,7 +124,7 @@ impl Worker for NetWorker {
             }
             _ if events.intersects(EventSet::ERROR | EventSet::HANG_UP) => {
                 self.lose_link(poller);
-                // What waited for room is dropped.
+                // This drops the frames that waited for room.
                 self.transmit(poller)
             }
             _ => {

@@ -1,13 +1,13 @@
-//! One connection: the state machine between a guest's packets and the device's end of a socketpair. Called by the
-//! muxer on the device's worker.
+//! One connection: the state machine between a guest's packets and the device's end of a socketpair. The muxer calls it
+//! on the device's worker.
 //!
 //! ```text
-//!   host → guest   flowing ──(host wrote its last byte, it is delivered)──▶ SHUTDOWN(send) told to the guest
-//!   guest → host   flowing ──(host reads no more)────────────────────────▶ SHUTDOWN(receive) told to the guest
+//!   host → guest   flowing ──(host wrote its last byte, it is delivered)──▶ SHUTDOWN(send) sent to the guest
+//!   guest → host   flowing ──(host reads no more)────────────────────────▶ SHUTDOWN(receive) sent to the guest
 //!                     └─────(guest sends SHUTDOWN(send))─────────────────▶ the host reads to the end
 //!
-//!   told both:  the guest answers with RST, or is reset after a while (the muxer's business)
-//!   guest sent SHUTDOWN of both:  ended; RST goes out, what is buffered still reaches the host
+//!   both sent:  the guest answers with RST, or the muxer resets the connection after SHUTDOWN_TIMEOUT
+//!   guest sent SHUTDOWN of both:  ended; the guest gets RST, buffered bytes still reach the host
 //! ```
 
 use std::io;
@@ -21,55 +21,55 @@ use super::socket::StreamSocket;
 use crate::virtio::chain::ChainReader;
 use crate::virtio::QueueError;
 
-/// What the muxer does with a connection after a packet.
+/// The state of a connection after a packet.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[must_use]
 pub enum Verdict {
-    /// Goes on.
+    /// The connection goes on.
     Open,
-    /// The guest broke the protocol: RST.
+    /// The guest broke the protocol: the muxer sends RST.
     Reset,
-    /// The guest is done with it: RST in answer, the rest goes to the host.
+    /// The guest ended the connection: the muxer sends RST, and buffered bytes still go to the host.
     Ended,
 }
 
-/// How a turn to send to the guest ended.
+/// The result of a turn to send to the guest.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Turn {
-    /// Nothing left to send.
+    /// There is nothing left to send.
     Done,
-    /// There may be more.
+    /// There may be more to send.
     Again,
     /// The guest has no buffers.
     NoBuffer,
 }
 
-/// A connection that both sides have agreed on.
+/// A connection that both sides have accepted.
 #[derive(Debug)]
 pub struct VsockConnection {
     ports: Ports,
-    /// Gone once neither direction has a use for it.
+    /// `None` once both directions are closed on the host's side.
     socket: Option<StreamSocket>,
     credit: Credit,
-    /// RESPONSE is due.
+    /// RESPONSE has to be sent.
     response_due: bool,
-    /// CREDIT_UPDATE was asked for.
+    /// The guest asked for CREDIT_UPDATE.
     update_requested: bool,
-    /// CREDIT_REQUEST was sent and not answered.
+    /// CREDIT_REQUEST was sent and the guest has not answered it.
     credit_requested: bool,
     /// The socket may have something to read.
     readable: bool,
     /// SHUTDOWN flags that the guest sent.
     guest_shutdown_flags: u32,
-    /// SHUTDOWN flags that the guest has to know.
+    /// SHUTDOWN flags of the host's side.
     host_shutdown_flags: u32,
-    /// Of those, flags that were sent.
+    /// The flags of `host_shutdown_flags` that were sent to the guest.
     shutdown_sent: u32,
 }
 
 impl VsockConnection {
-    /// Over the device's end of a socketpair. `response_due`: the guest asked for it and waits for RESPONSE. `header` is the
-    /// packet that made it.
+    /// A connection over the device's end of a socketpair. `response_due`: the guest asked for the connection and waits
+    /// for RESPONSE. `header` is the packet that established the connection.
     pub fn new(ports: Ports, socket: StreamSocket, response_due: bool, header: &PacketHeader) -> Self {
         let mut credit = Credit::default();
         credit.update_peer(header);
@@ -87,27 +87,27 @@ impl VsockConnection {
         }
     }
 
-    /// Which one it is.
+    /// The ports, which identify the connection.
     pub fn ports(&self) -> Ports {
         self.ports
     }
 
-    /// Its socket, while it has one.
+    /// The device's end of the socketpair, unless both directions are closed on the host's side.
     pub fn socket(&self) -> Option<&StreamSocket> {
         self.socket.as_ref()
     }
 
-    /// Ends it from the device's side.
+    /// Ends the connection and returns its socket.
     pub fn into_socket(self) -> Option<StreamSocket> {
         self.socket
     }
 
-    /// Whether bytes wait for the socket to have room.
+    /// Whether bytes wait for room in the socket.
     pub fn is_backed_up(&self) -> bool {
         self.socket.as_ref().is_some_and(|socket| socket.buffered() > 0)
     }
 
-    /// Whether the guest was told that the host is done both ways, and has only to confirm.
+    /// Whether the guest got SHUTDOWN of both directions and only has to confirm it.
     pub fn is_closing(&self) -> bool {
         self.shutdown_sent == SHUTDOWN_BOTH
     }
@@ -121,7 +121,7 @@ impl VsockConnection {
             || self.host_shutdown_flags != self.shutdown_sent
     }
 
-    /// A packet of this connection from the guest, which is not a RST.
+    /// Handles a packet of this connection from the guest, except RST.
     pub fn packet(&mut self, header: &PacketHeader, payload: ChainReader<'_>) -> Verdict {
         self.credit.update_peer(header);
         if self.credit.peer_free() > 0 {
@@ -148,7 +148,7 @@ impl VsockConnection {
         match self.socket.as_mut().filter(|_| listening).map(|socket| socket.write(payload)) {
             Some(Ok(written)) => self.forwarded(written),
             Some(Err(error)) => self.host_closed_read(&error),
-            // Sent before the guest heard that nobody reads.
+            // The guest sent this before it got the SHUTDOWN of the host.
             None => self.credit.forward(len),
         }
         Verdict::Open
@@ -170,7 +170,7 @@ impl VsockConnection {
         Verdict::Open
     }
 
-    /// The socket reported `events`.
+    /// Handles `events` of the socket.
     pub fn host_event(&mut self, events: EventSet) {
         self.readable = true;
         if events.intersects(EventSet::HANG_UP | EventSet::ERROR) {
@@ -198,29 +198,29 @@ impl VsockConnection {
     }
 
     fn forwarded(&mut self, count: usize) {
-        // No more than was received, which is counted in 32 bits.
+        // At most the number of bytes received, which is counted in 32 bits.
         self.credit.forward(u32::try_from(count).unwrap_or(u32::MAX));
     }
 
-    /// The host takes nothing any more.
+    /// The host closed its reading side: it takes no more bytes.
     fn host_closed_read(&mut self, error: &io::Error) {
-        log::debug!("vsock {:?}: the host reads no more: {error}", self.ports);
+        log::debug!("vsock {:?}: the host closed its reading side: {error}", self.ports);
         self.host_shutdown_flags |= SHUTDOWN_RECEIVE;
         self.credit.forward(self.credit.buffered());
         if let Some(socket) = &mut self.socket {
             socket.forget();
         }
-        self.drop_useless_socket();
+        self.drop_closed_socket();
     }
 
-    /// The host has nothing to say any more.
+    /// The host closed its writing side: it sends no more bytes.
     fn host_closed_write(&mut self) {
         self.host_shutdown_flags |= SHUTDOWN_SEND;
         self.readable = false;
-        self.drop_useless_socket();
+        self.drop_closed_socket();
     }
 
-    fn drop_useless_socket(&mut self) {
+    fn drop_closed_socket(&mut self) {
         if self.host_shutdown_flags == SHUTDOWN_BOTH {
             self.socket = None;
         }
@@ -232,10 +232,8 @@ impl VsockConnection {
             && self.guest_shutdown_flags & SHUTDOWN_RECEIVE == 0
     }
 
-    /// Sends what there is to send, but no more than one batch of payload.
-    ///
-    /// # Errors
-    /// The driver broke the protocol of the queue.
+    /// Sends all packets that are due, with at most one batch of payload. An error means that the driver broke the
+    /// protocol of the queue.
     pub fn turn(&mut self, rx: &mut RxRing<'_>, guest_cid: u64) -> Result<Turn, QueueError> {
         if self.response_due {
             if !self.control(rx, guest_cid, Op::Response, 0)? {
@@ -268,7 +266,7 @@ impl VsockConnection {
         Ok(Turn::Done)
     }
 
-    /// One batch of the host's bytes to the guest. `Done` when there is nothing to read now.
+    /// Passes one batch of the host's bytes to the guest. `Done` if there is nothing to read now.
     fn pass_on(&mut self, rx: &mut RxRing<'_>, guest_cid: u64) -> Result<Turn, QueueError> {
         let Some(socket) = &self.socket else { return Ok(Turn::Done) };
         let mut header = PacketHeader::to_guest(guest_cid, self.ports, Op::Rw);
@@ -286,7 +284,7 @@ impl VsockConnection {
             }
             RxSent::Failed(error) if error.kind() == io::ErrorKind::WouldBlock => self.readable = false,
             RxSent::Failed(error) => {
-                // Closed over bytes that it never read: there is no one left.
+                // The host closed its end with unread bytes in it.
                 self.host_closed_read(&error);
                 self.host_closed_write();
             }

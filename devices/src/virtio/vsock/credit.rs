@@ -1,14 +1,14 @@
-//! Flow control of one connection (VIRTIO 1.2, 5.10.6.3): counters only. Called by the device's worker.
+//! Flow control of one connection (VIRTIO 1.2, 5.10.6.3): counters only. The device's worker calls it.
 //!
-//! Each side tells the other how large its receive buffer is and how many bytes it has taken out of it. The sender
-//! keeps the bytes in flight below that. All counters wrap at 2^32.
+//! Each side reports the size of its receive buffer and the number of bytes that it has taken from it. The sender keeps
+//! fewer bytes in flight than the buffer has free. All counters wrap at 2^32.
 
 use super::packet::PacketHeader;
 
-/// The device's receive buffer per connection, in bytes: what a guest may send before the host's reader takes it.
+/// The device's receive buffer per connection, in bytes: a guest may send this much before the host reads.
 pub const BUF_ALLOC: u32 = 256 * 1024;
 
-/// The guest is told about freed space when less than this is left by its own reckoning.
+/// The device reports freed space when the guest counts fewer free bytes than this.
 const UPDATE_BELOW: u32 = BUF_ALLOC / 2;
 
 /// Counters of both directions.
@@ -20,30 +20,30 @@ pub struct Credit {
     peer_fwd_cnt: u32,
     /// Bytes received from the guest.
     received: u32,
-    /// Of those, bytes that left the device's buffer.
+    /// Received bytes that have left the device's buffer.
     forwarded: u32,
-    /// `forwarded` as last told to the guest.
+    /// `forwarded` as last reported to the guest.
     last_fwd_cnt: u32,
 }
 
 impl Credit {
-    /// Takes over what a packet from the guest says about its buffer.
+    /// Takes the state of the guest's buffer from a packet.
     pub fn update_peer(&mut self, header: &PacketHeader) {
         self.peer_buf_alloc = header.buf_alloc;
         self.peer_fwd_cnt = header.fwd_cnt;
     }
 
-    /// Bytes that may be sent now. 0 for a guest whose counters make no sense.
+    /// Free bytes in the guest's buffer, which may be sent now. 0 if the guest's counters are invalid.
     pub fn peer_free(&self) -> u32 {
         self.peer_buf_alloc.saturating_sub(self.sent.wrapping_sub(self.peer_fwd_cnt))
     }
 
-    /// `len` bytes were sent; no more than [`Self::peer_free`].
+    /// Counts `len` bytes as sent; at most [`Self::peer_free`].
     pub fn send(&mut self, len: u32) {
         self.sent = self.sent.wrapping_add(len);
     }
 
-    /// Takes `len` bytes from the guest; false if it may not send that many.
+    /// Counts `len` bytes as received. False if the guest exceeds its credit.
     #[must_use]
     pub fn receive(&mut self, len: u32) -> bool {
         let fits = self.buffered().checked_add(len).is_some_and(|total| total <= BUF_ALLOC);
@@ -53,18 +53,18 @@ impl Credit {
         fits
     }
 
-    /// `len` received bytes left the device's buffer.
+    /// Counts `len` received bytes as gone from the device's buffer.
     pub fn forward(&mut self, len: u32) {
         debug_assert!(len <= self.buffered(), "more forwarded than received");
         self.forwarded = self.forwarded.wrapping_add(len);
     }
 
-    /// Bytes received and not forwarded.
+    /// Number of bytes received and not forwarded.
     pub fn buffered(&self) -> u32 {
         self.received.wrapping_sub(self.forwarded)
     }
 
-    /// Whether the guest, by what it was told, is short of space that is in fact free.
+    /// Whether the guest counts too few free bytes because it does not know of freed ones.
     pub fn update_due(&self) -> bool {
         let in_flight = self.received.wrapping_sub(self.last_fwd_cnt);
         self.forwarded != self.last_fwd_cnt && BUF_ALLOC.saturating_sub(in_flight) < UPDATE_BELOW
@@ -111,14 +111,14 @@ mod tests {
     }
 
     #[test]
-    fn a_peer_that_claims_to_have_taken_more_than_was_sent_gets_nothing() {
+    fn a_peer_that_reports_more_bytes_taken_than_sent_gets_nothing() {
         let mut credit = Credit::default();
         credit.update_peer(&peer(1000, 1));
         assert_eq!(credit.peer_free(), 0);
     }
 
     #[test]
-    fn receiving_is_bounded_by_the_own_buffer() {
+    fn receiving_is_bounded_by_the_devices_buffer() {
         let mut credit = Credit::default();
         assert!(credit.receive(BUF_ALLOC));
         assert!(!credit.receive(1));

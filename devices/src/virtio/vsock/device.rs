@@ -14,19 +14,19 @@ use crate::virtio::{ActivateError, Activation, DeviceInterrupt, DeviceQueue, Vir
 use crate::worker::WorkerHandle;
 use crate::GuestRam;
 
-/// Receive, transmit, event (5.10.2). Sized so that 64 KiB in 4 KiB pages and their headers fit many times.
+/// Sizes of the receive, transmit and event queue (5.10.2). 64 KiB in pages of 4 KiB with headers fit many times.
 const QUEUE_SIZES: [u16; 3] = [256, 256, 16];
 const RX: usize = 0;
 const TX: usize = 1;
 
-/// How a vsock device is made.
+/// The options of a vsock device.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct VsockDeviceConfig {
-    /// The guest's address, 3 or more and below 2^32 - 1 (5.10.4). The host's is 2.
+    /// The guest's address, from 3 to 2^32 - 2 (5.10.4). The host's address is 2.
     pub guest_cid: u64,
 }
 
-/// A vsock device whose host side is in this process.
+/// A vsock device with the host's side in this process.
 pub struct Vsock {
     guest_cid: u64,
     shared: Arc<VsockShared>,
@@ -34,7 +34,7 @@ pub struct Vsock {
 }
 
 impl Vsock {
-    /// The device, and the way for the host to use it.
+    /// A device and the handle of its host's side.
     pub fn new(config: VsockDeviceConfig) -> (Self, VsockHandle) {
         let shared = Arc::new(VsockShared::default());
         let handle = VsockHandle::new(shared.clone());
@@ -51,7 +51,7 @@ impl Vsock {
     }
 }
 
-/// What the worker takes from an activation besides queues.
+/// The parts of an activation that the worker needs besides the queues.
 struct Parts {
     mem: GuestRam,
     interrupt: Arc<DeviceInterrupt>,
@@ -70,7 +70,7 @@ impl VirtioDevice for Vsock {
         &QUEUE_SIZES
     }
 
-    /// Streams alone, which needs no feature of its own (5.10.3).
+    /// Streams only, which need no feature of their own (5.10.3).
     fn features(&self) -> u64 {
         RING_FEATURES
     }
@@ -84,14 +84,14 @@ impl VirtioDevice for Vsock {
         self.deactivate();
         let mut queues = activation.queues.into_iter();
         let mut take = |index| queues.next().flatten().ok_or(ActivateError::MissingQueue(index));
-        // The event queue reports a migration, which does not exist here; a driver may leave it out.
+        // The event queue only reports migrations, which do not exist here: a driver may leave it out.
         let (rx, tx) = (take(RX)?, take(TX)?);
         let parts = Parts { mem: activation.mem, interrupt: activation.interrupt };
         match self.start(rx, tx, parts) {
             Ok(worker) => self.worker = Some(worker),
             Err(source) => {
                 self.shared.set_wake(None);
-                return Err(ActivateError::Host { what: "start the vsock worker", source });
+                return Err(ActivateError::Host { what: "starting the vsock device's thread", source });
             }
         }
         Ok(())

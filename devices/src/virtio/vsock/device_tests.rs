@@ -67,7 +67,7 @@ impl Bench {
     }
 }
 
-/// Bytes that tell where in a stream they are.
+/// Bytes that depend on their position in a stream.
 fn pattern(start: usize, len: usize) -> Vec<u8> {
     (start..start + len).map(|at| (at ^ at >> 8 ^ at >> 16) as u8).collect()
 }
@@ -85,7 +85,7 @@ fn configuration_space_is_the_guest_cid_and_nothing_else() {
 }
 
 #[test]
-fn a_driver_without_transmit_queue_is_turned_away() {
+fn a_driver_without_transmit_queue_is_refused() {
     let (mut device, _handle) = Vsock::new(VsockDeviceConfig { guest_cid: GUEST_CID });
     let ram = crate::testing::TestRam::new();
     let line = Arc::new(Line::default());
@@ -120,7 +120,7 @@ fn handle_is_idle(device: &Vsock) -> bool {
 }
 
 #[test]
-fn the_handle_outlives_the_device_and_says_so() {
+fn a_handle_that_outlives_the_device_reports_that_it_is_gone() {
     let (device, handle) = Vsock::new(VsockDeviceConfig { guest_cid: GUEST_CID });
     let other = handle.clone();
     let caller = thread::spawn(move || other.connect(10, TEST_TIMEOUT));
@@ -143,7 +143,7 @@ fn the_driver_going_away_ends_connections_and_loses_nothing_that_was_sent() {
     stream.read_to_string(&mut text).unwrap();
     assert_eq!(text, "last words");
     assert!(stream.write_all(b"too late").is_err());
-    // The next driver starts afresh, with the listeners that there were.
+    // The next driver has no connections, but the listeners remain.
     let Bench { device, handle, .. } = bench;
     let mut bench = Bench::over(device, handle, 0);
     bench.guest.send(packet(PORTS, Op::Request), &[]);
@@ -242,7 +242,7 @@ impl Bench {
     }
 }
 
-/// The host writes `total` bytes; the guest has `window` bytes of room and frees them in bursts.
+/// The host writes `total` bytes. The guest has `window` bytes of room and frees them in bursts.
 fn host_to_guest(features: u64, total: usize, window: u32) {
     let mut bench = Bench::new(features);
     let listener = bench.handle.listen(PORTS.host).unwrap();
@@ -257,23 +257,24 @@ fn host_to_guest(features: u64, total: usize, window: u32) {
             at += len;
         }
     });
-    let (mut at, mut told) = (0usize, 0usize);
+    let (mut at, mut reported) = (0usize, 0usize);
     loop {
         let (header, payload) = bench.receive();
         match header.op() {
             Some(Op::Rw) => {
                 assert!(payload == pattern(at, payload.len()), "wrong bytes at {at}");
                 at += payload.len();
-                assert!(at - told <= window as usize, "more in flight than the guest has room for");
+                assert!(at - reported <= window as usize, "more in flight than the guest has room for");
             }
             Some(Op::Shutdown) if header.flags & SHUTDOWN_SEND != 0 => break,
             Some(Op::Shutdown | Op::CreditRequest) => {}
             op => panic!("{op:?}"),
         }
-        if at - told > window as usize / 2 || header.op() == Some(Op::CreditRequest) {
-            told = at;
+        if at - reported > window as usize / 2 || header.op() == Some(Op::CreditRequest) {
+            reported = at;
             bench.wait_to_send();
-            let update = PacketHeader { buf_alloc: window, fwd_cnt: told as u32, ..packet(PORTS, Op::CreditUpdate) };
+            let update =
+                PacketHeader { buf_alloc: window, fwd_cnt: reported as u32, ..packet(PORTS, Op::CreditUpdate) };
             bench.guest.send(update, &[]);
         }
     }
@@ -292,7 +293,7 @@ fn sixty_four_mib_from_the_host_arrive_whole() {
 }
 
 #[test]
-fn transfers_work_without_event_idx_and_in_small_pieces() {
+fn transfers_work_without_event_idx_and_in_small_chunks() {
     guest_to_host(0, 1 << 20, 777);
     host_to_guest(0, 1 << 20, 5000);
 }

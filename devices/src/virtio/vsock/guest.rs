@@ -1,4 +1,4 @@
-//! The guest's side of the two queues, for tests: packets in and out, as little clever as possible.
+//! The guest's side of the two queues, for tests: sends and receives packets without any state of connections.
 
 use std::collections::HashMap;
 
@@ -11,7 +11,7 @@ use crate::testing::{Descriptor, DriverQueue, TestRam};
 pub const GUEST_CID: u64 = 3;
 /// Largest packet that [`TestGuest::send`] takes.
 pub const PACKET: usize = 64 * 1024;
-/// What Linux posts.
+/// Length of the buffers that Linux posts.
 pub const RX_BUFFER: u32 = 4096;
 const TX_SLOTS: usize = 16;
 
@@ -20,7 +20,7 @@ pub struct TestGuest {
     pub ram: TestRam,
     pub rx: DriverQueue,
     pub tx: DriverQueue,
-    /// Where the posted buffers are, by descriptor.
+    /// Addresses and lengths of the posted buffers, by descriptor.
     posted: HashMap<u32, (GuestAddress, u32)>,
     slots: Vec<GuestAddress>,
     next_slot: usize,
@@ -48,7 +48,7 @@ impl TestGuest {
         self.rx.publish(head);
     }
 
-    /// The next packet, if there is one; its buffer is posted again.
+    /// Takes the next packet, if there is one, and posts its buffer again.
     pub fn receive(&mut self) -> Option<(PacketHeader, Vec<u8>)> {
         let (used, addr, len) = loop {
             let used = self.rx.used()?;
@@ -70,7 +70,7 @@ impl TestGuest {
         Some((header, payload.to_vec()))
     }
 
-    /// Room for one more packet in the transmit queue.
+    /// Whether the transmit queue has room for one more packet.
     pub fn can_send(&mut self) -> bool {
         while self.tx.used().is_some() {
             self.in_flight -= 1;
@@ -78,9 +78,9 @@ impl TestGuest {
         self.in_flight < TX_SLOTS
     }
 
-    /// Sends a packet; its length is that of the payload unless `header` says more.
+    /// Sends a packet. Its length is that of the payload, unless `header.len` is larger.
     pub fn send(&mut self, mut header: PacketHeader, payload: &[u8]) {
-        assert!(self.can_send(), "a test that keeps too many packets in flight");
+        assert!(self.can_send(), "the test keeps too many packets in flight");
         header.len = header.len.max(payload.len() as u32);
         let addr = self.slots[self.next_slot];
         self.next_slot = (self.next_slot + 1) % TX_SLOTS;

@@ -1,4 +1,4 @@
-//! Arbitrary packets and arbitrary behaviour of the host: nothing panics, nothing grows past its bound, and a well-made
+//! Arbitrary packets and arbitrary behaviour of the host: nothing panics, nothing exceeds its bound, and a valid
 //! connection still works afterwards.
 
 use std::io::{Read, Write};
@@ -74,7 +74,7 @@ fn pick(streams: &[UnixStream], which: usize) -> Option<&UnixStream> {
     streams.get(which.checked_rem(streams.len())?)
 }
 
-/// Results of the host's own calls do not matter: its peer may be gone.
+/// Ignores the results of the host's calls, since their peer may be gone.
 fn act(bench: &mut Bench, streams: &mut Vec<UnixStream>, action: Action) {
     match action {
         Action::Packet(header, len) => bench.guest.send(header, &vec![1; len]),
@@ -114,7 +114,7 @@ proptest! {
             prop_assert!(open + waiting <= 6 && refusals <= MAX_REFUSALS);
             prop_assert!(bench.muxer.buffered() <= 6 * BUF_ALLOC as usize);
         }
-        // All ends of the host go, the guest confirms nothing: everything is freed.
+        // The host closes all ends and the guest confirms nothing: everything is freed.
         streams.clear();
         bench.muxer.limit = 7;
         bench.guest.post(40, RX_BUFFER);

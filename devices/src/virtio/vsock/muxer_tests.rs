@@ -25,7 +25,7 @@ pub struct Bench {
 }
 
 impl Bench {
-    /// With `buffers` receive buffers as Linux posts them.
+    /// A guest with `buffers` receive buffers of the size that Linux posts.
     pub fn new(buffers: usize) -> Self {
         let ram = TestRam::new();
         let queue = || DriverQueue::new(&ram, &Line::default().into(), 256, 0);
@@ -57,19 +57,19 @@ impl Bench {
         self.muxer.fill(&mut RxRing::new(&mut self.rx, &self.mem, usize::MAX)).unwrap();
     }
 
-    /// Sends a packet and lets the device work.
+    /// Sends a packet and runs one round of the worker.
     pub fn send(&mut self, header: PacketHeader, payload: &[u8]) {
         self.guest.send(header, payload);
         self.step();
     }
 
-    /// Lets the device work and takes the next packet.
+    /// Runs one round of the worker and takes the next packet.
     pub fn receive(&mut self) -> Option<(PacketHeader, Vec<u8>)> {
         self.step();
         self.guest.receive()
     }
 
-    /// The next packet has to be of this kind.
+    /// Takes the next packet, which must be of this kind.
     #[track_caller]
     pub fn expect(&mut self, op: Op) -> (PacketHeader, Vec<u8>) {
         let (header, payload) = self.receive().expect("a packet for the guest");
@@ -82,7 +82,7 @@ impl Bench {
         assert_eq!(self.receive(), None);
     }
 
-    /// A connection from the guest.
+    /// Establishes a connection from the guest.
     #[track_caller]
     pub fn connected(&mut self) -> (Receiver<UnixStream>, UnixStream) {
         let listener = self.handle.listen(PORTS.host).unwrap();
@@ -131,7 +131,7 @@ fn a_port_without_listener_is_refused_and_so_is_one_whose_listener_is_gone() {
     drop(bench.handle.listen(PORTS.host).unwrap());
     bench.send(packet(PORTS, Op::Request), &[]);
     bench.expect(Op::Rst);
-    // That took the listener away, so the port is free.
+    // The refusal removed the listener, so the port is free.
     let _listener = bench.handle.listen(PORTS.host).unwrap();
     assert_eq!(bench.handle.listen(PORTS.host).unwrap_err().kind(), io::ErrorKind::AddrInUse);
     bench.handle.unlisten(PORTS.host);
@@ -165,11 +165,11 @@ fn the_host_connects_and_the_guest_accepts_or_refuses() {
 }
 
 #[test]
-fn a_request_without_answer_times_out_and_the_guest_is_told() {
+fn a_request_without_answer_times_out_and_the_guest_gets_a_reset() {
     let mut bench = Bench::new(8);
     assert_eq!(bench.handle.connect(77, Duration::ZERO).unwrap_err().kind(), io::ErrorKind::TimedOut);
     bench.expect_nothing();
-    // With a worker that took it, the cancellation comes after the request.
+    // If a worker has taken the request, the cancellation comes after it.
     let shared = bench.muxer.shared.clone();
     shared.set_wake(Some(vmm_sys_util::eventfd::EventFd::new(0).unwrap()));
     let handle = bench.handle.clone();
@@ -219,7 +219,7 @@ fn a_connection_that_breaks_the_protocol_is_reset_and_the_host_sees_the_end() {
 }
 
 #[test]
-fn what_the_host_does_not_read_is_bounded_by_credit_and_recovers() {
+fn bytes_that_the_host_does_not_read_are_bounded_by_credit_and_recover() {
     let mut bench = Bench::new(8);
     let (_listener, stream) = bench.connected();
     let block = [9u8; 32 * 1024];
@@ -234,7 +234,7 @@ fn what_the_host_does_not_read_is_bounded_by_credit_and_recovers() {
         }
         assert!(bench.muxer.buffered() <= BUF_ALLOC as usize);
     }
-    // The guest is out of credit. Now the host reads; the guest hears of it.
+    // The guest is out of credit. Now the host reads, which the device reports to the guest.
     let reader = thread::spawn(move || read_all(stream));
     let update = loop {
         if let Some((header, _)) = bench.receive() {
@@ -320,7 +320,7 @@ fn a_half_close_of_the_guest_leaves_the_other_direction_open() {
     assert_eq!(text, b"last");
     stream.write_all(b"still").unwrap();
     assert_eq!(bench.expect(Op::Rw).1, b"still");
-    // And bytes after the end are against the protocol.
+    // Bytes after the end break the protocol.
     bench.rw(b"x");
     bench.expect(Op::Rst);
 }
@@ -391,7 +391,7 @@ fn everything_the_host_wrote_before_closing_arrives_and_the_guest_may_be_slow_to
 }
 
 #[test]
-fn a_guest_that_sends_to_a_host_that_left_is_told_and_not_stopped() {
+fn a_guest_that_sends_to_a_host_that_left_gets_a_shutdown_and_is_not_stopped() {
     let mut bench = Bench::new(8);
     let (_listener, stream) = bench.connected();
     stream.shutdown(std::net::Shutdown::Read).unwrap();
@@ -399,11 +399,11 @@ fn a_guest_that_sends_to_a_host_that_left_is_told_and_not_stopped() {
         bench.rw(&[0; 60_000]);
     }
     assert_eq!(bench.muxer.buffered(), 0);
-    let mut told = 0;
+    let mut flags = 0;
     while let Some((header, _)) = bench.receive() {
-        told |= if header.op() == Some(Op::Shutdown) { header.flags } else { 0 };
+        flags |= if header.op() == Some(Op::Shutdown) { header.flags } else { 0 };
     }
-    assert_eq!(told, SHUTDOWN_RECEIVE);
+    assert_eq!(flags, SHUTDOWN_RECEIVE);
 }
 
 #[test]
@@ -443,7 +443,7 @@ fn a_flood_of_requests_is_bounded() {
     }
     assert_eq!(streams.len(), 200);
     assert_eq!(bench.muxer.counts(), (200, 0, MAX_REFUSALS));
-    // Not even a host that wants one gets more.
+    // The host gets no further connections either.
     let handle = bench.handle.clone();
     let caller = thread::spawn(move || handle.connect(1, 20 * SECOND).unwrap_err());
     while !caller.is_finished() {
@@ -460,7 +460,7 @@ fn a_flood_of_requests_is_bounded() {
 }
 
 #[test]
-fn connections_that_nobody_takes_are_refused_past_the_backlog() {
+fn connections_that_are_not_accepted_are_refused_past_the_backlog() {
     let mut bench = Bench::new(0);
     let listener = bench.handle.listen(PORTS.host).unwrap();
     for guest in 0..500 {
@@ -476,7 +476,7 @@ fn receive_buffers_of_odd_sizes_are_used_as_far_as_they_go() {
     let listener = bench.handle.listen(PORTS.host).unwrap();
     bench.send(packet(PORTS, Op::Request), &[]);
     let mut stream = listener.recv().unwrap();
-    // Too small for a header; just a header; a header and a byte; a big one.
+    // Too small for a header, exactly a header, a header and a byte, and a large one.
     for len in [44, 1, 43, 44, 45, 44, 200_000] {
         bench.guest.post(1, len);
     }

@@ -36,7 +36,7 @@ fn bytes_go_both_ways_over_several_ranges() {
 }
 
 #[test]
-fn what_does_not_fit_is_kept_in_order() {
+fn bytes_that_do_not_fit_are_kept_in_order() {
     let ram = TestRam::new();
     let (mut socket, mut host) = StreamSocket::pair().unwrap();
     let mut sent = Vec::new();
@@ -64,10 +64,10 @@ fn a_closed_host_end_is_an_error() {
 }
 
 #[test]
-fn after_a_close_the_host_reads_everything_and_a_plain_end() {
+fn after_a_close_the_host_reads_everything_and_then_the_end() {
     let ram = TestRam::new();
     let (mut socket, mut host) = StreamSocket::pair().unwrap();
-    host.write_all(b"nobody reads this").unwrap();
+    host.write_all(b"never read").unwrap();
     write(&ram, &mut socket, b"last words").unwrap();
     socket.close();
     let mut text = String::new();

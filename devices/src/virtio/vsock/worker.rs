@@ -15,7 +15,7 @@ use crate::virtio::{Chain, DeviceInterrupt, DeviceQueue, QueueError};
 use crate::worker::{Next, Poller, Worker};
 use crate::{warn_limited, GuestRam};
 
-/// Packets handled in one go per direction, so that a stop is seen soon.
+/// Most packets per round and direction, so that the thread sees a stop soon.
 const BATCH: usize = 256;
 
 const RX_TOKEN: u64 = 0;
@@ -23,7 +23,7 @@ const TX_TOKEN: u64 = 1;
 const WAKE_TOKEN: u64 = 2;
 const HOST_TOKEN: u64 = 3;
 
-/// The inside of the device's thread.
+/// The worker of an active vsock device.
 pub(super) struct VsockWorker {
     pub(super) mem: GuestRam,
     pub(super) interrupt: Arc<DeviceInterrupt>,
@@ -34,7 +34,7 @@ pub(super) struct VsockWorker {
 }
 
 impl VsockWorker {
-    /// Moves what can be moved. An error is the driver's fault, or the kernel's.
+    /// Moves packets in both directions. After an error of the driver or the kernel the worker retires.
     fn round(&mut self) -> Next {
         match self.try_round() {
             Ok(more) => {
@@ -51,7 +51,7 @@ impl VsockWorker {
         }
     }
 
-    /// True if a batch ended before the work did.
+    /// True if a batch ended before the work.
     fn try_round(&mut self) -> Result<bool, QueueError> {
         let more_packets = self.take_packets()?;
         let more_buffers = self.fill()?;
@@ -60,7 +60,8 @@ impl VsockWorker {
         Ok(more_packets || more_buffers)
     }
 
-    /// Guest to host. Always possible: a slow host's bytes are bounded by credit and kept aside.
+    /// Moves packets from the guest to the host. This never blocks: credit bounds the bytes of a slow host, which are
+    /// buffered.
     fn take_packets(&mut self) -> Result<bool, QueueError> {
         self.tx.disable_notifications(&self.mem)?;
         for _ in 0..BATCH {
@@ -84,7 +85,7 @@ impl VsockWorker {
         }
     }
 
-    /// Host to guest. The driver notifies of new buffers only while packets wait for them.
+    /// Moves packets from the host to the guest. The driver notifies of new buffers only while packets wait for them.
     fn fill(&mut self) -> Result<bool, QueueError> {
         self.rx.disable_notifications(&self.mem)?;
         let mut budget = BATCH;
@@ -104,7 +105,7 @@ impl VsockWorker {
         }
     }
 
-    /// The driver is gone. What it sent before is still delivered: guests print and exit.
+    /// Ends all connections, as the driver is gone. Delivers the bytes that it sent before: guests print and exit.
     pub(super) fn finish(&mut self) {
         if let Err(error) = self.take_packets() {
             log::debug!("last packets of a vsock driver: {error}");
@@ -123,7 +124,8 @@ impl Worker for VsockWorker {
     }
 
     fn resumed(&mut self, _poller: &Poller) -> Next {
-        // A closed host end is an error of `writev` here. After a pause it is blocked already, which is an error.
+        // `writev` to a closed end of the host must return an error. After a pause the signal is blocked already, which
+        // `block_signal` reports as an error.
         drop(block_signal(libc::SIGPIPE));
         self.muxer.commands();
         self.host_events();
@@ -135,7 +137,7 @@ impl Worker for VsockWorker {
             RX_TOKEN => self.rx.drain_notify(),
             TX_TOKEN => self.tx.drain_notify(),
             WAKE_TOKEN => {
-                // Another event may have taken it.
+                // The worker may have read it at another event.
                 drop(self.wake.read());
                 self.muxer.commands();
             }
