@@ -6,9 +6,9 @@
 //! | module | contents |
 //! |---|---|
 //! | [`bus`] | address ranges and the devices that answer there |
-//! | [`irq`] | the way from a device to the guest's interrupt controller |
+//! | [`irq`] | interrupt lines to the guest's interrupt controller |
 //! | [`worker`] | device threads: wait for events, pause, stop |
-//! | [`rate_limit`] | logging for events that a guest can trigger |
+//! | [`rate_limit`] | rate limit for log messages that a guest can trigger |
 //! | [`legacy`] | port I/O devices of a PC |
 //! | [`virtio`] | transport, queues, and the virtio devices |
 //! | `testing` | the driver's side, for tests (feature `testing`) |

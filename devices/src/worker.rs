@@ -27,9 +27,9 @@ use vmm_sys_util::eventfd::{EventFd, EFD_NONBLOCK};
 /// Longest time that `pause` and `stop` wait for a worker to come to rest. Reading from a slow disk may take long.
 pub const STOP_TIMEOUT: Duration = Duration::from_secs(30);
 
-/// Events taken from the kernel at a time.
+/// Most events that one system call returns.
 const EVENTS: usize = 16;
-/// The loop's own file descriptor; a worker's tokens are smaller.
+/// Token of the thread's own eventfd; the tokens of workers are smaller.
 const CONTROL: u64 = u64::MAX;
 /// Linux's limit for a thread's name.
 const NAME_MAX: usize = 15;
@@ -62,7 +62,7 @@ pub trait Worker: Send + 'static {
         None
     }
 
-    /// The deadline has passed.
+    /// Called when the deadline has passed.
     fn expired(&mut self, _poller: &Poller) -> Next {
         Next::Continue
     }
@@ -368,7 +368,7 @@ fn serve(worker: &mut impl Worker, poller: &Poller, shared: &Shared) -> io::Resu
 enum Rest {
     /// No pause was wanted.
     None,
-    /// A pause is over.
+    /// There was a pause, which is over.
     Resume,
     Stop,
 }

@@ -60,7 +60,7 @@ fn attempt() -> impl Strategy<Value = Attempt> {
     })
 }
 
-/// A mounted share with nodes and handles to abuse.
+/// A mounted share with nodes and handles that requests may misuse.
 struct Bench {
     client: Client,
     nodes: Vec<u64>,

@@ -113,7 +113,7 @@ mod tests {
         assert_eq!(std::fs::read(inside.join("file")).unwrap(), b"text");
         let result = std::fs::write(inside.join("new"), "");
         assert_eq!(result.is_err(), root.is_read_only_mount());
-        // Privileged or not, the directory itself is as it was.
+        // With or without a mount, the directory itself can still be changed.
         std::fs::write(dir.path().join("other"), "").unwrap();
         assert!(inside.join("other").exists());
     }

@@ -64,7 +64,7 @@ pub const SHM_LEN_HIGH: u64 = 0x0b4;
 pub const SHM_BASE_LOW: u64 = 0x0b8;
 /// Base of the selected shared memory region, high half.
 pub const SHM_BASE_HIGH: u64 = 0x0bc;
-/// Changes with configuration space.
+/// Number of changes of configuration space, modulo 2^32.
 pub const CONFIG_GENERATION: u64 = 0x0fc;
 
 /// Device status bits (VIRTIO 1.2, 2.1).

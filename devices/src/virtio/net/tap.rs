@@ -83,7 +83,7 @@ impl Tap {
     pub fn open(name: Option<&str>) -> Result<Self, TapError> {
         let mut request = request(name.unwrap_or_default())?;
         request.ifr_ifru.ifru_flags = FLAGS;
-        // O_CLOEXEC is set by the standard library.
+        // The standard library sets O_CLOEXEC.
         let options = OpenOptions::new().read(true).write(true).custom_flags(libc::O_NONBLOCK).clone();
         let fd = OwnedFd::from(options.open(TUN).map_err(|source| TapError::OpenTun { source })?);
         let attach_error = |source| TapError::Attach { name: name.unwrap_or("(any)").to_owned(), source };

@@ -6,7 +6,7 @@ use std::net::Shutdown;
 
 use proptest::prelude::*;
 
-use super::tests::Bench;
+use super::tests::MuxerBench;
 use super::*;
 use crate::virtio::vsock::credit::BUF_ALLOC;
 use crate::virtio::vsock::guest::{packet, GUEST_CID, RX_BUFFER};
@@ -75,7 +75,7 @@ fn pick(streams: &[UnixStream], which: usize) -> Option<&UnixStream> {
 }
 
 /// Ignores the results of the host's calls, since their peer may be gone.
-fn act(bench: &mut Bench, streams: &mut Vec<UnixStream>, action: Action) {
+fn act(bench: &mut MuxerBench, streams: &mut Vec<UnixStream>, action: Action) {
     match action {
         Action::Packet(header, len) => bench.guest.send(header, &vec![1; len]),
         Action::Take(count) => drop((0..count).map_while(|_| bench.guest.receive()).count()),
@@ -99,7 +99,7 @@ fn act(bench: &mut Bench, streams: &mut Vec<UnixStream>, action: Action) {
 proptest! {
     #[test]
     fn nothing_a_guest_or_host_does_breaks_the_muxer(actions in prop::collection::vec(action(), 1..60)) {
-        let mut bench = Bench::new(4);
+        let mut bench = MuxerBench::new(4);
         bench.muxer.limit = 6;
         let listener = bench.handle.listen(LISTENER).unwrap();
         let mut streams = Vec::new();

@@ -15,7 +15,7 @@ const PORTS: Ports = Ports { host: 1024, guest: 5000 };
 const SECOND: Duration = Duration::from_secs(1);
 
 /// A muxer and a guest, on the thread of the test.
-pub struct Bench {
+pub struct MuxerBench {
     pub muxer: Muxer,
     pub handle: VsockHandle,
     pub guest: TestGuest,
@@ -24,7 +24,7 @@ pub struct Bench {
     tx: DeviceQueue,
 }
 
-impl Bench {
+impl MuxerBench {
     /// A guest with `buffers` receive buffers of the size that Linux posts.
     pub fn new(buffers: usize) -> Self {
         let ram = TestRam::new();
@@ -110,7 +110,7 @@ fn read_all(mut stream: UnixStream) -> Vec<u8> {
 
 #[test]
 fn a_guest_connects_to_a_listener_and_bytes_go_both_ways() {
-    let mut bench = Bench::new(8);
+    let mut bench = MuxerBench::new(8);
     let (_listener, mut stream) = bench.connected();
     bench.rw(b"ping");
     let mut text = [0; 4];
@@ -125,7 +125,7 @@ fn a_guest_connects_to_a_listener_and_bytes_go_both_ways() {
 
 #[test]
 fn a_port_without_listener_is_refused_and_so_is_one_whose_listener_is_gone() {
-    let mut bench = Bench::new(8);
+    let mut bench = MuxerBench::new(8);
     bench.send(packet(PORTS, Op::Request), &[]);
     bench.expect(Op::Rst);
     drop(bench.handle.listen(PORTS.host).unwrap());
@@ -140,7 +140,7 @@ fn a_port_without_listener_is_refused_and_so_is_one_whose_listener_is_gone() {
 
 #[test]
 fn the_host_connects_and_the_guest_accepts_or_refuses() {
-    let mut bench = Bench::new(8);
+    let mut bench = MuxerBench::new(8);
     for accept in [true, false] {
         let handle = bench.handle.clone();
         let caller = thread::spawn(move || handle.connect(77, 20 * SECOND));
@@ -166,7 +166,7 @@ fn the_host_connects_and_the_guest_accepts_or_refuses() {
 
 #[test]
 fn a_request_without_answer_times_out_and_the_guest_gets_a_reset() {
-    let mut bench = Bench::new(8);
+    let mut bench = MuxerBench::new(8);
     assert_eq!(bench.handle.connect(77, Duration::ZERO).unwrap_err().kind(), io::ErrorKind::TimedOut);
     bench.expect_nothing();
     // If a worker has taken the request, the cancellation comes after it.
@@ -184,7 +184,7 @@ fn a_request_without_answer_times_out_and_the_guest_gets_a_reset() {
 
 #[test]
 fn packets_that_make_no_sense_are_refused_or_dropped() {
-    let mut bench = Bench::new(8);
+    let mut bench = MuxerBench::new(8);
     let _listener = bench.handle.listen(PORTS.host).unwrap();
     // 5.10.6: unknown socket types, SEQPACKET among them, are answered with RST of that type.
     for kind in [0, 2, 77] {
@@ -208,7 +208,7 @@ fn packets_that_make_no_sense_are_refused_or_dropped() {
 #[test]
 fn a_connection_that_breaks_the_protocol_is_reset_and_the_host_sees_the_end() {
     for (op, len) in [(1, 0), (2, 0), (99, 0), (5, 1000)] {
-        let mut bench = Bench::new(8);
+        let mut bench = MuxerBench::new(8);
         let (_listener, stream) = bench.connected();
         bench.rw(b"before");
         bench.send(PacketHeader { op, len, ..packet(PORTS, Op::Rw) }, b"short");
@@ -220,7 +220,7 @@ fn a_connection_that_breaks_the_protocol_is_reset_and_the_host_sees_the_end() {
 
 #[test]
 fn bytes_that_the_host_does_not_read_are_bounded_by_credit_and_recover() {
-    let mut bench = Bench::new(8);
+    let mut bench = MuxerBench::new(8);
     let (_listener, stream) = bench.connected();
     let block = [9u8; 32 * 1024];
     let mut sent = 0usize;
@@ -254,7 +254,7 @@ fn bytes_that_the_host_does_not_read_are_bounded_by_credit_and_recover() {
 
 #[test]
 fn a_guest_that_sends_more_than_its_credit_is_reset() {
-    let mut bench = Bench::new(8);
+    let mut bench = MuxerBench::new(8);
     let (_listener, _stream) = bench.connected();
     let block = [0u8; 64 * 1024];
     for _ in 0..100 {
@@ -271,7 +271,7 @@ fn a_guest_that_sends_more_than_its_credit_is_reset() {
 
 #[test]
 fn the_host_sends_no_more_than_the_guest_has_room_for() {
-    let mut bench = Bench::new(8);
+    let mut bench = MuxerBench::new(8);
     let listener = bench.handle.listen(PORTS.host).unwrap();
     bench.send(PacketHeader { buf_alloc: 1000, ..packet(PORTS, Op::Request) }, &[]);
     bench.expect(Op::Response);
@@ -292,7 +292,7 @@ fn the_host_sends_no_more_than_the_guest_has_room_for() {
 
 #[test]
 fn a_half_close_of_the_host_leaves_the_other_direction_open() {
-    let mut bench = Bench::new(8);
+    let mut bench = MuxerBench::new(8);
     let (_listener, mut stream) = bench.connected();
     stream.write_all(b"all of it").unwrap();
     stream.shutdown(std::net::Shutdown::Write).unwrap();
@@ -311,7 +311,7 @@ fn a_half_close_of_the_host_leaves_the_other_direction_open() {
 
 #[test]
 fn a_half_close_of_the_guest_leaves_the_other_direction_open() {
-    let mut bench = Bench::new(8);
+    let mut bench = MuxerBench::new(8);
     let (_listener, mut stream) = bench.connected();
     bench.rw(b"last");
     bench.shutdown(SHUTDOWN_SEND);
@@ -327,7 +327,7 @@ fn a_half_close_of_the_guest_leaves_the_other_direction_open() {
 
 #[test]
 fn a_guest_that_receives_no_more_makes_writes_of_the_host_fail() {
-    let mut bench = Bench::new(8);
+    let mut bench = MuxerBench::new(8);
     let (_listener, mut stream) = bench.connected();
     bench.shutdown(SHUTDOWN_RECEIVE);
     assert_eq!(stream.write(b"x").unwrap_err().kind(), io::ErrorKind::BrokenPipe);
@@ -339,7 +339,7 @@ fn a_guest_that_receives_no_more_makes_writes_of_the_host_fail() {
 
 #[test]
 fn a_guest_that_prints_and_exits_at_once_loses_nothing() {
-    let mut bench = Bench::new(8);
+    let mut bench = MuxerBench::new(8);
     let (_listener, mut stream) = bench.connected();
     stream.write_all(b"never read by the guest").unwrap();
     let mut sent = 0;
@@ -366,7 +366,7 @@ fn a_guest_that_prints_and_exits_at_once_loses_nothing() {
 
 #[test]
 fn everything_the_host_wrote_before_closing_arrives_and_the_guest_may_be_slow_to_confirm() {
-    let mut bench = Bench::new(8);
+    let mut bench = MuxerBench::new(8);
     let (_listener, mut stream) = bench.connected();
     let data: Vec<u8> = (0..100_000u32).map(|index| index as u8).collect();
     stream.write_all(&data).unwrap();
@@ -392,7 +392,7 @@ fn everything_the_host_wrote_before_closing_arrives_and_the_guest_may_be_slow_to
 
 #[test]
 fn a_guest_that_sends_to_a_host_that_left_gets_a_shutdown_and_is_not_stopped() {
-    let mut bench = Bench::new(8);
+    let mut bench = MuxerBench::new(8);
     let (_listener, stream) = bench.connected();
     stream.shutdown(std::net::Shutdown::Read).unwrap();
     for _ in 0..10 {
@@ -408,7 +408,7 @@ fn a_guest_that_sends_to_a_host_that_left_gets_a_shutdown_and_is_not_stopped() {
 
 #[test]
 fn a_slow_connection_does_not_hold_up_another() {
-    let mut bench = Bench::new(64);
+    let mut bench = MuxerBench::new(64);
     let listener = bench.handle.listen(PORTS.host).unwrap();
     let other = Ports { guest: 6000, ..PORTS };
     bench.send(PacketHeader { buf_alloc: 10, ..packet(PORTS, Op::Request) }, &[]);
@@ -433,7 +433,7 @@ fn a_slow_connection_does_not_hold_up_another() {
 
 #[test]
 fn a_flood_of_requests_is_bounded() {
-    let mut bench = Bench::new(0);
+    let mut bench = MuxerBench::new(0);
     bench.muxer.limit = 200;
     let listener = bench.handle.listen(PORTS.host).unwrap();
     let mut streams = Vec::new();
@@ -461,7 +461,7 @@ fn a_flood_of_requests_is_bounded() {
 
 #[test]
 fn connections_that_are_not_accepted_are_refused_past_the_backlog() {
-    let mut bench = Bench::new(0);
+    let mut bench = MuxerBench::new(0);
     let listener = bench.handle.listen(PORTS.host).unwrap();
     for guest in 0..500 {
         bench.send(packet(Ports { guest, ..PORTS }, Op::Request), &[]);
@@ -472,7 +472,7 @@ fn connections_that_are_not_accepted_are_refused_past_the_backlog() {
 
 #[test]
 fn receive_buffers_of_odd_sizes_are_used_as_far_as_they_go() {
-    let mut bench = Bench::new(0);
+    let mut bench = MuxerBench::new(0);
     let listener = bench.handle.listen(PORTS.host).unwrap();
     bench.send(packet(PORTS, Op::Request), &[]);
     let mut stream = listener.recv().unwrap();
@@ -488,7 +488,7 @@ fn receive_buffers_of_odd_sizes_are_used_as_far_as_they_go() {
 
 #[test]
 fn without_driver_every_connection_ends_and_requests_wait_for_the_next() {
-    let mut bench = Bench::new(8);
+    let mut bench = MuxerBench::new(8);
     let (_listener, stream) = bench.connected();
     let mut sent = 0;
     while bench.muxer.buffered() < 50_000 {

@@ -29,7 +29,7 @@ pub enum Op {
     Rst = 3,
     /// Ends one or both directions, as the `SHUTDOWN_` flags say.
     Shutdown = 4,
-    /// Payload.
+    /// Carries payload.
     Rw = 5,
     /// Reports the state of the sender's buffer.
     CreditUpdate = 6,
