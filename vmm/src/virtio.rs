@@ -9,7 +9,7 @@ use std::os::fd::{FromRawFd, OwnedFd};
 use std::sync::Arc;
 
 use hutch_devices::virtio::block::{self, Block, BlockSlot};
-use hutch_devices::virtio::fs::{Fs, FsConfig, FsError};
+use hutch_devices::virtio::fs::{Fs, FsDeviceConfig, FsError};
 use hutch_devices::virtio::mem::{Mem, MemHandle, Region};
 use hutch_devices::virtio::net::{self, Net, Tap};
 use hutch_devices::virtio::rng::Rng;
@@ -42,7 +42,7 @@ pub(crate) fn add_all(
 ) -> Result<Handles, AttachError> {
     let mut handles = Handles::default();
     if let Some(config) = config.vsock {
-        let (device, handle) = Vsock::new(vsock::VsockConfig { guest_cid: config.guest_cid });
+        let (device, handle) = Vsock::new(vsock::VsockDeviceConfig { guest_cid: config.guest_cid });
         devices.add(vm, ram, Box::new(device))?;
         handles.vsock = Some(handle);
     }
@@ -82,12 +82,12 @@ fn failed(id: &str, source: impl Into<Box<dyn Error + Send + Sync>>) -> AttachEr
 
 fn block(config: &BlockConfig) -> Result<Block, block::BlockError> {
     let BlockConfig { id, path, read_only, serial } = config.clone();
-    Block::new(block::BlockConfig { id, path, read_only, serial })
+    Block::new(block::BlockDeviceConfig { id, path, read_only, serial })
 }
 
 fn share(config: &ShareConfig) -> Result<Fs, FsError> {
     let ShareConfig { id, tag, path, read_only, only } = config.clone();
-    Fs::new(FsConfig { id, tag, path, read_only, only, ..FsConfig::default() })
+    Fs::new(FsDeviceConfig { id, tag, path, read_only, single_file: only, ..FsDeviceConfig::default() })
 }
 
 fn net(config: &NetConfig) -> Result<Net, AttachError> {
@@ -97,7 +97,7 @@ fn net(config: &NetConfig) -> Result<Net, AttachError> {
         TapSource::Fd(fd) => Tap::from_fd(duplicate(*fd).map_err(|error| failed(&id, error))?),
     };
     let tap = tap.map_err(|error| failed(&id, error))?;
-    Net::new(net::NetConfig { id: id.clone(), tap, mac, mtu }).map_err(|error| failed(&id, error))
+    Net::new(net::NetDeviceConfig { id: id.clone(), tap, mac, mtu }).map_err(|error| failed(&id, error))
 }
 
 fn duplicate(fd: i32) -> io::Result<OwnedFd> {

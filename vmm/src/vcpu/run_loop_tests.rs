@@ -1,31 +1,15 @@
 //! Single steps with a scripted vCPU.
 
-use std::sync::Mutex;
-
-use hutch_devices::bus::BusDevice;
+use hutch_devices::testing::BusRecorder;
 
 use super::*;
 use crate::counters::ExitCounts;
 use crate::hv::fake::{FakeHypervisor, FakeVcpu, Scripted};
 
-/// Records writes; a read returns the offset.
-#[derive(Default)]
-struct Recorder(Mutex<Vec<(u64, Vec<u8>)>>);
-
-impl BusDevice for Recorder {
-    fn read(&self, offset: u64, data: &mut [u8]) {
-        data.fill(offset as u8);
-    }
-
-    fn write(&self, offset: u64, data: &[u8]) {
-        self.0.lock().expect("no panics").push((offset, data.to_vec()));
-    }
-}
-
 struct Bench {
     hypervisor: FakeHypervisor,
     vcpu: FakeVcpu,
-    device: Arc<Recorder>,
+    device: Arc<BusRecorder>,
     io: IoSpace,
     counters: VcpuCounters,
 }
@@ -33,7 +17,7 @@ struct Bench {
 impl Bench {
     fn new(script: Vec<Scripted>) -> Self {
         let hypervisor = FakeHypervisor::new([script]);
-        let device = Arc::new(Recorder::default());
+        let device = Arc::new(BusRecorder::default());
         let (mut mmio, mut pio) = (Bus::new(), Bus::new());
         mmio.insert(0xd000_0000, 0x1000, device.clone()).expect("free");
         pio.insert(0x10, 4, device.clone()).expect("free");
@@ -62,7 +46,7 @@ fn port_and_memory_io_reach_their_buses_and_strings_item_by_item() {
     ]);
     (0..3).for_each(|_| assert!(matches!(bench.step(), StepOutcome::Continue)));
     let expected = [(1, vec![1]), (1, vec![2]), (1, vec![3]), (0, vec![4, 5, 6, 7]), (0x50, vec![8, 0, 0, 0])];
-    assert_eq!(*bench.device.0.lock().expect("no panics"), expected);
+    assert_eq!(bench.device.writes(), expected);
 }
 
 #[test]

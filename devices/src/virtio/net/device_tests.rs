@@ -1,4 +1,5 @@
-use std::os::fd::{AsFd, OwnedFd};
+use std::io;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::atomic::AtomicU64;
 use std::time::Duration;
 
@@ -6,11 +7,11 @@ use nix::poll::{poll, PollFd, PollFlags, PollTimeout};
 use nix::sys::socket::{recv, send, socketpair, AddressFamily, MsgFlags, SockFlag, SockType};
 use std::os::fd::AsRawFd;
 
-use super::header::{HEADER, MAX_FRAME};
 use super::*;
 use crate::testing::queue::WRITE;
 use crate::testing::Buffer::{Readable, Writable};
 use crate::testing::{Descriptor, Driver, TestRam};
+use crate::virtio::net::header::{HEADER, MAX_FRAME};
 
 const MAC: [u8; 6] = [2, 0, 0, 1, 2, 3];
 const MERGE: u64 = 1 << VIRTIO_NET_F_MRG_RXBUF;
@@ -23,15 +24,15 @@ const ALL: u64 = RING_FEATURES
 const RX: usize = 0;
 const TX: usize = 1;
 
-/// A socket instead of a tap: one message is one frame.
+/// A socket as backend: one message is one frame.
 struct Socket {
     fd: OwnedFd,
     offloads: AtomicU64,
-    /// How often the device reached for the socket.
+    /// Number of times that the device used the socket.
     uses: AtomicU64,
 }
 
-impl Link for Socket {
+impl NetBackend for Socket {
     fn fd(&self) -> BorrowedFd<'_> {
         self.uses.fetch_add(1, Ordering::SeqCst);
         self.fd.as_fd()
@@ -54,7 +55,7 @@ fn setup(features: u64) -> Setup {
     let flags = SockFlag::SOCK_CLOEXEC | SockFlag::SOCK_NONBLOCK;
     let (fd, host) = socketpair(AddressFamily::Unix, SockType::SeqPacket, None, flags).unwrap();
     let socket = Arc::new(Socket { fd, offloads: AtomicU64::new(0), uses: AtomicU64::new(0) });
-    let net = Net::with_link("net0".into(), socket.clone(), MAC, Some(1400)).unwrap();
+    let net = Net::with_backend("net0".into(), socket.clone(), MAC, Some(1400)).unwrap();
     Setup { driver: Driver::started(Box::new(net), features), socket, host }
 }
 
@@ -92,7 +93,7 @@ impl Setup {
         assert_eq!(used.len, 0);
     }
 
-    /// The guest still works, both ways.
+    /// Checks that frames still pass in both directions.
     fn check(&mut self) {
         let out = with_header([0, 0], &frame(60, 1));
         self.transmit(&out);
@@ -105,7 +106,7 @@ impl Setup {
 }
 
 #[test]
-fn the_config_space_tells_address_status_and_mtu() {
+fn the_config_space_holds_address_status_and_mtu() {
     let setup = setup(ALL);
     assert_eq!(setup.driver.config(0, 14), [2, 0, 0, 1, 2, 3, 1, 0, 1, 0, 0x78, 5, 0, 0]);
     let offered = setup.driver.offered();
@@ -118,7 +119,7 @@ fn the_config_space_tells_address_status_and_mtu() {
 #[test]
 fn bad_addresses_and_mtus_are_refused() {
     let link = setup(0).socket;
-    let net = |mac, mtu| Net::with_link("net0".into(), link.clone(), mac, mtu).err();
+    let net = |mac, mtu| Net::with_backend("net0".into(), link.clone(), mac, mtu).err();
     assert!(matches!(net([1, 0, 0, 0, 0, 0], None), Some(NetError::Mac { .. })));
     assert!(matches!(net([0; 6], None), Some(NetError::Mac { .. })));
     assert!(matches!(net(MAC, Some(67)), Some(NetError::Mtu { .. })));
@@ -136,7 +137,7 @@ fn frames_go_both_ways_with_every_choice_of_features() {
 }
 
 #[test]
-fn segmentation_needs_checksums_to_be_agreed_on() {
+fn segmentation_needs_negotiated_checksums() {
     let setup = setup(0);
     let driver = &setup.driver;
     driver.write(0x70, 0);
@@ -207,12 +208,12 @@ fn a_guest_without_buffers_costs_nothing_and_loses_nothing() {
     for seed in 0..3 {
         setup.host_send(&frame(60, seed));
     }
-    // The device has looked once it answers the other queue.
+    // An answer in the other queue shows that the device has checked this one.
     setup.transmit(&with_header([0, 0], &frame(60, 0)));
     let uses = setup.socket.uses.load(Ordering::SeqCst);
     std::thread::sleep(Duration::from_millis(50));
     let more = setup.socket.uses.load(Ordering::SeqCst) - uses;
-    assert!(more < 5, "the device reached for its link {more} times with nothing to do");
+    assert!(more < 5, "the device used its backend {more} times with nothing to do");
     for seed in 0..3 {
         let request = setup.driver.queues[RX].send(&[Writable(1500)]);
         assert_eq!(setup.driver.queues[RX].wait_used().len, 72);
@@ -316,7 +317,7 @@ fn a_pause_and_a_reset_lose_no_frames_of_the_host() {
 }
 
 #[test]
-fn an_interface_that_goes_away_is_told_to_the_driver_and_swallows_frames() {
+fn an_interface_that_goes_away_is_reported_to_the_driver_and_drops_frames() {
     let Setup { mut driver, socket, host } = setup(ALL);
     driver.write(0x64, 3);
     let seen = driver.line.count();

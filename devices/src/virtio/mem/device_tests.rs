@@ -1,13 +1,12 @@
 use std::io;
 use std::time::Duration;
 
-use super::request::{Answer, BlockState, ANSWER_LEN};
 use super::*;
-use crate::testing::{Buffer, Driver};
+use crate::testing::{Buffer, Driver, TEST_TIMEOUT};
+use crate::virtio::mem::blocks::BLOCK_SIZE;
+use crate::virtio::mem::request::{BlockState, MemResponse, RESPONSE_LEN};
 
 const REGION: Region = Region { addr: 4 << 30, size: 8 * BLOCK_SIZE };
-/// Far more than any of these tests takes.
-const PATIENCE: Duration = Duration::from_secs(20);
 
 struct NoMemory;
 
@@ -22,7 +21,7 @@ fn started() -> (Driver, MemHandle) {
     (Driver::started(Box::new(device), RING_FEATURES), handle)
 }
 
-fn ask(driver: &mut Driver, kind: u16, block: u64, blocks: u16) -> [u8; ANSWER_LEN] {
+fn ask(driver: &mut Driver, kind: u16, block: u64, blocks: u16) -> [u8; RESPONSE_LEN] {
     let mut request = [0; 24];
     request[..2].copy_from_slice(&kind.to_le_bytes());
     request[8..16].copy_from_slice(&(REGION.addr + block * BLOCK_SIZE).to_le_bytes());
@@ -45,7 +44,7 @@ fn the_configuration_is_the_specifications() {
 }
 
 #[test]
-fn a_wish_interrupts_the_driver_which_plugs_and_the_host_sees_it() {
+fn a_request_of_the_host_interrupts_the_driver_which_plugs_and_the_host_sees_it() {
     let (mut driver, handle) = started();
     let (seen, generation) = (driver.line.count(), driver.read(0xfc));
     assert_eq!(handle.request(3 * BLOCK_SIZE), 3 * BLOCK_SIZE);
@@ -54,29 +53,29 @@ fn a_wish_interrupts_the_driver_which_plugs_and_the_host_sees_it() {
     assert_eq!((field(&driver, 5), field(&driver, 6)), (0, 3 * BLOCK_SIZE));
     assert!(!handle.wait(Duration::from_millis(1)));
 
-    assert_eq!(ask(&mut driver, 0, 0, 4), Answer::Nack.bytes());
-    assert_eq!(ask(&mut driver, 0, 1, 3), Answer::Ack.bytes());
-    assert!(handle.wait(PATIENCE));
+    assert_eq!(ask(&mut driver, 0, 0, 4), MemResponse::Nack.bytes());
+    assert_eq!(ask(&mut driver, 0, 1, 3), MemResponse::Ack.bytes());
+    assert!(handle.wait(TEST_TIMEOUT));
     assert_eq!((handle.plugged(), field(&driver, 5)), (3 * BLOCK_SIZE, 3 * BLOCK_SIZE));
-    assert_eq!(ask(&mut driver, 3, 0, 2), Answer::State(BlockState::Mixed).bytes());
+    assert_eq!(ask(&mut driver, 3, 0, 2), MemResponse::State(BlockState::Mixed).bytes());
 
     handle.request(0);
-    assert_eq!(ask(&mut driver, 1, 1, 3), Answer::Ack.bytes());
-    assert!(handle.wait(PATIENCE));
+    assert_eq!(ask(&mut driver, 1, 1, 3), MemResponse::Ack.bytes());
+    assert!(handle.wait(TEST_TIMEOUT));
     assert_eq!(handle.plugged(), 0);
 }
 
 #[test]
-fn a_driver_that_comes_late_is_told_of_the_wish() {
+fn a_driver_that_comes_late_finds_the_request() {
     let (device, handle) = Mem::new("mem0", REGION, Arc::new(NoMemory));
     handle.request(BLOCK_SIZE);
     let mut driver = Driver::started(Box::new(device), RING_FEATURES);
     driver.line.wait_past(0);
-    assert_eq!(ask(&mut driver, 0, 0, 1), Answer::Ack.bytes());
-    // A reset leaves plugged what is plugged, and the next driver works.
+    assert_eq!(ask(&mut driver, 0, 0, 1), MemResponse::Ack.bytes());
+    // A reset does not unplug blocks, and the next driver works.
     driver.start(RING_FEATURES);
     assert_eq!(handle.plugged(), BLOCK_SIZE);
-    assert_eq!(ask(&mut driver, 2, 0, 0), Answer::Ack.bytes());
+    assert_eq!(ask(&mut driver, 2, 0, 0), MemResponse::Ack.bytes());
     assert_eq!(handle.plugged(), 0);
 }
 

@@ -1,8 +1,8 @@
-//! Who serves the requests: a few threads that take turns at the queues, so that a request which waits for a disk does
-//! not hold up the others. Alive from activation to deactivation.
+//! The threads that serve requests from activation to deactivation. They take turns at the queues, so that a request
+//! that waits for a disk does not block the others.
 //!
-//! Any thread takes a request, wakes another if there are more, serves it and gives it back. There is always one more
-//! thread than busy ones, up to [`THREADS_MAX`].
+//! A thread takes a request, wakes another thread if there are more requests, serves it and gives it back. The pool has
+//! one more thread than busy ones, up to [`THREADS_MAX`].
 
 use std::io;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
@@ -16,47 +16,44 @@ use vm_memory::GuestMemoryMmap;
 use vmm_sys_util::epoll::EventSet;
 
 use super::request::{Head, Refusal, MESSAGE_MAX, OUT_HEADER};
-use super::share::Share;
+use super::share::ShareFs;
 use super::sys;
 use crate::virtio::{Chain, DeviceInterrupt, DeviceQueue, QueueError};
 use crate::worker::{Next, Poller, Worker, WorkerHandle};
 use crate::{warn_limited, GuestRam};
 
-/// High priority and requests (VIRTIO 1.2, 5.11.2).
+/// Number of queues: high priority and requests (VIRTIO 1.2, 5.11.2).
 pub const QUEUES: usize = 2;
-/// Threads of one share.
+/// Most threads of one share.
 const THREADS_MAX: usize = 4;
-/// Threads that are there from the start: one to serve and one to take over when it waits for a disk.
+/// Threads from the start: one to serve and one to take over when the first waits for a disk.
 const THREADS_MIN: usize = 2;
-/// Requests that a thread serves before it looks whether it has to stop.
+/// Requests that a thread serves before it checks whether it has to stop.
 const BATCH: usize = 64;
 
 type RawChain<'a> = DescriptorChain<&'a GuestMemoryMmap<()>>;
 
-/// What the threads share.
+/// The threads and the state that they share.
 pub struct Pool {
     name: String,
     mem: GuestRam,
     interrupt: Arc<DeviceInterrupt>,
     queues: [Mutex<DeviceQueue>; QUEUES],
-    server: Server<Share>,
-    threads: Mutex<Vec<WorkerHandle<Serving>>>,
+    server: Server<ShareFs>,
+    threads: Mutex<Vec<WorkerHandle<FsWorker>>>,
     busy: AtomicUsize,
-    /// The driver broke the protocol, or the device has gone on without this pool.
+    /// The driver broke the protocol, or the device has stopped this pool.
     over: AtomicBool,
 }
 
 impl Pool {
-    /// Starts serving `share`.
-    ///
-    /// # Errors
-    /// No threads or file descriptors left.
+    /// Starts threads that serve `share`.
     pub fn start(
         name: &str,
         mem: GuestRam,
         interrupt: Arc<DeviceInterrupt>,
         queues: [DeviceQueue; QUEUES],
-        share: Share,
+        share: ShareFs,
     ) -> io::Result<Arc<Self>> {
         let pool = Arc::new(Self {
             name: name.to_owned(),
@@ -80,7 +77,7 @@ impl Pool {
         Ok(pool)
     }
 
-    fn threads(&self) -> MutexGuard<'_, Vec<WorkerHandle<Serving>>> {
+    fn threads(&self) -> MutexGuard<'_, Vec<WorkerHandle<FsWorker>>> {
         self.threads.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -88,25 +85,25 @@ impl Pool {
         Some(self.queues.get(index)?.lock().unwrap_or_else(PoisonError::into_inner))
     }
 
-    fn add_thread(self: &Arc<Self>, threads: &mut Vec<WorkerHandle<Serving>>) -> io::Result<()> {
+    fn add_thread(self: &Arc<Self>, threads: &mut Vec<WorkerHandle<FsWorker>>) -> io::Result<()> {
         let name = format!("{}.{}", self.name, threads.len());
-        threads.push(WorkerHandle::spawn(&name, Serving { pool: self.clone(), own_umask: false })?);
+        threads.push(WorkerHandle::spawn(&name, FsWorker { pool: self.clone(), own_umask: false })?);
         Ok(())
     }
 
-    /// All threads are busy: another one is made, if there may be more.
+    /// Starts another thread if all are busy and there may be more.
     fn reinforce(self: &Arc<Self>) {
-        // Taken while the pool is started, paused or stopped: no time for more threads, and no time to wait.
+        // The lock is taken while the pool is started, paused or stopped: do not start threads then, and do not wait.
         let Ok(mut threads) = self.threads.try_lock() else { return };
         if threads.is_empty() || threads.len() >= THREADS_MAX || self.busy.load(Ordering::Relaxed) < threads.len() {
             return;
         }
         if let Err(error) = self.add_thread(&mut threads) {
-            warn_limited!("{}: no further thread: {error}", self.name);
+            warn_limited!("{}: cannot start another thread: {error}", self.name);
         }
     }
 
-    /// Every thread comes to rest.
+    /// Pauses every thread.
     pub fn pause(&self) {
         for thread in self.threads().iter() {
             if let Err(error) = thread.pause() {
@@ -115,14 +112,15 @@ impl Pool {
         }
     }
 
-    /// Goes on after [`Self::pause`].
+    /// Continues after [`Self::pause`].
     pub fn resume(&self) {
         for thread in self.threads().iter() {
             thread.resume();
         }
     }
 
-    /// Ends all threads. One that does not answer is left behind; what it serves is not given back to the guest.
+    /// Ends all threads. A thread that does not stop in time is left behind, and the guest does not get its request
+    /// back.
     pub fn stop(&self) {
         let threads = std::mem::take(&mut *self.threads());
         for thread in threads {
@@ -133,7 +131,7 @@ impl Pool {
         self.over.store(true, Ordering::SeqCst);
     }
 
-    /// The next request. Another thread is woken if there are more.
+    /// Takes the next request. Wakes another thread if there are more.
     fn take(&self, index: usize) -> Result<Option<RawChain<'_>>, QueueError> {
         let Some(mut queue) = self.queue(index) else { return Ok(None) };
         let ring = |source| QueueError::Ring { operation: "available ring", source };
@@ -175,7 +173,7 @@ impl Pool {
         self.give_back(index, head, written)
     }
 
-    /// Hands the request to the library. Gives the bytes of the reply.
+    /// Passes the request to the library. Returns the number of bytes of the reply.
     fn dispatch(&self, request: Head, chain: &Chain, raw: RawChain<'_>) -> u32 {
         let buffers = (Reader::from_descriptor_chain(&*self.mem, raw.clone()), VirtioFsWriter::new(&*self.mem, raw));
         let (Ok(reader), Ok(writer)) = buffers else {
@@ -186,11 +184,11 @@ impl Pool {
             return request.refuse(chain, &self.mem, libc::EIO);
         }
         match self.server.handle_message(reader, writer.into(), None, None) {
-            // It answers this one and does not say so.
+            // The library answers this request, but returns 0.
             Ok(0) if request.is(Opcode::Destroy) => OUT_HEADER,
             Ok(written) => u32::try_from(written).unwrap_or(0),
             Err(error) => {
-                warn_limited!("{}: request refused: {error}", self.name);
+                warn_limited!("{}: refused a request: {error}", self.name);
                 request.refuse(chain, &self.mem, libc::EINVAL)
             }
         }
@@ -203,14 +201,14 @@ impl Pool {
     }
 }
 
-/// One of the threads.
-struct Serving {
+/// One thread of the pool.
+struct FsWorker {
     pool: Arc<Pool>,
-    /// The thread's umask is its own.
+    /// The thread has its own umask.
     own_umask: bool,
 }
 
-impl Serving {
+impl FsWorker {
     fn round(&self, index: usize) -> Next {
         let pool = &self.pool;
         pool.busy.fetch_add(1, Ordering::Relaxed);
@@ -244,8 +242,8 @@ impl Serving {
     }
 }
 
-impl Worker for Serving {
-    /// All threads wait for the same notifications; each wakes one that is not busy.
+impl Worker for FsWorker {
+    /// All threads wait for the same notifications, each of which wakes one idle thread.
     fn register(&mut self, poller: &Poller) -> io::Result<()> {
         for (token, queue) in (0..).zip(&self.pool.queues) {
             let queue = queue.lock().unwrap_or_else(PoisonError::into_inner);
@@ -256,9 +254,9 @@ impl Worker for Serving {
 
     fn resumed(&mut self, _poller: &Poller) -> Next {
         if !self.own_umask {
-            // The library sets the umask of the whole process otherwise.
+            // Otherwise the library sets the umask of the whole process.
             if let Err(error) = sys::own_umask() {
-                log::error!("{}: cannot leave the process's umask alone, stops: {error}", self.pool.name);
+                log::error!("{} stops: cannot give its thread an umask of its own: {error}", self.pool.name);
                 self.pool.give_up();
                 return Next::Retire;
             }

@@ -1,5 +1,5 @@
 use std::fs;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use tempfile::TempDir;
 use virtio_bindings::virtio_blk::{
@@ -11,6 +11,7 @@ use super::*;
 use crate::testing::queue::{INDIRECT, NEXT, WRITE};
 use crate::testing::Buffer::{Readable, Writable};
 use crate::testing::{Descriptor, Driver, TestRam};
+use crate::virtio::block::config::disk_id;
 
 const OK: u8 = 0;
 const IOERR: u8 = 1;
@@ -27,8 +28,8 @@ fn content() -> Vec<u8> {
     (0..SECTORS * 512).map(|at| (at / 512 * 7 + at % 512) as u8).collect()
 }
 
-fn config(image: &Path, read_only: bool) -> BlockConfig {
-    BlockConfig { id: "blk0".into(), path: image.to_owned(), read_only, serial: Some("a-serial-number".into()) }
+fn config(image: &Path, read_only: bool) -> BlockDeviceConfig {
+    BlockDeviceConfig { id: "blk0".into(), path: image.to_owned(), read_only, serial: Some("a-serial-number".into()) }
 }
 
 fn disk(read_only: bool) -> Disk {
@@ -54,7 +55,7 @@ fn range(sector: u64, sectors: u32, flags: u32) -> Vec<u8> {
     [&sector.to_le_bytes()[..], &sectors.to_le_bytes(), &flags.to_le_bytes()].concat()
 }
 
-/// Status, the length in the used ring, and the data that came.
+/// Returns the status, the length in the used ring, and the data read.
 pub(super) fn request(driver: &mut Driver, kind: u32, sector: u64, out: &[u8], into: u32) -> (u8, u32, Vec<u8>) {
     let header = header(kind, sector);
     let mut buffers = vec![Readable(&header)];
@@ -84,7 +85,7 @@ impl Disk {
 }
 
 #[test]
-fn the_config_space_tells_capacity_and_limits() {
+fn the_config_space_holds_capacity_and_limits() {
     let disk = disk(false);
     let config = disk.driver.config(0, 64);
     let field = |at: usize| u32::from_le_bytes(config[at..at + 4].try_into().unwrap());
@@ -116,7 +117,7 @@ fn a_disk_is_read_and_written() {
 fn data_may_lie_in_many_buffers_and_in_an_indirect_table() {
     let mut disk = disk(false);
     let (head, data) = (header(VIRTIO_BLK_T_IN, 0), content());
-    // The header in two pieces, the status in a buffer with data before it.
+    // The header in two buffers, the status in a buffer with data before it.
     let buffers = [Readable(&head[..5]), Readable(&head[5..]), Writable(100), Writable(412), Writable(513)];
     let (used, response) = disk.driver.queue().transact(&buffers);
     assert_eq!((used.len, &response[..1024], response[1024]), (1025, &data[..1024], OK));
@@ -174,7 +175,7 @@ fn a_read_only_disk_is_never_changed() {
 }
 
 #[test]
-fn the_disks_name_is_told() {
+fn the_disks_serial_number_is_reported() {
     let mut disk = disk(false);
     let (status, len, mut id) = disk.request(VIRTIO_BLK_T_GET_ID, 0, &[], 20);
     assert_eq!((status, len), (OK, 21));
@@ -182,7 +183,7 @@ fn the_disks_name_is_told() {
     assert_eq!(id, b"a-serial-number");
     assert_eq!(disk.request(VIRTIO_BLK_T_GET_ID, 0, &[], 19).0, IOERR);
     let named = |serial: Option<&str>| {
-        disk_id(&BlockConfig { serial: serial.map(str::to_owned), ..config(Path::new("x"), true) })
+        disk_id(&BlockDeviceConfig { serial: serial.map(str::to_owned), ..config(Path::new("x"), true) })
     };
     assert_eq!(named(None).unwrap()[..5], *b"blk0\0");
     assert!(named(Some("12345678901234567890")).is_ok());
@@ -237,7 +238,7 @@ fn malformed_requests_stop_the_disk_until_it_is_reset() {
         chain(&[(head, 16, 0, 0)]),
         // Readable after writable.
         chain(&[(0x1000, 513, WRITE, 0), (head, 16, 0, 0)]),
-        // Out of memory.
+        // Outside guest memory.
         chain(&[(head, 16, 0, 0), (TestRam::HOLE.0 - 512, 513, WRITE, 0)]),
         // A loop: the last one leads back.
         chain(&[(head, 16, 0, 0), (0x1000, 512, WRITE | NEXT, 0)]),

@@ -1,4 +1,4 @@
-//! A share of one file, as a guest that wants more sees it.
+//! A share of a single file, with a guest that tries to reach more.
 
 use std::ffi::OsString;
 use std::fs;
@@ -8,7 +8,7 @@ use fuse_backend_rs::abi::fuse_abi::{EntryOut, GetxattrIn, LinkIn, MkdirIn, Opco
 use vm_memory::ByteValued;
 
 use super::client::{config, name, Client};
-use super::FsConfig;
+use super::FsDeviceConfig;
 
 fn directory() -> tempfile::TempDir {
     let dir = tempfile::tempdir().unwrap();
@@ -20,7 +20,7 @@ fn directory() -> tempfile::TempDir {
 }
 
 fn mount(dir: &tempfile::TempDir) -> Client {
-    Client::mount(FsConfig { only: Some("file".into()), ..config(dir.path()) })
+    Client::mount(FsDeviceConfig { single_file: Some("file".into()), ..config(dir.path()) })
 }
 
 #[test]
@@ -49,7 +49,7 @@ fn nothing_else_is_there() {
 }
 
 #[test]
-fn the_directory_can_not_be_changed() {
+fn the_directory_cannot_be_changed() {
     let dir = directory();
     let mut client = mount(&dir);
     let room = size_of::<EntryOut>();
@@ -94,8 +94,8 @@ fn a_replaced_file_is_seen_but_a_directory_or_link_in_its_place_is_not() {
 }
 
 #[test]
-fn names_that_lead_elsewhere_are_not_taken() {
+fn names_that_lead_elsewhere_are_refused() {
     for bad in ["", ".", "..", "dir/file"] {
-        assert!(super::only::Only::new(Some(&OsString::from(bad))).is_err(), "{bad:?}");
+        assert!(super::single_file::SingleFile::new(Some(&OsString::from(bad))).is_err(), "{bad:?}");
     }
 }

@@ -16,7 +16,7 @@ use vm_memory::ByteValued;
 
 use super::client::{config, linux_6_1, name, value, Client};
 use super::device::Fs;
-use super::{FsCache, FsConfig, FsError};
+use super::{FsCache, FsDeviceConfig, FsError};
 use crate::testing::{Buffer, Descriptor, Line, TestRam};
 use crate::virtio::{ActivateError, Activation, DeviceInterrupt, VirtioDevice};
 
@@ -54,14 +54,14 @@ fn configuration_space_is_tag_and_one_queue() {
 }
 
 #[test]
-fn what_cannot_be_shared_is_said_plainly() {
+fn paths_that_cannot_be_shared_are_named() {
     let dir = tree();
     let long = "x".repeat(37);
     for tag in ["", "a\0b", &long] {
-        let error = Fs::new(FsConfig { tag: tag.into(), ..config(dir.path()) }).err().unwrap();
+        let error = Fs::new(FsDeviceConfig { tag: tag.into(), ..config(dir.path()) }).err().unwrap();
         assert!(matches!(error, FsError::Tag { .. }), "{error}");
     }
-    Fs::new(FsConfig { tag: "ä".repeat(18), ..config(dir.path()) }).unwrap();
+    Fs::new(FsDeviceConfig { tag: "ä".repeat(18), ..config(dir.path()) }).unwrap();
     let error = Fs::new(config(&dir.path().join("none"))).err().unwrap();
     assert!(error.to_string().contains("none does not exist"), "{error}");
     let error = Fs::new(config(&share(&dir).join("file"))).err().unwrap();
@@ -69,7 +69,7 @@ fn what_cannot_be_shared_is_said_plainly() {
 }
 
 #[test]
-fn a_driver_without_request_queue_is_turned_away() {
+fn a_driver_without_request_queue_is_refused() {
     let dir = tree();
     let mut device = Fs::new(config(dir.path())).unwrap();
     let ram = TestRam::new();
@@ -109,7 +109,7 @@ fn init_agrees_on_large_requests_and_nothing_that_is_not_served() {
         | FsOptions::SUBMOUNTS
         | FsOptions::ZERO_MESSAGE_OPEN;
     assert!(!flags.intersects(unwanted), "{flags:?}");
-    // And no more than was offered.
+    // The reply has no flags that the guest did not offer.
     assert_eq!(client.init(0).flags, 0);
 }
 
@@ -129,14 +129,14 @@ fn files_are_found_read_written_made_and_removed() {
     assert_eq!(fs::read(share(&dir).join("new")).unwrap(), b"\0\0\0data");
     assert_eq!(client.getattr(entry.nodeid).unwrap().mode & 0o7777, 0o640);
     assert_eq!(client.create(ROOT_ID, "new", libc::O_RDWR | libc::O_EXCL, 0o640).unwrap_err(), libc::EEXIST);
-    // Without O_EXCL it is the file that is there; O_TRUNC empties it.
+    // Without O_EXCL the existing file is opened; O_TRUNC empties it.
     let (again, _) = client.create(ROOT_ID, "new", libc::O_RDWR | libc::O_TRUNC, 0o640).unwrap();
     assert_eq!(again.nodeid, entry.nodeid);
     assert_eq!(fs::read(share(&dir).join("new")).unwrap(), b"");
 
     client.call(Opcode::Unlink, ROOT_ID, &[&name("new")], 0).unwrap();
     assert_eq!(client.lookup(ROOT_ID, "new").unwrap_err(), libc::ENOENT);
-    // Still open.
+    // The handle still works.
     assert_eq!(client.write(entry.nodeid, fh, 0, b"x").unwrap(), 1);
     let body = ReleaseIn { fh, ..ReleaseIn::default() };
     client.call(Opcode::Release, entry.nodeid, &[body.as_slice()], 0).unwrap();
@@ -226,7 +226,7 @@ fn extended_attributes_pass_through() {
     assert_eq!(read(100, 100).unwrap(), b"value");
     assert_eq!(read(0, 8).unwrap(), [5, 0, 0, 0, 0, 0, 0, 0]);
     assert_eq!(read(4, 4).unwrap_err(), libc::ERANGE);
-    // A size that no attribute can have is no size to allocate.
+    // The device does not allocate a size that no attribute can have.
     assert_eq!(read(u32::MAX, 100).unwrap(), b"value");
     let list = client.call(Opcode::Listxattr, node, &[get(u32::MAX).as_slice()], 4096).unwrap();
     assert!(list.windows(10).any(|window| window == b"user.test\0"));
@@ -243,7 +243,7 @@ fn directories_links_nodes_and_renames_work() {
     let mkdir = MkdirIn { mode: 0o777, umask: 0o027 };
     client.call(Opcode::Mkdir, ROOT_ID, &[mkdir.as_slice(), &name("made")], room).unwrap();
     assert_eq!(fs::metadata(share(&dir).join("made")).unwrap().mode() & 0o7777, 0o750);
-    // A socket, as bind(2) makes it in the guest, and a pipe.
+    // A socket, as bind(2) creates it in the guest, and a pipe.
     for (kind, text) in [(libc::S_IFSOCK, "socket"), (libc::S_IFIFO, "pipe")] {
         let mknod = MknodIn { mode: kind | 0o600, ..MknodIn::default() };
         let reply = client.call(Opcode::Mknod, ROOT_ID, &[mknod.as_slice(), &name(text)], room).unwrap();
@@ -275,25 +275,25 @@ fn directories_links_nodes_and_renames_work() {
 fn files_belong_to_the_user_of_the_guest_that_made_them() {
     let dir = tree();
     fs::set_permissions(share(&dir), fs::Permissions::from_mode(0o755)).unwrap();
-    // Only root can give files away; else all of them are the process's own.
+    // Only root can create files of other users.
     let own = fs::metadata(share(&dir)).map(|data| (data.uid(), data.gid())).unwrap();
     let expected = if own.0 == 0 { (1234, 567) } else { own };
     let mut client = Client::read_write(&share(&dir));
     (client.uid, client.gid) = (1234, 567);
-    // The guest's kernel has allowed it, by a group of the user that is not told.
+    // The guest's kernel has permitted this by a group of the user that the request does not contain.
     let (entry, _) = client.create(ROOT_ID, "mine", libc::O_RDWR, 0o600).unwrap();
     assert_eq!((entry.attr.uid, entry.attr.gid), expected);
     let mkdir = MkdirIn { mode: 0o700, umask: 0 };
     client.call(Opcode::Mkdir, ROOT_ID, &[mkdir.as_slice(), &name("ours")], size_of::<EntryOut>()).unwrap();
     assert_eq!(fs::metadata(share(&dir).join("ours")).unwrap().uid(), expected.0);
-    // The thread is itself again.
+    // The thread has its own ids again.
     (client.uid, client.gid) = (0, 0);
     let (entry, _) = client.create(ROOT_ID, "roots", libc::O_RDWR, 0o600).unwrap();
     assert_eq!((entry.attr.uid, entry.attr.gid), own);
 }
 
 #[test]
-fn writing_takes_set_user_id_away_when_the_guest_says_so() {
+fn writing_clears_the_set_user_id_bit_when_the_guest_asks_for_it() {
     let dir = tree();
     let program = share(&dir).join("file");
     fs::set_permissions(&program, fs::Permissions::from_mode(0o4755)).unwrap();
@@ -307,7 +307,7 @@ fn writing_takes_set_user_id_away_when_the_guest_says_so() {
 }
 
 #[test]
-fn the_guest_is_told_how_long_it_may_remember() {
+fn the_guest_gets_the_time_for_which_it_may_cache() {
     let dir = tree();
     let mut auto = Client::read_write(&share(&dir));
     let entry = auto.lookup(ROOT_ID, "file").unwrap();
@@ -318,13 +318,13 @@ fn the_guest_is_told_how_long_it_may_remember() {
     let missing = always.lookup(ROOT_ID, "missing").unwrap();
     assert_eq!(missing.nodeid, 0);
     assert!(missing.entry_valid > 3600);
-    let mut never = Client::mount(FsConfig { cache: FsCache::Never, ..config(&share(&dir)) });
+    let mut never = Client::mount(FsDeviceConfig { cache: FsCache::Never, ..config(&share(&dir)) });
     let entry = never.lookup(ROOT_ID, "file").unwrap();
     assert_eq!((entry.entry_valid, entry.entry_valid_nsec), (0, 0));
 }
 
 #[test]
-fn forgotten_files_are_forgotten_over_the_queue_for_that() {
+fn files_are_forgotten_over_the_high_priority_queue() {
     let dir = tree();
     let mut client = Client::read_write(&share(&dir));
     let node = client.walk("file");
@@ -342,7 +342,7 @@ fn forgotten_files_are_forgotten_over_the_queue_for_that() {
 fn requests_that_make_no_sense_get_an_error_or_nothing() {
     let dir = tree();
     let mut client = Client::read_write(&share(&dir));
-    // No header; no room for a reply; no terminated name; a length that is not there; an unknown request.
+    // No header, no room for a reply, a name without NUL, a missing body, an unknown request.
     let (used, _) = client.requests().transact(&[Buffer::Readable(&[1; 39]), Buffer::Writable(100)]);
     assert_eq!(used.len, 0);
     let header = client.header(Opcode::Getattr, ROOT_ID, 16);
@@ -352,7 +352,7 @@ fn requests_that_make_no_sense_get_an_error_or_nothing() {
     assert_eq!(client.call(Opcode::Rename, ROOT_ID, &[&[0; 8], b"file\0"], 200).unwrap_err(), libc::EINVAL);
     assert_eq!(client.call(Opcode::Getattr, ROOT_ID, &[], 200).unwrap_err(), libc::EINVAL);
     assert_eq!(client.call(Opcode::Ioctl, ROOT_ID, &[&[0; 32]], 200).unwrap_err(), libc::ENOSYS);
-    // A reply that does not fit.
+    // The reply does not fit.
     assert_eq!(client.call(Opcode::Lookup, ROOT_ID, &[&name("file")], 10).unwrap_err(), libc::EINVAL);
     assert_eq!(client.read(ROOT_ID, 1, 0, 10).unwrap_err(), libc::EBADF);
     let mut header = client.header(Opcode::Lookup, ROOT_ID, 5);
@@ -364,7 +364,7 @@ fn requests_that_make_no_sense_get_an_error_or_nothing() {
 }
 
 #[test]
-fn broken_chains_ask_for_a_reset_and_the_next_driver_starts_afresh() {
+fn broken_chains_ask_for_a_reset_and_the_next_driver_starts_anew() {
     let dir = tree();
     let mut client = Client::read_write(&share(&dir));
     let outside = Descriptor { addr: TestRam::OUTSIDE.0, len: 100, flags: 0, next: 0 };
@@ -442,7 +442,7 @@ fn without_driver_nothing_of_the_session_is_left() {
     let mut client = Client::read_write(&share(&dir));
     let file = client.walk("file");
     client.open(file, 0).unwrap();
-    let pool = client.device.session();
+    let pool = client.device.pool();
     let alive = pool.upgrade().is_some();
     client.device.deactivate();
     assert!(alive && pool.upgrade().is_none());
