@@ -1,5 +1,5 @@
-//! Standing behind a process that has this program's standard streams: signals and window sizes of the caller go to its
-//! shim, and the caller's terminal is raw meanwhile.
+//! Attaches this program to a guest process that uses its standard streams: forwards signals and window sizes to the
+//! process's shim, and keeps the caller's terminal in raw mode meanwhile.
 
 use std::io;
 
@@ -10,10 +10,10 @@ use rustix::process::Signal;
 use crate::signals::Signals;
 use crate::tty;
 
-/// So many requests to end, and the process is killed, whatever it thinks of them.
-const INSISTENCE: u32 = 3;
+/// Number of SIGINT and SIGTERM signals after which hutch kills the process.
+const KILL_AFTER_REQUESTS: u32 = 3;
 
-/// The caller's signals, held back until there is somebody to get them.
+/// The caller's signals, blocked until the shim exists that receives them.
 pub struct Attachment {
     signals: Signals,
     terminal: bool,
@@ -21,27 +21,21 @@ pub struct Attachment {
 }
 
 impl Attachment {
-    /// Holds the signals back. To be called before any other thread exists. `terminal`: the process has one;
-    /// `stdin`: it reads ours.
-    ///
-    /// # Errors
-    /// Those of pthread_sigmask(3).
+    /// Blocks the signals. Call this before any other thread exists. `terminal`: the process has a terminal; `stdin`:
+    /// the process reads this program's stdin.
     pub fn prepare(terminal: bool, stdin: bool) -> io::Result<Attachment> {
         Ok(Attachment { signals: Signals::block()?, terminal, raw: terminal && stdin })
     }
 
-    /// Passes on what comes from now on, to the shim `pid`; `kill` is for a caller that insists. The terminal is
-    /// raw until [`tty::leave`].
-    ///
-    /// # Errors
-    /// No descriptor, or no thread.
+    /// Forwards signals to the shim `pid` from now on; calls `kill` if the caller asks several times for the end. The
+    /// terminal is in raw mode until [`tty::leave`].
     pub fn follow(self, pid: i32, kill: impl Fn() + Send + 'static) -> io::Result<()> {
         let shim = match ProcessIdentity::of(pid) {
             Ok(shim) => shim,
-            // It has ended already, or there is none.
+            // The shim has ended already, or never existed.
             Err(_) => ProcessIdentity::NONE,
         };
-        let mut asked = 0;
+        let mut requests = 0;
         self.signals.forward(self.terminal, move |event| {
             let number = match event {
                 RunEvent::Signal { number, .. } => number,
@@ -49,20 +43,20 @@ impl Attachment {
                 _ => return,
             };
             if matches!(number, libc::SIGINT | libc::SIGTERM) {
-                asked += 1;
-                if asked >= INSISTENCE {
+                requests += 1;
+                if requests >= KILL_AFTER_REQUESTS {
                     return kill();
                 }
             }
             if let Some(signal) = Signal::from_named_raw(number) {
                 if let Err(error) = shim.signal(signal) {
-                    log::warn!("signal {number} is not passed on: {error}");
+                    log::warn!("cannot forward signal {number}: {error}");
                 }
             }
         })?;
         if self.raw {
             if let Err(error) = tty::enter_raw() {
-                log::warn!("the terminal stays as it is: {error}");
+                log::warn!("cannot put the terminal into raw mode: {error}");
             }
         }
         Ok(())

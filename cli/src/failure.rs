@@ -1,4 +1,4 @@
-//! How a command fails: an error and an exit code.
+//! The failure of a command: an error and an exit code.
 
 use std::error::Error;
 use std::fmt::Write as _;
@@ -9,19 +9,18 @@ pub const RUN_FAILED: u8 = 125;
 /// Exit code for failures of all other commands.
 pub const FAILED: u8 = 1;
 
-/// What a shell makes of a program that SIGPIPE has ended.
-const NOBODY_READS: u8 = 128 + 13;
+/// A shell's exit code for a program that SIGPIPE ended.
+const BROKEN_PIPE: u8 = 128 + 13;
 
 /// An error on its way to [`Failure::report`].
 #[derive(Debug)]
 pub struct Failure {
-    /// Exit code of the program.
     pub code: u8,
     error: Box<dyn Error + Send + Sync>,
 }
 
 impl Failure {
-    /// `error` ends the program with `code`.
+    /// Ends the program with `code` because of `error`.
     pub fn new(code: u8, error: impl Into<Box<dyn Error + Send + Sync>>) -> Self {
         Self { code, error: error.into() }
     }
@@ -31,15 +30,15 @@ impl Failure {
         Self { code, ..self }
     }
 
-    /// Prints the error and its causes on one line; the exit code. Nothing is printed if all that went wrong is that
-    /// nobody reads the output any more, as in `hutch schema | head`.
+    /// Prints the error and its causes on one line, and returns the exit code. Prints nothing if stdout was closed, as
+    /// in `hutch schema | head`.
     pub fn report(&self) -> u8 {
         if self.error.downcast_ref::<io::Error>().is_some_and(|error| error.kind() == io::ErrorKind::BrokenPipe) {
-            return NOBODY_READS;
+            return BROKEN_PIPE;
         }
-        // Whole in one write, so that it does not mix with the command's last output.
-        let line = format!("hutch: {}\n", chain(&*self.error));
-        // Where that can't be written there is nowhere to say so.
+        // A single write, so that the line does not mix with the command's last output.
+        let line = format!("hutch: {}\n", error_chain(&*self.error));
+        // There is no other place to report a closed stderr.
         let _ = std::io::stderr().write_all(line.as_bytes());
         self.code
     }
@@ -51,8 +50,8 @@ impl<E: Error + Send + Sync + 'static> From<E> for Failure {
     }
 }
 
-/// `error: cause: cause`, leaving out a cause that its effect already repeats.
-pub fn chain(error: &dyn Error) -> String {
+/// `error: cause: cause`. Omits a cause that the text before it already ends with.
+pub fn error_chain(error: &dyn Error) -> String {
     let mut text = error.to_string();
     let mut source = error.source();
     while let Some(cause) = source {
@@ -89,6 +88,6 @@ mod tests {
         let inner = Layer("no such file", None);
         let middle = Layer("no such file", Some(Box::new(inner)));
         let outer = Layer("open the kernel", Some(Box::new(middle)));
-        assert_eq!(chain(&outer), "open the kernel: no such file");
+        assert_eq!(error_chain(&outer), "open the kernel: no such file");
     }
 }

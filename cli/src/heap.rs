@@ -1,10 +1,10 @@
-//! The C library's allocator, set up before there are threads.
+//! Settings of the C library's allocator.
 
-#![allow(unsafe_code, reason = "mallopt")]
+#![expect(unsafe_code, reason = "mallopt(3) is a foreign function")]
 
-/// One arena for all threads. Theirs are few and small allocations, most of them from a cache of each thread's own; an
-/// arena for each thread costs four system calls at its start, and pages that are written once.
+/// Makes all threads share one arena. They allocate little, mostly from per-thread caches; an arena per thread would
+/// cost four system calls at its start, and pages that are written once. Call this before any other thread exists.
 pub fn share() {
-    // SAFETY: sets a number in the allocator; no other thread exists yet.
+    // SAFETY: mallopt sets a number in the allocator; no other thread exists yet.
     unsafe { libc::mallopt(libc::M_ARENA_MAX, 1) };
 }

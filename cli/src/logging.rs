@@ -1,4 +1,4 @@
-//! The `log` back end: one line per record to stderr or a file, nothing buffered.
+//! The `log` back end: writes one line per record to stderr or a file, without a buffer.
 
 use std::fs::{File, OpenOptions};
 use std::io::{self, Write};
@@ -7,10 +7,10 @@ use std::sync::OnceLock;
 
 use log::{LevelFilter, Log, Metadata, Record};
 
-use crate::args::LogArgs;
+use crate::args::logging::LogArgs;
 use crate::failure::Failure;
 
-/// Level without any setting: what went wrong, and what is odd.
+/// Level unless an option or `HUTCH_LOG` sets another.
 const DEFAULT: LevelFilter = LevelFilter::Warn;
 
 struct Logger {
@@ -19,19 +19,15 @@ struct Logger {
 
 static LOGGER: OnceLock<Logger> = OnceLock::new();
 
-/// Why logging could not be set up.
 #[derive(Debug, thiserror::Error)]
 enum LogError {
-    #[error("log level {0:?} in HUTCH_LOG is unknown: use off, error, warn, info, debug or trace")]
+    #[error("HUTCH_LOG: unknown log level {0:?}; use off, error, warn, info, debug or trace")]
     Level(String),
-    #[error("open log file {}", .path.display())]
+    #[error("cannot open the log file {}", .path.display())]
     Open { path: PathBuf, source: io::Error },
 }
 
-/// Sets logging up as the arguments, or else `HUTCH_LOG`, say.
-///
-/// # Errors
-/// An unknown level, or a log file that can't be written.
+/// Sets logging up from the arguments, else from `HUTCH_LOG`.
 pub fn init(args: &LogArgs) -> Result<(), Failure> {
     let level = match args.log_level {
         Some(level) => level,
@@ -57,8 +53,8 @@ pub fn init(args: &LogArgs) -> Result<(), Failure> {
     Ok(())
 }
 
-/// Logging of a process that the runtime started: to stderr, at the level of `HUTCH_LOG`, else at `level`. What is wrong
-/// with that variable the caller has been told.
+/// Sets logging up in a process that the runtime started: to stderr, at the level of `HUTCH_LOG`, else at `level`. A
+/// bad `HUTCH_LOG` is ignored here: the process that the user started has reported it.
 pub fn init_hidden(level: Option<LevelFilter>) {
     let named = std::env::var("HUTCH_LOG").ok().and_then(|text| text.parse().ok());
     if log::set_logger(LOGGER.get_or_init(|| Logger { file: None })).is_ok() {
@@ -77,7 +73,7 @@ impl Log for Logger {
         }
         let level = record.level().as_str().to_lowercase();
         let line = format!("hutch: {level}: {}: {}\n", record.target(), record.args());
-        // Where a log can't be written there is nowhere to say so.
+        // There is no other place to report a log that cannot be written.
         let _ = match &self.file {
             Some(file) => (&*file).write_all(line.as_bytes()),
             None => io::stderr().write_all(line.as_bytes()),

@@ -1,7 +1,7 @@
 //! The `hutch` command line.
 //!
-//! Two stages: [`args`] is what was typed, [`resolve`] what it means; each verb is one file of [`commands`]. Errors
-//! travel up as they are and are printed once, here, with their chain of causes.
+//! Two stages: [`args`] holds the words as typed, [`resolve`] gives them their meaning. Each verb is one file of
+//! [`commands`]. Errors travel up to `main`, which prints them once, with their causes.
 #![deny(unsafe_code)]
 
 mod args;
@@ -14,6 +14,7 @@ mod failure;
 mod heap;
 mod hidden;
 mod logging;
+mod man;
 mod marks;
 mod output;
 mod resolve;
@@ -44,7 +45,8 @@ fn main() -> ExitCode {
         Command::Guest(guest) => commands::guest::run(guest),
         Command::Boot(boot) => commands::boot::run(&boot, started),
         Command::Bench(bench) => commands::bench::run(&bench),
-        Command::Version => commands::version::run(),
+        Command::Completions(completions) => commands::completions::run(&completions),
+        Command::Version(version) => commands::version::run(&version),
     });
     ExitCode::from(match result {
         Ok(code) => code,

@@ -1,4 +1,4 @@
-//! `--marks FILE`: what a measurement wants to know, one JSON object a line. Marks have `name` and `at_ns`
+//! `--marks FILE`: times and counts for measurements, one JSON object per line. Marks have `name` and `at_ns`
 //! (CLOCK_MONOTONIC), counts have `name` and `count`.
 
 use std::fmt::Write as _;
@@ -9,7 +9,6 @@ use hutch_vmm::Mark;
 
 use crate::failure::Failure;
 
-/// The file could not be written.
 #[derive(Debug, thiserror::Error)]
 #[error("cannot write the marks to {}; name a file in a writable directory", .path.display())]
 pub struct MarksError {
@@ -36,7 +35,7 @@ pub fn write(path: &Path, marks: &[Mark], exits: &ExitCounts) -> Result<(), Fail
     std::fs::write(path, text).map_err(|source| MarksError { path: path.to_owned(), source }.into())
 }
 
-/// Figure with the exits until a mark: `exits_until_init` for `guest:init`.
+/// Name of the count of exits until a mark: `user_exits_until_init` for `guest:init`.
 fn exits_name(mark: &str) -> String {
     format!("user_exits_until_{}", mark.strip_prefix("guest:").unwrap_or(mark))
 }

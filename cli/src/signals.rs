@@ -1,4 +1,4 @@
-//! Signals of the caller become events of the run. One thread reads them from a signalfd.
+//! Forwards the signals that hutch receives to the command in the guest. One thread reads them from a signalfd.
 
 use std::io;
 use std::thread;
@@ -9,8 +9,8 @@ use nix::sys::signalfd::{SfdFlags, SignalFd};
 
 use crate::tty;
 
-/// What is passed on to the command. The stop signals keep their meaning for hutch: they hold the whole guest.
-const PASSED_ON: [Signal; 9] = [
+/// The signals that hutch forwards. SIGTSTP and the other stop signals stop hutch itself, and so the whole guest.
+const FORWARDED: [Signal; 9] = [
     Signal::SIGHUP,
     Signal::SIGINT,
     Signal::SIGQUIT,
@@ -21,28 +21,23 @@ const PASSED_ON: [Signal; 9] = [
     Signal::SIGALRM,
     Signal::SIGWINCH,
 ];
-/// `si_code` of signals that the kernel sends, as a terminal does at Ctrl-C.
+/// `si_code` of signals from the kernel; a terminal sends such a signal at Ctrl-C.
 const SI_KERNEL: i32 = 0x80;
 
-/// The signals, held back from all threads.
+/// The forwarded signals, blocked in all threads.
 pub struct Signals(SigSet);
 
 impl Signals {
-    /// Holds them back from this thread and those it will start. To be called before any other thread exists.
-    ///
-    /// # Errors
-    /// Those of pthread_sigmask(3).
+    /// Blocks the signals in this thread and in those that it starts later. Call this before any other thread exists.
     pub fn block() -> io::Result<Signals> {
         let mut set = SigSet::empty();
-        PASSED_ON.iter().for_each(|signal| set.add(*signal));
+        FORWARDED.iter().for_each(|signal| set.add(*signal));
         set.thread_block()?;
         Ok(Signals(set))
     }
 
-    /// Starts the thread that hands them to `send`. It lives as long as the process. With `terminal`, window sizes too.
-    ///
-    /// # Errors
-    /// No descriptor, or no thread.
+    /// Starts the thread that passes the signals to `send`. It lives as long as the process. With `terminal`, it passes
+    /// new window sizes too.
     pub fn forward(self, terminal: bool, mut send: impl FnMut(RunEvent) + Send + 'static) -> io::Result<()> {
         let signals = SignalFd::with_flags(&self.0, SfdFlags::SFD_CLOEXEC)?;
         let run = move || loop {
@@ -54,7 +49,7 @@ impl Signals {
                 }
                 Ok(None) | Err(nix::errno::Errno::EINTR) => {}
                 Err(errno) => {
-                    log::error!("signals are no longer passed on: {errno}");
+                    log::error!("signals are no longer forwarded: {errno}");
                     return;
                 }
             }
@@ -68,7 +63,7 @@ fn event(number: i32, code: i32, terminal: bool) -> Option<RunEvent> {
         return terminal.then(tty::size).map(RunEvent::Resize);
     }
     if number == Signal::SIGCONT as i32 && terminal {
-        // A shell takes its terminal back while we are stopped.
+        // The shell has changed the terminal while hutch was stopped.
         tty::again();
     }
     Some(RunEvent::Signal { number, whole_job: code == SI_KERNEL })
@@ -79,7 +74,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn signals_of_the_terminal_are_for_the_whole_job() {
+    fn signals_from_the_terminal_go_to_the_whole_job() {
         for (code, expected) in [(SI_KERNEL, true), (0, false), (-6, false)] {
             let event = event(Signal::SIGINT as i32, code, false);
             assert!(matches!(event, Some(RunEvent::Signal { number: 2, whole_job }) if whole_job == expected));

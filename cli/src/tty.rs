@@ -1,8 +1,8 @@
-//! The caller's terminal: its size, and raw mode that is left on every way out: return, panic, fatal signal.
+//! The caller's terminal: its size, and a raw mode that ends on return, on panic and on a fatal signal.
 //!
-//! What the terminal was is kept in statics, since panic hook and signal handlers have nothing else to go by. A
-//! SIGKILL can't be caught; a shell puts its terminal right by itself then.
-#![allow(unsafe_code, reason = "tcsetattr and sigaction; a signal handler may call nothing that is safe to call")]
+//! Statics keep the terminal's former mode, because panic hooks and signal handlers have no other access to it. Nothing
+//! can catch SIGKILL; the shell resets its terminal by itself then.
+#![expect(unsafe_code, reason = "tcsetattr(3) and sigaction(2); a signal handler may not use the safe wrappers")]
 
 use std::io;
 use std::mem::MaybeUninit;
@@ -12,18 +12,18 @@ use std::sync::OnceLock;
 use hutch_agent_proto::WindowSize;
 use nix::sys::signal::{sigaction, SaFlags, SigAction, SigHandler, SigSet, Signal};
 
-/// Size where there is no terminal to ask.
+/// Size if there is no terminal.
 const DEFAULT_SIZE: WindowSize = WindowSize { rows: 24, cols: 80 };
-/// Signals that end the process from within.
+/// Signals that a fault of this process raises.
 const FATAL: [Signal; 6] =
     [Signal::SIGSEGV, Signal::SIGBUS, Signal::SIGILL, Signal::SIGFPE, Signal::SIGABRT, Signal::SIGSYS];
 
-/// The terminal's descriptor, what it was, and what it is in raw mode. Set once, before `RAW`.
+/// The terminal's descriptor, its former mode and its raw mode. Set once, before `RAW`.
 static TERMINAL: OnceLock<(i32, libc::termios, libc::termios)> = OnceLock::new();
-/// Whether the terminal is in raw mode by us.
+/// Whether hutch has put the terminal into raw mode.
 static RAW: AtomicBool = AtomicBool::new(false);
 
-/// Size of the caller's terminal.
+/// Size of the terminal at stdin, else at stdout.
 pub fn size() -> WindowSize {
     let stdin = io::stdin();
     let stdout = io::stdout();
@@ -31,47 +31,44 @@ pub fn size() -> WindowSize {
     size.map_or(DEFAULT_SIZE, |(cols, rows)| WindowSize { rows: rows.0, cols: cols.0 })
 }
 
-/// Puts the terminal at stdin into raw mode: every key goes to the guest, whose terminal does the echoing. [`leave`]
-/// ends it.
-///
-/// # Errors
-/// Those of tcgetattr and tcsetattr; the terminal is then as it was.
+/// Puts the terminal at stdin into raw mode: every key goes to the guest, whose terminal echoes it. [`leave`] ends raw
+/// mode. On an error the terminal stays unchanged.
 pub fn enter_raw() -> io::Result<()> {
     make_raw(libc::STDIN_FILENO)
 }
 
 fn make_raw(fd: i32) -> io::Result<()> {
     let mut cooked = MaybeUninit::<libc::termios>::uninit();
-    // SAFETY: the pointer is to room for the structure that is written.
+    // SAFETY: the pointer is valid for the structure that tcgetattr writes.
     if unsafe { libc::tcgetattr(fd, cooked.as_mut_ptr()) } != 0 {
         return Err(io::Error::last_os_error());
     }
     // SAFETY: tcgetattr succeeded, so it has filled the structure.
     let cooked = unsafe { cooked.assume_init() };
     let mut raw = cooked;
-    // SAFETY: cfmakeraw changes the structure it is given and nothing else.
+    // SAFETY: cfmakeraw changes only the structure behind the pointer.
     unsafe { libc::cfmakeraw(&mut raw) };
     TERMINAL.get_or_init(|| (fd, cooked, raw));
-    restore_on_the_way_out()?;
+    restore_on_panic_and_fault()?;
     set(fd, &raw)?;
     RAW.store(true, Ordering::SeqCst);
     Ok(())
 }
 
-/// Raw mode again, if it was to be: after the process was stopped and continued.
+/// Restores raw mode after the process was stopped and continued, if hutch had set it.
 pub fn again() {
     if let (true, Some((fd, _, raw))) = (RAW.load(Ordering::SeqCst), TERMINAL.get()) {
         if let Err(error) = set(*fd, raw) {
-            log::warn!("the terminal is not in raw mode any more: {error}");
+            log::warn!("cannot put the terminal back into raw mode: {error}");
         }
     }
 }
 
-/// Back to what it was. Async-signal-safe: two atomic loads and tcsetattr.
+/// Restores the terminal's former mode. Async-signal-safe: two atomic loads and tcsetattr.
 pub fn leave() {
     if RAW.swap(false, Ordering::SeqCst) {
         if let Some((fd, cooked, _)) = TERMINAL.get() {
-            // A terminal that has gone needs no restoring.
+            // A terminal that was closed needs no restoring.
             let _ = set(*fd, cooked);
         }
     }
@@ -85,17 +82,17 @@ fn set(fd: i32, mode: &libc::termios) -> io::Result<()> {
     }
 }
 
-fn restore_on_the_way_out() -> io::Result<()> {
+fn restore_on_panic_and_fault() -> io::Result<()> {
     let print = std::panic::take_hook();
     std::panic::set_hook(Box::new(move |info| {
         leave();
         print(info);
     }));
-    // Once only: then the default action follows, as the signal comes again on return.
+    // The handler runs once: on return the fault occurs again, and its default action follows.
     let flags = SaFlags::SA_RESETHAND | SaFlags::SA_NODEFER | SaFlags::SA_ONSTACK;
     let action = SigAction::new(SigHandler::Handler(on_fatal_signal), flags, SigSet::empty());
     for signal in FATAL {
-        // SAFETY: the handler calls only what is async-signal-safe (see `leave`).
+        // SAFETY: the handler calls only async-signal-safe functions (see `leave`).
         unsafe { sigaction(signal, &action) }?;
     }
     Ok(())
@@ -103,8 +100,8 @@ fn restore_on_the_way_out() -> io::Result<()> {
 
 extern "C" fn on_fatal_signal(signal: libc::c_int) {
     leave();
-    // SAFETY: raise is async-signal-safe. The handler has been reset, so this ends the process even if the signal was
-    // sent from outside and would not come again.
+    // SAFETY: raise is async-signal-safe. The handler has been reset, so this ends the process even if another process
+    // sent the signal and no fault would raise it again.
     unsafe { libc::raise(signal) };
 }
 

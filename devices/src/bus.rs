@@ -1,24 +1,24 @@
-//! Address ranges and who answers there: one bus for memory-mapped I/O, one for port I/O.
+//! Address ranges and the devices that answer there: one bus for memory-mapped I/O, one for port I/O.
 //!
-//! Built once by the VMM, then shared by all vCPU threads. Nothing is locked here while a device runs.
+//! The VMM builds a bus once and shares it with all vCPU threads. Accesses take no lock here.
 
 use std::sync::Arc;
 
-/// A device that answers at offsets of its range. Called from vCPU threads, several at a time.
+/// A device that answers accesses to its range. Several vCPU threads may call it at the same time.
 ///
-/// Offset and length come from the guest: any combination may arrive as long as it lies in the range.
+/// Offset and length come from the guest: any combination that lies in the range may arrive.
 pub trait BusDevice: Send + Sync {
-    /// Fills `data` with what the guest reads at `offset`.
+    /// Serves a read of the guest at `offset`: fills `data`.
     fn read(&self, offset: u64, data: &mut [u8]);
 
-    /// The guest writes `data` at `offset`.
+    /// Serves a write of the guest at `offset`.
     fn write(&self, offset: u64, data: &[u8]);
 }
 
-/// Why a range could not be put on the bus.
+/// A range that cannot be put on the bus.
 #[derive(Debug, thiserror::Error, PartialEq, Eq)]
 pub enum BusError {
-    /// A range without any address.
+    /// The range has no address.
     #[error("bus range at {base:#x} is empty: give it a length")]
     Empty {
         /// First address.
@@ -32,14 +32,14 @@ pub enum BusError {
         /// Length in bytes.
         len: u64,
     },
-    /// Someone else is there.
+    /// Another device has addresses of the range.
     #[error("bus range at {base:#x} of {len:#x} bytes overlaps the one at {other:#x}: place it elsewhere")]
     Overlap {
         /// First address.
         base: u64,
         /// Length in bytes.
         len: u64,
-        /// First address of the range that is there already.
+        /// First address of the other device's range.
         other: u64,
     },
 }
@@ -51,22 +51,19 @@ struct Range {
     device: Arc<dyn BusDevice>,
 }
 
-/// Ranges without overlap, in order of their addresses.
+/// Ranges that do not overlap, sorted by address.
 #[derive(Default)]
 pub struct Bus {
     ranges: Vec<Range>,
 }
 
 impl Bus {
-    /// Nobody there.
+    /// A bus without devices.
     pub fn new() -> Self {
         Self::default()
     }
 
     /// Puts `device` at `base`, for `len` bytes.
-    ///
-    /// # Errors
-    /// The range is empty, wraps around, or overlaps another.
     pub fn insert(&mut self, base: u64, len: u64, device: Arc<dyn BusDevice>) -> Result<(), BusError> {
         let span = len.checked_sub(1).ok_or(BusError::Empty { base })?;
         let last = base.checked_add(span).ok_or(BusError::Wraps { base, len })?;
@@ -78,7 +75,7 @@ impl Bus {
         Ok(())
     }
 
-    /// The guest reads. False when nobody answers there, or the access sticks out of the range; `data` is then left.
+    /// Passes a read of the guest on. False, with `data` untouched, if no single range holds the whole access.
     pub fn read(&self, addr: u64, data: &mut [u8]) -> bool {
         match self.find(addr, data.len()) {
             Some((device, offset)) => {
@@ -89,7 +86,7 @@ impl Bus {
         }
     }
 
-    /// The guest writes. False when nobody answers there, or the access sticks out of the range.
+    /// Passes a write of the guest on. False if no single range holds the whole access.
     pub fn write(&self, addr: u64, data: &[u8]) -> bool {
         match self.find(addr, data.len()) {
             Some((device, offset)) => {
@@ -111,39 +108,26 @@ impl Bus {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::sync::Mutex;
-
-    #[derive(Default)]
-    struct Recorder(Mutex<Vec<(u64, Vec<u8>)>>);
-
-    impl BusDevice for Recorder {
-        fn read(&self, offset: u64, data: &mut [u8]) {
-            data.fill(offset as u8);
-        }
-
-        fn write(&self, offset: u64, data: &[u8]) {
-            self.0.lock().unwrap().push((offset, data.to_vec()));
-        }
-    }
+    use crate::testing::BusRecorder;
 
     #[test]
     fn accesses_reach_the_device_with_their_offset() {
-        let device = Arc::new(Recorder::default());
+        let device = Arc::new(BusRecorder::default());
         let mut bus = Bus::new();
         bus.insert(0x1000, 0x10, device.clone()).unwrap();
-        bus.insert(0x3f8, 8, Arc::new(Recorder::default())).unwrap();
+        bus.insert(0x3f8, 8, Arc::new(BusRecorder::default())).unwrap();
         let mut data = [0; 2];
         assert!(bus.read(0x100e, &mut data));
         assert_eq!(data, [0xe, 0xe]);
         assert!(bus.write(0x1000, &[1, 2]));
-        assert_eq!(*device.0.lock().unwrap(), [(0, vec![1, 2])]);
+        assert_eq!(device.writes(), [(0, vec![1, 2])]);
     }
 
     #[test]
-    fn nobody_answers_outside_or_across_a_border() {
+    fn no_device_answers_outside_or_across_a_border() {
         let mut bus = Bus::new();
-        bus.insert(0x1000, 0x10, Arc::new(Recorder::default())).unwrap();
-        bus.insert(0x1010, 0x10, Arc::new(Recorder::default())).unwrap();
+        bus.insert(0x1000, 0x10, Arc::new(BusRecorder::default())).unwrap();
+        bus.insert(0x1010, 0x10, Arc::new(BusRecorder::default())).unwrap();
         let mut data = [7; 4];
         for addr in [0, 0xfff, 0x100e, 0x101d, 0x1020, u64::MAX] {
             assert!(!bus.read(addr, &mut data), "{addr:#x}");
@@ -156,7 +140,7 @@ mod tests {
     #[test]
     fn ranges_that_overlap_wrap_or_are_empty_are_refused() {
         let mut bus = Bus::new();
-        let device = || Arc::new(Recorder::default());
+        let device = || Arc::new(BusRecorder::default());
         bus.insert(0x1000, 0x1000, device()).unwrap();
         for (base, len) in [(0x1000, 1), (0x1fff, 1), (0xfff, 2), (0, u64::MAX), (0x1800, 0x1000)] {
             assert_eq!(bus.insert(base, len, device()), Err(BusError::Overlap { base, len, other: 0x1000 }));

@@ -1,4 +1,4 @@
-//! The way from a device to the guest's interrupt controller.
+//! Interrupt lines from devices to the guest's interrupt controller.
 
 use std::io;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -7,10 +7,7 @@ use vmm_sys_util::eventfd::EventFd;
 
 /// An interrupt line: an irqfd in the product, a counter in tests.
 pub trait Interrupt: Send + Sync {
-    /// Raises an edge. Never blocks.
-    ///
-    /// # Errors
-    /// The eventfd's error; the guest is then deaf to this device.
+    /// Raises an edge. Never blocks. After an error the guest does not hear of this device any more.
     fn trigger(&self) -> io::Result<()>;
 }
 
@@ -25,7 +22,7 @@ impl Interrupt for EventFd {
 pub struct CountingInterrupt(AtomicU64);
 
 impl CountingInterrupt {
-    /// Triggers so far.
+    /// The number of triggers so far.
     pub fn count(&self) -> u64 {
         self.0.load(Ordering::SeqCst)
     }

@@ -1,15 +1,16 @@
-//! Logging for events that a guest can trigger: a burst passes, then one line per interval that tells how many were
-//! left out. Used from any thread through [`warn_limited!`](crate::warn_limited).
+//! Rate limit for log messages that a guest can trigger: a burst of [`BURST`] messages passes per [`INTERVAL`], and the
+//! next message that passes says how many were dropped. Used from any thread through
+//! [`warn_limited!`](crate::warn_limited).
 
 use std::sync::Mutex;
 use std::time::{Duration, Instant};
 
-/// Messages that pass before the limit sets in.
+/// Messages that pass per interval.
 pub const BURST: u32 = 8;
-/// Time after which a place that was silenced may speak again.
+/// Time from the first message of a burst until the next burst may pass.
 pub const INTERVAL: Duration = Duration::from_secs(10);
 
-/// A limit for one place in the code.
+/// The limit of one place in the code.
 #[derive(Debug)]
 pub struct RateLimit {
     state: Mutex<State>,
@@ -23,12 +24,12 @@ struct State {
 }
 
 impl RateLimit {
-    /// Nothing has been logged yet.
+    /// A limit that has not seen a message.
     pub const fn new() -> Self {
         Self { state: Mutex::new(State { since: None, passed: 0, dropped: 0 }) }
     }
 
-    /// Whether a message may be logged now: `Some(n)` when it may, with the number of messages dropped before it.
+    /// `Some` if a message may be logged now, with the number of messages that were dropped before it.
     pub fn pass(&self) -> Option<u64> {
         self.pass_at(Instant::now())
     }
@@ -58,14 +59,14 @@ impl Default for RateLimit {
     }
 }
 
-/// `log::warn!` with a limit of its own at the place where it stands.
+/// `log::warn!` with a rate limit for the place of the call.
 #[macro_export]
 macro_rules! warn_limited {
     ($($arg:tt)+) => {{
         static LIMIT: $crate::rate_limit::RateLimit = $crate::rate_limit::RateLimit::new();
         match LIMIT.pass() {
             Some(0) => log::warn!($($arg)+),
-            Some(dropped) => log::warn!("{} ({dropped} more like this were left out)", format_args!($($arg)+)),
+            Some(dropped) => log::warn!("{} ({dropped} more like this were dropped)", format_args!($($arg)+)),
             None => {}
         }
     }};

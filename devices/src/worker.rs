@@ -1,18 +1,18 @@
-//! Device threads. A [`Worker`] is the inside: a device's state and what it does when one of its file descriptors is
-//! ready. A [`WorkerHandle`] is the outside, held by the device: pause, resume, stop; the state comes back.
+//! Device threads. A [`Worker`] is the thread's side: it owns the device's state and handles events of its file
+//! descriptors. A [`WorkerHandle`] is the device's side: it pauses, resumes and stops the thread, and gets the state
+//! back.
 //!
 //! ```text
 //!   spawn ──▶ running ◀──resume── paused
 //!               │  └────pause──────▲ │
 //!               │ Next::Retire       │
 //!               ▼                    │
-//!            retired (deaf, waits)   │
+//!            retired (no events)     │
 //!               │                    │
-//!               └───────stop─────────┴──▶ ended, state handed back
+//!               └───────stop─────────┴──▶ ended, state given back
 //! ```
 //!
-//! All waiting is done in `epoll_wait`; a worker that has nothing to do sleeps. Waits for a worker are bounded by
-//! [`GRACE`].
+//! A worker waits in `epoll_wait` only, so an idle one sleeps. A device waits for its worker at most [`STOP_TIMEOUT`].
 
 use std::io;
 use std::os::fd::{AsRawFd, RawFd};
@@ -24,57 +24,55 @@ use std::time::{Duration, Instant};
 use vmm_sys_util::epoll::{ControlOperation, Epoll, EpollEvent, EventSet};
 use vmm_sys_util::eventfd::{EventFd, EFD_NONBLOCK};
 
-/// How long `pause` and `stop` wait for a worker to come to rest. A worker that reads a slow disk may need a while.
-pub const GRACE: Duration = Duration::from_secs(30);
+/// Longest time that `pause` and `stop` wait for a worker to come to rest. Reading from a slow disk may take long.
+pub const STOP_TIMEOUT: Duration = Duration::from_secs(30);
 
-/// Events taken from the kernel at a time.
+/// Most events that one system call returns.
 const EVENTS: usize = 16;
-/// The loop's own file descriptor; a worker's tokens are smaller.
+/// Token of the thread's own eventfd; the tokens of workers are smaller.
 const CONTROL: u64 = u64::MAX;
 /// Linux's limit for a thread's name.
 const NAME_MAX: usize = 15;
 
-/// What a worker wants after an event.
+/// The state of a worker after an event.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Next {
-    /// To go on.
+    /// It wants more events.
     Continue,
-    /// To be left alone until it is stopped: the driver broke the protocol, or its backend is gone.
+    /// It takes no more events until it is stopped: the driver broke the protocol, or the backend is gone.
     Retire,
 }
 
-/// The inside of a device thread.
+/// A device's work on a thread of its own.
 pub trait Worker: Send + 'static {
-    /// Names the file descriptors to wait for. Called once, before the thread starts, on the thread of the caller.
-    ///
-    /// # Errors
-    /// The error of the system call; there is no worker then.
+    /// Adds the file descriptors to wait for. Called once, on the caller's thread, before the worker's thread starts;
+    /// after an error it does not start.
     fn register(&mut self, poller: &Poller) -> io::Result<()>;
 
-    /// Looks at every source once: called when the thread starts and after each pause, since a notification may
-    /// have come before.
+    /// Checks every source once. Called when the thread starts and after each pause, because a notification may have
+    /// come before.
     fn resumed(&mut self, poller: &Poller) -> Next;
 
-    /// The file descriptor registered with `token` has one of `events`; it may be a stale report. Returns soon, so that
-    /// a stop is seen: a long job is cut into batches, with the file descriptor left readable in between.
+    /// The file descriptor registered with `token` has one of `events`. The report may be stale. Must return soon, so
+    /// that the thread sees a stop: a long job is cut into batches, and the file descriptor stays readable in between.
     fn ready(&mut self, token: u64, events: EventSet, poller: &Poller) -> Next;
 
-    /// When [`Self::expired`] wants to be called. Asked before each wait.
+    /// The time at which to call [`Self::expired`]. Asked before each wait.
     fn deadline(&self) -> Option<Instant> {
         None
     }
 
-    /// The deadline has passed.
+    /// Called when the deadline has passed.
     fn expired(&mut self, _poller: &Poller) -> Next {
         Next::Continue
     }
 
-    /// The worker panicked or could not wait any more and has been retired; it has been logged. A device asks its
-    /// driver for a reset here.
+    /// The worker panicked or could not wait any more. This has been logged and the worker is retired; a device asks
+    /// its driver for a reset here.
     fn failed(&mut self);
 }
 
-/// What a worker waits for.
+/// The file descriptors that a worker waits for.
 #[derive(Debug)]
 pub struct Poller(Epoll);
 
@@ -83,26 +81,18 @@ impl Poller {
         Epoll::new().map(Self)
     }
 
-    /// Waits for `events` of `fd` from now on, and names them `token` (any but `u64::MAX`).
-    ///
-    /// # Errors
-    /// `epoll_ctl`'s, such as `AlreadyExists`.
+    /// Waits for `events` of `fd` from now on, and reports them as `token` (any but `u64::MAX`). Fails with
+    /// `AlreadyExists` if `fd` was added before.
     pub fn add(&self, fd: &impl AsRawFd, token: u64, events: EventSet) -> io::Result<()> {
         self.control(ControlOperation::Add, fd.as_raw_fd(), token, events)
     }
 
-    /// Other `events` for an `fd` that was added.
-    ///
-    /// # Errors
-    /// `epoll_ctl`'s.
+    /// Waits for other `events` of an `fd` that was added.
     pub fn modify(&self, fd: &impl AsRawFd, token: u64, events: EventSet) -> io::Result<()> {
         self.control(ControlOperation::Modify, fd.as_raw_fd(), token, events)
     }
 
-    /// Forgets `fd`. Needed before it is closed if a duplicate of it stays open.
-    ///
-    /// # Errors
-    /// `epoll_ctl`'s.
+    /// Removes `fd`. Needed before `fd` is closed if a duplicate of it stays open.
     pub fn remove(&self, fd: &impl AsRawFd) -> io::Result<()> {
         self.control(ControlOperation::Delete, fd.as_raw_fd(), 0, EventSet::empty())
     }
@@ -111,7 +101,7 @@ impl Poller {
         self.0.ctl(operation, fd, EpollEvent::new(events, token))
     }
 
-    /// Until something is ready or `deadline`; an interrupted wait is a wait without events.
+    /// Waits for an event until `deadline`. An interrupted wait returns without events.
     fn wait(&self, deadline: Option<Instant>, events: &mut [EpollEvent]) -> io::Result<usize> {
         match self.0.wait(timeout_ms(deadline), events) {
             Err(error) if error.kind() == io::ErrorKind::Interrupted => Ok(0),
@@ -120,7 +110,7 @@ impl Poller {
     }
 }
 
-/// Rounded up, so that a wait that timed out has reached its deadline; -1 is forever.
+/// Timeout for `epoll_wait`, -1 without a deadline. Rounded up, so that a wait that times out has reached the deadline.
 fn timeout_ms(deadline: Option<Instant>) -> i32 {
     deadline.map_or(-1, |deadline| {
         let left = deadline.saturating_duration_since(Instant::now()).as_nanos();
@@ -128,13 +118,13 @@ fn timeout_ms(deadline: Option<Instant>) -> i32 {
     })
 }
 
-/// Why a worker's state did not come back.
+/// A worker whose state did not come back.
 #[derive(Debug, thiserror::Error)]
 pub enum WorkerError {
-    /// It is busy in one operation for longer than [`GRACE`]; the thread has been left behind.
-    #[error("device thread {0} did not come to rest within {GRACE:?}: a host file or device does not answer")]
+    /// One operation takes longer than [`STOP_TIMEOUT`]; the thread is left behind.
+    #[error("device thread {0} did not come to rest within {STOP_TIMEOUT:?}: a host file or device does not answer")]
     Stuck(String),
-    /// It panicked.
+    /// The worker panicked.
     #[error("device thread {0} panicked")]
     Panicked(String),
 }
@@ -164,21 +154,21 @@ impl Shared {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Tells the worker.
+    /// Asks the worker for a change of state.
     fn want(&self, wanted: Wanted) {
         self.lock().0 = wanted;
         self.changed.notify_all();
         if let Err(error) = self.control.write(1) {
-            // Only a full counter can refuse, and then the worker is woken anyway.
+            // Only a full counter refuses a write, and a full counter wakes the worker too.
             log::debug!("control event of a device thread: {error}");
         }
     }
 
-    /// True if `reached` holds for the phase before the grace is over.
+    /// True if `reached` holds for the phase within [`STOP_TIMEOUT`].
     fn wait_for(&self, reached: impl Fn(Phase) -> bool) -> bool {
         let (_state, timeout) = self
             .changed
-            .wait_timeout_while(self.lock(), GRACE, |state| !reached(state.1))
+            .wait_timeout_while(self.lock(), STOP_TIMEOUT, |state| !reached(state.1))
             .unwrap_or_else(PoisonError::into_inner);
         !timeout.timed_out()
     }
@@ -189,7 +179,7 @@ impl Shared {
     }
 }
 
-/// The outside of a device thread. Dropping it stops the worker and drops its state.
+/// The device's side of a worker. Dropping it stops the worker and drops its state.
 pub struct WorkerHandle<W> {
     name: String,
     shared: Arc<Shared>,
@@ -197,10 +187,7 @@ pub struct WorkerHandle<W> {
 }
 
 impl<W: Worker> WorkerHandle<W> {
-    /// Starts `worker` on a thread called `name` (cut to 15 bytes). Signals are the caller's: block them before.
-    ///
-    /// # Errors
-    /// No file descriptors or threads left, or the worker's own registration failed.
+    /// Starts `worker` on a thread called `name` (cut to 15 bytes). The thread inherits the caller's signal mask.
     pub fn spawn(name: &str, mut worker: W) -> io::Result<Self> {
         let poller = Poller::new()?;
         let control = EventFd::new(EFD_NONBLOCK)?;
@@ -218,7 +205,7 @@ impl<W: Worker> WorkerHandle<W> {
     /// Returns when the worker is idle: it touches nothing until `resume`.
     ///
     /// # Errors
-    /// [`WorkerError::Stuck`]; it will pause when it can.
+    /// [`WorkerError::Stuck`]: the worker pauses as soon as it can.
     pub fn pause(&self) -> Result<(), WorkerError> {
         self.shared.want(Wanted::Pause);
         if self.shared.wait_for(|phase| phase != Phase::Running) {
@@ -228,15 +215,12 @@ impl<W: Worker> WorkerHandle<W> {
         }
     }
 
-    /// Goes on after a pause.
+    /// Ends a pause.
     pub fn resume(&self) {
         self.shared.want(Wanted::Run);
     }
 
-    /// Ends the thread and gives the state back.
-    ///
-    /// # Errors
-    /// See [`WorkerError`]; the state is lost.
+    /// Ends the thread and gives the state back. After an error the state is lost.
     pub fn stop(mut self) -> Result<W, WorkerError> {
         self.finish().unwrap_or_else(|| Err(WorkerError::Panicked(self.name.clone())))
     }
@@ -259,7 +243,7 @@ impl<W> Drop for WorkerHandle<W> {
         if let Some(thread) = self.thread.take() {
             self.shared.want(Wanted::Stop);
             if self.shared.wait_for(|phase| phase == Phase::Ended) {
-                // A panic has been logged by the thread itself.
+                // The thread itself has logged a panic.
                 drop(thread.join());
             } else {
                 log::error!("{}", WorkerError::Stuck(self.name.clone()));
@@ -268,41 +252,38 @@ impl<W> Drop for WorkerHandle<W> {
     }
 }
 
-/// A device's place for its worker: empty while the device is inactive. Troubles are logged, since the calls of a
-/// device's life have no other way to tell.
+/// A device's place for its worker: empty while the device is inactive. It logs errors, since the calls of
+/// [`VirtioDevice`](crate::virtio::VirtioDevice) cannot return them.
 pub struct WorkerSlot<W>(Option<WorkerHandle<W>>);
 
 impl<W: Worker> WorkerSlot<W> {
-    /// Empty.
+    /// A slot without a worker.
     pub const fn new() -> Self {
         Self(None)
     }
 
-    /// As [`WorkerHandle::spawn`]. A worker that is there is stopped first.
-    ///
-    /// # Errors
-    /// As for [`WorkerHandle::spawn`].
+    /// Does [`WorkerHandle::spawn`], after it has stopped a worker that is in the slot.
     pub fn start(&mut self, name: &str, worker: W) -> io::Result<()> {
         drop(self.stop());
         self.0 = Some(WorkerHandle::spawn(name, worker)?);
         Ok(())
     }
 
-    /// As [`WorkerHandle::pause`]; nothing if empty.
+    /// Does [`WorkerHandle::pause`] if there is a worker.
     pub fn pause(&self) {
         if let Some(Err(error)) = self.0.as_ref().map(WorkerHandle::pause) {
             log::error!("{error}");
         }
     }
 
-    /// As [`WorkerHandle::resume`]; nothing if empty.
+    /// Does [`WorkerHandle::resume`] if there is a worker.
     pub fn resume(&self) {
         if let Some(handle) = &self.0 {
             handle.resume();
         }
     }
 
-    /// As [`WorkerHandle::stop`]; `None` if empty, or if the state is lost.
+    /// Does [`WorkerHandle::stop`]. `None` if there is no worker or its state is lost.
     pub fn stop(&mut self) -> Option<W> {
         self.0.take()?.stop().inspect_err(|error| log::error!("{error}")).ok()
     }
@@ -314,7 +295,7 @@ impl<W: Worker> Default for WorkerSlot<W> {
     }
 }
 
-/// Says so on every way out of the thread, a panic in `failed` included.
+/// Marks the thread as ended on every way out of it, a panic in `failed` included.
 struct Ended<'a>(&'a Shared);
 
 impl Drop for Ended<'_> {
@@ -323,7 +304,7 @@ impl Drop for Ended<'_> {
     }
 }
 
-/// The thread. The flag tells whether the worker's state is sound.
+/// The body of the thread. The flag is false if the worker panicked, which may have left its state broken.
 fn run<W: Worker>(name: &str, mut worker: W, poller: &Poller, shared: &Shared) -> (W, bool) {
     let _ended = Ended(shared);
     let result = catch_unwind(AssertUnwindSafe(|| serve(&mut worker, poller, shared)));
@@ -349,7 +330,7 @@ fn panic_message(panic: &(dyn std::any::Any + Send)) -> &str {
         .unwrap_or("no message")
 }
 
-/// Until the worker is stopped.
+/// Handles events until the worker is stopped.
 fn serve(worker: &mut impl Worker, poller: &Poller, shared: &Shared) -> io::Result<()> {
     let mut events = [EpollEvent::default(); EVENTS];
     let mut next = worker.resumed(poller);
@@ -361,11 +342,11 @@ fn serve(worker: &mut impl Worker, poller: &Poller, shared: &Shared) -> io::Resu
         let count = poller.wait(worker.deadline(), &mut events)?;
         for event in events.iter().take(count) {
             next = if event.data() == CONTROL {
-                // It may have been read already: two wishes can share one event.
+                // It may have been read already: two requests can share one event.
                 drop(shared.control.read());
                 match rest(shared, false) {
                     Rest::Stop => return Ok(()),
-                    // The rest of this wait's events follow, stale ones after a pause too: a worker bears those.
+                    // The other events of this wait follow. After a pause they are stale, which a worker must expect.
                     Rest::Resume => worker.resumed(poller),
                     Rest::None => Next::Continue,
                 }
@@ -382,12 +363,12 @@ fn serve(worker: &mut impl Worker, poller: &Poller, shared: &Shared) -> io::Resu
     }
 }
 
-/// What follows a look at the wishes.
+/// The result of [`rest`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Rest {
-    /// There was no pause.
+    /// No pause was wanted.
     None,
-    /// A pause is over.
+    /// There was a pause, which is over.
     Resume,
     Stop,
 }

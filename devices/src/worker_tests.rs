@@ -3,10 +3,10 @@ use std::sync::mpsc::{channel, Receiver, Sender};
 
 use super::*;
 
-const WAIT: Duration = Duration::from_secs(20);
+const TEST_TIMEOUT: Duration = Duration::from_secs(20);
 const KICK: u64 = 1;
 
-/// Counts kicks and tells what happened.
+/// Counts kicks and sends the name of each call.
 struct Probe {
     kick: EventFd,
     seen: u64,
@@ -61,7 +61,7 @@ fn probe(on_kick: fn(u64) -> Next) -> (Probe, EventFd, Receiver<&'static str>, A
 }
 
 fn expect(log: &Receiver<&'static str>, what: &str) {
-    assert_eq!(log.recv_timeout(WAIT).unwrap(), what);
+    assert_eq!(log.recv_timeout(TEST_TIMEOUT).unwrap(), what);
 }
 
 #[test]
@@ -75,7 +75,7 @@ fn a_worker_serves_its_events_and_comes_back_when_stopped() {
 }
 
 #[test]
-fn a_paused_worker_does_nothing_and_looks_again_when_it_resumes() {
+fn a_paused_worker_does_nothing_and_checks_its_sources_when_it_resumes() {
     let (worker, kick, log, _) = probe(|_| Next::Continue);
     let handle = WorkerHandle::spawn("probe", worker).unwrap();
     expect(&log, "resumed");
@@ -91,7 +91,7 @@ fn a_paused_worker_does_nothing_and_looks_again_when_it_resumes() {
 }
 
 #[test]
-fn a_retired_worker_is_deaf_but_can_be_paused_and_stopped() {
+fn a_retired_worker_takes_no_events_but_can_be_paused_and_stopped() {
     let (worker, kick, log, failures) = probe(|_| Next::Retire);
     let handle = WorkerHandle::spawn("probe", worker).unwrap();
     expect(&log, "resumed");
@@ -134,7 +134,7 @@ fn dropping_the_handle_ends_the_thread() {
     let (worker, _kick, log, _) = probe(|_| Next::Continue);
     drop(WorkerHandle::spawn("probe", worker).unwrap());
     // The worker and with it the sender are gone.
-    while log.recv_timeout(WAIT).is_ok() {}
+    while log.recv_timeout(TEST_TIMEOUT).is_ok() {}
     assert_eq!(log.try_recv(), Err(std::sync::mpsc::TryRecvError::Disconnected));
 }
 
@@ -147,7 +147,7 @@ fn pause_and_resume_in_quick_succession_end_in_the_last_state_wanted() {
         handle.resume();
     }
     kick.write(1).unwrap();
-    while log.recv_timeout(WAIT).unwrap() != "kicked" {}
+    while log.recv_timeout(TEST_TIMEOUT).unwrap() != "kicked" {}
     assert_eq!(handle.stop().unwrap().seen, 1);
 }
 

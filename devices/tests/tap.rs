@@ -1,5 +1,7 @@
-//! A network device on a true tap interface, in user and network namespaces of its own so that no privilege is
-//! needed. Where the host allows no such namespaces the test is skipped.
+//! A network device on a real tap interface. The test runs in user and network namespaces of its own, so it needs no
+//! privileges. It is skipped if the host does not allow such namespaces.
+
+#![expect(unsafe_code, reason = "ioctls that give the test's interface an address")]
 
 use std::fs;
 use std::io::Write;
@@ -10,7 +12,7 @@ use std::process::Command;
 
 use hutch_devices::testing::Buffer::{Readable, Writable};
 use hutch_devices::testing::Driver;
-use hutch_devices::virtio::net::{Net, NetConfig, Tap, TapError};
+use hutch_devices::virtio::net::{Net, NetDeviceConfig, Tap, TapError};
 use hutch_devices::virtio::VirtioDevice;
 
 const INSIDE: &str = "HUTCH_TEST_INSIDE_NAMESPACE";
@@ -18,19 +20,19 @@ const NAME: &str = "hutch-t0";
 const HEADER: usize = 12;
 
 #[test]
-fn a_true_tap_carries_frames_both_ways() {
+fn a_real_tap_carries_frames_both_ways() {
     if std::env::var_os(INSIDE).is_some() {
         return inside();
     }
     let namespaces = ["--user", "--map-root-user", "--net"];
     let possible = Command::new("unshare").args(namespaces).args(["test", "-w", "/dev/net/tun"]).output();
     if !possible.as_ref().is_ok_and(|output| output.status.success()) {
-        // Past the test harness, so that it is counted.
+        // Written directly, since the test harness would swallow it: skipped tests are counted.
         let what = "no user and network namespaces, or no /dev/net/tun, on this host";
         return std::io::stdout().write_all(format!("SKIPPED: {what}: {possible:?}\n").as_bytes()).unwrap();
     }
     let me = std::env::current_exe().unwrap();
-    let test = ["--exact", "a_true_tap_carries_frames_both_ways", "--nocapture"];
+    let test = ["--exact", "a_real_tap_carries_frames_both_ways", "--nocapture"];
     let output = Command::new("unshare").args(namespaces).arg(me).args(test).env(INSIDE, "1").output().unwrap();
     assert!(output.status.success(), "the test failed in its namespaces: {output:?}");
 }
@@ -49,7 +51,7 @@ fn inside() {
     });
     configure(libc::SIOCSIFFLAGS, |request| request.ifr_ifru.ifru_flags = libc::IFF_UP as libc::c_short);
 
-    let config = NetConfig { id: "net0".into(), tap, mac: [2, 0, 0, 0, 0, 1], mtu: Some(1500) };
+    let config = NetDeviceConfig { id: "net0".into(), tap, mac: [2, 0, 0, 0, 0, 1], mtu: Some(1500) };
     let net = Net::new(config).unwrap();
     let features = net.features();
     let mut driver = Driver::started(Box::new(net), features);
@@ -79,7 +81,7 @@ fn configure(operation: libc::Ioctl, fill: impl FnOnce(&mut libc::ifreq)) {
     assert_eq!(result, 0, "{}", std::io::Error::last_os_error());
 }
 
-/// The host looks for a neighbour: its question is a broadcast that must arrive, whatever else the host sends.
+/// The host resolves a neighbour: its ARP request is a broadcast that must arrive among all other frames of the host.
 fn to_guest(driver: &mut Driver) {
     let socket = UdpSocket::bind("10.9.8.1:0").unwrap();
     socket.send_to(b"hello", "10.9.8.2:9").unwrap();
@@ -95,7 +97,7 @@ fn to_guest(driver: &mut Driver) {
     }
 }
 
-/// The guest answers, and the host counts a frame.
+/// The guest sends a frame, which the host must count.
 fn to_host(driver: &mut Driver) {
     let before = received();
     let mut frame = vec![0; HEADER];
@@ -106,7 +108,7 @@ fn to_host(driver: &mut Driver) {
     assert_eq!(received(), before + 1);
 }
 
-/// Frames that the host has received on the tap.
+/// Number of frames that the host has received on the tap.
 fn received() -> u64 {
     let table = fs::read_to_string("/proc/self/net/dev").unwrap();
     let line = table.lines().find_map(|line| line.trim().strip_prefix(NAME)?.strip_prefix(':')).unwrap();

@@ -10,7 +10,7 @@
 //!
 //! ```
 //! use hutch_runtime::{State, StopOptions};
-//! # let world = hutch_runtime::testing::World::new();
+//! # let world = hutch_runtime_fakes::World::new();
 //! # let runtime = world.runtime();
 //! # let config = world.pod("web", &["server"]);
 //! let pod = runtime.run_pod(config)?;
@@ -43,15 +43,10 @@
 //! | [`network`], [`mounts`], [`cgroup`] | … kernel networking, bind mounts, control groups |
 //! | [`process`] | other processes, named so that a recycled PID is never mistaken for them |
 //! | [`fault`] | named points at which tests make a call fail or kill it |
-#![cfg_attr(
-    any(test, feature = "testing"),
-    doc = "| [`testing`] | fakes of all backends, in memory and as processes |"
-)]
-//! | [`agent_client`], [`stdio`], [`oneshot`], [`guest`] | the agent's session, standard streams, `hutch run`, guest assets |
+//! | [`agent_client`], [`stdio`], [`oneshot`] | the agent's session, standard streams, `hutch run` |
 #![deny(unsafe_code)]
 
 pub mod agent_client;
-pub mod guest;
 pub mod oneshot;
 pub mod stdio;
 
@@ -76,8 +71,6 @@ pub mod shim;
 pub mod spec;
 pub mod state;
 pub mod store;
-#[cfg(any(test, feature = "testing"))]
-pub mod testing;
 mod timestamp;
 mod undo;
 pub mod verb;

@@ -1,6 +1,6 @@
-//! Boots a kernel and shows what comes of it: `cargo run -p hutch-vmm --example boot -- --kernel vmlinux ...`.
+//! Boots a kernel and reports the result: `cargo run -p hutch-vmm --example boot -- --kernel vmlinux ...`.
 //!
-//! The guest's console goes to stdout as it comes; exit, marks and counters follow on stderr.
+//! The guest's console goes to stdout at once; exit, marks and counters follow on stderr.
 
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -39,7 +39,7 @@ fn options() -> Result<Options, String> {
     let (mut timeout, mut pause_after) = (None, None);
     let mut args = std::env::args().skip(1);
     while let Some(option) = args.next() {
-        let mut value = || args.next().ok_or(format!("{option} wants a value\n{USAGE}"));
+        let mut value = || args.next().ok_or(format!("{option} needs a value\n{USAGE}"));
         let seconds = |text: String| text.parse().map(Duration::from_secs_f64).map_err(|e| format!("{text}: {e}"));
         let number = |text: String| text.parse::<u64>().map_err(|e| format!("{text}: {e}"));
         match option.as_str() {
@@ -53,14 +53,14 @@ fn options() -> Result<Options, String> {
                     "auto" => BootProtocol::Auto,
                     "pvh" => BootProtocol::Pvh,
                     "linux64" => BootProtocol::Linux64,
-                    other => return Err(format!("no protocol {other}\n{USAGE}")),
+                    other => return Err(format!("unknown protocol {other}\n{USAGE}")),
                 }
             }
             "--discovery" => {
                 config.discovery = match value()?.as_str() {
                     "acpi" => DeviceDiscovery::Acpi,
                     "cmdline" => DeviceDiscovery::Cmdline,
-                    other => return Err(format!("no discovery {other}\n{USAGE}")),
+                    other => return Err(format!("unknown discovery {other}\n{USAGE}")),
                 }
             }
             "--console" => {
@@ -78,7 +78,7 @@ fn options() -> Result<Options, String> {
             }
             "--share" => {
                 let text = value()?;
-                let (tag, path) = text.split_once('=').ok_or(format!("--share wants TAG=DIR\n{USAGE}"))?;
+                let (tag, path) = text.split_once('=').ok_or(format!("--share needs TAG=DIR\n{USAGE}"))?;
                 let id = format!("fs{}", config.shares.len());
                 config.shares.push(ShareConfig {
                     id,
@@ -99,7 +99,7 @@ fn options() -> Result<Options, String> {
             "--timeout" => timeout = Some(seconds(value()?)?),
             "--pause-after" => pause_after = Some(seconds(value()?)?),
             "--trace" => trace(),
-            other => return Err(format!("no option {other}\n{USAGE}")),
+            other => return Err(format!("unknown option {other}\n{USAGE}")),
         }
     }
     Ok(Options { config, timeout, pause_after })
@@ -137,7 +137,7 @@ fn run() -> Result<(), String> {
     machine.shutdown().map_err(|error| chain(&error))
 }
 
-/// An error with its causes.
+/// An error with its sources.
 fn chain(error: &dyn std::error::Error) -> String {
     let mut text = error.to_string();
     let mut source = error.source();
@@ -149,7 +149,7 @@ fn chain(error: &dyn std::error::Error) -> String {
     text
 }
 
-/// Shows every exit that has to do with I/O.
+/// Prints every I/O exit.
 fn trace() {
     struct Stderr;
     impl log::Log for Stderr {

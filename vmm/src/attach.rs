@@ -1,4 +1,4 @@
-//! Devices onto the machine: the buses, interrupt lines and doorbells. Used by the builder.
+//! Connects devices to buses, interrupts (irqfd) and queue notifications (ioeventfd). Used by the builder.
 
 use std::error::Error;
 use std::io;
@@ -12,55 +12,38 @@ use vmm_sys_util::eventfd::{EventFd, EFD_CLOEXEC, EFD_NONBLOCK};
 
 use crate::arch::x86_64::acpi::VirtioNode;
 use crate::arch::x86_64::layout;
-use crate::hv::{Doorbell, HvError, Vm};
+use crate::hv::{HvError, Ioeventfd, Vm};
 
-/// A device could not be made or connected.
+/// Why a device could not be created or connected.
 #[derive(Debug, thiserror::Error)]
 pub enum AttachError {
-    /// The device itself.
+    /// The device reported an error.
     #[error("cannot set up device {id}")]
-    Device {
-        /// Its name.
-        id: String,
-        /// The device's reason.
-        source: Box<dyn Error + Send + Sync>,
-    },
-    /// No descriptor for its notifications.
+    Device { id: String, source: Box<dyn Error + Send + Sync> },
+    /// The process has no descriptor left for queue notifications.
     #[error("no eventfd for device {id}; raise the limit of open files (`ulimit -n`)")]
-    Notifier {
-        /// Its name.
-        id: String,
-        /// The cause.
-        source: io::Error,
-    },
-    /// The hypervisor does not connect it.
+    Notifier { id: String, source: io::Error },
+    /// The hypervisor refused the irqfd or an ioeventfd.
     #[error("cannot connect device {id} to the machine")]
-    Connect {
-        /// Its name.
-        id: String,
-        /// The cause.
-        source: HvError,
-    },
+    Connect { id: String, source: HvError },
 }
 
-/// Devices so far.
+/// The devices added so far.
 #[derive(Default)]
 pub struct Devices {
-    /// Memory-mapped I/O.
+    /// Bus for memory-mapped I/O.
     pub mmio: Bus,
-    /// Port I/O.
+    /// Bus for port I/O.
     pub pio: Bus,
     /// For pause, resume and shutdown, in the order in which they were added.
     pub transports: Vec<Arc<MmioTransport>>,
-    /// Where the guest finds them.
+    /// Windows and interrupts of the virtio devices, for ACPI or the command line.
     pub nodes: Vec<VirtioNode>,
 }
 
 impl Devices {
-    /// Puts a virtio device behind the next free window and interrupt pin. There is one: the configuration's limit.
-    ///
-    /// # Errors
-    /// See [`AttachError`].
+    /// Puts a virtio device behind the next free window and interrupt pin. One is free: the configuration limits the
+    /// number of devices.
     pub fn add(&mut self, vm: &dyn Vm, ram: &GuestRam, device: Box<dyn VirtioDevice>) -> Result<(), AttachError> {
         let id = device.name().to_owned();
         let index = self.nodes.len();
@@ -72,25 +55,26 @@ impl Devices {
         let connect = |source| AttachError::Connect { id: id.clone(), source };
         let notifier = |source| AttachError::Notifier { id: id.clone(), source };
 
-        let line = vm.interrupt_line(node.gsi).map_err(connect)?;
-        let interrupt = Arc::new(DeviceInterrupt::new(Box::new(line)));
+        let irqfd = vm.register_irqfd(node.gsi).map_err(connect)?;
+        let interrupt = Arc::new(DeviceInterrupt::new(Box::new(irqfd)));
         let mut notifiers = Vec::new();
         for queue in 0..device.queue_max_sizes().len() {
             let event = EventFd::new(EFD_NONBLOCK | EFD_CLOEXEC).map_err(notifier)?;
-            let doorbell = Doorbell::Mmio { address: node.address + layout::VIRTIO_QUEUE_NOTIFY, value: queue as u32 };
-            vm.ring(doorbell, &event).map_err(connect)?;
+            let ioeventfd =
+                Ioeventfd::Mmio { address: node.address + layout::VIRTIO_QUEUE_NOTIFY, value: queue as u32 };
+            vm.register_ioeventfd(ioeventfd, &event).map_err(connect)?;
             notifiers.push(event);
         }
         let transport = Arc::new(MmioTransport::new(ram.clone(), device, interrupt, notifiers));
         self.mmio
             .insert(node.address, layout::VIRTIO_MMIO_SIZE, transport.clone())
-            .expect("windows lie side by side, in a place of their own");
+            .expect("windows lie side by side and overlap nothing else");
         self.transports.push(transport);
         self.nodes.push(node);
         Ok(())
     }
 
-    /// Puts a device on I/O ports, whose place is fixed by the layout.
+    /// Puts a device on I/O ports, at a place that the layout fixes.
     pub fn add_ports(&mut self, base: u16, len: u16, device: Arc<dyn BusDevice>) {
         self.pio.insert(base.into(), len.into(), device).expect("the layout's ports do not overlap");
     }

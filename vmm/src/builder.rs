@@ -1,14 +1,13 @@
-//! Building a machine, step by step. Runs on the caller's thread; nothing of the guest runs before it is complete.
+//! Builds a machine, step by step. Runs on the caller's thread; the guest does not run before the machine is complete.
 //!
-//! 1. Check the configuration; open and understand kernel, initrd and console file.
-//! 2. Open `/dev/kvm`; see that it can run Linux.
+//! 1. Check the configuration; open and parse kernel, initrd and console file.
+//! 2. Open `/dev/kvm`; check that it can run Linux.
 //! 3. Create the KVM machine with its interrupt controller.
 //! 4. Map guest memory and hand it to KVM.
-//! 5. Create devices; connect interrupts and doorbells.
+//! 5. Create devices; register irqfds and ioeventfds.
 //! 6. Read kernel and initrd into memory; write command line, tables, boot data.
 //! 7. Create vCPUs and their threads, parked.
 
-use std::io;
 use std::path::PathBuf;
 use std::sync::Arc;
 
@@ -20,91 +19,49 @@ use vm_memory::{Bytes, GuestAddress};
 use vmm_sys_util::eventfd::{EventFd, EFD_CLOEXEC, EFD_NONBLOCK};
 
 use crate::arch::x86_64::acpi::VirtioNode;
-use crate::arch::x86_64::memmap::Range;
+use crate::arch::x86_64::memmap::GuestRange;
 use crate::arch::x86_64::{acpi, layout, memmap, mptable};
 use crate::arch::EntryState;
-use crate::attach::{AttachError, Devices};
+use crate::attach::Devices;
 use crate::boot::cmdline::{Cmdline, CmdlineError};
-use crate::boot::initrd::{Initrd, InitrdError};
-use crate::boot::kernel::{Entry, Kernel, KernelError};
+use crate::boot::initrd::Initrd;
+use crate::boot::kernel::{Entry, KernelImage};
 use crate::boot::linux64::{self, BootInfo};
-use crate::boot::load::Loader;
+use crate::boot::loader::Loader;
 use crate::boot::pvh;
-use crate::config::{ConfigError, ConsoleLevel, ConsoleOutput, DeviceDiscovery, MachineConfig, MemoryBacking};
-use crate::console::Console;
+use crate::config::{ConsoleLevel, ConsoleOutput, DeviceDiscovery, MachineConfig, MemoryBacking};
+use crate::console::GuestConsole;
 use crate::driver::StateDriver;
+use crate::error::BuildError;
 use crate::hv::kvm::KvmHypervisor;
-use crate::hv::probe::{self, KvmSupport};
 use crate::hv::{HvError, Hypervisor, Vm};
 use crate::machine::{Machine, Parts};
 use crate::marks::{names, Marks};
-use crate::memory::{self, MemoryError};
+use crate::memory;
 use crate::power::{PowerPorts, PowerRequest};
-use crate::vcpu::{GuestEnd, IoSpace};
+use crate::probe::{self, KvmSupport};
+use crate::vcpu::{IoSpace, VcpuExitReason};
 use crate::vcpus::Vcpus;
 use crate::virtio;
 
-/// Why a machine could not be built.
-#[derive(Debug, thiserror::Error)]
-pub enum BuildError {
-    /// The configuration asks for the impossible.
-    #[error(transparent)]
-    Config(#[from] ConfigError),
-    /// This host's KVM cannot run the guest.
-    #[error("{0}; {remedy}", remedy = .0.remedy())]
-    Kvm(KvmSupport),
-    /// More vCPUs than this host's KVM has.
-    #[error("{asked} vCPUs are more than the {max} that KVM offers on this host; ask for fewer")]
-    TooManyVcpus {
-        /// What was asked for.
-        asked: u32,
-        /// The host's limit.
-        max: u32,
-    },
-    /// The kernel.
-    #[error(transparent)]
-    Kernel(#[from] KernelError),
-    /// The initrd.
-    #[error(transparent)]
-    Initrd(#[from] InitrdError),
-    /// The kernel command line.
-    #[error(transparent)]
-    Cmdline(#[from] CmdlineError),
-    /// Guest memory.
-    #[error(transparent)]
-    Memory(#[from] MemoryError),
-    /// The console file.
-    #[error("cannot write console file {path}; give a path in a writable directory")]
-    Console {
-        /// Path as given.
-        path: PathBuf,
-        /// The cause.
-        source: io::Error,
-    },
-    /// A device.
-    #[error(transparent)]
-    Device(#[from] AttachError),
-    /// KVM refused a step.
-    #[error("KVM does not do what it should on this host; `hutch doctor` may tell why")]
-    Hypervisor(#[from] HvError),
-    /// No thread or descriptor is to be had.
-    #[error("cannot start the thread of a vCPU; see `ulimit -u` and the pids limit of the cgroup")]
-    Thread(#[source] io::Error),
-}
+impl Machine {
+    /// Checks `config` and builds the machine on `/dev/kvm`. No vCPU runs yet.
+    ///
+    /// # Errors
+    /// The first thing that is wrong with the configuration, its files or the host.
+    pub fn build(config: &MachineConfig) -> Result<Self, BuildError> {
+        let marks = begin();
+        let files = Files::open(config)?;
+        let hypervisor = open_kvm(config.allow_emulated)?;
+        assemble(&hypervisor, config, files, marks)
+    }
 
-/// Builds on `/dev/kvm`.
-pub(crate) fn build(config: &MachineConfig) -> Result<Machine, BuildError> {
-    let marks = begin();
-    let files = Files::open(config)?;
-    let hypervisor = open_kvm(config.allow_emulated)?;
-    assemble(&hypervisor, config, files, marks)
-}
-
-/// Builds on any hypervisor.
-pub(crate) fn build_on(hypervisor: &dyn Hypervisor, config: &MachineConfig) -> Result<Machine, BuildError> {
-    let marks = begin();
-    let files = Files::open(config)?;
-    assemble(hypervisor, config, files, marks)
+    /// Like [`Self::build`], on another hypervisor.
+    pub fn build_on(hypervisor: &dyn Hypervisor, config: &MachineConfig) -> Result<Self, BuildError> {
+        let marks = begin();
+        let files = Files::open(config)?;
+        assemble(hypervisor, config, files, marks)
+    }
 }
 
 fn begin() -> Marks {
@@ -118,7 +75,7 @@ fn begin() -> Marks {
 fn raise_open_files() {
     if let Ok((soft, hard)) = getrlimit(Resource::RLIMIT_NOFILE) {
         if soft < hard {
-            // Cannot fail within the hard limit; if it does, the old limit does for most guests.
+            // Does not fail within the hard limit; if it does, the old limit suffices for most guests.
             let _ = setrlimit(Resource::RLIMIT_NOFILE, hard, hard);
         }
     }
@@ -133,21 +90,21 @@ fn open_kvm(allow_emulated: bool) -> Result<KvmHypervisor, BuildError> {
     }
 }
 
-/// What is read from the host's files, before anything is built.
+/// The host's files, opened before anything is built.
 struct Files {
-    kernel: Kernel,
+    kernel: KernelImage,
     initrd: Option<Initrd>,
-    console: Option<Console>,
+    console: Option<GuestConsole>,
 }
 
 impl Files {
     fn open(config: &MachineConfig) -> Result<Self, BuildError> {
         config.check()?;
-        let kernel = Kernel::open(&config.kernel)?;
+        let kernel = KernelImage::open(&config.kernel)?;
         kernel.check_fits(config.memory.size_mib << 20)?;
         kernel.entry(config.boot)?;
         let initrd = config.initrd.as_deref().map(Initrd::open).transpose()?;
-        let console = Console::new(&config.console.output).map_err(|source| BuildError::Console {
+        let console = GuestConsole::new(&config.console.output).map_err(|source| BuildError::Console {
             path: match &config.console.output {
                 ConsoleOutput::File(path) => path.clone(),
                 ConsoleOutput::Stdout => "standard output".into(),
@@ -192,7 +149,7 @@ fn assemble(
     let io = IoSpace { mmio: Arc::new(mmio), pio: Arc::new(pio) };
     let vcpus = Vcpus::new(io, driver.clone(), config.most_vcpus());
     if let Err(error) = vcpus.ensure(vm.as_ref(), config.vcpus, Some(&entry)) {
-        // Parked threads leave at once; nothing stays behind of a machine that could not be built.
+        // Parked threads end at once: a machine that could not be built leaves nothing behind.
         if let Err(stuck) = driver.join() {
             log::error!("{stuck}");
         }
@@ -203,8 +160,8 @@ fn assemble(
     Ok(Machine::new(Parts { driver, vcpus, transports, handles, images, vm }))
 }
 
-/// Marks the moment when the guest has all the memory that was asked for; asks for all when it
-/// marks that it is ready, if wanted.
+/// Marks the moment when the guest has plugged in all requested memory. With `plug_at_mark`, requests all of it when the
+/// guest marks that it is ready.
 fn watch_memory(memory: &MemHandle, config: &MachineConfig, driver: &Arc<StateDriver>) {
     let weak = Arc::downgrade(driver);
     memory.on_reached(Box::new(move || {
@@ -220,16 +177,16 @@ fn watch_memory(memory: &MemHandle, config: &MachineConfig, driver: &Arc<StateDr
     }
 }
 
-/// Serial port, power and reset registers, boot marks.
+/// Adds serial port, power and reset registers, and the port for boot marks.
 fn add_ports(
     devices: &mut Devices,
     vm: &dyn Vm,
     config: &MachineConfig,
     driver: &Arc<StateDriver>,
 ) -> Result<(), BuildError> {
-    // Devices hold the driver weakly: the driver's threads hold the devices.
+    // Devices refer weakly to the driver: the driver's threads own the devices.
     let weak = Arc::downgrade(driver);
-    let end = move |end: GuestEnd| {
+    let end = move |end: VcpuExitReason| {
         if let Some(driver) = weak.upgrade() {
             driver.end_by_guest(end);
         }
@@ -239,11 +196,11 @@ fn add_ports(
         layout::SLEEP_PORT,
         layout::POWER_PORT_SIZE,
         Arc::new(PowerPorts::new(Box::new(move |request| match request {
-            PowerRequest::Off => end(GuestEnd::PowerOff),
-            PowerRequest::Reset => end(GuestEnd::Reset),
+            PowerRequest::Off => end(VcpuExitReason::PowerOff),
+            PowerRequest::Reset => end(VcpuExitReason::Reset),
         }))),
     );
-    let i8042 = I8042::new(Box::new(move || reset(GuestEnd::Reset)));
+    let i8042 = I8042::new(Box::new(move || reset(VcpuExitReason::Reset)));
     devices.add_ports(layout::I8042_PORT, layout::I8042_PORT_SIZE, Arc::new(i8042));
     let weak = Arc::downgrade(driver);
     let mark = MarkPort::new(Box::new(move |byte| {
@@ -253,19 +210,19 @@ fn add_ports(
     }));
     devices.add_ports(layout::MARK_PORT, 1, Arc::new(mark));
     if let Some(console) = driver.console() {
-        // A silent guest polls; only a terminal needs the interrupt.
-        let line = match config.console.level {
-            ConsoleLevel::Verbose => vm.interrupt_line(layout::SERIAL_GSI)?,
+        // A quiet guest polls; only a terminal needs the interrupt.
+        let irqfd = match config.console.level {
+            ConsoleLevel::Verbose => vm.register_irqfd(layout::SERIAL_GSI)?,
             ConsoleLevel::Quiet => EventFd::new(EFD_NONBLOCK | EFD_CLOEXEC)
                 .map_err(|source| HvError { operation: "creating an eventfd", source })?,
         };
-        let serial = Serial::new(line, Box::new(console.clone()));
+        let serial = Serial::new(irqfd, Box::new(console.clone()));
         devices.add_ports(layout::SERIAL_PORT, layout::SERIAL_PORT_SIZE, Arc::new(serial));
     }
     Ok(())
 }
 
-/// Kernel, initrd, command line, tables and boot data into memory.
+/// Brings kernel, initrd, command line, tables and boot data into memory.
 fn load(
     config: &MachineConfig,
     files: Files,
@@ -276,14 +233,14 @@ fn load(
     let Files { kernel, initrd, .. } = files;
     let size = config.memory.size_mib << 20;
     let entry = kernel.entry(config.boot)?;
-    let low = memmap::ram(size)[0];
+    let low = memmap::low_ram(size);
     let place = match &initrd {
-        Some(initrd) => Some(initrd.place(kernel.extent(), low, kernel.initrd_max())?),
+        Some(initrd) => Some(initrd.place(kernel.memory_range(), low, kernel.initrd_max())?),
         None => None,
     };
     let line = cmdline(config, devices)?.finish(kernel.cmdline_max())?;
     if config.memory.backing == MemoryBacking::Anonymous && !config.memory.thp {
-        sparse_blocks(kernel.extent(), place).for_each(|block| memory::small_pages(ram, block));
+        sparse_blocks(kernel.memory_range(), place).for_each(|block| memory::small_pages(ram, block));
     }
     kernel.load(images)?;
     if let (Some(initrd), Some(range)) = (initrd, place) {
@@ -292,7 +249,7 @@ fn load(
     let mut bytes = line.into_bytes();
     let cmdline_len = bytes.len();
     bytes.push(0);
-    let acpi = describe(config, &devices.nodes);
+    let acpi = acpi_tables(config, &devices.nodes);
     let mp = mptable::tables(layout::MP_TABLES, config.most_vcpus());
     let map = memmap::map(size);
     let rsdp = acpi.is_some().then_some(layout::ACPI_TABLES);
@@ -316,17 +273,17 @@ fn load(
     })
 }
 
-/// Blocks of a huge page's size in which kernel and initrd leave most to be used later: the kernel's last one, and that
-/// of a small initrd at the top of memory.
-fn sparse_blocks(kernel: Range, initrd: Option<Range>) -> impl Iterator<Item = u64> {
+/// Huge-page sized blocks in which the boot uses little: the kernel's last one, and that of a small initrd at the
+/// top of memory.
+fn sparse_blocks(kernel: GuestRange, initrd: Option<GuestRange>) -> impl Iterator<Item = u64> {
     const LITTLE: u64 = memory::HUGE_PAGE / 4;
     let tail = (1..LITTLE).contains(&(kernel.end() % memory::HUGE_PAGE)).then_some(kernel.end());
     let initrd = initrd.filter(|initrd| initrd.len < LITTLE).map(|initrd| initrd.start);
     tail.into_iter().chain(initrd)
 }
 
-/// ACPI's tables, if devices are found by them.
-fn describe(config: &MachineConfig, nodes: &[VirtioNode]) -> Option<Vec<u8>> {
+/// The ACPI tables, if the guest finds its devices by them.
+fn acpi_tables(config: &MachineConfig, nodes: &[VirtioNode]) -> Option<Vec<u8>> {
     if config.discovery != DeviceDiscovery::Acpi {
         return None;
     }
@@ -335,20 +292,20 @@ fn describe(config: &MachineConfig, nodes: &[VirtioNode]) -> Option<Vec<u8>> {
     Some(acpi::tables(layout::ACPI_TABLES, &description))
 }
 
-/// The machine's own parameters, then the devices, then the configured ones (P-182).
+/// The machine's own parameters, then the devices, then the configured parameters (P-182).
 pub(crate) fn cmdline(config: &MachineConfig, devices: &Devices) -> Result<Cmdline, CmdlineError> {
     let mut line = Cmdline::new();
-    // A panic ends the machine at once, by ACPI's reset register; Linux would rather try EFI's on hardware-reduced
-    // machines. There is no PCI to look for.
+    // A panic ends the machine at once, by ACPI's reset register; Linux would try EFI first on hardware-reduced machines.
+    // The machine has no PCI bus.
     for parameter in ["panic=-1", "reboot=a", "pci=off"] {
         line.push(parameter)?;
     }
     if config.vcpus == 1 {
-        // Linux would take the lock prefixes out of its text, one by one, each through a mapping of its own.
+        // Linux would patch the lock prefixes out of its text, one by one, each through a mapping of its own.
         line.push("noreplace-smp")?;
     }
     if config.most_vcpus() > config.vcpus {
-        // The others are made when they are asked for; the kernel would wait for each in vain.
+        // The other vCPUs are created on demand; the kernel would wait for each in vain.
         line.push(format!("maxcpus={}", config.vcpus))?;
     }
     let earlycon = format!("earlycon=uart8250,io,{:#x}", layout::SERIAL_PORT);
@@ -358,7 +315,7 @@ pub(crate) fn cmdline(config: &MachineConfig, devices: &Devices) -> Result<Cmdli
                 line.push(parameter)?;
             }
         }
-        // Critical messages and panics go through the early console, which is never handed over to a driver that would probe.
+        // Critical messages and panics go through the early console, which no driver takes over: a driver would probe.
         (_, ConsoleLevel::Quiet) => {
             for parameter in ["quiet", "loglevel=3", &earlycon, "keep_bootcon", "8250.nr_uarts=0"] {
                 line.push(parameter)?;
@@ -370,7 +327,7 @@ pub(crate) fn cmdline(config: &MachineConfig, devices: &Devices) -> Result<Cmdli
         }
     }
     if config.discovery == DeviceDiscovery::Cmdline {
-        // A kernel that has ACPI nevertheless would look for its tables.
+        // A kernel built with ACPI would look for its tables.
         line.push("acpi=off")?;
         for node in &devices.nodes {
             let (size, address, gsi) = (layout::VIRTIO_MMIO_SIZE >> 10, node.address, node.gsi);

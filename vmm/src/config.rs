@@ -1,4 +1,4 @@
-//! What a machine shall be. Plain data, checked by [`MachineConfig::check`] before anything is built.
+//! The configuration of a machine: plain data, which [`MachineConfig::check`] checks before anything is built.
 
 use std::ffi::OsString;
 use std::path::PathBuf;
@@ -8,131 +8,131 @@ use serde::{Deserialize, Serialize};
 
 use crate::arch::x86_64::{layout, mptable};
 
-/// A virtual machine as asked for.
+/// The configuration of a virtual machine.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct MachineConfig {
     /// Name for logs.
     pub name: String,
     /// Number of vCPUs, 1 to 254.
     pub vcpus: u32,
-    /// How many there may be later; less than there are at the start means as many.
+    /// Upper limit of vCPUs that can be added later. A value below `vcpus` means `vcpus`.
     #[serde(default)]
     pub max_vcpus: u32,
-    /// Guest memory.
+    /// Guest memory: size, backing, pluggable part.
     pub memory: MemoryConfig,
-    /// ELF `vmlinux` or bzImage.
+    /// Path of the kernel: an ELF `vmlinux` or a bzImage.
     pub kernel: PathBuf,
-    /// Initial RAM disk.
+    /// Path of the initial RAM disk.
     #[serde(default)]
     pub initrd: Option<PathBuf>,
-    /// Kernel parameters, put after the machine's own so that these win.
+    /// Kernel parameters. They come after the machine's own, so they win.
     #[serde(default)]
     pub cmdline: Vec<String>,
-    /// How the kernel is entered.
+    /// Protocol by which the kernel is entered.
     #[serde(default)]
     pub boot: BootProtocol,
-    /// How kernel and initrd come into memory.
+    /// Copying or mapping of kernel and initrd.
     #[serde(default)]
     pub loading: ImageLoading,
-    /// How the kernel finds devices.
+    /// Mechanism by which the kernel finds devices.
     #[serde(default)]
     pub discovery: DeviceDiscovery,
-    /// The serial console.
+    /// Output and level of the serial console.
     #[serde(default)]
     pub console: ConsoleConfig,
-    /// Disks; the guest sees them in this order.
+    /// Disks, in the order in which the guest sees them.
     #[serde(default)]
     pub blocks: Vec<BlockConfig>,
-    /// Disks without an image, after the others: one can be put in while the guest runs.
+    /// Number of disks without an image, after `blocks`: an image can be inserted while the guest runs.
     #[serde(default)]
     pub block_slots: u32,
-    /// Network interfaces, in this order.
+    /// Network interfaces, in the order in which the guest sees them.
     #[serde(default)]
     pub nets: Vec<NetConfig>,
-    /// Directories of the host for the guest.
+    /// Directories of the host that the guest can mount.
     #[serde(default)]
     pub shares: Vec<ShareConfig>,
-    /// The socket device.
+    /// The socket device, if any.
     #[serde(default)]
     pub vsock: Option<VsockConfig>,
-    /// Whether there is an entropy device.
+    /// Whether the machine has an entropy device.
     #[serde(default)]
     pub rng: bool,
-    /// Goes ahead on a KVM that only emulates. Bare-metal test guests run there; Linux does not.
+    /// Also builds on a KVM that only emulates. Bare-metal test guests run there; Linux does not.
     #[serde(default)]
     pub allow_emulated: bool,
 }
 
-/// Guest memory.
+/// The guest's memory.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct MemoryConfig {
     /// Size in MiB, at least 2.
     pub size_mib: u64,
-    /// What it is made of.
+    /// Kind of host memory behind it.
     #[serde(default)]
     pub backing: MemoryBacking,
-    /// Asks the host for transparent huge pages. Faster, and takes memory in steps of 2 MiB.
+    /// Asks the host for transparent huge pages: faster, but takes memory in steps of 2 MiB.
     #[serde(default)]
     pub thp: bool,
     /// Takes all memory from the host before the start.
     #[serde(default)]
     pub prefault: bool,
-    /// MiB that can be plugged in on top while the guest runs, by a virtio-mem device. None are at the start.
+    /// MiB that a virtio-mem device can plug in on top while the guest runs. None of it is plugged in at the start.
     #[serde(default)]
     pub pluggable_mib: u64,
-    /// Plugs all of it in, unasked, when the guest marks that it is ready: a byte `A` to the port for boot marks.
+    /// Plugs in all pluggable memory when the guest marks that it is ready: a byte `A` to the port for boot marks.
     #[serde(default)]
     pub plug_at_mark: bool,
 }
 
-/// What guest memory is made of.
+/// The kind of host memory behind guest memory.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum MemoryBacking {
     /// Anonymous private memory.
     #[default]
     Anonymous,
-    /// A memfd, mapped shared: other processes can be given access.
+    /// A memfd, mapped shared: other processes can get access to it.
     Memfd,
-    /// Reserved huge pages of the host.
+    /// Huge pages that the host has reserved.
     Hugetlb {
         /// Page size: 2 or 1024 MiB.
         page_mib: u64,
     },
 }
 
-/// How the kernel is entered.
+/// The protocol by which the kernel is entered.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum BootProtocol {
-    /// The 64-bit Linux entry, but PVH for an ELF image with such an entry that is not Linux.
+    /// The 64-bit Linux entry; PVH for an ELF image that has a PVH entry and is not Linux.
     #[default]
     Auto,
-    /// PVH, or an error.
+    /// PVH. An image without a PVH entry is an error.
     Pvh,
-    /// The 64-bit Linux entry.
+    /// The 64-bit entry of Linux' boot protocol.
     Linux64,
 }
 
-/// How kernel and initrd come into guest memory.
+/// The way in which kernel and initrd come into guest memory.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum ImageLoading {
-    /// Copied, but what a guest hardly touches is mapped if the file can be leased: blocks of 2 MiB of which half or more is
-    /// filler, and tables for stack traces where they are most of a block. Whoever changes the file while the machine
-    /// lives waits until the guest has copies of the mapped pages.
+    /// Copies the file, but maps the parts that a guest hardly touches if the file can be leased: blocks of 2 MiB that are
+    /// at least half filler, and tables for stack traces where they fill most of a block. A process that opens the file
+    /// for writing while the machine lives waits until the guest has copies of the mapped pages.
     #[default]
     Auto,
-    /// They are copied. What becomes of the files afterwards is of no importance.
+    /// Copies the files. Later changes of the files have no effect.
     Copy,
-    /// Their pages are mapped from the host's page cache, and shared between machines until the guest writes to them. A
-    /// file on which no lease can be had must not be changed in place while the machine lives (replacing it by `rename`
-    /// is fine): the guest would see it, and end with a host error if it is cut. With shared or huge-page memory they
-    /// are copied.
+    /// Maps the files' pages from the host's page cache. Machines share a page until the guest writes to it. A file that
+    /// cannot be leased must not be changed in place while the machine lives (replacing it by `rename` is fine): the
+    /// guest would see the change, and end with a host error if the file is cut. With shared or huge-page memory the
+    /// files are copied.
     Map,
 }
 
-/// How the kernel finds its virtio-mmio devices.
+/// The mechanism by which the kernel finds its virtio-mmio devices.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum DeviceDiscovery {
@@ -144,68 +144,68 @@ pub enum DeviceDiscovery {
     Cmdline,
 }
 
-/// The serial console.
+/// Output and level of the serial console.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ConsoleConfig {
-    /// Where the guest's output goes.
+    /// Destination of the guest's output.
     #[serde(default)]
     pub output: ConsoleOutput,
-    /// How much there is of it.
+    /// Amount of output.
     #[serde(default)]
     pub level: ConsoleLevel,
 }
 
-/// Where console output goes.
+/// The destination of console output.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum ConsoleOutput {
     /// No serial port at all. A guest's panic then looks like a reset.
     None,
-    /// The last lines are kept in memory, for reports.
+    /// Keeps the last lines in memory, for reports.
     #[default]
     Ring,
-    /// The last lines are kept, and everything is appended to this file.
+    /// Keeps the last lines, and appends everything to this file.
     File(PathBuf),
-    /// The last lines are kept, and everything goes to this process's standard output.
+    /// Keeps the last lines, and writes everything to this process's standard output.
     Stdout,
 }
 
-/// How much the guest's kernel says on the console.
+/// The amount of output of the guest's kernel.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum ConsoleLevel {
-    /// Critical messages and a panic only. The guest has no `ttyS0`: nothing is probed, nothing printed.
+    /// Critical messages and panics only. The guest has no `ttyS0`, so it probes nothing and prints nothing.
     #[default]
     Quiet,
     /// All kernel messages, and `ttyS0` as the guest's `/dev/console`.
     Verbose,
 }
 
-/// A disk.
+/// A disk of the guest.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct BlockConfig {
     /// Name in logs and errors.
     pub id: String,
     /// Raw image file or block device of the host.
     pub path: PathBuf,
-    /// The guest may not write.
+    /// Whether the guest must not write to it.
     #[serde(default)]
     pub read_only: bool,
-    /// Serial number the guest can read, at most 20 bytes.
+    /// Serial number that the guest can read, at most 20 bytes.
     #[serde(default)]
     pub serial: Option<String>,
 }
 
-/// A network interface.
+/// A network interface of the guest.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct NetConfig {
     /// Name in logs and errors.
     pub id: String,
-    /// The host's end.
+    /// The tap device at the host's end.
     pub tap: TapSource,
-    /// Hardware address.
+    /// Hardware address of the guest's interface.
     pub mac: [u8; 6],
-    /// Largest packet without link-layer header, in bytes; the guest's default if there is none.
+    /// Largest packet without link-layer header, in bytes. `None`: the guest's default.
     #[serde(default)]
     pub mtu: Option<u16>,
 }
@@ -214,113 +214,113 @@ pub struct NetConfig {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum TapSource {
-    /// By name; created if it is not there.
+    /// A device by name; created if it does not exist.
     Name(String),
-    /// An open descriptor of this process on `/dev/net/tun`, with its interface set. It is duplicated.
+    /// An open descriptor of this process on `/dev/net/tun`, with its interface set. hutch duplicates it.
     Fd(i32),
 }
 
-/// A directory of the host for the guest, by virtio-fs.
+/// A directory of the host that the guest can mount by virtio-fs.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ShareConfig {
     /// Name in logs and errors.
     pub id: String,
-    /// What the guest mounts it by, at most 36 bytes.
+    /// Tag by which the guest mounts it, at most 36 bytes.
     pub tag: String,
-    /// The directory.
+    /// Path of the directory on the host.
     pub path: PathBuf,
-    /// The guest may not write.
+    /// Whether the guest must not write to it.
     #[serde(default)]
     pub read_only: bool,
-    /// Shares this one file of the directory and nothing else of it.
+    /// Shares only this file of the directory.
     #[serde(default)]
     pub only: Option<OsString>,
 }
 
-/// The socket device.
+/// The virtio socket device.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct VsockConfig {
-    /// The guest's address, at least 3. It has a meaning inside this machine only.
+    /// The guest's context id, at least 3. Only this machine uses it.
     pub guest_cid: u64,
 }
 
-/// A configuration that cannot be.
+/// Why a configuration is invalid.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum ConfigError {
-    /// No vCPU.
+    /// The machine would have no vCPU.
     #[error("a machine needs at least one vCPU; ask for 1 to {max}")]
     NoVcpus {
-        /// The limit.
+        /// Upper limit of vCPUs.
         max: u32,
     },
-    /// Too many vCPUs.
+    /// More vCPUs than hutch supports.
     #[error("{asked} vCPUs are more than a machine can have; ask for 1 to {max}")]
     TooManyVcpus {
-        /// What was asked for.
+        /// vCPUs in the configuration.
         asked: u32,
-        /// The limit.
+        /// Upper limit of vCPUs.
         max: u32,
     },
-    /// Memory 0 or next to nothing.
+    /// Less memory than any guest needs.
     #[error("{asked_mib} MiB of memory are too little for any guest; ask for at least {min_mib} MiB")]
     TooLittleMemory {
-        /// What was asked for.
+        /// MiB in the configuration.
         asked_mib: u64,
-        /// The least.
+        /// Lower limit in MiB.
         min_mib: u64,
     },
-    /// No such huge pages.
+    /// x86-64 has no huge pages of this size.
     #[error("huge pages of {page_mib} MiB do not exist; use 2 or 1024")]
     HugePageSize {
-        /// What was asked for.
+        /// Page size in the configuration, in MiB.
         page_mib: u64,
     },
-    /// Huge pages cannot be divided.
-    #[error("{size_mib} MiB of memory are no multiple of the huge page size of {page_mib} MiB; round it")]
+    /// The size of memory is not a multiple of the huge page size.
+    #[error("{size_mib} MiB of memory are not a multiple of the huge page size of {page_mib} MiB; round it")]
     HugePageMultiple {
-        /// Memory size.
+        /// Memory size in MiB.
         size_mib: u64,
-        /// Page size.
+        /// Page size in MiB.
         page_mib: u64,
     },
-    /// Not a number of whole blocks.
-    #[error("{asked_mib} MiB of memory to plug in are no multiple of {block_mib} MiB; round it")]
+    /// The pluggable memory is not a multiple of the device's block size.
+    #[error("{asked_mib} MiB of memory to plug in are not a multiple of {block_mib} MiB; round it")]
     PluggableMultiple {
-        /// What was asked for.
+        /// Pluggable MiB in the configuration.
         asked_mib: u64,
-        /// Size of a block.
+        /// Block size of the device, in MiB.
         block_mib: u64,
     },
-    /// Huge pages are reserved at the start, and so is what is taken beforehand.
-    #[error("memory in huge pages, or taken beforehand, is not plugged in later; ask for all of it at the start")]
+    /// Huge pages and prefaulted memory are taken at the start, so they cannot be pluggable.
+    #[error("memory in huge pages, or prefaulted, cannot be plugged in later; ask for all of it at the start")]
     PluggableBacking,
     /// More devices than interrupt pins.
     #[error("{asked} devices are more than the {max} a machine has interrupts for; remove some")]
     TooManyDevices {
-        /// How many.
+        /// Devices in the configuration.
         asked: usize,
-        /// The limit.
+        /// Upper limit for this kind of discovery.
         max: usize,
     },
-    /// Two devices with one name.
+    /// Two devices have the same id.
     #[error("two devices are called {id:?}; give each its own id")]
     DuplicateId {
-        /// The name.
+        /// The repeated id.
         id: String,
     },
-    /// Reserved addresses.
+    /// The guest's context id is reserved.
     #[error("guest CID {cid} is reserved; use 3 to 4294967294")]
     GuestCid {
-        /// What was asked for.
+        /// Context id in the configuration.
         cid: u64,
     },
 }
 
-/// The least memory: room for what lies below 1 MiB, and something above.
+/// Lower limit of guest memory: room for the data below 1 MiB, and something above.
 pub const MIN_MEMORY_MIB: u64 = 2;
 
 impl MachineConfig {
-    /// One vCPU and 128 MiB, no devices.
+    /// A machine with one vCPU, 128 MiB and no devices.
     pub fn new(name: impl Into<String>, kernel: impl Into<PathBuf>) -> Self {
         Self {
             name: name.into(),
@@ -344,7 +344,7 @@ impl MachineConfig {
         }
     }
 
-    /// How images come into memory of the configured kind: over shared memory and huge pages nothing can be mapped.
+    /// The loading that the configured memory allows: files cannot be mapped over shared memory and huge pages.
     pub fn effective_loading(&self) -> ImageLoading {
         match self.memory.backing {
             MemoryBacking::Anonymous => self.loading,
@@ -352,12 +352,12 @@ impl MachineConfig {
         }
     }
 
-    /// How many vCPUs there may ever be.
+    /// Upper limit of vCPUs over the machine's life.
     pub fn most_vcpus(&self) -> u32 {
         self.vcpus.max(self.max_vcpus)
     }
 
-    /// Virtio devices altogether.
+    /// Number of virtio devices, slots included.
     pub fn device_count(&self) -> usize {
         self.blocks.len()
             + self.block_slots as usize
@@ -368,10 +368,7 @@ impl MachineConfig {
             + usize::from(self.memory.pluggable_mib > 0)
     }
 
-    /// Checks what can be checked without looking at the host.
-    ///
-    /// # Errors
-    /// The first thing that cannot be.
+    /// Checks everything that does not depend on the host, and reports the first error.
     pub fn check(&self) -> Result<(), ConfigError> {
         let max = layout::MAX_VCPUS;
         match (self.vcpus, self.most_vcpus()) {
@@ -412,27 +409,28 @@ impl MachineConfig {
     }
 }
 
-/// Name of a disk without an image.
+/// Id of a disk without an image.
 pub(crate) fn slot_id(number: u32) -> String {
     format!("slot{number}")
 }
-/// What a guest that grows boots with, and some if its memory is no multiple of [`GROWTH_STEP_MIB`].
+
+/// Memory with which a growing guest boots, plus the remainder if its memory is not a multiple of [`GROWTH_STEP_MIB`].
 pub const GROWING_BOOT_MIB: u64 = 128;
-/// Memory up to which a guest that could grow boots with all of it: plugging in takes about 10 ms before the first block,
-/// so that with less a command would start later.
+/// Up to this size a guest boots with all of its memory: plugging in takes about 10 ms before the first block, so with a
+/// lower threshold a command would start later.
 pub const GROWTH_THRESHOLD_MIB: u64 = 1536;
 /// Linux adds memory in sections of this size.
 pub const GROWTH_STEP_MIB: u64 = 128;
 
 impl MemoryConfig {
-    /// All of it at the start, in anonymous memory.
+    /// Anonymous memory, all of it present at the start.
     pub fn anonymous(size_mib: u64) -> Self {
         let backing = MemoryBacking::Anonymous;
         Self { size_mib, backing, thp: false, prefault: false, pluggable_mib: 0, plug_at_mark: false }
     }
 
-    /// Boots with a small part and has the rest plugged in later, if there is more than `threshold_mib` of it and it is
-    /// of a kind that can be: a kernel takes time for each page that it finds at boot.
+    /// Makes most of the memory pluggable if it is larger than `threshold_mib` and of a kind that can be plugged in: a
+    /// kernel takes time for each page that it finds at boot.
     pub fn grow_beyond(&mut self, threshold_mib: u64) {
         let fixed = matches!(self.backing, MemoryBacking::Hugetlb { .. }) || self.prefault;
         if fixed || self.size_mib <= threshold_mib.max(GROWING_BOOT_MIB) {

@@ -41,7 +41,7 @@ fn memory_is_at_least_2_mib_and_a_multiple_of_its_pages() {
 }
 
 #[test]
-fn memory_to_plug_in_is_made_of_blocks_and_not_reserved() {
+fn pluggable_memory_consists_of_blocks_and_is_not_reserved() {
     let pluggable = |mib, change: fn(&mut MemoryConfig)| {
         with(|c| {
             c.memory.pluggable_mib = mib;
@@ -58,7 +58,7 @@ fn memory_to_plug_in_is_made_of_blocks_and_not_reserved() {
 }
 
 #[test]
-fn a_guest_that_grows_boots_with_a_small_part_and_what_does_not_fit_into_steps() {
+fn a_growing_guest_boots_with_a_small_part_and_the_remainder_of_the_steps() {
     let grown = |size_mib, threshold_mib| {
         let mut memory = MemoryConfig::anonymous(size_mib);
         memory.grow_beyond(threshold_mib);

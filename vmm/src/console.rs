@@ -1,4 +1,4 @@
-//! The guest's console output: the last lines in memory, everything in a file if wanted, and an eye on panics.
+//! The guest's console output: keeps the last lines, appends everything to a file if configured, and detects panics.
 //!
 //! The serial device writes from vCPU threads; reports read from anywhere.
 
@@ -11,19 +11,20 @@ use std::path::Path;
 use std::sync::{Arc, Mutex, MutexGuard};
 
 use crate::config::ConsoleOutput;
+use crate::sync::lock;
 
-/// Lines kept.
+/// Number of lines kept in memory.
 const MAX_LINES: usize = 256;
-/// A longer line is broken.
+/// Longer lines are broken, in bytes.
 const MAX_LINE: usize = 1024;
-/// A guest cannot fill the host's disk: the file gets no more than this.
+/// A guest cannot fill the host's disk: the file gets no more bytes than this.
 const MAX_FILE: u64 = 64 << 20;
-/// How Linux begins to panic.
+/// The beginning of Linux' panic message.
 const PANIC: &str = "Kernel panic - not syncing";
 
-/// See the module. Cheap to clone.
+/// The console of one machine. Clones share it.
 #[derive(Clone, Debug)]
-pub struct Console(Arc<Mutex<Inner>>);
+pub struct GuestConsole(Arc<Mutex<Inner>>);
 
 #[derive(Debug, Default)]
 struct Inner {
@@ -36,11 +37,8 @@ struct Inner {
     panic: Option<String>,
 }
 
-impl Console {
-    /// Opens the file, if there is to be one. `None` if there is no console at all.
-    ///
-    /// # Errors
-    /// The file cannot be written.
+impl GuestConsole {
+    /// Opens the file if `output` names one. `None` if there is no console at all.
     pub fn new(output: &ConsoleOutput) -> io::Result<Option<Self>> {
         let file = match output {
             ConsoleOutput::None => return Ok(None),
@@ -52,8 +50,8 @@ impl Console {
         Ok(Some(Self(Arc::new(Mutex::new(Inner { file, ..Inner::default() })))))
     }
 
-    /// The last `count` lines, without control characters, the oldest first; before them the line that tells why the
-    /// kernel panicked, if it did and the line is older.
+    /// The last `count` lines, without control characters, the oldest first. If the kernel panicked and the line with
+    /// the reason is older, that line comes before them.
     pub fn tail(&self, count: usize) -> Vec<String> {
         let inner = self.lock();
         let unfinished = (!inner.current.is_empty()).then(|| printable(&inner.current));
@@ -71,7 +69,7 @@ impl Console {
         self.lock().panic.is_some()
     }
 
-    /// The guest is done: what it left in an unfinished line goes to the file.
+    /// Writes an unfinished line to the file when the guest has ended.
     pub fn finish(&self) {
         let mut inner = self.lock();
         let current = std::mem::take(&mut inner.current);
@@ -82,12 +80,12 @@ impl Console {
     }
 
     fn lock(&self) -> MutexGuard<'_, Inner> {
-        self.0.lock().expect("nothing panics while holding the console")
+        lock(&self.0)
     }
 }
 
-/// For the serial device. Never fails towards the guest: trouble with the file ends the file.
-impl Write for Console {
+/// Used by the serial device. The guest never sees an error: hutch stops writing to a file that fails.
+impl Write for GuestConsole {
     fn write(&mut self, data: &[u8]) -> io::Result<usize> {
         let mut inner = self.lock();
         for byte in data {
@@ -116,10 +114,10 @@ impl Inner {
         }
         self.file_len += bytes.len() as u64;
         match file.write_all(bytes) {
-            // Nobody reads the other end of a pipe at the moment: its loss, the guest shall not wait.
+            // A full pipe loses the output: the guest must not wait for its reader.
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => (),
             Err(error) => {
-                log::error!("the console file cannot be written any more: {error}");
+                log::error!("cannot write the console file any more: {error}");
                 self.file = None;
             }
             Ok(()) => (),
@@ -139,7 +137,7 @@ impl Inner {
 }
 
 fn open(path: &Path) -> io::Result<File> {
-    // Non-blocking for pipes and terminals: a vCPU shall never wait for a reader.
+    // Non-blocking for pipes and terminals: a vCPU must never wait for a reader.
     File::options().append(true).create(true).mode(0o600).custom_flags(libc::O_NONBLOCK).open(path)
 }
 
@@ -164,8 +162,8 @@ fn printable(bytes: &[u8]) -> String {
 mod tests {
     use super::*;
 
-    fn ring() -> Console {
-        Console::new(&ConsoleOutput::Ring).expect("nothing to open").expect("a console")
+    fn ring() -> GuestConsole {
+        GuestConsole::new(&ConsoleOutput::Ring).expect("nothing to open").expect("a console")
     }
 
     #[test]
@@ -214,7 +212,7 @@ mod tests {
         let dir = tempfile::tempdir().expect("a temporary directory");
         let path = dir.path().join("console");
         std::fs::write(&path, "earlier\n").expect("a file");
-        let mut console = Console::new(&ConsoleOutput::File(path.clone())).expect("writable").expect("a console");
+        let mut console = GuestConsole::new(&ConsoleOutput::File(path.clone())).expect("writable").expect("a console");
         console.write_all(b"one\ntwo").expect("never fails");
         console.finish();
         assert_eq!(std::fs::read_to_string(&path).expect("readable"), "earlier\none\ntwo");
@@ -225,7 +223,7 @@ mod tests {
     fn a_file_is_bounded_however_much_the_guest_prints() {
         let dir = tempfile::tempdir().expect("a temporary directory");
         let path = dir.path().join("console");
-        let console = Console::new(&ConsoleOutput::File(path.clone())).expect("writable").expect("a console");
+        let console = GuestConsole::new(&ConsoleOutput::File(path.clone())).expect("writable").expect("a console");
         console.lock().file_len = MAX_FILE;
         let mut writer = console.clone();
         writer.write_all(b"too much\n").expect("never fails");
@@ -236,13 +234,13 @@ mod tests {
     #[test]
     fn an_unwritable_file_is_an_error() {
         let dir = tempfile::tempdir().expect("a temporary directory");
-        assert!(Console::new(&ConsoleOutput::File(dir.path().into())).is_err(), "a directory");
-        assert!(Console::new(&ConsoleOutput::File(dir.path().join("no/such"))).is_err());
+        assert!(GuestConsole::new(&ConsoleOutput::File(dir.path().into())).is_err(), "a directory");
+        assert!(GuestConsole::new(&ConsoleOutput::File(dir.path().join("no/such"))).is_err());
     }
 
     #[test]
     fn the_reason_of_a_panic_stays_in_sight_behind_a_long_trace() {
-        let mut console = Console::new(&ConsoleOutput::Ring).expect("no file").expect("a console");
+        let mut console = GuestConsole::new(&ConsoleOutput::Ring).expect("no file").expect("a console");
         let reason = "[    1.000000] Kernel panic - not syncing: sysrq triggered crash";
         writeln!(console, "before\n{reason}").expect("memory");
         assert_eq!(console.tail(5), ["before", reason], "not twice");

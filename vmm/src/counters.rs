@@ -1,27 +1,27 @@
-//! What the machine has done so far, in numbers. Written by vCPU threads without locks, read by anyone.
+//! Counts of the machine's exits. vCPU threads write them without locks; any thread may read them.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 
 /// Kinds of exits to user space.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ExitKind {
-    /// `in`.
+    /// An `in` instruction.
     PioIn,
-    /// `out`.
+    /// An `out` instruction.
     PioOut,
-    /// Load from a device.
+    /// A load from a device.
     MmioRead,
-    /// Store to a device.
+    /// A store to a device.
     MmioWrite,
     /// A signal, such as for pause and stop.
     Interrupted,
-    /// Everything else; these usually end the machine.
+    /// Any other exit; these usually end the machine.
     Other,
 }
 
 const KINDS: usize = 6;
 
-/// Exits of one vCPU. Its thread is the only writer. A cache line of its own.
+/// Exits of one vCPU, on a cache line of their own. The vCPU's thread is the only writer.
 #[derive(Debug, Default)]
 #[repr(align(64))]
 pub struct VcpuCounters([AtomicU64; KINDS]);
@@ -35,27 +35,27 @@ impl VcpuCounters {
     }
 }
 
-/// Numbers of a machine.
+/// Counters of a machine.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Counters {
-    /// Exits to user space, all vCPUs together.
+    /// Exits to user space, summed over all vCPUs.
     pub exits: ExitCounts,
 }
 
-/// Exits to user space by kind. Exits that KVM handles itself are not seen here.
+/// Exits to user space by kind. Exits that KVM handles itself are not counted.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct ExitCounts {
-    /// `in`.
+    /// `in` instructions.
     pub pio_in: u64,
-    /// `out`.
+    /// `out` instructions.
     pub pio_out: u64,
     /// Loads from devices.
     pub mmio_read: u64,
     /// Stores to devices.
     pub mmio_write: u64,
-    /// Signals.
+    /// Exits caused by a signal.
     pub interrupted: u64,
-    /// Everything else.
+    /// All other exits.
     pub other: u64,
 }
 
@@ -72,7 +72,7 @@ impl ExitCounts {
         Self { pio_in, pio_out, mmio_read, mmio_write, interrupted, other }
     }
 
-    /// All kinds.
+    /// Exits of all kinds.
     pub fn total(&self) -> u64 {
         self.pio_in + self.pio_out + self.mmio_read + self.mmio_write + self.interrupted + self.other
     }

@@ -1,41 +1,42 @@
 //! The part of a machine that its threads share: state, exit, vCPU handles, behind one lock. vCPU threads report here;
-//! the owner asks and waits here. The state is changed in this file only, and only by [`MachineState::next`].
+//! the owner asks and waits here. Only this file changes the state, and only by [`MachineState::next`].
 
 use std::sync::{Condvar, Mutex, MutexGuard};
 use std::time::{Duration, Instant};
 
-use crate::console::Console;
+use crate::console::GuestConsole;
 use crate::exit::MachineExit;
 use crate::marks::{names, Marks};
-use crate::state::{Event, Illegal, MachineState};
-use crate::vcpu::handle::Command;
-use crate::vcpu::{GuestEnd, VcpuEvents, VcpuHandle};
+use crate::state::{Illegal, MachineEvent, MachineState};
+use crate::sync::{lock, wait, wait_timeout};
+use crate::vcpu::handle::VcpuCommand;
+use crate::vcpu::{VcpuEvents, VcpuExitReason, VcpuHandle};
 
-/// vCPUs leave the guest within microseconds; a device that holds one longer than this is broken.
-const VCPU_PATIENCE: Duration = Duration::from_secs(5);
+/// vCPUs leave the guest within microseconds; a device that blocks one longer than this is broken.
+const VCPU_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// What an owner of a machine can be refused.
+/// Why a request of the machine's owner failed.
 #[derive(Debug, thiserror::Error)]
 pub enum MachineError {
-    /// Not in this state.
+    /// The machine's state does not allow it.
     #[error(transparent)]
     State(#[from] Illegal),
-    /// The machine ended meanwhile.
+    /// The machine has ended.
     #[error("the machine is over: {0}")]
     Over(MachineExit),
-    /// A vCPU does not react.
-    #[error("{count} vCPUs did not leave the guest within {} s; a device holds them: stop this process", VCPU_PATIENCE.as_secs())]
+    /// vCPU threads did not react in time.
+    #[error("{count} vCPUs did not leave the guest within {} s; a device blocks them: stop this process", VCPU_TIMEOUT.as_secs())]
     VcpuStuck {
-        /// How many.
+        /// Number of such vCPUs.
         count: usize,
     },
 }
 
-/// See the module.
+/// Changes the machine's state and commands its vCPUs.
 pub struct StateDriver {
     inner: Mutex<Inner>,
     changed: Condvar,
-    console: Option<Console>,
+    console: Option<GuestConsole>,
     marks: Marks,
 }
 
@@ -43,14 +44,14 @@ struct Inner {
     state: MachineState,
     exit: Option<MachineExit>,
     vcpus: Vec<VcpuHandle>,
-    /// vCPUs that have reported to be paused since they were asked.
+    /// vCPUs that have reported to be paused since the last pause command.
     paused: usize,
     /// vCPU threads that have ended.
     gone: usize,
 }
 
 impl Inner {
-    fn apply(&mut self, event: Event) -> Result<(), MachineError> {
+    fn apply(&mut self, event: MachineEvent) -> Result<(), MachineError> {
         match self.state.next(event) {
             Ok(next) => {
                 self.state = next;
@@ -63,7 +64,7 @@ impl Inner {
         }
     }
 
-    fn send(&self, command: Command) {
+    fn send(&self, command: VcpuCommand) {
         for vcpu in &self.vcpus {
             vcpu.send(command);
         }
@@ -71,60 +72,58 @@ impl Inner {
 }
 
 impl StateDriver {
-    /// Without vCPUs.
-    pub fn new(console: Option<Console>, marks: Marks) -> Self {
+    /// A driver in state `Built`, without vCPUs.
+    pub fn new(console: Option<GuestConsole>, marks: Marks) -> Self {
         let inner = Inner { state: MachineState::Built, exit: None, vcpus: Vec::new(), paused: 0, gone: 0 };
         Self { inner: Mutex::new(inner), changed: Condvar::new(), console, marks }
     }
 
-    /// Takes over a vCPU, which is parked, and lets it do what the others do. During a pause it stays parked.
+    /// Takes over a parked vCPU and sends it the command that the others got. During a pause it stays parked.
     pub fn adopt(&self, vcpu: VcpuHandle) {
         let mut inner = self.lock();
         match inner.state {
-            MachineState::Running => vcpu.send(Command::Run),
-            _ if inner.exit.is_some() => vcpu.send(Command::Stop),
+            MachineState::Running => vcpu.send(VcpuCommand::Run),
+            _ if inner.exit.is_some() => vcpu.send(VcpuCommand::Stop),
             _ => {}
         }
         inner.vcpus.push(vcpu);
     }
 
-    /// The guest's console.
-    pub fn console(&self) -> Option<&Console> {
+    pub fn console(&self) -> Option<&GuestConsole> {
         self.console.as_ref()
     }
 
-    /// The machine's marks.
     pub fn marks(&self) -> &Marks {
         &self.marks
     }
 
-    /// Lets the vCPUs run: for the first time, or after a pause.
-    pub fn run(&self, event: Event) -> Result<(), MachineError> {
+    /// Runs the vCPUs: for the first time, or after a pause.
+    pub fn run(&self, event: MachineEvent) -> Result<(), MachineError> {
         let mut inner = self.lock();
         inner.apply(event)?;
-        if event == Event::Start {
+        if event == MachineEvent::Start {
             self.marks.add(names::START);
         }
-        inner.send(Command::Run);
+        inner.send(VcpuCommand::Run);
         Ok(())
     }
 
-    /// Calls the vCPUs back and waits until the last has left the guest.
+    /// Kicks the vCPUs and waits until the last has left the guest.
     pub fn pause(&self) -> Result<(), MachineError> {
         let mut inner = self.lock();
-        inner.apply(Event::Pause)?;
+        inner.apply(MachineEvent::Pause)?;
         inner.paused = 0;
-        inner.send(Command::Pause);
+        inner.send(VcpuCommand::Pause);
         let all = inner.vcpus.len();
         let waiting = |inner: &Inner| inner.state == MachineState::Pausing && inner.paused < all;
-        inner = self.wait_while(inner, VCPU_PATIENCE, waiting);
+        inner = self.wait_while(inner, VCPU_TIMEOUT, waiting);
         if waiting(&inner) {
             return Err(MachineError::VcpuStuck { count: all - inner.paused });
         }
-        inner.apply(Event::AllPaused)
+        inner.apply(MachineEvent::AllPaused)
     }
 
-    /// Ends the machine, if it has not ended before: the first reason counts. Never waits.
+    /// Ends the machine. Only the first call's reason counts. Never waits.
     pub fn end(&self, exit: MachineExit) {
         let mut inner = self.lock();
         if inner.exit.is_some() {
@@ -132,15 +131,15 @@ impl StateDriver {
         }
         self.marks.add(names::END);
         inner.exit = Some(exit);
-        inner.apply(Event::Exit).expect("a machine can end in every state");
-        inner.send(Command::Stop);
+        inner.apply(MachineEvent::Exit).expect("a machine can end in every state");
+        inner.send(VcpuCommand::Stop);
         if let Some(console) = &self.console {
             console.finish();
         }
         self.changed.notify_all();
     }
 
-    /// Waits for the end.
+    /// Waits until the machine has ended. Returns `None` after `timeout`.
     pub fn wait(&self, timeout: Option<Duration>) -> Option<MachineExit> {
         let mut inner = self.lock();
         let waiting = |inner: &Inner| inner.exit.is_none();
@@ -148,7 +147,7 @@ impl StateDriver {
             Some(timeout) => inner = self.wait_while(inner, timeout, waiting),
             None => {
                 while waiting(&inner) {
-                    inner = self.changed.wait(inner).expect("nothing panics while holding the machine's lock");
+                    inner = wait(&self.changed, inner);
                 }
             }
         }
@@ -160,7 +159,7 @@ impl StateDriver {
         self.end(MachineExit::Stopped);
         let mut inner = self.lock();
         let all = inner.vcpus.len();
-        inner = self.wait_while(inner, VCPU_PATIENCE, |inner| inner.gone < all);
+        inner = self.wait_while(inner, VCPU_TIMEOUT, |inner| inner.gone < all);
         if inner.gone < all {
             return Err(MachineError::VcpuStuck { count: all - inner.gone });
         }
@@ -173,14 +172,14 @@ impl StateDriver {
         Ok(())
     }
 
-    /// A power or reset request by a device register.
-    pub fn end_by_guest(&self, end: GuestEnd) {
-        let panicked = self.console.as_ref().is_some_and(Console::panicked);
+    /// Ends the machine for a reason that a vCPU or a device register reported.
+    pub fn end_by_guest(&self, end: VcpuExitReason) {
+        let panicked = self.console.as_ref().is_some_and(GuestConsole::panicked);
         self.end(MachineExit::from_guest(end, panicked));
     }
 
     fn lock(&self) -> MutexGuard<'_, Inner> {
-        self.inner.lock().expect("nothing panics while holding the machine's lock")
+        lock(&self.inner)
     }
 
     fn wait_while<'a>(
@@ -189,7 +188,7 @@ impl StateDriver {
         timeout: Duration,
         waiting: impl Fn(&Inner) -> bool,
     ) -> MutexGuard<'a, Inner> {
-        // A timeout too large to be a point in time is as good as none.
+        // A timeout too large to be a point in time means no timeout.
         let deadline = Instant::now().checked_add(timeout);
         while waiting(&inner) {
             let left = match deadline.map(|deadline| deadline.checked_duration_since(Instant::now())) {
@@ -197,9 +196,7 @@ impl StateDriver {
                 Some(Some(left)) => left,
                 None => Duration::from_secs(1 << 30),
             };
-            let (guard, _) =
-                self.changed.wait_timeout(inner, left).expect("nothing panics while holding the machine's lock");
-            inner = guard;
+            inner = wait_timeout(&self.changed, inner, left);
         }
         inner
     }
@@ -211,7 +208,7 @@ impl VcpuEvents for StateDriver {
         self.changed.notify_all();
     }
 
-    fn ended(&self, index: u32, end: GuestEnd) {
+    fn ended(&self, index: u32, end: VcpuExitReason) {
         log::debug!("vcpu{index} ends: {end:?}");
         self.end_by_guest(end);
     }

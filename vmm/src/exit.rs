@@ -1,28 +1,28 @@
-//! How a machine's life ended.
+//! Why a machine ended.
 
 use std::fmt;
 
 use crate::hv::FaultContext;
-use crate::vcpu::GuestEnd;
+use crate::vcpu::VcpuExitReason;
 
-/// Why a machine is over.
+/// Why a machine ended.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum MachineExit {
-    /// The guest powered off, in an orderly way.
+    /// The guest powered off.
     PowerOff,
-    /// The guest reset the machine, in an orderly way.
+    /// The guest reset the machine.
     Reset,
-    /// The guest's kernel panicked: it said so on its console before it reset, or told the hypervisor.
+    /// The guest's kernel panicked: it printed so on its console before it reset, or reported it to the hypervisor.
     GuestPanic,
     /// The guest faulted while handling a fault while handling a fault.
     TripleFault,
-    /// The hypervisor came upon an instruction that it had to emulate and could not.
+    /// KVM had to emulate an instruction and could not.
     EmulationFailure(FaultContext),
-    /// The guest did something that nobody handles.
+    /// The guest caused a KVM exit that hutch does not handle.
     UnhandledExit(String),
-    /// The host failed the machine.
+    /// The host could not continue to run the machine.
     Host(String),
-    /// It was stopped from outside.
+    /// The owner stopped the machine.
     Stopped,
 }
 
@@ -36,7 +36,7 @@ impl fmt::Display for MachineExit {
             Self::EmulationFailure(context) => {
                 write!(f, "KVM could not emulate an instruction of the guest ({context})")
             }
-            Self::UnhandledExit(what) => write!(f, "the guest was left with an exit nobody handles: {what}"),
+            Self::UnhandledExit(what) => write!(f, "unhandled KVM exit: {what}"),
             Self::Host(what) => write!(f, "the host failed the machine: {what}"),
             Self::Stopped => write!(f, "the machine was stopped"),
         }
@@ -44,19 +44,19 @@ impl fmt::Display for MachineExit {
 }
 
 impl MachineExit {
-    /// What a vCPU's report means. `panicked` tells whether the console has seen a panic: Linux ends one by a reset,
-    /// or by a triple fault if nothing else works.
-    pub fn from_guest(end: GuestEnd, panicked: bool) -> Self {
+    /// Translates a vCPU's report. With `panicked` the console has seen a panic: Linux ends one by a reset, or by a
+    /// triple fault if nothing else works.
+    pub fn from_guest(end: VcpuExitReason, panicked: bool) -> Self {
         match end {
-            GuestEnd::Reset | GuestEnd::TripleFault if panicked => Self::GuestPanic,
-            GuestEnd::Crash => Self::GuestPanic,
-            GuestEnd::PowerOff => Self::PowerOff,
-            GuestEnd::Reset => Self::Reset,
-            GuestEnd::TripleFault => Self::TripleFault,
-            GuestEnd::EmulationFailure(context) => Self::EmulationFailure(context),
-            GuestEnd::Unhandled(what) => Self::UnhandledExit(what),
-            GuestEnd::Host(error) => Self::Host(format!("{error}: {}", error.source)),
-            GuestEnd::Bug => Self::Host("a vCPU's thread panicked; this is a bug of hutch".into()),
+            VcpuExitReason::Reset | VcpuExitReason::TripleFault if panicked => Self::GuestPanic,
+            VcpuExitReason::Crash => Self::GuestPanic,
+            VcpuExitReason::PowerOff => Self::PowerOff,
+            VcpuExitReason::Reset => Self::Reset,
+            VcpuExitReason::TripleFault => Self::TripleFault,
+            VcpuExitReason::EmulationFailure(context) => Self::EmulationFailure(context),
+            VcpuExitReason::Unhandled(what) => Self::UnhandledExit(what),
+            VcpuExitReason::Host(error) => Self::Host(format!("{error}: {}", error.source)),
+            VcpuExitReason::Bug => Self::Host("a vCPU's thread panicked; this is a bug of hutch".into()),
         }
     }
 }
@@ -66,12 +66,12 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_panic_is_told_apart_from_a_reset_and_a_triple_fault() {
-        assert_eq!(MachineExit::from_guest(GuestEnd::Reset, false), MachineExit::Reset);
-        assert_eq!(MachineExit::from_guest(GuestEnd::Reset, true), MachineExit::GuestPanic);
-        assert_eq!(MachineExit::from_guest(GuestEnd::TripleFault, false), MachineExit::TripleFault);
-        assert_eq!(MachineExit::from_guest(GuestEnd::TripleFault, true), MachineExit::GuestPanic);
-        assert_eq!(MachineExit::from_guest(GuestEnd::Crash, false), MachineExit::GuestPanic);
-        assert_eq!(MachineExit::from_guest(GuestEnd::PowerOff, true), MachineExit::PowerOff);
+    fn a_panic_is_distinguished_from_a_reset_and_a_triple_fault() {
+        assert_eq!(MachineExit::from_guest(VcpuExitReason::Reset, false), MachineExit::Reset);
+        assert_eq!(MachineExit::from_guest(VcpuExitReason::Reset, true), MachineExit::GuestPanic);
+        assert_eq!(MachineExit::from_guest(VcpuExitReason::TripleFault, false), MachineExit::TripleFault);
+        assert_eq!(MachineExit::from_guest(VcpuExitReason::TripleFault, true), MachineExit::GuestPanic);
+        assert_eq!(MachineExit::from_guest(VcpuExitReason::Crash, false), MachineExit::GuestPanic);
+        assert_eq!(MachineExit::from_guest(VcpuExitReason::PowerOff, true), MachineExit::PowerOff);
     }
 }

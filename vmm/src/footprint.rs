@@ -1,27 +1,27 @@
-//! What a process that runs a machine need not keep in memory.
+//! Drops program pages that a process does not need while it runs a machine.
 //!
 //! A program's start touches much of the program: definitions of command lines, configuration, the building of a machine.
 //! The kernel maps these pages of the file, with 64 KiB around each, and they stay in the process' resident memory although
-//! it never looks at them again. They are given back when the machine starts; what is needed after all comes back from the
-//! page cache, one fault for 64 KiB.
-#![allow(unsafe_code)] // the program's own segments, and madvise on them
+//! it never uses them again. hutch drops them when the machine starts; a page that is needed after all comes back from
+//! the page cache, with one fault for 64 KiB.
+#![expect(unsafe_code, reason = "reads the program's own headers and calls madvise on its segments")]
 
 use std::ffi::{c_int, c_void};
 
-/// What of a program is given back.
+/// The part of a program that [`drop_program_pages`] drops.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ProgramPages {
-    /// Constant data. Nearly none of it comes back while a machine boots: this costs no time.
+    /// Constant data. A boot needs nearly none of it again, so this costs no time.
     Data,
-    /// Code as well, of which the boot needs some again: half a millisecond, for a machine that is going to live long.
+    /// Code as well. The boot needs some of it again, which takes half a millisecond: for machines that live long.
     DataAndCode,
 }
 
-/// Gives back pages of the calling program, and of its shared libraries, that cannot have been written to; returns how many
-/// bytes of addresses that were. To be called when a machine is about to run.
+/// Drops the read-only pages of the calling program and of its shared libraries from memory. Returns the length of the
+/// address ranges in bytes. Call it when a machine is about to run.
 ///
-/// Nothing but the resident set changes: these pages have the contents of their files. What a debugger wrote into code, its
-/// breakpoints, goes with it. Locked memory stays.
+/// Only the resident set changes: these pages have the contents of their files. Breakpoints that a debugger wrote into
+/// code are lost. Locked memory stays.
 pub fn drop_program_pages(what: ProgramPages) -> usize {
     let mut job = Job { what, dropped: 0 };
     // SAFETY: the function is called before this returns, with `job` and nothing else.
@@ -34,10 +34,10 @@ struct Job {
     dropped: usize,
 }
 
-/// For one object: the program or a library.
+/// Drops the pages of one object: the program or a library.
 ///
 /// # Safety
-/// As called by `dl_iterate_phdr` with a pointer to a [`Job`] that nobody else uses.
+/// Only for `dl_iterate_phdr`, with a pointer to a [`Job`] to which no other reference exists.
 unsafe extern "C" fn drop_object(info: *mut libc::dl_phdr_info, _size: usize, job: *mut c_void) -> c_int {
     // SAFETY: as promised; program headers are part of the object and never change.
     let (base, headers, job) = unsafe {
@@ -48,7 +48,7 @@ unsafe extern "C" fn drop_object(info: *mut libc::dl_phdr_info, _size: usize, jo
         };
         (info.dlpi_addr as usize, headers, &mut *job.cast::<Job>())
     };
-    // What is written once, when a position-independent program is relocated, lies in a segment that can be written.
+    // The data that the relocation of a position-independent program writes lies in writable segments.
     let stays = match job.what {
         ProgramPages::Data => libc::PF_W | libc::PF_X,
         ProgramPages::DataAndCode => libc::PF_W,
@@ -56,8 +56,8 @@ unsafe extern "C" fn drop_object(info: *mut libc::dl_phdr_info, _size: usize, jo
     for header in headers.iter().filter(|header| header.p_type == libc::PT_LOAD && header.p_flags & stays == 0) {
         let start = base.wrapping_add(header.p_vaddr as usize).next_multiple_of(PAGE);
         let end = base.wrapping_add((header.p_vaddr + header.p_filesz) as usize) / PAGE * PAGE;
-        // SAFETY: whole pages of a private mapping of a file that nothing has written to: whoever reads them next gets the
-        // same from the file.
+        // SAFETY: whole pages of a private mapping of a file, never written to: the next read gets the same bytes from the
+        // file.
         if end > start && unsafe { libc::madvise(start as *mut c_void, end - start, libc::MADV_DONTNEED) } == 0 {
             job.dropped += end - start;
         }

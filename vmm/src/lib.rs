@@ -1,51 +1,56 @@
 //! The hutch virtual machine monitor: a KVM machine with virtio devices, built for booting Linux fast.
 //!
-//! [`Machine::build`] makes a machine of a [`MachineConfig`]; [`builder`] lists the steps. The owner starts it, waits
+//! [`Machine::build`] builds a machine from a [`MachineConfig`]; `builder.rs` lists the steps. The owner starts it, waits
 //! for its [`MachineExit`], and drops it.
 //!
-//! | module | what it is |
+//! | module | contents |
 //! |---|---|
-//! | [`config`] | what a machine shall be |
-//! | [`builder`] | from configuration to machine, step by step |
-//! | [`machine`] | the owner's view: start, pause, stop, wait, look |
-//! | [`driver`], [`state`] | what threads share; the states of a machine |
-//! | [`vcpu`] | vCPU threads and the loop that runs the guest |
-//! | [`hv`] | the backend to KVM, its fake, and the probe of what KVM is here |
-//! | [`memory`], [`footprint`] | guest memory; what else is resident |
-//! | [`boot`] | kernel, initrd, command line, entry protocols |
+//! | [`config`] | the configuration of a machine |
+//! | `builder`, `error` | from configuration to machine, step by step; why that failed |
+//! | `machine`, `run_control` | the owner's view: start, pause, stop, wait, inspect |
+//! | `driver`, `state`, `exit` | data that the threads share; the states of a machine; why it ended |
+//! | `vcpu`, `vcpus` | vCPU threads with the loop that runs the guest; the vCPUs of a machine |
+//! | [`hv`], [`probe`] | the backend to KVM and its fake; the probe of this host's KVM |
+//! | `memory`, [`footprint`] | guest memory; other resident memory |
+//! | `boot` | kernel, initrd, command line, entry protocols |
 //! | [`arch`] | x86-64: layout, ACPI, CPUID, registers |
-//! | [`attach`] | devices onto buses, interrupts and doorbells |
-//! | [`console`], [`marks`], [`counters`], [`power`] | what a guest says and does |
+//! | `virtio`, `attach` | devices, connected to buses, interrupts and queue notifications |
+//! | `console`, `marks`, [`counters`], `power` | the guest's output, boot marks, exits, and power requests |
 
 #![deny(unsafe_code)]
 
 pub mod arch;
-pub mod attach;
-pub mod boot;
-pub mod builder;
+mod attach;
+mod boot;
+mod builder;
 pub mod config;
-pub mod console;
+mod console;
 pub mod counters;
-pub mod driver;
-pub mod exit;
+mod driver;
+mod error;
+mod exit;
 pub mod footprint;
-mod gate;
 pub mod hv;
-pub mod machine;
-pub mod marks;
-pub mod memory;
-pub mod power;
-pub mod state;
+mod machine;
+#[cfg(test)]
+mod machine_tests;
+mod marks;
+mod memory;
+mod power;
+pub mod probe;
+mod run_control;
+mod state;
+mod sync;
 #[cfg(any(test, feature = "testing"))]
 pub mod testing;
-pub mod vcpu;
+mod vcpu;
 mod vcpus;
 mod virtio;
 
-pub use builder::BuildError;
 pub use config::MachineConfig;
 pub use counters::Counters;
 pub use driver::MachineError;
+pub use error::BuildError;
 pub use exit::MachineExit;
 pub use hutch_devices::virtio::block::BlockSlot;
 pub use hutch_devices::virtio::mem::MemHandle;

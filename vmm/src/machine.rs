@@ -8,34 +8,34 @@ use hutch_devices::virtio::mem::MemHandle;
 use hutch_devices::virtio::mmio::MmioTransport;
 use hutch_devices::virtio::vsock::VsockHandle;
 
-use crate::boot::load::Loader;
-use crate::builder::{self, BuildError};
-use crate::config::MachineConfig;
+use crate::boot::loader::Loader;
 use crate::counters::Counters;
 use crate::driver::{MachineError, StateDriver};
+use crate::error::BuildError;
 use crate::exit::MachineExit;
-use crate::gate::Gate;
-use crate::hv::{Hypervisor, Vm};
+use crate::hv::Vm;
 use crate::marks::Mark;
+use crate::run_control::RunControl;
 use crate::vcpus::Vcpus;
 use crate::virtio::Handles;
 
-/// A machine. Its states and what leads from one to the other: [`crate::state`].
+/// A virtual machine. [`Machine::build`] makes it, [`Machine::start`] runs the guest, and [`Machine::wait`] returns how
+/// the guest ended.
 ///
-/// Dropping it ends the guest and takes everything away: threads, descriptors, memory.
+/// Dropping it ends the guest and frees everything: threads, descriptors, memory.
 pub struct Machine {
     driver: Arc<StateDriver>,
     vcpus: Vcpus,
-    gate: Arc<Gate>,
+    control: Arc<RunControl>,
     handles: Handles,
     down: bool,
     /// Kept while the guest's memory is used.
     _images: Loader,
-    /// Last: descriptors of interrupts and doorbells go before it.
+    /// Last: the descriptors of irqfds and ioeventfds must be closed before it.
     vm: Box<dyn Vm>,
 }
 
-/// Everything the builder hands over.
+/// Everything that the builder hands over.
 pub(crate) struct Parts {
     pub driver: Arc<StateDriver>,
     pub vcpus: Vcpus,
@@ -46,112 +46,87 @@ pub(crate) struct Parts {
 }
 
 impl Machine {
-    /// Checks `config` and builds the machine on `/dev/kvm`. No vCPU runs yet.
-    ///
-    /// # Errors
-    /// The first thing that is wrong with the configuration, its files or the host.
-    pub fn build(config: &MachineConfig) -> Result<Self, BuildError> {
-        builder::build(config)
-    }
-
-    /// Builds the machine on another hypervisor.
-    ///
-    /// # Errors
-    /// As of [`Self::build`].
-    pub fn build_on(hypervisor: &dyn Hypervisor, config: &MachineConfig) -> Result<Self, BuildError> {
-        builder::build_on(hypervisor, config)
-    }
-
     pub(crate) fn new(parts: Parts) -> Self {
         let Parts { driver, vcpus, transports, handles, images, vm } = parts;
-        let gate = Arc::new(Gate::new(driver.clone(), transports));
-        images.attach(gate.clone());
-        Self { driver, vcpus, gate, handles, down: false, _images: images, vm }
+        let control = Arc::new(RunControl::new(driver.clone(), transports));
+        images.attach(control.clone());
+        Self { driver, vcpus, control, handles, down: false, _images: images, vm }
     }
 
-    /// Lets the guest run.
-    ///
-    /// # Errors
-    /// It has run before.
+    /// Runs the guest for the first time.
     pub fn start(&mut self) -> Result<(), MachineError> {
-        self.gate.start()
+        self.control.start()
     }
 
-    /// Holds the guest: when this returns, no vCPU runs and no device works.
-    ///
-    /// # Errors
-    /// It does not run, ended meanwhile, or cannot be held.
+    /// Pauses the guest. When this returns `Ok`, no vCPU runs and no device works.
     pub fn pause(&mut self) -> Result<(), MachineError> {
-        self.gate.pause()
+        self.control.pause()
     }
 
-    /// Goes on after [`Self::pause`].
-    ///
-    /// # Errors
-    /// It is not paused.
+    /// Resumes the guest after [`Self::pause`].
     pub fn resume(&mut self) -> Result<(), MachineError> {
-        self.gate.resume()
+        self.control.resume()
     }
 
-    /// The way to the guest's sockets, if the machine has that device.
+    /// Connects to the guest's sockets. `None` if the machine was built without that device.
     pub fn vsock(&self) -> Option<VsockHandle> {
         self.handles.vsock.clone()
     }
 
-    /// The disks whose image may change while the guest runs; as many as the configuration's `block_slots`.
+    /// The disks whose image may change while the guest runs: the configuration's `block_slots`, in order.
     pub fn block_slots(&self) -> &[BlockSlot] {
         &self.handles.slots
     }
 
-    /// Makes sure that the guest can bring `count` vCPUs online, or as many as there may be. May be called from any thread,
-    /// also while the guest is held. There are never fewer afterwards: one that the guest takes offline sleeps.
+    /// Makes sure that the guest can bring `count` vCPUs online, or the configured maximum. Any thread may call this,
+    /// also while the guest is paused. vCPUs are never removed: one that the guest takes offline sleeps.
     ///
     /// # Errors
-    /// The hypervisor's; what was made before stays.
+    /// KVM or the host refused a vCPU or its thread. Those created before stay.
     pub fn ensure_vcpus(&self, count: u32) -> Result<(), BuildError> {
         self.vcpus.ensure(self.vm.as_ref(), count, None)
     }
 
-    /// Memory that can be plugged in, if the machine has any.
+    /// Plugs memory in and out. `None` if the machine was built without pluggable memory.
     pub fn memory(&self) -> Option<MemHandle> {
         self.handles.memory.clone()
     }
 
-    /// Ends the machine from anywhere.
+    /// A handle that stops the machine from any thread.
     pub fn stopper(&self) -> Stopper {
         Stopper(self.driver.clone())
     }
 
-    /// Waits until the guest has ended, by itself or because it was stopped. `None`: not within `timeout`.
+    /// Waits until the guest has ended or was stopped. Returns `None` after `timeout`.
     pub fn wait(&self, timeout: Option<Duration>) -> Option<MachineExit> {
         self.driver.wait(timeout)
     }
 
-    /// The last lines the guest wrote to its console.
+    /// The last lines that the guest wrote to its console, the oldest first.
     pub fn console_tail(&self, lines: usize) -> Vec<String> {
         self.driver.console().map(|console| console.tail(lines)).unwrap_or_default()
     }
 
-    /// What happened when, so far.
+    /// The boot marks so far, in order of time.
     pub fn marks(&self) -> Vec<Mark> {
         self.driver.marks().all()
     }
 
-    /// Numbers, so far.
+    /// The counters at this moment.
     pub fn counters(&self) -> Counters {
         Counters { exits: self.vcpus.exits() }
     }
 
-    /// For a process that ends now and takes the machine along, which is faster than [`Self::shutdown`]. Afterwards the
-    /// machine must not be dropped.
-    pub fn process_ends(&self) {
-        self.vm.process_ends();
+    /// Lets the kernel destroy the VM in the background after this process has exited, which is faster than
+    /// [`Self::shutdown`]. Call it just before the process exits; the machine must not be dropped afterwards.
+    pub fn defer_teardown(&self) {
+        self.vm.defer_teardown();
     }
 
-    /// Ends the guest if it has not ended, waits for its vCPUs, stops the devices, and takes everything away.
+    /// Ends the guest if it has not ended, waits for its vCPUs, stops the devices, and frees everything.
     ///
     /// # Errors
-    /// [`MachineError::VcpuStuck`]: a thread could not be ended and is left behind, together with what it uses.
+    /// [`MachineError::VcpuStuck`]: a thread did not end and is left behind, together with everything it uses.
     pub fn shutdown(mut self) -> Result<(), MachineError> {
         self.take_down()
     }
@@ -161,7 +136,7 @@ impl Machine {
             return Ok(());
         }
         self.down = true;
-        self.gate.shutdown()
+        self.control.shutdown()
     }
 }
 
@@ -173,17 +148,14 @@ impl Drop for Machine {
     }
 }
 
-/// Ends a machine from any thread, also after the [`Machine`] itself is gone.
+/// Stops a machine from any thread, also after the [`Machine`] itself is gone.
 #[derive(Clone)]
 pub struct Stopper(Arc<StateDriver>);
 
 impl Stopper {
-    /// vCPUs leave at once and [`Machine::wait`] returns [`MachineExit::Stopped`], unless the machine was over already.
+    /// Stops the guest at once. [`Machine::wait`] then returns [`MachineExit::Stopped`], unless the machine was over
+    /// already.
     pub fn stop(&self) {
         self.0.end(MachineExit::Stopped);
     }
 }
-
-#[cfg(test)]
-#[path = "machine_tests.rs"]
-mod tests;

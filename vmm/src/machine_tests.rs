@@ -4,16 +4,17 @@ use std::time::Duration;
 
 use tempfile::TempDir;
 
-use super::*;
 use crate::arch::EntryState;
+use crate::builder;
 use crate::config::{BlockConfig, ConsoleLevel, ConsoleOutput, DeviceDiscovery, VsockConfig};
 use crate::hv::exit::SystemEvent;
 use crate::hv::fake::{FakeHypervisor, Scripted};
-use crate::hv::Doorbell;
+use crate::hv::Ioeventfd;
 use crate::testing::{pvh_image, PvhImage};
+use crate::{BuildError, Machine, MachineConfig, MachineError, MachineExit};
 
-/// Far more than any of these tests takes.
-const PATIENCE: Duration = Duration::from_secs(20);
+/// Far longer than any of these tests takes.
+const TEST_TIMEOUT: Duration = Duration::from_secs(20);
 
 struct Bench {
     config: MachineConfig,
@@ -45,7 +46,7 @@ impl Bench {
 
     fn exit(scripts: impl IntoIterator<Item = Vec<Scripted>>) -> MachineExit {
         let machine = Self::new(scripts).start();
-        let exit = machine.wait(Some(PATIENCE)).expect("ends in time");
+        let exit = machine.wait(Some(TEST_TIMEOUT)).expect("ends in time");
         machine.shutdown().expect("everything leaves");
         exit
     }
@@ -81,7 +82,7 @@ fn every_end_of_a_guest_has_its_own_name() {
 #[test]
 fn the_end_of_one_vcpu_ends_them_all_and_the_first_reason_counts() {
     let machine = Bench::new([vec![], vec![Scripted::TripleFault], vec![]]).start();
-    assert_eq!(machine.wait(Some(PATIENCE)), Some(MachineExit::TripleFault));
+    assert_eq!(machine.wait(Some(TEST_TIMEOUT)), Some(MachineExit::TripleFault));
     machine.stopper().stop();
     assert_eq!(machine.wait(None), Some(MachineExit::TripleFault));
     machine.shutdown().expect("everything leaves");
@@ -101,7 +102,7 @@ fn a_machine_is_started_once_paused_while_it_runs_and_resumed_while_it_is_paused
         machine.resume().expect("paused");
         machine.pause().expect("running");
         machine.resume().expect("paused");
-        assert!(bench.hypervisor.resumed() >= round, "guests are told that their clock stood still");
+        assert!(bench.hypervisor.resumed() >= round, "the guest hears that its clock stood still");
     }
     machine.stopper().stop();
     assert!(matches!(machine.pause(), Err(MachineError::Over(MachineExit::Stopped))));
@@ -113,7 +114,7 @@ fn a_paused_machine_can_be_stopped() {
     let mut machine = Bench::new([vec![]]).start();
     machine.pause().expect("running");
     machine.stopper().stop();
-    assert_eq!(machine.wait(Some(PATIENCE)), Some(MachineExit::Stopped));
+    assert_eq!(machine.wait(Some(TEST_TIMEOUT)), Some(MachineExit::Stopped));
     machine.shutdown().expect("everything leaves");
 }
 
@@ -142,34 +143,34 @@ fn only_the_first_vcpu_has_an_entry() {
 }
 
 #[test]
-fn each_device_has_a_line_and_a_doorbell_for_each_queue() {
+fn each_device_has_an_irqfd_and_an_ioeventfd_for_each_queue() {
     let mut bench = Bench::new([vec![Scripted::Load(0xd000_1008, 4)]]);
     bench.config.vsock = Some(VsockConfig { guest_cid: 3 });
     bench.config.rng = true;
     let machine = bench.start();
     assert!(machine.vsock().is_some());
-    assert_eq!(bench.hypervisor.lines(), [5, 6]);
-    let bell = |address, value| Doorbell::Mmio { address, value };
-    let vsock: Vec<_> = (0..3).map(|queue| bell(0xd000_0050, queue)).collect();
-    assert_eq!(bench.hypervisor.doorbells(), [vsock, vec![bell(0xd000_1050, 0)]].concat());
+    assert_eq!(bench.hypervisor.irqfds(), [5, 6]);
+    let notify = |address, value| Ioeventfd::Mmio { address, value };
+    let vsock: Vec<_> = (0..3).map(|queue| notify(0xd000_0050, queue)).collect();
+    assert_eq!(bench.hypervisor.ioeventfds(), [vsock, vec![notify(0xd000_1050, 0)]].concat());
     drop(machine);
     assert!(Bench::new([vec![]]).build().expect("good").vsock().is_none());
 }
 
 #[test]
 fn a_verbose_console_has_an_interrupt_and_a_silent_one_has_none() {
-    for (level, lines) in [(ConsoleLevel::Verbose, vec![4]), (ConsoleLevel::Quiet, vec![])] {
+    for (level, irqfds) in [(ConsoleLevel::Verbose, vec![4]), (ConsoleLevel::Quiet, vec![])] {
         let mut bench = Bench::new([vec![]]);
         bench.config.console.level = level;
         drop(bench.build().expect("good"));
-        assert_eq!(bench.hypervisor.lines(), lines);
+        assert_eq!(bench.hypervisor.irqfds(), irqfds);
     }
 }
 
 #[test]
-fn marks_and_counters_tell_what_happened() {
+fn marks_and_counters_report_the_events() {
     let machine = Bench::new([vec![out(0xe9, "IA"), power(0, 0x34)]]).start();
-    machine.wait(Some(PATIENCE)).expect("ends in time");
+    machine.wait(Some(TEST_TIMEOUT)).expect("ends in time");
     let names: Vec<String> = machine.marks().into_iter().map(|mark| mark.name).collect();
     let expected = [
         "build",
@@ -188,7 +189,7 @@ fn marks_and_counters_tell_what_happened() {
 }
 
 #[test]
-fn what_is_wrong_is_named_before_anything_is_built() {
+fn errors_are_reported_before_anything_is_built() {
     let build = |change: &dyn Fn(&mut MachineConfig)| {
         let mut bench = Bench::new([vec![]]);
         change(&mut bench.config);
@@ -208,7 +209,7 @@ fn what_is_wrong_is_named_before_anything_is_built() {
     let disk = BlockConfig { id: "disk".into(), path: "/nowhere".into(), read_only: true, serial: None };
     let error = build(&|c| c.blocks.push(disk.clone()));
     assert_eq!(error.to_string(), "cannot set up device disk");
-    assert!(std::error::Error::source(&error).is_some(), "with the device's own reason behind it");
+    assert!(std::error::Error::source(&error).is_some(), "the device's own reason is its source");
 }
 
 #[test]
@@ -251,7 +252,7 @@ fn an_unused_console_leaves_no_trace_in_the_command_line() {
 }
 
 #[test]
-fn devices_are_on_the_command_line_if_asked_for() {
+fn devices_are_on_the_command_line_if_configured() {
     use crate::arch::x86_64::acpi::VirtioNode;
     use crate::attach::Devices;
     let mut bench = Bench::new([]);
@@ -263,27 +264,27 @@ fn devices_are_on_the_command_line_if_asked_for() {
 }
 
 #[test]
-fn vcpus_are_made_when_they_are_asked_for_and_do_what_the_others_do() {
+fn vcpus_are_created_on_demand_and_follow_the_others() {
     // The third one ends the machine as soon as it runs.
     let mut bench = Bench::new([vec![Scripted::Stay], vec![], vec![power(0, 0x34)]]);
     (bench.config.vcpus, bench.config.max_vcpus) = (1, 3);
     let mut machine = bench.start();
-    assert_eq!(bench.hypervisor.entries().len(), 1, "only the first is made with the machine");
+    assert_eq!(bench.hypervisor.entries().len(), 1, "only the first is created with the machine");
     machine.ensure_vcpus(2).expect("there may be three");
     machine.ensure_vcpus(1).expect("there are more already");
     assert_eq!(bench.hypervisor.entries().len(), 2);
     assert!(bench.hypervisor.entries()[1].is_none(), "the guest starts it");
     machine.pause().expect("it runs");
-    machine.ensure_vcpus(100).expect("as many as there may be");
+    machine.ensure_vcpus(100).expect("the upper limit");
     assert_eq!(bench.hypervisor.entries().len(), 3);
-    assert_eq!(machine.wait(Some(Duration::from_millis(20))), None, "the third one is held too");
+    assert_eq!(machine.wait(Some(Duration::from_millis(20))), None, "the third one is paused too");
     machine.resume().expect("it is paused");
-    assert_eq!(machine.wait(Some(PATIENCE)), Some(MachineExit::PowerOff));
+    assert_eq!(machine.wait(Some(TEST_TIMEOUT)), Some(MachineExit::PowerOff));
     machine.shutdown().expect("everything leaves");
 }
 
 #[test]
-fn a_kernel_is_told_how_many_vcpus_are_there_at_its_start() {
+fn the_command_line_limits_the_kernel_to_the_vcpus_at_its_start() {
     let mut bench = Bench::new([vec![]]);
     let line = |config: &MachineConfig| {
         builder::cmdline(config, &crate::attach::Devices::default()).expect("good").finish(2047).expect("short")
@@ -294,14 +295,14 @@ fn a_kernel_is_told_how_many_vcpus_are_there_at_its_start() {
 }
 
 #[test]
-fn memory_comes_when_it_is_asked_for_or_when_the_guest_marks_that_it_is_ready() {
+fn memory_is_plugged_on_request_or_when_the_guest_marks_that_it_is_ready() {
     let mark = || Scripted::Out { port: 0xe9, size: 1, data: b"A".to_vec() };
     let requested = |at_mark| {
         let mut bench = Bench::new([vec![mark(), power(0, 0x34)]]);
         (bench.config.memory.pluggable_mib, bench.config.memory.plug_at_mark) = (8, at_mark);
         let machine = bench.start();
-        assert_eq!(machine.wait(Some(PATIENCE)), Some(MachineExit::PowerOff));
-        let memory = machine.memory().expect("there is some");
+        assert_eq!(machine.wait(Some(TEST_TIMEOUT)), Some(MachineExit::PowerOff));
+        let memory = machine.memory().expect("pluggable memory");
         assert_eq!((memory.capacity(), memory.plugged()), (8 << 20, 0));
         memory.requested()
     };

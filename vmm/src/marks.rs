@@ -1,26 +1,27 @@
-//! Boot marks: when what happened, on the host's CLOCK_MONOTONIC. Steps of the VMM mark themselves; a guest marks by
+//! Boot marks: events with their time on the host's CLOCK_MONOTONIC. The VMM marks its own steps; a guest marks by
 //! writing a byte to I/O port 0xE9.
 
 use std::borrow::Cow;
 use std::sync::{Arc, Mutex, OnceLock};
 
 use crate::counters::{ExitCounts, VcpuCounters};
+use crate::sync::lock;
 
-/// A guest may write as many bytes as it likes; no more marks than this are kept.
+/// A guest may write any number of bytes; hutch keeps no more marks than this.
 const MAX_MARKS: usize = 1024;
 
-/// A point in time.
+/// An event and its time.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Mark {
-    /// What happened.
+    /// Name of the event.
     pub name: String,
     /// CLOCK_MONOTONIC, in nanoseconds.
     pub at_ns: u64,
-    /// Exits to user space until then, for marks of the guest.
+    /// Exits to user space up to this mark; only for marks of the guest.
     pub exits: Option<ExitCounts>,
 }
 
-/// Marks of the VMM, in the order in which they usually come.
+/// Names of the VMM's marks, in their usual order.
 pub mod names {
     /// `Machine::build` was called.
     pub const BUILD: &str = "build";
@@ -34,15 +35,15 @@ pub mod names {
     pub const DEVICES_READY: &str = "devices-ready";
     /// vCPUs and their threads exist.
     pub const VCPUS_READY: &str = "vcpus-ready";
-    /// The vCPUs were told to run.
+    /// The vCPUs got the command to run.
     pub const START: &str = "start";
-    /// The guest has all memory that was asked for; there again whenever the wish has changed.
+    /// The guest has plugged in all requested memory. Marked again after each further request.
     pub const MEMORY_PLUGGED: &str = "memory-plugged";
     /// The machine has ended.
     pub const END: &str = "end";
 }
 
-/// A collection that only grows.
+/// The marks of one machine. The collection only grows.
 #[derive(Default)]
 pub struct Marks {
     all: Mutex<Vec<Entry>>,
@@ -50,7 +51,7 @@ pub struct Marks {
     ready: Mutex<Option<Box<dyn FnOnce() + Send>>>,
 }
 
-/// A [`Mark`] whose name is not yet text.
+/// A [`Mark`] whose name is not yet a `String`.
 #[derive(Debug)]
 struct Entry {
     name: Cow<'static, str>,
@@ -59,30 +60,30 @@ struct Entry {
 }
 
 impl Marks {
-    /// Notes that something happens now.
+    /// Adds a mark with the current time.
     pub fn add(&self, name: impl Into<Cow<'static, str>>) {
         self.push(Entry { at_ns: now_ns(), name: name.into(), exits: None });
     }
 
-    /// From now on marks of the guest come with the sum of these counters.
+    /// Gives later marks of the guest the sum of these counters.
     pub fn watch(&self, vcpus: Vec<Arc<VcpuCounters>>) {
-        // A machine's vCPUs are made once.
+        // Called once per machine.
         let _ = self.vcpus.set(vcpus);
     }
 
-    /// Does this when the guest first marks that it is ready (`A`), on that vCPU's thread.
+    /// Calls `job` when the guest first marks that it is ready (`A`), on that vCPU's thread.
     pub fn on_ready(&self, job: Box<dyn FnOnce() + Send>) {
-        *self.ready.lock().expect("nothing panics while holding the marks") = Some(job);
+        *lock(&self.ready) = Some(job);
     }
 
     fn push(&self, entry: Entry) {
-        let mut all = self.all.lock().expect("nothing panics while holding the marks");
+        let mut all = lock(&self.all);
         if all.len() < MAX_MARKS {
             all.push(entry);
         }
     }
 
-    /// A byte the guest wrote to the mark port.
+    /// Adds the mark for a byte that the guest wrote to the mark port.
     pub fn add_guest(&self, byte: u8) {
         let at_ns = now_ns();
         let name = match byte {
@@ -95,16 +96,16 @@ impl Marks {
         let exits = self.vcpus.get().map(|vcpus| ExitCounts::sum(vcpus.iter().map(Arc::as_ref)));
         self.push(Entry { name, at_ns, exits });
         if byte == b'A' {
-            let job = self.ready.lock().expect("nothing panics while holding the marks").take();
+            let job = lock(&self.ready).take();
             if let Some(job) = job {
                 job();
             }
         }
     }
 
-    /// All so far, in order of time.
+    /// All marks so far, in order of time.
     pub fn all(&self) -> Vec<Mark> {
-        let entries = self.all.lock().expect("nothing panics while holding the marks");
+        let entries = lock(&self.all);
         let mark = |e: &Entry| Mark { name: e.name.to_string(), at_ns: e.at_ns, exits: e.exits };
         let mut all: Vec<Mark> = entries.iter().map(mark).collect();
         all.sort_by_key(|mark| mark.at_ns);

@@ -1,5 +1,5 @@
 //! Guest memory: mapped without touching a page. Runs on the builder's thread.
-#![allow(unsafe_code)] // memfd_create and madvise
+#![expect(unsafe_code, reason = "memfd_create and madvise on guest memory")]
 
 use std::fs::File;
 use std::io;
@@ -13,54 +13,29 @@ use vm_memory::{
     FileOffset, GuestAddress, GuestMemory, GuestMemoryMmap, GuestMemoryRegion, GuestRegionMmap, MmapRegion,
 };
 
-use crate::arch::x86_64::memmap::{self, Range};
+use crate::arch::x86_64::memmap::{self, GuestRange};
 use crate::config::{MemoryBacking, MemoryConfig};
 
-/// Why the host gives no memory.
+/// Why the host refuses the guest memory.
 #[derive(Debug, thiserror::Error)]
 pub enum MemoryError {
-    /// More than the host has.
+    /// The guest would have more memory than the host.
     #[error("{asked_mib} MiB of guest memory are more than the host's {host_mib} MiB; ask for less")]
-    BeyondHost {
-        /// What was asked for.
-        asked_mib: u64,
-        /// What the host has altogether.
-        host_mib: u64,
-    },
-    /// Not enough huge pages.
+    BeyondHost { asked_mib: u64, host_mib: u64 },
+    /// The host has too few free huge pages.
     #[error(
-        "the host has no {size_mib} MiB free in huge pages of {page_mib} MiB; reserve them in /sys/kernel/mm/hugepages"
+        "the host does not have {size_mib} MiB free in huge pages of {page_mib} MiB; reserve them in /sys/kernel/mm/hugepages"
     )]
-    HugePages {
-        /// What was asked for.
-        size_mib: u64,
-        /// Page size.
-        page_mib: u64,
-        /// The cause.
-        source: io::Error,
-    },
-    /// Another refusal.
+    HugePages { size_mib: u64, page_mib: u64, source: io::Error },
+    /// The host refused the mapping.
     #[error("cannot map {size_mib} MiB of guest memory; ask for less, or see `ulimit -v` and vm.overcommit_memory")]
-    Map {
-        /// What was asked for.
-        size_mib: u64,
-        /// The cause.
-        source: io::Error,
-    },
-    /// An option the host does not know.
+    Map { size_mib: u64, source: io::Error },
+    /// The host does not support an option.
     #[error("the host refuses {what} for guest memory; switch that option off")]
-    Advise {
-        /// Which option.
-        what: &'static str,
-        /// The cause.
-        source: io::Error,
-    },
+    Advise { what: &'static str, source: io::Error },
 }
 
-/// Maps the memory that `config`, which has been checked, asks for.
-///
-/// # Errors
-/// See [`MemoryError`].
+/// Maps the memory that `config` asks for. `config` has been checked.
 pub fn create(config: &MemoryConfig) -> Result<GuestRam, MemoryError> {
     let whole_mib = config.size_mib.saturating_add(config.pluggable_mib);
     check_host(whole_mib, host_mib())?;
@@ -75,7 +50,7 @@ pub fn create(config: &MemoryConfig) -> Result<GuestRam, MemoryError> {
     };
     let mut offset = 0;
     let mut regions = Vec::new();
-    // Mapped as a whole, so that devices can use all of it at any time; what is not plugged in takes no memory.
+    // Mapped as a whole, so devices can use all of it at any time; parts that are not plugged in take no memory.
     let pluggable = (config.pluggable_mib > 0).then(|| memmap::pluggable(size, config.pluggable_mib << 20));
     for range in memmap::ram(size).into_iter().chain(pluggable) {
         let mapping = map(range, config.backing, memfd.as_ref().map(|file| (file.clone(), offset))).map_err(failed)?;
@@ -94,9 +69,9 @@ fn check_host(asked_mib: u64, host_mib: u64) -> Result<(), MemoryError> {
     Ok(())
 }
 
-/// The host's memory, used or not.
+/// The host's total memory in MiB.
 fn host_mib() -> u64 {
-    // SAFETY: plain queries.
+    // SAFETY: sysconf only returns numbers.
     let (pages, size) = unsafe { (libc::sysconf(libc::_SC_PHYS_PAGES), libc::sysconf(libc::_SC_PAGESIZE)) };
     (u64::try_from(pages).unwrap_or(0) * u64::try_from(size).unwrap_or(0)) >> 20
 }
@@ -113,9 +88,9 @@ fn memfd(size: u64) -> io::Result<File> {
     Ok(file)
 }
 
-fn map(range: Range, backing: MemoryBacking, file: Option<(Arc<File>, u64)>) -> io::Result<MmapRegion<()>> {
+fn map(range: GuestRange, backing: MemoryBacking, file: Option<(Arc<File>, u64)>) -> io::Result<MmapRegion<()>> {
     let flags = match backing {
-        // The host's swap accounting shall not count what the guest may never touch.
+        // Keeps memory that the guest may never touch out of the host's swap accounting.
         MemoryBacking::Anonymous => libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | libc::MAP_NORESERVE,
         MemoryBacking::Memfd => libc::MAP_SHARED | libc::MAP_NORESERVE,
         // Reserved now: a huge page missing later would be a SIGBUS.
@@ -148,23 +123,23 @@ fn advise(mapping: &MmapRegion<()>, config: &MemoryConfig) -> Result<(), MemoryE
         advise(libc::MADV_HUGEPAGE, "transparent huge pages")?;
     }
     if config.prefault {
-        advise(libc::MADV_POPULATE_WRITE, "taking all memory beforehand")?;
+        advise(libc::MADV_POPULATE_WRITE, "prefaulting")?;
     }
     Ok(())
 }
 
-/// Gives plugged-out memory back to the host.
-pub struct GiveBack(pub GuestRam);
+/// Discards memory that the guest has plugged out: it goes back to the host.
+pub struct RamDiscard(pub GuestRam);
 
-impl Discard for GiveBack {
+impl Discard for RamDiscard {
     fn discard(&self, addr: u64, len: u64) -> io::Result<()> {
         let bytes = usize::try_from(len).map_err(io::Error::other)?;
         let slice = self.0.get_slice(GuestAddress(addr), bytes).map_err(io::Error::other)?;
         let shared = self.0.find_region(GuestAddress(addr)).is_some_and(|region| region.file_offset().is_some());
-        // Shared memory stays in its file otherwise.
+        // MADV_DONTNEED would leave shared memory in its file.
         let advice = if shared { libc::MADV_REMOVE } else { libc::MADV_DONTNEED };
-        // SAFETY: memory of the guest's mapping. Its contents change under the guest, which has given it up, and which
-        // could change them as well; nothing of this program refers to it but by volatile copies.
+        // SAFETY: memory of the guest's mapping. Its contents change, but the guest has given it up and could change them
+        // as well; this program accesses it only by volatile copies.
         match unsafe { libc::madvise(slice.ptr_guard().as_ptr() as *mut _, slice.len(), advice) } {
             0 => Ok(()),
             _ => Err(io::Error::last_os_error()),
@@ -172,15 +147,15 @@ impl Discard for GiveBack {
     }
 }
 
-/// Size of the blocks for which the host has huge pages.
+/// Size of the host's transparent huge pages in bytes.
 pub const HUGE_PAGE: u64 = 2 << 20;
 
-/// Asks the host for small pages in the block around `address`, of which little will be used soon: a huge page would be
-/// cleared as a whole when the first byte of it is touched. A host without huge pages has no objection.
+/// Asks the host for small pages in the 2 MiB block around `address`, because the guest will use little of it soon: the
+/// host clears a huge page as a whole when its first byte is touched. On a host without huge pages this has no effect.
 pub fn small_pages(ram: &GuestRam, address: u64) {
     let start = address & !(HUGE_PAGE - 1);
     let Ok(slice) = ram.get_slice(GuestAddress(start), HUGE_PAGE as usize) else { return };
-    // SAFETY: memory of the guest's mapping; contents do not change.
+    // SAFETY: memory of the guest's mapping; its contents do not change.
     let done = unsafe { libc::madvise(slice.ptr_guard().as_ptr() as *mut _, slice.len(), libc::MADV_NOHUGEPAGE) };
     if done != 0 {
         log::debug!("small pages at {start:#x}: {}", io::Error::last_os_error());
@@ -197,7 +172,7 @@ mod tests {
         MemoryConfig { backing, ..MemoryConfig::anonymous(size_mib) }
     }
 
-    /// Pages of this process' mapping at `address` that are in memory.
+    /// Pages of the first region that are in memory.
     fn resident(ram: &GuestRam) -> usize {
         let region = ram.iter().next().expect("a region");
         let mut pages = vec![0u8; region.size().div_ceil(4096)];
@@ -249,10 +224,10 @@ mod tests {
             ram.write_obj(7u64, GuestAddress(start + (2 << 20))).expect("it is mapped");
             ram.write_obj(8u64, GuestAddress(start)).expect("it is mapped");
             ram.write_obj(9u64, GuestAddress(0x1000)).expect("in RAM");
-            GiveBack(ram.clone()).discard(start + (2 << 20), 2 << 20).expect("given back");
+            RamDiscard(ram.clone()).discard(start + (2 << 20), 2 << 20).expect("discarded");
             let read = |addr| ram.read_obj::<u64>(GuestAddress(addr)).expect("it is mapped");
             assert_eq!((read(start + (2 << 20)), read(start), read(0x1000)), (0, 8, 9), "{backing:?}");
-            assert!(GiveBack(ram.clone()).discard(start + (6 << 20), 4 << 20).is_err());
+            assert!(RamDiscard(ram.clone()).discard(start + (6 << 20), 4 << 20).is_err());
         }
     }
 

@@ -7,29 +7,29 @@ use crate::arch::x86_64::layout;
 /// SLP_EN of the sleep control register; SLP_TYP is in bits 2 to 4.
 const SLEEP_ENABLE: u8 = 1 << 5;
 
-/// What the guest wants.
+/// A request of the guest.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum PowerRequest {
     /// Power off (S5).
     Off,
-    /// Reset.
+    /// Reset the machine.
     Reset,
 }
 
-/// The registers.
+/// The sleep control, sleep status and reset registers.
 pub struct PowerPorts {
     request: Box<dyn Fn(PowerRequest) + Send + Sync>,
 }
 
 impl PowerPorts {
-    /// Calls `request` when the guest wants something.
+    /// Calls `request` on the vCPU's thread when the guest asks for power-off or reset.
     pub fn new(request: Box<dyn Fn(PowerRequest) + Send + Sync>) -> Self {
         Self { request }
     }
 }
 
 impl BusDevice for PowerPorts {
-    /// The sleep status register: never woken.
+    /// Reads the sleep status register: the machine never wakes from sleep.
     fn read(&self, _offset: u64, data: &mut [u8]) {
         data.fill(0);
     }

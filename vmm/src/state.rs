@@ -1,5 +1,5 @@
-//! The life of a machine as a table without locks, threads or devices. [`crate::machine`] holds one behind its lock
-//! and changes it by [`MachineState::next`] only.
+//! The life of a machine as a table without locks, threads or devices. The `StateDriver` in `driver.rs` holds the state
+//! behind its lock and changes it only by [`MachineState::next`].
 //!
 //! ```text
 //!            Start                Pause                  AllPaused
@@ -11,57 +11,54 @@
 //!                      └─ Exit: stays; the first exit counts
 //! ```
 
-/// Where a machine is in its life.
+/// A state of the machine's life.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum MachineState {
-    /// Complete; no vCPU has run.
+    /// Complete; no vCPU has run yet.
     Built,
     /// vCPUs run.
     Running,
     /// vCPUs have been asked to pause, and some may still run.
     Pausing,
-    /// No vCPU runs, no device works.
+    /// No vCPU runs, and no device works.
     Paused,
-    /// Over. vCPUs leave at once and do not come back.
+    /// Over. vCPUs leave the guest at once and never enter it again.
     Ended,
 }
 
-/// What changes it.
+/// An event that changes the state.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum Event {
+pub enum MachineEvent {
     /// The owner starts the machine.
     Start,
-    /// The owner wants it paused.
+    /// The owner pauses the machine.
     Pause,
     /// The last vCPU has left the guest.
     AllPaused,
-    /// The owner wants it to go on.
+    /// The owner resumes the machine.
     Resume,
-    /// The guest has ended, or somebody stopped it.
+    /// The guest has ended, or was stopped.
     Exit,
 }
 
-/// An event that has no place in a state.
+/// An event that the state does not allow.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("a machine that is {} cannot {}", name(*.state), verb(*.event))]
 pub struct Illegal {
-    /// The state.
+    /// State of the machine; it stays.
     pub state: MachineState,
-    /// The event.
-    pub event: Event,
+    /// Event that was refused.
+    pub event: MachineEvent,
 }
 
 impl MachineState {
     /// The state after `event`.
-    ///
-    /// # Errors
-    /// The event has no place here; the state stays.
-    pub fn next(self, event: Event) -> Result<Self, Illegal> {
+    pub fn next(self, event: MachineEvent) -> Result<Self, Illegal> {
         match (self, event) {
-            (Self::Built, Event::Start) | (Self::Paused, Event::Resume) => Ok(Self::Running),
-            (Self::Running, Event::Pause) => Ok(Self::Pausing),
-            (Self::Pausing, Event::AllPaused) => Ok(Self::Paused),
-            (_, Event::Exit) => Ok(Self::Ended),
+            (Self::Built, MachineEvent::Start) | (Self::Paused, MachineEvent::Resume) => Ok(Self::Running),
+            (Self::Running, MachineEvent::Pause) => Ok(Self::Pausing),
+            (Self::Pausing, MachineEvent::AllPaused) => Ok(Self::Paused),
+            (_, MachineEvent::Exit) => Ok(Self::Ended),
             (state, event) => Err(Illegal { state, event }),
         }
     }
@@ -77,13 +74,13 @@ fn name(state: MachineState) -> &'static str {
     }
 }
 
-fn verb(event: Event) -> &'static str {
+fn verb(event: MachineEvent) -> &'static str {
     match event {
-        Event::Start => "be started",
-        Event::Pause => "be paused",
-        Event::AllPaused => "have paused",
-        Event::Resume => "be resumed",
-        Event::Exit => "end",
+        MachineEvent::Start => "be started",
+        MachineEvent::Pause => "be paused",
+        MachineEvent::AllPaused => "have paused",
+        MachineEvent::Resume => "be resumed",
+        MachineEvent::Exit => "end",
     }
 }
 
@@ -93,17 +90,17 @@ mod tests {
 
     use super::*;
 
-    fn events() -> impl Strategy<Value = Vec<Event>> {
+    fn events() -> impl Strategy<Value = Vec<MachineEvent>> {
         let event = prop_oneof![
-            6 => prop_oneof![Just(Event::Start), Just(Event::Pause), Just(Event::AllPaused), Just(Event::Resume)],
-            1 => Just(Event::Exit),
+            6 => prop_oneof![Just(MachineEvent::Start), Just(MachineEvent::Pause), Just(MachineEvent::AllPaused), Just(MachineEvent::Resume)],
+            1 => Just(MachineEvent::Exit),
         ];
         proptest::collection::vec(event, 0..40)
     }
 
     proptest! {
         #[test]
-        fn whatever_comes_an_ended_machine_stays_ended_and_none_runs_before_its_start(events in events()) {
+        fn an_ended_machine_stays_ended_and_none_runs_before_its_start(events in events()) {
             let mut state = MachineState::Built;
             let (mut started, mut ended, mut resumable) = (false, false, false);
             for event in events {
@@ -112,12 +109,12 @@ mod tests {
                     Ok(next) => state = next,
                     Err(illegal) => prop_assert_eq!(illegal, Illegal { state: before, event }),
                 }
-                started |= event == Event::Start;
-                ended |= event == Event::Exit;
+                started |= event == MachineEvent::Start;
+                ended |= event == MachineEvent::Exit;
                 prop_assert_eq!(state == MachineState::Ended, ended);
                 prop_assert!(started || matches!(state, MachineState::Built | MachineState::Ended));
-                // Paused is left by Resume or Exit only.
-                resumable = if before == MachineState::Paused { event == Event::Resume } else { resumable };
+                // Only Resume or Exit leave Paused.
+                resumable = if before == MachineState::Paused { event == MachineEvent::Resume } else { resumable };
                 if before == MachineState::Paused && state == MachineState::Running {
                     prop_assert!(resumable);
                 }
@@ -127,7 +124,7 @@ mod tests {
 
     #[test]
     fn a_refusal_reads_like_a_sentence() {
-        let refusal = MachineState::Built.next(Event::Pause).expect_err("not running");
+        let refusal = MachineState::Built.next(MachineEvent::Pause).expect_err("not running");
         assert_eq!(refusal.to_string(), "a machine that is not started cannot be paused");
     }
 }

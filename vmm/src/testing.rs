@@ -1,4 +1,4 @@
-//! Helpers for tests of this crate and of those above: small guest images and memory.
+//! Helpers for tests of this crate and of its users: small guest images and memory.
 
 use std::sync::Arc;
 
@@ -12,13 +12,13 @@ pub struct PvhImage<'a> {
     pub load: u64,
     /// Offset of the entry in the code.
     pub entry: u64,
-    /// The code.
+    /// Machine code of the guest.
     pub code: &'a [u8],
-    /// Size in memory; the rest is zero.
+    /// Bytes in memory; the rest after the code is zero.
     pub memory_len: u64,
-    /// Whether there is a PVH note; else only the ELF entry.
+    /// Whether the image has a PVH note; else only the ELF entry.
     pub pvh: bool,
-    /// Whether there is a note, too, that says that this is Linux.
+    /// Whether the image also has a note that marks it as Linux.
     pub linux: bool,
 }
 
@@ -28,7 +28,7 @@ impl Default for PvhImage<'_> {
     }
 }
 
-/// The image as bytes of a file.
+/// Encodes the image as an ELF file.
 pub fn pvh_image(image: &PvhImage<'_>) -> Vec<u8> {
     const HEADERS: u64 = 64 + 2 * 56;
     let entry = image.load + image.entry;
@@ -74,7 +74,7 @@ pub fn pvh_image(image: &PvhImage<'_>) -> Vec<u8> {
     file
 }
 
-/// Some MiB of guest memory at address 0.
+/// Guest memory of `mib` MiB at address 0.
 pub fn ram(mib: usize) -> GuestRam {
     let ranges = [(GuestAddress(0), mib << 20)];
     Arc::new(GuestMemoryMmap::from_ranges(&ranges).expect("a few MiB of memory"))

@@ -1,30 +1,31 @@
-//! The machine's vCPUs: the first ones are made with it, the others when they are asked for. Used by the builder and by
-//! the owner's threads.
+//! The machine's vCPUs: the first ones are created with it, the others on demand. Used by the builder and by the owner's
+//! threads.
 //!
 //! ```text
-//!   1 … boot           made and run with the machine; the kernel brings them online at its start (`maxcpus=`)
+//!   1 … boot           created and run with the machine; the kernel brings them online at its start (`maxcpus=`)
 //!   boot + 1 … most    in the guest's tables, so the kernel knows that they may come; neither vCPU nor thread
-//!   ensure(n)         makes what is missing up to n: a thread that sleeps in KVM until the guest starts its vCPU
+//!   ensure(n)          creates the missing ones up to n: a thread that sleeps in KVM until the guest starts its vCPU
 //! ```
 //!
-//! One that the guest has taken offline sleeps in KVM again. It is kept: KVM cannot remove a vCPU.
+//! A vCPU that the guest has taken offline sleeps in KVM again. It is kept: KVM cannot remove a vCPU.
 
-use std::sync::{Arc, Mutex, MutexGuard};
+use std::sync::{Arc, Mutex};
 
 use crate::arch::EntryState;
-use crate::builder::BuildError;
 use crate::counters::{ExitCounts, VcpuCounters};
 use crate::driver::StateDriver;
+use crate::error::BuildError;
 use crate::hv::Vm;
+use crate::sync::lock;
 use crate::vcpu::{thread, IoSpace};
 
-/// See the module.
+/// Creates vCPUs with their threads and keeps their counters.
 pub(crate) struct Vcpus {
     io: IoSpace,
     driver: Arc<StateDriver>,
-    /// How many there may ever be.
+    /// Upper limit of vCPUs over the machine's life.
     most: u32,
-    /// One for each that there is.
+    /// One element per existing vCPU.
     counters: Mutex<Vec<Arc<VcpuCounters>>>,
 }
 
@@ -33,10 +34,10 @@ impl Vcpus {
         Self { io, driver, most, counters: Mutex::default() }
     }
 
-    /// Makes vCPUs until there are `count`, at most as many as there may be. The first one begins at `entry`; none begins
-    /// before the machine runs.
+    /// Creates vCPUs until there are `count`, or the upper limit. The first one begins at `entry`; none begins before the
+    /// machine runs.
     pub(crate) fn ensure(&self, vm: &dyn Vm, count: u32, entry: Option<&EntryState>) -> Result<(), BuildError> {
-        let mut counters = self.lock();
+        let mut counters = lock(&self.counters);
         for index in counters.len()..count.min(self.most) as usize {
             let index = index as u32;
             let vcpu = vm.create_vcpu(index, self.most, entry.filter(|_| index == 0))?;
@@ -49,17 +50,13 @@ impl Vcpus {
         Ok(())
     }
 
-    /// One for each vCPU that there is.
+    /// The counters of the existing vCPUs, by index.
     pub(crate) fn counters(&self) -> Vec<Arc<VcpuCounters>> {
-        self.lock().clone()
+        lock(&self.counters).clone()
     }
 
-    /// The sum of all exits.
+    /// Exits of all vCPUs so far.
     pub(crate) fn exits(&self) -> ExitCounts {
-        ExitCounts::sum(self.lock().iter().map(Arc::as_ref))
-    }
-
-    fn lock(&self) -> MutexGuard<'_, Vec<Arc<VcpuCounters>>> {
-        self.counters.lock().expect("nothing panics while holding the counters")
+        ExitCounts::sum(lock(&self.counters).iter().map(Arc::as_ref))
     }
 }

@@ -1,6 +1,7 @@
-//! The machine's virtio devices, from configuration to bus. Their order is the guest's order.
+//! The machine's virtio devices, from configuration to bus. The guest sees them in this order.
 
-#![allow(unsafe_code)] // a descriptor that comes as a number
+#![expect(unsafe_code, reason = "duplicates a tap descriptor that the configuration gives as a number")]
+#![cfg_attr(not(test), warn(clippy::indexing_slicing, clippy::unwrap_used, clippy::cast_possible_truncation))]
 
 use std::error::Error;
 use std::io;
@@ -8,34 +9,31 @@ use std::os::fd::{FromRawFd, OwnedFd};
 use std::sync::Arc;
 
 use hutch_devices::virtio::block::{self, Block, BlockSlot};
-use hutch_devices::virtio::fs::{Fs, FsConfig, FsError};
+use hutch_devices::virtio::fs::{Fs, FsDeviceConfig, FsError};
 use hutch_devices::virtio::mem::{Mem, MemHandle, Region};
 use hutch_devices::virtio::net::{self, Net, Tap};
 use hutch_devices::virtio::rng::Rng;
 use hutch_devices::virtio::vsock::{self, Vsock, VsockHandle};
 use hutch_devices::GuestRam;
 
-use crate::arch::x86_64::memmap::{self, Range};
+use crate::arch::x86_64::memmap::{self, GuestRange};
 use crate::attach::{AttachError, Devices};
 use crate::config::{slot_id, BlockConfig, MachineConfig, NetConfig, ShareConfig, TapSource};
 use crate::hv::Vm;
-use crate::memory::GiveBack;
+use crate::memory::RamDiscard;
 
-/// What the machine's owner keeps of its devices.
+/// Handles through which the machine's owner reaches its devices.
 #[derive(Default)]
 pub(crate) struct Handles {
-    /// The way to the guest's sockets.
+    /// Connects to the guest's sockets.
     pub vsock: Option<VsockHandle>,
-    /// Disks whose image may change.
+    /// Disks whose image may change, in order of their number.
     pub slots: Vec<BlockSlot>,
-    /// Memory that can be plugged in.
+    /// Plugs memory in and out.
     pub memory: Option<MemHandle>,
 }
 
 /// Adds every device that `config` asks for.
-///
-/// # Errors
-/// The first that cannot be.
 pub(crate) fn add_all(
     devices: &mut Devices,
     vm: &dyn Vm,
@@ -44,9 +42,9 @@ pub(crate) fn add_all(
 ) -> Result<Handles, AttachError> {
     let mut handles = Handles::default();
     if let Some(config) = config.vsock {
-        let (device, its) = Vsock::new(vsock::VsockConfig { guest_cid: config.guest_cid });
+        let (device, handle) = Vsock::new(vsock::VsockDeviceConfig { guest_cid: config.guest_cid });
         devices.add(vm, ram, Box::new(device))?;
-        handles.vsock = Some(its);
+        handles.vsock = Some(handle);
     }
     for config in &config.shares {
         let device = share(config).map_err(|error| failed(&config.id, error))?;
@@ -68,11 +66,12 @@ pub(crate) fn add_all(
         devices.add(vm, ram, Box::new(Rng::new("rng")))?;
     }
     if config.memory.pluggable_mib > 0 {
-        let Range { start, len } = memmap::pluggable(config.memory.size_mib << 20, config.memory.pluggable_mib << 20);
+        let GuestRange { start, len } =
+            memmap::pluggable(config.memory.size_mib << 20, config.memory.pluggable_mib << 20);
         let region = Region { addr: start, size: len };
-        let (device, its) = Mem::new("mem", region, Arc::new(GiveBack(ram.clone())));
+        let (device, handle) = Mem::new("mem", region, Arc::new(RamDiscard(ram.clone())));
         devices.add(vm, ram, Box::new(device))?;
-        handles.memory = Some(its);
+        handles.memory = Some(handle);
     }
     Ok(handles)
 }
@@ -83,12 +82,12 @@ fn failed(id: &str, source: impl Into<Box<dyn Error + Send + Sync>>) -> AttachEr
 
 fn block(config: &BlockConfig) -> Result<Block, block::BlockError> {
     let BlockConfig { id, path, read_only, serial } = config.clone();
-    Block::new(block::BlockConfig { id, path, read_only, serial })
+    Block::new(block::BlockDeviceConfig { id, path, read_only, serial })
 }
 
 fn share(config: &ShareConfig) -> Result<Fs, FsError> {
     let ShareConfig { id, tag, path, read_only, only } = config.clone();
-    Fs::new(FsConfig { id, tag, path, read_only, only, ..FsConfig::default() })
+    Fs::new(FsDeviceConfig { id, tag, path, read_only, single_file: only, ..FsDeviceConfig::default() })
 }
 
 fn net(config: &NetConfig) -> Result<Net, AttachError> {
@@ -98,14 +97,14 @@ fn net(config: &NetConfig) -> Result<Net, AttachError> {
         TapSource::Fd(fd) => Tap::from_fd(duplicate(*fd).map_err(|error| failed(&id, error))?),
     };
     let tap = tap.map_err(|error| failed(&id, error))?;
-    Net::new(net::NetConfig { id: id.clone(), tap, mac, mtu }).map_err(|error| failed(&id, error))
+    Net::new(net::NetDeviceConfig { id: id.clone(), tap, mac, mtu }).map_err(|error| failed(&id, error))
 }
 
 fn duplicate(fd: i32) -> io::Result<OwnedFd> {
-    // SAFETY: makes a new descriptor, or fails if the number is none.
+    // SAFETY: creates a new descriptor, or fails if `fd` is not open.
     match unsafe { libc::fcntl(fd, libc::F_DUPFD_CLOEXEC, 0) } {
         -1 => Err(io::Error::last_os_error()),
-        // SAFETY: new, and owned by nobody else.
+        // SAFETY: the descriptor is new and has no other owner.
         new => Ok(unsafe { OwnedFd::from_raw_fd(new) }),
     }
 }

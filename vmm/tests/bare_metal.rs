@@ -1,10 +1,10 @@
-//! Bare-metal guests on the host's `/dev/kvm`, be it a processor's or an emulator's. Without one these tests fail.
+//! Bare-metal guests on the host's `/dev/kvm`, with a processor or an emulator behind it. Without it these tests fail.
 
 mod guests;
 
 use std::time::{Duration, Instant};
 
-use guests::{Bench, LOAD, PATIENCE};
+use guests::{Bench, LOAD, TEST_TIMEOUT};
 use hutch_vmm::config::{BootProtocol, ConsoleOutput};
 use hutch_vmm::counters::ExitCounts;
 use hutch_vmm::testing::PvhImage;
@@ -38,7 +38,7 @@ fn output_goes_to_the_console_file() {
 }
 
 #[test]
-fn resets_are_seen_by_both_ways() {
+fn resets_in_both_ways_are_seen() {
     for code in [guests::reset(), guests::reset_i8042()] {
         assert_eq!(Bench::new(code).run().1, MachineExit::Reset);
     }
@@ -49,21 +49,21 @@ fn a_panic_before_a_reset_is_a_panic() {
     let (machine, exit) = Bench::new(guests::panic()).run();
     assert_eq!(exit, MachineExit::GuestPanic);
     assert_eq!(machine.console_tail(1), ["[    0.1] Kernel panic - not syncing: test"]);
-    let mut deaf = Bench::new(guests::panic());
-    deaf.config.console.output = ConsoleOutput::None;
-    assert_eq!(deaf.run().1, MachineExit::Reset, "without a console nobody knows");
+    let mut silent = Bench::new(guests::panic());
+    silent.config.console.output = ConsoleOutput::None;
+    assert_eq!(silent.run().1, MachineExit::Reset, "without a console the panic stays unnoticed");
 }
 
 #[test]
-fn a_triple_fault_is_called_so() {
+fn a_triple_fault_has_its_own_exit() {
     assert_eq!(Bench::new(guests::triple_fault()).run().1, MachineExit::TripleFault);
 }
 
 #[test]
-fn executing_from_nowhere_is_an_emulation_failure_that_tells_where() {
+fn executing_from_nowhere_is_an_emulation_failure_with_the_address() {
     match Bench::new(guests::execute_nothing()).run().1 {
         MachineExit::EmulationFailure(context) => assert_eq!(context.rip, 0xdff0_0000),
-        // A KVM that cannot tell what it would have to emulate says so in another way.
+        // A KVM that cannot read the instruction reports another kind of exit.
         MachineExit::UnhandledExit(text) => assert!(text.contains("rip 0xdff00000"), "{text}"),
         other => panic!("{other:?}"),
     }
@@ -77,9 +77,9 @@ fn a_halted_and_a_spinning_guest_are_stopped_at_once() {
         let stopper = machine.stopper();
         let asked = Instant::now();
         std::thread::spawn(move || stopper.stop());
-        assert_eq!(machine.wait(Some(PATIENCE)), Some(MachineExit::Stopped));
+        assert_eq!(machine.wait(Some(TEST_TIMEOUT)), Some(MachineExit::Stopped));
         machine.shutdown().expect("everything leaves");
-        assert!(asked.elapsed() < PATIENCE / 4, "{:?}", asked.elapsed());
+        assert!(asked.elapsed() < TEST_TIMEOUT / 4, "{:?}", asked.elapsed());
     }
 }
 
@@ -94,7 +94,7 @@ fn a_dropped_machine_takes_its_guest_along() {
 fn a_paused_guest_makes_no_progress_and_goes_on_afterwards() {
     let mut machine = Bench::new(guests::tick()).start();
     let exits = |machine: &hutch_vmm::Machine| machine.counters().exits.pio_out;
-    let deadline = Instant::now() + PATIENCE;
+    let deadline = Instant::now() + TEST_TIMEOUT;
     let wait_for = |machine: &hutch_vmm::Machine, count: u64| {
         while exits(machine) < count {
             assert!(Instant::now() < deadline, "no progress");
@@ -115,14 +115,14 @@ fn a_paused_guest_makes_no_progress_and_goes_on_afterwards() {
 }
 
 #[test]
-fn device_registers_answer_and_a_place_without_device_gives_ones() {
+fn device_registers_answer_and_an_address_without_a_device_gives_ones() {
     let mut bench = Bench::new(guests::mmio());
     bench.config.rng = true;
     let (machine, exit) = bench.run();
     assert_eq!(exit, MachineExit::PowerOff);
     assert_eq!(machine.console_tail(1), ["virt40"], "magic, device id 4, and -1 + 1");
     let exits = machine.counters().exits;
-    assert_eq!((exits.mmio_read, exits.mmio_write), (3, 0), "the doorbell does not come to user space");
+    assert_eq!((exits.mmio_read, exits.mmio_write), (3, 0), "the queue notification does not reach user space");
 }
 
 #[test]
@@ -164,6 +164,6 @@ fn several_machines_live_side_by_side() {
     let benches: Vec<Bench> = (0..4).map(|_| Bench::new(guests::hello())).collect();
     let machines: Vec<_> = benches.iter().map(Bench::start).collect();
     for machine in machines {
-        assert_eq!(machine.wait(Some(PATIENCE)), Some(MachineExit::PowerOff));
+        assert_eq!(machine.wait(Some(TEST_TIMEOUT)), Some(MachineExit::PowerOff));
     }
 }

@@ -1,8 +1,8 @@
-//! What a program's start has touched is given back. By itself: other tests in the process would touch it again.
+//! Drops pages that a program's start has touched. A program of its own: other tests would touch the pages again.
 
 use hutch_vmm::footprint::{drop_program_pages, ProgramPages};
 
-/// KiB of the file's pages that this process has mapped, of segments of the kind `access`.
+/// Resident KiB of the program's segments with these access rights.
 fn resident(access: &str) -> u64 {
     let program = std::fs::read_link("/proc/self/exe").expect("our own program");
     let program = program.to_str().expect("a plain name");
@@ -19,7 +19,7 @@ fn resident(access: &str) -> u64 {
     sum
 }
 
-/// Constant data, and enough of it to be noticed.
+/// Enough constant data to show in the statistics.
 static CONSTANT: [u8; 1 << 20] = [7; 1 << 20];
 
 #[test]
@@ -28,7 +28,7 @@ fn the_program_goes_on_with_less_of_itself_in_memory() {
     let resident_of = |kinds: [&str; 3]| kinds.map(resident);
     let all = [" r--p ", " r-xp ", " rw-p "];
     assert_eq!(sum(), 7 << 20);
-    // Looking touches the program too.
+    // Reading the statistics touches the program too.
     resident_of(all);
     let [data, code, written] = resident_of(all);
     let dropped = drop_program_pages(ProgramPages::Data);

@@ -1,4 +1,4 @@
-//! Machines leave nothing behind. One test in a program of its own: it counts what the process has.
+//! Machines leave nothing behind. The test has a program of its own because it counts the process' resources.
 
 mod guests;
 
@@ -42,7 +42,7 @@ fn machines_built_run_stopped_and_dropped_leave_no_thread_descriptor_or_mapping(
         assert!(Machine::build(&failing.config).is_err());
 
         let now = (count("fd"), count("task"), mappings());
-        // The first round may leave what a process needs only once.
+        // The first round may leave resources that a process needs only once.
         match before {
             None => before = Some(now),
             Some(before) => assert_eq!(now, before, "after round {round}"),

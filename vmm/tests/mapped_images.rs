@@ -1,4 +1,4 @@
-//! Images that are mapped into a guest, and changed while it runs. Without `/dev/kvm` these tests fail.
+//! Images that are mapped into a guest and changed while it runs. Without `/dev/kvm` these tests fail.
 
 mod guests;
 
@@ -6,7 +6,7 @@ use std::fs::{self, OpenOptions};
 use std::path::Path;
 use std::time::{Duration, Instant};
 
-use guests::{Bench, PATIENCE};
+use guests::{Bench, TEST_TIMEOUT};
 use hutch_vmm::config::ImageLoading;
 use hutch_vmm::{Machine, MachineExit};
 
@@ -32,12 +32,12 @@ fn is_mapped(path: &Path) -> bool {
     fs::read_to_string("/proc/self/maps").expect("our own").lines().any(|line| line.contains(path))
 }
 
-/// The guest has looked at its initrd three more times, and lives.
+/// Waits until the guest has read its initrd three more times.
 fn goes_on(machine: &Machine) {
-    let deadline = Instant::now() + PATIENCE;
-    let looks = || machine.counters().exits.pio_out;
-    let enough = looks() + 3;
-    while looks() < enough {
+    let deadline = Instant::now() + TEST_TIMEOUT;
+    let reads = || machine.counters().exits.pio_out;
+    let enough = reads() + 3;
+    while reads() < enough {
         assert_eq!(machine.wait(Some(Duration::from_millis(1))), None, "the guest found something else");
         assert!(Instant::now() < deadline, "no progress");
     }
@@ -48,7 +48,7 @@ fn a_guest_keeps_what_was_mapped_when_the_file_is_overwritten_and_cut() {
     keeps_what_was_mapped(&bench(ImageLoading::Map));
 }
 
-/// Whole blocks of one byte are mapped without being asked for.
+/// `Auto` maps whole blocks of one byte.
 #[test]
 fn a_guest_keeps_what_was_mapped_because_it_is_filler() {
     let mut image = image_of_filler();
@@ -63,7 +63,7 @@ fn a_guest_keeps_what_was_mapped_because_it_is_filler() {
     assert!(!is_mapped(&copied.path("initrd")));
 }
 
-/// Two huge pages, something in the first half of each and the same byte all over the second.
+/// Two huge pages with contents in the first half and one byte repeated in the second.
 fn image_of_filler() -> Vec<u8> {
     (0..4 * LEN).map(|at| if (at / LEN).is_multiple_of(2) { (at * 7 + at / 256) as u8 } else { 0xcc }).collect()
 }
@@ -81,32 +81,32 @@ fn keeps_what_was_mapped(bench: &Bench) {
     file.set_len(len).expect("zeroes");
     goes_on(&machine);
     machine.stopper().stop();
-    assert_eq!(machine.wait(Some(PATIENCE)), Some(MachineExit::Stopped));
+    assert_eq!(machine.wait(Some(TEST_TIMEOUT)), Some(MachineExit::Stopped));
     machine.shutdown().expect("everything leaves");
 }
 
 #[test]
-fn a_guest_that_is_held_or_not_started_keeps_it_too_and_stays_so() {
+fn a_guest_that_is_paused_or_not_started_keeps_it_too_and_stays_so() {
     let bench = bench(ImageLoading::Map);
     let path = bench.path("initrd");
     let mut first = bench.start();
     goes_on(&first);
     first.pause().expect("it runs");
     let mut second = Machine::build(&bench.config).expect("built");
-    fs::write(&path, "something else").expect("both let go");
+    fs::write(&path, "something else").expect("both returned their leases");
     assert!(!is_mapped(&path));
     let before = first.counters().exits.pio_out;
     std::thread::sleep(Duration::from_millis(20));
-    assert_eq!(first.counters().exits.pio_out, before, "it is still held");
+    assert_eq!(first.counters().exits.pio_out, before, "it is still paused");
     first.resume().expect("it is paused");
     goes_on(&first);
     second.start().expect("it was built");
     goes_on(&second);
 }
 
-/// An initrd is read once, which a copy makes faster.
+/// A guest reads its initrd once, so a copy is faster.
 #[test]
-fn an_initrd_is_copied_unless_mapping_is_asked_for() {
+fn an_initrd_is_copied_unless_mapping_is_configured() {
     for loading in [ImageLoading::Auto, ImageLoading::Copy] {
         let bench = bench(loading);
         let machine = bench.start();
@@ -116,7 +116,7 @@ fn an_initrd_is_copied_unless_mapping_is_asked_for() {
 }
 
 #[test]
-fn a_machine_that_is_gone_holds_nobody_up() {
+fn a_dropped_machine_does_not_block_writers() {
     let bench = bench(ImageLoading::Map);
     let path = bench.path("initrd");
     let machine = bench.start();
@@ -125,5 +125,5 @@ fn a_machine_that_is_gone_holds_nobody_up() {
     drop(machine);
     let begin = Instant::now();
     fs::write(&path, "something else").expect("written");
-    assert!(begin.elapsed() < PATIENCE / 4, "the writer was held up for {:?}", begin.elapsed());
+    assert!(begin.elapsed() < TEST_TIMEOUT / 4, "the writer was blocked for {:?}", begin.elapsed());
 }

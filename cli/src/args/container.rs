@@ -3,23 +3,22 @@
 use std::ffi::OsString;
 use std::path::PathBuf;
 
-use super::doctor::Format;
+use super::format::Format;
+use super::help;
 use super::pod::StopFlags;
 use super::process::{ContainerFlags, LimitFlags};
 use super::records::RecordArgs;
 
-/// Containers in pods.
+/// Arguments of `hutch container`.
 #[derive(Debug, clap::Args)]
 pub struct ContainerArgs {
-    /// Where the records are.
     #[command(flatten)]
     pub records: RecordArgs,
-    /// What to do.
     #[command(subcommand)]
     pub what: ContainerCommand,
 }
 
-/// What `hutch container` does.
+/// The verbs of `hutch container`.
 #[derive(Debug, clap::Subcommand)]
 pub enum ContainerCommand {
     /// Create a container in a pod, without starting it
@@ -28,23 +27,23 @@ pub enum ContainerCommand {
     Start(ContainerIds),
     /// Stop containers
     Stop(StopContainers),
-    /// Remove containers that do not run
+    /// Remove containers that are not running
     Rm(RemoveContainers),
-    /// Run a command in a container
-    #[command(after_help = "Exit code: that of CMD, 128+N if signal N killed it; 125 if hutch or the guest failed, \
-        126 if CMD can't be executed, 127 if it does not exist.")]
+    /// Run a command in a running container
+    #[command(after_help = help::CONTAINER_EXEC)]
     Exec(Box<ExecArgs>),
     /// Send a signal to a container's process
     Kill(KillArgs),
     /// List the processes of a container
     #[command(visible_alias = "top")]
     Ps(PsArgs),
-    /// Show everything about a container
+    /// Show the status of a container
     #[command(visible_alias = "inspect")]
     Status(ShowContainer),
-    /// Wait until a container's process has ended, and exit with its exit code
+    /// Wait for a container's process to end, and exit with its exit code
+    #[command(after_help = help::CONTAINER_WAIT)]
     Wait(WaitContainer),
-    /// Show what a container uses
+    /// Show the resource usage of a container
     Stats(ShowContainer),
     /// Change the limits of a container
     Update(UpdateArgs),
@@ -59,19 +58,17 @@ pub struct NewContainer {
     /// Id of the pod
     #[arg(value_name = "POD")]
     pub pod: String,
-    /// Configuration in JSON or TOML (`hutch schema container` describes it); - is stdin
+    /// Configuration file in JSON or TOML (see `hutch schema container`); - is stdin
     #[arg(value_name = "CONFIG", conflicts_with = "rootfs", required_unless_present = "rootfs")]
     pub config: Option<PathBuf>,
-    /// Id of the container, unique on the host [default: the configuration's, or a new one]
+    /// Id of the container, unique on this host [default: that of CONFIG, else a random one]
     #[arg(long, visible_alias = "id", value_name = "ID", help_heading = "Container")]
     pub name: Option<OsString>,
-    /// Give the container the standard streams of this call; without it it has none
+    /// Connect the container to the standard streams of this command; without -a it has none
     #[arg(short = 'a', long, help_heading = "Container")]
     pub attach: bool,
-    /// The container.
     #[command(flatten)]
     pub container: ContainerFlags,
-    /// Its limits.
     #[command(flatten)]
     pub limits: LimitFlags,
 }
@@ -90,10 +87,8 @@ pub struct ContainerIds {
 /// Arguments of `hutch container stop`.
 #[derive(Debug, clap::Args)]
 pub struct StopContainers {
-    /// Which.
     #[command(flatten)]
     pub ids: ContainerIds,
-    /// How to stop.
     #[command(flatten)]
     pub how: StopFlags,
 }
@@ -101,10 +96,9 @@ pub struct StopContainers {
 /// Arguments of `hutch container rm`.
 #[derive(Debug, clap::Args)]
 pub struct RemoveContainers {
-    /// Which.
     #[command(flatten)]
     pub ids: ContainerIds,
-    /// Stop running ones first, by force; ones that do not exist are fine
+    /// Kill running containers first; ignore containers that do not exist
     #[arg(short = 'f', long)]
     pub force: bool,
 }
@@ -112,34 +106,34 @@ pub struct RemoveContainers {
 /// Arguments of `hutch container exec`.
 #[derive(Debug, Default, clap::Args)]
 pub struct ExecArgs {
-    /// Keep stdin open and pass it to the command
+    /// Pass stdin to CMD
     #[arg(short = 'i', long)]
     pub interactive: bool,
-    /// Give the command a terminal
+    /// Allocate a terminal for CMD
     #[arg(short = 't', long)]
     pub tty: bool,
-    /// Return when the command runs; it has no standard streams
+    /// Return as soon as CMD runs; CMD gets no standard streams
     #[arg(short = 'd', long)]
     pub detach: bool,
-    /// Environment variable; without =VALUE it is taken from hutch's own environment
+    /// Set an environment variable; without =VALUE, take the value from hutch's environment
     #[arg(short = 'e', long = "env", value_name = "NAME[=VALUE]")]
     pub env: Vec<OsString>,
-    /// Environment variables from a file, one NAME[=VALUE] a line
+    /// Read environment variables from FILE, one NAME[=VALUE] per line
     #[arg(long, value_name = "FILE")]
     pub env_file: Vec<PathBuf>,
-    /// Working directory in the container [default: /]
+    /// Working directory of CMD in the container [default: /]
     #[arg(short = 'w', long, value_name = "DIR")]
     pub workdir: Option<OsString>,
-    /// User to run as, names or numbers of the root file system [default: root]
+    /// User to run CMD as: names from the root file system, or numbers [default: root]
     #[arg(short = 'u', long, value_name = "USER[:GROUP]")]
     pub user: Option<OsString>,
-    /// Resource limit, for example nofile=1024:4096
+    /// Set a resource limit, for example nofile=1024:4096
     #[arg(long = "ulimit", value_name = "NAME=SOFT[:HARD]")]
     pub ulimits: Vec<OsString>,
-    /// Terminal of this host that is connected to the command
+    /// Connect CMD to this terminal of the host
     #[arg(long, value_name = "PATH", requires = "tty")]
     pub console: Option<PathBuf>,
-    /// Write the PID that stands for the command to FILE, last of all
+    /// Write the PID of CMD's shim on this host to FILE, as the last step
     #[arg(long, value_name = "FILE")]
     pub pid_file: Option<PathBuf>,
     /// Id of the pod
@@ -156,10 +150,10 @@ pub struct ExecArgs {
 /// Arguments of `hutch container kill`.
 #[derive(Debug, clap::Args)]
 pub struct KillArgs {
-    /// The signal: a name with or without SIG, or a number
+    /// Signal: a name with or without SIG, or a number
     #[arg(short = 's', long, value_name = "SIGNAL", default_value = "TERM")]
     pub signal: String,
-    /// Send it to all processes of the container
+    /// Send the signal to all processes of the container
     #[arg(short = 'a', long)]
     pub all: bool,
     /// Id of the pod
@@ -173,7 +167,7 @@ pub struct KillArgs {
 /// Arguments of `hutch container ps`.
 #[derive(Debug, clap::Args)]
 pub struct PsArgs {
-    /// How the list is printed
+    /// Output format
     #[arg(long, value_name = "table|json", default_value = "table")]
     pub format: String,
     /// Id of the pod
@@ -182,12 +176,12 @@ pub struct PsArgs {
     /// Id of the container
     #[arg(value_name = "CONTAINER")]
     pub container: String,
-    /// As for ps(1): -ef, aux, or -o with columns
+    /// Options of ps(1): -ef, aux, or -o with columns
     #[arg(trailing_var_arg = true, allow_hyphen_values = true, value_name = "PS-ARGS")]
     pub args: Vec<String>,
 }
 
-/// Arguments of the verbs that show something about one container.
+/// Arguments of `hutch container status` and `stats`.
 #[derive(Debug, clap::Args)]
 pub struct ShowContainer {
     /// Id of the pod
@@ -196,17 +190,13 @@ pub struct ShowContainer {
     /// Id of the container
     #[arg(value_name = "CONTAINER")]
     pub container: String,
-    /// How it is printed
+    /// Output format
     #[arg(long, value_enum, default_value_t = Format::Table, value_name = "FORMAT")]
     pub format: Format,
 }
 
 /// Arguments of `hutch container wait`.
 #[derive(Debug, clap::Args)]
-#[command(
-    after_help = "Exit code: that of the container's process, 128+N if signal N killed it, 255 if nobody saw how \
-it ended; 124 after --timeout."
-)]
 pub struct WaitContainer {
     /// Id of the pod
     #[arg(value_name = "POD")]
@@ -214,7 +204,7 @@ pub struct WaitContainer {
     /// Id of the container
     #[arg(value_name = "CONTAINER")]
     pub container: String,
-    /// Give up after so many seconds
+    /// Give up after SECS seconds [default: no limit]
     #[arg(short = 't', long, value_name = "SECS", allow_negative_numbers = true)]
     pub timeout: Option<OsString>,
 }
@@ -228,7 +218,6 @@ pub struct UpdateArgs {
     /// Id of the container
     #[arg(value_name = "CONTAINER")]
     pub container: String,
-    /// The limits.
     #[command(flatten)]
     pub limits: LimitFlags,
 }
@@ -239,7 +228,7 @@ pub struct ListContainers {
     /// Id of the pod [default: all pods]
     #[arg(value_name = "POD")]
     pub pod: Option<String>,
-    /// How the list is printed
+    /// Output format
     #[arg(long, value_enum, default_value_t = Format::Table, value_name = "FORMAT")]
     pub format: Format,
 }

@@ -1,110 +1,78 @@
-//! What was typed. Nothing here looks at the host; meaning is given in [`crate::resolve`].
+//! The arguments as typed. This module does not access the host; [`crate::resolve`] gives the arguments their meaning.
 
-pub mod bench;
-pub mod boot;
-pub mod container;
-pub mod doctor;
-pub mod guest;
-pub mod pod;
-pub mod process;
-pub mod records;
-pub mod run;
-pub mod schema;
-pub mod volume;
+pub(crate) mod bench;
+pub(crate) mod boot;
+pub(crate) mod completions;
+pub(crate) mod container;
+pub(crate) mod doctor;
+pub(crate) mod format;
+pub(crate) mod growth;
+pub(crate) mod guest;
+mod help;
+pub(crate) mod logging;
+pub(crate) mod pod;
+pub(crate) mod process;
+pub(crate) mod records;
+pub(crate) mod run;
+pub(crate) mod schema;
+pub(crate) mod version;
+pub(crate) mod volume;
 
 use std::ffi::OsString;
-use std::path::PathBuf;
 
 use clap::{Args as _, CommandFactory, FromArgMatches, Parser, Subcommand};
-use hutch_vmm::config::GROWTH_THRESHOLD_MIB;
-use log::LevelFilter;
 
+use self::logging::LogArgs;
 use crate::failure::RUN_FAILED;
 
-/// Exit code for a command line that is not understood, except for `hutch run`.
+/// Exit code for a bad command line, except for that of `hutch run`.
 const USAGE: u8 = 2;
 
-/// Containers and sandboxes, each in a KVM virtual machine of its own.
+/// Run commands and containers, each in a KVM virtual machine of its own
 #[derive(Debug, Parser)]
 #[command(name = "hutch", version, max_term_width = 110, disable_help_subcommand = true)]
 pub struct Args {
-    /// Where the log goes.
     #[command(flatten)]
     pub log: LogArgs,
-    /// The verb.
     #[command(subcommand)]
     pub command: Command,
-}
-
-/// Logging, for every verb.
-#[derive(Debug, clap::Args)]
-pub struct LogArgs {
-    /// What is logged: off, error, warn, info, debug or trace [env: HUTCH_LOG] [default: warn]
-    #[arg(long, global = true, value_name = "LEVEL", value_parser = level)]
-    pub log_level: Option<LevelFilter>,
-    /// Append the log to FILE instead of writing it to stderr
-    #[arg(long, global = true, value_name = "FILE")]
-    pub log_file: Option<PathBuf>,
-}
-
-fn level(text: &str) -> Result<LevelFilter, &'static str> {
-    text.parse().map_err(|_| "use off, error, warn, info, debug or trace")
-}
-
-/// Whether a machine boots with a part of its memory and has the rest plugged in when its agent is up.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, clap::ValueEnum)]
-pub enum MemoryGrowth {
-    /// If the kernel is hutch's own and there is so much memory that it gains time
-    #[default]
-    Auto,
-    /// Yes; the kernel needs CONFIG_VIRTIO_MEM and must bring memory online by itself
-    On,
-    /// No: all memory is there from the start
-    Off,
-}
-
-impl MemoryGrowth {
-    /// The memory up to which a machine boots with all of it, in MiB; `None`: it does not grow. `can_grow` is what is
-    /// known of the guest's kernel.
-    pub fn beyond_mib(self, can_grow: bool) -> Option<u64> {
-        match self {
-            Self::Auto => can_grow.then_some(GROWTH_THRESHOLD_MIB),
-            Self::On => Some(0),
-            Self::Off => None,
-        }
-    }
 }
 
 /// The verbs.
 #[derive(Debug, Subcommand)]
 pub enum Command {
-    /// Run a command in a new virtual machine with a directory as its root file system
+    /// Run a command in a new virtual machine, with a directory or disk image as its root file system
+    #[command(after_help = help::RUN)]
     Run(Box<run::RunArgs>),
-    /// Pods: virtual machines that live on, and what runs in them
+    /// Manage pods: long-lived virtual machines that hold containers
     Pod(pod::PodArgs),
-    /// Containers in pods
+    /// Manage the containers of pods
     Container(container::ContainerArgs),
-    /// Named volumes, which outlive pods
+    /// Manage named volumes, which outlive pods
     Volume(volume::VolumeArgs),
     /// Print the JSON schema of pod and container configurations
     Schema(schema::SchemaArgs),
-    /// Check whether this host can run virtual machines, and say what to do if not
+    /// Check whether this host can run virtual machines, and report how to fix what is missing
     Doctor(doctor::DoctorArgs),
-    /// Make, list and check what guests boot: a kernel and an initramfs with the agent
+    /// Build, list and check guest assets: a kernel, and an initramfs with the agent
     Guest(guest::GuestArgs),
-    /// Boot any kernel and initrd, with the console on stdout
+    /// Boot any kernel and initrd, without the agent, with the console on stdout
+    #[command(after_help = help::BOOT)]
     Boot(boot::BootArgs),
-    /// Measure boots, of hutch and of other programs in the same run
+    /// Measure boots of hutch and of other virtual machine monitors side by side
+    #[command(after_help = help::BENCH)]
     Bench(bench::BenchArgs),
-    /// Print the version
-    Version,
+    /// Print a completion script for a shell
+    #[command(after_help = help::COMPLETIONS)]
+    Completions(completions::CompletionsArgs),
+    /// Print the version and how this program was built
+    Version(version::VersionArgs),
 }
 
-/// What the command line came to.
+/// A parsed command line.
 pub enum Parsed {
-    /// A verb to carry out.
     Args(Box<Args>),
-    /// Help or a usage error has been printed; the exit code.
+    /// Help or a usage error has been printed; exit with this code.
     Done(u8),
 }
 
@@ -114,12 +82,12 @@ pub fn parse(words: impl IntoIterator<Item = OsString>) -> Parsed {
     let parse = |command: clap::Command| {
         command.try_get_matches_from(&words).and_then(|matches| Args::from_arg_matches(&matches))
     };
-    // What does not come to arguments that way (help, mistakes) is for the whole definition to answer.
-    let quick = verb(&words).and_then(only).and_then(|command| parse(command).ok());
-    match quick.map_or_else(|| parse(Args::command()), Ok) {
+    // Help and mistakes need the full definition.
+    let quick = verb(&words).and_then(single_verb).and_then(|command| parse(command).ok());
+    match quick.map_or_else(|| parse(definition()), Ok) {
         Ok(args) => Parsed::Args(Box::new(args)),
         Err(error) => {
-            // A closed stdout or stderr changes nothing about the outcome.
+            // A closed stdout or stderr does not change the exit code.
             let _ = error.print();
             Parsed::Done(match error.use_stderr() {
                 false => 0,
@@ -130,9 +98,14 @@ pub fn parse(words: impl IntoIterator<Item = OsString>) -> Parsed {
     }
 }
 
-/// The definition without the verbs that are not meant. Building all of it takes as long as half of everything else
-/// that `hutch run` does before the guest starts.
-fn only(verb: &str) -> Option<clap::Command> {
+/// The full clap definition. Completions and man pages are made from it.
+pub fn definition() -> clap::Command {
+    Args::command()
+}
+
+/// The clap definition of one verb only. Building the whole takes half as long as everything else `hutch run` does
+/// before the guest starts.
+fn single_verb(verb: &str) -> Option<clap::Command> {
     let verb = match verb {
         "run" => run::RunArgs::augment_args(clap::Command::new("run")),
         "boot" => boot::BootArgs::augment_args(clap::Command::new("boot")),
@@ -142,7 +115,7 @@ fn only(verb: &str) -> Option<clap::Command> {
     Some(LogArgs::augment_args(clap::Command::new("hutch")).subcommand_required(true).subcommand(verb))
 }
 
-/// The verb on a command line.
+/// The first word that is not an option or an option's value.
 fn verb(words: &[OsString]) -> Option<&str> {
     let mut words = words.iter().skip(1);
     while let Some(word) = words.next() {
@@ -179,7 +152,7 @@ mod tests {
 
     #[test]
     fn the_definition_is_sound() {
-        Args::command().debug_assert();
+        definition().debug_assert();
     }
 
     #[test]
@@ -210,14 +183,14 @@ mod tests {
             "hutch container exec p c -- sh",
         ] {
             let words = words(line);
-            let matches = only(verb(&words).unwrap()).unwrap().try_get_matches_from(&words).unwrap();
+            let matches = single_verb(verb(&words).unwrap()).unwrap().try_get_matches_from(&words).unwrap();
             let args = Args::from_arg_matches(&matches).unwrap();
             assert_eq!(format!("{args:?}"), format!("{:?}", parsed_by_all(&words)), "{line}");
         }
     }
 
     fn parsed_by_all(words: &[OsString]) -> Args {
-        Args::from_arg_matches(&Args::command().try_get_matches_from(words).unwrap()).unwrap()
+        Args::from_arg_matches(&definition().try_get_matches_from(words).unwrap()).unwrap()
     }
 
     #[test]

@@ -3,97 +3,95 @@
 use std::ffi::OsString;
 use std::path::PathBuf;
 
-use super::MemoryGrowth;
+use super::growth::MemoryGrowth;
 
-/// Arguments of `hutch run`. Texts are kept as typed, so that each mistake gets a message of its own later.
+/// Arguments of `hutch run`. Values stay text, so that [`crate::resolve`] can report each mistake in its own words.
 #[derive(Debug, Default, clap::Args)]
-#[command(after_help = "Exit code: that of CMD, 128+N if signal N killed it; 124 if --timeout ended it, 125 if hutch \
-or the guest failed, 126 if CMD can't be executed, 127 if it does not exist.")]
 pub struct RunArgs {
-    /// Directory, disk image or block device of this host that becomes the root file system
+    /// Directory, disk image or block device of this host to use as the root file system
     #[arg(long, value_name = "DIR|IMAGE", help_heading = "File systems")]
     pub rootfs: PathBuf,
-    /// What file system IMAGE holds, for example ext4 [default: what is found in it]
+    /// File system type of IMAGE, for example ext4 [default: detected]
     #[arg(long, value_name = "TYPE", help_heading = "File systems")]
     pub rootfs_type: Option<OsString>,
     /// Mount the root file system read-only
     #[arg(long, conflicts_with = "rootfs_overlay", help_heading = "File systems")]
     pub read_only: bool,
-    /// Leave DIR or IMAGE untouched: writes to the root file system go to memory and are lost at the end
+    /// Keep writes to the root file system in guest memory and discard them at the end; DIR or IMAGE stays unchanged
     #[arg(long, help_heading = "File systems")]
     pub rootfs_overlay: bool,
-    /// Mount a directory or file of this host in the guest; a SRC without `/` is a named volume
+    /// Mount a directory or file of this host in the guest; SRC without a `/` names a volume
     #[arg(short = 'v', long = "volume", value_name = "SRC:DST[:ro]", help_heading = "File systems")]
     pub volumes: Vec<OsString>,
-    /// Mount an empty file system kept in the guest's memory
+    /// Mount an empty tmpfs, which takes guest memory
     #[arg(long, value_name = "DST[:OPTIONS]", help_heading = "File systems")]
     pub tmpfs: Vec<OsString>,
-    /// Give the guest a disk with the contents of a raw image or block device
+    /// Add a disk: a raw image or block device; :ro makes it read-only
     #[arg(long = "disk", value_name = "PATH[:ro]", help_heading = "File systems")]
     pub disks: Vec<OsString>,
 
-    /// Environment variable; without =VALUE it is taken from hutch's own environment
+    /// Set an environment variable; without =VALUE, take the value from hutch's environment
     #[arg(short = 'e', long = "env", value_name = "NAME[=VALUE]", help_heading = "Command")]
     pub env: Vec<OsString>,
-    /// Environment variables from a file, one NAME[=VALUE] a line
+    /// Read environment variables from FILE, one NAME[=VALUE] per line
     #[arg(long, value_name = "FILE", help_heading = "Command")]
     pub env_file: Vec<PathBuf>,
-    /// Working directory in the guest [default: /]
+    /// Working directory of CMD [default: /]
     #[arg(short = 'w', long, value_name = "DIR", help_heading = "Command")]
     pub workdir: Option<OsString>,
-    /// User to run as, names or numbers of the root file system [default: root]
+    /// User to run CMD as: names from the root file system, or numbers [default: root]
     #[arg(short = 'u', long, value_name = "USER[:GROUP]", help_heading = "Command")]
     pub user: Option<OsString>,
-    /// Keep stdin open and pass it to the command
+    /// Pass stdin to CMD
     #[arg(short = 'i', long, help_heading = "Command")]
     pub interactive: bool,
-    /// Give the command a terminal
+    /// Allocate a terminal for CMD
     #[arg(short = 't', long, help_heading = "Command")]
     pub tty: bool,
-    /// Resource limit, for example nofile=1024:4096
+    /// Set a resource limit, for example nofile=1024:4096
     #[arg(long = "ulimit", value_name = "NAME=SOFT[:HARD]", help_heading = "Command")]
     pub ulimits: Vec<OsString>,
-    /// End everything after so many seconds
+    /// Stop the guest after SECS seconds; fractions are allowed [default: no limit]
     #[arg(long, value_name = "SECS", allow_negative_numbers = true, help_heading = "Command")]
     pub timeout: Option<OsString>,
 
-    /// Virtual CPUs [default: 1]
+    /// Number of virtual CPUs [default: 1]
     #[arg(long, value_name = "N", allow_negative_numbers = true, help_heading = "Machine")]
     pub cpus: Option<OsString>,
-    /// Guest memory, with K, M, G or T; a plain number is MiB [default: 256M]
+    /// Guest memory, with suffix K, M, G or T; a plain number is MiB [default: 256M]
     #[arg(long, value_name = "SIZE", allow_negative_numbers = true, help_heading = "Machine")]
     pub memory: Option<OsString>,
-    /// Whether the machine boots with a part of its memory and has the rest plugged in before CMD starts
+    /// Boot with a part of the memory, and plug in the rest before CMD starts
     #[arg(long, value_enum, value_name = "HOW", default_value_t, help_heading = "Machine")]
     pub memory_growth: MemoryGrowth,
-    /// Name of the machine in logs [default: run-PID]
+    /// Name of the virtual machine in logs [default: run-PID]
     #[arg(long, value_name = "NAME", help_heading = "Machine")]
     pub name: Option<OsString>,
     /// Host name in the guest [default: hutch, or --name if given]
     #[arg(long, value_name = "NAME", help_heading = "Machine")]
     pub hostname: Option<OsString>,
-    /// Network: none, or a tap device of this host
+    /// Network: none, or a tap device of this host [default: none]
     #[arg(long, value_name = "none|tap=NAME", help_heading = "Machine")]
     pub net: Option<OsString>,
     /// Guest kernel: distro, host, source, or the path of a vmlinux or bzImage [default: distro]
     #[arg(long, value_name = "KERNEL", help_heading = "Machine")]
     pub kernel: Option<OsString>,
-    /// Initramfs instead of the guest assets' one; hutch's agent must be its /init
+    /// Initramfs to use instead of the built one; its /init must be hutch's agent
     #[arg(long, value_name = "PATH", help_heading = "Machine")]
     pub initrd: Option<PathBuf>,
-    /// Words to add to the kernel's command line
+    /// Parameters to add to the kernel command line
     #[arg(long, value_name = "ARGS", allow_hyphen_values = true, help_heading = "Machine")]
     pub append: Vec<OsString>,
-    /// Where guest kernels and initramfs are kept [env: HUTCH_GUEST_DIR] [default: /var/lib/hutch/guest]
+    /// Directory of guest kernels and initramfs [env: HUTCH_GUEST_DIR] [default: /var/lib/hutch/guest]
     #[arg(long, value_name = "DIR", help_heading = "Machine")]
     pub guest_dir: Option<PathBuf>,
-    /// Write the kernel's console to FILE
+    /// Append the guest kernel's console output to FILE
     #[arg(long, value_name = "FILE", help_heading = "Machine")]
     pub console: Option<PathBuf>,
-    /// Write boot marks and exit counts to FILE at the end, one JSON object a line
+    /// Write boot marks and exit counts to FILE at the end, one JSON object per line
     #[arg(long, value_name = "FILE", help_heading = "Machine")]
     pub marks: Option<PathBuf>,
-    /// Tell on stderr how long each phase took
+    /// Print the duration of each phase to stderr
     #[arg(long, help_heading = "Machine")]
     pub verbose: bool,
 

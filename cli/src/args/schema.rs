@@ -3,7 +3,7 @@
 /// Arguments of `hutch schema`.
 #[derive(Debug, clap::Args)]
 pub struct SchemaArgs {
-    /// Which configuration [default: both, as an object]
+    /// Configuration to describe [default: both, as one object]
     #[arg(value_enum)]
     pub of: Option<Configuration>,
 }
@@ -11,8 +11,8 @@ pub struct SchemaArgs {
 /// A configuration that has a schema.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
 pub enum Configuration {
-    /// Of `hutch pod create`.
+    /// The CONFIG of `hutch pod create`
     Pod,
-    /// Of `hutch container create`.
+    /// The CONFIG of `hutch container create`
     Container,
 }

@@ -1,30 +1,29 @@
 //! `hutch volume`.
 
-use super::doctor::Format;
+use super::format::Format;
 use super::records::RecordArgs;
 
-/// Named volumes: directories of this host that outlive the pods that use them.
+/// Arguments of `hutch volume`.
 #[derive(Debug, clap::Args)]
 pub struct VolumeArgs {
-    /// Where the records are; volumes lie beside those of configurations.
+    // Volumes are kept beside the pods' configurations.
     #[command(flatten)]
     pub records: RecordArgs,
-    /// What to do.
     #[command(subcommand)]
     pub what: VolumeCommand,
 }
 
-/// What `hutch volume` does.
+/// The verbs of `hutch volume`.
 #[derive(Debug, clap::Subcommand)]
 pub enum VolumeCommand {
-    /// Create volumes; those that exist stay as they are
+    /// Create volumes; existing ones stay as they are
     Create(VolumeNames),
-    /// List volumes, and the pods that use them
+    /// List volumes and the pods that use them
     #[command(visible_alias = "list")]
     Ls(ListVolumes),
-    /// Show everything about a volume
+    /// Show the details of a volume
     Inspect(ShowVolume),
-    /// Remove volumes that no pod uses, with all that is in them
+    /// Remove volumes that no pod uses, and their contents
     Rm(VolumeNames),
 }
 
@@ -39,10 +38,10 @@ pub struct VolumeNames {
 /// Arguments of `hutch volume ls`.
 #[derive(Debug, clap::Args)]
 pub struct ListVolumes {
-    /// How the list is printed
+    /// Output format
     #[arg(long, value_enum, default_value_t = Format::Table, value_name = "FORMAT")]
     pub format: Format,
-    /// Names only
+    /// Print names only
     #[arg(short = 'q', long)]
     pub quiet: bool,
 }
@@ -53,7 +52,7 @@ pub struct ShowVolume {
     /// Name of the volume
     #[arg(value_name = "NAME")]
     pub name: String,
-    /// How it is printed
+    /// Output format
     #[arg(long, value_enum, default_value_t = Format::Table, value_name = "FORMAT")]
     pub format: Format,
 }

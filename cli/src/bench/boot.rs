@@ -1,59 +1,31 @@
 //! `hutch bench boot`: from arguments to targets, rounds and a report.
 
 use std::collections::BTreeMap;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::time::Duration;
 
+use super::error::BenchError;
 use super::plan::{self, Rounds, Scratch};
-use super::sample::Results;
 use super::sweep::{self, Point};
 use super::target::{self, Target, Until};
 use super::{initrd, plot, report};
-use crate::args::bench::{BootBenchArgs, Format};
-use crate::args::MemoryGrowth;
+use crate::args::bench::BootBenchArgs;
+use crate::args::growth::MemoryGrowth;
 use crate::failure::Failure;
 
-/// Kernel parameters that every VMM's guest gets: an end at a panic.
+/// Kernel parameters of every VMM's guest: end at a panic.
 const CMDLINE: &str = "panic=-1 reboot=t";
-/// For a serial console that says little; hutch's own silent one comes with parameters of hutch.
+/// Kernel parameters for a quiet serial console. hutch adds those of its silent console itself.
 const SERIAL: &str = "console=ttyS0 quiet";
 
-/// What makes arguments unusable.
-#[derive(Debug, thiserror::Error)]
-pub enum BenchError {
-    /// Not a size.
-    #[error("{0:?} is not a size of memory; write for example 128M or 2G")]
-    Size(String),
-    /// Sweep text.
-    #[error(
-        "--sweep {0:?} is not understood; write mem=128M..8G, mem=64M,256M, cpus=1,2,4, kernel=distro,source, \
-         devices=none,net,block,fs,console,net+fs or rootfs=dir,read-only,overlay,PATH"
-    )]
-    Sweep(String),
-    /// A setting of `hutch run` varies, and that is not measured.
-    #[error("--sweep {0}=… varies a setting of `hutch run`: say which root directory that gets, with --rootfs DIR")]
-    SweepOfRun(String),
-    /// Nothing left to measure.
-    #[error("nothing to measure: --no-boot needs --rootfs or --peer")]
-    Nothing,
-    /// A file that cannot be written or read.
-    #[error("{path}: {source}")]
-    File {
-        /// The file.
-        path: PathBuf,
-        /// Cause.
-        source: std::io::Error,
-    },
-}
-
-/// Runs the measurement and prints it.
+/// Runs the measurement and prints the results.
 pub fn run(args: &BootBenchArgs) -> Result<u8, Failure> {
     if args.no_boot && args.rootfs.is_none() && args.peers.is_empty() {
         return Err(BenchError::Nothing.into());
     }
     let scratch = Scratch::new()?;
     let points = sweep::points(args, scratch.path())?;
-    sweep::furnish(&points, scratch.path())?;
+    sweep::create_files(&points, scratch.path())?;
     let initrd = match &args.initrd {
         Some(path) => path.clone(),
         None => {
@@ -74,22 +46,11 @@ pub fn run(args: &BootBenchArgs) -> Result<u8, Failure> {
     if !args.no_syscalls {
         results.syscalls = plan::count_syscalls(&targets, &settings, |name| log::info!("system calls: {name}"))?;
     }
-    print(&results, args.format)?;
+    report::print(&results, args.format)?;
     if let Some(path) = &args.plot {
         std::fs::write(path, plot::svg(&results)).map_err(|source| BenchError::File { path: path.clone(), source })?;
     }
     Ok(0)
-}
-
-/// Prints results in the chosen form.
-pub fn print(results: &Results, format: Format) -> Result<(), Failure> {
-    use std::io::Write;
-    let text = match format {
-        Format::Table => report::table(results),
-        Format::Csv => report::csv(results),
-        Format::Json => serde_json::to_string_pretty(results)? + "\n",
-    };
-    Ok(std::io::stdout().write_all(text.as_bytes())?)
 }
 
 fn describe(args: &BootBenchArgs) -> BTreeMap<String, String> {
@@ -104,9 +65,9 @@ fn describe(args: &BootBenchArgs) -> BTreeMap<String, String> {
     all
 }
 
-/// hutch, `hutch run` and the peers at one point.
+/// The targets at one point of the sweep: hutch, `hutch run` and the peers.
 fn targets_of(args: &BootBenchArgs, point: &Point, initrd: &Path) -> Result<Vec<Target>, Failure> {
-    let kernel = kernel_path(&point.kernel, args.guest_dir.as_deref())?;
+    let kernel = target::kernel_path(&point.kernel, args.guest_dir.as_deref());
     let text = |p: &Path| p.display().to_string();
     let silent = [CMDLINE, &args.append.join(" "), "benchhold"].join(" ");
     let cmdline = [SERIAL, &silent].join(" ");
@@ -125,7 +86,7 @@ fn targets_of(args: &BootBenchArgs, point: &Point, initrd: &Path) -> Result<Vec<
         argv.extend(["--memory".into(), memory.clone(), "--append".into()]);
         argv.push(if console.is_some() { silent.clone() } else { cmdline.clone() });
         argv.extend(console.map(str::to_owned));
-        // As `hutch run` has it.
+        // The default of `hutch run`.
         let growth = MemoryGrowth::default().beyond_mib(point.kernel == "source");
         if growth.is_some_and(|beyond_mib| guest_mib > beyond_mib) && !args.no_growth {
             argv.push("--memory-growth".into());
@@ -166,36 +127,22 @@ fn targets_of(args: &BootBenchArgs, point: &Point, initrd: &Path) -> Result<Vec<
     Ok(targets)
 }
 
-/// A path as it is, or the kernel of the guest assets of that kind.
-pub fn kernel_path(kernel: &str, guest_dir: Option<&Path>) -> Result<PathBuf, Failure> {
-    match kernel {
-        "distro" | "source" => {
-            let dir = crate::resolve::guest_dir(guest_dir);
-            Ok(dir.join(kernel).join("vmlinux"))
-        }
-        path => Ok(path.into()),
-    }
-}
-
 #[cfg(test)]
-pub(super) mod tests {
+mod tests {
     use super::*;
-    use clap::Parser;
-
-    #[derive(Parser)]
-    struct Wrapper {
-        #[command(flatten)]
-        args: BootBenchArgs,
-    }
-
-    pub fn args(words: &[&str]) -> BootBenchArgs {
-        Wrapper::parse_from([&["bench"], words].concat()).args
-    }
 
     #[test]
     fn targets_share_kernel_initrd_and_settings() {
-        let args =
-            args(&["--kernel", "/k", "--peer", "q=vmm {kernel} {memory_mib}", "--memory", "64M", "--rootfs", "/r"]);
+        let args = BootBenchArgs::of(&[
+            "--kernel",
+            "/k",
+            "--peer",
+            "q=vmm {kernel} {memory_mib}",
+            "--memory",
+            "64M",
+            "--rootfs",
+            "/r",
+        ]);
         let point = &sweep::points(&args, Path::new("/s")).unwrap()[0];
         let targets = targets_of(&args, point, Path::new("/i")).unwrap();
         assert_eq!(targets.iter().map(|t| t.name.as_str()).collect::<Vec<_>>(), ["hutch", "hutch run", "q"]);
@@ -206,8 +153,8 @@ pub(super) mod tests {
     }
 
     #[test]
-    fn a_sweep_of_what_only_run_has_measures_nothing_else() {
-        let args = args(&["--peer", "q=vmm {kernel}", "--rootfs", "/r", "--sweep", "rootfs=dir,overlay"]);
+    fn a_sweep_of_a_setting_of_run_measures_nothing_else() {
+        let args = BootBenchArgs::of(&["--peer", "q=vmm {kernel}", "--rootfs", "/r", "--sweep", "rootfs=dir,overlay"]);
         let points = sweep::points(&args, Path::new("/s")).unwrap();
         let targets: Vec<Target> = points.iter().flat_map(|p| targets_of(&args, p, Path::new("/i")).unwrap()).collect();
         assert_eq!(targets.iter().map(|t| t.name.as_str()).collect::<Vec<_>>(), ["hutch run dir", "hutch run overlay"]);
@@ -216,8 +163,8 @@ pub(super) mod tests {
     }
 
     #[test]
-    fn nothing_to_measure_is_said() {
-        let failure = run(&args(&["--no-boot"])).unwrap_err();
+    fn nothing_to_measure_is_an_error() {
+        let failure = run(&BootBenchArgs::of(&["--no-boot"])).unwrap_err();
         assert_eq!(failure.code, 1);
         assert!(format!("{failure:?}").contains("Nothing"), "{failure:?}");
     }

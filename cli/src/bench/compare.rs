@@ -1,4 +1,4 @@
-//! `hutch bench --compare A.json B.json`: is the difference between two measurements real?
+//! `hutch bench compare A.json B.json`: tests whether the difference between two measurements is real.
 
 use std::fmt::Write;
 use std::path::Path;
@@ -6,42 +6,19 @@ use std::path::Path;
 use super::sample::{Results, RESULTS_VERSION};
 use super::stats::change;
 
-/// Why a file of results can't be used.
 #[derive(Debug, thiserror::Error)]
 pub enum CompareError {
-    /// Not readable.
     #[error("{path}: {source}")]
-    Read {
-        /// The file.
-        path: String,
-        /// Cause.
-        source: std::io::Error,
-    },
-    /// Not results.
-    #[error("{path} does not hold results of `hutch bench … --format json`: {source}")]
-    Parse {
-        /// The file.
-        path: String,
-        /// Cause.
-        source: serde_json::Error,
-    },
-    /// From another version.
-    #[error("{path} has results of version {version}, this hutch reads {RESULTS_VERSION}; measure again")]
-    Version {
-        /// The file.
-        path: String,
-        /// Its version.
-        version: u32,
-    },
-    /// Nothing in common.
+    Read { path: String, source: std::io::Error },
+    #[error("{path} is not a result file of `hutch bench … --format json`: {source}")]
+    Parse { path: String, source: serde_json::Error },
+    #[error("{path} has version {version}, but this hutch reads version {RESULTS_VERSION}; measure again")]
+    Version { path: String, version: u32 },
     #[error("the two files have no target in common")]
     NothingShared,
 }
 
-/// Reads a file of results.
-///
-/// # Errors
-/// See [`CompareError`].
+/// Reads a result file.
 pub fn read(path: &Path) -> Result<Results, CompareError> {
     let name = path.display().to_string();
     let text = std::fs::read(path).map_err(|source| CompareError::Read { path: name.clone(), source })?;
@@ -54,9 +31,6 @@ pub fn read(path: &Path) -> Result<Results, CompareError> {
 }
 
 /// A line per shared series: ratio of medians, its 95 % interval, and the verdict.
-///
-/// # Errors
-/// [`CompareError::NothingShared`].
 pub fn compare(before: &Results, after: &Results) -> Result<String, CompareError> {
     let mut out = String::new();
     for target in before.targets().into_iter().filter(|t| after.targets().contains(t)) {
@@ -65,7 +39,7 @@ pub fn compare(before: &Results, after: &Results) -> Result<String, CompareError
         for series in before.series(target) {
             let Some(other) = later.iter().find(|s| s.name == series.name) else { continue };
             let verdict = match change(&series.values, &other.values) {
-                None => "too few samples or zero".to_owned(),
+                None => "too few samples, or a median of 0".to_owned(),
                 Some(c) => format!(
                     "×{:.3}  [{:.3}, {:.3}]  {}",
                     c.ratio,
@@ -121,7 +95,7 @@ mod tests {
     }
 
     #[test]
-    fn files_that_are_not_results_are_refused() {
+    fn other_files_are_refused() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("r.json");
         assert!(matches!(read(&path), Err(CompareError::Read { .. })));

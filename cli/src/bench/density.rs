@@ -1,23 +1,24 @@
-//! `hutch bench density`: N machines side by side, idle: how fast they came and what memory each costs the host.
+//! `hutch bench density`: starts N machines and leaves them idle; measures the rate of starts and the host's memory for
+//! each machine.
 
 use std::collections::BTreeMap;
 use std::io::{BufRead, BufReader};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
-use super::boot::{kernel_path, print, BenchError};
+use super::error::BenchError;
 use super::plan::{self, Scratch};
 use super::sample::Sample;
-use super::target::INIT_LINE;
-use super::{initrd, proc};
+use super::target::{kernel_path, INIT_LINE};
+use super::{initrd, proc, report};
 use crate::args::bench::DensityArgs;
 use crate::failure::Failure;
 use crate::resolve::size;
 
-/// Machines that end with the measurement.
-struct Herd(Vec<Child>);
+/// The machines of a measurement. Dropping this value ends them.
+struct Machines(Vec<Child>);
 
-impl Drop for Herd {
+impl Drop for Machines {
     fn drop(&mut self) {
         for child in &mut self.0 {
             let _ = child.kill();
@@ -28,7 +29,6 @@ impl Drop for Herd {
     }
 }
 
-/// A machine did not come up.
 #[derive(Debug, thiserror::Error)]
 #[error("machine {number} of {count} did not reach its init within {seconds} s: {what}")]
 struct NotUp {
@@ -38,16 +38,16 @@ struct NotUp {
     what: String,
 }
 
-/// Runs the measurement and prints it.
+/// Runs the measurement and prints the results.
 pub fn run(args: &DensityArgs) -> Result<u8, Failure> {
     let memory_mib = size::mib(&args.memory).filter(|m| *m > 0).ok_or_else(|| BenchError::Size(args.memory.clone()))?;
-    let kernel = kernel_path(&args.kernel, args.guest_dir.as_deref())?;
+    let kernel = kernel_path(&args.kernel, args.guest_dir.as_deref());
     let scratch = Scratch::new()?;
     let initrd = scratch.path().join("initrd");
     std::fs::write(&initrd, initrd::bench_initrd())?;
     let mut samples = Vec::new();
     for (round, count) in args.counts.iter().copied().enumerate() {
-        let mut herd = Herd(Vec::new());
+        let mut machines = Machines(Vec::new());
         let available_before = available_kib();
         let start = Instant::now();
         for _ in 0..count {
@@ -66,10 +66,10 @@ pub fn run(args: &DensityArgs) -> Result<u8, Failure> {
                 .stdin(Stdio::null())
                 .stdout(Stdio::piped())
                 .spawn()?;
-            herd.0.push(child);
+            machines.0.push(child);
         }
         let deadline = start + Duration::from_secs(args.timeout);
-        for (number, child) in herd.0.iter_mut().enumerate() {
+        for (number, child) in machines.0.iter_mut().enumerate() {
             wait_for_init(child, deadline).map_err(|what| NotUp {
                 number: number + 1,
                 count,
@@ -80,16 +80,16 @@ pub fn run(args: &DensityArgs) -> Result<u8, Failure> {
         let took = start.elapsed();
         let mut sample = Sample { target: format!("{count} machines"), round: round as u32, ..Sample::default() };
         sample.marks.insert("all up".into(), took.as_nanos() as u64);
-        figures(&herd.0, memory_mib, count, took, available_before, &mut sample);
+        record_memory(&machines.0, memory_mib, count, took, available_before, &mut sample);
         samples.push(sample);
     }
     let settings =
         BTreeMap::from([("guest kernel".to_owned(), args.kernel.clone()), ("memory".to_owned(), args.memory.clone())]);
-    print(&plan::results(samples, settings), args.format)?;
+    report::print(&plan::results(samples, settings), args.format)?;
     Ok(0)
 }
 
-/// Blocks until the guest's first line. The watchdog is the child's end: it is killed at the deadline.
+/// Waits for the guest's first line, until the deadline. After an error, `Machines` ends the child.
 fn wait_for_init(child: &mut Child, deadline: Instant) -> Result<(), String> {
     let Some(stdout) = child.stdout.take() else { return Err("no standard output".into()) };
     let (sender, receiver) = std::sync::mpsc::channel();
@@ -105,8 +105,8 @@ fn wait_for_init(child: &mut Child, deadline: Instant) -> Result<(), String> {
     }
 }
 
-fn figures(herd: &[Child], guest_mib: u64, count: u32, took: Duration, before_kib: u64, sample: &mut Sample) {
-    let memories: Vec<proc::Memory> = herd
+fn record_memory(machines: &[Child], guest_mib: u64, count: u32, took: Duration, before_kib: u64, sample: &mut Sample) {
+    let memories: Vec<proc::Memory> = machines
         .iter()
         .filter_map(|c| std::fs::read_to_string(format!("/proc/{}/smaps", c.id())).ok())
         .map(|smaps| proc::memory(&smaps, guest_mib))

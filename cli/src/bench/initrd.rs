@@ -1,4 +1,5 @@
-//! The initrd of a bench guest: one `/init` of a few hundred bytes, made here so that a measurement needs no files.
+//! The initrd of a bench guest: one `/init` of a few hundred bytes, part of this program so that a measurement needs no
+//! other files.
 
 /// Machine code of `resources/bench/init.S`, position-independent, entry at its first byte.
 #[rustfmt::skip]
@@ -20,9 +21,9 @@ const INIT_CODE: [u8; 296] = [
     0x75, 0x74, 0x63, 0x68, 0x2d, 0x62, 0x65, 0x6e, 0x63, 0x68, 0x2d, 0x69, 0x6e, 0x69, 0x74, 0x20,
 ];
 
-/// Where the program is loaded.
+/// Load address of the program.
 const BASE: u64 = 0x40_0000;
-/// ELF header and one program header.
+/// Size of the ELF header and one program header.
 const HEADERS: u64 = 64 + 56;
 
 /// An x86-64 ELF executable around `INIT_CODE`: one read-execute segment.
@@ -83,7 +84,7 @@ mod tests {
     use std::io::{BufRead, BufReader};
     use std::process::{Command, Stdio};
 
-    /// The bytes in this file are what the assembler makes of the source people read.
+    /// The bytes in this file are the assembled source file.
     #[test]
     fn code_is_its_source_assembled() {
         let dir = tempfile::tempdir().unwrap();
@@ -101,7 +102,7 @@ mod tests {
         assert_eq!(std::fs::read(&bin).unwrap(), INIT_CODE);
     }
 
-    /// It is an ordinary Linux program: run it here, as a user who may not write /dev/kmsg, and read its line.
+    /// Init is an ordinary Linux program: run it as a user who may not write /dev/kmsg, and read its line.
     #[test]
     fn init_prints_its_line_and_holds() {
         use std::os::unix::fs::PermissionsExt;
@@ -109,7 +110,7 @@ mod tests {
         let path = dir.path().join("init");
         std::fs::write(&path, init_elf()).unwrap();
         std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o755)).unwrap();
-        // Always with the word: without it the program would ask for a power-off.
+        // `benchhold` is essential: without it the program would power off the machine.
         let mut command = Command::new(&path);
         command.args(["quiet", "benchhold"]).stdout(Stdio::piped());
         if nix::unistd::geteuid().is_root() {

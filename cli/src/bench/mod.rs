@@ -1,22 +1,23 @@
-//! `hutch bench`: measures boots of hutch and of other programs in one run, turn by turn.
+//! `hutch bench`: measures boots of hutch and of other programs, alternately in one run.
 //!
-//! A [`target::Target`] is a command line with a way to recognise that its guest has arrived. [`runner`] starts one
-//! and gives back a [`sample::Sample`]; [`plan`] interleaves targets and rounds; [`stats`] condenses; [`report`],
-//! [`plot`] and [`compare`] show. Nothing here knows how a VM works: hutch is measured from outside, as its peers are,
-//! and adds its own marks through a file.
+//! A [`target::Target`] is a command line and the event that ends its measurement. [`runner`] runs a target and returns
+//! a [`sample::Sample`]; [`plan`] interleaves targets and rounds; [`stats`] summarises; [`report`], [`plot`] and
+//! [`compare`] show the results. This module does not know how a VM works: it measures hutch from outside, as it
+//! measures the peers, and hutch adds its own marks through a file.
 
-pub mod boot;
-pub mod compare;
-pub mod density;
-pub mod initrd;
-pub mod plan;
-pub mod plot;
-pub mod proc;
-pub mod report;
-pub mod runner;
-pub mod sample;
-pub mod stats;
-pub mod sweep;
-pub mod syscalls;
-pub mod target;
+pub(crate) mod boot;
+pub(crate) mod compare;
+pub(crate) mod density;
+mod error;
+mod initrd;
+mod plan;
+mod plot;
+mod proc;
+mod report;
+mod runner;
+mod sample;
+mod stats;
+mod sweep;
+mod syscalls;
+mod target;
 mod templates;

@@ -1,27 +1,25 @@
-//! The order of runs: every round takes each target once, so that whatever disturbs the host disturbs all alike.
+//! The order of runs: every round runs each target once, so that disturbances of the host affect all targets alike.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use super::runner::{self, RunError, RunSettings};
-use super::sample::{Results, Sample, RESULTS_VERSION};
-use super::syscalls::{self, SyscallCount};
+use super::sample::{Results, Sample, SyscallCount, RESULTS_VERSION};
+use super::syscalls;
 use super::target::Target;
 
-/// How often.
+/// Numbers of rounds.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Rounds {
-    /// Kept rounds.
+    /// Rounds whose samples are kept.
     pub kept: u32,
-    /// Rounds before them whose samples are dropped (cold caches).
+    /// Earlier rounds, whose samples are dropped because caches are cold.
     pub warm_up: u32,
 }
 
-/// Runs all `targets` in turn, `rounds` times. `progress` hears of each run.
-///
-/// # Errors
-/// The first run that fails ends the measurement: figures with holes mislead.
+/// Runs all `targets` in turn, for all `rounds`. Calls `progress` before each run. The first run that fails ends the
+/// measurement: incomplete results would mislead.
 pub fn interleave(
     targets: &[Target],
     rounds: Rounds,
@@ -30,7 +28,7 @@ pub fn interleave(
 ) -> Result<Vec<Sample>, RunError> {
     let mut kept = Vec::new();
     for round in 0..rounds.warm_up + rounds.kept {
-        // The order turns as well, so that no target always follows the same one.
+        // The order rotates, so that no target always follows the same one.
         for i in 0..targets.len() {
             let target = &targets[(i + round as usize) % targets.len()];
             progress(round, &target.name);
@@ -44,10 +42,7 @@ pub fn interleave(
     Ok(kept)
 }
 
-/// Counts the system calls of all `targets`. This follows the rounds, whose times it would spoil.
-///
-/// # Errors
-/// The first run that fails.
+/// Counts the system calls of all `targets`. Call this after the rounds, because tracing would distort their times.
 pub fn count_syscalls(
     targets: &[Target],
     settings: &RunSettings,
@@ -60,7 +55,7 @@ pub fn count_syscalls(
     targets.iter().map(count).collect()
 }
 
-/// Samples with all that is needed to repeat them.
+/// The samples, with the facts that are needed to repeat the measurement.
 pub fn results(samples: Vec<Sample>, settings: BTreeMap<String, String>) -> Results {
     Results {
         version: RESULTS_VERSION,
@@ -76,17 +71,13 @@ pub fn results(samples: Vec<Sample>, settings: BTreeMap<String, String>) -> Resu
 pub struct Scratch(PathBuf);
 
 impl Scratch {
-    /// Makes it below the system's directory for temporary files.
-    ///
-    /// # Errors
-    /// The directory cannot be made.
+    /// Creates the directory below the system's directory for temporary files.
     pub fn new() -> std::io::Result<Self> {
         let dir = std::env::temp_dir().join(format!("hutch-bench-{}", std::process::id()));
         std::fs::create_dir(&dir)?;
         Ok(Self(dir))
     }
 
-    /// Where it is.
     pub fn path(&self) -> &Path {
         &self.0
     }
@@ -98,7 +89,7 @@ impl Drop for Scratch {
     }
 }
 
-/// Settings of a run, with debugfs where Linux systems mount it.
+/// Settings of a run, with debugfs at its usual mount point.
 pub fn run_settings(scratch: &Scratch, timeout: Duration) -> RunSettings {
     RunSettings { timeout, debugfs: "/sys/kernel/debug".into(), scratch: scratch.path().to_owned() }
 }

@@ -1,4 +1,4 @@
-//! A picture of a measurement as SVG: for each target a bar of its phases (medians), and below it where each run lay.
+//! A measurement as an SVG image: for each target a bar of its phases (medians), and below it a dot for each run.
 
 use std::fmt::Write;
 

@@ -1,18 +1,14 @@
-//! What the host kernel knows of a running VMM: memory from smaps, exits from KVM's debugfs.
+//! The host kernel's data about a running VMM: memory from smaps, exits from KVM's debugfs.
 
 use std::collections::BTreeMap;
 use std::path::Path;
 
-/// Memory of a process without the guest's, in KiB.
+/// Memory of a VMM process in KiB. Guest memory counts only in `guest_rss_kib`.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Memory {
-    /// Resident.
     pub rss_kib: u64,
-    /// Proportional share.
     pub pss_kib: u64,
-    /// Private and written.
     pub private_dirty_kib: u64,
-    /// Resident part of the guest's memory.
     pub guest_rss_kib: u64,
 }
 
@@ -27,18 +23,18 @@ struct Mapping {
     private_dirty_kib: u64,
 }
 
-/// Sums `smaps` text. The guest's memory is every mapping of at least half of `guest_mib`, or one that is named for
-/// it (`/memfd:hutch-…`); VMMs that split guest memory at the 4 GiB hole have two such. Where parts of it are mapped
-/// otherwise, it is the mappings side by side that have its size together.
+/// Sums the text of `smaps`. A mapping is guest memory if it has at least half of `guest_mib`, or if its name says so
+/// (`/memfd:hutch-…`); VMMs that split guest memory at the 4 GiB hole have two such mappings. Adjacent mappings that
+/// together have the size of guest memory are guest memory too, because a VMM may map parts of it differently.
 pub fn memory(smaps: &str, guest_mib: u64) -> Memory {
     let mappings = mappings(smaps);
     let mut guest: Vec<bool> =
         mappings.iter().map(|m| m.named || (m.end - m.start) >> 10 >= guest_mib.saturating_mul(1024) / 2).collect();
-    // hutch's split: what does not fit below 3 GiB lies above 4 GiB.
+    // hutch's split: memory that does not fit below 3 GiB begins at 4 GiB.
     let low = guest_mib.min(3 << 10);
     for size in [low, guest_mib - low].into_iter().filter(|mib| *mib > 0) {
         for first in 0..mappings.len() {
-            if let Some(last) = together(&mappings[first..], size << 20) {
+            if let Some(last) = adjacent(&mappings[first..], size << 20) {
                 guest[first..=first + last].fill(true);
             }
         }
@@ -56,8 +52,8 @@ pub fn memory(smaps: &str, guest_mib: u64) -> Memory {
     total
 }
 
-/// How many mappings after the first make up `size` bytes with it, side by side.
-fn together(mappings: &[Mapping], size: u64) -> Option<usize> {
+/// The index of the last of the adjacent mappings, beginning with the first, that together have `size` bytes.
+fn adjacent(mappings: &[Mapping], size: u64) -> Option<usize> {
     let start = mappings.first()?.start;
     let mut at = start;
     for (index, mapping) in mappings.iter().enumerate() {
@@ -98,7 +94,7 @@ fn mappings(smaps: &str) -> Vec<Mapping> {
     all
 }
 
-/// Exit counters of KVM's VMs of process `pid`, summed; empty if debugfs is not mounted or shows none.
+/// KVM's exit counters, summed over the VMs of process `pid`; empty if debugfs is not mounted or has none.
 pub fn kvm_exits(debugfs: &Path, pid: u32) -> BTreeMap<String, u64> {
     const WANTED: [&str; 7] =
         ["exits", "io_exits", "mmio_exits", "halt_exits", "irq_exits", "pf_taken", "signal_exits"];
@@ -157,7 +153,7 @@ Private_Dirty:        12 kB
 ";
 
     #[test]
-    fn guest_memory_is_kept_apart() {
+    fn guest_memory_is_counted_separately() {
         let m = memory(SMAPS, 128);
         assert_eq!(m, Memory { rss_kib: 16, pss_kib: 14, private_dirty_kib: 12, guest_rss_kib: 30100 });
         assert_eq!(memory("", 128), Memory::default());
@@ -165,7 +161,7 @@ Private_Dirty:        12 kB
     }
 
     #[test]
-    fn parts_side_by_side_are_the_guests_if_they_make_up_its_size() {
+    fn adjacent_parts_with_the_size_of_the_guest_are_guest_memory() {
         let line = |start: u64, mib: u64, rss: u64| {
             format!(
                 "{start:x}-{:x} rw-p 00000000 00:00 0\nSize: {} kB\nRss: {rss} kB\n",
@@ -184,7 +180,7 @@ Private_Dirty:        12 kB
         text += &line(at, 1, 200);
         let m = memory(&text, 128);
         assert_eq!((m.guest_rss_kib, m.rss_kib), (15, 300));
-        assert_eq!(memory(&text, 64).guest_rss_kib, 8, "only the one that is large enough by itself");
+        assert_eq!(memory(&text, 64).guest_rss_kib, 8, "only the part that is large enough by itself");
     }
 
     #[test]

@@ -1,12 +1,25 @@
 //! Results as a table for people, CSV for spreadsheets, JSON for [`super::compare`].
 
-use std::fmt::Write;
+use std::fmt::Write as _;
+use std::io::{self, Write as _};
 
 use super::sample::{Results, SeriesKind};
 use super::stats::Summary;
+use crate::args::bench::Format;
+use crate::failure::Failure;
 
-/// System calls that the table names of each target.
+/// Number of system calls that the table names for each target.
 const FREQUENT: usize = 12;
+
+/// Prints results in the chosen format.
+pub fn print(results: &Results, format: Format) -> Result<(), Failure> {
+    let text = match format {
+        Format::Table => table(results),
+        Format::Csv => csv(results),
+        Format::Json => serde_json::to_string_pretty(results)? + "\n",
+    };
+    Ok(io::stdout().write_all(text.as_bytes())?)
+}
 
 /// A table: a block per target, and the ratios of the medians to the first target's.
 pub fn table(results: &Results) -> String {
@@ -41,7 +54,7 @@ pub fn table(results: &Results) -> String {
     for count in &results.syscalls {
         let _ = writeln!(
             out,
-            "\nsystem calls of {}, counted once in a run of its own under ptrace: {}",
+            "\nsystem calls of {}, counted in a separate run under ptrace: {}",
             count.target, count.total
         );
         let names = count.most_frequent(FREQUENT).into_iter().map(|(name, n)| format!("{name} {n}"));
@@ -51,7 +64,7 @@ pub fn table(results: &Results) -> String {
     out
 }
 
-/// Medians of every mark that two targets share, as ratios to the first target.
+/// The first target's median of every mark, as a ratio to that of each other target with the same mark.
 fn ratios(results: &Results) -> String {
     let targets = results.targets();
     let Some((first, others)) = targets.split_first() else { return String::new() };
@@ -75,7 +88,7 @@ fn ratios(results: &Results) -> String {
     }
 }
 
-/// One line per target, round and name; marks in milliseconds. Counts of system calls belong to no round.
+/// One line per target, round and name; marks in milliseconds. Counts of system calls have no round.
 pub fn csv(results: &Results) -> String {
     let mut out = String::from("target,round,name,value\n");
     for sample in &results.samples {
@@ -103,7 +116,7 @@ pub fn csv(results: &Results) -> String {
     out
 }
 
-/// Three significant decimals for small numbers, none for large ones.
+/// Two decimals for small numbers, none for large ones.
 fn number(value: f64) -> String {
     match value.abs() {
         v if v >= 1000.0 => format!("{value:.0}"),
@@ -114,8 +127,7 @@ fn number(value: f64) -> String {
 
 #[cfg(test)]
 mod tests {
-    use super::super::sample::{Sample, RESULTS_VERSION};
-    use super::super::syscalls::SyscallCount;
+    use super::super::sample::{Sample, SyscallCount, RESULTS_VERSION};
     use super::*;
 
     fn results() -> Results {

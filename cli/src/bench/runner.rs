@@ -1,4 +1,4 @@
-//! Starts one target, watches it arrive, looks at it and ends it.
+//! Runs one target: starts it, waits for its event, reads its memory and ends it.
 
 use std::collections::BTreeMap;
 use std::io::Read;
@@ -17,64 +17,37 @@ use super::proc;
 use super::sample::Sample;
 use super::target::{Target, Until, INIT_LINE};
 
-/// Output kept for finding the line and for error messages, bytes.
+/// Bytes of output to keep, for the search for the line and for error messages.
 const OUTPUT_LIMIT: usize = 256 << 10;
-/// How long a target may take to end after SIGTERM.
+/// Time that a target has to end after SIGTERM.
 pub(super) const END_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// What every run shares.
+/// Settings of all runs.
 #[derive(Debug, Clone)]
 pub struct RunSettings {
-    /// A run that takes longer is an error.
+    /// A run that takes longer fails.
     pub timeout: Duration,
-    /// Where debugfs is mounted.
+    /// Mount point of debugfs.
     pub debugfs: PathBuf,
     /// Directory for marks files.
     pub scratch: PathBuf,
 }
 
-/// Why a run gave no sample.
+/// The failure of a run.
 #[derive(Debug, thiserror::Error)]
 pub enum RunError {
-    /// The program can't be started.
     #[error("{target}: cannot start {program:?}: {source}; is it installed and in PATH?")]
-    Spawn {
-        /// Target.
-        target: String,
-        /// Program.
-        program: String,
-        /// Cause.
-        source: std::io::Error,
-    },
-    /// Its system calls cannot be counted.
-    #[error("{target}: cannot be traced: {source}; --no-syscalls leaves the count of system calls out")]
-    Trace {
-        /// Target.
-        target: String,
-        /// Cause.
-        source: std::io::Error,
-    },
-    /// It ended before its guest arrived, or with a failure.
+    Spawn { target: String, program: String, source: std::io::Error },
+    #[error("{target}: cannot trace it: {source}; use --no-syscalls to omit the count of system calls")]
+    Trace { target: String, source: std::io::Error },
+    /// The target ended before its event, or with a failure.
     #[error("{target}: {what}; its last output:\n{output}")]
-    Failed {
-        /// Target.
-        target: String,
-        /// What happened.
-        what: String,
-        /// Tail of its output.
-        output: String,
-    },
-    /// Reading its output failed.
-    #[error("{target}: reading its output: {source}")]
-    Io {
-        /// Target.
-        target: String,
-        /// Cause.
-        source: std::io::Error,
-    },
+    Failed { target: String, what: String, output: String },
+    #[error("{target}: cannot read its output: {source}")]
+    Io { target: String, source: std::io::Error },
 }
 
-/// A child that is killed and reaped whatever happens.
+/// A child that is killed and reaped when this value is dropped.
 struct Running(Child);
 
 impl Drop for Running {
@@ -86,17 +59,14 @@ impl Drop for Running {
     }
 }
 
-/// Runs `target` once.
-///
-/// # Errors
-/// See [`RunError`]; the process is gone in every case.
+/// Runs `target` once. The process does not remain, even after an error.
 pub fn run(target: &Target, settings: &RunSettings) -> Result<Sample, RunError> {
     let (program, args) = target.argv.split_first().expect("a target has a program");
     let marks_file = settings.scratch.join("marks.jsonl");
     let mut command = Command::new(program);
     if target.own_marks {
         let _ = std::fs::remove_file(&marks_file);
-        // hutch's own verbs take the option right behind the verb.
+        // hutch accepts the option directly after its verb.
         let (verb, rest) = args.split_first().expect("hutch targets have a verb");
         command.arg(verb).arg("--marks").arg(&marks_file).args(rest);
     } else {
@@ -122,8 +92,8 @@ pub fn run(target: &Target, settings: &RunSettings) -> Result<Sample, RunError> 
         sample.marks.insert("exit".into(), monotonic_ns() - start);
         if !status.success() {
             let what = match status.signal() {
-                Some(signal) => format!("ended by signal {signal}"),
-                None => format!("ended with status {}", status.code().unwrap_or(-1)),
+                Some(signal) => format!("signal {signal} ended it"),
+                None => format!("it ended with status {}", status.code().unwrap_or(-1)),
             };
             return Err(RunError::Failed { target: target.name.clone(), what, output: tail(&output) });
         }
@@ -135,7 +105,7 @@ pub fn run(target: &Target, settings: &RunSettings) -> Result<Sample, RunError> 
     Ok(sample)
 }
 
-/// Reads output until the target has arrived; returns all output.
+/// Reads output until the target's event, and returns all output.
 fn watch(
     target: &Target,
     child: &mut Child,
@@ -151,7 +121,7 @@ fn watch(
         let left = deadline.saturating_duration_since(Instant::now());
         if left.is_zero() {
             output.extend_from_slice(&noise);
-            return Err(failed(target, format!("no sign within {} s", settings.timeout.as_secs()), &output));
+            return Err(failed(target, format!("no output line within {} s", settings.timeout.as_secs()), &output));
         }
         let mut fds = Vec::new();
         fds.extend(out.as_ref().map(|s| PollFd::new(s.as_fd(), PollFlags::POLLIN)));
@@ -179,11 +149,11 @@ fn watch(
     output.extend_from_slice(&noise);
     match target.until {
         Until::Exit => Ok(output),
-        Until::InitLine => Err(failed(target, "ended before its guest's first line".into(), &output)),
+        Until::InitLine => Err(failed(target, "it ended before its guest's first line".into(), &output)),
     }
 }
 
-/// One read; drops the stream at its end. Keeps at most [`OUTPUT_LIMIT`] bytes.
+/// Reads once; drops the stream at its end. Keeps at most [`OUTPUT_LIMIT`] bytes.
 pub(super) fn read_some(stream: &mut Option<impl Read>, into: &mut Vec<u8>) -> std::io::Result<usize> {
     let mut buffer = [0; 16384];
     let n = match stream.as_mut() {
@@ -208,7 +178,7 @@ pub(super) fn init_line(output: &[u8]) -> Option<u64> {
     std::str::from_utf8(&rest[..end]).ok()?.parse().ok()
 }
 
-/// Memory, faults and exits while the guest holds still.
+/// Records memory and exits while the guest waits.
 fn observe(pid: u32, target: &Target, settings: &RunSettings, sample: &mut Sample) {
     if let Ok(smaps) = std::fs::read_to_string(format!("/proc/{pid}/smaps")) {
         let m = proc::memory(&smaps, target.guest_mib);
@@ -226,12 +196,12 @@ fn observe(pid: u32, target: &Target, settings: &RunSettings, sample: &mut Sampl
     }
 }
 
-/// SIGTERM, so that hutch can write its marks; SIGKILL after a while.
+/// Sends SIGTERM, so that hutch can write its marks, and SIGKILL later.
 fn end(child: &mut Child) {
     let _ = kill(Pid::from_raw(child.id() as i32), Signal::SIGTERM);
     let deadline = Instant::now() + END_TIMEOUT;
     let pid = rustix::process::Pid::from_child(child);
-    // A pidfd becomes readable when the child ends; SIGCHLD is not ours to take from the program.
+    // A pidfd becomes readable when the child ends. SIGCHLD is left to the rest of the program.
     if let Ok(pidfd) = rustix::process::pidfd_open(pid, rustix::process::PidfdFlags::empty()) {
         let left = deadline.saturating_duration_since(Instant::now());
         let mut fds = [PollFd::new(pidfd.as_fd(), PollFlags::POLLIN)];
@@ -240,7 +210,7 @@ fn end(child: &mut Child) {
     let _ = child.kill();
 }
 
-/// Marks that hutch wrote: one JSON object a line with `name` and `at_ns` of CLOCK_MONOTONIC.
+/// Reads the marks that hutch wrote: one JSON object per line, with `name` and `at_ns` of CLOCK_MONOTONIC.
 fn read_marks(path: &Path, start: u64, sample: &mut Sample) {
     #[derive(serde::Deserialize)]
     struct Line {
@@ -279,7 +249,7 @@ fn rusage() -> Option<Usage> {
     getrusage(UsageWho::RUSAGE_CHILDREN).ok()
 }
 
-/// CPU time and faults of the child just reaped.
+/// Records CPU time and page faults of the child that was just reaped.
 fn cpu_time(before: &Option<Usage>, after: &Option<Usage>, sample: &mut Sample) {
     let (Some(before), Some(after)) = (before, after) else { return };
     let ms = |u: nix::sys::time::TimeVal| u.tv_sec() as f64 * 1e3 + u.tv_usec() as f64 / 1e3;
@@ -314,7 +284,7 @@ mod tests {
     }
 
     #[test]
-    fn a_target_is_timed_to_its_line_and_ended() {
+    fn a_target_is_timed_to_its_line_and_then_ended() {
         let dir = tempfile::tempdir().unwrap();
         let script = "echo booting; echo 'hutch-bench-init 1234567'; exec sleep 1000";
         let sample = run(&shell("t", script, Until::InitLine, false), &settings(dir.path())).unwrap();
@@ -331,7 +301,7 @@ mod tests {
     }
 
     #[test]
-    fn exits_failures_and_silence_are_told_apart() {
+    fn exits_failures_and_silence_are_distinguished() {
         let dir = tempfile::tempdir().unwrap();
         let ok = run(&shell("t", "echo hi", Until::Exit, false), &settings(dir.path())).unwrap();
         assert!(ok.marks["exit"] >= ok.marks["first_byte"]);
@@ -342,7 +312,7 @@ mod tests {
         assert!(error.to_string().contains("before its guest's first line"));
         let short = RunSettings { timeout: Duration::from_millis(200), ..settings(dir.path()) };
         let error = run(&shell("t", "exec sleep 1000", Until::InitLine, false), &short).unwrap_err();
-        assert!(error.to_string().contains("no sign within"));
+        assert!(error.to_string().contains("no output line within"));
         let missing = Target { argv: vec!["/no/such".into()], ..shell("t", "", Until::Exit, false) };
         assert!(matches!(run(&missing, &settings(dir.path())), Err(RunError::Spawn { .. })));
     }

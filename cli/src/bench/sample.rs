@@ -4,41 +4,40 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
-use super::syscalls::SyscallCount;
+use super::stats::Summary;
 
 /// Version of [`Results`] on disk.
 pub const RESULTS_VERSION: u32 = 1;
 
-/// What one run of a target gave.
+/// The result of one run of a target.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 pub struct Sample {
     /// Name of the target.
     pub target: String,
-    /// Round it belongs to; warm-up rounds are not kept.
+    /// Number of the round; warm-up rounds are not kept.
     pub round: u32,
     /// Nanoseconds from spawn to each mark.
     pub marks: BTreeMap<String, u64>,
     /// The guest's own clock at its first line, nanoseconds.
     #[serde(default)]
     pub guest_clock_ns: Option<u64>,
-    /// Other figures: counts and sizes by name. Units are in the names.
+    /// Other values: counts and sizes by name. The names include the units.
     pub figures: BTreeMap<String, f64>,
 }
 
-/// A measurement as written by `--format json` and read by `--compare`.
+/// A measurement, as `--format json` writes it and `--compare` reads it.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Results {
-    /// [`RESULTS_VERSION`].
     pub version: u32,
-    /// Program and version that measured.
+    /// Name and version of the program that measured.
     pub program: String,
-    /// Host in brief: CPU model, kernel.
+    /// CPU model and kernel of the host.
     pub host: BTreeMap<String, String>,
     /// Settings that all targets shared.
     pub settings: BTreeMap<String, String>,
-    /// Kept samples in the order they ran.
+    /// Kept samples, in the order of the runs.
     pub samples: Vec<Sample>,
-    /// System calls of each target, counted once, apart from the samples.
+    /// System calls of each target, counted in separate runs.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub syscalls: Vec<SyscallCount>,
 }
@@ -55,7 +54,7 @@ impl Results {
         names
     }
 
-    /// Every series of numbers of `target`: marks and guest clock in milliseconds, figures as they are.
+    /// Every series of numbers of `target`: marks and guest clock in milliseconds, other values unchanged.
     pub fn series(&self, target: &str) -> Vec<Series> {
         let mut all: Vec<Series> = Vec::new();
         let mut push = |name: String, kind: SeriesKind, value: f64| match all.iter_mut().find(|s| s.name == name) {
@@ -77,7 +76,7 @@ impl Results {
             }
         }
         all.sort_by(|a, b| {
-            let median = |s: &Series| super::stats::Summary::of(&s.values).map_or(0.0, |x| x.p50);
+            let median = |s: &Series| Summary::of(&s.values).map_or(0.0, |x| x.p50);
             a.kind.cmp(&b.kind).then_with(|| match a.kind {
                 SeriesKind::Mark => median(a).total_cmp(&median(b)),
                 SeriesKind::Figure => a.name.cmp(&b.name),
@@ -87,22 +86,53 @@ impl Results {
     }
 }
 
-/// What a series measures.
+/// The kind of a series.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum SeriesKind {
     /// Milliseconds since spawn.
     Mark,
-    /// Anything else.
+    /// Any other value.
     Figure,
 }
 
 /// Values of one name over the rounds.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Series {
-    /// Mark or figure.
+    /// Name of the mark or value.
     pub name: String,
-    /// Which.
     pub kind: SeriesKind,
     /// In order of the rounds.
     pub values: Vec<f64>,
+}
+
+/// The system calls of one run.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SyscallCount {
+    /// Name of the target.
+    pub target: String,
+    /// Number of all calls, up to the guest's first line or to the program's end.
+    pub total: u64,
+    pub by_name: BTreeMap<String, u64>,
+}
+
+impl SyscallCount {
+    /// The `n` most frequent calls, most frequent first.
+    pub fn most_frequent(&self, n: usize) -> Vec<(&str, u64)> {
+        let mut all: Vec<(&str, u64)> = self.by_name.iter().map(|(name, count)| (name.as_str(), *count)).collect();
+        all.sort_by_key(|(_, count)| std::cmp::Reverse(*count));
+        all.truncate(n);
+        all
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_most_frequent_come_first() {
+        let by_name = [("a", 1), ("b", 9), ("c", 5)].map(|(name, n)| (name.to_owned(), n)).into();
+        let count = SyscallCount { target: String::new(), total: 15, by_name };
+        assert_eq!(count.most_frequent(2), [("b", 9), ("c", 5)]);
+    }
 }

@@ -1,28 +1,22 @@
-//! Order statistics and the question whether two sets of samples differ.
+//! Order statistics, and a test whether two sets of samples differ.
 
 use serde::{Deserialize, Serialize};
 
-/// A set of measurements in brief. All values have the unit of the input.
+/// A summary of measurements. All values have the unit of the input.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 pub struct Summary {
-    /// Number of measurements.
     pub n: usize,
-    /// Smallest.
     pub min: f64,
-    /// Median.
     pub p50: f64,
-    /// 90th percentile.
     pub p90: f64,
-    /// 99th percentile.
     pub p99: f64,
-    /// Largest.
     pub max: f64,
     /// (max − min) / median, in percent.
     pub spread_percent: f64,
 }
 
 impl Summary {
-    /// Condenses `values`; `None` if there are none.
+    /// Summarises `values`; `None` if it has no finite value.
     pub fn of(values: &[f64]) -> Option<Self> {
         let mut sorted: Vec<f64> = values.iter().copied().filter(|v| v.is_finite()).collect();
         sorted.sort_by(f64::total_cmp);
@@ -66,10 +60,10 @@ impl Change {
     }
 }
 
-/// Resamples drawn for a confidence interval.
+/// Number of resamples for a confidence interval.
 const RESAMPLES: usize = 4000;
 
-/// Compares the medians of two sets by bootstrap with a fixed seed, so that the same input gives the same answer.
+/// Compares the medians of two sets by bootstrap with a fixed seed, so that the same input gives the same result.
 /// `None` if either has fewer than three values or a median of 0.
 pub fn change(before: &[f64], after: &[f64]) -> Option<Change> {
     if before.len() < 3 || after.len() < 3 {
@@ -93,7 +87,7 @@ pub fn change(before: &[f64], after: &[f64]) -> Option<Change> {
     Some(Change { ratio: b / a, low: percentile(&ratios, 2.5), high: percentile(&ratios, 97.5) })
 }
 
-/// SplitMix64: enough for resampling, and the same everywhere.
+/// SplitMix64: good enough for resampling, and the same on every platform.
 struct SplitMix(u64);
 
 impl SplitMix {

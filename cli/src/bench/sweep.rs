@@ -1,34 +1,32 @@
-//! `--sweep WHAT=VALUES`: the settings of a measurement, one of which takes several values.
+//! `--sweep WHAT=VALUES`: the settings of a measurement, where one setting takes several values.
 
 use std::path::{Path, PathBuf};
 
-use super::boot::BenchError;
+use super::error::BenchError;
 use crate::args::bench::BootBenchArgs;
 use crate::resolve::size;
 
-/// One combination of settings; a sweep has several.
+/// One combination of settings. A sweep has several.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Point {
-    /// Guest kernel.
     pub kernel: String,
-    /// Guest memory.
     pub memory_mib: u64,
-    /// vCPUs.
+    /// Number of virtual CPUs.
     pub cpus: u32,
-    /// What `hutch run` gets as its root.
+    /// Root file system for `hutch run`.
     pub rootfs: Option<PathBuf>,
     /// More arguments for `hutch run`.
     pub run_args: Vec<String>,
-    /// Whether the setting that varies is one of `hutch run` only, so that nothing else is worth measuring.
+    /// Whether the varied setting affects `hutch run` only. Nothing else is measured then.
     pub run_only: bool,
-    /// Shown behind target names; empty without a sweep.
+    /// Suffix of the target names; empty without a sweep.
     pub label: String,
 }
 
-/// Kinds of root, with the arguments that make one of a root directory.
+/// Kinds of root file system, with the arguments of `hutch run` for them.
 const ROOTS: [(&str, &[&str]); 3] = [("dir", &[]), ("read-only", &["--read-only"]), ("overlay", &["--rootfs-overlay"])];
 
-/// A device more than the machine of `hutch run` has anyway, which are vsock, rng and the share of its root.
+/// A device to add to those that `hutch run` always has: vsock, rng and the share of its root.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Device {
     Net,
@@ -40,28 +38,25 @@ enum Device {
 const DEVICES: [(&str, Device); 4] =
     [("net", Device::Net), ("block", Device::Block), ("fs", Device::Fs), ("console", Device::Console)];
 
-/// Size of the disk that `block` stands for.
+/// Size of the disk of `block`.
 const DISK_BYTES: u64 = 1 << 20;
 
 impl Device {
-    /// What gives it to the machine.
+    /// The arguments of `hutch run` that add the device.
     fn args(self, scratch: &Path) -> Vec<String> {
         let file = |name: &str| scratch.join(name).display().to_string();
         match self {
-            // Made by whoever opens it, and gone with it.
+            // The kernel creates the tap device when hutch opens it, and removes it at the close.
             Device::Net => vec!["--net".into(), format!("tap=hb{}", std::process::id())],
             Device::Block => vec!["--disk".into(), file("disk") + ":ro"],
-            // Below the guest's own /dev, so that the root directory is left alone.
+            // Below the guest's own /dev, so that the root directory stays unchanged.
             Device::Fs => vec!["-v".into(), file("share") + ":/dev/hutch-bench"],
             Device::Console => vec!["--console".into(), file("console")],
         }
     }
 }
 
-/// The points of the sweep, or the one point without it. Files that devices need get their places below `scratch`.
-///
-/// # Errors
-/// A text that is not understood, or a sweep that needs `--rootfs`.
+/// The points of the sweep, or a single point without one. Files that devices need have paths below `scratch`.
 pub fn points(args: &BootBenchArgs, scratch: &Path) -> Result<Vec<Point>, BenchError> {
     let base = Point {
         kernel: args.kernel.clone(),
@@ -113,11 +108,8 @@ pub fn points(args: &BootBenchArgs, scratch: &Path) -> Result<Vec<Point>, BenchE
     Ok(points)
 }
 
-/// Makes the files that `points` name.
-///
-/// # Errors
-/// Of the file that cannot be made.
-pub fn furnish(points: &[Point], scratch: &Path) -> Result<(), BenchError> {
+/// Creates the files in `scratch` that `points` name.
+pub fn create_files(points: &[Point], scratch: &Path) -> Result<(), BenchError> {
     let make = |name: &str, make: fn(&Path) -> std::io::Result<()>| {
         let path = scratch.join(name);
         make(&path).map_err(|source| BenchError::File { path, source })
@@ -145,7 +137,7 @@ fn devices(value: &str) -> Option<Vec<Device>> {
     value.split('+').map(device).collect()
 }
 
-/// A kind of root, or with a `/` the path of another root.
+/// A kind of root file system, or with a `/` the path of another one.
 fn root(point: &Point, value: &str) -> Option<Point> {
     if value.contains('/') {
         return Some(Point { rootfs: Some(value.into()), ..point.clone() });
@@ -160,11 +152,10 @@ fn mib(text: &str) -> Result<u64, BenchError> {
 
 #[cfg(test)]
 mod tests {
-    use super::super::boot::tests::args;
     use super::*;
 
     fn swept(words: &[&str]) -> Result<Vec<Point>, BenchError> {
-        points(&args(words), Path::new("/s"))
+        points(&BootBenchArgs::of(words), Path::new("/s"))
     }
 
     #[test]
@@ -204,18 +195,18 @@ mod tests {
     }
 
     #[test]
-    fn what_only_run_has_needs_a_root() {
+    fn settings_of_run_need_a_root() {
         let error = swept(&["--sweep", "devices=none,fs"]).unwrap_err().to_string();
         assert!(error.contains("devices") && error.contains("--rootfs DIR"), "{error}");
     }
 
     #[test]
-    fn files_are_made_for_the_devices_that_need_them() {
+    fn files_are_created_for_the_devices_that_need_them() {
         let dir = tempfile::tempdir().unwrap();
-        let points = |text: &str| points(&args(&["--rootfs", "/r", "--sweep", text]), dir.path()).unwrap();
-        furnish(&points("devices=none,console,net"), dir.path()).unwrap();
+        let points = |text: &str| points(&BootBenchArgs::of(&["--rootfs", "/r", "--sweep", text]), dir.path()).unwrap();
+        create_files(&points("devices=none,console,net"), dir.path()).unwrap();
         assert_eq!(dir.path().read_dir().unwrap().count(), 0);
-        furnish(&points("devices=none,block+fs"), dir.path()).unwrap();
+        create_files(&points("devices=none,block+fs"), dir.path()).unwrap();
         assert_eq!(dir.path().join("disk").metadata().unwrap().len(), DISK_BYTES);
         assert!(dir.path().join("share").is_dir());
     }

@@ -1,15 +1,16 @@
-//! Counts the system calls of a target by ptrace(2): those of the program, its threads and its children, each with
-//! its name. Needs no privileges. A traced program is many times slower, so this is a run of its own, in which
-//! nothing else is measured.
+//! Counts the system calls of a target with ptrace(2): those of the program, its threads and its children, by name.
+//! This needs no privileges. Tracing makes a program many times slower, so the count takes a run of its own, which
+//! measures nothing else.
 //!
-//! The kernel knows a tracer by its thread: program and tracer live on one that is made for the run.
+//! To the kernel a thread is the tracer, not a process. Each run therefore has a thread that starts the program and
+//! traces it.
 
-#![allow(
+#![expect(
     unsafe_code,
-    reason = "CommandExt::pre_exec, struct ptrace_syscall_info, and real-time signals, which nix does not know"
+    reason = "CommandExt::pre_exec, struct ptrace_syscall_info, and real-time signals, which nix does not support"
 )]
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 use std::os::fd::AsFd;
 use std::os::unix::process::{CommandExt, ExitStatusExt};
 use std::process::{Child, Command, ExitStatus, Stdio};
@@ -20,44 +21,20 @@ use nix::poll::{poll, PollFd, PollFlags, PollTimeout};
 use nix::sys::ptrace;
 use nix::sys::signal::{kill, Signal};
 use nix::unistd::Pid;
-use serde::{Deserialize, Serialize};
 use syscalls::x86_64::Sysno;
 
 use super::runner::{self, failed, RunError, RunSettings, END_TIMEOUT};
+use super::sample::SyscallCount;
 use super::target::{Target, Until};
 
-/// How often the tracer looks for the next stop before it sleeps: most tasks go from one to the next at once.
-const LOOKS: u32 = 10;
-/// How long it sleeps then, and twice as long each time after that, up to the second.
-const IDLE: (Duration, Duration) = (Duration::from_micros(50), Duration::from_millis(2));
+/// Number of polls for the next stop before the tracer sleeps: most tasks reach their next stop at once.
+const POLLS_BEFORE_SLEEP: u32 = 10;
+/// First and longest sleep of the tracer; each sleep is twice as long as the previous one.
+const SLEEP: (Duration, Duration) = (Duration::from_micros(50), Duration::from_millis(2));
 /// `AUDIT_ARCH_X86_64` of `linux/audit.h`.
 const X86_64: u32 = 0xc000_003e;
 
-/// The system calls of one run.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct SyscallCount {
-    /// Name of the target.
-    pub target: String,
-    /// All of them: to the guest's first line, or to the program's end.
-    pub total: u64,
-    /// By name.
-    pub by_name: BTreeMap<String, u64>,
-}
-
-impl SyscallCount {
-    /// The `n` most frequent ones, most frequent first.
-    pub fn most_frequent(&self, n: usize) -> Vec<(&str, u64)> {
-        let mut all: Vec<(&str, u64)> = self.by_name.iter().map(|(name, count)| (name.as_str(), *count)).collect();
-        all.sort_by_key(|(_, count)| std::cmp::Reverse(*count));
-        all.truncate(n);
-        all
-    }
-}
-
-/// Runs `target` once and counts.
-///
-/// # Errors
-/// See [`RunError`]; all processes are gone in every case.
+/// Runs `target` once and counts its system calls. No process of the target remains, even after an error.
 pub fn count(target: &Target, settings: &RunSettings) -> Result<SyscallCount, RunError> {
     let counted = std::thread::scope(|scope| scope.spawn(|| Tracer::start(target, settings)?.follow()).join());
     counted.unwrap_or_else(|panic| std::panic::resume_unwind(panic))
@@ -67,17 +44,17 @@ struct Tracer<'a> {
     target: &'a Target,
     child: Child,
     root: Pid,
-    /// Every process and thread that has stopped once and not ended.
+    /// Every process and thread that has stopped at least once and has not ended.
     tasks: BTreeSet<Pid>,
-    /// How the program itself ended.
+    /// Exit status of the program itself.
     end: Option<ExitStatus>,
     deadline: Instant,
     output: Vec<u8>,
     noise: Vec<u8>,
     count: SyscallCount,
-    /// Nothing is counted any more.
+    /// The guest has printed its line; the count is complete.
     arrived: bool,
-    /// Everything has been told to end.
+    /// All tasks have been sent SIGKILL.
     killed: bool,
 }
 
@@ -86,7 +63,7 @@ impl<'a> Tracer<'a> {
         let (program, args) = target.argv.split_first().expect("a target has a program");
         let mut command = Command::new(program);
         command.args(args).stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
-        // SAFETY: ptrace(2) is a bare system call, as is allowed between fork and exec.
+        // SAFETY: ptrace(2) is a plain system call, which is allowed between fork and exec.
         unsafe { command.pre_exec(|| ptrace::traceme().map_err(Into::into)) };
         let child = command.spawn().map_err(|source| match source.raw_os_error() {
             Some(libc::EPERM) => RunError::Trace { target: target.name.clone(), source },
@@ -107,28 +84,28 @@ impl<'a> Tracer<'a> {
         })
     }
 
-    /// Sees the program and all that it has started to the end.
+    /// Traces the program and everything that it starts, to the end.
     fn follow(mut self) -> Result<SyscallCount, RunError> {
-        let mut idle = (0, IDLE.0);
+        let mut idle = (0, SLEEP.0);
         loop {
             match next_stop() {
                 Stop::None if !self.in_time() => break,
                 Stop::None => {
-                    if idle.0 < LOOKS {
+                    if idle.0 < POLLS_BEFORE_SLEEP {
                         idle.0 += 1;
                         std::thread::yield_now();
                         continue;
                     }
-                    // Whoever waits for room in a pipe does not stop.
+                    // A task that waits for space in a pipe does not stop: empty the pipes.
                     self.drain()?;
                     std::thread::sleep(idle.1);
-                    idle.1 = IDLE.1.min(idle.1 * 2);
+                    idle.1 = SLEEP.1.min(idle.1 * 2);
                 }
                 Stop::Task(task, status) => {
                     self.stopped(task, status)?;
-                    idle = (0, IDLE.0);
+                    idle = (0, SLEEP.0);
                 }
-                Stop::NobodyLeft => break,
+                Stop::NoTasks => break,
             }
         }
         self.drain()?;
@@ -139,15 +116,15 @@ impl<'a> Tracer<'a> {
             (_, end) if self.killed && end.is_none_or(|end| end.code().is_none()) => "it did not end in time".into(),
             (Until::InitLine, _) => "it ended before its guest's first line".into(),
             (Until::Exit, Some(end)) => match end.signal() {
-                Some(signal) => format!("it was ended by signal {signal}"),
+                Some(signal) => format!("signal {signal} ended it"),
                 None => format!("it ended with status {}", end.code().unwrap_or(-1)),
             },
-            (Until::Exit, None) => "it was lost".into(),
+            (Until::Exit, None) => "its end was not observed".into(),
         };
         Err(failed(self.target, format!("while its system calls were counted, {complaint}"), &self.output))
     }
 
-    /// Kills everything when time is up; `false` if even that did not help.
+    /// Kills all tasks at the deadline. Returns `false` if they still exist some time after that.
     fn in_time(&mut self) -> bool {
         if Instant::now() < self.deadline {
             return true;
@@ -164,7 +141,7 @@ impl<'a> Tracer<'a> {
         // The program is not among the tasks until its exec.
         let root = Some(&self.root).filter(|root| self.end.is_none() && !self.tasks.contains(root));
         for task in self.tasks.iter().chain(root) {
-            // What has ended in the meantime needs no signal; its number is not given away before it is waited for.
+            // A task that has ended meanwhile needs no signal; the kernel does not reuse its id before waitpid(2).
             let _ = kill(*task, Signal::SIGKILL);
         }
     }
@@ -174,7 +151,7 @@ impl<'a> Tracer<'a> {
             self.tasks.remove(&task);
             if task == self.root {
                 self.end = Some(ExitStatus::from_raw(status));
-                // What it has left running is not part of it.
+                // Processes that it left running are not part of the count.
                 self.deadline = self.deadline.min(Instant::now() + END_TIMEOUT);
             }
             return Ok(());
@@ -184,7 +161,7 @@ impl<'a> Tracer<'a> {
                 self.system_call(task)?;
                 0
             }
-            // The program after its exec. From here on the kernel attaches all that it starts.
+            // The program after its exec. From now on the kernel attaches everything that the program starts.
             (libc::SIGTRAP, 0) if task == self.root && self.tasks.insert(task) => {
                 let options = ptrace::Options::PTRACE_O_TRACESYSGOOD
                     | ptrace::Options::PTRACE_O_TRACECLONE
@@ -195,19 +172,19 @@ impl<'a> Tracer<'a> {
                 ptrace::setoptions(task, options).map_err(|errno| self.lost(errno))?;
                 0
             }
-            // How a task that the kernel has attached begins.
+            // The first stop of a task that the kernel has attached.
             (libc::SIGSTOP, 0) if self.tasks.insert(task) => 0,
             (signal, 0) => signal,
-            // It has cloned, forked or executed something.
+            // It has called clone, fork or exec.
             (_, _event) => 0,
         };
         self.resume(task, signal);
         Ok(())
     }
 
-    /// A task is about to make a system call, or has made one.
+    /// Handles a task that enters or leaves a system call.
     fn system_call(&mut self, task: Pid) -> Result<(), RunError> {
-        // A task that has just been killed has no more to say.
+        // A task that was just killed has no information.
         let Ok(info) = ptrace::syscall_info(task) else { return Ok(()) };
         match info.op {
             libc::PTRACE_SYSCALL_INFO_ENTRY if !self.arrived => {
@@ -216,7 +193,7 @@ impl<'a> Tracer<'a> {
                 self.count.total += 1;
                 *self.count.by_name.entry(name(info.arch, number)).or_default() += 1;
             }
-            // Looked at whenever something may have been written, so that the count does not depend on the time.
+            // Check after every call that may have written, so that the count does not depend on timing.
             libc::PTRACE_SYSCALL_INFO_EXIT if !self.arrived && self.target.until == Until::InitLine => {
                 self.drain()?;
                 if runner::init_line(&self.output).is_some() {
@@ -230,16 +207,16 @@ impl<'a> Tracer<'a> {
         Ok(())
     }
 
-    /// Lets a task go on, and has it take `signal` if that is not 0.
+    /// Resumes a task, and delivers `signal` unless it is 0.
     fn resume(&self, task: Pid, signal: libc::c_int) {
         let request = if self.arrived { libc::PTRACE_CONT } else { libc::PTRACE_SYSCALL };
         let none = std::ptr::null_mut::<libc::c_void>();
-        // A task that has just been killed cannot be resumed and need not be.
-        // SAFETY: the request touches no memory of ours; the signal goes in the place of the pointer.
+        // Resuming fails for a task that was just killed, which does not matter.
+        // SAFETY: the request does not access our memory; the signal takes the place of the pointer.
         unsafe { libc::ptrace(request, task.as_raw(), none, signal as usize) };
     }
 
-    /// Reads what has been written so far, without waiting.
+    /// Reads the available output, without waiting.
     fn drain(&mut self) -> Result<(), RunError> {
         let now = PollTimeout::ZERO;
         let io = |source| RunError::Io { target: self.target.name.clone(), source };
@@ -266,43 +243,43 @@ impl<'a> Tracer<'a> {
 }
 
 impl Drop for Tracer<'_> {
-    /// After an error, too, nothing stays behind.
+    /// No process remains, even after an error.
     fn drop(&mut self) {
         self.kill_all();
         let deadline = Instant::now() + END_TIMEOUT;
         while Instant::now() < deadline {
             match next_stop() {
-                Stop::None => std::thread::sleep(IDLE.0),
-                // On its way to its end, which SIGKILL has begun.
+                Stop::None => std::thread::sleep(SLEEP.0),
+                // SIGKILL ends it after it has resumed.
                 Stop::Task(task, status) if libc::WIFSTOPPED(status) => self.resume(task, libc::SIGKILL),
                 Stop::Task(..) => {}
-                Stop::NobodyLeft => break,
+                Stop::NoTasks => break,
             }
         }
     }
 }
 
-/// How waitpid(2) tells of a system call: SIGTRAP, marked as such (PTRACE_O_TRACESYSGOOD).
+/// Stop signal of a system call: SIGTRAP with the bit that PTRACE_O_TRACESYSGOOD sets.
 const SYSTEM_CALL: libc::c_int = libc::SIGTRAP | 0x80;
 
-/// What [`next_stop`] has found.
+/// The result of [`next_stop`].
 enum Stop {
-    /// Nothing has happened.
+    /// No task has stopped or ended since the last call.
     None,
     /// A task has stopped or ended, with this status of waitpid(2).
     Task(Pid, libc::c_int),
-    /// There is nothing to wait for.
-    NobodyLeft,
+    /// No task is left.
+    NoTasks,
 }
 
-/// Of what this thread has started, and only that.
+/// Polls for a stop or end of a task of this thread.
 fn next_stop() -> Stop {
     let mut status = 0;
     // SAFETY: waitpid(2) writes one integer, to `status`.
     match unsafe { libc::waitpid(-1, &mut status, libc::WNOHANG | libc::__WALL | libc::__WNOTHREAD) } {
         0 => Stop::None,
         -1 if Errno::last() == Errno::EINTR => Stop::None,
-        -1 => Stop::NobodyLeft,
+        -1 => Stop::NoTasks,
         task => Stop::Task(Pid::from_raw(task), status),
     }
 }
@@ -361,7 +338,7 @@ mod tests {
     }
 
     #[test]
-    fn failures_and_silence_are_told_apart_and_nothing_stays() {
+    fn failures_and_silence_are_distinguished_and_no_process_remains() {
         let fails = |script: &str, until, ms| count(&shell(script, until), &settings(ms)).unwrap_err().to_string();
         let error = fails("echo why >&2; exit 3", Until::Exit, 60_000);
         assert!(error.contains("status 3") && error.contains("why"), "{error}");
@@ -373,7 +350,7 @@ mod tests {
         let error = fails(&script, Until::Exit, 2000);
         assert!(error.contains("did not end in time"), "{error}");
         for pid in std::fs::read_to_string(&pids).unwrap().split_whitespace() {
-            // Whoever is init here may not have waited for it yet.
+            // The init process here may not have reaped it yet.
             let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
             assert!(stat.is_empty() || stat.contains(") Z "), "{pid} is still there: {stat}");
         }
@@ -388,7 +365,7 @@ mod tests {
     }
 
     #[test]
-    fn so_do_real_time_signals() {
+    fn real_time_signals_reach_the_program() {
         let count = counted("trap 'exit 0' 36; kill -36 $$; exit 5", Until::Exit);
         assert_eq!(count.by_name.get("kill"), Some(&1), "{count:?}");
     }
@@ -411,12 +388,5 @@ mod tests {
         assert_eq!(name(X86_64, 16), "ioctl");
         assert_eq!(name(X86_64, 100_000), "number_100000");
         assert_eq!(name(0x4000_0003, 4), "i386_4");
-    }
-
-    #[test]
-    fn the_most_frequent_come_first() {
-        let by_name = [("a", 1), ("b", 9), ("c", 5)].map(|(name, n)| (name.to_owned(), n)).into();
-        let count = SyscallCount { target: String::new(), total: 15, by_name };
-        assert_eq!(count.most_frequent(2), [("b", 9), ("c", 5)]);
     }
 }

@@ -1,10 +1,11 @@
-//! What is measured: hutch itself and peers given as command templates.
+//! The targets of a measurement: hutch itself, and peers given as command templates.
 
 use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
 
 use super::templates;
 
-/// Line a bench guest prints first; the guest's clock in nanoseconds follows it.
+/// Prefix of the first line that a bench guest prints; the guest's clock in nanoseconds follows it.
 pub const INIT_LINE: &str = "hutch-bench-init ";
 
 /// A command to measure.
@@ -14,66 +15,41 @@ pub struct Target {
     pub name: String,
     /// Program and arguments.
     pub argv: Vec<String>,
-    /// When it has arrived.
+    /// The event that ends the measurement.
     pub until: Until,
     /// The command takes `--marks FILE` and writes its own marks there.
     pub own_marks: bool,
-    /// Memory of its guest, for telling that apart from the VMM's; 0 without a guest.
+    /// Memory of its guest, to distinguish it from the memory of the VMM; 0 without a guest.
     pub guest_mib: u64,
 }
 
 /// The event that ends a measurement.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Until {
-    /// [`INIT_LINE`] on standard output; the process is sampled there and then ended.
+    /// [`INIT_LINE`] on standard output. The runner then reads the memory of the process and ends it.
     InitLine,
     /// The process ends by itself with status 0.
     Exit,
 }
 
-/// Why a template can't be used.
+/// A mistake in a command template.
 #[derive(Debug, thiserror::Error, PartialEq, Eq)]
 pub enum TemplateError {
-    /// No `=` in `NAME=TEMPLATE`.
     #[error(
-        "--peer {0:?} is not NAME=COMMAND; write for example --peer 'qemu=qemu-system-x86_64 … -kernel {{kernel}}'"
+        "--peer {0:?} is not NAME=COMMAND; give for example --peer 'qemu=qemu-system-x86_64 … -kernel {{kernel}}'"
     )]
     NoName(String),
-    /// An `@name` that is not known.
-    #[error("--peer {name}: {template} is not built in; these are: {known}")]
-    NotBuiltIn {
-        /// Peer.
-        name: String,
-        /// The template's name.
-        template: String,
-        /// Known ones.
-        known: String,
-    },
-    /// A `{word}` that is not known.
-    #[error("--peer {name}: unknown placeholder {{{word}}}; known are {known}")]
-    Unknown {
-        /// Peer.
-        name: String,
-        /// The word.
-        word: String,
-        /// Known ones.
-        known: String,
-    },
+    #[error("--peer {name}: {template} is not a built-in command; these are: {known}")]
+    NotBuiltIn { name: String, template: String, known: String },
+    #[error("--peer {name}: unknown placeholder {{{word}}}; use one of {known}")]
+    Unknown { name: String, word: String, known: String },
     /// A brace without its partner, or an open quote.
     #[error("--peer {name}: {what}")]
-    Syntax {
-        /// Peer.
-        name: String,
-        /// What is wrong.
-        what: &'static str,
-    },
+    Syntax { name: String, what: &'static str },
 }
 
 /// Parses `NAME=COMMAND`, splits the command like a shell (single and double quotes, no expansion) and fills in
 /// `{placeholders}`; `{{` and `}}` are braces. A command that begins with `@` is the name of one of [`templates`].
-///
-/// # Errors
-/// See [`TemplateError`].
 pub fn peer(text: &str, values: &BTreeMap<&str, String>) -> Result<Target, TemplateError> {
     let (name, template) = text.split_once('=').ok_or_else(|| TemplateError::NoName(text.to_owned()))?;
     if name.is_empty() || template.trim().is_empty() {
@@ -94,6 +70,14 @@ pub fn peer(text: &str, values: &BTreeMap<&str, String>) -> Result<Target, Templ
     let until = if template.contains("{kernel}") { Until::InitLine } else { Until::Exit };
     let guest_mib = values.get("memory_mib").and_then(|mib| mib.parse().ok()).unwrap_or(0);
     Ok(Target { name: name.to_owned(), argv, until, own_marks: false, guest_mib })
+}
+
+/// The path of a kernel: that of the guest assets for `distro` and `source`, else `kernel` itself.
+pub fn kernel_path(kernel: &str, guest_dir: Option<&Path>) -> PathBuf {
+    match kernel {
+        "distro" | "source" => crate::resolve::guest_dir(guest_dir).join(kernel).join("vmlinux"),
+        path => path.into(),
+    }
 }
 
 /// Splits words at blanks outside quotes.
@@ -137,8 +121,8 @@ fn fill(name: &str, word: &str, values: &BTreeMap<&str, String>) -> Result<Strin
             continue;
         }
         let syntax = |what| TemplateError::Syntax { name: name.to_owned(), what };
-        let inner = tail.strip_prefix('{').ok_or(syntax("a } has no {; write }} for a brace"))?;
-        let end = inner.find('}').ok_or(syntax("a { has no }; write {{ for a brace"))?;
+        let inner = tail.strip_prefix('{').ok_or(syntax("a } has no {; write }} for a literal brace"))?;
+        let end = inner.find('}').ok_or(syntax("a { has no }; write {{ for a literal brace"))?;
         let key = &inner[..end];
         let value = values.get(key).ok_or_else(|| TemplateError::Unknown {
             name: name.to_owned(),

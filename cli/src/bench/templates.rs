@@ -1,27 +1,25 @@
-//! Command templates of other virtual machine monitors that `--peer NAME=@TEMPLATE` stands for: each with nothing that a
-//! bench guest does not need, and its first serial port on standard output.
+//! Command templates of other virtual machine monitors, for `--peer NAME=@TEMPLATE`. Each has only the devices that a
+//! bench guest needs, and its first serial port on standard output.
 
 /// QEMU's microvm machine as Debian ships it.
 const QEMU_MICROVM: &str = "qemu-system-x86_64 -M microvm,acpi=off,pit=off,pic=off,rtc=off,isa-serial=on \
     -bios qboot.rom -accel kvm -cpu host -smp {cpus} -m {memory_mib} -nodefaults -no-user-config -display none \
     -serial stdio -no-reboot -kernel {kernel} -initrd {initrd} -append '{cmdline}'";
 
-/// Firecracker without its API server. It takes its configuration from a file: here what a shell, which then becomes
-/// Firecracker, has put into a pipe.
+/// Firecracker without its API server. It reads its configuration from a file: here from a here-document of the shell
+/// that then executes Firecracker.
 const FIRECRACKER: &str = r#"sh -c 'exec firecracker --no-api --config-file /dev/fd/3 3<<END
 $0
 END' '{{"machine-config": {{"vcpu_count": {cpus}, "mem_size_mib": {memory_mib}}}, "drives": [], "boot-source":
 {{"kernel_image_path": "{kernel}", "initrd_path": "{initrd}", "boot_args": "{cmdline}"}}}}'"#;
 
-/// Cloud Hypervisor.
 const CLOUD_HYPERVISOR: &str = "cloud-hypervisor --kernel {kernel} --initramfs {initrd} --cmdline '{cmdline}' \
     --cpus boot={cpus} --memory size={memory_mib}M --serial tty --console off";
 
-/// crosvm.
 const CROSVM: &str = "crosvm run --disable-sandbox -c {cpus} -m {memory_mib} -i {initrd} -p '{cmdline}' \
     --serial type=stdout,hardware=serial,num=1 {kernel}";
 
-/// All of them, by name.
+/// All templates by name.
 const ALL: [(&str, &str); 4] = [
     ("@qemu-microvm", QEMU_MICROVM),
     ("@firecracker", FIRECRACKER),
@@ -29,12 +27,12 @@ const ALL: [(&str, &str); 4] = [
     ("@crosvm", CROSVM),
 ];
 
-/// The template called `name`, which begins with `@`.
+/// The template called `name`; names begin with `@`.
 pub fn built_in(name: &str) -> Option<&'static str> {
     ALL.iter().find(|(known, _)| *known == name).map(|(_, template)| *template)
 }
 
-/// Their names.
+/// The names of all templates, separated by commas.
 pub fn names() -> String {
     ALL.map(|(name, _)| name).join(", ")
 }

@@ -7,7 +7,7 @@ use crate::args::bench::{BenchArgs, BenchCommand};
 use crate::bench::{boot, compare, density};
 use crate::failure::Failure;
 
-/// Measures, or compares measurements.
+/// Runs `hutch bench …` and returns the exit code.
 pub fn run(args: &BenchArgs) -> Result<u8, Failure> {
     match &args.what {
         BenchCommand::Boot(args) => match args.compare.as_deref() {

@@ -1,4 +1,4 @@
-//! `hutch boot`: any kernel and initrd, no agent; the console on stdout.
+//! `hutch boot`: boots any kernel and initrd without the agent, with the console on stdout.
 
 use std::os::fd::AsFd;
 use std::time::Duration;
@@ -14,28 +14,27 @@ use crate::args::boot::{BootArgs, Discovery, Loading};
 use crate::failure::{Failure, RUN_FAILED};
 use crate::{marks, resolve::size};
 
-/// Lines of the console shown when a guest fails.
+/// Console lines in the error report of a guest that fails.
 const TAIL: usize = 20;
 
-/// Why a boot failed.
 #[derive(Debug, thiserror::Error)]
 enum BootError {
-    #[error("--memory {0:?} is not a size; write for example 256M or 2G")]
+    #[error("--memory {0:?} is not a size; give for example 256M or 2G")]
     Memory(String),
-    #[error("{exit}; last lines of its console:\n{tail}")]
+    #[error("{exit}; last lines of the console:\n{tail}")]
     Guest { exit: MachineExit, tail: String },
-    #[error("the guest did not end within {0} s")]
+    #[error("the guest still ran after {0} s")]
     Timeout(u64),
 }
 
-/// Boots and waits for the end.
+/// Boots the guest and waits for its end.
 pub fn run(args: &BootArgs, started_ns: u64) -> Result<u8, Failure> {
     boot(args, started_ns).map_err(|failure| failure.with_code(RUN_FAILED))
 }
 
 fn boot(args: &BootArgs, started_ns: u64) -> Result<u8, Failure> {
     let config = config(args)?;
-    // Blocked before any thread exists, so that all of them leave these signals to the one that waits for them.
+    // Block the signals before any thread exists: all threads inherit the mask, and one thread reads the signalfd.
     let mut signals = SigSet::empty();
     signals.add(Signal::SIGTERM);
     signals.add(Signal::SIGINT);
@@ -43,7 +42,7 @@ fn boot(args: &BootArgs, started_ns: u64) -> Result<u8, Failure> {
     let signals = SignalFd::with_flags(&signals, SfdFlags::SFD_CLOEXEC)?;
     let mut machine = Machine::build(&config)?;
     let stopper = machine.stopper();
-    // Ends with the process at the latest; it owns nothing.
+    // This thread may outlive the machine: it owns nothing, and ends with the process.
     std::thread::Builder::new().name("signals".into()).spawn(move || {
         let mut fds = [PollFd::new(signals.as_fd(), PollFlags::POLLIN)];
         while matches!(poll(&mut fds, PollTimeout::NONE), Err(nix::errno::Errno::EINTR)) {}

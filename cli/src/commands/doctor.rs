@@ -2,11 +2,12 @@
 
 use std::io::{self, Write};
 
-use crate::args::doctor::{DoctorArgs, Format};
+use crate::args::doctor::DoctorArgs;
+use crate::args::format::Format;
 use crate::doctor::{examine, Report, ThisHost};
 use crate::failure::{Failure, FAILED};
 
-/// Examines this host; 0 if `hutch run` would work.
+/// Examines this host; the exit code is 0 if `hutch run` would work.
 pub fn run(args: &DoctorArgs) -> Result<u8, Failure> {
     let report = Report::new(examine(&ThisHost::new(args.guest_dir.as_deref())));
     let text = match args.format {

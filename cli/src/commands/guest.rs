@@ -1,21 +1,21 @@
-//! `hutch guest`: the command line of [`hutch_runtime::guest`]. Progress and notes go to stderr, results to stdout.
+//! `hutch guest`: command line of [`hutch_guest`]. Progress and notes go to stderr, results to stdout.
 
 use std::io::{self, IsTerminal, Write};
 use std::path::Path;
 use std::time::{Duration, Instant};
 
-use hutch_runtime::guest::{
-    self, AssetKind, BuildAction, BuildRequest, Event, GuestAssets, GuestError, Inspection, KernelOrigin, ListedAsset,
+use hutch_guest::{
+    AssetKind, BuildAction, BuildRequest, Event, GuestAssets, GuestError, Inspection, KernelOrigin, ListedAsset,
     Manifest, Recorded, Stale,
 };
 use serde_json::json;
 
-use crate::args::doctor::Format;
+use crate::args::format::Format;
 use crate::args::guest::{GuestArgs, GuestBuildArgs, GuestCommand, GuestInspectArgs, GuestLsArgs};
-use crate::failure::{chain, Failure, FAILED};
+use crate::failure::{error_chain, Failure, FAILED};
 use crate::output::{mib, write_table};
 
-/// Carries out `hutch guest …`; the exit code.
+/// Runs `hutch guest …` and returns the exit code.
 pub fn run(args: GuestArgs) -> Result<u8, Failure> {
     match args.what {
         GuestCommand::Build(args) => build(args),
@@ -27,14 +27,14 @@ pub fn run(args: GuestArgs) -> Result<u8, Failure> {
 fn build(args: GuestBuildArgs) -> Result<u8, Failure> {
     let Ok(kernel) = args.kernel.parse();
     let request = BuildRequest {
-        dir: guest::guest_dir(args.guest_dir.as_deref()),
+        dir: hutch_guest::guest_dir(args.guest_dir.as_deref()),
         kernel,
         agent: args.agent,
         modules: args.modules,
         force: args.force,
     };
-    let mut teller = Teller::new();
-    let report = guest::build(&request, &mut |event: Event<'_>| teller.tell(event))?;
+    let mut progress = Progress::new();
+    let report = hutch_guest::build(&request, &mut |event: Event<'_>| progress.show(event))?;
     let done = match report.action {
         BuildAction::Nothing => "is up to date",
         BuildAction::Agent => "has the new agent",
@@ -53,31 +53,36 @@ fn build(args: GuestBuildArgs) -> Result<u8, Failure> {
     Ok(0)
 }
 
-/// Tells people how a build goes: on a terminal a line that renews itself, elsewhere now and then a line.
-struct Teller {
+/// Shows the progress of a build: one line that it rewrites on a terminal, else a new line now and then.
+struct Progress {
     terminal: bool,
     phase: String,
     started: Instant,
-    told: Option<Instant>,
+    last_step: Option<Instant>,
 }
 
-impl Teller {
-    fn new() -> Teller {
-        Teller { terminal: io::stderr().is_terminal(), phase: String::new(), started: Instant::now(), told: None }
+impl Progress {
+    fn new() -> Progress {
+        Progress {
+            terminal: io::stderr().is_terminal(),
+            phase: String::new(),
+            started: Instant::now(),
+            last_step: None,
+        }
     }
 
-    fn tell(&mut self, event: Event<'_>) {
+    fn show(&mut self, event: Event<'_>) {
         match event {
             Event::Note(text) => eprintln!("hutch: {text}"),
             Event::Begin(phase) => {
-                (self.phase, self.started, self.told) = (phase.to_owned(), Instant::now(), None);
+                (self.phase, self.started, self.last_step) = (phase.to_owned(), Instant::now(), None);
                 if self.terminal {
                     eprint!("{phase} …");
                 }
             }
             Event::End(phase, time) => {
-                let again = if self.terminal { "\r\x1b[K" } else { "" };
-                eprintln!("{again}{phase}: {:.1} s", time.as_secs_f64());
+                let clear = if self.terminal { "\r\x1b[K" } else { "" };
+                eprintln!("{clear}{phase}: {:.1} s", time.as_secs_f64());
             }
             Event::Step { done, expected } => self.step(done, expected),
         }
@@ -85,21 +90,21 @@ impl Teller {
 
     fn step(&mut self, done: u32, expected: Option<u32>) {
         let every = Duration::from_millis(if self.terminal { 200 } else { 20_000 });
-        if self.told.unwrap_or(self.started).elapsed() < every {
+        if self.last_step.unwrap_or(self.started).elapsed() < every {
             return;
         }
-        self.told = Some(Instant::now());
+        self.last_step = Some(Instant::now());
         let share = match expected {
             Some(expected) if expected > 0 => format!("{} %", u64::from(done) * 100 / u64::from(expected)),
             _ => format!("{done} steps"),
         };
-        let (again, end) = if self.terminal { ("\r\x1b[K", "") } else { ("", "\n") };
-        eprint!("{again}{}: {share}, {:.0} s{end}", self.phase, self.started.elapsed().as_secs_f64());
+        let (clear, end) = if self.terminal { ("\r\x1b[K", "") } else { ("", "\n") };
+        eprint!("{clear}{}: {share}, {:.0} s{end}", self.phase, self.started.elapsed().as_secs_f64());
     }
 }
 
 fn ls(args: &GuestLsArgs) -> Result<u8, Failure> {
-    let dir = guest::guest_dir(args.guest_dir.as_deref());
+    let dir = hutch_guest::guest_dir(args.guest_dir.as_deref());
     let assets = GuestAssets::list(&dir)?;
     let mut out = io::stdout().lock();
     match args.format {
@@ -108,7 +113,7 @@ fn ls(args: &GuestLsArgs) -> Result<u8, Failure> {
             writeln!(out, "{}", serde_json::to_string_pretty(&all)?)?;
         }
         Format::Table if assets.is_empty() => {
-            eprintln!("nothing in {}; make a guest with `hutch guest build`", dir.display());
+            eprintln!("{} holds no guest assets; run `hutch guest build`", dir.display());
         }
         Format::Table => {
             let mut rows =
@@ -123,14 +128,14 @@ fn ls(args: &GuestLsArgs) -> Result<u8, Failure> {
 fn listed_json(asset: &ListedAsset) -> serde_json::Value {
     match &asset.manifest {
         Ok(manifest) => json!({ "kind": asset.kind, "manifest": manifest }),
-        Err(error) => json!({ "kind": asset.kind, "error": chain(error) }),
+        Err(error) => json!({ "kind": asset.kind, "error": error_chain(error) }),
     }
 }
 
 fn row(asset: &ListedAsset) -> Vec<String> {
     let manifest = match &asset.manifest {
         Ok(manifest) => manifest,
-        Err(error) => return vec![asset.kind.to_string(), format!("unusable: {}", chain(error))],
+        Err(error) => return vec![asset.kind.to_string(), format!("unusable: {}", error_chain(error))],
     };
     let size = |name| manifest.files.get(name).map_or_else(String::new, |file| mib(file.size));
     vec![
@@ -153,7 +158,7 @@ fn short_origin(origin: &KernelOrigin) -> String {
 }
 
 fn inspect(args: &GuestInspectArgs) -> Result<u8, Failure> {
-    let dir = guest::guest_dir(args.guest_dir.as_deref());
+    let dir = hutch_guest::guest_dir(args.guest_dir.as_deref());
     let kinds = match &args.kind {
         Some(kind) => vec![kind.parse()?],
         None => GuestAssets::list(&dir)?.into_iter().map(|asset| asset.kind).collect(),
@@ -163,7 +168,7 @@ fn inspect(args: &GuestInspectArgs) -> Result<u8, Failure> {
     }
     let mut results = Vec::new();
     for kind in kinds {
-        let result = guest::inspect(&dir, &kind, args.agent.as_deref());
+        let result = hutch_guest::inspect(&dir, &kind, args.agent.as_deref());
         results.push((kind, result));
     }
     let mut out = io::stdout().lock();
@@ -171,7 +176,7 @@ fn inspect(args: &GuestInspectArgs) -> Result<u8, Failure> {
         Format::Json => {
             let each = |(kind, result): &(AssetKind, Result<Inspection, GuestError>)| match result {
                 Ok(inspection) => json!({ "kind": kind, "intact": inspection.is_intact(), "inspection": inspection }),
-                Err(error) => json!({ "kind": kind, "intact": false, "error": chain(error) }),
+                Err(error) => json!({ "kind": kind, "intact": false, "error": error_chain(error) }),
             };
             let all: Vec<_> = results.iter().map(each).collect();
             writeln!(out, "{}", serde_json::to_string_pretty(&all)?)?;
@@ -180,7 +185,7 @@ fn inspect(args: &GuestInspectArgs) -> Result<u8, Failure> {
             for (kind, result) in &results {
                 match result {
                     Ok(inspection) => write_inspection(&mut out, inspection)?,
-                    Err(error) => writeln!(out, "{kind}: unusable: {}", chain(error))?,
+                    Err(error) => writeln!(out, "{kind}: unusable: {}", error_chain(error))?,
                 }
             }
         }
@@ -193,7 +198,7 @@ fn write_inspection(out: &mut impl Write, found: &Inspection) -> io::Result<()> 
     let Manifest { kind, kernel, agent, modules, built_unix_s, built_in_ms, builder, .. } = &found.manifest;
     writeln!(out, "{kind}")?;
     let mut line = |name: &str, value: &str| writeln!(out, "  {name:<12}{value}");
-    line("kernel", &format!("{} ({})", kernel.release.as_deref().unwrap_or("of unknown release"), kernel.form))?;
+    line("kernel", &format!("{} ({})", kernel.release.as_deref().unwrap_or("unknown release"), kernel.form))?;
     for text in origin_lines(&kernel.origin) {
         line("", &text)?;
     }
@@ -205,7 +210,7 @@ fn write_inspection(out: &mut impl Write, found: &Inspection) -> io::Result<()> 
     line("directory", &found.dir.display().to_string())?;
     for file in &found.files {
         let size = found.manifest.files.get(&file.name).map_or_else(String::new, |record| mib(record.size));
-        let sum = file.sha256.map_or_else(|| "no sum".to_owned(), |sum| format!("sha256 {sum}"));
+        let sum = file.sha256.map_or_else(|| "no checksum".to_owned(), |sum| format!("sha256 {sum}"));
         line("file", &format!("{} {size}, {sum}: {}", file.name, file.problem.as_deref().unwrap_or("intact")))?;
     }
     for stale in &found.stale {
@@ -233,28 +238,30 @@ fn origin_lines(origin: &KernelOrigin) -> Vec<String> {
 
 fn recorded_text(recorded: Recorded) -> &'static str {
     match recorded {
-        Recorded::Same => "the kernel hutch was tested with, byte for byte",
-        Recorded::Differs => "ANOTHER kernel than the one recorded for this version",
-        Recorded::Unknown => "this version is not among those hutch was tested with",
+        Recorded::Same => "identical to the kernel that hutch was tested with",
+        Recorded::Differs => "DIFFERS from the kernel of this version that hutch was tested with",
+        Recorded::Unknown => "hutch was not tested with this version",
     }
 }
 
 fn stale_text(stale: &Stale) -> String {
     match stale {
         Stale::Agent { path, sha256 } => {
-            format!("{} is another agent (sha256 {sha256}); the next run puts it in", path.display())
+            format!("the agent {} differs (sha256 {sha256}); the next run puts it into the initramfs", path.display())
         }
         Stale::AgentUnusable { reason } => reason.clone(),
-        Stale::Package { available } => format!("the archive has {available}; `hutch guest build` takes it"),
-        Stale::Source => "source or configuration have changed; run `hutch guest build --kernel source`".to_owned(),
-        Stale::KernelFile { path } => format!("{} has changed or is gone", path.display()),
+        Stale::Package { available } => format!("the archive has {available}; run `hutch guest build` to use it"),
+        Stale::Source => {
+            "the source or its configuration has changed; run `hutch guest build --kernel source`".to_owned()
+        }
+        Stale::KernelFile { path } => format!("{} has changed or no longer exists", path.display()),
     }
 }
 
 /// Seconds since 1970 as `2026-11-23 18:01 UTC`.
 fn utc(unix_s: u64) -> String {
     let (days, second) = (unix_s / 86_400, unix_s % 86_400);
-    // Days to a date of the Gregorian calendar: years are counted from March, in eras of 400 years (146,097 days).
+    // Days to a date of the Gregorian calendar: years begin in March, in eras of 400 years (146,097 days).
     let shifted = days + 719_468;
     let (era, day) = (shifted / 146_097, shifted % 146_097);
     let year = (day - day / 1_460 + day / 36_524 - day / 146_096) / 365;

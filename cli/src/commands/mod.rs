@@ -1,13 +1,15 @@
-//! The verbs, one file each. They return the program's exit code.
+//! The verbs, one file each. Each returns the program's exit code.
 
-pub mod bench;
-pub mod boot;
-pub mod container;
-pub mod doctor;
-pub mod guest;
-pub mod pod;
-pub mod records;
-pub mod run;
-pub mod schema;
-pub mod version;
-pub mod volume;
+pub(crate) mod bench;
+pub(crate) mod boot;
+pub(crate) mod completions;
+pub(crate) mod container;
+pub(crate) mod doctor;
+pub(crate) mod guest;
+pub(crate) mod pod;
+pub(crate) mod records;
+pub(crate) mod run;
+pub(crate) mod schema;
+mod stop;
+pub(crate) mod version;
+pub(crate) mod volume;

@@ -7,7 +7,6 @@ use crate::args::schema::{Configuration, SchemaArgs};
 use crate::failure::Failure;
 use crate::output::print_json;
 
-/// Prints the schema.
 pub fn run(args: &SchemaArgs) -> Result<u8, Failure> {
     print_json(&match args.of {
         Some(Configuration::Pod) => pod_schema(),

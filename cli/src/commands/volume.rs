@@ -1,18 +1,18 @@
-//! `hutch volume`: named volumes by the runtime's calls.
+//! `hutch volume`: named volumes, through the runtime.
 
 use std::io::{self, Write};
 
 use hutch_runtime::{Runtime, VolumeStatus};
 
-use super::records::{each, usual};
-use crate::args::doctor::Format;
+use super::records::{default_runtime, each};
+use crate::args::format::Format;
 use crate::args::volume::{ListVolumes, ShowVolume, VolumeArgs, VolumeCommand};
 use crate::failure::Failure;
 use crate::output::{print_json, print_table};
 
-/// Carries out `hutch volume …`; the exit code.
+/// Runs `hutch volume …` and returns the exit code.
 pub fn run(args: VolumeArgs) -> Result<u8, Failure> {
-    let runtime = usual(&args.records)?;
+    let runtime = default_runtime(&args.records)?;
     match args.what {
         VolumeCommand::Create(names) => each(&names.names, |name| Ok(runtime.create_volume(name).map(drop)?)),
         VolumeCommand::Rm(names) => each(&names.names, |name| Ok(runtime.remove_volume(name)?)),
@@ -58,5 +58,5 @@ fn inspect(runtime: &Runtime, args: &ShowVolume) -> Result<u8, Failure> {
 }
 
 fn created(volume: &VolumeStatus) -> String {
-    volume.created_at.map_or_else(|| "?".to_owned(), |at| at.to_string())
+    volume.created_at.map_or_else(|| "unknown".to_owned(), |at| at.to_string())
 }

@@ -1,20 +1,20 @@
-//! The checks. Each looks at the host and says what it means.
+//! The checks. Each reads facts about the host and judges them.
 
 use std::io;
 
-use hutch_runtime::guest::{AssetKind, GuestError, Inspection, Stale};
-use hutch_vmm::hv::probe::KvmSupport;
+use hutch_guest::{AssetKind, GuestError, Inspection, Stale};
+use hutch_vmm::probe::KvmSupport;
 
 use super::host::{Limit, View};
-use super::Finding;
-use crate::failure::chain;
+use super::report::{Finding, Status};
+use crate::failure::error_chain;
 
-/// Memory of a guest that is given none, in MiB.
+/// Memory of `hutch run` without `--memory`, in MiB.
 const GUEST_MEMORY_MIB: u64 = 256;
-/// Open files below which sharing a directory is no fun: one per file that the guest uses at a time.
+/// Smallest sensible limit of open files: a shared directory takes one for each file that the guest uses at a time.
 const FILES: u64 = 4096;
 
-/// Examines everything.
+/// Runs all checks.
 pub fn examine(host: &dyn View) -> Vec<Finding> {
     let mut findings = vec![kvm(host), processor(host)];
     findings.push(required_asset(host));
@@ -31,11 +31,11 @@ fn kvm(host: &dyn View) -> Finding {
     }
 }
 
-/// Whether the processor is a true one.
+/// Whether the processor has virtualisation extensions, and whether this host is a virtual machine itself.
 fn processor(host: &dyn View) -> Finding {
     const CHECK: &str = "processor";
     let Ok(cpuinfo) = host.read("/proc/cpuinfo") else {
-        return Finding::warning(CHECK, "/proc/cpuinfo can't be read", "mount /proc");
+        return Finding::warning(CHECK, "cannot read /proc/cpuinfo", "mount /proc");
     };
     let flags = cpuinfo.lines().find_map(|line| line.strip_prefix("flags")).unwrap_or_default();
     let has = |flag: &str| flags.split_whitespace().any(|f| f == flag);
@@ -50,31 +50,31 @@ fn processor(host: &dyn View) -> Finding {
         (true, false) => Finding::warning(
             CHECK,
             format!("{extension}; this host is itself a virtual machine"),
-            "switch nested virtualisation on in the hypervisor of this host",
+            "enable nested virtualisation in this host's hypervisor",
         ),
     }
 }
 
-/// What `hutch run` boots unless told otherwise.
+/// The guest assets that `hutch run` boots by default.
 fn required_asset(host: &dyn View) -> Finding {
     const CHECK: &str = "guest-assets";
     match host.asset(&AssetKind::Distro) {
-        Ok(inspection) => judge(CHECK, &inspection),
+        Ok(inspection) => asset_finding(CHECK, &inspection),
         Err(error @ GuestError::NotBuilt { .. }) => {
             let dir = host.guest_dir();
             let detail = format!("none in {}", dir.display());
             Finding::failure(CHECK, detail, remedy_of(&error))
         }
-        Err(error) => Finding::failure(CHECK, chain(&error), remedy_of(&error)),
+        Err(error) => Finding::failure(CHECK, error_chain(&error), remedy_of(&error)),
     }
 }
 
-/// The kernel built for hutch: faster, and nobody has to have it.
+/// The kernel built for hutch, which boots faster and is optional.
 fn optional_asset(host: &dyn View) -> Finding {
     const CHECK: &str = "guest-kernel";
     match host.asset(&AssetKind::Source) {
-        Ok(inspection) => match judge(CHECK, &inspection) {
-            Finding { status: super::Status::Failure, detail, remedy, .. } => {
+        Ok(inspection) => match asset_finding(CHECK, &inspection) {
+            Finding { status: Status::Failure, detail, remedy, .. } => {
                 Finding::warning(CHECK, detail, remedy.unwrap_or_default())
             }
             finding => finding,
@@ -83,11 +83,11 @@ fn optional_asset(host: &dyn View) -> Finding {
             CHECK,
             "hutch's own kernel is not built (optional: `hutch guest build --kernel source` makes guests boot faster)",
         ),
-        Err(error) => Finding::warning(CHECK, chain(&error), remedy_of(&error)),
+        Err(error) => Finding::warning(CHECK, error_chain(&error), remedy_of(&error)),
     }
 }
 
-fn judge(check: &'static str, inspection: &Inspection) -> Finding {
+fn asset_finding(check: &'static str, inspection: &Inspection) -> Finding {
     let kind = &inspection.manifest.kind;
     let damaged: Vec<String> = inspection
         .files
@@ -98,9 +98,9 @@ fn judge(check: &'static str, inspection: &Inspection) -> Finding {
         let remedy = format!("run `hutch guest build --kernel {kind} --force`");
         return Finding::failure(check, format!("{kind}: {}", damaged.join("; ")), remedy);
     }
-    let release = inspection.manifest.kernel.release.as_deref().unwrap_or("of unknown release");
-    let agent = inspection.manifest.agent.version.as_deref().unwrap_or("of unknown version");
-    let detail = format!("{kind}: Linux {release}, agent {agent}, sums right");
+    let release = inspection.manifest.kernel.release.as_deref().unwrap_or("(unknown release)");
+    let agent = inspection.manifest.agent.version.as_deref().unwrap_or("(unknown version)");
+    let detail = format!("{kind}: Linux {release}, agent {agent}, checksums match");
     let agent_unusable = inspection.stale.iter().find_map(|stale| match stale {
         Stale::AgentUnusable { reason } => Some(reason),
         _ => None,
@@ -108,8 +108,8 @@ fn judge(check: &'static str, inspection: &Inspection) -> Finding {
     match agent_unusable {
         Some(reason) => Finding::warning(
             check,
-            format!("{detail}; the agent beside hutch can't be used: {reason}"),
-            "build hutch-agent for x86_64-unknown-linux-musl, or name one with HUTCH_AGENT",
+            format!("{detail}; the agent beside hutch is not usable: {reason}"),
+            "build hutch-agent for x86_64-unknown-linux-musl, or set HUTCH_AGENT to the path of an agent",
         ),
         None => Finding::ok(check, detail),
     }
@@ -129,11 +129,11 @@ fn memory(host: &dyn View) -> Finding {
         line.split_whitespace().next()?.parse::<u64>().ok()
     });
     match available.map(|kib| kib >> 10) {
-        None => Finding::warning(CHECK, "/proc/meminfo does not tell what is available", "mount /proc"),
+        None => Finding::warning(CHECK, "/proc/meminfo does not report the available memory", "mount /proc"),
         Some(mib) if mib < GUEST_MEMORY_MIB => Finding::warning(
             CHECK,
-            format!("{mib} MiB available, less than a guest's usual {GUEST_MEMORY_MIB} MiB"),
-            "end other programs, or give guests less with --memory",
+            format!("{mib} MiB available; a guest gets {GUEST_MEMORY_MIB} MiB by default"),
+            "stop other programs, or give guests less memory with --memory",
         ),
         Some(mib) => Finding::ok(CHECK, format!("{mib} MiB available")),
     }
@@ -144,7 +144,7 @@ fn open_files(host: &dyn View) -> Finding {
     match host.limit(Limit::Files) {
         Ok((_, hard)) if hard < FILES => Finding::warning(
             CHECK,
-            format!("at most {hard} open files; a guest that uses many files at a time gets ENFILE"),
+            format!("at most {hard} open files; guests that use many files at a time get ENFILE"),
             format!("raise the hard limit to {FILES} or more (ulimit -Hn, LimitNOFILE= of the service)"),
         ),
         Ok((_, hard)) => Finding::ok(CHECK, format!("up to {} open files", amount(hard))),
@@ -164,7 +164,7 @@ fn locked_memory(host: &dyn View) -> Finding {
 }
 
 fn unknown(check: &'static str, error: &io::Error) -> Finding {
-    Finding::warning(check, format!("the limit is not known: {error}"), "see ulimit -a")
+    Finding::warning(check, format!("cannot read the limit: {error}"), "run `ulimit -a`")
 }
 
 fn amount(limit: u64) -> String {
@@ -179,21 +179,21 @@ fn user(host: &dyn View) -> Finding {
         true => Finding::ok("user", "root"),
         false => Finding::warning(
             "user",
-            "not root: a guest's files belong to this user, and pods and new tap devices are out of reach",
-            "run as root where that matters",
+            "not root: files that guests create belong to this user; pods and new tap devices need root",
+            "run hutch as root if you need them",
         ),
     }
 }
 
 fn tun(host: &dyn View) -> Finding {
     match host.access("/dev/net/tun") {
-        Ok(()) => Finding::ok("tun", "/dev/net/tun is there"),
+        Ok(()) => Finding::ok("tun", "/dev/net/tun exists"),
         Err(error) => Finding::warning(
             "tun",
-            format!("no network for guests: /dev/net/tun: {error}"),
+            format!("guests cannot have a network: /dev/net/tun: {error}"),
             match error.kind() {
                 io::ErrorKind::PermissionDenied => "run as root, or give this user access to /dev/net/tun",
-                _ => "load the module tun (modprobe tun)",
+                _ => "load the module tun: modprobe tun",
             },
         ),
     }
@@ -201,8 +201,8 @@ fn tun(host: &dyn View) -> Finding {
 
 fn vhost_vsock(host: &dyn View) -> Finding {
     let detail = match host.access("/dev/vhost-vsock") {
-        Ok(()) => "/dev/vhost-vsock is there; hutch does not need it, it has a vsock device of its own",
-        Err(_) => "no /dev/vhost-vsock; hutch does not need it, it has a vsock device of its own",
+        Ok(()) => "/dev/vhost-vsock exists; hutch does not need it, because it has its own vsock device",
+        Err(_) => "no /dev/vhost-vsock; hutch does not need it, because it has its own vsock device",
     };
     Finding::ok("vhost-vsock", detail)
 }
@@ -211,15 +211,15 @@ fn cgroups(host: &dyn View) -> Finding {
     const CHECK: &str = "cgroups";
     if host.is_cgroup2("/sys/fs/cgroup") {
         let controllers = host.read("/sys/fs/cgroup/cgroup.controllers").unwrap_or_default();
-        return Finding::ok(CHECK, format!("version 2 with {}", controllers.trim()));
+        return Finding::ok(CHECK, format!("version 2, controllers: {}", controllers.trim()));
     }
     let detail = match host.is_cgroup2("/sys/fs/cgroup/unified") {
         true => "versions 1 and 2 side by side",
-        false => "version 1, or none mounted",
+        false => "version 1, or not mounted",
     };
     Finding::warning(
         CHECK,
-        format!("{detail}; limits on pods want version 2 alone"),
+        format!("{detail}; resource limits of pods need version 2 only"),
         "boot the host with systemd.unified_cgroup_hierarchy=1, or mount cgroup2 at /sys/fs/cgroup",
     )
 }

@@ -1,18 +1,18 @@
-//! What the checks look at.
+//! The facts that the checks read.
 
 use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
 
-use hutch_runtime::guest::{self, AssetKind, GuestError, Inspection};
-use hutch_vmm::hv::probe::{self, KvmSupport};
+use hutch_guest::{AssetKind, GuestError, Inspection};
+use hutch_vmm::probe::{self, KvmSupport};
 use nix::sys::resource::{getrlimit, Resource};
 use nix::sys::statfs::{statfs, CGROUP2_SUPER_MAGIC};
 use nix::unistd::{geteuid, AccessFlags};
 
-/// A host to examine. Tests make up their own.
+/// A host to examine. Tests use fake ones.
 pub trait View {
-    /// What KVM there is.
+    /// Support for KVM.
     fn kvm(&self) -> KvmSupport;
     /// Contents of a small file.
     fn read(&self, path: &str) -> io::Result<String>;
@@ -24,30 +24,30 @@ pub trait View {
     fn limit(&self, limit: Limit) -> io::Result<(u64, u64)>;
     /// Whether this user is root.
     fn is_root(&self) -> bool;
-    /// Where guest assets are kept.
+    /// Directory of the guest assets.
     fn guest_dir(&self) -> PathBuf;
-    /// Reads a guest asset and compares its sums.
+    /// Verifies the checksums of a guest asset.
     fn asset(&self, kind: &AssetKind) -> Result<Inspection, GuestError>;
 }
 
-/// Limits of a process.
+/// A resource limit.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Limit {
-    /// Open files.
+    /// Number of open files.
     Files,
     /// Locked memory in bytes.
     Memlock,
 }
 
-/// The host this runs on.
+/// The host that hutch runs on.
 pub struct ThisHost {
     guest_dir: PathBuf,
 }
 
 impl ThisHost {
-    /// With guest assets in `guest_dir`, or where they usually are.
+    /// Looks for guest assets in `guest_dir`, else in the default directory.
     pub fn new(guest_dir: Option<&Path>) -> Self {
-        Self { guest_dir: guest::guest_dir(guest_dir) }
+        Self { guest_dir: hutch_guest::guest_dir(guest_dir) }
     }
 }
 
@@ -84,6 +84,6 @@ impl View for ThisHost {
     }
 
     fn asset(&self, kind: &AssetKind) -> Result<Inspection, GuestError> {
-        guest::inspect(&self.guest_dir, kind, None)
+        hutch_guest::inspect(&self.guest_dir, kind, None)
     }
 }

@@ -1,15 +1,16 @@
-//! Findings on hosts that are made up.
+//! Findings on fake hosts.
 
 use std::cell::RefCell;
 use std::collections::HashMap;
 use std::io;
 use std::path::PathBuf;
 
-use hutch_runtime::guest::{AssetKind, GuestError, Inspection};
-use hutch_vmm::hv::probe::KvmSupport;
+use hutch_guest::{AssetKind, GuestError, Inspection};
+use hutch_vmm::probe::KvmSupport;
 
-use super::host::Limit;
-use super::*;
+use super::checks::examine;
+use super::host::{Limit, View};
+use super::report::{Finding, Report, Status};
 
 struct FakeHost {
     kvm: KvmSupport,
@@ -22,7 +23,7 @@ struct FakeHost {
     assets: RefCell<HashMap<String, Inspection>>,
 }
 
-/// A host on which all is well.
+/// A host without problems.
 fn good() -> FakeHost {
     FakeHost {
         kvm: KvmSupport::Hardware,
@@ -54,13 +55,13 @@ fn asset(kind: &str, problems: &[&str]) -> Inspection {
         manifest: serde_json::from_value(manifest).unwrap(),
         files: problems
             .iter()
-            .map(|problem| hutch_runtime::guest::FileCheck {
+            .map(|problem| hutch_guest::FileCheck {
                 name: "vmlinux".into(),
                 sha256: None,
                 problem: Some((*problem).to_owned()),
             })
             .collect(),
-        recorded: hutch_runtime::guest::Recorded::Unknown,
+        recorded: hutch_guest::Recorded::Unknown,
         stale: vec![],
     }
 }
@@ -120,7 +121,7 @@ fn a_good_host_is_usable_and_has_nothing_to_remedy() {
 }
 
 #[test]
-fn every_trouble_with_kvm_is_a_failure_with_a_remedy() {
+fn every_problem_with_kvm_is_a_failure_with_a_remedy() {
     for (support, word) in [
         (KvmSupport::EmulatedOnly, "emulates"),
         (KvmSupport::Absent, "there is no /dev/kvm"),
@@ -136,7 +137,7 @@ fn every_trouble_with_kvm_is_a_failure_with_a_remedy() {
 }
 
 #[test]
-fn guest_assets_must_be_there_and_whole() {
+fn guest_assets_must_exist_and_be_intact() {
     let host = good();
     host.assets.borrow_mut().clear();
     let missing = finding(&host, "guest-assets");
@@ -151,7 +152,7 @@ fn guest_assets_must_be_there_and_whole() {
 }
 
 #[test]
-fn the_own_kernel_is_optional_but_a_damaged_one_is_told() {
+fn the_own_kernel_is_optional_but_a_damaged_one_is_reported() {
     assert_eq!(finding(&good(), "guest-kernel").status, Status::Ok);
     let host = good();
     host.assets.borrow_mut().insert("source".into(), asset("source", &["has changed"]));
@@ -159,7 +160,7 @@ fn the_own_kernel_is_optional_but_a_damaged_one_is_told() {
 }
 
 #[test]
-fn what_only_some_need_is_a_warning() {
+fn problems_that_do_not_affect_run_are_warnings() {
     let mut host = good();
     host.nodes.clear();
     host.cgroup2 = vec!["/sys/fs/cgroup/unified"];

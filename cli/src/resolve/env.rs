@@ -5,12 +5,12 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use super::error::ResolveError;
-use super::utf8;
+use super::values::utf8;
 
-/// `PATH` of a command that is given none.
+/// `PATH` of a command unless `-e` or a file sets it.
 const DEFAULT_PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
 
-/// Files first, then `-e`; what comes later wins. `PATH`, and `TERM` with a terminal, have defaults.
+/// Files first, then `-e`; later settings win. `PATH`, and `TERM` with a terminal, have defaults.
 pub fn resolve(
     typed: &[OsString],
     files: &[PathBuf],
@@ -49,7 +49,7 @@ fn read_file(path: &Path, env: &mut Environment, own: &dyn Fn(&OsStr) -> Option<
     Ok(())
 }
 
-/// `NAME=VALUE`, split at the first `=` (P-125), or `NAME` for a variable of our own.
+/// `NAME=VALUE`, split at the first `=` (P-125), or `NAME` for a variable of hutch's environment.
 fn set(
     env: &mut Environment,
     text: &str,
@@ -67,7 +67,7 @@ fn set(
         Some(value) => env.set(name, value),
         None => {
             let value = own(name.as_ref()).ok_or_else(|| ResolveError::EnvUnset(name.to_owned()))?;
-            env.set(name, utf8("the value of -e", &value)?);
+            env.set(name, utf8("value of -e", &value)?);
         }
     }
     Ok(())

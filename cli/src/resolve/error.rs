@@ -1,4 +1,4 @@
-//! Mistakes on the command line of `hutch run`.
+//! Mistakes on the command line.
 
 use std::ffi::OsString;
 use std::io;
@@ -6,15 +6,14 @@ use std::path::PathBuf;
 
 use hutch_vmm::arch::x86_64::layout::MAX_VCPUS;
 
-use super::MIN_MEMORY_MIB;
+use super::size::MIN_MEMORY_MIB;
 
-/// One variant per mistake. Messages quote what was typed and say what would be right.
+/// One variant per mistake. Each message quotes the mistake and gives the remedy.
 #[derive(Debug, thiserror::Error)]
-#[allow(missing_docs, reason = "the messages say what each one is")]
 pub enum ResolveError {
-    #[error("stdin is not a terminal: leave -t or -i out, or run hutch from a terminal")]
+    #[error("stdin is not a terminal: omit -t or -i, or run hutch from a terminal")]
     NotATerminal,
-    #[error("{what} {text:?} is not UTF-8 text, which is all that can be passed to the guest")]
+    #[error("{what} {text:?} is not UTF-8 text; hutch can pass only UTF-8 to the guest")]
     NotUtf8 { what: &'static str, text: OsString },
 
     #[error("--cpus {0:?}: give a number from 1 to {MAX_VCPUS}")]
@@ -26,21 +25,21 @@ pub enum ResolveError {
     #[error("--memory: {mib} MiB is more than this host has ({host_mib} MiB)")]
     MemoryTooLarge { mib: u64, host_mib: u64 },
 
-    #[error("--rootfs {}: give an existing directory, disk image or block device", .path.display())]
+    #[error("--rootfs {}: name an existing directory, disk image or block device", .path.display())]
     Rootfs { path: PathBuf, source: io::Error },
     #[error("--rootfs {} is neither a directory nor a disk image or block device", .0.display())]
     RootfsKind(PathBuf),
-    #[error("--rootfs {} is no directory and holds no file system that is known here; make one (mkfs.ext4), or tell its type with --rootfs-type", .0.display())]
+    #[error("--rootfs {} is not a directory and holds no file system that hutch recognises; create one (mkfs.ext4), or name its type with --rootfs-type", .0.display())]
     RootfsUnknown(PathBuf),
     #[error("--rootfs-type is for a disk image or block device; --rootfs {} is a directory", .0.display())]
     RootfsTypeOfDirectory(PathBuf),
-    #[error("--rootfs-type {0:?} is no name of a file system; give for example ext4")]
+    #[error("--rootfs-type {0:?} is not a file system type; give for example ext4")]
     RootfsType(OsString),
     #[error("{what} {}", .path.display())]
     File { what: &'static str, path: PathBuf, source: io::Error },
     #[error("{what} {} is not a regular file", .path.display())]
     NotAFile { what: &'static str, path: PathBuf },
-    #[error("write the console to {}", .path.display())]
+    #[error("cannot write the console to {}", .path.display())]
     Console { path: PathBuf, source: io::Error },
     #[error("--append: {0:?} has no name before the `=`")]
     AppendWithoutKey(String),
@@ -62,9 +61,9 @@ pub enum ResolveError {
     #[error("--disk {} is neither a regular file nor a block device", .0.display())]
     DiskKind(PathBuf),
 
-    #[error("-e {0:?}: give NAME=VALUE, or NAME alone for a variable of hutch's own environment")]
+    #[error("-e {0:?}: give NAME=VALUE, or NAME alone to take the value from hutch's environment")]
     EnvSyntax(OsString),
-    #[error("-e {0:?}: not set in hutch's own environment; give {0}=VALUE")]
+    #[error("-e {0:?}: not set in hutch's environment; give {0}=VALUE")]
     EnvUnset(String),
     #[error("--env-file {}", .path.display())]
     EnvFile { path: PathBuf, source: io::Error },
@@ -81,7 +80,7 @@ pub enum ResolveError {
     UlimitSyntax(OsString),
     #[error("--ulimit {0:?} is unknown: use one of {1}")]
     UlimitName(String, String),
-    #[error("--ulimit {0}: the soft limit is above the hard one")]
+    #[error("--ulimit {0}: the soft limit exceeds the hard limit")]
     UlimitOrder(String),
 
     #[error("--net {0:?}: give none, or tap=NAME with a tap device of this host")]
@@ -90,9 +89,9 @@ pub enum ResolveError {
     Name(OsString),
     #[error("--hostname {0:?}: use up to 64 letters, digits, `-`, `_` and `.`, beginning with a letter or digit")]
     Hostname(OsString),
-    #[error("{flag} {text:?}: give seconds")]
+    #[error("{flag} {text:?}: give a number of seconds")]
     Seconds { flag: &'static str, text: OsString },
-    #[error("there is no command: give the program and its arguments after `--`")]
+    #[error("the command is missing: give the program and its arguments after `--`")]
     NoCommand,
     #[error("--net {0:?}: give none, nat, or ns=PATH with a network namespace of this host")]
     PodNet(OsString),
@@ -100,12 +99,12 @@ pub enum ResolveError {
     SecurityOption(OsString),
     #[error("--annotation {0:?}: give KEY=VALUE")]
     Annotation(OsString),
-    #[error("--cpus {0:?}: give a number from 0.01, or -1 for no limit")]
+    #[error("--cpus {0:?}: give a number of at least 0.01, or -1 for no limit")]
     CpuLimit(OsString),
-    #[error("read the configuration from stdin")]
+    #[error("cannot read the configuration from stdin")]
     Stdin(#[source] io::Error),
     #[error(transparent)]
     Api(#[from] hutch_runtime::Error),
-    #[error("--timeout {0:?}: give seconds, more than 0")]
+    #[error("--timeout {0:?}: give a number of seconds above 0")]
     Timeout(OsString),
 }

@@ -10,20 +10,19 @@ use std::path::{Component, Path, PathBuf};
 use hutch_runtime::VolumeName;
 
 use super::error::ResolveError;
-use super::utf8;
+use super::values::utf8;
 
-/// A directory or file of the host in the guest.
+/// A directory or file of the host to mount in the guest.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Volume {
-    /// Name of a volume; its directory is known once it is there.
+    /// Name of a volume. Its directory is known after hutch has created it.
     pub name: Option<VolumeName>,
-    /// Its real path on the host; for a file, that of the file; empty for a named volume.
+    /// Real path of the directory or file on the host; empty for a named volume.
     pub source: PathBuf,
     /// Whether the source is a single file.
     pub is_file: bool,
     /// Normalised absolute path in the guest.
     pub target: String,
-    /// The guest can't write.
     pub read_only: bool,
 }
 
@@ -32,7 +31,6 @@ pub struct Volume {
 pub struct Tmpfs {
     /// Normalised absolute path in the guest.
     pub target: String,
-    /// Mount options.
     pub options: Vec<String>,
 }
 
@@ -41,12 +39,11 @@ pub struct Tmpfs {
 pub struct Disk {
     /// Raw image or block device.
     pub path: PathBuf,
-    /// The guest can't write.
     pub read_only: bool,
 }
 
 impl Volume {
-    /// `SRC:DST[:ro|rw]`. A source without a slash is the name of a volume, as with other container engines.
+    /// `SRC:DST[:ro|rw]`. A source without a slash names a volume, as with other container engines.
     pub fn parse(text: &OsStr) -> Result<Self, ResolveError> {
         let syntax = || ResolveError::VolumeSyntax(text.to_owned());
         let (rest, read_only) = strip_mode(text.as_bytes());
@@ -68,7 +65,7 @@ impl Volume {
             return Err(ResolveError::VolumeSourceKind(path));
         }
         if kind.is_file() {
-            // The agent is told its name, to bind it.
+            // The agent receives the name, to bind the file.
             utf8("-v file name", real.file_name().unwrap_or_default())?;
         }
         let target = destination(utf8("-v destination", OsStr::from_bytes(target))?)?;
@@ -104,7 +101,7 @@ impl Disk {
     }
 }
 
-/// No path is mounted on twice.
+/// Checks that no destination is given twice.
 pub fn check_destinations(volumes: &[Volume], tmpfs: &[Tmpfs]) -> Result<(), ResolveError> {
     let mut seen = BTreeSet::new();
     for target in volumes.iter().map(|v| &v.target).chain(tmpfs.iter().map(|t| &t.target)) {
@@ -115,7 +112,7 @@ pub fn check_destinations(volumes: &[Volume], tmpfs: &[Tmpfs]) -> Result<(), Res
     Ok(())
 }
 
-/// Without a trailing `:ro` or `:rw`, and whether it was `:ro`.
+/// Removes a trailing `:ro` or `:rw`; `true` if it was `:ro`.
 fn strip_mode(text: &[u8]) -> (&[u8], bool) {
     match text.strip_suffix(b":ro") {
         Some(rest) => (rest, true),
@@ -123,7 +120,7 @@ fn strip_mode(text: &[u8]) -> (&[u8], bool) {
     }
 }
 
-/// The normal form of a path to mount on.
+/// The normal form of a mount destination.
 fn destination(text: &str) -> Result<String, ResolveError> {
     let bad = || ResolveError::Destination(text.to_owned());
     if !text.starts_with('/') {

@@ -1,4 +1,4 @@
-//! `hutch pod create`, `hutch container create` and their kin: configurations from files or from flags.
+//! `hutch pod create`, `hutch container create` and related verbs: configurations from files or from flags.
 
 use std::ffi::{OsStr, OsString};
 use std::fs;
@@ -6,7 +6,7 @@ use std::io::Read;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use hutch_runtime::guest::KernelChoice;
+use hutch_guest::{KernelChoice, DEFAULT_DIR, DIR_VARIABLE};
 use hutch_runtime::spec::{
     self, Command, ContainerConfig, EnvVar, MountSpec, NetworkConfig, NetworkKind, PodConfig, PortForward, Resources,
     Seccomp, DEFAULT_MEMORY_MIB,
@@ -14,37 +14,36 @@ use hutch_runtime::spec::{
 use hutch_runtime::{Limits, Options};
 use serde::de::DeserializeOwned;
 
-use super::{
-    cpus, env, kernel, memory, mounts, process, rootfs, rootfs_type, size, utf8, Host, ResolveError, Tmpfs, Volume,
-};
+use super::error::ResolveError;
+use super::host::Host;
+use super::mounts::{Tmpfs, Volume};
+use super::root::{rootfs, rootfs_type};
+use super::values::{cpus, kernel, memory, utf8};
+use super::{env, mounts, process, size};
 use crate::args::container::{ExecArgs, NewContainer};
 use crate::args::pod::NewPod;
 use crate::args::process::{ContainerFlags, LimitFlags};
 
-/// The variable that says how long a machine may take to answer.
+/// Environment variable for the default of `--boot-timeout`.
 const BOOT_TIMEOUT_VARIABLE: &str = "HUTCH_BOOT_TIMEOUT";
-/// Where namespaces with plain names are, as ip-netns(8) has it.
+/// Directory of named network namespaces, as in ip-netns(8).
 const NAMED_NAMESPACES: &str = "/run/netns";
-/// The period that `--cpus` is translated with, microseconds.
+/// CPU period that `--cpus` sets, in microseconds.
 const CPU_PERIOD_US: u64 = 100_000;
 
-/// A pod to make, except for what its machine boots.
+/// A pod to create. Its kernel and initramfs are not chosen yet.
 #[derive(Debug, Clone, PartialEq)]
 pub struct PodPlan {
-    /// The configuration.
     pub config: PodConfig,
-    /// The kernel that was asked for.
+    /// The value of `--kernel`.
     pub kernel: Option<KernelChoice>,
-    /// Where guest assets are.
+    /// Directory of the guest assets.
     pub guest_dir: PathBuf,
-    /// The most memory of a machine that can grow, unless the configuration says so.
+    /// Default for the configuration's upper limit of memory, if the guest's kernel supports growth.
     pub max_memory_mib: u64,
 }
 
 /// Gives the arguments of `hutch pod create` their meaning.
-///
-/// # Errors
-/// One variant per mistake; [`ResolveError::Api`] for a configuration file that can't be used.
 pub fn pod(args: &NewPod, host: &Host<'_>) -> Result<PodPlan, ResolveError> {
     let mut config: PodConfig = match &args.config {
         Some(path) => read_config(path)?,
@@ -94,8 +93,8 @@ pub fn pod(args: &NewPod, host: &Host<'_>) -> Result<PodPlan, ResolveError> {
     if !args.attach {
         config.containers.iter_mut().for_each(|container| container.command.detach = true);
     }
-    let variable = || (host.env)(super::DIR_VARIABLE.as_ref()).filter(|dir| !dir.is_empty()).map(PathBuf::from);
-    let guest_dir = args.guest_dir.clone().or_else(variable).unwrap_or_else(|| super::DEFAULT_DIR.into());
+    let variable = || (host.env)(DIR_VARIABLE.as_ref()).filter(|dir| !dir.is_empty()).map(PathBuf::from);
+    let guest_dir = args.guest_dir.clone().or_else(variable).unwrap_or_else(|| DEFAULT_DIR.into());
     let asked = [config.resources.memory_mib, config.hypervisor.memory_mib, DEFAULT_MEMORY_MIB];
     let at_boot = asked.into_iter().find(|mib| *mib > 0).unwrap_or_default();
     let fixed = config.hypervisor.huge_pages || config.hypervisor.memory_prealloc || at_boot > host.memory_mib;
@@ -103,15 +102,12 @@ pub fn pod(args: &NewPod, host: &Host<'_>) -> Result<PodPlan, ResolveError> {
         max_memory_mib: if fixed { 0 } else { host.memory_mib },
         config,
         kernel: args.kernel.as_deref().map(|text| kernel(Some(text))).transpose()?,
-        // The pod's records will name files in it.
+        // The pod's records keep paths below it.
         guest_dir: std::path::absolute(&guest_dir).unwrap_or(guest_dir),
     })
 }
 
 /// Gives the arguments of `hutch container create` their meaning.
-///
-/// # Errors
-/// As [`pod`].
 pub fn new_container(args: &NewContainer, host: &Host<'_>) -> Result<ContainerConfig, ResolveError> {
     let mut config: ContainerConfig = match &args.config {
         Some(path) => read_config(path)?,
@@ -140,9 +136,6 @@ pub fn new_container(args: &NewContainer, host: &Host<'_>) -> Result<ContainerCo
 }
 
 /// The command of `hutch container exec`.
-///
-/// # Errors
-/// One variant per mistake.
 pub fn exec(args: &ExecArgs, host: &Host<'_>) -> Result<Command, ResolveError> {
     if args.tty && args.interactive && args.console.is_none() && !args.detach && !host.stdin_tty {
         return Err(ResolveError::NotATerminal);
@@ -160,10 +153,7 @@ pub fn exec(args: &ExecArgs, host: &Host<'_>) -> Result<Command, ResolveError> {
     })
 }
 
-/// Limits from flags.
-///
-/// # Errors
-/// One variant per mistake.
+/// Gives the limit flags of a container their meaning.
 pub fn limits(flags: &LimitFlags) -> Result<Limits, ResolveError> {
     let mut limits = Limits {
         cpu_quota: flags.cpu_quota,
@@ -179,7 +169,7 @@ pub fn limits(flags: &LimitFlags) -> Result<Limits, ResolveError> {
         limits.cpu_period = Some(CPU_PERIOD_US);
         limits.cpu_quota = Some(match cpus {
             -1.0 => -1,
-            // The least share that the kernel takes is a millisecond.
+            // The kernel refuses a quota below a millisecond.
             cpus if (0.01..=4096.0).contains(&cpus) => (cpus * CPU_PERIOD_US as f64).round() as i64,
             _ => return Err(bad()),
         });
@@ -187,10 +177,7 @@ pub fn limits(flags: &LimitFlags) -> Result<Limits, ResolveError> {
     Ok(limits)
 }
 
-/// The bounds of the runtime, as flags and environment have them.
-///
-/// # Errors
-/// [`ResolveError::Seconds`].
+/// The timeouts of the runtime, from flags and environment.
 pub fn options(
     boot: Option<&OsStr>,
     stop: Option<&OsStr>,
@@ -205,16 +192,13 @@ pub fn options(
     }
     if let Some(text) = stop {
         options.stop_timeout = seconds("--timeout", text)?;
-        // The pod stays locked for as long.
+        // A stop holds the lock of the pod until it is done.
         options.lock_timeout = options.lock_timeout.max(options.stop_timeout + options.kill_timeout);
     }
     Ok(options)
 }
 
-/// Seconds, from 0.
-///
-/// # Errors
-/// [`ResolveError::Seconds`].
+/// Parses a number of seconds, 0 or more.
 pub fn seconds(flag: &'static str, text: &OsStr) -> Result<Duration, ResolveError> {
     let seconds = text.to_str().and_then(|t| t.parse::<f64>().ok());
     seconds
@@ -222,7 +206,7 @@ pub fn seconds(flag: &'static str, text: &OsStr) -> Result<Duration, ResolveErro
         .ok_or_else(|| ResolveError::Seconds { flag, text: text.to_owned() })
 }
 
-/// Reads a configuration: TOML if it is called so, else JSON; from stdin, whichever it looks like.
+/// Reads a configuration. The file's name decides between TOML and JSON; for stdin, the contents decide.
 fn read_config<T: DeserializeOwned>(path: &Path) -> Result<T, ResolveError> {
     if path != Path::new("-") {
         return Ok(spec::from_file(path)?);
@@ -235,7 +219,7 @@ fn read_config<T: DeserializeOwned>(path: &Path) -> Result<T, ResolveError> {
     })
 }
 
-/// The flags of a container, if there is one: they go together with `--rootfs`.
+/// The flags of a container, if `--rootfs` is given.
 fn flags_of(flags: &ContainerFlags) -> Option<(&ContainerFlags, &Path)> {
     flags.rootfs.as_deref().map(|rootfs| (flags, rootfs))
 }
@@ -272,7 +256,7 @@ fn container(
         ..MountSpec::default()
     }));
     let (seccomp, no_new_privileges) = security(&flags.security)?;
-    // Outer mounts first, or they would hide inner ones.
+    // Mount outer directories first, or they would hide inner ones.
     all.sort_by_key(|mount| mount.destination.matches('/').count());
     Ok(ContainerConfig {
         id: id.to_owned(),
@@ -297,7 +281,7 @@ fn container(
     })
 }
 
-/// The profile, and whether there are no new privileges. Of several that contradict each other the last one counts.
+/// The seccomp profile and no-new-privileges. The last of several contradictory options wins.
 fn security(options: &[OsString]) -> Result<(Option<Seccomp>, bool), ResolveError> {
     let (mut seccomp, mut no_new_privileges) = (None, false);
     for text in options {
@@ -365,7 +349,7 @@ fn memory_limit(text: &OsStr) -> Result<i64, ResolveError> {
     }
 }
 
-/// An absolute path, for processes that do not share our directory.
+/// An absolute path: other processes of hutch have other working directories.
 fn absolute(path: &Path) -> PathBuf {
     std::path::absolute(path).unwrap_or_else(|_| path.to_owned())
 }

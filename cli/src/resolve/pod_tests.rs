@@ -1,4 +1,4 @@
-//! Each way to describe a pod or container, and each mistake with its own message.
+//! Every way to describe a pod or container, and the message of every mistake.
 
 use clap::Parser;
 use hutch_runtime::spec::Protocol;
@@ -17,7 +17,7 @@ fn host() -> Host<'static> {
     Host { memory_mib: 4096, env: &own_env, stdin_tty: false, pid: 7 }
 }
 
-/// `hutch LINE`, where `@` is a directory with some files.
+/// Parses `hutch LINE`, where `@` is a directory with some files.
 fn parse(dir: &Path, line: &str) -> Verb {
     let line = line.replace('@', dir.to_str().unwrap());
     Args::try_parse_from(std::iter::once("hutch").chain(line.split(' '))).unwrap_or_else(|e| panic!("{e}")).command

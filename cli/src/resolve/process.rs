@@ -1,14 +1,14 @@
-//! The command: words, working directory, user, limits.
+//! The command of a guest: words, working directory, user, limits.
 
 use std::ffi::OsStr;
 
 use hutch_agent_proto::{ProcessSpec, Rlimit};
 
 use super::error::ResolveError;
-use super::utf8;
+use super::values::utf8;
 use crate::args::run::RunArgs;
 
-/// Limits by the names that shells and container tools use.
+/// Resource limits, by the names that shells and container tools use.
 const ULIMITS: [&str; 16] = [
     "as",
     "core",
@@ -28,7 +28,7 @@ const ULIMITS: [&str; 16] = [
     "stack",
 ];
 
-/// The process as the agent is to start it, but for its terminal.
+/// The process that the agent starts, without its terminal.
 pub fn resolve(args: &RunArgs, env: Vec<(String, String)>) -> Result<ProcessSpec, ResolveError> {
     let words: Vec<String> =
         args.command.iter().map(|word| utf8("command word", word).map(str::to_owned)).collect::<Result<_, _>>()?;
@@ -55,7 +55,7 @@ pub(super) fn workdir(text: Option<&OsStr>) -> Result<String, ResolveError> {
     }
 }
 
-/// One colon at most, nothing empty (P-124); names are looked up in the guest.
+/// `USER` or `USER:GROUP`, neither empty (P-124). The guest looks the names up.
 pub(super) fn user(text: Option<&OsStr>) -> Result<String, ResolveError> {
     let Some(text) = text else { return Ok(String::new()) };
     let text = utf8("-u", text)?;

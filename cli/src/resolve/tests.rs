@@ -1,16 +1,19 @@
-//! Each way to say something, and each mistake with its own message.
+//! Every way to give an option, and the message of every mistake.
 
-use std::ffi::OsString;
+use std::ffi::{OsStr, OsString};
 use std::fs;
 use std::os::unix::ffi::OsStringExt;
 use std::os::unix::net::UnixListener;
 use std::path::Path;
+use std::time::Duration;
 
 use clap::Parser;
+use hutch_guest::{KernelChoice, DEFAULT_DIR};
 use tempfile::TempDir;
 
 use super::*;
 use crate::args::{Args, Command};
+use crate::resolve::mounts::{Tmpfs, Volume};
 
 fn own_env(name: &OsStr) -> Option<OsString> {
     match name.to_str()? {
@@ -121,8 +124,8 @@ fn every_mistake_has_its_own_message() {
         ("--kernel none-such", "kernel none-such"),
         ("--kernel @/sub", "is not a regular file"),
         ("--initrd @/none", "initramfs"),
-        ("--console @/sub", "write the console to"),
-        ("--console @/none/c", "write the console to"),
+        ("--console @/sub", "cannot write the console to"),
+        ("--console @/none/c", "cannot write the console to"),
         ("--append =x", "no name before"),
         ("-v @/sub", "SRC:DST"),
         ("-v :/x", "SRC:DST"),
@@ -139,7 +142,7 @@ fn every_mistake_has_its_own_message() {
         ("--disk @/none", "--disk"),
         ("--disk @/sub", "neither a regular file nor a block device"),
         ("-e =x", "NAME=VALUE"),
-        ("-e UNSET", "not set in hutch's own environment; give UNSET=VALUE"),
+        ("-e UNSET", "not set in hutch's environment; give UNSET=VALUE"),
         ("-e BYTES", "not UTF-8"),
         ("--env-file @/none", "--env-file"),
         ("--env-file @/bad-env", "line 2"),
@@ -149,7 +152,7 @@ fn every_mistake_has_its_own_message() {
         ("--ulimit nofile", "nofile=1024:4096"),
         ("--ulimit nofile=x", "nofile=1024:4096"),
         ("--ulimit files=1", "is unknown: use one of as, core"),
-        ("--ulimit nofile=2:1", "above the hard one"),
+        ("--ulimit nofile=2:1", "exceeds the hard limit"),
         ("--net bridge", "tap=NAME"),
         ("--net tap=", "tap=NAME"),
         ("--net tap=name-longer-than-15", "tap=NAME"),
@@ -162,7 +165,7 @@ fn every_mistake_has_its_own_message() {
         ("-it", "not a terminal"),
     ] {
         let words: Vec<&str> = words.split(' ').collect();
-        // The last --rootfs wins nothing: it may be given once, so the case brings its own.
+        // --rootfs may be given only once, so these cases bring their own.
         let result = match words[0] {
             "--rootfs" => {
                 let dir = directory();

@@ -1,20 +1,20 @@
-//! The keyboard controller, of which only the reset line is left: Linux pulls it when it reboots.
+//! A keyboard controller with nothing but the reset line: Linux pulls that line to reboot.
 
 use crate::bus::BusDevice;
 
 /// I/O port of the data register.
 pub const BASE: u64 = 0x60;
-/// Ports from [`BASE`] on, up to the command register at 0x64.
+/// Number of ports from [`BASE`] on, up to the command register at 0x64.
 pub const LEN: u64 = 5;
 
 /// Command and status register.
 const COMMAND: u64 = 4;
-/// Pulse output line 0: the processor's reset.
+/// Command: pulse output line 0, the reset of the processor.
 const RESET: u8 = 0xfe;
 
-/// Always the same: ready for a command, which is what Linux waits for before it pulls the reset line, and never out of
-/// data, by which Linux sees at once that there is no true controller. With "no data" it would wait half a second for
-/// an answer to its first command.
+/// The constant status. Input buffer empty: Linux waits for that before it pulls the reset line. Output buffer full:
+/// from data that never ends Linux sees at once that there is no real controller. If the buffer were empty, Linux would
+/// wait half a second for an answer to its first command.
 const STATUS: u8 = 0x01;
 
 /// A controller without keyboard or mouse.

@@ -1,23 +1,23 @@
-//! A port on which the guest marks how far it has come: each byte written is one mark. Bochs and QEMU have a debug
-//! console there, so a guest may write to it unasked.
+//! A port that the guest writes to when it reaches a stage of its boot: each byte is one mark. Bochs and QEMU have a
+//! debug console at this port, so any guest may write to it.
 
 use crate::bus::BusDevice;
 
-/// I/O port.
+/// I/O port of Bochs' debug console.
 pub const BASE: u64 = 0xe9;
-/// One port.
+/// Number of ports.
 pub const LEN: u64 = 1;
 
-/// Answer of the port when read: how drivers find it.
+/// Value of a read, by which drivers find the port.
 const PRESENT: u8 = 0xe9;
 
-/// The mark port.
+/// A port that reports each byte that the guest writes.
 pub struct MarkPort {
     mark: Box<dyn Fn(u8) + Send + Sync>,
 }
 
 impl MarkPort {
-    /// Calls `mark` with each byte, on the vCPU's thread. A guest can write as many as it likes.
+    /// Calls `mark` with each byte, on the vCPU's thread. The guest may write any number of bytes.
     pub fn new(mark: Box<dyn Fn(u8) + Send + Sync>) -> Self {
         Self { mark }
     }

@@ -1,4 +1,4 @@
-//! Port I/O devices of a PC, as few as a guest needs. Called from vCPU threads.
+//! The port I/O devices of a PC that a guest cannot do without. vCPU threads call them.
 
 pub mod i8042;
 pub mod mark;

@@ -1,6 +1,6 @@
-//! The guest's serial console: a 16550 whose output goes to a sink.
+//! The guest's serial console: a 16550 UART that writes its output to a sink.
 //!
-//! Called from vCPU threads. The sink is written with the device locked, byte by byte, and must not block.
+//! vCPU threads call it. It writes to the sink byte by byte while the device is locked, so the sink must not block.
 
 use std::io;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -13,10 +13,10 @@ use vmm_sys_util::eventfd::EventFd;
 use crate::bus::BusDevice;
 use crate::warn_limited;
 
-/// Registers of a 16550.
+/// Number of registers of a 16550.
 pub const LEN: u64 = 8;
 
-/// What a serial port has done. Shared with the device, read at any time.
+/// Counters of a serial port, which can be read at any time.
 #[derive(Debug, Default)]
 pub struct SerialCounters {
     written: AtomicU64,
@@ -30,7 +30,7 @@ impl SerialCounters {
         self.written.load(Ordering::Relaxed)
     }
 
-    /// Bytes that the sink refused.
+    /// Bytes that the sink did not take.
     pub fn lost(&self) -> u64 {
         self.lost.load(Ordering::Relaxed)
     }
@@ -80,7 +80,8 @@ pub struct Serial {
 }
 
 impl Serial {
-    /// Writes what the guest sends to `output`, and raises `line` when the guest wants to know that it may go on.
+    /// Writes the guest's bytes to `output`. Raises `line` when the transmitter is empty, if the guest has enabled
+    /// that.
     pub fn new(line: EventFd, output: Box<dyn io::Write + Send>) -> Self {
         let counters = Arc::new(SerialCounters::default());
         let line = Line { fd: line, counters: counters.clone() };
@@ -88,7 +89,7 @@ impl Serial {
         Self { uart: Mutex::new(uart), counters }
     }
 
-    /// What has been done so far, and will be.
+    /// The counters, which go on counting.
     pub fn counters(&self) -> Arc<SerialCounters> {
         self.counters.clone()
     }
@@ -102,7 +103,7 @@ impl BusDevice for Serial {
         }
     }
 
-    /// Several bytes are a string instruction: they go to the same register, one after the other.
+    /// Several bytes come from a string instruction. All of them go to the same register, one after the other.
     fn write(&self, offset: u64, data: &[u8]) {
         let Ok(offset) = u8::try_from(offset) else { return };
         let mut uart = self.uart.lock().unwrap_or_else(PoisonError::into_inner);
@@ -149,7 +150,7 @@ mod tests {
     }
 
     #[test]
-    fn output_reaches_the_sink_and_what_it_refuses_is_counted() {
+    fn output_reaches_the_sink_and_bytes_that_it_refuses_are_counted() {
         let (serial, sink, _line) = serial();
         for byte in b"hello" {
             serial.write(DATA, &[*byte]);

@@ -1,4 +1,4 @@
-//! A driver: the registers of a device behind a transport, in the order that VIRTIO 1.2, 3.1.1 wants, or not.
+//! A driver that accesses the registers of a device behind a transport, in the order of VIRTIO 1.2, 3.1.1, or not.
 
 use std::sync::Arc;
 
@@ -11,27 +11,24 @@ use crate::virtio::mmio::registers::{self as reg, status};
 use crate::virtio::mmio::MmioTransport;
 use crate::virtio::{DeviceInterrupt, VirtioDevice};
 
-/// Descriptors of a queue, unless the device takes fewer.
+/// Number of descriptors of a queue, unless the device takes fewer.
 const QUEUE_SIZE: u16 = 64;
 
-/// A device behind its transport, and what its driver has.
+/// A device behind its transport, and its driver.
 pub struct Driver {
     /// The device's registers.
     pub transport: MmioTransport,
     /// Guest memory with an allocator.
     pub ram: TestRam,
-    /// The interrupt.
+    /// The device's interrupt line.
     pub line: Arc<Line>,
-    /// The driver's queues, once [`Self::start`] has set them up.
+    /// The driver's queues, after [`Self::start`].
     pub queues: Vec<DriverQueue>,
     notifiers: Vec<EventFd>,
 }
 
 impl Driver {
-    /// A device as the VMM puts it on the bus; nothing has been written yet.
-    ///
-    /// # Panics
-    /// If the host has no file descriptors left.
+    /// A device as the VMM puts it on the bus, before any access.
     pub fn new(device: Box<dyn VirtioDevice>) -> Self {
         let ram = TestRam::new();
         let line = Arc::new(Line::default());
@@ -44,44 +41,44 @@ impl Driver {
         Self { transport, ram, line, queues: Vec::new(), notifiers }
     }
 
-    /// A live device: [`Self::start`] on a new one.
+    /// A new device after [`Self::start`].
     pub fn started(device: Box<dyn VirtioDevice>, features: u64) -> Self {
         let mut driver = Self::new(device);
         driver.start(features);
         driver
     }
 
-    /// Reads a register.
+    /// Reads the 32-bit register at offset `register`.
     pub fn read(&self, register: u64) -> u32 {
         let mut data = [0; 4];
         self.transport.read(register, &mut data);
         u32::from_le_bytes(data)
     }
 
-    /// Writes a register.
+    /// Writes the 32-bit register at offset `register`.
     pub fn write(&self, register: u64, value: u32) {
         self.transport.write(register, &value.to_le_bytes());
     }
 
-    /// Device status.
+    /// The status register.
     pub fn status(&self) -> u32 {
         self.read(reg::STATUS)
     }
 
-    /// Adds bits to the status, and returns what it is then.
+    /// Adds bits to the status and returns the new status.
     pub fn add_status(&self, bits: u32) -> u32 {
         self.write(reg::STATUS, self.status() | bits);
         self.status()
     }
 
-    /// `len` bytes of configuration space.
+    /// Reads `len` bytes of configuration space.
     pub fn config(&self, offset: u64, len: usize) -> Vec<u8> {
         let mut data = vec![0; len];
         self.transport.read(reg::CONFIG + offset, &mut data);
         data
     }
 
-    /// What the device offers.
+    /// The features that the device offers.
     pub fn offered(&self) -> u64 {
         let half = |select| {
             self.write(reg::DEVICE_FEATURES_SEL, select);
@@ -90,7 +87,7 @@ impl Driver {
         half(0) | half(1) << 32
     }
 
-    /// Writes the features that the driver wants; `VIRTIO_F_VERSION_1` only if it is among them.
+    /// Writes the driver's features, exactly as given.
     pub fn choose(&self, features: u64) {
         for (select, half) in [(0, features as u32), (1, (features >> 32) as u32)] {
             self.write(reg::DRIVER_FEATURES_SEL, select);
@@ -98,7 +95,7 @@ impl Driver {
         }
     }
 
-    /// Writes a queue's registers and makes it ready; true if it then is.
+    /// Writes a queue's registers and makes it ready. False if the device refuses it.
     pub fn set_up_queue(&self, index: u32, size: u32, [desc, avail, used]: [u64; 3]) -> bool {
         self.write(reg::QUEUE_SEL, index);
         self.write(reg::QUEUE_NUM, size);
@@ -112,9 +109,6 @@ impl Driver {
     }
 
     /// Resets the device and brings it up to FEATURES_OK.
-    ///
-    /// # Panics
-    /// If the device refuses the features.
     pub fn negotiate(&mut self, features: u64) {
         self.write(reg::STATUS, 0);
         assert_eq!(self.status(), 0, "a reset is done when its register has been written");
@@ -126,11 +120,8 @@ impl Driver {
         assert!(now & status::FEATURES_OK != 0, "the device refused features {features:#x}");
     }
 
-    /// Resets the device and brings it up to DRIVER_OK, with all queues and `features` besides
-    /// `VIRTIO_F_VERSION_1`. It may need a reset at once; see [`Self::needs_reset`].
-    ///
-    /// # Panics
-    /// If the device refuses the features or a queue.
+    /// Resets the device and brings it up to DRIVER_OK with all its queues, `features` and `VIRTIO_F_VERSION_1`. The
+    /// device may ask for a reset at once: [`Self::needs_reset`].
     pub fn start(&mut self, features: u64) {
         self.negotiate(features);
         for (index, notifier) in (0..).zip(&self.notifiers) {
@@ -144,15 +135,12 @@ impl Driver {
         self.add_status(status::DRIVER_OK);
     }
 
-    /// Whether the device asks for a reset.
+    /// Whether DEVICE_NEEDS_RESET is set.
     pub fn needs_reset(&self) -> bool {
         self.status() & status::NEEDS_RESET != 0
     }
 
     /// Waits until the device asks for a reset.
-    ///
-    /// # Panics
-    /// If it does not in time.
     pub fn wait_needs_reset(&self) {
         loop {
             let seen = self.line.count();
@@ -164,9 +152,6 @@ impl Driver {
     }
 
     /// The first queue.
-    ///
-    /// # Panics
-    /// If the device has not been started.
     pub fn queue(&mut self) -> &mut DriverQueue {
         &mut self.queues[0]
     }

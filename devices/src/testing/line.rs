@@ -3,10 +3,10 @@
 use std::io;
 use std::sync::{Arc, Condvar, Mutex};
 
-use super::WAIT;
+use super::TEST_TIMEOUT;
 use crate::irq::Interrupt;
 
-/// Counts interrupts and wakes whoever waits for one.
+/// Counts interrupts and wakes the threads that wait for one.
 #[derive(Debug, Default)]
 pub struct Line {
     count: Mutex<u64>,
@@ -14,19 +14,16 @@ pub struct Line {
 }
 
 impl Line {
-    /// Interrupts so far.
+    /// The number of interrupts so far.
     pub fn count(&self) -> u64 {
         *self.count.lock().unwrap()
     }
 
-    /// Returns once more than `seen` interrupts have come.
-    ///
-    /// # Panics
-    /// If that takes longer than [`WAIT`].
+    /// Waits until more than `seen` interrupts have come.
     pub fn wait_past(&self, seen: u64) {
         let count = self.count.lock().unwrap();
-        let (count, timeout) = self.raised.wait_timeout_while(count, WAIT, |count| *count <= seen).unwrap();
-        assert!(!timeout.timed_out(), "no interrupt within {WAIT:?}: {} so far", *count);
+        let (count, timeout) = self.raised.wait_timeout_while(count, TEST_TIMEOUT, |count| *count <= seen).unwrap();
+        assert!(!timeout.timed_out(), "no interrupt within {TEST_TIMEOUT:?}: {} so far", *count);
     }
 }
 

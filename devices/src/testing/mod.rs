@@ -1,8 +1,19 @@
-//! The driver's side, for tests, benchmarks and fuzz targets of every device: guest memory, queues as a driver writes
-//! them (well or badly), an interrupt line to wait for.
+//! The driver's side, for the tests of every device: guest memory, queues as a driver writes them (well or badly), an
+//! interrupt line to wait for, and a device for a bus that records its accesses.
 //!
-//! Everything here panics when a test's own assumption fails, and all waits end after [`WAIT`].
+//! Everything here panics when an assumption of a test fails. A wait panics after [`TEST_TIMEOUT`].
 
+#![cfg_attr(
+    not(test),
+    expect(
+        clippy::indexing_slicing,
+        clippy::unwrap_used,
+        clippy::cast_possible_truncation,
+        reason = "only for tests, which may panic; no guest runs here"
+    )
+)]
+
+pub mod bus;
 pub mod driver;
 pub mod line;
 pub mod queue;
@@ -15,15 +26,16 @@ use virtio_bindings::bindings::virtio_config::VIRTIO_F_VERSION_1;
 
 use crate::virtio::{Activation, DeviceInterrupt, VirtioDevice};
 
+pub use bus::BusRecorder;
 pub use driver::Driver;
 pub use line::Line;
-pub use queue::{Buffer, Descriptor, DriverQueue, Request, Used};
+pub use queue::{Buffer, Descriptor, DriverQueue, SentRequest, Used};
 pub use ram::TestRam;
 
 /// Longest wait for a device.
-pub const WAIT: Duration = Duration::from_secs(20);
+pub const TEST_TIMEOUT: Duration = Duration::from_secs(20);
 
-/// A device that was activated without a transport, and what its driver would hold.
+/// A device that was activated without a transport, and its driver's side.
 pub struct Activated {
     /// Guest memory with an allocator.
     pub ram: TestRam,
@@ -31,14 +43,11 @@ pub struct Activated {
     pub interrupt: Arc<DeviceInterrupt>,
     /// The driver's side of the interrupt.
     pub line: Arc<Line>,
-    /// All of the device's queues, ready.
+    /// All queues of the device, ready.
     pub queues: Vec<DriverQueue>,
 }
 
-/// Activates `device` with all its queues, of `size` entries each, and `features` besides `VIRTIO_F_VERSION_1`.
-///
-/// # Panics
-/// If the device refuses.
+/// Activates `device` with all its queues, of `size` entries each, `features` and `VIRTIO_F_VERSION_1`.
 pub fn activate(device: &mut dyn VirtioDevice, features: u64, size: u16) -> Activated {
     let ram = TestRam::new();
     let line = Arc::new(Line::default());

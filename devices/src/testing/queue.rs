@@ -1,4 +1,4 @@
-//! A queue as a driver writes it.
+//! The driver's side of a queue.
 
 use std::sync::atomic::{fence, Ordering};
 use std::sync::Arc;
@@ -20,16 +20,16 @@ pub const WRITE: u16 = VRING_DESC_F_WRITE as u16;
 /// The buffer is a table of descriptors.
 pub const INDIRECT: u16 = VRING_DESC_F_INDIRECT as u16;
 
-/// A buffer of a well-made request.
+/// A buffer of a valid request.
 #[derive(Clone, Debug)]
 pub enum Buffer<'a> {
-    /// For the device to read.
+    /// Bytes for the device to read.
     Readable(&'a [u8]),
-    /// For the device to write: so many bytes, 0xee before.
+    /// The length of a buffer for the device to write. It is filled with 0xee before.
     Writable(u32),
 }
 
-/// A descriptor as it lies in memory.
+/// The fields of a descriptor in guest memory.
 #[derive(Clone, Copy, Debug)]
 pub struct Descriptor {
     /// Guest address.
@@ -38,7 +38,7 @@ pub struct Descriptor {
     pub len: u32,
     /// [`NEXT`], [`WRITE`], [`INDIRECT`].
     pub flags: u16,
-    /// Index of the next one.
+    /// Index of the next descriptor.
     pub next: u16,
 }
 
@@ -53,17 +53,17 @@ impl Descriptor {
     }
 }
 
-/// A request that was made available.
+/// A request that the driver has made available.
 #[derive(Clone, Debug)]
-pub struct Request {
-    /// First descriptor: the id in the used ring.
+pub struct SentRequest {
+    /// Index of the first descriptor, which is the id in the used ring.
     pub head: u16,
     /// The writable buffers, in order.
     pub writable: Vec<(GuestAddress, u32)>,
 }
 
-impl Request {
-    /// What the device wrote, all writable buffers in one.
+impl SentRequest {
+    /// The contents of all writable buffers, concatenated.
     pub fn response(&self, ram: &TestRam) -> Vec<u8> {
         self.writable.iter().flat_map(|&(addr, len)| ram.read(addr, len as usize)).collect()
     }
@@ -72,14 +72,14 @@ impl Request {
 /// An entry of the used ring.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Used {
-    /// [`Request::head`].
+    /// [`SentRequest::head`].
     pub id: u32,
-    /// Bytes the device says it wrote.
+    /// Number of bytes that the device reports as written.
     pub len: u32,
 }
 
-/// The driver's side of one queue. Descriptors are handed out in a circle and never checked for being free: a test
-/// keeps fewer in flight than the queue has.
+/// The driver's side of one queue. It reuses descriptors in a circle and does not check that they are free: a test must
+/// keep fewer in flight than the queue has.
 pub struct DriverQueue {
     ram: TestRam,
     line: Arc<Line>,
@@ -88,7 +88,7 @@ pub struct DriverQueue {
     desc: GuestAddress,
     avail: GuestAddress,
     used: GuestAddress,
-    /// The driver's notifications.
+    /// The eventfd of the driver's notifications.
     pub notify: EventFd,
     next_desc: u16,
     avail_idx: u16,
@@ -96,18 +96,12 @@ pub struct DriverQueue {
 }
 
 impl DriverQueue {
-    /// Empty rings for `size` descriptors; `line` is the device's, to wait on.
-    ///
-    /// # Panics
-    /// If the host has no file descriptors or the test no memory left.
+    /// Empty rings for `size` descriptors. `line` is the device's interrupt line, to wait on.
     pub fn new(ram: &TestRam, line: &Arc<Line>, size: u16, features: u64) -> Self {
         Self::with_notify(ram, line, size, features, EventFd::new(EFD_NONBLOCK).expect("an eventfd for a test"))
     }
 
-    /// As [`Self::new`], notifying through `notify`.
-    ///
-    /// # Panics
-    /// If the test has no memory left.
+    /// Does the same as [`Self::new`], with `notify` for notifications.
     pub fn with_notify(ram: &TestRam, line: &Arc<Line>, size: u16, features: u64, notify: EventFd) -> Self {
         let entries = u64::from(size);
         Self {
@@ -136,9 +130,6 @@ impl DriverQueue {
     }
 
     /// The device's side, for an activation without a transport.
-    ///
-    /// # Panics
-    /// If `size` is no valid size of a queue.
     pub fn device_side(&self) -> DeviceQueue {
         let mut queue = Queue::new(self.size).expect("a power of two");
         let split = |addr: GuestAddress| (Some(addr.raw_value() as u32), Some((addr.raw_value() >> 32) as u32));
@@ -152,23 +143,23 @@ impl DriverQueue {
         DeviceQueue::new(queue, self.notify.try_clone().expect("an eventfd for a test"))
     }
 
-    /// Writes a chain of `buffers`, makes it available, notifies.
-    pub fn send(&mut self, buffers: &[Buffer<'_>]) -> Request {
+    /// Writes a chain of `buffers`, makes it available and notifies the device.
+    pub fn send(&mut self, buffers: &[Buffer<'_>]) -> SentRequest {
         let request = self.add(buffers);
         self.kick();
         request
     }
 
     /// Writes a chain of `buffers` and makes it available.
-    pub fn add(&mut self, buffers: &[Buffer<'_>]) -> Request {
+    pub fn add(&mut self, buffers: &[Buffer<'_>]) -> SentRequest {
         let (descriptors, writable) = self.describe(buffers);
         let head = self.write_chain(&descriptors);
         self.publish(head);
-        Request { head, writable }
+        SentRequest { head, writable }
     }
 
-    /// As [`Self::add`], with the descriptors in an indirect table.
-    pub fn add_indirect(&mut self, buffers: &[Buffer<'_>]) -> Request {
+    /// Does the same as [`Self::add`], with the descriptors in an indirect table.
+    pub fn add_indirect(&mut self, buffers: &[Buffer<'_>]) -> SentRequest {
         let (mut descriptors, writable) = self.describe(buffers);
         let last = descriptors.len() - 1;
         let mut table = Vec::new();
@@ -182,7 +173,7 @@ impl DriverQueue {
         let addr = self.ram.put(&table).raw_value();
         let head = self.write_chain(&[Descriptor { addr, len: table.len() as u32, flags: INDIRECT, next: 0 }]);
         self.publish(head);
-        Request { head, writable }
+        SentRequest { head, writable }
     }
 
     fn describe(&self, buffers: &[Buffer<'_>]) -> (Vec<Descriptor>, Vec<(GuestAddress, u32)>) {
@@ -203,7 +194,7 @@ impl DriverQueue {
         (descriptors, writable)
     }
 
-    /// Writes descriptors and links them; returns the first one's index. Not yet available.
+    /// Writes descriptors and links them, but does not make them available. Returns the index of the first.
     pub fn write_chain(&mut self, descriptors: &[Descriptor]) -> u16 {
         let head = self.next_desc;
         for (index, descriptor) in descriptors.iter().enumerate() {
@@ -219,12 +210,12 @@ impl DriverQueue {
         head
     }
 
-    /// Writes one descriptor as it is.
+    /// Writes one descriptor unchanged.
     pub fn write_descriptor(&self, index: u16, descriptor: Descriptor) {
         self.ram.write(self.desc.unchecked_add(16 * u64::from(index)), &descriptor.bytes());
     }
 
-    /// Makes `head` available, whatever it is.
+    /// Makes `head` available, even if it is invalid.
     pub fn publish(&mut self, head: u16) {
         let slot = u64::from(self.avail_idx % self.size);
         self.ram.write(self.avail.unchecked_add(4 + 2 * slot), &head.to_le_bytes());
@@ -232,17 +223,14 @@ impl DriverQueue {
         self.set_avail_idx(self.avail_idx);
     }
 
-    /// Writes the available ring's index, whatever it is.
-    ///
-    /// # Panics
-    /// If the ring is not in memory.
+    /// Writes the index of the available ring, even if it is invalid.
     pub fn set_avail_idx(&mut self, idx: u16) {
         self.avail_idx = idx;
         let addr = self.avail.unchecked_add(2);
         self.ram.share().store(idx.to_le(), addr, Ordering::Release).expect("a ring in memory");
     }
 
-    /// Sets the available ring's flags: 1 asks for no interrupts.
+    /// Sets the flags of the available ring: 1 asks for no interrupts.
     pub fn set_avail_flags(&self, flags: u16) {
         self.ram.write(self.avail, &flags.to_le_bytes());
     }
@@ -253,7 +241,7 @@ impl DriverQueue {
         fence(Ordering::SeqCst);
     }
 
-    /// Whether the device wants to be notified of the entry made available last.
+    /// Whether the device wants a notification for the entry that was made available last.
     pub fn kick_wanted(&self) -> bool {
         fence(Ordering::SeqCst);
         if self.event_idx {
@@ -265,9 +253,6 @@ impl DriverQueue {
     }
 
     /// Notifies the device.
-    ///
-    /// # Panics
-    /// If it never reads its notifications.
     pub fn kick(&self) {
         self.notify.write(1).expect("room in an eventfd");
     }
@@ -277,7 +262,7 @@ impl DriverQueue {
         self.load(self.used.unchecked_add(2))
     }
 
-    /// The next completion, if there is one.
+    /// Takes the next completion, if there is one.
     pub fn used(&mut self) -> Option<Used> {
         if self.used_idx() == self.seen {
             return None;
@@ -293,9 +278,6 @@ impl DriverQueue {
     }
 
     /// Waits for the next completion.
-    ///
-    /// # Panics
-    /// If it does not come in time.
     pub fn wait_used(&mut self) -> Used {
         loop {
             let seen = self.line.count();
@@ -306,10 +288,8 @@ impl DriverQueue {
         }
     }
 
-    /// Sends a request and waits for its completion; returns it with what the device wrote.
-    ///
-    /// # Panics
-    /// If it does not come in time, or another request comes back first.
+    /// Sends a request and waits for its completion, which must be the next one. Returns it with the contents of the
+    /// writable buffers.
     pub fn transact(&mut self, buffers: &[Buffer<'_>]) -> (Used, Vec<u8>) {
         let request = self.send(buffers);
         let used = self.wait_used();

@@ -1,8 +1,8 @@
-//! The way to the buffers of one request: a descriptor chain, checked as a whole, then read and written through
-//! cursors that cannot leave it.
+//! The buffers of one request: a descriptor chain that is checked as a whole, then read and written through cursors
+//! that cannot leave it.
 //!
-//! Used by device workers. A [`Chain`] is collected once from guest memory (VIRTIO 1.2, 2.7.5); after that the guest
-//! can change the *contents* of the buffers but not where they are.
+//! Device workers use this. A [`Chain`] is collected from guest memory once (VIRTIO 1.2, 2.7.5). After that the guest
+//! can change the *contents* of the buffers but not their addresses.
 
 use std::io;
 use std::ops::Deref;
@@ -12,27 +12,24 @@ use smallvec::SmallVec;
 use virtio_queue::DescriptorChain;
 use vm_memory::{Address, ByteValued, Bytes, GuestAddress, GuestMemory, GuestMemoryMmap};
 
-pub use super::vectors::{ReadVectors, WriteVectors};
+use super::vectors::{ReadVectors, WriteVectors, MAX_SEGMENTS};
 
-/// Descriptors that a chain may have: as many as the kernel takes in one `readv`. Linux drivers use far fewer.
-pub const MAX_SEGMENTS: usize = 1024;
-
-/// What is wrong with a chain, or with an access to it.
+/// An invalid chain, or an invalid access to a chain.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum ChainError {
-    /// It loops, leaves its table, is longer than 4 GiB, or its table cannot be read.
+    /// The chain loops, leaves its table, is longer than 4 GiB, or its table cannot be read.
     #[error("descriptor chain is broken")]
     Broken,
-    /// More than [`MAX_SEGMENTS`].
+    /// The chain has more than [`MAX_SEGMENTS`] descriptors.
     #[error("descriptor chain has more than {MAX_SEGMENTS} descriptors")]
     TooLong,
     /// A device-readable descriptor after a device-writable one (2.7.4.2).
     #[error("descriptor chain has a readable buffer after a writable one")]
     Order,
     /// A buffer is not wholly in guest memory.
-    #[error("descriptor chain has a buffer outside of guest memory, at {0:#x}")]
+    #[error("descriptor chain has a buffer outside guest memory, at {0:#x}")]
     OutOfMemory(u64),
-    /// It has buffers of a direction that the request does not use.
+    /// The chain has buffers of a direction that the request does not use.
     #[error("descriptor chain has a buffer of the wrong direction")]
     Direction,
     /// The chain has fewer bytes than the request needs.
@@ -47,12 +44,12 @@ struct Segment {
     len: u32,
 }
 
-/// A request's buffers: first those the device reads, then those it writes.
+/// A request's buffers: first those that the device reads, then those that it writes.
 #[derive(Clone, Debug)]
 pub struct Chain {
     head: u16,
     segments: SmallVec<[Segment; 8]>,
-    /// How many segments are for reading.
+    /// Number of segments that the device reads.
     split: usize,
     readable: u32,
     writable: u32,
@@ -62,14 +59,14 @@ impl Chain {
     /// Walks `chain`, which lies in `mem`, to its end and checks every descriptor.
     ///
     /// # Errors
-    /// All of [`ChainError`] but `Direction` and `Short`.
+    /// Every [`ChainError`] except `Direction` and `Short`.
     pub fn collect<M>(mem: &GuestMemoryMmap<()>, chain: DescriptorChain<M>) -> Result<Self, ChainError>
     where
         M: Deref,
         M::Target: GuestMemory,
     {
         let mut this = Self { head: chain.head_index(), segments: SmallVec::new(), split: 0, readable: 0, writable: 0 };
-        // The iterator just ends at a fault: the last descriptor then still points to a next one, or none came.
+        // At a fault the iterator just ends: the last descriptor then still points to a next one, or there was none.
         let mut complete = false;
         for (count, descriptor) in chain.enumerate() {
             if count >= MAX_SEGMENTS {
@@ -104,7 +101,7 @@ impl Chain {
         Ok(())
     }
 
-    /// Index of the first descriptor, which names the request in the used ring.
+    /// Index of the first descriptor, which identifies the request in the used ring.
     pub fn head(&self) -> u16 {
         self.head
     }
@@ -119,13 +116,13 @@ impl Chain {
         self.writable
     }
 
-    /// At the first byte for the device to read. `mem` is the memory the chain was collected from.
+    /// A reader at the first byte for the device to read. `mem` must be the memory that the chain was collected from.
     pub fn reader<'a>(&'a self, mem: &'a GuestMemoryMmap<()>) -> ChainReader<'a> {
         let segments = self.segments.get(..self.split).unwrap_or_default();
         ChainReader(Cursor { mem, segments, offset: 0, remaining: self.readable })
     }
 
-    /// At the first byte for the device to write. `mem` is the memory the chain was collected from.
+    /// A writer at the first byte for the device to write. `mem` must be the memory that the chain was collected from.
     pub fn writer<'a>(&'a self, mem: &'a GuestMemoryMmap<()>) -> ChainWriter<'a> {
         let segments = self.segments.get(self.split..).unwrap_or_default();
         ChainWriter { cursor: Cursor { mem, segments, offset: 0, remaining: self.writable }, written: 0 }
@@ -134,18 +131,18 @@ impl Chain {
 
 /// A position in a list of segments.
 #[derive(Clone, Debug)]
-pub(super) struct Cursor<'a> {
-    pub(super) mem: &'a GuestMemoryMmap<()>,
-    /// What is left; the first is used up to `offset`.
+struct Cursor<'a> {
+    mem: &'a GuestMemoryMmap<()>,
+    /// Segments that are left; the first is used up to `offset`.
     segments: &'a [Segment],
     offset: u32,
-    /// May be less than the segments hold.
+    /// Bytes that are left; the segments may hold more.
     remaining: u32,
 }
 
 impl<'a> Cursor<'a> {
-    /// Contiguous guest addresses from here, at most `limit` bytes in sum.
-    pub(super) fn pieces(&self, limit: u32) -> impl Iterator<Item = (GuestAddress, u32)> + use<'a> {
+    /// Contiguous ranges of guest addresses from here on, at most `limit` bytes in total.
+    fn ranges(&self, limit: u32) -> impl Iterator<Item = (GuestAddress, u32)> + use<'a> {
         let mut offset = self.offset;
         let mut left = limit.min(self.remaining);
         self.segments.iter().map_while(move |segment| {
@@ -157,7 +154,7 @@ impl<'a> Cursor<'a> {
         })
     }
 
-    /// `count` is at most `remaining`.
+    /// Moves by `count` bytes, which is at most `remaining`.
     fn advance(&mut self, count: u32) {
         self.remaining -= count;
         let mut count = count;
@@ -173,12 +170,12 @@ impl<'a> Cursor<'a> {
         }
     }
 
-    /// Length of an access of `len` bytes, or `Short`.
+    /// `len` as the length of an access, or `Short`.
     fn check(&self, len: usize) -> Result<u32, ChainError> {
         u32::try_from(len).ok().filter(|len| *len <= self.remaining).ok_or(ChainError::Short)
     }
 
-    /// As [`Cursor::advance`], for a count that the kernel reported: it moved no more than was asked for.
+    /// Does [`Cursor::advance`] by a count that a system call returned, which is at most the length that was asked for.
     fn advance_by_io(&mut self, count: usize) {
         let count = u32::try_from(count).unwrap_or(u32::MAX).min(self.remaining);
         self.advance(count);
@@ -191,22 +188,19 @@ impl<'a> Cursor<'a> {
 
 /// Reads a request's buffers in order.
 #[derive(Clone, Debug)]
-pub struct ChainReader<'a>(pub(super) Cursor<'a>);
+pub struct ChainReader<'a>(Cursor<'a>);
 
 impl<'a> ChainReader<'a> {
-    /// Bytes left.
+    /// Number of bytes left.
     pub fn remaining(&self) -> u32 {
         self.0.remaining
     }
 
-    /// Fills `data`.
-    ///
-    /// # Errors
-    /// `Short`, with nothing read.
+    /// Fills `data`, or fails with `Short` and reads nothing.
     pub fn read_exact(&mut self, data: &mut [u8]) -> Result<(), ChainError> {
         let len = self.0.check(data.len())?;
         let mut rest = data;
-        for (addr, count) in self.0.pieces(len) {
+        for (addr, count) in self.0.ranges(len) {
             let (here, after) = rest.split_at_mut(count as usize);
             self.0.mem.read_slice(here, addr).map_err(|_| ChainError::OutOfMemory(addr.raw_value()))?;
             rest = after;
@@ -215,52 +209,47 @@ impl<'a> ChainReader<'a> {
         Ok(())
     }
 
-    /// A plain value, as it lies in memory (little-endian in virtio).
-    ///
-    /// # Errors
-    /// `Short`, with nothing read.
+    /// Reads a plain value as it lies in memory (little-endian in virtio), or fails with `Short` and reads nothing.
     pub fn read_obj<T: ByteValued + Default>(&mut self) -> Result<T, ChainError> {
         let mut value = T::default();
         self.read_exact(value.as_mut_slice())?;
         Ok(value)
     }
 
-    /// Moves past `count` bytes.
-    ///
-    /// # Errors
-    /// `Short`, without a move.
+    /// Moves past `count` bytes, or fails with `Short` and does not move.
     pub fn skip(&mut self, count: u32) -> Result<(), ChainError> {
         self.0.check(count as usize)?;
         self.0.advance(count);
         Ok(())
     }
 
-    /// A reader of the next `limit` bytes, or of what is left; this one does not move.
+    /// A reader of the next `limit` bytes, or of all if fewer are left. This reader does not move.
     #[must_use]
     pub fn limited(&self, limit: u32) -> Self {
         Self(self.0.take(limit))
     }
 
-    /// `writev` of up to `limit` bytes, straight out of guest memory; moves by what was written, which is returned.
-    ///
-    /// # Errors
-    /// The system call's, `WouldBlock` among them.
+    /// Adds the bytes that are left to `vectors`; this reader does not move.
+    pub fn push_to(&self, vectors: &mut WriteVectors<'a>) {
+        vectors.push_ranges(self.0.mem, self.0.ranges(u32::MAX));
+    }
+
+    /// Does one `writev` of up to `limit` bytes from guest memory to `fd`. Moves by the number of bytes written and
+    /// returns it.
     pub fn write_to(&mut self, fd: impl AsFd, limit: u32) -> io::Result<usize> {
         let mut vectors = WriteVectors::new();
-        vectors.push_chain(&self.limited(limit));
+        self.limited(limit).push_to(&mut vectors);
         let count = vectors.writev(fd)?;
         self.0.advance_by_io(count);
         Ok(count)
     }
 
-    /// `pwritev` of all that is left at `offset` of a file; moves as far as it came.
-    ///
-    /// # Errors
-    /// The system call's, or `WriteZero` if the file takes no more.
+    /// Writes all bytes that are left at `offset` of a file with `pwritev`. After an error this reader has moved by the
+    /// bytes written. `WriteZero`: the file takes no more.
     pub fn write_all_at(&mut self, file: impl AsFd, mut offset: u64) -> io::Result<()> {
         while self.remaining() > 0 {
             let mut vectors = WriteVectors::new();
-            vectors.push_chain(self);
+            self.push_to(&mut vectors);
             match vectors.pwritev(&file, offset) {
                 Ok(0) => return Err(io::ErrorKind::WriteZero.into()),
                 Ok(count) => {
@@ -287,29 +276,26 @@ impl io::Read for ChainReader<'_> {
 /// Fills a request's buffers in order.
 #[derive(Clone, Debug)]
 pub struct ChainWriter<'a> {
-    pub(super) cursor: Cursor<'a>,
+    cursor: Cursor<'a>,
     written: u32,
 }
 
 impl<'a> ChainWriter<'a> {
-    /// Bytes left.
+    /// Number of bytes left.
     pub fn remaining(&self) -> u32 {
         self.cursor.remaining
     }
 
-    /// Bytes passed since the chain's first writable one: the length for the used ring.
+    /// Number of bytes before this position in the chain's writable buffers: the length for the used ring.
     pub fn written(&self) -> u32 {
         self.written
     }
 
-    /// Writes all of `data`.
-    ///
-    /// # Errors
-    /// `Short`, with nothing written.
+    /// Writes all of `data`, or fails with `Short` and writes nothing.
     pub fn write_all(&mut self, data: &[u8]) -> Result<(), ChainError> {
         let len = self.cursor.check(data.len())?;
         let mut rest = data;
-        for (addr, count) in self.cursor.pieces(len) {
+        for (addr, count) in self.cursor.ranges(len) {
             let (here, after) = rest.split_at(count as usize);
             self.cursor.mem.write_slice(here, addr).map_err(|_| ChainError::OutOfMemory(addr.raw_value()))?;
             rest = after;
@@ -318,51 +304,46 @@ impl<'a> ChainWriter<'a> {
         Ok(())
     }
 
-    /// A plain value, as it lies in memory (little-endian in virtio).
-    ///
-    /// # Errors
-    /// `Short`, with nothing written.
+    /// Writes a plain value as it lies in memory (little-endian in virtio), or fails with `Short` and writes nothing.
     pub fn write_obj<T: ByteValued>(&mut self, value: T) -> Result<(), ChainError> {
         self.write_all(value.as_slice())
     }
 
-    /// Moves past `count` bytes; they count as written.
-    ///
-    /// # Errors
-    /// `Short`, without a move.
+    /// Moves past `count` bytes, which count as written, or fails with `Short` and does not move.
     pub fn skip(&mut self, count: u32) -> Result<(), ChainError> {
         self.cursor.check(count as usize)?;
         self.move_on(count);
         Ok(())
     }
 
-    /// A writer of the next `limit` bytes, or of what is left, with the same count of bytes passed; this one does not
-    /// move.
+    /// A writer of the next `limit` bytes, or of all if fewer are left, with the same [`Self::written`]. This writer
+    /// does not move.
     #[must_use]
     pub fn limited(&self, limit: u32) -> Self {
         Self { cursor: self.cursor.take(limit), written: self.written }
     }
 
-    /// `readv` of up to `limit` bytes, straight into guest memory; moves by what was read, which is returned.
-    ///
-    /// # Errors
-    /// The system call's, `WouldBlock` among them.
+    /// Adds the bytes that are left to `vectors`; this writer does not move.
+    pub fn push_to(&self, vectors: &mut ReadVectors<'a>) {
+        vectors.push_ranges(self.cursor.mem, self.cursor.ranges(u32::MAX));
+    }
+
+    /// Does one `readv` of up to `limit` bytes from `fd` into guest memory. Moves by the number of bytes read and
+    /// returns it.
     pub fn read_from(&mut self, fd: impl AsFd, limit: u32) -> io::Result<usize> {
         let mut vectors = ReadVectors::new();
-        vectors.push_chain(&self.limited(limit));
+        self.limited(limit).push_to(&mut vectors);
         let count = vectors.readv(fd)?;
         self.move_on_by_io(count);
         Ok(count)
     }
 
-    /// `preadv` from `offset` of a file until all that is left is full; moves as far as it came.
-    ///
-    /// # Errors
-    /// The system call's, or `UnexpectedEof`.
+    /// Fills all bytes that are left from `offset` of a file with `preadv`. After an error this writer has moved by the
+    /// bytes read. `UnexpectedEof`: the file ends before.
     pub fn fill_from_at(&mut self, file: impl AsFd, mut offset: u64) -> io::Result<()> {
         while self.remaining() > 0 {
             let mut vectors = ReadVectors::new();
-            vectors.push_chain(self);
+            self.push_to(&mut vectors);
             match vectors.preadv(&file, offset) {
                 Ok(0) => return Err(io::ErrorKind::UnexpectedEof.into()),
                 Ok(count) => {

@@ -141,7 +141,7 @@ fn bad_indirect_tables_are_refused() {
 
 #[test]
 fn a_chain_of_more_than_4_gib_is_refused() {
-    // Each table entry names the same megabytes; together they are more than a length can hold.
+    // All entries of the table name the same megabytes. Their sum does not fit into a length.
     let ram = TestRam::new();
     let mut queue = queue(&ram);
     let buffers: Vec<u8> = (0..1000u16)
@@ -237,13 +237,13 @@ fn host_and_guest_buffers_go_into_one_system_call() {
 
     let mut out = WriteVectors::new();
     out.push_slice(b"head-");
-    out.push_chain(&chain.reader(&mem));
+    chain.reader(&mem).push_to(&mut out);
     assert_eq!(out.writev(&near).unwrap(), 9);
 
     let (mut before, mut after) = ([0; 3], [0; 10]);
     let mut vectors = ReadVectors::new();
     vectors.push_slice(&mut before);
-    vectors.push_chain(&chain.writer(&mem));
+    chain.writer(&mem).push_to(&mut vectors);
     vectors.push_slice(&mut after);
     assert_eq!(vectors.readv(&far).unwrap(), 9);
     assert_eq!((&before, request.response(&ram).as_slice(), &after[..2]), (b"hea", b"d-bo".as_slice(), &b"dy"[..]));
@@ -258,15 +258,15 @@ mod random {
         let hole = TestRam::HOLE.raw_value();
         let addr = prop_oneof![0..0x1000u64, hole - 64..hole + 64, any::<u64>()];
         let len = prop_oneof![0..100u32, (0..20u32).prop_map(|entries| entries * 16), any::<u32>()];
-        // Mostly sound flags: chains that end at once teach nothing.
+        // Mostly valid flags: chains that end at once test nothing.
         let flags = prop_oneof![3 => 0..4u16, 1 => 0..8u16, 1 => any::<u16>()];
         (addr, len, flags, 0..10u16).prop_map(|(addr, len, flags, next)| Descriptor { addr, len, flags, next })
     }
 
     proptest! {
-        /// Whatever lies in the table, and in an indirect one at address 0, a chain is refused or is wholly in memory.
+        /// For any table, and any indirect table at address 0, a chain is refused or lies wholly in guest memory.
         #[test]
-        fn chains_are_refused_or_sound(
+        fn chains_are_refused_or_valid(
             table in prop::collection::vec(descriptor(), 8),
             indirect in prop::collection::vec(any::<u8>(), 320),
             head in 0..10u16,

@@ -1,4 +1,4 @@
-//! What a virtio device is to the transport and the VMM.
+//! The interface between a virtio device, its transport and the VMM.
 //!
 //! ```text
 //!            activate(Activation)                 deactivate()
@@ -9,26 +9,19 @@
 //! ```
 
 use std::io;
-use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::Arc;
 
 use virtio_bindings::bindings::virtio_ring::{VIRTIO_RING_F_EVENT_IDX, VIRTIO_RING_F_INDIRECT_DESC};
 
+use super::interrupt::DeviceInterrupt;
 use super::queue::DeviceQueue;
-use crate::irq::Interrupt;
-use crate::{warn_limited, GuestRam};
+use crate::GuestRam;
 
-/// ISR bit: a queue has used buffers (VIRTIO 1.2, 4.2.2).
-pub const ISR_QUEUE: u32 = 1;
-/// ISR bit: the configuration changed, which includes DEVICE_NEEDS_RESET.
-pub const ISR_CONFIG: u32 = 2;
-
-/// Features of the rings themselves, which every device here can offer: indirect descriptors and event indices
-/// (VIRTIO 1.2, 2.7.5.3 and 2.7.10). [`DeviceQueue`] handles both.
+/// Features of the rings, which every device here can offer because [`DeviceQueue`] implements them: indirect
+/// descriptors and event indices (VIRTIO 1.2, 2.7.5.3 and 2.7.10).
 pub const RING_FEATURES: u64 = 1 << VIRTIO_RING_F_INDIRECT_DESC | 1 << VIRTIO_RING_F_EVENT_IDX;
 
-/// Fills `data` from `config` at `offset`; bytes past its end are 0. What most devices do in
-/// [`VirtioDevice::read_config`].
+/// Fills `data` from `config` at `offset`; bytes past its end are 0. For [`VirtioDevice::read_config`].
 pub fn config_bytes(config: &[u8], offset: u64, data: &mut [u8]) {
     let rest = usize::try_from(offset).ok().and_then(|offset| config.get(offset..)).unwrap_or_default();
     data.fill(0);
@@ -37,142 +30,76 @@ pub fn config_bytes(config: &[u8], offset: u64, data: &mut [u8]) {
     }
 }
 
-/// Everything a device gets when the driver is ready.
+/// The resources that a device gets when its driver is ready.
 pub struct Activation {
     /// Guest memory.
     pub mem: GuestRam,
-    /// As many as `queue_max_sizes` had entries; `None` for one the driver did not enable.
+    /// One entry per entry of `queue_max_sizes`: `None` if the driver did not enable the queue.
     pub queues: Vec<Option<DeviceQueue>>,
-    /// The device's way to the guest.
+    /// The device's interrupt.
     pub interrupt: Arc<DeviceInterrupt>,
-    /// Features that both sides agreed on.
+    /// The negotiated features.
     pub features: u64,
 }
 
-/// Why a device could not start. The transport answers the guest with DEVICE_NEEDS_RESET.
+/// A device that could not start. The transport sets DEVICE_NEEDS_RESET.
 #[derive(Debug, thiserror::Error)]
 pub enum ActivateError {
-    /// The driver left a queue out that the device cannot do without.
+    /// The driver did not enable a queue that the device needs.
     #[error("the guest driver did not enable queue {0}")]
     MissingQueue(usize),
-    /// The host could not give what the device needs.
+    /// An operation on the host failed.
     #[error("{what}: {source}")]
     Host {
-        /// What was attempted.
+        /// The operation, such as "starting the device's thread".
         what: &'static str,
-        /// The cause.
+        /// The error of the operation.
         source: io::Error,
     },
 }
 
 /// A device behind a virtio transport.
 ///
-/// The transport calls from a vCPU thread with the device locked, so every method returns soon: work happens in the
-/// device's own workers, which own the queues between `activate` and `deactivate`.
+/// The transport calls from a vCPU thread and locks the device, so every method must return soon. The device's own
+/// workers do the work; they own the queues between `activate` and `deactivate`.
 pub trait VirtioDevice: Send {
     /// Device id (VIRTIO 1.2, section 5).
     fn device_type(&self) -> u32;
 
-    /// Name for logs and threads, such as `blk0`.
+    /// Name in logs and of threads, such as `blk0`.
     fn name(&self) -> &str;
 
-    /// One entry per queue: the largest size the device takes, a power of two.
+    /// One entry per queue: the largest size that the device accepts, a power of two.
     fn queue_max_sizes(&self) -> &[u16];
 
-    /// Features the device offers. The transport adds `VIRTIO_F_VERSION_1` and clears what the driver does not know.
+    /// Features that the device offers. The transport adds `VIRTIO_F_VERSION_1`.
     fn features(&self) -> u64;
 
-    /// Whether the device can work with this choice among the features it offers: some need others. The transport
-    /// leaves FEATURES_OK clear if not (VIRTIO 1.2, 2.2.2).
+    /// Whether the device can work with these of its features: some need others. If not, the transport leaves
+    /// FEATURES_OK clear (VIRTIO 1.2, 2.2.2).
     fn accepts_features(&self, _features: u64) -> bool {
         true
     }
 
-    /// Fills `data` from configuration space at `offset`; bytes past its end are 0. Any offset and length may come.
+    /// Fills `data` from configuration space at `offset`; bytes past its end are 0. The guest may choose any offset and
+    /// length.
     fn read_config(&self, offset: u64, data: &mut [u8]);
 
-    /// The driver writes configuration space. Most devices have nothing writable.
+    /// Serves a write to configuration space. Most devices have no writable fields.
     fn write_config(&mut self, _offset: u64, _data: &[u8]) {}
 
-    /// The driver set DRIVER_OK. Takes the queues.
-    ///
-    /// # Errors
-    /// See [`ActivateError`]; the device is then inactive and the queues are gone.
+    /// Takes the queues and starts to work: the driver set DRIVER_OK. After an error the device is inactive and the
+    /// queues are dropped.
     fn activate(&mut self, activation: Activation) -> Result<(), ActivateError>;
 
-    /// Ends all work on the queues: after it returns, nothing touches guest memory or the interrupt. Requests in
-    /// flight are finished or dropped, in bounded time. A no-op on an inactive device. `activate` may come again.
+    /// Ends all work on the queues. After it returns, nothing touches guest memory or the interrupt. Requests in flight
+    /// are finished or dropped in bounded time. Does nothing on an inactive device. `activate` may be called again.
     fn deactivate(&mut self);
 
-    /// Holds all work until `resume`; as `deactivate`, nothing touches guest memory after it returns, but queues and
-    /// connections stay. Called by the VMM after the vCPUs have stopped.
+    /// Stops all work until `resume`. After it returns, nothing touches guest memory, but unlike `deactivate` the
+    /// device keeps its queues and connections. The VMM calls it after the vCPUs have stopped.
     fn pause(&mut self) {}
 
-    /// Goes on after `pause`, looking at every queue once since notifications may have been missed.
+    /// Continues after `pause`. Checks every queue once, because notifications may have been missed.
     fn resume(&mut self) {}
-}
-
-/// A device's interrupt: status bits that the guest reads and clears, and the line.
-pub struct DeviceInterrupt {
-    isr: AtomicU32,
-    needs_reset: AtomicU32,
-    generation: AtomicU32,
-    line: Box<dyn Interrupt>,
-}
-
-impl DeviceInterrupt {
-    /// Over the given line.
-    pub fn new(line: Box<dyn Interrupt>) -> Self {
-        Self { isr: AtomicU32::new(0), needs_reset: AtomicU32::new(0), generation: AtomicU32::new(0), line }
-    }
-
-    /// Used buffers are there.
-    pub fn signal_queue(&self) {
-        self.signal(ISR_QUEUE);
-    }
-
-    /// Configuration space changed.
-    pub fn signal_config(&self) {
-        self.generation.fetch_add(1, Ordering::SeqCst);
-        self.signal(ISR_CONFIG);
-    }
-
-    /// Changes of configuration space so far, modulo 2^32 (VIRTIO 1.2, 2.5.1).
-    pub fn generation(&self) -> u32 {
-        self.generation.load(Ordering::SeqCst)
-    }
-
-    /// The driver broke the protocol: the device stops and the driver is told to reset it (VIRTIO 1.2, 2.1.2).
-    pub fn need_reset(&self) {
-        self.needs_reset.store(1, Ordering::SeqCst);
-        self.signal(ISR_CONFIG);
-    }
-
-    /// Whether [`Self::need_reset`] was called since the last [`Self::clear`].
-    pub fn needs_reset(&self) -> bool {
-        self.needs_reset.load(Ordering::SeqCst) != 0
-    }
-
-    /// Status bits for the guest to read.
-    pub fn status(&self) -> u32 {
-        self.isr.load(Ordering::SeqCst)
-    }
-
-    /// The guest acknowledged `bits`.
-    pub fn acknowledge(&self, bits: u32) {
-        self.isr.fetch_and(!bits, Ordering::SeqCst);
-    }
-
-    /// Back to the state of a new device, but for the generation, which only moves on.
-    pub fn clear(&self) {
-        self.isr.store(0, Ordering::SeqCst);
-        self.needs_reset.store(0, Ordering::SeqCst);
-    }
-
-    fn signal(&self, bits: u32) {
-        self.isr.fetch_or(bits, Ordering::SeqCst);
-        if let Err(error) = self.line.trigger() {
-            warn_limited!("interrupt line of a device failed: {error}");
-        }
-    }
 }

@@ -4,6 +4,7 @@ pub mod block;
 pub mod chain;
 pub mod device;
 pub mod fs;
+pub mod interrupt;
 pub mod mem;
 pub mod mmio;
 pub mod net;
@@ -14,5 +15,6 @@ pub mod vectors;
 pub mod vsock;
 
 pub use chain::{Chain, ChainError, ChainReader, ChainWriter};
-pub use device::{ActivateError, Activation, DeviceInterrupt, VirtioDevice};
+pub use device::{ActivateError, Activation, VirtioDevice};
+pub use interrupt::DeviceInterrupt;
 pub use queue::{DeviceQueue, QueueError};

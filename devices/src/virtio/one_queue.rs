@@ -1,6 +1,7 @@
-//! Devices with one queue of requests, done one after the other on a thread of their own: entropy, disk, memory.
+//! Devices with one queue, whose requests are served one after the other on a thread of the device: entropy, disk,
+//! memory.
 //!
-//! A [`Service`] is what sets such a device apart from others; [`OneQueue`] makes a virtio device of it.
+//! A [`Service`] is the part that differs between such devices; [`OneQueue`] makes a virtio device of it.
 
 use std::io;
 use std::sync::Arc;
@@ -15,14 +16,14 @@ use crate::GuestRam;
 
 const NOTIFY: u64 = 0;
 
-/// What a device with one queue is, and what it does with a request.
+/// The identity of a device with one queue, and its handler of requests.
 pub trait Service: Send + Sync + 'static {
     /// Device id (VIRTIO 1.2, section 5).
     const DEVICE_TYPE: u32;
-    /// The largest size of the queue, a power of two.
+    /// Largest size of the queue, a power of two.
     const QUEUE_SIZE: u16;
 
-    /// Features the device offers.
+    /// Features that the device offers.
     fn features(&self) -> u64 {
         RING_FEATURES
     }
@@ -32,25 +33,25 @@ pub trait Service: Send + Sync + 'static {
         []
     }
 
-    /// A driver comes, and this is the way to it; `None` when it has gone. Most devices speak to their driver only by
-    /// doing its requests.
+    /// Gives the service the interrupt of a new driver, or `None` when the driver has gone. Only a service that changes
+    /// its configuration space needs it.
     fn connect(&self, _interrupt: Option<Arc<DeviceInterrupt>>) {}
 
-    /// Does one request, on the device's thread. Returns the number of bytes written from the start of its writable
+    /// Serves one request on the device's thread. Returns the number of bytes written from the start of its writable
     /// buffers.
     ///
     /// # Errors
     /// The request breaks the protocol: the device stops until the driver resets it.
-    fn serve(&self, session: &Session, chain: &Chain) -> Result<u32, ChainError>;
+    fn serve(&self, session: &DriverSession, chain: &Chain) -> Result<u32, ChainError>;
 }
 
-/// What requests are done with while there is a driver.
-pub struct Session {
-    /// The device's name, for logs.
+/// The context of requests from activation to deactivation.
+pub struct DriverSession {
+    /// The device's name in logs.
     pub name: String,
     /// Guest memory.
     pub mem: GuestRam,
-    /// Features that both sides agreed on.
+    /// The negotiated features.
     pub features: u64,
 }
 
@@ -62,7 +63,7 @@ pub struct OneQueue<S> {
 }
 
 impl<S: Service> OneQueue<S> {
-    /// `name` is for logs and the thread.
+    /// A device called `name` in logs, as is its thread.
     pub(super) fn of(name: impl Into<String>, service: Arc<S>) -> Self {
         Self { name: name.into(), service, worker: WorkerSlot::new() }
     }
@@ -92,8 +93,8 @@ impl<S: Service> VirtioDevice for OneQueue<S> {
     fn activate(&mut self, activation: Activation) -> Result<(), ActivateError> {
         let Activation { mem, queues, interrupt, features } = activation;
         let queue = queues.into_iter().flatten().next().ok_or(ActivateError::MissingQueue(0))?;
-        let session = Session { name: self.name.clone(), mem, features };
-        // Before the thread runs: what the service tells the driver from now on is not lost.
+        let session = DriverSession { name: self.name.clone(), mem, features };
+        // Before the thread runs, so that no interrupt of the service is lost.
         self.service.connect(Some(interrupt.clone()));
         let worker = ServiceWorker { service: self.service.clone(), session, queue, interrupt };
         self.worker.start(&self.name, worker).map_err(|source| {
@@ -116,10 +117,10 @@ impl<S: Service> VirtioDevice for OneQueue<S> {
     }
 }
 
-/// The inside of an active device.
+/// The worker of an active device.
 struct ServiceWorker<S> {
     service: Arc<S>,
-    session: Session,
+    session: DriverSession,
     queue: DeviceQueue,
     interrupt: Arc<DeviceInterrupt>,
 }

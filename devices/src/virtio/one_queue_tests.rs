@@ -3,7 +3,7 @@ use std::sync::Mutex;
 use super::*;
 use crate::testing::{Buffer, Driver};
 
-/// Tells the driver what its session is. Has no answer for a request of one byte.
+/// Answers with the features of the session. Panics at a request of one byte.
 #[derive(Default)]
 struct Probe {
     connected: Mutex<Vec<bool>>,
@@ -17,7 +17,7 @@ impl Service for Probe {
         self.connected.lock().unwrap().push(interrupt.is_some());
     }
 
-    fn serve(&self, session: &Session, chain: &Chain) -> Result<u32, ChainError> {
+    fn serve(&self, session: &DriverSession, chain: &Chain) -> Result<u32, ChainError> {
         assert_ne!(chain.writable_len(), 1, "on purpose, for a test");
         assert_eq!(session.name, "probe");
         let mut writer = chain.writer(&session.mem);
@@ -32,7 +32,7 @@ fn started() -> (Driver, Arc<Probe>) {
 }
 
 #[test]
-fn requests_are_served_with_what_was_agreed_on() {
+fn requests_are_served_with_the_negotiated_features() {
     let (mut driver, _) = started();
     let (used, bytes) = driver.queue().transact(&[Buffer::Writable(8)]);
     assert_eq!((used.len, driver.queue().size()), (8, 8));

@@ -1,7 +1,7 @@
-//! A queue in the hands of its device: requests come out, completions go in, and the driver is interrupted only when
-//! it wants to be (VIRTIO 1.2, 2.7).
+//! The device's side of a queue: it takes requests, gives completions back, and interrupts the driver only when the
+//! driver wants that (VIRTIO 1.2, 2.7).
 //!
-//! Used by device workers, each queue by one thread.
+//! Device workers use this, each queue on one thread.
 
 use std::num::Wrapping;
 use std::sync::atomic::{fence, Ordering};
@@ -13,13 +13,13 @@ use vm_memory::{Address, Bytes, GuestAddress, GuestMemoryMmap};
 use vmm_sys_util::eventfd::EventFd;
 
 use super::chain::{Chain, ChainError};
-use super::device::DeviceInterrupt;
+use super::interrupt::DeviceInterrupt;
 use crate::warn_limited;
 use crate::worker::Next;
 
-/// Requests that are served before a worker looks at its other sources.
+/// Requests that a worker serves before it checks its other sources.
 pub const BATCH: u32 = 64;
-/// Longest time that a completion waits for others before the driver is told, if it is still in work that follows.
+/// Longest time that a completion waits for others before the driver is interrupted, while more requests are served.
 const SIGNAL_INTERVAL: Duration = Duration::from_micros(200);
 
 /// Bytes before the entries of either ring: flags and idx.
@@ -29,23 +29,23 @@ const AVAIL_ENTRY: u64 = 2;
 /// Bytes of an entry in the used ring.
 const USED_ENTRY: u64 = 8;
 
-/// The driver broke the protocol of the rings: the device asks for a reset and leaves the queue alone.
+/// The driver broke the protocol of the rings. The device asks for a reset and does not touch the queue any more.
 #[derive(Debug, thiserror::Error)]
 pub enum QueueError {
-    /// The rings themselves.
+    /// The rings are invalid.
     #[error("{operation}: {source}")]
     Ring {
-        /// What was attempted.
+        /// The part of the queue that was accessed, such as "used ring".
         operation: &'static str,
-        /// What is wrong.
+        /// The error of the access.
         source: virtio_queue::Error,
     },
-    /// A request's descriptors.
+    /// The descriptors of a request are invalid.
     #[error("request {head}: {source}")]
     Chain {
         /// The chain's first descriptor.
         head: u16,
-        /// What is wrong.
+        /// The error in the chain.
         source: ChainError,
     },
 }
@@ -60,48 +60,45 @@ impl QueueError {
     }
 }
 
-/// What a worker does when its driver has broken the protocol: says so, asks for a reset and retires.
+/// Stops a worker because its driver has broken the protocol: logs the error, asks for a reset and retires.
 pub fn retire(name: &str, interrupt: &DeviceInterrupt, error: &QueueError) -> Next {
     warn_limited!("{name}: the guest driver broke the protocol, the device stops until it is reset: {error}");
     interrupt.need_reset();
     Next::Retire
 }
 
-/// A queue in the hands of its device.
+/// The device's side of a queue.
 pub struct DeviceQueue {
-    /// Set up and checked by the transport; the driver has made it ready.
+    /// The queue, which the driver has made ready and the transport has checked.
     pub queue: Queue,
-    /// Readable when the driver has notified this queue (an ioeventfd in the product). Does not block.
+    /// Readable when the driver has notified this queue: an ioeventfd, non-blocking.
     pub notify: EventFd,
-    /// Index of the used ring when the driver was last given the chance of an interrupt.
+    /// Index of the used ring when the device last considered an interrupt.
     signalled: Wrapping<u16>,
 }
 
 impl DeviceQueue {
-    /// A queue that the driver has set up, and its notifications.
+    /// `queue` has been set up by the driver, whose notifications come through `notify`.
     pub fn new(queue: Queue, notify: EventFd) -> Self {
         let signalled = Wrapping(queue.next_used());
         Self { queue, notify, signalled }
     }
 
-    /// Takes the driver's notification, if there is one.
+    /// Takes the driver's notification if there is one.
     pub fn drain_notify(&self) {
-        // An empty counter is no error: a report of it may be stale.
+        // The counter may be empty: an event can be stale.
         drop(self.notify.read());
     }
 
     /// Makes `notify` readable, so that a worker that stopped after a full batch comes back.
     pub fn notify_self(&self) {
         if let Err(error) = self.notify.write(1) {
-            // Only a full counter refuses, and that is readable too.
+            // Only a full counter refuses a write, and a full counter is readable too.
             log::debug!("notification of a queue by its device: {error}");
         }
     }
 
-    /// The next request.
-    ///
-    /// # Errors
-    /// The driver broke the protocol; see [`QueueError`].
+    /// Takes the next request. An error means that the driver broke the protocol.
     pub fn pop(&mut self, mem: &GuestMemoryMmap<()>) -> Result<Option<Chain>, QueueError> {
         let next = self.queue.iter(mem).map_err(QueueError::ring("available ring"))?.next();
         let Some(chain) = next else { return Ok(None) };
@@ -109,7 +106,7 @@ impl DeviceQueue {
         Chain::collect(mem, chain).map(Some).map_err(|source| QueueError::Chain { head, source })
     }
 
-    /// Puts the request that `pop` returned last back at the head of the queue.
+    /// Puts the request that `pop` returned last back to the front of the queue.
     pub fn unpop(&mut self) {
         self.queue.go_to_previous_position();
     }
@@ -117,15 +114,12 @@ impl DeviceQueue {
     /// Gives a request back with the number of bytes written from the start of its writable buffers.
     ///
     /// # Errors
-    /// The head is none of the queue's, or the used ring is out of memory.
+    /// The queue has no descriptor `head`, or the used ring is outside guest memory.
     pub fn complete(&mut self, mem: &GuestMemoryMmap<()>, head: u16, written: u32) -> Result<(), QueueError> {
         self.complete_together(mem, &[(head, written)])
     }
 
-    /// Gives several requests back so that the driver sees all of them or none: buffers of one frame, say.
-    ///
-    /// # Errors
-    /// As for [`Self::complete`].
+    /// Gives several requests back at once: the driver sees all of them or none. For the buffers of one frame.
     pub fn complete_together(&mut self, mem: &GuestMemoryMmap<()>, done: &[(u16, u32)]) -> Result<(), QueueError> {
         const OPERATION: &str = "used ring";
         let size = self.queue.size();
@@ -150,10 +144,8 @@ impl DeviceQueue {
         Ok(())
     }
 
-    /// Interrupts the driver if something was completed since the last call and it wants to know (2.7.7, 2.7.10).
-    ///
-    /// # Errors
-    /// The rings are out of memory.
+    /// Interrupts the driver if requests were completed since the last call and the driver wants an interrupt for them
+    /// (2.7.7, 2.7.10).
     pub fn signal(&mut self, mem: &GuestMemoryMmap<()>, interrupt: &DeviceInterrupt) -> Result<(), QueueError> {
         if self.wants_signal(mem)? {
             interrupt.signal_queue();
@@ -168,7 +160,8 @@ impl DeviceQueue {
         if new == old {
             return Ok(false);
         }
-        // The index must be visible before the driver's wish is read: the driver does both the other way round.
+        // The index must be visible before the driver's suppression is read: the driver writes that first, then reads
+        // the index.
         fence(Ordering::SeqCst);
         let ring = self.queue.avail_ring();
         if !self.queue.event_idx_enabled() {
@@ -184,28 +177,23 @@ impl DeviceQueue {
         Ok(new - event - Wrapping(1) < new - old)
     }
 
-    /// Asks the driver not to notify while the worker is looking anyway.
-    ///
-    /// # Errors
-    /// The used ring is out of memory.
+    /// Asks the driver for no notifications, while the worker checks the queue anyway.
     pub fn disable_notifications(&mut self, mem: &GuestMemoryMmap<()>) -> Result<(), QueueError> {
         self.queue.disable_notification(mem).map_err(QueueError::ring("notification suppression"))
     }
 
-    /// Asks the driver to notify again. True if requests came meanwhile, which may not be notified: look again.
-    ///
-    /// # Errors
-    /// The rings are out of memory.
+    /// Asks the driver for notifications again. True if requests came in the meantime: they may stay without a
+    /// notification, so check the queue again.
     pub fn enable_notifications(&mut self, mem: &GuestMemoryMmap<()>) -> Result<bool, QueueError> {
         self.queue.enable_notification(mem).map_err(QueueError::ring("notification suppression"))
     }
 
-    /// Serves what is in the queue: calls `work` for each request, gives it back with the number of bytes that `work`
-    /// returns, and interrupts once for all of them, or now and then if they take long. After [`BATCH`] requests it
-    /// returns with `notify` readable, so that a worker comes back after it has seen to other things.
+    /// Serves the requests in the queue. Calls `work` for each, gives it back with the number of bytes that `work`
+    /// returns, and interrupts the driver once for all, or every 200 µs if they take long. After [`BATCH`] requests it
+    /// returns with `notify` readable, so that the worker comes back after it has checked its other sources.
     ///
     /// # Errors
-    /// The driver broke the protocol, or `work` says so.
+    /// The driver broke the protocol, or `work` returned an error.
     pub fn serve(
         &mut self,
         mem: &GuestMemoryMmap<()>,

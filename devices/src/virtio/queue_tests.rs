@@ -23,7 +23,7 @@ fn setup(features: u64) -> Setup {
 }
 
 impl Setup {
-    /// One request through the device; true if the driver was interrupted.
+    /// Passes one request through the device. True if the driver was interrupted.
     fn round(&mut self) -> bool {
         let before = self.line.count();
         self.driver.add(&[Buffer::Writable(1)]);
@@ -97,7 +97,7 @@ fn the_used_event_suppresses_interrupts_until_it_is_passed() {
     setup.driver.set_avail_flags(1);
     setup.driver.set_used_event(2);
     assert_eq!([(); 5].map(|()| setup.round()), [false, false, true, false, false]);
-    // A batch that goes over the event counts as much as one that ends there.
+    // A batch that passes the event index interrupts, like one that ends at it.
     setup.driver.set_used_event(6);
     for _ in 0..4 {
         setup.driver.add(&[Buffer::Writable(1)]);
@@ -109,7 +109,7 @@ fn the_used_event_suppresses_interrupts_until_it_is_passed() {
 }
 
 #[test]
-fn notifications_are_wanted_only_between_looks() {
+fn notifications_are_wanted_only_between_checks() {
     for features in [0, EVENT_IDX] {
         let mut setup = setup(features);
         assert!(!setup.device.enable_notifications(&setup.mem).unwrap());
@@ -119,7 +119,7 @@ fn notifications_are_wanted_only_between_looks() {
         assert!(setup.device.pop(&setup.mem).unwrap().is_some());
         setup.driver.add(&[Buffer::Writable(1)]);
         assert!(!setup.driver.kick_wanted());
-        assert!(setup.device.enable_notifications(&setup.mem).unwrap(), "a request came while nobody looked");
+        assert!(setup.device.enable_notifications(&setup.mem).unwrap(), "a request came between the checks");
     }
 }
 

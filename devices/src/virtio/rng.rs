@@ -4,35 +4,34 @@ use std::sync::Arc;
 
 use virtio_bindings::virtio_ids::VIRTIO_ID_RNG;
 
-use super::one_queue::{OneQueue, Service, Session};
+use super::one_queue::{DriverSession, OneQueue, Service};
 use super::{Chain, ChainError};
 
-/// Most bytes that one request gets, however long its buffers: bounds the time until the next look around.
+/// Most bytes that one request gets, even if its buffers are longer. Bounds the time that a request takes.
 pub const MAX_BYTES: u32 = 64 << 10;
 
-/// Bytes asked of the kernel at a time.
+/// Most bytes that one system call asks for.
 const CHUNK: usize = 4096;
 
 /// An entropy device.
 pub type Rng = OneQueue<Entropy>;
 
 impl Rng {
-    /// `name` is for logs and its thread.
+    /// A device called `name` in logs, as is its thread.
     pub fn new(name: impl Into<String>) -> Self {
         Self::of(name, Arc::new(Entropy))
     }
 }
 
-/// The host kernel's random bytes.
+/// The service behind [`Rng`]: the host kernel's random bytes.
 pub struct Entropy;
 
 impl Service for Entropy {
     const DEVICE_TYPE: u32 = VIRTIO_ID_RNG;
     const QUEUE_SIZE: u16 = 64;
 
-    /// Fills the request's buffers and returns how far.
-    fn serve(&self, session: &Session, chain: &Chain) -> Result<u32, ChainError> {
-        // 5.4.6.1: only writable buffers, and at least one byte goes in.
+    fn serve(&self, session: &DriverSession, chain: &Chain) -> Result<u32, ChainError> {
+        // 5.4.6.1: only writable buffers, and the device writes at least one byte.
         if chain.readable_len() > 0 {
             return Err(ChainError::Direction);
         }
@@ -45,7 +44,7 @@ impl Service for Entropy {
             let len = CHUNK.min(writer.remaining() as usize);
             let part = bytes.get_mut(..len).unwrap_or_default();
             if let Err(error) = getrandom::fill(part) {
-                // The kernel has no reason to refuse once it has booted. The driver gets what there is.
+                // A kernel that has booted does not refuse. The driver gets the bytes so far.
                 log::error!("{}: no random bytes from the host: {error}", session.name);
                 break;
             }

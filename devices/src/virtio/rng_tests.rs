@@ -91,7 +91,7 @@ fn a_pause_loses_nothing() {
     for _ in 0..20 {
         driver.transport.device_pause();
         driver.queue().add(&[Buffer::Writable(8)]);
-        // Not even notified: a resumed device looks by itself.
+        // Without a notification: a resumed device checks its queue.
         assert_eq!(driver.queue().used(), None);
         driver.transport.device_resume();
         assert_eq!(driver.queue().wait_used().len, 8);

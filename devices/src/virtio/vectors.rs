@@ -1,32 +1,40 @@
-//! Lists of buffers for one `readv` or `writev`: guest memory that a chain names, and host memory beside it.
+//! Lists of buffers for one `readv` or `writev`: guest memory of a descriptor chain, and host memory beside it.
 //!
-//! Used by device workers, mostly through [`super::ChainReader`] and [`super::ChainWriter`].
+//! Device workers use them, mostly through `ChainReader` and `ChainWriter`.
 
-// readv and writev on guest memory take raw pointers; all of that is in this file.
-#![allow(unsafe_code)]
+#![expect(unsafe_code, reason = "readv and writev on guest memory take raw pointers; all of that is in this file")]
 
 use std::io;
 use std::marker::PhantomData;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
 
 use smallvec::SmallVec;
-use vm_memory::GuestMemory;
+use vm_memory::{GuestAddress, GuestMemory, GuestMemoryMmap};
 
-use super::chain::{ChainReader, ChainWriter, Cursor, MAX_SEGMENTS};
+/// Buffers of one system call: as many as the kernel takes in one `readv` (`UIO_MAXIOV`). It is also the limit of
+/// descriptors in a chain; Linux drivers use far fewer.
+pub const MAX_SEGMENTS: usize = 1024;
 
 /// Guest and host buffers for one `readv`: the kernel writes into them.
 #[derive(Default)]
 pub struct ReadVectors<'a>(Vectors<'a>);
 
 impl<'a> ReadVectors<'a> {
-    /// None yet.
+    /// An empty list.
     pub fn new() -> Self {
         Self::default()
     }
 
-    /// Adds what is left of `writer`.
-    pub fn push_chain(&mut self, writer: &ChainWriter<'a>) {
-        self.0.push_cursor(&writer.cursor);
+    /// Adds ranges of `mem`.
+    ///
+    /// # Panics
+    /// If a range is outside `mem`: a mistake of the caller.
+    pub(super) fn push_ranges(
+        &mut self,
+        mem: &'a GuestMemoryMmap<()>,
+        ranges: impl Iterator<Item = (GuestAddress, u32)>,
+    ) {
+        self.0.push_ranges(mem, ranges);
     }
 
     /// Adds a host buffer.
@@ -34,28 +42,23 @@ impl<'a> ReadVectors<'a> {
         self.0.push(data.as_mut_ptr(), data.len());
     }
 
-    /// Bytes for the kernel to write at most. Less than was added when there were more than [`MAX_SEGMENTS`] pieces;
-    /// one piece of room is always left for a host buffer.
+    /// Number of bytes in the list. Fewer than were added if there were more than [`MAX_SEGMENTS`] buffers; the last
+    /// one is always left for a host buffer.
     pub fn capacity(&self) -> usize {
         self.0.bytes
     }
 
-    /// Reads once. Returns the number of bytes; 0 is the end of a stream.
-    ///
-    /// # Errors
-    /// The system call's, `WouldBlock` among them; an interrupted call is repeated.
+    /// Does one `readv`, which is repeated if a signal interrupts it. Returns the number of bytes; 0 is the end of a
+    /// stream.
     pub fn readv(&mut self, fd: impl AsFd) -> io::Result<usize> {
         self.0.call(fd.as_fd(), |fd, vectors, count| {
             // SAFETY: every vector points to writable bytes that are borrowed for 'a: a host slice borrowed mutably, or
-            // guest memory, which nobody but system calls and volatile accesses touch.
+            // guest memory, which is only accessed by system calls and volatile operations.
             unsafe { libc::readv(fd, vectors, count) }
         })
     }
 
-    /// As [`Self::readv`], from `offset` of a file.
-    ///
-    /// # Errors
-    /// The system call's; an interrupted call is repeated.
+    /// Does the same as [`Self::readv`], from `offset` of a file.
     pub fn preadv(&mut self, fd: impl AsFd, offset: u64) -> io::Result<usize> {
         let offset = file_offset(offset)?;
         self.0.call(fd.as_fd(), |fd, vectors, count| {
@@ -70,14 +73,21 @@ impl<'a> ReadVectors<'a> {
 pub struct WriteVectors<'a>(Vectors<'a>);
 
 impl<'a> WriteVectors<'a> {
-    /// None yet.
+    /// An empty list.
     pub fn new() -> Self {
         Self::default()
     }
 
-    /// Adds what is left of `reader`.
-    pub fn push_chain(&mut self, reader: &ChainReader<'a>) {
-        self.0.push_cursor(&reader.0);
+    /// Adds ranges of `mem`.
+    ///
+    /// # Panics
+    /// If a range is outside `mem`: a mistake of the caller.
+    pub(super) fn push_ranges(
+        &mut self,
+        mem: &'a GuestMemoryMmap<()>,
+        ranges: impl Iterator<Item = (GuestAddress, u32)>,
+    ) {
+        self.0.push_ranges(mem, ranges);
     }
 
     /// Adds a host buffer.
@@ -85,20 +95,17 @@ impl<'a> WriteVectors<'a> {
         self.0.push(data.as_ptr().cast_mut(), data.len());
     }
 
-    /// Bytes for the kernel to read. Less than was added when there were more than [`MAX_SEGMENTS`] pieces.
+    /// Number of bytes in the list. Fewer than were added if there were more than [`MAX_SEGMENTS`] buffers.
     pub fn len(&self) -> usize {
         self.0.bytes
     }
 
-    /// Nothing to write.
+    /// Whether the list holds no bytes.
     pub fn is_empty(&self) -> bool {
         self.0.bytes == 0
     }
 
-    /// Writes once. Returns the number of bytes.
-    ///
-    /// # Errors
-    /// The system call's, `WouldBlock` among them; an interrupted call is repeated.
+    /// Does one `writev`, which is repeated if a signal interrupts it. Returns the number of bytes.
     pub fn writev(&mut self, fd: impl AsFd) -> io::Result<usize> {
         self.0.call(fd.as_fd(), |fd, vectors, count| {
             // SAFETY: every vector points to readable bytes that are borrowed for 'a; the kernel only reads them.
@@ -106,10 +113,7 @@ impl<'a> WriteVectors<'a> {
         })
     }
 
-    /// As [`Self::writev`], at `offset` of a file.
-    ///
-    /// # Errors
-    /// The system call's; an interrupted call is repeated.
+    /// Does the same as [`Self::writev`], at `offset` of a file.
     pub fn pwritev(&mut self, fd: impl AsFd, offset: u64) -> io::Result<usize> {
         let offset = file_offset(offset)?;
         self.0.call(fd.as_fd(), |fd, vectors, count| {
@@ -119,7 +123,7 @@ impl<'a> WriteVectors<'a> {
     }
 }
 
-/// At most [`MAX_SEGMENTS`] vectors; more are left out, which shortens the system call and nothing else.
+/// At most [`MAX_SEGMENTS`] vectors. Further ones are left out, which only makes the system call shorter.
 #[derive(Default)]
 struct Vectors<'a> {
     list: SmallVec<[libc::iovec; 16]>,
@@ -128,7 +132,7 @@ struct Vectors<'a> {
 }
 
 impl<'a> Vectors<'a> {
-    /// Both buffers that are too many and those whose bytes cannot be counted are left out.
+    /// Adds a buffer. Leaves it out if the list is full or the sum of lengths overflows.
     fn push(&mut self, base: *mut u8, len: usize) {
         let Some(bytes) = self.bytes.checked_add(len) else { return };
         if len > 0 && self.list.len() < MAX_SEGMENTS {
@@ -137,10 +141,10 @@ impl<'a> Vectors<'a> {
         }
     }
 
-    fn push_cursor(&mut self, cursor: &Cursor<'a>) {
-        for (addr, len) in cursor.pieces(u32::MAX) {
-            // A buffer may lie in two regions. The range was checked when the chain was collected, from this memory.
-            for slice in cursor.mem.get_slices(addr, len as usize) {
+    fn push_ranges(&mut self, mem: &'a GuestMemoryMmap<()>, ranges: impl Iterator<Item = (GuestAddress, u32)>) {
+        for (addr, len) in ranges {
+            // A buffer may lie in two regions. The range was checked when its chain was collected from this memory.
+            for slice in mem.get_slices(addr, len as usize) {
                 if self.list.len() >= MAX_SEGMENTS - 1 {
                     return;
                 }
@@ -155,9 +159,10 @@ impl<'a> Vectors<'a> {
         fd: BorrowedFd<'_>,
         operation: impl Fn(libc::c_int, *const libc::iovec, libc::c_int) -> libc::ssize_t,
     ) -> io::Result<usize> {
+        #[expect(clippy::cast_possible_truncation, reason = "at most MAX_SEGMENTS")]
+        let count = self.list.len() as libc::c_int;
         loop {
-            // The cast cannot cut: there are at most MAX_SEGMENTS.
-            let result = operation(fd.as_raw_fd(), self.list.as_ptr(), self.list.len() as libc::c_int);
+            let result = operation(fd.as_raw_fd(), self.list.as_ptr(), count);
             match usize::try_from(result) {
                 Ok(count) => return Ok(count),
                 Err(_) => {

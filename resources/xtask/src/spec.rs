@@ -12,13 +12,12 @@ use crate::{build, Result};
 
 /// The contract, from the root of the repository. A requirement begins with its number: `**P-005 [H]** text`.
 const CONTRACT: &str = "resources/docs/reference/pod-contract.md";
-/// Its numbers alone, for a tree without the contract.
-const LIST: &str = "resources/docs/spec-pod-numbers.txt";
 
 /// Prints the numbers without a test; exit code 1 if there are any.
 pub(crate) fn main() -> Result<ExitCode> {
     let root = build::root();
-    let wanted = requirements(&root)?;
+    let contract = fs::read_to_string(root.join(CONTRACT)).map_err(|e| format!("{CONTRACT}: {e}"))?;
+    let wanted = parse_contract(&contract);
     let mut covered = BTreeSet::new();
     for path in rust_files(&root)? {
         covered.extend(cited_in_tests(&fs::read_to_string(&path)?));
@@ -34,14 +33,7 @@ pub(crate) fn main() -> Result<ExitCode> {
     Ok(if missing.is_empty() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 
-/// The numbers of all requirements with the beginning of their text.
-fn requirements(root: &Path) -> Result<BTreeMap<u32, String>> {
-    if let Ok(text) = fs::read_to_string(root.join(CONTRACT)) {
-        return Ok(parse_contract(&text));
-    }
-    parse_list(&fs::read_to_string(root.join(LIST)).map_err(|e| format!("{CONTRACT}, {LIST}: {e}"))?)
-}
-
+/// The numbers of the contract's requirements, each with its text.
 fn parse_contract(text: &str) -> BTreeMap<u32, String> {
     let mut requirements = BTreeMap::new();
     for line in text.lines() {
@@ -55,18 +47,6 @@ fn parse_contract(text: &str) -> BTreeMap<u32, String> {
         }
     }
     requirements
-}
-
-fn parse_list(text: &str) -> Result<BTreeMap<u32, String>> {
-    let mut list = BTreeMap::new();
-    for line in text.lines().filter(|line| !line.starts_with('#') && !line.is_empty()) {
-        let parsed = line.strip_prefix("P-").and_then(|rest| rest.split_once(' '));
-        let Some((number, about)) = parsed.and_then(|(n, about)| Some((n.parse().ok()?, about.to_owned()))) else {
-            return Err(format!("{LIST}: not understood: {line}").into());
-        };
-        list.insert(number, about);
-    }
-    Ok(list)
 }
 
 fn rust_files(root: &Path) -> Result<Vec<std::path::PathBuf>> {
@@ -137,9 +117,9 @@ mod tests {
     }
 
     #[test]
-    fn the_numbers_in_the_repository_are_well_formed() {
-        assert!(requirements(&build::root()).unwrap().len() > 100);
-        assert!(parse_list("P-1 ok\nnonsense").is_err());
+    fn the_contract_in_the_repository_has_numbers() {
+        let text = fs::read_to_string(build::root().join(CONTRACT)).unwrap();
+        assert!(parse_contract(&text).len() > 100);
     }
 
     #[test]

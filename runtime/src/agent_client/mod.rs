@@ -18,8 +18,8 @@
 mod calls;
 mod connector;
 mod error;
-#[cfg(any(test, feature = "testing"))]
-pub mod fake;
+#[cfg(test)]
+pub(crate) mod fake;
 mod session;
 #[cfg(test)]
 mod tests;

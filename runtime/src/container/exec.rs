@@ -46,7 +46,8 @@ impl Runtime {
     ///
     /// # Examples
     /// ```
-    /// # use hutch_runtime::{testing::World, spec::Command};
+    /// # use hutch_runtime_fakes::World;
+    /// # use hutch_runtime::spec::Command;
     /// # use std::time::Duration;
     /// # let world = World::new();
     /// # let runtime = world.runtime();

@@ -135,7 +135,8 @@ impl Runtime {
     ///
     /// # Examples
     /// ```
-    /// # use hutch_runtime::{testing::World, ListProcessesOptions};
+    /// # use hutch_runtime_fakes::World;
+    /// # use hutch_runtime::ListProcessesOptions;
     /// # let world = World::new();
     /// # let runtime = world.runtime();
     /// runtime.run_pod(world.pod("web", &["server"]))?;

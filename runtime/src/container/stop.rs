@@ -41,7 +41,8 @@ impl Runtime {
     ///
     /// # Examples
     /// ```
-    /// # use hutch_runtime::{testing::World, StopOptions};
+    /// # use hutch_runtime_fakes::World;
+    /// # use hutch_runtime::StopOptions;
     /// # let world = World::new();
     /// # let runtime = world.runtime();
     /// runtime.run_pod(world.pod("web", &["server"]))?;

@@ -22,7 +22,8 @@ impl Runtime {
     ///
     /// # Examples
     /// ```
-    /// # use hutch_runtime::{testing::World, Limits};
+    /// # use hutch_runtime_fakes::World;
+    /// # use hutch_runtime::Limits;
     /// # let world = World::new();
     /// # let runtime = world.runtime();
     /// runtime.run_pod(world.pod("web", &["server"]))?;

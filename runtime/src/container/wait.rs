@@ -19,7 +19,7 @@ impl Runtime {
     ///
     /// # Examples
     /// ```
-    /// # use hutch_runtime::testing::World;
+    /// # use hutch_runtime_fakes::World;
     /// # use std::time::Duration;
     /// # let world = World::new();
     /// # let runtime = world.runtime();

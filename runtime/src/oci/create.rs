@@ -36,7 +36,8 @@ impl Runtime {
     ///
     /// # Examples
     /// ```
-    /// # use hutch_runtime::{testing::World, workload::{Bundle, OciStatus}};
+    /// # use hutch_runtime_fakes::World;
+    /// # use hutch_runtime::oci::{Bundle, OciStatus};
     /// # let world = World::new();
     /// # let runtime = world.runtime();
     /// # let bundle = world.dir().join("bundle");

@@ -20,7 +20,8 @@ impl Runtime {
     ///
     /// # Examples
     /// ```
-    /// # use hutch_runtime::{testing::World, spec::Command};
+    /// # use hutch_runtime_fakes::World;
+    /// # use hutch_runtime::spec::Command;
     /// # let world = World::new();
     /// # let runtime = world.runtime();
     /// # runtime.run_pod(world.pod("web", &["web"]))?;

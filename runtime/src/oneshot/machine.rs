@@ -100,7 +100,7 @@ impl OneshotEnd {
 
     /// Leaves the machine to the end of the process, which is about to come and takes it away faster than dropping it.
     pub fn leave(self) {
-        self.0.machine.process_ends();
+        self.0.machine.defer_teardown();
         std::mem::forget(self);
     }
 }

@@ -22,7 +22,7 @@ impl Runtime {
     ///
     /// # Examples
     /// ```
-    /// # use hutch_runtime::testing::World;
+    /// # use hutch_runtime_fakes::World;
     /// # let world = World::new();
     /// # let runtime = world.runtime();
     /// let config = world.pod("web", &["server"]);

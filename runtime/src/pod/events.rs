@@ -56,7 +56,8 @@ impl Runtime {
     ///
     /// # Examples
     /// ```
-    /// # use hutch_runtime::{testing::World, PodEvent};
+    /// # use hutch_runtime_fakes::World;
+    /// # use hutch_runtime::PodEvent;
     /// # use std::time::Duration;
     /// # let world = World::new();
     /// # let runtime = world.runtime();

@@ -14,7 +14,7 @@ impl Runtime {
     ///
     /// # Examples
     /// ```
-    /// # use hutch_runtime::testing::World;
+    /// # use hutch_runtime_fakes::World;
     /// # let world = World::new();
     /// # let runtime = world.runtime();
     /// let pod = runtime.run_pod(world.pod("web", &["server"]))?;

@@ -28,7 +28,7 @@ impl Runtime {
     ///
     /// # Examples
     /// ```
-    /// # use hutch_runtime::testing::World;
+    /// # use hutch_runtime_fakes::World;
     /// # let world = World::new();
     /// # let runtime = world.runtime();
     /// runtime.run_pod(world.pod("web", &["server"]))?;

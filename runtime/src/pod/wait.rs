@@ -26,7 +26,8 @@ impl Runtime {
     ///
     /// # Examples
     /// ```
-    /// # use hutch_runtime::{testing::World, StopOptions};
+    /// # use hutch_runtime_fakes::World;
+    /// # use hutch_runtime::StopOptions;
     /// # use std::time::Duration;
     /// # let world = World::new();
     /// # let runtime = world.runtime();

@@ -187,7 +187,7 @@ impl Runtime {
     ///
     /// # Examples
     /// ```
-    /// # use hutch_runtime::testing::World;
+    /// # use hutch_runtime_fakes::World;
     /// # let world = World::new();
     /// # let runtime = world.runtime();
     /// let volume = runtime.create_volume("data")?;

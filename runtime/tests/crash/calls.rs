@@ -8,8 +8,8 @@ use std::time::{Duration, Instant};
 use hutch_runtime::spec::{
     self, ContainerConfig, HypervisorConfig, MountSpec, NetworkConfig, NetworkKind, PodConfig, Resources,
 };
-use hutch_runtime::testing::process::Stage;
 use hutch_runtime::{DeleteOptions, Limits, Options, Result, Runtime, State, StopOptions};
+use hutch_runtime_fakes::process::Stage;
 
 /// Name of the test that plays roles.
 pub const ROLE_TEST: &str = "role";

@@ -3,8 +3,8 @@
 use std::time::{Duration, Instant};
 
 use hutch_runtime::spec::Command;
-use hutch_runtime::testing::process::Stage;
 use hutch_runtime::{DeleteOptions, Error, ErrorKind, Runtime, State, StopOptions};
+use hutch_runtime_fakes::process::Stage;
 
 use crate::calls::{assert_no_leaks, container, pod, ROLE_TEST};
 

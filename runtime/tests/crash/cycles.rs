@@ -1,7 +1,7 @@
 //! A thousand lives of a pod leave nothing: no descriptors, no memory to speak of, no files.
 
-use hutch_runtime::testing::World;
 use hutch_runtime::{Runtime, StopOptions};
+use hutch_runtime_fakes::World;
 
 use crate::calls::{assert_no_leaks, pod, ROLE_TEST};
 
@@ -72,7 +72,7 @@ fn inside_a_process_of_its_own() {
 
 #[test]
 fn cycles_with_processes_leave_no_process() {
-    let stage = hutch_runtime::testing::process::Stage::new(ROLE_TEST);
+    let stage = hutch_runtime_fakes::process::Stage::new(ROLE_TEST);
     let runtime = stage.runtime();
     for _ in 0..30 {
         runtime.run_pod(pod(&stage, "p")).unwrap();

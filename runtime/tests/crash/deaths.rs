@@ -5,8 +5,8 @@ use std::process::Child;
 use std::time::{Duration, Instant};
 
 use hutch_runtime::process::ProcessIdentity;
-use hutch_runtime::testing::process::Stage;
 use hutch_runtime::{PodEvent, State, StopOptions};
+use hutch_runtime_fakes::process::Stage;
 
 use crate::calls::{
     assert_no_leaks, assert_recovers_within, container, numbered, pod, points, Case, CASES, ROLE_TEST, SILENT_GUEST,

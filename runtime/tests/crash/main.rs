@@ -11,5 +11,5 @@ mod processes;
 /// Plays the role that this binary was started for by the other tests; does nothing otherwise.
 #[test]
 fn role() {
-    hutch_runtime::testing::process::play_role(calls::play);
+    hutch_runtime_fakes::process::play_role(calls::play);
 }

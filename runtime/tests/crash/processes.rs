@@ -10,10 +10,10 @@ use hutch_runtime::backend::{AgentHost, BackendError};
 use hutch_runtime::fault::{arm, passed, Action};
 use hutch_runtime::process::ProcessIdentity;
 use hutch_runtime::spec;
-use hutch_runtime::testing::process::Stage;
 use hutch_runtime::vm_host::message::{ControlReply, ControlRequest};
 use hutch_runtime::vm_host::{ControlClient, VsockAgents};
 use hutch_runtime::{ErrorKind, State, StopOptions};
+use hutch_runtime_fakes::process::Stage;
 
 use crate::calls::{assert_no_leaks, container, pod, ROLE_TEST};
 

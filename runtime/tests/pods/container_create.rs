@@ -2,8 +2,8 @@
 
 use hutch_runtime::backend::{AgentCapabilities, RootDisk, VmCapabilities};
 use hutch_runtime::spec::{DeviceInfo, Resources};
-use hutch_runtime::testing::{Failing, World};
 use hutch_runtime::{fault, ErrorKind, Runtime, State, StopOptions};
+use hutch_runtime_fakes::{Failing, World};
 
 use crate::support::{error, finish, kind, new, running, snapshot, state, states};
 

@@ -5,8 +5,8 @@ use std::time::Duration;
 use hutch_agent_proto::WindowSize;
 use hutch_runtime::backend::PidNamespace;
 use hutch_runtime::spec::{Command, EnvVar};
-use hutch_runtime::testing::Failing;
 use hutch_runtime::{ErrorKind, State, StopOptions};
+use hutch_runtime_fakes::Failing;
 
 use crate::support::{error, finish, kind, new, running};
 
@@ -33,7 +33,7 @@ fn p_121_a_ready_or_running_container_can_be_entered() {
 fn p_122_an_exec_gets_a_shim_in_the_containers_namespaces_and_changes_no_record() {
     let (world, runtime) = running(&["a"]);
     let own = runtime.status_container("p", "a").unwrap();
-    let records = |world: &hutch_runtime::testing::World| {
+    let records = |world: &hutch_runtime_fakes::World| {
         let mut files = crate::support::snapshot(world);
         files.retain(|(path, _)| !path.to_string_lossy().contains("/exec/"));
         files

@@ -1,8 +1,8 @@
 //! KillContainer (§7.7).
 
 use hutch_runtime::spec::Command;
-use hutch_runtime::testing::Failing;
 use hutch_runtime::{ErrorKind, State, StopOptions};
+use hutch_runtime_fakes::Failing;
 
 use crate::support::{finish, kind, new, running, snapshot, state};
 

@@ -1,7 +1,7 @@
 //! StartContainer (§7.3).
 
-use hutch_runtime::testing::{Failing, GuestState};
 use hutch_runtime::{error::Object, Error, ErrorKind, State, StopOptions};
+use hutch_runtime_fakes::{Failing, GuestState};
 
 use crate::support::{error, finish, kind, new, pod_state, running, state, states};
 

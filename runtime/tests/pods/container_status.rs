@@ -2,8 +2,8 @@
 
 use std::sync::Barrier;
 
-use hutch_runtime::testing::Failing;
 use hutch_runtime::{ErrorKind, State};
+use hutch_runtime_fakes::Failing;
 
 use crate::support::{finish, kind, new, running, states};
 

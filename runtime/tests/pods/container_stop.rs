@@ -2,13 +2,13 @@
 
 use std::time::Instant;
 
-use hutch_runtime::testing::Failing;
 use hutch_runtime::{ErrorKind, State, StopOptions};
+use hutch_runtime_fakes::Failing;
 
 use crate::support::{finish, kind, new, running, state};
 
 /// State in the record, without the reconciling stop of a status call.
-fn recorded(world: &hutch_runtime::testing::World, id: &str) -> String {
+fn recorded(world: &hutch_runtime_fakes::World, id: &str) -> String {
     let text = std::fs::read_to_string(world.dir().join("run/p").join(id).join("state.json")).unwrap();
     let record: serde_json::Value = serde_json::from_str(&text).unwrap();
     record["data"]["state"].as_str().unwrap_or_default().to_owned()

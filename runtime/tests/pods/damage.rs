@@ -4,8 +4,8 @@ use std::fs;
 use std::path::Path;
 use std::time::Duration;
 
-use hutch_runtime::testing::{FailingDisk, World};
 use hutch_runtime::{DeleteOptions, ErrorKind, Runtime, State, StopOptions};
+use hutch_runtime_fakes::{FailingDisk, World};
 
 use crate::support::{assert_clean, error, finish, kind, new, pod_state, running, snapshot};
 

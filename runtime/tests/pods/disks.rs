@@ -4,8 +4,8 @@ use std::path::PathBuf;
 
 use hutch_runtime::backend::{AgentCapabilities, RootDisk, VmCapabilities};
 use hutch_runtime::spec::{ContainerConfig, DeviceInfo, MountSpec, PodConfig};
-use hutch_runtime::testing::{Failing, World};
 use hutch_runtime::{fault, ErrorKind, Runtime, State, StopOptions};
+use hutch_runtime_fakes::{Failing, World};
 
 use crate::support::{error, finish, kind, new, state};
 

@@ -1,7 +1,7 @@
 //! §9: no destructive clean-up on failure. Every point of the four verbs, every outcome, and always a way out.
 
-use hutch_runtime::testing::World;
 use hutch_runtime::{fault, ErrorKind, Runtime, State, StopOptions};
+use hutch_runtime_fakes::World;
 
 use crate::support::{assert_clean, running};
 
@@ -107,7 +107,7 @@ fn p_172_there_is_a_way_out_with_a_dead_guest_too() {
 /// The rows of the table in §9 that are about states.
 #[test]
 fn p_174_delete_after_a_failed_start_is_direct_and_after_a_failed_stop_refused() {
-    use hutch_runtime::testing::Failing;
+    use hutch_runtime_fakes::Failing;
     let (world, runtime) = running(&["a"]);
     runtime.create_container("p", world.container("b")).unwrap();
     world.fail("agent.start-container", Failing::Refuses);

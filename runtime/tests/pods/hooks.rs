@@ -3,8 +3,8 @@
 use std::time::Duration;
 
 use hutch_runtime::spec::HookSpec;
-use hutch_runtime::testing::World;
 use hutch_runtime::{ErrorKind, State};
+use hutch_runtime_fakes::World;
 
 use crate::support::{assert_clean, error, finish, new, pod_state};
 

@@ -5,8 +5,8 @@ use std::os::fd::AsFd;
 use std::time::{Duration, Instant};
 
 use hutch_runtime::store::{LockMode, PodLock};
-use hutch_runtime::testing::World;
 use hutch_runtime::{ErrorKind, PodId, Result};
+use hutch_runtime_fakes::World;
 
 use crate::support::{error, finish, kind, new, running};
 

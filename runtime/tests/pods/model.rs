@@ -1,9 +1,9 @@
 //! The contract's tables on fakes: every cell, and random walks. `tests/e2e` walks the same with real machines.
 
 use hutch_runtime::spec::{Command, ContainerConfig, PodConfig};
-use hutch_runtime::testing::table::{covering_walk, Step, Subject, Walk, CONTAINERS, PODS};
-use hutch_runtime::testing::{Failing, World};
 use hutch_runtime::{Result, Runtime};
+use hutch_runtime_fakes::table::{covering_walk, Step, Subject, Walk, CONTAINERS, PODS};
+use hutch_runtime_fakes::{Failing, World};
 use proptest::prelude::*;
 
 struct Fakes {

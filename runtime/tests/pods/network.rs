@@ -5,8 +5,8 @@ use std::os::unix::net::UnixStream;
 use hutch_agent_proto::{Neighbour, Route};
 use hutch_runtime::network::{Endpoint, EndpointKind};
 use hutch_runtime::spec::PodConfig;
-use hutch_runtime::testing::Failing;
 use hutch_runtime::{ErrorKind, State};
+use hutch_runtime_fakes::Failing;
 
 use crate::support::{finish, kind, new, pod_state, running};
 

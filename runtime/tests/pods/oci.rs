@@ -5,8 +5,8 @@ use std::time::Duration;
 
 use hutch_runtime::oci::{write_pid_file, Bundle, OciStatus};
 use hutch_runtime::spec::Command;
-use hutch_runtime::testing::World;
 use hutch_runtime::{ErrorKind, Runtime, State};
+use hutch_runtime_fakes::World;
 use serde_json::{json, Value};
 
 use crate::support::{assert_clean, kind, new};

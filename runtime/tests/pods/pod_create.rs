@@ -4,8 +4,8 @@ use std::collections::BTreeMap;
 
 use hutch_runtime::spec::oci::CONFIG_KEY;
 use hutch_runtime::spec::{HypervisorConfig, PodConfig};
-use hutch_runtime::testing::Failing;
 use hutch_runtime::{fault, ErrorKind, State};
+use hutch_runtime_fakes::Failing;
 
 use crate::support::{assert_clean, error, finish, kind, new, snapshot, states};
 
@@ -19,7 +19,7 @@ fn p_060_a_created_pod_is_ready_and_nothing_runs() {
     assert_eq!(states(&runtime), [("a".into(), Some(State::Ready)), ("b".into(), Some(State::Ready))]);
     world.guest("p", |guest| {
         assert!(guest.sandbox().is_some());
-        assert!(guest.containers().iter().all(|(_, state)| *state == hutch_runtime::testing::GuestState::Created));
+        assert!(guest.containers().iter().all(|(_, state)| *state == hutch_runtime_fakes::GuestState::Created));
     });
     assert!(!world.calls().iter().any(|call| call.starts_with("agent.start-container")));
     finish(&world, &runtime);
@@ -348,7 +348,7 @@ fn p_181_status_shows_the_defaults_filled_in() {
 #[test]
 fn p_120_the_whole_api_works_with_backends_that_do_nothing() {
     use hutch_runtime::spec::{AgentKind, HypervisorKind, NetworkKind, ShimKind};
-    let world = hutch_runtime::testing::World::new();
+    let world = hutch_runtime_fakes::World::new();
     let runtime = hutch_runtime::Runtime::new(world.store(), hutch_runtime::Backends::noop(), world.options());
     let mut config = world.pod("p", &["a"]);
     config.hypervisor.kind = HypervisorKind::None;

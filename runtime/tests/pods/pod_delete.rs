@@ -1,7 +1,7 @@
 //! DeletePod (§6.5).
 
-use hutch_runtime::testing::Failing;
 use hutch_runtime::{DeleteOptions, ErrorKind, State, StopOptions};
+use hutch_runtime_fakes::Failing;
 
 use crate::support::{assert_clean, finish, kind, new, pod_state, running, snapshot};
 

@@ -1,8 +1,8 @@
 //! PausePod and ResumePod (§7.8).
 
 use hutch_runtime::spec::Command;
-use hutch_runtime::testing::Failing;
 use hutch_runtime::{ErrorKind, State};
+use hutch_runtime_fakes::Failing;
 
 use crate::support::{finish, kind, new, pod_state, running, snapshot, state, states};
 

@@ -1,7 +1,7 @@
 //! StartPod (§6.2).
 
-use hutch_runtime::testing::Failing;
 use hutch_runtime::{ErrorKind, State, StopOptions};
+use hutch_runtime_fakes::Failing;
 
 use crate::support::{error, finish, kind, new, pod_state, running, snapshot, state, states};
 

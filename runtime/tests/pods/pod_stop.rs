@@ -2,8 +2,8 @@
 
 use std::time::{Duration, Instant};
 
-use hutch_runtime::testing::Failing;
 use hutch_runtime::{ErrorKind, State, StopOptions};
+use hutch_runtime_fakes::Failing;
 
 use crate::support::{finish, kind, new, pod_state, running, state, states};
 

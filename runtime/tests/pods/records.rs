@@ -7,7 +7,7 @@ use hutch_runtime::{State, StopOptions};
 
 use crate::support::{finish, new, running, snapshot};
 
-fn relative(world: &hutch_runtime::testing::World) -> Vec<String> {
+fn relative(world: &hutch_runtime_fakes::World) -> Vec<String> {
     let root = world.dir().to_owned();
     let path = |path: std::path::PathBuf| path.strip_prefix(&root).unwrap().to_string_lossy().into_owned();
     snapshot(world).into_iter().map(|(file, _)| path(file)).collect()

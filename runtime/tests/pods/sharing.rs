@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex};
 use hutch_runtime::backend::AgentCapabilities;
 use hutch_runtime::spec::oci::CONFIG_KEY;
 use hutch_runtime::spec::{ContainerConfig, MountSpec, Seccomp};
-use hutch_runtime::testing::World;
+use hutch_runtime_fakes::World;
 use serde_json::{json, Value};
 
 use crate::support::{finish, running};

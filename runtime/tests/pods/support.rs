@@ -1,7 +1,7 @@
 //! What the tests share.
 
-use hutch_runtime::testing::World;
 use hutch_runtime::{Error, ErrorKind, Result, Runtime, State, StopOptions};
+use hutch_runtime_fakes::World;
 
 /// A world and a runtime in it.
 pub fn new() -> (World, Runtime) {

@@ -1,8 +1,8 @@
 //! Named volumes, by the fakes.
 
 use hutch_runtime::spec::{ContainerConfig, MountSpec};
-use hutch_runtime::testing::{Failing, World};
 use hutch_runtime::{ErrorKind, StopOptions};
+use hutch_runtime_fakes::{Failing, World};
 
 use crate::support::{assert_clean, error, finish, kind, new, running};
 

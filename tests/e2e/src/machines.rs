@@ -7,9 +7,9 @@ use std::time::{Duration, Instant};
 
 use hutch_runtime::host::{HostBackends, SHIM_VERB, VMM_VERB};
 use hutch_runtime::spec::{Command, ContainerConfig, PodConfig};
-use hutch_runtime::testing::table::Subject;
 use hutch_runtime::vm_host::ReExec;
 use hutch_runtime::{Options, Result, Runtime, Store};
+use hutch_runtime_fakes::table::Subject;
 
 use crate::{hutch_path, Pods};
 

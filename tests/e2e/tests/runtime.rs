@@ -4,8 +4,8 @@
 use std::time::{Duration, Instant};
 
 use hutch_e2e::{quick, Machines, Snapshot};
-use hutch_runtime::testing::table::{covering_walk, Step, Subject, Walk};
 use hutch_runtime::StopOptions;
+use hutch_runtime_fakes::table::{covering_walk, Step, Subject, Walk};
 
 #[test]
 fn p_013_every_cell_of_the_matrices_is_as_the_contract_says_with_real_machines() {

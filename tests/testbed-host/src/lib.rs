@@ -2,7 +2,7 @@
 //!
 //! [`run`] starts QEMU's TCG with an emulated AMD processor including SVM, boots a Linux kernel in it whose root is a
 //! throw-away overlay on this host's `/`, runs one command there and brings back its output and exit code. Used by
-//! `cargo xtask testbed`, `test` and `demo`; `resources/docs/testing.md` has the figures and the reasons.
+//! `cargo xtask testbed`, `test` and `demo`; `resources/docs/explanation/testing.md` has the figures and the reasons.
 //!
 //! | module | contents |
 //! |---|---|

@@ -6,7 +6,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
-use hutch_runtime::guest::{extract_vmlinux, ImageError};
+use hutch_guest::{extract_vmlinux, ImageError};
 use hutch_testbed_host::kernel::{cache_dir, newest, DISTRO_PREFIX};
 use nix::fcntl::{Flock, FlockArg};
 

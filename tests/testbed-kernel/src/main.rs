@@ -10,10 +10,12 @@ use std::fs;
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
-use hutch_runtime::guest::kernel::{build_from_source, TESTBED_CONFIG};
-use hutch_runtime::guest::Event;
+use hutch_guest::kernel::build_from_source;
+use hutch_guest::Event;
 use hutch_testbed_host::kernel::{own_dir, OWN_REQUEST};
 
+/// Configuration of the testbed's own kernel.
+const TESTBED_CONFIG: &str = include_str!("../../../resources/kernel/testbed.config");
 /// Interval between progress lines of a long build.
 const SAY_EVERY: Duration = Duration::from_secs(20);
 
@@ -57,4 +59,21 @@ fn own() -> Result<(), Box<dyn Error>> {
     build_from_source(TESTBED_CONFIG, &dir, &mut report)?;
     fs::write(dir.join(OWN_REQUEST), TESTBED_CONFIG)?;
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use hutch_guest::kernel::Request;
+
+    use super::TESTBED_CONFIG;
+
+    #[test]
+    fn the_testbeds_configuration_patches_no_code_at_run_time() {
+        let request = Request::parse(TESTBED_CONFIG).unwrap();
+        // Two emulated CPUs race with run-time text patching.
+        for name in ["JUMP_LABEL", "FTRACE", "KPROBES"] {
+            assert_eq!(request.get(name), Some("n"), "{name}");
+        }
+        assert_eq!(request.get("KVM_AMD"), Some("y"));
+    }
 }

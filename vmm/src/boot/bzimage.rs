@@ -1,75 +1,67 @@
-//! `bzImage` headers (Documentation/arch/x86/boot.rst), read from bytes.
+//! Parses `bzImage` headers (Documentation/arch/x86/boot.rst) from bytes.
 
 use linux_loader::loader::bootparam::setup_header;
 use vm_memory::ByteValued;
 
 use crate::arch::x86_64::layout;
 
-/// The setup header lies here in the file.
+/// Position of the setup header in the file.
 pub const HEADER_OFFSET: usize = 0x1f1;
-/// Bytes of the file that [`parse`] wants to see.
+/// Bytes of the file's beginning that [`parse`] needs.
 pub const PROBE_SIZE: usize = 0x290;
-/// The 64-bit entry is at this offset of the protected-mode part.
+/// Offset of the 64-bit entry in the protected-mode part.
 const ENTRY_64: u64 = 0x200;
 
 const MAGIC: &[u8; 4] = b"HdrS";
-/// Protocol 2.12 brought xloadflags and with them the 64-bit entry.
+/// Protocol 2.12 introduced xloadflags and with them the 64-bit entry.
 const VERSION_2_12: u16 = 0x20c;
 const XLF_KERNEL_64: u16 = 1;
 const XLF_CAN_BE_LOADED_ABOVE_4G: u16 = 2;
 
-/// What is wrong with the image.
+/// Why a bzImage cannot be booted.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum BzImageError {
-    /// Shorter than it says.
+    /// The file is shorter than its header says.
     #[error("it is cut short: {has} bytes of at least {needs}")]
-    Truncated {
-        /// Size it should have.
-        needs: u64,
-        /// Size of the file.
-        has: u64,
-    },
-    /// Older than the 64-bit entry.
+    Truncated { needs: u64, has: u64 },
+    /// The boot protocol has no 64-bit entry yet.
     #[error("its boot protocol {}.{} is too old (2.12 came with Linux 3.8)", .0 >> 8, .0 & 0xff)]
     TooOld(u16),
-    /// A 32-bit kernel.
+    /// The kernel has no 64-bit entry.
     #[error("it is a 32-bit kernel")]
     Not64Bit,
-    /// Header fields that make no sense.
-    #[error("its setup header makes no sense ({0})")]
+    /// A header field is out of range.
+    #[error("its setup header has an invalid {0}")]
     Malformed(&'static str),
 }
 
-/// What is needed to load a bzImage.
+/// The fields of a bzImage that loading needs.
 #[derive(Clone, Debug)]
 pub struct BzImage {
-    /// The header, to be handed on in `boot_params`.
+    /// The setup header, which `boot_params` passes on to the kernel.
     pub header: setup_header,
-    /// Where in the file the protected-mode part begins; it goes to `load`.
+    /// Position of the protected-mode part in the file. It is loaded to `load`.
     pub code_offset: u64,
-    /// Its size.
+    /// Bytes of the protected-mode part.
     pub code_len: u64,
-    /// Where it wants to be.
+    /// Preferred guest physical address.
     pub load: u64,
     /// Entry address.
     pub entry: u64,
-    /// Memory it uses from `load` on before it looks at the memory map.
+    /// Bytes from `load` on that the kernel uses before it reads the memory map.
     pub init_size: u64,
-    /// No byte of the initrd may lie above this address.
+    /// Highest address of an initrd's last byte.
     pub initrd_max: u64,
     /// Longest command line, without the final zero.
     pub cmdline_max: usize,
 }
 
-/// Whether `bytes` begin like a bzImage.
+/// Whether `bytes` begin with the setup header of a bzImage.
 pub fn is_bzimage(bytes: &[u8]) -> bool {
     bytes.get(0x202..0x206) == Some(MAGIC)
 }
 
-/// Reads the header at the beginning of a file of `file_len` bytes.
-///
-/// # Errors
-/// See [`BzImageError`].
+/// Reads the header from the beginning of a file of `file_len` bytes.
 pub fn parse(bytes: &[u8], file_len: u64) -> Result<BzImage, BzImageError> {
     let truncated = |needs| BzImageError::Truncated { needs, has: file_len };
     let end = HEADER_OFFSET + size_of::<setup_header>();
@@ -93,7 +85,7 @@ pub fn parse(bytes: &[u8], file_len: u64) -> Result<BzImage, BzImageError> {
     if relocatable != 0 && (!alignment.is_power_of_two() || preferred % alignment != 0) {
         return Err(BzImageError::Malformed("alignment"));
     }
-    // 0 means 4, for kernels older than any with a 64-bit entry.
+    // 0 means 4, for kernels older than the 64-bit entry.
     let sectors = if fields.setup_sects == 0 { 4 } else { u64::from(fields.setup_sects) };
     let code_offset = (sectors + 1) * 512;
     // In units of 16 bytes; the file may be longer by a signature.
@@ -168,7 +160,7 @@ mod tests {
     }
 
     #[test]
-    fn what_cannot_be_booted_says_why() {
+    fn an_image_that_cannot_be_booted_is_refused_with_the_reason() {
         assert_eq!(with(|h| h.version = 0x204).err(), Some(BzImageError::TooOld(0x204)));
         assert_eq!(
             BzImageError::TooOld(0x204).to_string(),

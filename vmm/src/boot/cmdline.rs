@@ -1,46 +1,32 @@
-//! The kernel command line: collected in order, checked, bounded.
+//! The kernel command line: collects parameters in order, checks them, and limits the length.
 
 /// Why a command line cannot be given to a kernel.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum CmdlineError {
-    /// `=value`, or nothing at all.
+    /// The parameter is `=value`, or empty.
     #[error("kernel parameter {0:?} has no name; write NAME or NAME=VALUE")]
     EmptyKey(String),
-    /// A character that cannot stand in a command line.
-    #[error("kernel parameter {parameter:?} holds the character {character:?}; only printable ASCII can be passed")]
-    BadCharacter {
-        /// The parameter.
-        parameter: String,
-        /// The first such character.
-        character: char,
-    },
-    /// More than the kernel takes.
+    /// The parameter has a character other than printable ASCII.
+    #[error("kernel parameter {parameter:?} contains the character {character:?}; only printable ASCII can be passed")]
+    BadCharacter { parameter: String, character: char },
+    /// The line is longer than the kernel allows.
     #[error("the kernel command line is {len} bytes long, but this kernel takes {max}; remove parameters")]
-    TooLong {
-        /// Its length.
-        len: usize,
-        /// The limit.
-        max: usize,
-    },
+    TooLong { len: usize, max: usize },
 }
 
-/// Parameters in the order in which they were added: a later one wins over an earlier one, so that the machine's
-/// own come first and the configured ones last (P-182).
+/// Kernel parameters in the order of insertion. A later parameter wins over an earlier one: the machine's own come first
+/// and the configured parameters last (P-182).
 #[derive(Clone, Debug, Default)]
 pub struct Cmdline {
     parameters: Vec<String>,
 }
 
 impl Cmdline {
-    /// Empty.
     pub fn new() -> Self {
         Self::default()
     }
 
-    /// Adds one parameter, `name` or `name=value`. Spaces are for kernel parameters with quoted values and allowed.
-    ///
-    /// # Errors
-    /// [`CmdlineError::EmptyKey`], [`CmdlineError::BadCharacter`].
+    /// Adds one parameter, `name` or `name=value`. Spaces are allowed, for quoted values.
     pub fn push(&mut self, parameter: impl Into<String>) -> Result<(), CmdlineError> {
         let parameter = parameter.into();
         let name = parameter.split('=').next().unwrap_or_default();
@@ -54,10 +40,7 @@ impl Cmdline {
         Ok(())
     }
 
-    /// The line, at most `max` bytes long.
-    ///
-    /// # Errors
-    /// [`CmdlineError::TooLong`].
+    /// Joins the parameters to a line of at most `max` bytes.
     pub fn finish(&self, max: usize) -> Result<String, CmdlineError> {
         let line = self.parameters.join(" ");
         if line.len() > max {

@@ -1,16 +1,16 @@
-//! ELF kernel images (`vmlinux`), read from bytes: no file, no memory, so that any input can be tried.
+//! Parses ELF kernel images (`vmlinux`) from bytes, without file or memory access: tests can try any input.
 
-/// Size of the ELF header.
+/// Size of the ELF header in bytes.
 pub const HEADER_SIZE: usize = 64;
-/// Size of a program header.
+/// Size of a program header in bytes.
 pub const SEGMENT_SIZE: usize = 56;
 /// More program headers than any kernel has (Linux: 5).
 pub const MAX_SEGMENTS: u16 = 64;
-/// Size of a section header.
+/// Size of a section header in bytes.
 pub const SECTION_SIZE: usize = 64;
-/// More section headers and bytes of names than any kernel has (Linux: some 50, under 1 KiB).
+/// More section headers than any kernel has (Linux: some 50).
 pub const MAX_SECTIONS: u16 = 1024;
-/// See [`MAX_SECTIONS`].
+/// More bytes of section names than any kernel has (Linux: under 1 KiB).
 pub const MAX_SECTION_NAMES: u64 = 64 << 10;
 /// More note bytes than any kernel has (Linux: under 1 KiB).
 pub const MAX_NOTES: u64 = 64 << 10;
@@ -20,86 +20,77 @@ const PT_LOAD: u32 = 1;
 const PT_NOTE: u32 = 4;
 const SHT_NOBITS: u32 = 8;
 const SHF_ALLOC: u64 = 2;
-/// Linux' work area for encrypting itself in place on AMD's processors, behind everything else. Kernels that run
-/// unencrypted take it for free memory.
+/// Linux' work area for encrypting itself in place on AMD's processors, at the end of its memory. Kernels that run
+/// unencrypted use it as free memory.
 const SCRATCH: &[u8] = b".init.scratch";
-/// How to walk the kernel's stack, for reports of trouble. Not `.BTF`, which a kernel that has it reads as it boots.
+/// Tables for stack traces. Not `.BTF`: a kernel that has it reads it during boot.
 const COLD: &[u8] = b".orc_unwind";
 /// XEN_ELFNOTE_PHYS32_ENTRY: the PVH entry.
 const PHYS32_ENTRY: u32 = 18;
 
-/// What is wrong with the image.
+/// Why an ELF image cannot be booted.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum ElfError {
-    /// Shorter than its own headers.
+    /// The file is shorter than its headers say.
     #[error("it ends before its headers do")]
     Truncated,
-    /// 32-bit or big-endian.
+    /// A 32-bit or big-endian file, or not ELF at all.
     #[error("it is not a 64-bit little-endian ELF file")]
     NotElf64,
-    /// Another processor.
+    /// The file is for another processor.
     #[error("it is for another processor (ELF machine {0}; x86-64 is {EM_X86_64})")]
     WrongMachine(u16),
-    /// A library, object or position-independent program.
+    /// The file is a library, object or position-independent program.
     #[error("it is not an executable ELF file (type {0}; a kernel has 2)")]
     NotExecutable(u16),
-    /// Header fields that make no sense.
-    #[error("its {0} make no sense")]
+    /// These headers contradict themselves or exceed a limit.
+    #[error("its {0} are invalid")]
     Malformed(&'static str),
 }
 
-/// The header's part that matters.
+/// The fields of the ELF header that hutch uses.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Header {
+pub struct ElfHeader {
     /// Entry address (virtual, for Linux equal to the physical one).
     pub entry: u64,
-    /// Where in the file the program headers are.
+    /// Position of the program headers in the file.
     pub segments_offset: u64,
-    /// How many.
+    /// Number of program headers.
     pub segments: u16,
-    /// Where in the file the section headers are.
+    /// Position of the section headers in the file.
     pub sections_offset: u64,
-    /// How many; 0 if there are none of the usual size.
+    /// Number of section headers; 0 if they do not have [`SECTION_SIZE`].
     pub sections: u16,
-    /// Which of them holds the names.
+    /// Index of the section that holds the names.
     pub names_section: u16,
 }
 
-/// A program header of interest.
+/// A program header that hutch uses.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Segment {
-    /// To be loaded.
+    /// A segment to load.
     Load {
-        /// Position in the file.
         offset: u64,
-        /// Physical address.
+        /// Guest physical address.
         address: u64,
-        /// Virtual address, by which sections know it.
+        /// Virtual address, which section headers use.
         virt: u64,
-        /// Bytes from the file.
+        /// Bytes in the file.
         file_len: u64,
         /// Bytes in memory, at least `file_len`; the rest is zero.
         memory_len: u64,
     },
-    /// Notes.
-    Notes {
-        /// Position in the file.
-        offset: u64,
-        /// Bytes.
-        len: u64,
-    },
+    /// A segment of notes.
+    Notes { offset: u64, len: u64 },
 }
 
-/// Whether `bytes` begin like an ELF file.
+/// Whether `bytes` begin with the ELF magic number.
 pub fn is_elf(bytes: &[u8]) -> bool {
     bytes.starts_with(b"\x7fELF")
 }
 
 /// Reads the ELF header.
-///
-/// # Errors
-/// See [`ElfError`].
-pub fn header(bytes: &[u8]) -> Result<Header, ElfError> {
+pub fn header(bytes: &[u8]) -> Result<ElfHeader, ElfError> {
     let fields = Fields(bytes);
     if bytes.len() < HEADER_SIZE {
         return Err(ElfError::Truncated);
@@ -116,7 +107,7 @@ pub fn header(bytes: &[u8]) -> Result<Header, ElfError> {
         other => return Err(ElfError::NotExecutable(other)),
     }
     let usual = usize::from(fields.u16(58)?) == SECTION_SIZE;
-    let header = Header {
+    let header = ElfHeader {
         entry: fields.u64(24)?,
         segments_offset: fields.u64(32)?,
         segments: fields.u16(56)?,
@@ -130,10 +121,8 @@ pub fn header(bytes: &[u8]) -> Result<Header, ElfError> {
     Ok(header)
 }
 
-/// Reads the program headers, `file_len` being the size of the whole file.
-///
-/// # Errors
-/// See [`ElfError`]; a segment that reaches past the file's end is [`ElfError::Truncated`].
+/// Reads the program headers. `file_len` is the size of the whole file: a segment that ends past it is
+/// [`ElfError::Truncated`].
 pub fn segments(bytes: &[u8], file_len: u64) -> Result<Vec<Segment>, ElfError> {
     let mut segments = Vec::new();
     for header in bytes.chunks_exact(SEGMENT_SIZE) {
@@ -164,12 +153,12 @@ pub fn segments(bytes: &[u8], file_len: u64) -> Result<Vec<Segment>, ElfError> {
     Ok(segments)
 }
 
-/// What is special about a section.
+/// The reason for which a section is special.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Kind {
-    /// It holds nothing but zeroes, though the file may hold these.
+pub enum SectionKind {
+    /// It has only zeroes, although the file may contain them.
     Empty,
-    /// The same, and the kernel can do without.
+    /// It has only zeroes, and the kernel does not need its memory.
     Dispensable,
     /// A kernel hardly ever reads it.
     Cold,
@@ -180,30 +169,28 @@ pub enum Kind {
 pub struct Section {
     /// Virtual address.
     pub virt: u64,
-    /// Bytes.
+    /// Bytes in memory.
     pub len: u64,
-    /// Why.
-    pub kind: Kind,
+    pub kind: SectionKind,
 }
 
-/// Where section `index` lies in the file.
+/// Position and length of section `index` in the file.
 pub fn section_place(table: &[u8], index: u16) -> Option<(u64, u64)> {
     let fields = Fields(table.chunks_exact(SECTION_SIZE).nth(index.into())?);
     Some((fields.u64(24).ok()?, fields.u64(32).ok()?))
 }
 
-/// Finds special sections in the section headers; what cannot be understood is left out. Linkers write zeroes for a
-/// section without contents if one with contents follows, and Linux' image has 10 MB of these; whoever knows need not
-/// read them.
+/// Finds special sections in the section headers, and ignores malformed headers. Linkers write zeroes for a section
+/// without contents if one with contents follows. Linux' image has 10 MB of these, which hutch need not read.
 pub fn special_sections(table: &[u8], names: &[u8]) -> Vec<Section> {
     let special = |header: &[u8]| {
         let fields = Fields(header);
         let name = names.get(fields.u32(0).ok()? as usize..)?;
         let is = |other: &[u8]| name.strip_prefix(other).is_some_and(|rest| rest.first() == Some(&0));
         let kind = match fields.u32(4).ok()? {
-            _ if is(SCRATCH) => Kind::Dispensable,
-            SHT_NOBITS => Kind::Empty,
-            _ if is(COLD) => Kind::Cold,
+            _ if is(SCRATCH) => SectionKind::Dispensable,
+            SHT_NOBITS => SectionKind::Empty,
+            _ if is(COLD) => SectionKind::Cold,
             _ => return None,
         };
         let (virt, len) = (fields.u64(16).ok()?, fields.u64(32).ok()?);
@@ -213,19 +200,16 @@ pub fn special_sections(table: &[u8], names: &[u8]) -> Vec<Section> {
     table.chunks_exact(SECTION_SIZE).filter_map(special).collect()
 }
 
-/// What notes tell.
+/// The notes that hutch uses.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Notes {
     /// The PVH entry address.
     pub pvh_entry: Option<u32>,
-    /// Linux marks its image as Linux (include/linux/elfnote.h, the build salt, since 4.19).
+    /// Whether the image is Linux: it has a note of Linux (include/linux/elfnote.h, the build salt, since 4.19).
     pub linux: bool,
 }
 
-/// Reads notes; the first PVH entry counts.
-///
-/// # Errors
-/// [`ElfError::Malformed`] if a note reaches past the end.
+/// Reads notes. The first PVH entry counts. A note that ends past `bytes` is [`ElfError::Malformed`].
 pub fn notes(bytes: &[u8]) -> Result<Notes, ElfError> {
     let mut found = Notes::default();
     let mut rest = bytes;
@@ -241,7 +225,7 @@ pub fn notes(bytes: &[u8]) -> Result<Notes, ElfError> {
         let name = rest.get(12..12usize.saturating_add(name_len)).ok_or(ElfError::Malformed("notes"))?;
         let value = rest.get(value_at..value_at.saturating_add(value_len)).ok_or(ElfError::Malformed("notes"))?;
         if kind == PHYS32_ENTRY && name == b"Xen\0" {
-            // 4 or 8 bytes, depending on the assembler's mood; the address is below 4 GiB.
+            // 4 or 8 bytes, depending on the assembler; the address is below 4 GiB.
             let entry = match value.len() {
                 4 => Fields(value).u32(0)?,
                 8 => u32::try_from(Fields(value).u64(0)?).map_err(|_| ElfError::Malformed("notes"))?,
@@ -255,13 +239,12 @@ pub fn notes(bytes: &[u8]) -> Result<Notes, ElfError> {
     Ok(found)
 }
 
-/// Little-endian numbers at offsets; a read past the end is [`ElfError::Truncated`].
+/// Reads little-endian numbers at offsets. A read past the end is [`ElfError::Truncated`].
 struct Fields<'a>(&'a [u8]);
 
 impl Fields<'_> {
     fn array<const N: usize>(&self, at: usize) -> Result<[u8; N], ElfError> {
-        let bytes = at.checked_add(N).and_then(|end| self.0.get(at..end)).ok_or(ElfError::Truncated)?;
-        Ok(bytes.try_into().expect("a slice of N bytes"))
+        self.0.get(at..).and_then(|rest| rest.first_chunk()).copied().ok_or(ElfError::Truncated)
     }
 
     fn u16(&self, at: usize) -> Result<u16, ElfError> {

@@ -9,7 +9,7 @@ fn image() -> Vec<u8> {
     pvh_image(&PvhImage { load: 0x20_0000, code: &[0xf4; 100], memory_len: 0x3000, ..PvhImage::default() })
 }
 
-fn parse(bytes: &[u8]) -> Result<(Header, Vec<Segment>), ElfError> {
+fn parse(bytes: &[u8]) -> Result<(ElfHeader, Vec<Segment>), ElfError> {
     let header = header(bytes)?;
     let start = usize::try_from(header.segments_offset).map_err(|_| ElfError::Truncated)?;
     let end = start.checked_add(usize::from(header.segments) * SEGMENT_SIZE).ok_or(ElfError::Truncated)?;
@@ -111,9 +111,9 @@ fn sections_without_contents_the_work_area_and_what_is_hardly_read_are_special()
     ]
     .concat();
     let expected = [
-        Section { virt: 0x1000, len: 0x500, kind: Kind::Empty },
-        Section { virt: 0x2000, len: 0x600, kind: Kind::Dispensable },
-        Section { virt: 0x6000, len: 0xa00, kind: Kind::Cold },
+        Section { virt: 0x1000, len: 0x500, kind: SectionKind::Empty },
+        Section { virt: 0x2000, len: 0x600, kind: SectionKind::Dispensable },
+        Section { virt: 0x6000, len: 0xa00, kind: SectionKind::Cold },
     ];
     assert_eq!(special_sections(&table, names), expected);
     assert_eq!(section_place(&table, 1), Some((0x40, 0x600)));

@@ -5,14 +5,15 @@ use std::io;
 use std::os::unix::fs::{FileExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
-use super::load::Loader;
-use super::pieces::{Piece, PAGE};
+use super::loader::Loader;
+use super::segments::{FileExtent, PAGE};
+use crate::arch::to_usize;
 use crate::arch::x86_64::layout;
-use crate::arch::x86_64::memmap::Range;
+use crate::arch::x86_64::memmap::GuestRange;
 
-/// The name of the last member of every cpio archive.
+/// Name of the last member of every cpio archive.
 const TRAILER: &[u8] = b"TRAILER!!!";
-/// Archives are padded by no more than this behind their trailer.
+/// Upper limit of the padding after an archive's trailer, in bytes.
 const PADDING: u64 = 1024;
 
 /// Why an initrd cannot be used.
@@ -20,59 +21,30 @@ const PADDING: u64 = 1024;
 pub enum InitrdError {
     /// The file cannot be opened.
     #[error("cannot open initrd {path}; check the path and its permissions")]
-    Open {
-        /// Path as given.
-        path: PathBuf,
-        /// The cause.
-        source: io::Error,
-    },
-    /// A directory, device or pipe.
+    Open { path: PathBuf, source: io::Error },
+    /// The path is a directory, device or pipe.
     #[error("initrd {path} is not a regular file; give a cpio archive, compressed or not")]
-    NotAFile {
-        /// Path as given.
-        path: PathBuf,
-    },
-    /// Nothing in it.
+    NotAFile { path: PathBuf },
+    /// The file has no bytes.
     #[error("initrd {path} is empty; build or copy it again")]
-    Empty {
-        /// Path as given.
-        path: PathBuf,
-    },
+    Empty { path: PathBuf },
     /// The file cannot be read.
     #[error("cannot read initrd {path}")]
-    Read {
-        /// Path as given.
-        path: PathBuf,
-        /// The cause.
-        source: io::Error,
-    },
-    /// No format that Linux unpacks.
+    Read { path: PathBuf, source: io::Error },
+    /// Linux cannot unpack the format.
     #[error("initrd {path} is neither a cpio archive nor compressed in a way that Linux knows; build it again")]
-    Unknown {
-        /// Path as given.
-        path: PathBuf,
-    },
-    /// An archive without its end.
+    Unknown { path: PathBuf },
+    /// The archive has no trailer.
     #[error("initrd {path} is cut short: the archive has no end; build or copy it again")]
-    Truncated {
-        /// Path as given.
-        path: PathBuf,
-    },
+    Truncated { path: PathBuf },
     /// It does not fit beside the kernel.
     #[error(
         "kernel and initrd {path} need {needs_mib} MiB of guest memory and the machine has {has_mib} MiB; give it more"
     )]
-    TooLarge {
-        /// Path as given.
-        path: PathBuf,
-        /// Kernel and initrd.
-        needs_mib: u64,
-        /// What there is.
-        has_mib: u64,
-    },
+    TooLarge { path: PathBuf, needs_mib: u64, has_mib: u64 },
 }
 
-/// An initrd that looks right.
+/// An opened initrd whose format has been checked.
 #[derive(Debug)]
 pub struct Initrd {
     path: PathBuf,
@@ -81,14 +53,11 @@ pub struct Initrd {
 }
 
 impl Initrd {
-    /// Opens `path` and looks at its beginning and end.
-    ///
-    /// # Errors
-    /// Everything that is wrong with the file by itself.
+    /// Opens `path` and checks the file's beginning and end.
     pub fn open(path: &Path) -> Result<Self, InitrdError> {
         let file = File::options()
             .read(true)
-            .custom_flags(libc::O_NONBLOCK) // a FIFO shall not hang us
+            .custom_flags(libc::O_NONBLOCK) // opening a FIFO must not block
             .open(path)
             .map_err(|source| InitrdError::Open { path: path.into(), source })?;
         let read = |source| InitrdError::Read { path: path.into(), source };
@@ -100,21 +69,20 @@ impl Initrd {
         if len == 0 {
             return Err(InitrdError::Empty { path: path.into() });
         }
-        let mut head = vec![0; len.min(6) as usize];
+        let mut head = vec![0; to_usize(len.min(6))];
         file.read_exact_at(&mut head, 0).map_err(read)?;
         match format(&head) {
-            Some(Format::Cpio) if !ends(&file, len).map_err(read)? => Err(InitrdError::Truncated { path: path.into() }),
+            Some(Format::Cpio) if !has_trailer(&file, len).map_err(read)? => {
+                Err(InitrdError::Truncated { path: path.into() })
+            }
             Some(_) => Ok(Self { path: path.into(), file, len }),
             None => Err(InitrdError::Unknown { path: path.into() }),
         }
     }
 
-    /// A place in `ram`, not above `max` (inclusive), that leaves the kernel alone: as high as can be, or between boot
-    /// data and kernel in a machine so small that there is no room above.
-    ///
-    /// # Errors
-    /// [`InitrdError::TooLarge`].
-    pub fn place(&self, kernel: Range, ram: Range, max: u64) -> Result<Range, InitrdError> {
+    /// Chooses a place in `ram` beside the kernel, not above `max` (inclusive): as high as possible, or between boot data
+    /// and kernel in a machine that is too small for a place above.
+    pub fn place(&self, kernel: GuestRange, ram: GuestRange, max: u64) -> Result<GuestRange, InitrdError> {
         find_place(self.len, kernel, ram.end().min(max.saturating_add(1))).ok_or_else(|| InitrdError::TooLarge {
             path: self.path.clone(),
             needs_mib: kernel.end().next_multiple_of(PAGE).saturating_add(self.len).div_ceil(1 << 20),
@@ -122,20 +90,17 @@ impl Initrd {
         })
     }
 
-    /// Brings the file to `range`, as given by [`Self::place`].
-    ///
-    /// # Errors
-    /// [`InitrdError::Read`], also if the file has shrunk meanwhile.
-    pub fn load(self, loader: &mut Loader, range: Range) -> Result<(), InitrdError> {
-        let piece = Piece { offset: 0, address: range.start, len: self.len };
-        loader.load(self.file, &[piece], &[]).map_err(|source| InitrdError::Read { path: self.path, source })
+    /// Loads the file to `range`, which [`Self::place`] returned. Fails if the file has shrunk meanwhile.
+    pub fn load(self, loader: &mut Loader, range: GuestRange) -> Result<(), InitrdError> {
+        let extent = FileExtent { offset: 0, address: range.start, len: self.len };
+        loader.load(self.file, &[extent], &[]).map_err(|source| InitrdError::Read { path: self.path, source })
     }
 }
 
-fn find_place(len: u64, kernel: Range, end: u64) -> Option<Range> {
+fn find_place(len: u64, kernel: GuestRange, end: u64) -> Option<GuestRange> {
     let fit = |from: u64, to: u64| {
         let start = to.checked_sub(len)? & !(PAGE - 1);
-        (start >= from).then_some(Range { start, len })
+        (start >= from).then_some(GuestRange { start, len })
     };
     fit(kernel.end(), end).or_else(|| fit(layout::HIGH_RAM, kernel.start.min(end)))
 }
@@ -146,7 +111,7 @@ enum Format {
     Compressed,
 }
 
-/// By the magic numbers of `lib/decompress.c` and `init/initramfs.c` of Linux.
+/// Recognises the magic numbers of `lib/decompress.c` and `init/initramfs.c` of Linux.
 fn format(head: &[u8]) -> Option<Format> {
     const COMPRESSED: [&[u8]; 8] = [
         &[0x1f, 0x8b],
@@ -164,18 +129,18 @@ fn format(head: &[u8]) -> Option<Format> {
     COMPRESSED.iter().any(|magic| head.starts_with(magic)).then_some(Format::Compressed)
 }
 
-/// Whether the archive that the file begins with ends somewhere in it: usually at the file's end, where one read
-/// tells; else its members are walked, since compressed archives may follow an uncompressed one.
-fn ends(file: &File, len: u64) -> io::Result<bool> {
+/// Whether the archive at the file's beginning has a trailer. The trailer is usually at the file's end, where one read
+/// finds it; else this walks the members, since compressed archives may follow an uncompressed one.
+fn has_trailer(file: &File, len: u64) -> io::Result<bool> {
     let tail_len = len.min(PADDING);
-    let mut tail = vec![0; tail_len as usize];
+    let mut tail = vec![0; to_usize(tail_len)];
     file.read_exact_at(&mut tail, len - tail_len)?;
     if tail.windows(TRAILER.len()).any(|window| window == TRAILER) {
         return Ok(true);
     }
     let mut at = 0u64;
     while at < len {
-        // The fixed part and enough of the name to know the trailer.
+        // The fixed part and enough of the name to recognise the trailer.
         let mut member = [0; 110 + TRAILER.len() + 1];
         if file.read_exact_at(&mut member, at).is_err() {
             return Ok(false);
@@ -183,7 +148,7 @@ fn ends(file: &File, len: u64) -> io::Result<bool> {
         if !member.starts_with(b"07070") {
             return Ok(false);
         }
-        if &member[110..110 + TRAILER.len()] == TRAILER {
+        if member[110..].starts_with(TRAILER) {
             return Ok(true);
         }
         let (Some(size), Some(name)) = (hex(&member[54..62]), hex(&member[94..102])) else { return Ok(false) };

@@ -52,7 +52,7 @@ fn a_cut_archive_is_truncated_wherever_it_is_cut() {
 }
 
 #[test]
-fn garbage_emptiness_and_directories_are_told_apart() {
+fn garbage_emptiness_and_directories_are_distinguished() {
     assert!(matches!(open(b"hello world"), Err(InitrdError::Unknown { .. })));
     assert!(matches!(open(b"0"), Err(InitrdError::Unknown { .. })));
     assert!(matches!(open(b""), Err(InitrdError::Empty { .. })));
@@ -64,9 +64,9 @@ fn garbage_emptiness_and_directories_are_told_apart() {
 
 #[test]
 fn an_initrd_goes_to_the_top_or_below_the_kernel_if_memory_is_small() {
-    let kernel = Range { start: 16 << 20, len: 40 << 20 };
-    assert_eq!(find_place(1 << 20, kernel, 64 << 20), Some(Range { start: 63 << 20, len: 1 << 20 }));
-    assert_eq!(find_place(10 << 20, kernel, 64 << 20), Some(Range { start: 6 << 20, len: 10 << 20 }));
+    let kernel = GuestRange { start: 16 << 20, len: 40 << 20 };
+    assert_eq!(find_place(1 << 20, kernel, 64 << 20), Some(GuestRange { start: 63 << 20, len: 1 << 20 }));
+    assert_eq!(find_place(10 << 20, kernel, 64 << 20), Some(GuestRange { start: 6 << 20, len: 10 << 20 }));
     assert_eq!(find_place(16 << 20, kernel, 64 << 20), None);
 }
 
@@ -75,7 +75,7 @@ proptest! {
     fn a_place_is_page_aligned_beside_the_kernel_and_below_the_end(
         len in 1u64..1 << 33, start in 0x10_0000u64..1 << 26, size in 0x1000u64..1 << 28, end in 0u64..1 << 32,
     ) {
-        let kernel = Range { start, len: size };
+        let kernel = GuestRange { start, len: size };
         match find_place(len, kernel, end) {
             Some(range) => {
                 prop_assert_eq!(range.start % PAGE, 0);

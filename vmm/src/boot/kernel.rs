@@ -1,4 +1,4 @@
-//! The kernel image: opened and understood before anything is built, then read straight into guest memory.
+//! The kernel image: opened and parsed before anything is built, then loaded straight into guest memory.
 
 use std::fs::File;
 use std::io;
@@ -8,10 +8,11 @@ use std::path::{Path, PathBuf};
 use linux_loader::loader::bootparam::setup_header;
 
 use super::bzimage::{self, BzImage, BzImageError};
-use super::elf::{self, ElfError, Header, Notes, Section, Segment};
-use super::load::Loader;
-use super::pieces::{self, Load, Piece};
-use crate::arch::x86_64::memmap::Range;
+use super::elf::{self, ElfError, ElfHeader, Notes, Section, Segment};
+use super::loader::Loader;
+use super::segments::{self, FileExtent, LoadSegment};
+use crate::arch::to_usize;
+use crate::arch::x86_64::memmap::GuestRange;
 use crate::arch::x86_64::{layout, memmap};
 use crate::config::BootProtocol;
 
@@ -20,114 +21,67 @@ use crate::config::BootProtocol;
 pub enum KernelError {
     /// The file cannot be opened.
     #[error("cannot open kernel {path}; check the path and its permissions")]
-    Open {
-        /// Path as given.
-        path: PathBuf,
-        /// The cause.
-        source: io::Error,
-    },
-    /// A directory, device or pipe.
+    Open { path: PathBuf, source: io::Error },
+    /// The path is a directory, device or pipe.
     #[error("kernel {path} is not a regular file; give a vmlinux or bzImage")]
-    NotAFile {
-        /// Path as given.
-        path: PathBuf,
-    },
-    /// Nothing in it.
+    NotAFile { path: PathBuf },
+    /// The file has no bytes.
     #[error("kernel {path} is empty; build or copy it again")]
-    Empty {
-        /// Path as given.
-        path: PathBuf,
-    },
+    Empty { path: PathBuf },
     /// The file cannot be read.
     #[error("cannot read kernel {path}")]
-    Read {
-        /// Path as given.
-        path: PathBuf,
-        /// The cause.
-        source: io::Error,
-    },
-    /// Neither ELF nor bzImage.
+    Read { path: PathBuf, source: io::Error },
+    /// The file is neither ELF nor bzImage.
     #[error("kernel {path} is neither an ELF image (vmlinux) nor a bzImage; give one of these for x86-64")]
-    Unknown {
-        /// Path as given.
-        path: PathBuf,
-    },
-    /// A bad ELF image.
+    Unknown { path: PathBuf },
+    /// The ELF image cannot be booted.
     #[error("kernel {path} is an ELF file that cannot be booted; give a complete x86-64 vmlinux")]
-    Elf {
-        /// Path as given.
-        path: PathBuf,
-        /// What is wrong.
-        source: ElfError,
-    },
-    /// A bad bzImage.
+    Elf { path: PathBuf, source: ElfError },
+    /// The bzImage cannot be booted.
     #[error("kernel {path} is a bzImage that cannot be booted; give a complete 64-bit one")]
-    BzImage {
-        /// Path as given.
-        path: PathBuf,
-        /// What is wrong.
-        source: BzImageError,
-    },
-    /// PVH was asked for, and the image has no such entry.
+    BzImage { path: PathBuf, source: BzImageError },
+    /// The configuration asks for PVH, and the image has no PVH entry.
     #[error("kernel {path} has no PVH entry; build it with CONFIG_PVH=y or use another boot protocol")]
-    NoPvhEntry {
-        /// Path as given.
-        path: PathBuf,
-    },
-    /// The image does not fit.
+    NoPvhEntry { path: PathBuf },
+    /// The image needs more memory below the device hole than the machine has.
     #[error("kernel {path} needs {needs_mib} MiB of guest memory and the machine has {has_mib} MiB; give it more")]
-    TooLarge {
-        /// Path as given.
-        path: PathBuf,
-        /// Up to the highest address that the image uses.
-        needs_mib: u64,
-        /// What there is below the device hole.
-        has_mib: u64,
-    },
-    /// The image wants memory that is not RAM, or where boot data lies.
+    TooLarge { path: PathBuf, needs_mib: u64, has_mib: u64 },
+    /// The image's addresses are not RAM, or overlap boot data.
     #[error(
-        "kernel {path} wants to be loaded at {address:#x}, where no kernel can be; it is not made for this machine"
+        "kernel {path} asks to be loaded at {address:#x}, where no kernel can be; it is not made for this machine"
     )]
-    BadAddress {
-        /// Path as given.
-        path: PathBuf,
-        /// The address.
-        address: u64,
-    },
+    BadAddress { path: PathBuf, address: u64 },
 }
 
 #[derive(Debug)]
 enum Image {
-    Elf { entry: u64, notes: Notes, loads: Vec<Load> },
+    Elf { entry: u64, notes: Notes, loads: Vec<LoadSegment> },
     BzImage(BzImage),
 }
 
-/// An image that has been understood.
+/// An opened and parsed kernel image.
 #[derive(Debug)]
-pub struct Kernel {
+pub struct KernelImage {
     path: PathBuf,
     file: File,
     image: Image,
 }
 
-/// Where to start, once the image is in memory.
+/// The entry of an image in memory.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub enum Entry {
-    /// PVH at this address.
+    /// The PVH entry at this address.
     Pvh(u32),
-    /// 64-bit Linux entry at this address, with the setup header for `boot_params` if the image has one.
+    /// The 64-bit Linux entry at this address, with the setup header for `boot_params` if the image has one.
     Linux64(u64, Option<setup_header>),
 }
 
-impl Kernel {
-    /// Opens and parses `path`. No segment is read yet.
-    ///
-    /// # Errors
-    /// Everything that is wrong with the image by itself.
+impl KernelImage {
+    /// Opens and parses `path`. Reads no segment yet.
     pub fn open(path: &Path) -> Result<Self, KernelError> {
         let file = File::options()
             .read(true)
-            .custom_flags(libc::O_NONBLOCK) // a FIFO shall not hang us
+            .custom_flags(libc::O_NONBLOCK) // opening a FIFO must not block
             .open(path)
             .map_err(|source| KernelError::Open { path: path.into(), source })?;
         let read = |source| KernelError::Read { path: path.into(), source };
@@ -138,7 +92,7 @@ impl Kernel {
         if metadata.len() == 0 {
             return Err(KernelError::Empty { path: path.into() });
         }
-        let mut head = vec![0; bzimage::PROBE_SIZE.min(metadata.len() as usize)];
+        let mut head = vec![0; bzimage::PROBE_SIZE.min(to_usize(metadata.len()))];
         file.read_exact_at(&mut head, 0).map_err(read)?;
         let image = if elf::is_elf(&head) {
             open_elf(&file, &head, metadata.len(), path)?
@@ -161,16 +115,16 @@ impl Kernel {
         }
     }
 
-    /// The memory that the kernel uses before it knows its memory map.
-    pub fn extent(&self) -> Range {
+    /// The memory that the kernel uses before it reads its memory map.
+    pub fn memory_range(&self) -> GuestRange {
         let (start, end) = match &self.image {
-            Image::Elf { loads, .. } => pieces::extent(loads),
+            Image::Elf { loads, .. } => segments::address_range(loads),
             Image::BzImage(image) => (image.load, image.load + image.init_size),
         };
-        Range { start, len: end - start }
+        GuestRange { start, len: end - start }
     }
 
-    /// The highest address an initrd may reach up to.
+    /// Highest address of an initrd's last byte.
     pub fn initrd_max(&self) -> u64 {
         match &self.image {
             Image::Elf { .. } => u64::from(u32::MAX),
@@ -179,31 +133,25 @@ impl Kernel {
     }
 
     /// Checks that the kernel fits into a machine with `size` bytes of memory.
-    ///
-    /// # Errors
-    /// [`KernelError::TooLarge`], [`KernelError::BadAddress`].
     pub fn check_fits(&self, size: u64) -> Result<(), KernelError> {
-        let low = memmap::ram(size)[0];
-        let extent = self.extent();
-        if extent.start < layout::HIGH_RAM || extent.end() > layout::MMIO_HOLE {
-            let address = if extent.start < layout::HIGH_RAM { extent.start } else { extent.end() };
+        let low = memmap::low_ram(size);
+        let range = self.memory_range();
+        if range.start < layout::HIGH_RAM || range.end() > layout::MMIO_HOLE {
+            let address = if range.start < layout::HIGH_RAM { range.start } else { range.end() };
             return Err(KernelError::BadAddress { path: self.path.clone(), address });
         }
-        if extent.end() > low.end() {
+        if range.end() > low.end() {
             return Err(KernelError::TooLarge {
                 path: self.path.clone(),
-                needs_mib: extent.end().div_ceil(1 << 20),
+                needs_mib: range.end().div_ceil(1 << 20),
                 has_mib: low.len >> 20,
             });
         }
         Ok(())
     }
 
-    /// The entry by `protocol`. Linux is entered in 64-bit mode even where it has a PVH entry: behind that one it
-    /// looks for Xen first, in 256 steps with an exit each.
-    ///
-    /// # Errors
-    /// [`KernelError::NoPvhEntry`].
+    /// The entry by `protocol`. `Auto` enters Linux in 64-bit mode even if it has a PVH entry: after a PVH entry Linux
+    /// first searches for Xen, in 256 steps with an exit each.
     pub fn entry(&self, protocol: BootProtocol) -> Result<Entry, KernelError> {
         match (&self.image, protocol) {
             (Image::Elf { entry, notes: Notes { linux: true, .. }, loads, .. }, BootProtocol::Auto)
@@ -221,25 +169,23 @@ impl Kernel {
         }
     }
 
-    /// Brings the image to its place. Memory that the image wants zero is so already.
-    ///
-    /// # Errors
-    /// [`KernelError::Read`], also if the file has shrunk meanwhile.
+    /// Loads the image to its addresses. Fails if the file has shrunk meanwhile. New guest memory is zero, as the image
+    /// expects.
     pub fn load(self, loader: &mut Loader) -> Result<(), KernelError> {
-        let (pieces, cold): (Vec<_>, Vec<_>) = match &self.image {
+        let (extents, cold): (Vec<_>, Vec<_>) = match &self.image {
             Image::Elf { loads, .. } => (
-                loads.iter().flat_map(|load| load.pieces.clone()).collect(),
+                loads.iter().flat_map(|load| load.extents.clone()).collect(),
                 loads.iter().flat_map(|load| load.cold.clone()).collect(),
             ),
             Image::BzImage(image) => {
-                (vec![Piece { offset: image.code_offset, address: image.load, len: image.code_len }], Vec::new())
+                (vec![FileExtent { offset: image.code_offset, address: image.load, len: image.code_len }], Vec::new())
             }
         };
-        loader.load(self.file, &pieces, &cold).map_err(|source| KernelError::Read { path: self.path, source })
+        loader.load(self.file, &extents, &cold).map_err(|source| KernelError::Read { path: self.path, source })
     }
 }
 
-fn has_contents_at(loads: &[Load], address: u64) -> bool {
+fn has_contents_at(loads: &[LoadSegment], address: u64) -> bool {
     loads.iter().any(|load| load.has_contents_at(address))
 }
 
@@ -258,15 +204,15 @@ fn open_elf(file: &File, head: &[u8], file_len: u64, path: &Path) -> Result<Imag
         let found = elf::notes(&read_part(file, offset, len, file_len, path)?).map_err(bad)?;
         notes = Notes { pvh_entry: notes.pvh_entry.or(found.pvh_entry), linux: notes.linux || found.linux };
     }
-    let loads = pieces::loads(&segments, &special_sections(file, &header, file_len, path)?);
+    let loads = segments::load_segments(&segments, &special_sections(file, &header, file_len, path)?);
     if !has_contents_at(&loads, notes.pvh_entry.map_or(header.entry, u64::from)) {
         return Err(bad(ElfError::Malformed("entry address")));
     }
     Ok(Image::Elf { entry: header.entry, notes, loads })
 }
 
-/// Sections that need not be loaded like others. Section headers are optional: an image without is loaded as it is.
-fn special_sections(file: &File, header: &Header, file_len: u64, path: &Path) -> Result<Vec<Section>, KernelError> {
+/// The special sections of the image. Section headers are optional: an image without them is loaded as it is.
+fn special_sections(file: &File, header: &ElfHeader, file_len: u64, path: &Path) -> Result<Vec<Section>, KernelError> {
     let table_len = u64::from(header.sections) * elf::SECTION_SIZE as u64;
     let fits = |offset: u64, len: u64| offset.checked_add(len).is_some_and(|end| end <= file_len);
     if header.sections > elf::MAX_SECTIONS || !fits(header.sections_offset, table_len) {
@@ -282,12 +228,12 @@ fn special_sections(file: &File, header: &Header, file_len: u64, path: &Path) ->
     }
 }
 
-/// `len` bytes at `offset`, both from the file itself, `len` bounded by the caller.
+/// Reads `len` bytes at `offset`. Both come from the file itself; the caller has bounded `len`.
 fn read_part(file: &File, offset: u64, len: u64, file_len: u64, path: &Path) -> Result<Vec<u8>, KernelError> {
     if offset.checked_add(len).is_none_or(|end| end > file_len) {
         return Err(KernelError::Elf { path: path.into(), source: ElfError::Truncated });
     }
-    let mut bytes = vec![0; len as usize];
+    let mut bytes = vec![0; to_usize(len)];
     file.read_exact_at(&mut bytes, offset).map_err(|source| KernelError::Read { path: path.into(), source })?;
     Ok(bytes)
 }

@@ -15,11 +15,11 @@ fn image() -> PvhImage<'static> {
     PvhImage { load: 0x20_0000, entry: 5, code: CODE, memory_len: 0x2000, ..PvhImage::default() }
 }
 
-fn open(contents: &[u8]) -> Result<Kernel, KernelError> {
+fn open(contents: &[u8]) -> Result<KernelImage, KernelError> {
     let dir = tempfile::tempdir().expect("a temporary directory");
     let path = dir.path().join("vmlinux");
     fs::write(&path, contents).expect("a temporary file");
-    Kernel::open(&path)
+    KernelImage::open(&path)
 }
 
 #[test]
@@ -37,7 +37,7 @@ fn linux_is_entered_in_64_bit_mode_although_it_has_a_pvh_entry() {
     let kernel = open(&pvh_image(&PvhImage { linux: true, ..image() })).expect("good");
     assert_eq!(kernel.entry(BootProtocol::Auto).expect("has both"), Entry::Linux64(0x20_0005, None));
     assert_eq!(kernel.entry(BootProtocol::Pvh).expect("has both"), Entry::Pvh(0x20_0005));
-    // An address of no use, as the entry of the ELF header may be where only PVH was thought of.
+    // A useless address: images made only for PVH may have such an entry in the ELF header.
     let mut bytes = pvh_image(&PvhImage { linux: true, ..image() });
     bytes[24..32].copy_from_slice(&0xffff_ffff_8100_0000u64.to_le_bytes());
     let kernel = open(&bytes).expect("good by PVH");
@@ -47,7 +47,7 @@ fn linux_is_entered_in_64_bit_mode_although_it_has_a_pvh_entry() {
 #[test]
 fn segments_are_read_to_their_place() {
     let kernel = open(&pvh_image(&image())).expect("good");
-    assert_eq!(kernel.extent(), Range { start: 0x20_0000, len: 0x2000 });
+    assert_eq!(kernel.memory_range(), GuestRange { start: 0x20_0000, len: 0x2000 });
     let ram = ram(4);
     let mut loader = Loader::new(&ram, ImageLoading::Map);
     kernel.load(&mut loader).expect("fits");
@@ -91,14 +91,14 @@ fn an_entry_outside_of_the_code_is_malformed() {
 }
 
 #[test]
-fn emptiness_garbage_directories_pipes_and_absence_are_told_apart() {
+fn emptiness_garbage_directories_pipes_and_absence_are_distinguished() {
     assert!(matches!(open(b""), Err(KernelError::Empty { .. })));
     assert!(matches!(open(b"#!/bin/sh\n"), Err(KernelError::Unknown { .. })));
     assert!(matches!(open(&[0; 4096]), Err(KernelError::Unknown { .. })));
     assert!(matches!(open(b"\x7fELF"), Err(KernelError::Elf { source: ElfError::Truncated, .. })));
-    assert!(matches!(Kernel::open(Path::new("/")), Err(KernelError::NotAFile { .. })));
-    assert!(matches!(Kernel::open(Path::new("/dev/null")), Err(KernelError::NotAFile { .. })));
-    let error = Kernel::open(Path::new("/nowhere/vmlinux")).expect_err("absent");
+    assert!(matches!(KernelImage::open(Path::new("/")), Err(KernelError::NotAFile { .. })));
+    assert!(matches!(KernelImage::open(Path::new("/dev/null")), Err(KernelError::NotAFile { .. })));
+    let error = KernelImage::open(Path::new("/nowhere/vmlinux")).expect_err("absent");
     assert!(error.to_string().contains("/nowhere/vmlinux"), "{error}");
 }
 
@@ -123,7 +123,7 @@ proptest! {
         }
         if let Ok(kernel) = open(&bytes) {
             if kernel.check_fits(4 << 20).is_ok() {
-                kernel.load(&mut Loader::new(&ram(4), ImageLoading::Copy)).expect("what fits can be loaded");
+                kernel.load(&mut Loader::new(&ram(4), ImageLoading::Copy)).expect("a kernel that fits can be loaded");
             }
         }
     }

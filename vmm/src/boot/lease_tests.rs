@@ -1,3 +1,5 @@
+//! Leases and their return to writers.
+
 use std::fs::{self, OpenOptions};
 use std::io::Write;
 use std::path::{Path, PathBuf};
@@ -6,13 +8,13 @@ use std::time::Duration;
 use vm_memory::Bytes;
 
 use super::*;
-use crate::boot::place;
+use crate::boot::file_pages;
 use crate::testing::ram;
 
 const LEN: usize = 0x3000;
 const AT: u64 = 0x10_0000;
 
-/// A file of ours, and the way to it.
+/// Creates a file, and returns its path and an open descriptor.
 fn file(dir: &Path, byte: u8) -> (PathBuf, File) {
     let path = dir.join(format!("image{byte}"));
     fs::write(&path, vec![byte; LEN]).expect("a temporary file");
@@ -21,8 +23,8 @@ fn file(dir: &Path, byte: u8) -> (PathBuf, File) {
 }
 
 fn map(leases: &mut Leases, ram: &GuestRam, file: File, address: u64) -> Result<(), LeaseError> {
-    let piece = Piece { offset: 0, address, len: LEN as u64 };
-    leases.map(file, |file| Ok(place::map(ram, file, piece)?.into_iter().collect()))
+    let extent = FileExtent { offset: 0, address, len: LEN as u64 };
+    leases.map(file, |file| Ok(file_pages::map(ram, file, extent)?.into_iter().collect()))
 }
 
 fn contents(ram: &GuestRam, address: u64) -> Vec<u8> {
@@ -41,7 +43,7 @@ fn a_file_that_is_written_to_or_cut_leaves_the_guest_what_it_had() {
     let beside = AT + LEN as u64;
     map(&mut leases, &ram, opened_one, AT).expect("our own file");
     map(&mut leases, &ram, opened_two, beside).expect("our own file");
-    // Written by the guest before.
+    // The guest has written to this page.
     ram.write_obj(9_u8, GuestAddress(AT + 0x1000)).expect("in RAM");
     let mut expected = vec![1; LEN];
     expected[0x1000] = 9;
@@ -53,18 +55,18 @@ fn a_file_that_is_written_to_or_cut_leaves_the_guest_what_it_had() {
     assert_eq!(contents(&ram, AT), expected);
     fs::write(&two, b"other").expect("cut while it is opened");
     assert_eq!(contents(&ram, beside), [2; LEN]);
-    // A lease that nobody gives back is taken away after 45 s, unless somebody has changed that.
-    assert!(begin.elapsed() < Duration::from_secs(20), "writers were held up for {:?}", begin.elapsed());
-    assert!(lock(&leases.shared).leased.is_empty(), "leases are given back one by one");
+    // The kernel breaks a lease that is not returned after 45 s by default.
+    assert!(begin.elapsed() < Duration::from_secs(20), "writers were blocked for {:?}", begin.elapsed());
+    assert!(lock(&leases.shared).leased.is_empty(), "each lease is returned by itself");
 }
 
 #[test]
-fn a_file_that_somebody_may_write_to_is_not_leased() {
+fn a_file_that_is_open_for_writing_is_not_leased() {
     let dir = tempfile::tempdir().expect("a temporary directory");
     let ram = ram(4);
     let mut leases = Leases::new(ram.clone());
     let (path, opened) = file(dir.path(), 1);
-    let writer = OpenOptions::new().write(true).open(&path).expect("nobody minds");
+    let writer = OpenOptions::new().write(true).open(&path).expect("no lease yet");
     match map(&mut leases, &ram, opened, AT) {
         Err(LeaseError::Refused { source, .. }) => assert_eq!(source.raw_os_error(), Some(libc::EAGAIN)),
         other => panic!("{other:?}"),
@@ -93,12 +95,12 @@ fn nothing_is_left_of_leases_that_are_dropped() {
         !task.exists()
     });
     assert!(gone);
-    // Does not wait for anybody.
+    // Does not wait for a lease.
     OpenOptions::new().write(true).open(path).expect("no lease");
 }
 
 #[test]
-fn what_cannot_be_mapped_is_an_error_and_leaves_no_lease() {
+fn an_extent_outside_of_memory_is_an_error_and_leaves_no_lease() {
     let dir = tempfile::tempdir().expect("a temporary directory");
     let ram = ram(4);
     let mut leases = Leases::new(ram.clone());

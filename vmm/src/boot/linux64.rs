@@ -1,14 +1,14 @@
-//! What Linux expects at its 64-bit entry: `boot_params`, a GDT, and page tables that map the first GiB one to one
+//! Data for Linux' 64-bit entry: `boot_params`, a GDT, and page tables that map the first GiB one to one
 //! (Documentation/arch/x86/boot.rst, "64-bit Boot Protocol"; zero-page.rst).
 
 use hutch_devices::GuestRam;
 use linux_loader::loader::bootparam::{boot_e820_entry, boot_params, setup_header};
 use vm_memory::{ByteValued, Bytes, GuestAddress, GuestMemoryError};
 
-use crate::arch::x86_64::memmap::{MapEntry, Range};
+use crate::arch::x86_64::memmap::{GuestRange, MapEntry};
 use crate::arch::x86_64::{layout, regs};
 
-/// A boot loader without a number of its own.
+/// The number for boot loaders without a number of their own.
 const LOADER_UNDEFINED: u8 = 0xff;
 const BOOT_FLAG: u16 = 0xaa55;
 const HEADER_MAGIC: u32 = u32::from_le_bytes(*b"HdrS");
@@ -16,30 +16,27 @@ const HEADER_MAGIC: u32 = u32::from_le_bytes(*b"HdrS");
 const PRESENT_WRITABLE: u64 = 3;
 const LARGE_PAGE: u64 = 1 << 7;
 
-/// What a kernel is told, whatever the protocol.
+/// Boot data that every entry protocol passes to the kernel.
 #[derive(Clone, Copy, Debug)]
 pub struct BootInfo<'a> {
-    /// Memory map.
+    /// The memory map.
     pub map: &'a [MapEntry],
-    /// Where the initrd lies.
-    pub initrd: Option<Range>,
-    /// Where the ACPI tables begin.
+    /// Addresses of the initrd.
+    pub initrd: Option<GuestRange>,
+    /// Address of the ACPI tables.
     pub rsdp: Option<u64>,
     /// Length of the command line at [`layout::CMDLINE`], without the final zero.
     pub cmdline_len: usize,
 }
 
-/// Writes everything to its place.
-///
-/// # Errors
-/// Never, with memory of at least 2 MiB.
+/// Writes everything to its place. Does not fail with memory of at least 2 MiB.
 pub fn write(ram: &GuestRam, info: &BootInfo<'_>, header: Option<&setup_header>) -> Result<(), GuestMemoryError> {
     let mut params = boot_params { hdr: header.copied().unwrap_or_default(), ..Default::default() };
     params.hdr.type_of_loader = LOADER_UNDEFINED;
     params.hdr.boot_flag = BOOT_FLAG;
     params.hdr.header = HEADER_MAGIC;
-    params.hdr.cmd_line_ptr = layout::CMDLINE as u32;
-    params.hdr.cmdline_size = info.cmdline_len as u32;
+    params.hdr.cmd_line_ptr = u32::try_from(layout::CMDLINE).expect("the command line lies below 1 MiB");
+    params.hdr.cmdline_size = u32::try_from(info.cmdline_len).expect("a command line has at most 2 KiB");
     if let Some(initrd) = info.initrd {
         params.hdr.ramdisk_image = u32::try_from(initrd.start).expect("an initrd is placed below 4 GiB");
         params.hdr.ramdisk_size = u32::try_from(initrd.len).expect("an initrd is placed below 4 GiB");
@@ -48,7 +45,7 @@ pub fn write(ram: &GuestRam, info: &BootInfo<'_>, header: Option<&setup_header>)
     for (slot, entry) in params.e820_table.iter_mut().zip(info.map) {
         *slot = boot_e820_entry { addr: entry.range.start, size: entry.range.len, type_: entry.kind };
     }
-    params.e820_entries = info.map.len() as u8;
+    params.e820_entries = u8::try_from(info.map.len()).expect("the memory map has at most 5 entries");
     ram.write_slice(params.as_slice(), GuestAddress(layout::ZERO_PAGE))?;
 
     let gdt: Vec<u8> = regs::gdt().iter().flat_map(|entry| entry.to_le_bytes()).collect();
@@ -71,10 +68,10 @@ mod tests {
     use crate::testing::ram;
 
     #[test]
-    fn boot_params_tell_memory_initrd_and_command_line() {
+    fn boot_params_describe_memory_initrd_and_command_line() {
         let ram = ram(4);
         let map = memmap::map(5 << 30);
-        let initrd = Range { start: 0x30_0000, len: 0x1234 };
+        let initrd = GuestRange { start: 0x30_0000, len: 0x1234 };
         let header = setup_header { version: 0x20f, pref_address: 0x100_0000, ..Default::default() };
         let info = BootInfo { map: &map, initrd: Some(initrd), rsdp: Some(0xe_0000), cmdline_len: 17 };
         write(&ram, &info, Some(&header)).expect("fits");

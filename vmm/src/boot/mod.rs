@@ -1,15 +1,18 @@
-//! From files on the host to a guest that can start: kernel image, initrd, command line, and what the entry protocol
-//! wants in memory. Runs on the builder's thread.
+//! From files on the host to a guest that can start: kernel image, initrd, command line, and the data that the entry
+//! protocol expects in memory. Runs on the builder's thread.
+//!
+//! Numbers in images come from outside: they never reach an index, an unwrap or a truncating cast.
+#![cfg_attr(not(test), warn(clippy::indexing_slicing, clippy::unwrap_used, clippy::cast_possible_truncation))]
 
 pub mod bzimage;
 pub mod cmdline;
-pub mod cold;
 pub mod elf;
+pub mod file_pages;
 pub mod initrd;
 pub mod kernel;
 pub mod lease;
 pub mod linux64;
-pub mod load;
-pub mod pieces;
-pub mod place;
+pub mod load_plan;
+pub mod loader;
 pub mod pvh;
+pub mod segments;

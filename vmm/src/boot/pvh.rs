@@ -1,4 +1,4 @@
-//! What a kernel expects at its PVH entry: start info, memory map, module list (Xen: `arch-x86/hvm/start_info.h`).
+//! Data for a PVH entry: start info, memory map, module list (Xen: `arch-x86/hvm/start_info.h`).
 
 use hutch_devices::GuestRam;
 use linux_loader::loader::elf::start_info::{hvm_memmap_table_entry, hvm_modlist_entry, hvm_start_info};
@@ -9,13 +9,10 @@ use crate::arch::x86_64::layout;
 
 /// "xEn3" with the top bit of the E set.
 const MAGIC: u32 = 0x336e_c578;
-/// Version 1 brought the memory map.
+/// Version 1 introduced the memory map.
 const VERSION: u32 = 1;
 
-/// Writes everything to its place in the boot page.
-///
-/// # Errors
-/// Never, with memory of at least 2 MiB.
+/// Writes everything to its place in the boot page. Does not fail with memory of at least 2 MiB.
 pub fn write(ram: &GuestRam, info: &BootInfo<'_>) -> Result<(), GuestMemoryError> {
     assert!(info.map.len() <= layout::PVH_MEMMAP_MAX, "the memory map has at most 5 entries");
     let start_info = hvm_start_info {
@@ -26,7 +23,7 @@ pub fn write(ram: &GuestRam, info: &BootInfo<'_>) -> Result<(), GuestMemoryError
         cmdline_paddr: layout::CMDLINE,
         rsdp_paddr: info.rsdp.unwrap_or(0),
         memmap_paddr: layout::PVH_MEMMAP,
-        memmap_entries: info.map.len() as u32,
+        memmap_entries: u32::try_from(info.map.len()).expect("the memory map has at most 5 entries"),
         ..Default::default()
     };
     ram.write_slice(start_info.as_slice(), GuestAddress(layout::PVH_START_INFO))?;
@@ -51,14 +48,14 @@ pub fn write(ram: &GuestRam, info: &BootInfo<'_>) -> Result<(), GuestMemoryError
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::arch::x86_64::memmap::{self, Range};
+    use crate::arch::x86_64::memmap::{self, GuestRange};
     use crate::testing::ram;
 
     #[test]
     fn the_start_info_leads_to_everything_else() {
         let ram = ram(4);
         let map = memmap::map(4 << 20);
-        let initrd = Range { start: 0x30_0000, len: 0x1234 };
+        let initrd = GuestRange { start: 0x30_0000, len: 0x1234 };
         let info = BootInfo { map: &map, initrd: Some(initrd), rsdp: Some(0xe_0000), cmdline_len: 0 };
         write(&ram, &info).expect("fits");
         let start: hvm_start_info = ram.read_obj(GuestAddress(layout::PVH_START_INFO)).expect("there");
@@ -68,8 +65,8 @@ mod tests {
         assert_eq!((module.paddr, module.size), (0x30_0000, 0x1234));
         for (index, entry) in map.iter().enumerate() {
             let address = start.memmap_paddr + (index * size_of::<hvm_memmap_table_entry>()) as u64;
-            let told: hvm_memmap_table_entry = ram.read_obj(GuestAddress(address)).expect("there");
-            assert_eq!((told.addr, told.size, told.type_), (entry.range.start, entry.range.len, entry.kind));
+            let found: hvm_memmap_table_entry = ram.read_obj(GuestAddress(address)).expect("there");
+            assert_eq!((found.addr, found.size, found.type_), (entry.range.start, entry.range.len, entry.kind));
         }
         assert_eq!(start.memmap_entries as usize, map.len());
     }

@@ -1,8 +1,8 @@
-//! Why a vCPU came back, as plain data.
+//! Exits from guest mode, as plain data.
 
 use std::fmt;
 
-/// An exit from guest mode. Slices alias the vCPU's exchange area: input is to be filled in before the next run.
+/// An exit from guest mode. Slices alias the vCPU's exchange area: fill in input before the next run.
 #[derive(Debug, PartialEq, Eq)]
 pub enum VmExit<'a> {
     /// `in`: items of `size` bytes from `port`.
@@ -11,7 +11,7 @@ pub enum VmExit<'a> {
         port: u16,
         /// Bytes of one item: 1, 2 or 4.
         size: usize,
-        /// All items, one after the other (`rep ins` asks for several).
+        /// The items, one after the other (`rep ins` asks for several).
         data: &'a mut [u8],
     },
     /// `out`: items of `size` bytes to `port`.
@@ -20,24 +20,24 @@ pub enum VmExit<'a> {
         port: u16,
         /// Bytes of one item: 1, 2 or 4.
         size: usize,
-        /// All items.
+        /// The items, one after the other.
         data: &'a [u8],
     },
     /// A load from an address without memory.
     MmioRead {
         /// Guest physical address.
         address: u64,
-        /// To be filled.
+        /// Buffer for the value that the guest loads.
         data: &'a mut [u8],
     },
     /// A store to an address without memory.
     MmioWrite {
         /// Guest physical address.
         address: u64,
-        /// What was stored.
+        /// Bytes that the guest stored.
         data: &'a [u8],
     },
-    /// `hlt` that nobody handles in the kernel. Does not happen with an in-kernel interrupt controller.
+    /// A `hlt` that the kernel did not handle. Does not happen with an in-kernel interrupt controller.
     Hlt,
     /// A triple fault (KVM_EXIT_SHUTDOWN).
     Shutdown,
@@ -51,29 +51,29 @@ pub enum VmExit<'a> {
     InternalError(u32),
     /// The processor refused to enter the guest.
     FailEntry(u64),
-    /// Something that nobody enabled or knows.
+    /// An exit reason that hutch neither enables nor knows.
     Other(u32),
 }
 
 /// Kinds of KVM_EXIT_SYSTEM_EVENT.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum SystemEvent {
-    /// Power off.
+    /// KVM_SYSTEM_EVENT_SHUTDOWN: power-off.
     Shutdown,
-    /// Reset.
+    /// KVM_SYSTEM_EVENT_RESET.
     Reset,
-    /// The guest says it has crashed.
+    /// KVM_SYSTEM_EVENT_CRASH: the guest reports that it has crashed.
     Crash,
-    /// Another number.
+    /// An event type that hutch does not know.
     Other(u32),
 }
 
-/// Where a guest was when it could not go on.
+/// Position of a guest that could not continue.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct FaultContext {
-    /// Instruction pointer.
+    /// The instruction pointer.
     pub rip: u64,
-    /// Bytes of the instruction there; empty if they could not be read.
+    /// Bytes of the instruction at `rip`; empty if they could not be read.
     pub instruction: Vec<u8>,
 }
 

@@ -8,108 +8,109 @@ use hutch_devices::GuestRam;
 use vmm_sys_util::eventfd::{EventFd, EFD_CLOEXEC, EFD_NONBLOCK};
 
 use super::exit::SystemEvent;
-use super::{Doorbell, FaultContext, HvError, Hypervisor, ImmediateExit, Vcpu, Vm, VmExit};
+use super::{FaultContext, HvError, Hypervisor, ImmediateExit, Ioeventfd, Vcpu, Vm, VmExit};
 use crate::arch::EntryState;
+use crate::sync::{lock, wait};
 
-/// One thing a scripted guest does.
+/// One step of a scripted guest.
 #[derive(Clone, Debug)]
 pub enum Scripted {
-    /// `out` of these items of `size` bytes.
+    /// `out` of `data` in items of `size` bytes.
     Out {
-        /// Port.
+        /// Port number.
         port: u16,
         /// Bytes of one item.
         size: usize,
-        /// All items.
+        /// The items, one after the other.
         data: Vec<u8>,
     },
-    /// `in`; what arrives is found in [`FakeHypervisor::inputs`].
+    /// `in`; [`FakeHypervisor::inputs`] returns the answer.
     In {
-        /// Port.
+        /// Port number.
         port: u16,
         /// Bytes of one item.
         size: usize,
-        /// Bytes altogether.
+        /// Bytes of all items together.
         len: usize,
     },
-    /// A load of so many bytes.
+    /// A load from an address, and its length in bytes.
     Load(u64, usize),
-    /// A store.
+    /// A store to an address.
     Store(u64, Vec<u8>),
-    /// Stays inside until called back, as a halted or looping guest does.
+    /// Stays in the guest until it is kicked, as a halted or looping guest does.
     Stay,
-    /// A run that a signal ended.
+    /// A signal ended the run.
     Interrupted,
     /// A triple fault.
     TripleFault,
-    /// See [`VmExit::SystemEvent`].
+    /// Plays [`VmExit::SystemEvent`].
     SystemEvent(SystemEvent),
-    /// See [`VmExit::EmulationFailure`].
+    /// Plays [`VmExit::EmulationFailure`] with these instruction bytes.
     EmulationFailure(Vec<u8>),
-    /// See [`VmExit::InternalError`].
+    /// Plays [`VmExit::InternalError`] with this suberror.
     InternalError(u32),
-    /// See [`VmExit::FailEntry`].
+    /// Plays [`VmExit::FailEntry`] with this hardware reason.
     FailEntry(u64),
-    /// See [`VmExit::Hlt`].
+    /// Plays [`VmExit::Hlt`].
     Hlt,
     /// KVM_RUN fails with this errno.
     Fail(i32),
-    /// The code that runs the vCPU has a bug.
+    /// The code that runs the vCPU panics.
     Bug,
 }
 
-/// What all fake objects of one machine share.
+/// State that all fake objects of one machine share.
 #[derive(Default)]
 struct Record {
     scripts: VecDeque<Vec<Scripted>>,
     inputs: Vec<Vec<u8>>,
-    lines: Vec<u32>,
-    doorbells: Vec<Doorbell>,
+    irqfds: Vec<u32>,
+    ioeventfds: Vec<Ioeventfd>,
     entries: Vec<Option<EntryState>>,
     resumed: usize,
 }
 
-/// Makes scripted machines.
+/// Creates scripted machines.
 #[derive(Clone)]
 pub struct FakeHypervisor {
     record: Arc<Mutex<Record>>,
 }
 
 impl FakeHypervisor {
-    /// vCPU *n* plays `scripts[n]`, then stays inside.
+    /// vCPU *n* plays `scripts[n]`, then stays in the guest.
     pub fn new(scripts: impl IntoIterator<Item = Vec<Scripted>>) -> Self {
         let record = Record { scripts: scripts.into_iter().collect(), ..Record::default() };
         Self { record: Arc::new(Mutex::new(record)) }
     }
 
-    /// What the `in`s and loads so far were answered, in order.
+    /// Answers to the `in`s and loads so far, in order.
     pub fn inputs(&self) -> Vec<Vec<u8>> {
-        self.record.lock().expect("no test panics with the lock").inputs.clone()
+        lock(&self.record).inputs.clone()
     }
 
-    /// Interrupt pins connected.
-    pub fn lines(&self) -> Vec<u32> {
-        self.record.lock().expect("no test panics with the lock").lines.clone()
+    /// Interrupt pins with an irqfd, in order of registration.
+    pub fn irqfds(&self) -> Vec<u32> {
+        lock(&self.record).irqfds.clone()
     }
 
-    /// Doorbells connected.
-    pub fn doorbells(&self) -> Vec<Doorbell> {
-        self.record.lock().expect("no test panics with the lock").doorbells.clone()
+    /// Registered ioeventfds, in order.
+    pub fn ioeventfds(&self) -> Vec<Ioeventfd> {
+        lock(&self.record).ioeventfds.clone()
     }
 
     /// The entry each vCPU was created with.
     pub fn entries(&self) -> Vec<Option<EntryState>> {
-        self.record.lock().expect("no test panics with the lock").entries.clone()
+        lock(&self.record).entries.clone()
     }
 
-    /// How many times a vCPU was told that it had been paused.
+    /// Number of calls of [`Vcpu::resumed`].
     pub fn resumed(&self) -> usize {
-        self.record.lock().expect("no test panics with the lock").resumed
+        lock(&self.record).resumed
     }
 
-    /// A vCPU outside of any machine.
+    /// A vCPU that belongs to no machine.
     pub fn vcpu(&self) -> FakeVcpu {
-        let script = self.record.lock().expect("no test panics with the lock").scripts.pop_front().unwrap_or_default();
+        let script = lock(&self.record).scripts.pop_front().unwrap_or_default();
         FakeVcpu {
             script: script.into(),
             record: self.record.clone(),
@@ -137,18 +138,18 @@ impl Vm for FakeVm {
         Ok(())
     }
 
-    fn interrupt_line(&self, gsi: u32) -> Result<EventFd, HvError> {
-        self.0.record.lock().expect("no test panics with the lock").lines.push(gsi);
+    fn register_irqfd(&self, gsi: u32) -> Result<EventFd, HvError> {
+        lock(&self.0.record).irqfds.push(gsi);
         EventFd::new(EFD_NONBLOCK | EFD_CLOEXEC).map_err(|source| HvError { operation: "eventfd", source })
     }
 
-    fn ring(&self, doorbell: Doorbell, _event: &EventFd) -> Result<(), HvError> {
-        self.0.record.lock().expect("no test panics with the lock").doorbells.push(doorbell);
+    fn register_ioeventfd(&self, ioeventfd: Ioeventfd, _event: &EventFd) -> Result<(), HvError> {
+        lock(&self.0.record).ioeventfds.push(ioeventfd);
         Ok(())
     }
 
     fn create_vcpu(&self, _index: u32, _count: u32, entry: Option<&EntryState>) -> Result<Box<dyn Vcpu>, HvError> {
-        self.0.record.lock().expect("no test panics with the lock").entries.push(entry.cloned());
+        lock(&self.0.record).entries.push(entry.cloned());
         Ok(Box::new(self.0.vcpu()))
     }
 }
@@ -170,7 +171,7 @@ struct FakeFlag {
 
 impl ImmediateExit for FakeFlag {
     fn set(&self, on: bool) {
-        *self.on.lock().expect("no test panics with the lock") = on;
+        *lock(&self.on) = on;
         self.changed.notify_all();
     }
 }
@@ -178,16 +179,16 @@ impl ImmediateExit for FakeFlag {
 impl Vcpu for FakeVcpu {
     fn run(&mut self) -> Result<VmExit<'_>, HvError> {
         if let Some(input) = self.input.take() {
-            self.record.lock().expect("no test panics with the lock").inputs.push(input);
+            lock(&self.record).inputs.push(input);
         }
-        let mut on = self.flag.on.lock().expect("no test panics with the lock");
+        let mut on = lock(&self.flag.on);
         if *on {
             return Ok(VmExit::Interrupted);
         }
         let step = self.script.pop_front().unwrap_or(Scripted::Stay);
         if let Scripted::Stay = step {
             while !*on {
-                on = self.flag.changed.wait(on).expect("no test panics with the lock");
+                on = wait(&self.flag.changed, on);
             }
             return Ok(VmExit::Interrupted);
         }
@@ -222,7 +223,7 @@ impl Vcpu for FakeVcpu {
     }
 
     fn resumed(&mut self) {
-        self.record.lock().expect("no test panics with the lock").resumed += 1;
+        lock(&self.record).resumed += 1;
     }
 
     fn fault_context(&mut self) -> FaultContext {

@@ -1,5 +1,5 @@
-//! The outside of a vCPU: commands to its thread, and the way to call it back from the guest.
-#![allow(unsafe_code)] // signals: sigaction through vmm-sys-util, tgkill
+//! Controls a vCPU from other threads: commands to its thread, and the kick that makes it leave the guest.
+#![expect(unsafe_code, reason = "tgkill and gettid, which are plain system calls")]
 
 use std::io;
 use std::sync::atomic::{AtomicI32, Ordering};
@@ -11,73 +11,70 @@ use vmm_sys_util::signal::{register_signal_handler, SIGRTMIN};
 
 use crate::hv::ImmediateExit;
 
-/// What a vCPU's thread is told.
+/// A command to a vCPU's thread.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Command {
+pub enum VcpuCommand {
     /// Run the guest.
     Run,
-    /// Leave the guest, say so, and wait.
+    /// Leave the guest, report it, and wait.
     Pause,
     /// Leave the guest and end the thread.
     Stop,
 }
 
-/// Calls a vCPU back from the guest. Works from any thread, before, while and after it runs.
+/// Makes a vCPU leave the guest. Works from any thread, before, while and after it runs.
 #[derive(Clone)]
 pub struct Kick {
     flag: Arc<dyn ImmediateExit>,
-    /// Thread id; 0 while there is none.
+    /// Thread id; 0 while no thread runs the vCPU.
     thread: Arc<AtomicI32>,
 }
 
 impl Kick {
-    /// For a vCPU that no thread runs yet.
+    /// Creates the kick of a vCPU that no thread runs yet.
     pub fn new(flag: Arc<dyn ImmediateExit>) -> Self {
         Self { flag, thread: Arc::default() }
     }
 
-    /// The calling thread is the one that runs the vCPU, until the guard goes.
-    pub fn enter(&self) -> Entered {
+    /// Makes the calling thread the target of kicks until the guard is dropped.
+    pub fn enter(&self) -> KickGuard {
         // SAFETY: a plain query.
         self.thread.store(unsafe { libc::gettid() }, Ordering::SeqCst);
-        Entered(self.thread.clone())
+        KickGuard(self.thread.clone())
     }
 
-    /// Makes the vCPU leave the guest, or not enter it.
+    /// Makes the vCPU leave the guest, or return at once from its next entry.
     pub fn kick(&self) {
         self.flag.set(true);
         let thread = self.thread.load(Ordering::SeqCst);
         if thread != 0 {
-            // SAFETY: tgkill touches no memory. If that thread has just ended, the call fails; if its id has been
-            // given to another of our threads, that one gets a signal whose handler does nothing.
+            // SAFETY: tgkill touches no memory. If that thread has just ended, the call fails; if another of our threads
+            // has its id now, the handler of the signal does nothing there.
             unsafe { libc::syscall(libc::SYS_tgkill, libc::getpid(), thread, signal()) };
         }
     }
 
-    /// The vCPU's thread has seen the call.
+    /// Clears the flag: the vCPU's thread has seen the kick.
     pub fn clear(&self) {
         self.flag.set(false);
     }
 }
 
-/// Marks the time during which a thread runs a vCPU.
-pub struct Entered(Arc<AtomicI32>);
+/// Ends the time in which kicks go to a thread.
+pub struct KickGuard(Arc<AtomicI32>);
 
-impl Drop for Entered {
+impl Drop for KickGuard {
     fn drop(&mut self) {
         self.0.store(0, Ordering::SeqCst);
     }
 }
 
-/// The signal that interrupts KVM_RUN. Its number is of no importance to anybody else.
+/// The signal that interrupts KVM_RUN. No other process needs to know its number.
 pub fn signal() -> libc::c_int {
     SIGRTMIN()
 }
 
-/// Installs the handler, once per process: a signal without a handler would end it.
-///
-/// # Errors
-/// That of `sigaction`.
+/// Installs the handler, once per process: a signal without a handler would end the process.
 pub fn install_signal_handler() -> io::Result<()> {
     extern "C" fn nothing(_: libc::c_int, _: *mut libc::siginfo_t, _: *mut libc::c_void) {}
     static INSTALLED: OnceLock<Result<(), i32>> = OnceLock::new();
@@ -86,39 +83,39 @@ pub fn install_signal_handler() -> io::Result<()> {
         .map_err(io::Error::from_raw_os_error)
 }
 
-/// The machine's grip on one vCPU.
+/// Commands one vCPU thread, and ends it when dropped.
 pub struct VcpuHandle {
-    commands: Sender<Command>,
+    commands: Sender<VcpuCommand>,
     kick: Kick,
     thread: Option<JoinHandle<()>>,
 }
 
 impl VcpuHandle {
-    pub(super) fn new(commands: Sender<Command>, kick: Kick, thread: JoinHandle<()>) -> Self {
+    pub(super) fn new(commands: Sender<VcpuCommand>, kick: Kick, thread: JoinHandle<()>) -> Self {
         Self { commands, kick, thread: Some(thread) }
     }
 
-    /// Gives a command; for pause and stop the vCPU is called back. A thread that has ended does not mind.
-    pub fn send(&self, command: Command) {
-        // The order matters: the thread clears the flag before it looks for commands.
+    /// Sends a command, and kicks the vCPU for pause and stop. Has no effect on a thread that has ended.
+    pub fn send(&self, command: VcpuCommand) {
+        // The order matters: the thread clears the flag before it receives commands.
         let _ = self.commands.send(command);
-        if command != Command::Run {
+        if command != VcpuCommand::Run {
             self.kick.kick();
         }
     }
 
-    /// Waits for a thread that is known to end.
+    /// Waits for the end of a thread after a stop command.
     pub fn join(&mut self) {
         if let Some(thread) = self.thread.take() {
-            // A panic has been reported by the thread itself, as `GuestEnd::Bug`.
+            // A panic has been reported by the thread itself, as `VcpuExitReason::Bug`.
             let _ = thread.join();
         }
     }
 }
 
 impl Drop for VcpuHandle {
-    /// The thread ends by itself, soon; whoever must know waits for [`super::VcpuEvents::gone`] before.
+    /// Does not wait for the thread; `VcpuEvents::gone` reports its end.
     fn drop(&mut self) {
-        self.send(Command::Stop);
+        self.send(VcpuCommand::Stop);
     }
 }

@@ -1,4 +1,4 @@
-//! One step of a vCPU: run the guest, answer its exit. No thread, no channel: a test can take a single step.
+//! One step of a vCPU: run the guest, answer its exit. Needs no thread and no channel: a test can take a single step.
 
 use std::sync::Arc;
 
@@ -8,91 +8,91 @@ use crate::counters::{ExitKind, VcpuCounters};
 use crate::hv::exit::SystemEvent;
 use crate::hv::{FaultContext, HvError, Vcpu, VmExit};
 
-/// Who answers the guest's I/O. Shared by all vCPUs.
+/// The buses that answer the guest's I/O. Shared by all vCPUs.
 #[derive(Clone)]
 pub struct IoSpace {
-    /// Memory-mapped.
+    /// Memory-mapped I/O.
     pub mmio: Arc<Bus>,
-    /// Ports.
+    /// Port I/O.
     pub pio: Arc<Bus>,
 }
 
-/// What came of a step.
+/// The result of a step.
 #[derive(Debug)]
-pub enum Step {
-    /// The exit was answered; run again.
+pub enum StepOutcome {
+    /// The exit has been answered; run again.
     Continue,
-    /// Somebody called the vCPU back.
+    /// A kick or a signal interrupted the guest.
     Interrupted,
-    /// The guest cannot or does not want to go on.
-    End(GuestEnd),
+    /// The guest ended, or cannot continue.
+    End(VcpuExitReason),
 }
 
-/// Why a vCPU does not go on.
+/// Why a vCPU stopped running the guest.
 #[derive(Debug)]
-pub enum GuestEnd {
-    /// Power-off by hypervisor call.
+pub enum VcpuExitReason {
+    /// The guest powered off.
     PowerOff,
-    /// Reset by hypervisor call.
+    /// The guest reset the machine.
     Reset,
-    /// The guest told the hypervisor that it crashed.
+    /// The guest reported to the hypervisor that it crashed.
     Crash,
-    /// A triple fault.
+    /// The guest had a triple fault.
     TripleFault,
-    /// An instruction the hypervisor cannot emulate.
+    /// The hypervisor could not emulate an instruction.
     EmulationFailure(FaultContext),
-    /// An exit nobody handles.
+    /// hutch does not handle this exit.
     Unhandled(String),
-    /// The host failed.
+    /// KVM_RUN failed.
     Host(HvError),
-    /// A bug of ours: the vCPU's thread panicked.
+    /// The vCPU's thread panicked: a bug of hutch.
     Bug,
 }
 
-/// Runs the guest until its next exit and answers that.
-pub fn step(vcpu: &mut dyn Vcpu, io: &IoSpace, counters: &VcpuCounters) -> Step {
+/// Runs the guest until its next exit and answers it.
+pub fn step(vcpu: &mut dyn Vcpu, io: &IoSpace, counters: &VcpuCounters) -> StepOutcome {
     let exit = match vcpu.run() {
         Ok(exit) => exit,
         Err(error) => {
             counters.count(ExitKind::Other);
-            return Step::End(GuestEnd::Host(error));
+            return StepOutcome::End(VcpuExitReason::Host(error));
         }
     };
     let (kind, step) = match exit {
         VmExit::PioOut { port, size, data } => {
             log::trace!("out {port:#x}: {data:02x?}");
             for item in data.chunks(size.max(1)) {
-                // Nobody there: on a PC such a write is lost.
+                // A write to a port without a device is lost, as on a PC.
                 io.pio.write(port.into(), item);
             }
-            (ExitKind::PioOut, Step::Continue)
+            (ExitKind::PioOut, StepOutcome::Continue)
         }
         VmExit::PioIn { port, size, data } => {
             log::trace!("in {port:#x}: {} bytes", data.len());
             for item in data.chunks_mut(size.max(1)) {
                 read(&io.pio, port.into(), item);
             }
-            (ExitKind::PioIn, Step::Continue)
+            (ExitKind::PioIn, StepOutcome::Continue)
         }
         VmExit::MmioRead { address, data } => {
             log::trace!("load {address:#x}: {} bytes", data.len());
             read(&io.mmio, address, data);
-            (ExitKind::MmioRead, Step::Continue)
+            (ExitKind::MmioRead, StepOutcome::Continue)
         }
         VmExit::MmioWrite { address, data } => {
             log::trace!("store {address:#x}: {data:02x?}");
             io.mmio.write(address, data);
-            (ExitKind::MmioWrite, Step::Continue)
+            (ExitKind::MmioWrite, StepOutcome::Continue)
         }
-        VmExit::Interrupted => (ExitKind::Interrupted, Step::Interrupted),
-        VmExit::Shutdown => (ExitKind::Other, Step::End(GuestEnd::TripleFault)),
-        VmExit::SystemEvent(event) => (ExitKind::Other, Step::End(system_event(event))),
+        VmExit::Interrupted => (ExitKind::Interrupted, StepOutcome::Interrupted),
+        VmExit::Shutdown => (ExitKind::Other, StepOutcome::End(VcpuExitReason::TripleFault)),
+        VmExit::SystemEvent(event) => (ExitKind::Other, StepOutcome::End(system_event(event))),
         VmExit::EmulationFailure(instruction) => {
             let mut context = vcpu.fault_context();
             if !instruction.is_empty() {
                 context.instruction = instruction;
             }
-            (ExitKind::Other, Step::End(GuestEnd::EmulationFailure(context)))
+            (ExitKind::Other, StepOutcome::End(VcpuExitReason::EmulationFailure(context)))
         }
         VmExit::Hlt => (ExitKind::Other, unhandled(vcpu, "a halt that the kernel should have handled")),
         VmExit::InternalError(number) => (ExitKind::Other, unhandled(vcpu, &format!("KVM internal error {number}"))),
@@ -105,24 +105,24 @@ pub fn step(vcpu: &mut dyn Vcpu, io: &IoSpace, counters: &VcpuCounters) -> Step 
     step
 }
 
-/// Nobody there: all ones, as on a PC.
+/// A read without a device gives all ones, as on a PC.
 fn read(bus: &Bus, address: u64, data: &mut [u8]) {
     if !bus.read(address, data) {
         data.fill(0xff);
     }
 }
 
-fn system_event(event: SystemEvent) -> GuestEnd {
+fn system_event(event: SystemEvent) -> VcpuExitReason {
     match event {
-        SystemEvent::Shutdown => GuestEnd::PowerOff,
-        SystemEvent::Reset => GuestEnd::Reset,
-        SystemEvent::Crash => GuestEnd::Crash,
-        SystemEvent::Other(number) => GuestEnd::Unhandled(format!("KVM system event {number}")),
+        SystemEvent::Shutdown => VcpuExitReason::PowerOff,
+        SystemEvent::Reset => VcpuExitReason::Reset,
+        SystemEvent::Crash => VcpuExitReason::Crash,
+        SystemEvent::Other(number) => VcpuExitReason::Unhandled(format!("KVM system event {number}")),
     }
 }
 
-fn unhandled(vcpu: &mut dyn Vcpu, what: &str) -> Step {
-    Step::End(GuestEnd::Unhandled(format!("{what} ({})", vcpu.fault_context())))
+fn unhandled(vcpu: &mut dyn Vcpu, what: &str) -> StepOutcome {
+    StepOutcome::End(VcpuExitReason::Unhandled(format!("{what} ({})", vcpu.fault_context())))
 }
 
 #[cfg(test)]

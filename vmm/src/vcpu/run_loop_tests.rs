@@ -1,31 +1,15 @@
 //! Single steps with a scripted vCPU.
 
-use std::sync::Mutex;
-
-use hutch_devices::bus::BusDevice;
+use hutch_devices::testing::BusRecorder;
 
 use super::*;
 use crate::counters::ExitCounts;
 use crate::hv::fake::{FakeHypervisor, FakeVcpu, Scripted};
 
-/// Remembers writes; reads give the offset.
-#[derive(Default)]
-struct Recorder(Mutex<Vec<(u64, Vec<u8>)>>);
-
-impl BusDevice for Recorder {
-    fn read(&self, offset: u64, data: &mut [u8]) {
-        data.fill(offset as u8);
-    }
-
-    fn write(&self, offset: u64, data: &[u8]) {
-        self.0.lock().expect("no panics").push((offset, data.to_vec()));
-    }
-}
-
 struct Bench {
     hypervisor: FakeHypervisor,
     vcpu: FakeVcpu,
-    device: Arc<Recorder>,
+    device: Arc<BusRecorder>,
     io: IoSpace,
     counters: VcpuCounters,
 }
@@ -33,7 +17,7 @@ struct Bench {
 impl Bench {
     fn new(script: Vec<Scripted>) -> Self {
         let hypervisor = FakeHypervisor::new([script]);
-        let device = Arc::new(Recorder::default());
+        let device = Arc::new(BusRecorder::default());
         let (mut mmio, mut pio) = (Bus::new(), Bus::new());
         mmio.insert(0xd000_0000, 0x1000, device.clone()).expect("free");
         pio.insert(0x10, 4, device.clone()).expect("free");
@@ -41,13 +25,13 @@ impl Bench {
         Self { vcpu: hypervisor.vcpu(), hypervisor, device, io, counters: VcpuCounters::default() }
     }
 
-    fn step(&mut self) -> Step {
+    fn step(&mut self) -> StepOutcome {
         step(&mut self.vcpu, &self.io, &self.counters)
     }
 
-    fn end(script: Scripted) -> GuestEnd {
+    fn end(script: Scripted) -> VcpuExitReason {
         match Self::new(vec![script]).step() {
-            Step::End(end) => end,
+            StepOutcome::End(end) => end,
             other => panic!("{other:?}"),
         }
     }
@@ -60,13 +44,13 @@ fn port_and_memory_io_reach_their_buses_and_strings_item_by_item() {
         Scripted::Out { port: 0x10, size: 4, data: vec![4, 5, 6, 7] },
         Scripted::Store(0xd000_0050, vec![8, 0, 0, 0]),
     ]);
-    (0..3).for_each(|_| assert!(matches!(bench.step(), Step::Continue)));
+    (0..3).for_each(|_| assert!(matches!(bench.step(), StepOutcome::Continue)));
     let expected = [(1, vec![1]), (1, vec![2]), (1, vec![3]), (0, vec![4, 5, 6, 7]), (0x50, vec![8, 0, 0, 0])];
-    assert_eq!(*bench.device.0.lock().expect("no panics"), expected);
+    assert_eq!(bench.device.writes(), expected);
 }
 
 #[test]
-fn reads_are_answered_and_where_nobody_is_with_all_ones() {
+fn reads_are_answered_and_without_a_device_with_all_ones() {
     let mut bench = Bench::new(vec![
         Scripted::In { port: 0x12, size: 1, len: 2 },
         Scripted::Load(0xd000_0004, 4),
@@ -75,8 +59,8 @@ fn reads_are_answered_and_where_nobody_is_with_all_ones() {
         Scripted::Load(0xd000_0ffe, 4),
         Scripted::Interrupted,
     ]);
-    (0..5).for_each(|_| assert!(matches!(bench.step(), Step::Continue)));
-    assert!(matches!(bench.step(), Step::Interrupted));
+    (0..5).for_each(|_| assert!(matches!(bench.step(), StepOutcome::Continue)));
+    assert!(matches!(bench.step(), StepOutcome::Interrupted));
     let inputs = bench.hypervisor.inputs();
     assert_eq!(inputs, [vec![2, 2], vec![4; 4], vec![0xff; 2], vec![0xff; 8], vec![0xff; 4]]);
     let counts = ExitCounts::sum([&bench.counters]);
@@ -84,12 +68,12 @@ fn reads_are_answered_and_where_nobody_is_with_all_ones() {
 }
 
 #[test]
-fn every_way_to_end_is_told_apart() {
-    assert!(matches!(Bench::end(Scripted::TripleFault), GuestEnd::TripleFault));
-    assert!(matches!(Bench::end(Scripted::SystemEvent(SystemEvent::Shutdown)), GuestEnd::PowerOff));
-    assert!(matches!(Bench::end(Scripted::SystemEvent(SystemEvent::Reset)), GuestEnd::Reset));
-    assert!(matches!(Bench::end(Scripted::SystemEvent(SystemEvent::Crash)), GuestEnd::Crash));
-    assert!(matches!(Bench::end(Scripted::Fail(libc::EFAULT)), GuestEnd::Host(_)));
+fn every_way_to_end_has_its_own_reason() {
+    assert!(matches!(Bench::end(Scripted::TripleFault), VcpuExitReason::TripleFault));
+    assert!(matches!(Bench::end(Scripted::SystemEvent(SystemEvent::Shutdown)), VcpuExitReason::PowerOff));
+    assert!(matches!(Bench::end(Scripted::SystemEvent(SystemEvent::Reset)), VcpuExitReason::Reset));
+    assert!(matches!(Bench::end(Scripted::SystemEvent(SystemEvent::Crash)), VcpuExitReason::Crash));
+    assert!(matches!(Bench::end(Scripted::Fail(libc::EFAULT)), VcpuExitReason::Host(_)));
     for (script, text) in [
         (Scripted::SystemEvent(SystemEvent::Other(9)), "KVM system event 9"),
         (Scripted::InternalError(2), "KVM internal error 2 (rip 0x1234, instruction bytes 0f 0b)"),
@@ -99,19 +83,19 @@ fn every_way_to_end_is_told_apart() {
         ),
     ] {
         match Bench::end(script) {
-            GuestEnd::Unhandled(told) => assert_eq!(told, text),
+            VcpuExitReason::Unhandled(reason) => assert_eq!(reason, text),
             other => panic!("{other:?}"),
         }
     }
-    assert!(matches!(Bench::end(Scripted::Hlt), GuestEnd::Unhandled(_)));
+    assert!(matches!(Bench::end(Scripted::Hlt), VcpuExitReason::Unhandled(_)));
 }
 
 #[test]
 fn an_emulation_failure_carries_the_instruction_kvm_gives_or_else_what_lies_at_rip() {
-    for (given, told) in [(vec![0x0f, 0xc7], vec![0x0f, 0xc7]), (vec![], vec![0x0f, 0x0b])] {
+    for (given, expected) in [(vec![0x0f, 0xc7], vec![0x0f, 0xc7]), (vec![], vec![0x0f, 0x0b])] {
         match Bench::end(Scripted::EmulationFailure(given)) {
-            GuestEnd::EmulationFailure(context) => {
-                assert_eq!(context, FaultContext { rip: 0x1234, instruction: told });
+            VcpuExitReason::EmulationFailure(context) => {
+                assert_eq!(context, FaultContext { rip: 0x1234, instruction: expected });
             }
             other => panic!("{other:?}"),
         }

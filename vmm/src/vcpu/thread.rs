@@ -1,4 +1,4 @@
-//! The inside of a vCPU: its thread.
+//! The thread of a vCPU.
 //!
 //! ```text
 //!                Run                         Pause (then `paused` is reported)
@@ -15,28 +15,25 @@ use std::sync::Arc;
 
 use vmm_sys_util::signal::unblock_signal;
 
-use super::handle::{self, Command, Kick, VcpuHandle};
-use super::run_loop::{self, GuestEnd, IoSpace, Step};
+use super::handle::{self, Kick, VcpuCommand, VcpuHandle};
+use super::run_loop::{self, IoSpace, StepOutcome, VcpuExitReason};
 use crate::counters::VcpuCounters;
 use crate::hv::Vcpu;
 
-/// Stack of a vCPU thread: device code runs there. Only what is used takes memory.
+/// Stack of a vCPU thread in bytes: device code runs there. Only the used part takes memory.
 const STACK_SIZE: usize = 512 << 10;
 
-/// What a vCPU's thread reports. Called on that thread.
+/// Reports of a vCPU's thread. Called on that thread.
 pub trait VcpuEvents: Send + Sync {
-    /// The vCPU has left the guest, as asked.
+    /// The vCPU has left the guest after a pause command.
     fn paused(&self, index: u32);
-    /// The vCPU does not go on. Reported once at most.
-    fn ended(&self, index: u32, end: GuestEnd);
-    /// The thread ends. Nothing of it touches the guest any more.
+    /// The vCPU stopped running the guest. Reported once at most.
+    fn ended(&self, index: u32, end: VcpuExitReason);
+    /// The thread ends, and does not touch the guest any more.
     fn gone(&self, index: u32);
 }
 
 /// Starts the thread of vCPU `index`, parked.
-///
-/// # Errors
-/// No thread is to be had.
 pub fn spawn(
     index: u32,
     vcpu: Box<dyn Vcpu>,
@@ -59,27 +56,27 @@ struct VcpuThread {
     io: IoSpace,
     counters: Arc<VcpuCounters>,
     events: Arc<dyn VcpuEvents>,
-    commands: Receiver<Command>,
+    commands: Receiver<VcpuCommand>,
     kick: Kick,
 }
 
-/// Why the guest was left.
+/// Why the thread left the guest.
 enum Left {
     Paused,
-    Ended(GuestEnd),
+    Ended(VcpuExitReason),
     Stopped,
 }
 
-/// Reports `gone`, and a panic before it, when the thread's function is left in any way.
-struct Farewell {
+/// Reports `gone`, and a panic before it, however the thread's function returns.
+struct ExitGuard {
     index: u32,
     events: Arc<dyn VcpuEvents>,
 }
 
-impl Drop for Farewell {
+impl Drop for ExitGuard {
     fn drop(&mut self) {
         if std::thread::panicking() {
-            self.events.ended(self.index, GuestEnd::Bug);
+            self.events.ended(self.index, VcpuExitReason::Bug);
         }
         self.events.gone(self.index);
     }
@@ -87,21 +84,21 @@ impl Drop for Farewell {
 
 impl VcpuThread {
     fn run(mut self) {
-        let _farewell = Farewell { index: self.index, events: self.events.clone() };
-        // The mask is inherited from whoever built the machine, who may have blocked everything.
+        let _exit_guard = ExitGuard { index: self.index, events: self.events.clone() };
+        // The thread that created this one may have blocked every signal, and the mask is inherited.
         if let Err(error) = unblock_signal(handle::signal()) {
-            log::error!("vcpu{}: cannot unblock the signal that calls it back: {error:?}", self.index);
+            log::error!("vcpu{}: cannot unblock the signal that interrupts it: {error:?}", self.index);
         }
-        let _entered = self.kick.enter();
+        let _kick_guard = self.kick.enter();
         let mut has_run = false;
         loop {
             match self.commands.recv() {
-                Ok(Command::Run) => (),
-                Ok(Command::Pause) => {
+                Ok(VcpuCommand::Run) => (),
+                Ok(VcpuCommand::Pause) => {
                     self.events.paused(self.index);
                     continue;
                 }
-                Ok(Command::Stop) | Err(mpsc::RecvError) => return,
+                Ok(VcpuCommand::Stop) | Err(mpsc::RecvError) => return,
             }
             if has_run {
                 self.vcpu.resumed();
@@ -118,15 +115,15 @@ impl VcpuThread {
     fn run_guest(&mut self) -> Left {
         loop {
             match run_loop::step(self.vcpu.as_mut(), &self.io, &self.counters) {
-                Step::Continue => (),
-                Step::End(end) => return Left::Ended(end),
-                Step::Interrupted => {
-                    // Cleared first: a command that comes after the look will set it again.
+                StepOutcome::Continue => (),
+                StepOutcome::End(end) => return Left::Ended(end),
+                StepOutcome::Interrupted => {
+                    // Cleared before receiving: a command that comes later sets the flag again.
                     self.kick.clear();
                     match self.commands.try_recv() {
-                        Ok(Command::Pause) => return Left::Paused,
-                        Ok(Command::Stop) | Err(TryRecvError::Disconnected) => return Left::Stopped,
-                        Ok(Command::Run) | Err(TryRecvError::Empty) => (),
+                        Ok(VcpuCommand::Pause) => return Left::Paused,
+                        Ok(VcpuCommand::Stop) | Err(TryRecvError::Disconnected) => return Left::Stopped,
+                        Ok(VcpuCommand::Run) | Err(TryRecvError::Empty) => (),
                     }
                 }
             }

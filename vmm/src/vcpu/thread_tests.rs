@@ -9,13 +9,13 @@ use hutch_devices::bus::Bus;
 use super::*;
 use crate::hv::fake::{FakeHypervisor, Scripted};
 
-/// Far more than any of these tests takes.
-const PATIENCE: Duration = Duration::from_secs(20);
+/// Far longer than any of these tests takes.
+const TEST_TIMEOUT: Duration = Duration::from_secs(20);
 
 #[derive(Debug)]
 enum Report {
     Paused,
-    Ended(GuestEnd),
+    Ended(VcpuExitReason),
     Gone,
 }
 
@@ -23,7 +23,7 @@ struct Reports(Mutex<Sender<Report>>);
 
 impl Reports {
     fn send(&self, report: Report) {
-        // A test that is over does not listen any more.
+        // The receiver is gone when the test is over.
         let _ = self.0.lock().expect("no panics").send(report);
     }
 }
@@ -33,7 +33,7 @@ impl VcpuEvents for Reports {
         self.send(Report::Paused);
     }
 
-    fn ended(&self, _: u32, end: GuestEnd) {
+    fn ended(&self, _: u32, end: VcpuExitReason) {
         self.send(Report::Ended(end));
     }
 
@@ -59,7 +59,7 @@ impl Bench {
     }
 
     fn report(&self) -> Report {
-        self.reports.recv_timeout(PATIENCE).expect("a report in time")
+        self.reports.recv_timeout(TEST_TIMEOUT).expect("a report in time")
     }
 
     fn nothing_reported(&self) {
@@ -67,33 +67,33 @@ impl Bench {
     }
 
     fn stop(mut self) {
-        self.handle.send(Command::Stop);
+        self.handle.send(VcpuCommand::Stop);
         while !matches!(self.report(), Report::Gone) {}
         self.handle.join();
     }
 }
 
 #[test]
-fn nothing_runs_before_it_is_told_to() {
+fn nothing_runs_before_the_run_command() {
     let bench = Bench::new(vec![Scripted::TripleFault]);
     bench.nothing_reported();
-    bench.handle.send(Command::Run);
-    assert!(matches!(bench.report(), Report::Ended(GuestEnd::TripleFault)));
+    bench.handle.send(VcpuCommand::Run);
+    assert!(matches!(bench.report(), Report::Ended(VcpuExitReason::TripleFault)));
     bench.stop();
 }
 
 #[test]
 fn a_guest_that_never_exits_is_paused_resumed_and_stopped() {
     let bench = Bench::new(vec![Scripted::Stay, Scripted::Stay]);
-    bench.handle.send(Command::Run);
-    bench.handle.send(Command::Pause);
+    bench.handle.send(VcpuCommand::Run);
+    bench.handle.send(VcpuCommand::Pause);
     assert!(matches!(bench.report(), Report::Paused));
     bench.nothing_reported();
-    bench.handle.send(Command::Run);
-    bench.handle.send(Command::Pause);
+    bench.handle.send(VcpuCommand::Run);
+    bench.handle.send(VcpuCommand::Pause);
     assert!(matches!(bench.report(), Report::Paused));
-    assert_eq!(bench.hypervisor.resumed(), 1, "told of its pause once, and not at the start");
-    bench.handle.send(Command::Run);
+    assert_eq!(bench.hypervisor.resumed(), 1, "reported after the pause, and not at the start");
+    bench.handle.send(VcpuCommand::Run);
     bench.stop();
 }
 
@@ -101,11 +101,11 @@ fn a_guest_that_never_exits_is_paused_resumed_and_stopped() {
 fn commands_in_any_rhythm_are_each_answered() {
     let bench = Bench::new(vec![]);
     for round in 0..200 {
-        bench.handle.send(Command::Run);
+        bench.handle.send(VcpuCommand::Run);
         if round % 3 == 0 {
             std::thread::yield_now();
         }
-        bench.handle.send(Command::Pause);
+        bench.handle.send(VcpuCommand::Pause);
         assert!(matches!(bench.report(), Report::Paused), "round {round}");
     }
     bench.stop();
@@ -114,7 +114,7 @@ fn commands_in_any_rhythm_are_each_answered() {
 #[test]
 fn a_parked_vcpu_pauses_and_stops_too() {
     let bench = Bench::new(vec![]);
-    bench.handle.send(Command::Pause);
+    bench.handle.send(VcpuCommand::Pause);
     assert!(matches!(bench.report(), Report::Paused));
     bench.stop();
 }
@@ -122,9 +122,9 @@ fn a_parked_vcpu_pauses_and_stops_too() {
 #[test]
 fn after_the_end_of_the_guest_the_thread_still_obeys() {
     let bench = Bench::new(vec![Scripted::EmulationFailure(vec![1])]);
-    bench.handle.send(Command::Run);
-    assert!(matches!(bench.report(), Report::Ended(GuestEnd::EmulationFailure(_))));
-    bench.handle.send(Command::Pause);
+    bench.handle.send(VcpuCommand::Run);
+    assert!(matches!(bench.report(), Report::Ended(VcpuExitReason::EmulationFailure(_))));
+    bench.handle.send(VcpuCommand::Pause);
     assert!(matches!(bench.report(), Report::Paused));
     bench.stop();
 }
@@ -132,8 +132,8 @@ fn after_the_end_of_the_guest_the_thread_still_obeys() {
 #[test]
 fn a_bug_is_reported_and_the_thread_is_gone() {
     let mut bench = Bench::new(vec![Scripted::Bug]);
-    bench.handle.send(Command::Run);
-    assert!(matches!(bench.report(), Report::Ended(GuestEnd::Bug)));
+    bench.handle.send(VcpuCommand::Run);
+    assert!(matches!(bench.report(), Report::Ended(VcpuExitReason::Bug)));
     assert!(matches!(bench.report(), Report::Gone));
     bench.handle.join();
 }
@@ -142,7 +142,7 @@ fn a_bug_is_reported_and_the_thread_is_gone() {
 fn a_dropped_handle_ends_the_thread() {
     let Bench { handle, reports, .. } = Bench::new(vec![]);
     drop(handle);
-    assert!(matches!(reports.recv_timeout(PATIENCE), Ok(Report::Gone)));
+    assert!(matches!(reports.recv_timeout(TEST_TIMEOUT), Ok(Report::Gone)));
 }
 
 #[test]
@@ -154,8 +154,8 @@ fn the_thread_bears_its_number() {
             .filter_map(|task| std::fs::read_to_string(task.ok()?.path().join("comm")).ok())
             .any(|name| name.trim() == "vcpu7")
     };
-    // The name is set by the new thread itself.
-    bench.handle.send(Command::Pause);
+    // The new thread sets its name itself.
+    bench.handle.send(VcpuCommand::Pause);
     assert!(matches!(bench.report(), Report::Paused));
     assert!(named());
     bench.stop();

@@ -1,7 +1,8 @@
 //! Bare-metal guests: a few instructions each, assembled into this test program and wrapped into an ELF image with a
 //! PVH note. They start at [`LOAD`] in 32-bit protected mode without paging (or in 64-bit mode, if booted so).
 
-#![allow(dead_code)] // shared by several test programs, none of which needs everything
+#![allow(dead_code, reason = "several test programs share these guests, and none uses all of them")]
+#![expect(unsafe_code, reason = "the guests' code lies between labels of the assembler")]
 
 use std::arch::global_asm;
 use std::path::{Path, PathBuf};
@@ -11,13 +12,13 @@ use hutch_vmm::testing::{pvh_image, PvhImage};
 use hutch_vmm::{Machine, MachineConfig, MachineExit};
 use tempfile::TempDir;
 
-/// Where guests are loaded to and started at.
+/// Load address and entry of the guests.
 pub const LOAD: u64 = 0x10_0000;
 
-/// Far more than any guest here takes, even where KVM emulates.
-pub const PATIENCE: Duration = Duration::from_secs(60);
+/// Far longer than any guest here takes, even on a KVM that emulates.
+pub const TEST_TIMEOUT: Duration = Duration::from_secs(60);
 
-/// Defines a guest `$name` in assembly. Labels have to be numbers (`2:`, `2b`), since all guests share one file.
+/// Defines a guest `$name` in assembly. Labels must be numbers (`2:`, `2b`), because all guests share one file.
 macro_rules! guest {
     ($(#[$doc:meta])* $name:ident, $bits:literal, $($line:literal),* $(,)?) => {
         global_asm!(
@@ -84,7 +85,7 @@ guest! {
 }
 
 guest! {
-    /// Says what Linux says, and resets.
+    /// Prints the panic message of Linux, and resets.
     panic, 32,
     "   mov esp, 0x90000",
     "   call 2f",
@@ -104,7 +105,7 @@ guest! {
 }
 
 guest! {
-    /// An invalid instruction, and no way to handle it.
+    /// Executes an invalid instruction without an IDT that could handle it.
     triple_fault, 32,
     "   mov esp, 0x90000",
     "   call 2f",
@@ -142,7 +143,7 @@ guest! {
 
 guest! {
     /// Adds up the first and the third page of its initrd and writes to the second, again and again, with a mark each
-    /// time. Powers off when it does not find what it found or wrote before.
+    /// time. Powers off when the contents have changed.
     watch_initrd, 32,
     "   mov esi, [ebx + 16]",
     "   mov esi, [esi]",
@@ -175,8 +176,8 @@ guest! {
 }
 
 guest! {
-    /// Reads the first virtio window's magic number and device id, writes both and what a place without device gives
-    /// to the console, one byte of each dword, and powers off.
+    /// Reads the first virtio window's magic number and device id and an address without a device, writes them to the
+    /// console, and powers off.
     mmio, 32,
     "   mov ebx, 0xd0000000",
     "   mov edx, 0x3f8",
@@ -195,7 +196,7 @@ guest! {
     "   out dx, al",
     "   mov al, 10",
     "   out dx, al",
-    // Ring the first queue's doorbell: nothing is set up, so that nothing may happen.
+    // Notify the first queue, which is not set up: nothing may happen.
     "   mov dword ptr [ebx + 0x50], 0",
     "   mov edx, 0x600",
     "   mov al, 0x34",
@@ -285,7 +286,7 @@ guest! {
 }
 
 guest! {
-    /// Jumps to where there is no memory to take instructions from.
+    /// Jumps to an address without memory.
     execute_nothing, 32,
     "   mov eax, 0xdff00000",
     "   jmp eax",
@@ -293,18 +294,18 @@ guest! {
 
 /// A guest's image in a directory of its own, and a configuration for it.
 pub struct Bench {
-    /// To be changed before the machine is built.
+    /// Configuration of the machine; change it before the machine is built.
     pub config: MachineConfig,
     dir: TempDir,
 }
 
 impl Bench {
-    /// An ELF image with a PVH entry.
+    /// A guest in an ELF image with a PVH entry.
     pub fn new(code: &[u8]) -> Self {
         Self::with_image(&PvhImage { load: LOAD, code, memory_len: 0x1000, ..PvhImage::default() })
     }
 
-    /// Any image.
+    /// A guest in any image.
     pub fn with_image(image: &PvhImage<'_>) -> Self {
         let dir = tempfile::tempdir().expect("a temporary directory");
         let kernel = dir.path().join("guest");
@@ -330,7 +331,7 @@ impl Bench {
     /// Runs the guest to its end.
     pub fn run(&self) -> (Machine, MachineExit) {
         let machine = self.start();
-        let exit = machine.wait(Some(PATIENCE)).expect("the guest ends in time");
+        let exit = machine.wait(Some(TEST_TIMEOUT)).expect("the guest ends in time");
         (machine, exit)
     }
 }

@@ -1,4 +1,4 @@
-//! `hutch container`: containers by the runtime's calls.
+//! `hutch container`: containers, through the runtime.
 
 mod exec;
 pub(super) mod show;
@@ -6,9 +6,10 @@ pub(super) mod show;
 use std::io::{self, Write};
 
 use hutch_runtime::oci::write_pid_file;
-use hutch_runtime::{ListProcessesOptions, Runtime, State, StopOptions};
+use hutch_runtime::{ListProcessesOptions, Runtime, StopOptions};
 
-use super::records::{each, host, options, runtime, stop_signal, typed, usual, wait, TIMED_OUT};
+use super::records::{default_runtime, each, host, options, runtime, usage_error, wait, TIMED_OUT};
+use super::stop::StopPolicy;
 use crate::args::container::{
     ContainerArgs, ContainerCommand, KillArgs, NewContainer, PsArgs, RemoveContainers, StopContainers, UpdateArgs,
     WaitContainer,
@@ -17,33 +18,33 @@ use crate::args::records::RecordArgs;
 use crate::failure::Failure;
 use crate::resolve;
 
-/// Carries out `hutch container …`; the exit code.
+/// Runs `hutch container …` and returns the exit code.
 pub fn run(args: ContainerArgs) -> Result<u8, Failure> {
     let records = &args.records;
     match args.what {
-        ContainerCommand::Create(new) => create(&usual(records)?, &new),
+        ContainerCommand::Create(new) => create(&default_runtime(records)?, &new),
         ContainerCommand::Start(ids) => {
-            let runtime = usual(records)?;
+            let runtime = default_runtime(records)?;
             each(&ids.containers, |container| Ok(runtime.start_container(&ids.pod, container).map(drop)?))
         }
         ContainerCommand::Stop(stop) => self::stop(records, &stop),
-        ContainerCommand::Rm(rm) => remove(&usual(records)?, &rm),
+        ContainerCommand::Rm(rm) => remove(&default_runtime(records)?, &rm),
         ContainerCommand::Exec(args) => exec::exec(records, &args),
-        ContainerCommand::Kill(args) => kill(&usual(records)?, &args),
-        ContainerCommand::Ps(args) => processes(&usual(records)?, args),
-        ContainerCommand::Status(show) => show::status(&usual(records)?, &show),
-        ContainerCommand::Wait(args) => self::wait_container(&usual(records)?, &args),
-        ContainerCommand::Stats(show) => show::stats(&usual(records)?, &show),
-        ContainerCommand::Update(args) => update(&usual(records)?, &args),
-        ContainerCommand::Ls(list) => show::list(&usual(records)?, &list),
+        ContainerCommand::Kill(args) => kill(&default_runtime(records)?, &args),
+        ContainerCommand::Ps(args) => processes(&default_runtime(records)?, args),
+        ContainerCommand::Status(show) => show::status(&default_runtime(records)?, &show),
+        ContainerCommand::Wait(args) => self::wait_container(&default_runtime(records)?, &args),
+        ContainerCommand::Stats(show) => show::stats(&default_runtime(records)?, &show),
+        ContainerCommand::Update(args) => update(&default_runtime(records)?, &args),
+        ContainerCommand::Ls(list) => show::list(&default_runtime(records)?, &list),
     }
 }
 
-/// Creates a container and prints its id. The PID file comes last (P-197).
+/// Creates a container and prints its id. Writes the PID file last (P-197).
 fn create(runtime: &Runtime, args: &NewContainer) -> Result<u8, Failure> {
-    let config = resolve::pod::new_container(args, &host()?).map_err(typed)?;
+    let config = resolve::pod::new_container(args, &host()?).map_err(usage_error)?;
     if let Err(error) = runtime.check_unused(&config.id) {
-        // In a pod that does not exist nothing can be made, whatever the id.
+        // A missing pod is the more important error.
         runtime.status_pod(&args.pod)?;
         return Err(error.into());
     }
@@ -51,7 +52,7 @@ fn create(runtime: &Runtime, args: &NewContainer) -> Result<u8, Failure> {
     if let Some(path) = &args.container.pid_file {
         if let Err(error) = write_pid_file(path, container.pid()) {
             if let Err(error) = runtime.delete_container(&args.pod, container.id()) {
-                log::warn!("taking back the creation: {}", error.chain());
+                log::warn!("cannot remove container {} after the failure: {}", container.id(), error.chain());
             }
             return Err(error.into());
         }
@@ -62,17 +63,11 @@ fn create(runtime: &Runtime, args: &NewContainer) -> Result<u8, Failure> {
 
 fn stop(records: &RecordArgs, args: &StopContainers) -> Result<u8, Failure> {
     let runtime = runtime(records, options(None, args.how.timeout.as_deref())?);
-    let signal = stop_signal(&args.how)?;
+    let policy = StopPolicy::new(&args.how)?;
     let pod = &args.ids.pod;
     each(&args.ids.containers, |container| {
-        let running = || runtime.status_container(pod, container).is_ok_and(|c| c.state == Some(State::Running));
-        if let Some(signal) = signal.filter(|_| running()) {
-            // One that cannot be asked is killed by the stop.
-            if let Err(error) = runtime.kill_container(pod, container, signal, false) {
-                log::info!("container {container}: {}", error.chain());
-            }
-        }
-        Ok(runtime.stop_container(pod, container, StopOptions { force: args.how.force }).map(drop)?)
+        let options = policy.signal_and_options(&runtime, pod, Some(container));
+        Ok(runtime.stop_container(pod, container, options).map(drop)?)
     })
 }
 
@@ -92,14 +87,14 @@ fn remove(runtime: &Runtime, args: &RemoveContainers) -> Result<u8, Failure> {
     })
 }
 
-/// Delivers a signal, and does no more (P-199).
+/// Sends a signal and does nothing else (P-199).
 fn kill(runtime: &Runtime, args: &KillArgs) -> Result<u8, Failure> {
     let signal = hutch_runtime::spec::parse_signal(&args.signal)?;
     runtime.kill_container(&args.pod, &args.container, signal, args.all)?;
     Ok(0)
 }
 
-/// Printed unmodified (P-150).
+/// Prints the guest's list unmodified (P-150).
 fn processes(runtime: &Runtime, args: PsArgs) -> Result<u8, Failure> {
     let options = ListProcessesOptions { format: args.format, args: args.args };
     let list = runtime.list_processes(&args.pod, &args.container, &options)?;
@@ -112,9 +107,9 @@ fn processes(runtime: &Runtime, args: PsArgs) -> Result<u8, Failure> {
 }
 
 fn wait_container(runtime: &Runtime, args: &WaitContainer) -> Result<u8, Failure> {
-    let seconds = |text| resolve::pod::seconds("--timeout", text).map_err(typed);
+    let seconds = |text| resolve::pod::seconds("--timeout", text).map_err(usage_error);
     let timeout = args.timeout.as_deref().map(seconds).transpose()?;
-    // One without a shim gives no slice to wait in, only an answer.
+    // Without a shim the runtime answers at once.
     match wait(timeout, |slice| runtime.wait_container(&args.pod, &args.container, slice))? {
         Some(exit) => {
             if let (None, None, Some(reason)) = (exit.code, exit.signal, &exit.reason) {
@@ -130,7 +125,7 @@ fn wait_container(runtime: &Runtime, args: &WaitContainer) -> Result<u8, Failure
 }
 
 fn update(runtime: &Runtime, args: &UpdateArgs) -> Result<u8, Failure> {
-    let limits = resolve::pod::limits(&args.limits).map_err(typed)?;
+    let limits = resolve::pod::limits(&args.limits).map_err(usage_error)?;
     runtime.update_container(&args.pod, &args.container, &limits)?;
     Ok(0)
 }

@@ -1,4 +1,4 @@
-//! What is known of containers: lists, status, figures.
+//! Shows containers: lists, status, resource usage.
 
 use std::io::{self, Write};
 
@@ -8,7 +8,7 @@ use hutch_runtime::Runtime;
 use serde_json::json;
 
 use crate::args::container::{ListContainers, ShowContainer};
-use crate::args::doctor::Format;
+use crate::args::format::Format;
 use crate::commands::records::state_text;
 use crate::failure::Failure;
 use crate::output::{mib, print_json, print_table};
@@ -18,7 +18,7 @@ pub fn container_header() -> [&'static str; 6] {
     ["POD", "CONTAINER", "STATE", "PID", "EXIT", "ROOTFS"]
 }
 
-/// A container in such a list.
+/// The row of a container in such a list.
 pub fn container_row(pod: &str, container: &ContainerStatus) -> Vec<String> {
     let pid = if container.pid > 0 { container.pid.to_string() } else { "-".to_owned() };
     vec![
@@ -58,7 +58,7 @@ pub fn list(runtime: &Runtime, args: &ListContainers) -> Result<u8, Failure> {
     Ok(0)
 }
 
-/// Everything about a container.
+/// Shows the status of a container.
 pub fn status(runtime: &Runtime, args: &ShowContainer) -> Result<u8, Failure> {
     let status = runtime.status_container(&args.pod, &args.container)?;
     if args.format == Format::Json {
@@ -83,7 +83,7 @@ pub fn status(runtime: &Runtime, args: &ShowContainer) -> Result<u8, Failure> {
     Ok(0)
 }
 
-/// What a container uses.
+/// Shows the resource usage of a container.
 pub fn stats(runtime: &Runtime, args: &ShowContainer) -> Result<u8, Failure> {
     let stats = runtime.stats_container(&args.pod, &args.container)?;
     match args.format {
@@ -93,12 +93,12 @@ pub fn stats(runtime: &Runtime, args: &ShowContainer) -> Result<u8, Failure> {
     Ok(0)
 }
 
-/// Header of tables of figures.
+/// Header of tables of resource usage.
 pub fn stats_header() -> [&'static str; 9] {
     ["CONTAINER", "CPU", "MEMORY", "PEAK", "LIMIT", "PIDS", "BLOCK IN/OUT", "NET IN/OUT", "OOM KILLS"]
 }
 
-/// A container in such a table.
+/// The row of a container in such a table.
 pub fn stats_row(id: &str, stats: &ContainerStats) -> Vec<String> {
     let limit = if stats.memory_limit_bytes == u64::MAX { "-".to_owned() } else { mib(stats.memory_limit_bytes) };
     let net = |bytes: fn(&hutch_agent_proto::InterfaceStats) -> u64| {

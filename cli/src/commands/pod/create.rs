@@ -3,7 +3,7 @@
 use std::io::{self, Write};
 use std::path::Path;
 
-use hutch_runtime::guest::{KernelChoice, PodAssets};
+use hutch_guest::{KernelChoice, PodAssets};
 use hutch_runtime::oci::write_pid_file;
 use hutch_runtime::spec::{HypervisorConfig, HypervisorKind};
 use hutch_runtime::{DeleteOptions, PodHandle, Runtime, StopOptions};
@@ -11,25 +11,25 @@ use hutch_runtime::{DeleteOptions, PodHandle, Runtime, StopOptions};
 use crate::args::pod::{NewPod, RunPod};
 use crate::args::records::RecordArgs;
 use crate::attach::Attachment;
-use crate::commands::records::{host, options, run_failure, runtime, start_failure, typed, wait};
+use crate::commands::records::{host, options, run_failure, runtime, start_failure, usage_error, wait};
 use crate::failure::{Failure, RUN_FAILED};
 use crate::resolve::{self, PodPlan};
 use crate::tty;
 
-/// Stands for the files of a machine that is none.
+/// Kernel and initrd of a pod without a machine.
 const NO_FILE: &str = "/dev/null";
 
 /// Creates a pod and prints its id.
 pub fn create(records: &RecordArgs, args: &NewPod) -> Result<u8, Failure> {
-    let plan = resolve::pod::pod(args, &host()?).map_err(typed)?;
+    let plan = resolve::pod::pod(args, &host()?).map_err(usage_error)?;
     let runtime = runtime(records, options(args.boot_timeout.as_deref(), None)?);
-    let pod = make(&runtime, plan)?;
-    tell_pid(&runtime, &pod, args.container.pid_file.as_deref())?;
+    let pod = create_planned(&runtime, plan)?;
+    write_pid(&runtime, &pod, args.container.pid_file.as_deref())?;
     writeln!(io::stdout(), "{}", pod.id())?;
     Ok(0)
 }
 
-/// Creates and starts a pod. With a command of its own, sees it through.
+/// Creates and starts a pod. With `--rootfs`, waits for its command.
 pub fn run(records: &RecordArgs, args: &RunPod) -> Result<u8, Failure> {
     if args.detach || args.pod.config.is_some() {
         return run_detached(records, args);
@@ -38,24 +38,24 @@ pub fn run(records: &RecordArgs, args: &RunPod) -> Result<u8, Failure> {
 }
 
 fn run_detached(records: &RecordArgs, args: &RunPod) -> Result<u8, Failure> {
-    let plan = resolve::pod::pod(&args.pod, &host()?).map_err(typed)?;
+    let plan = resolve::pod::pod(&args.pod, &host()?).map_err(usage_error)?;
     let runtime = runtime(records, options(args.pod.boot_timeout.as_deref(), None)?);
-    let pod = make(&runtime, plan)?;
-    // What cannot be started stays, to be looked at (P-074).
+    let pod = create_planned(&runtime, plan)?;
+    // A pod that cannot be started stays, so that the user can examine it (P-074).
     runtime.start_pod(pod.id())?;
-    tell_pid(&runtime, &pod, args.pod.container.pid_file.as_deref())?;
+    write_pid(&runtime, &pod, args.pod.container.pid_file.as_deref())?;
     writeln!(io::stdout(), "{}", pod.id())?;
     Ok(0)
 }
 
 fn run_attached(records: &RecordArgs, args: &RunPod) -> Result<u8, Failure> {
-    let mut plan = resolve::pod::pod(&args.pod, &host()?).map_err(typed)?;
+    let mut plan = resolve::pod::pod(&args.pod, &host()?).map_err(usage_error)?;
     let flags = &args.pod.container;
     plan.config.containers.iter_mut().for_each(|container| container.command.detach = false);
     let runtime = runtime(records, options(args.pod.boot_timeout.as_deref(), None)?);
     let attachment = Attachment::prepare(flags.tty && flags.console.is_none(), flags.interactive)?;
-    let pod = make(&runtime, plan)?;
-    let result = see_through(&runtime, &pod, attachment, flags.pid_file.as_deref());
+    let pod = create_planned(&runtime, plan)?;
+    let result = start_and_wait(&runtime, &pod, attachment, flags.pid_file.as_deref());
     tty::leave();
     let cleared = match args.keep {
         true => runtime.stop_pod(pod.id(), StopOptions { force: true }).map(drop),
@@ -71,8 +71,8 @@ fn run_attached(records: &RecordArgs, args: &RunPod) -> Result<u8, Failure> {
     }
 }
 
-/// Starts the pod's only container, which has our standard streams, and waits for its end.
-fn see_through(
+/// Starts the pod's only container, which uses this program's standard streams, and waits for its end.
+fn start_and_wait(
     runtime: &Runtime,
     pod: &PodHandle,
     attachment: Attachment,
@@ -80,7 +80,7 @@ fn see_through(
 ) -> Result<u8, Failure> {
     let (id, container) = (pod.id(), only_container(pod)?);
     runtime.start_pod(id).map_err(start_failure)?;
-    tell_pid(runtime, pod, pid_file)?;
+    write_pid(runtime, pod, pid_file)?;
     let pid = runtime.status_container(id, container)?.pid;
     let killer = (runtime.clone(), id.to_owned(), container.to_owned());
     attachment.follow(pid, move || {
@@ -90,7 +90,7 @@ fn see_through(
         }
     })?;
     let exit = wait(None, |slice| runtime.wait_container(id, container, slice))?;
-    let Some(exit) = exit else { return Err(Failure::new(RUN_FAILED, "the wait for the command has ended early")) };
+    let Some(exit) = exit else { return Err(Failure::new(RUN_FAILED, "the wait for the command ended early")) };
     match exit.reason {
         Some(reason) if exit.code.is_none() && exit.signal.is_none() => Err(Failure::new(RUN_FAILED, reason)),
         _ => Ok(exit.shell_code()),
@@ -102,8 +102,8 @@ fn only_container(pod: &PodHandle) -> Result<&str, Failure> {
     first.map(String::as_str).ok_or_else(|| Failure::new(RUN_FAILED, format!("pod {} has no container", pod.id())))
 }
 
-/// Creates the pod of a plan. Ids of containers are unique on the host (P-192).
-fn make(runtime: &Runtime, plan: PodPlan) -> Result<PodHandle, Failure> {
+/// Creates the pod of a plan. Ids of containers must be unique on the host (P-192).
+fn create_planned(runtime: &Runtime, plan: PodPlan) -> Result<PodHandle, Failure> {
     let mut config = plan.config;
     for container in config.containers.iter().filter(|container| !container.id.is_empty()) {
         runtime.check_unused(&container.id)?;
@@ -115,12 +115,12 @@ fn make(runtime: &Runtime, plan: PodPlan) -> Result<PodHandle, Failure> {
     Ok(runtime.create_pod(config)?)
 }
 
-/// Gives a machine what it boots, as far as its configuration does not say; tells whether it is known that memory can be
-/// plugged into it.
+/// Fills in the kernel and initramfs that the configuration does not name. Returns whether the guest's kernel is known
+/// to support memory hotplug.
 fn fill_assets(
     runtime: &Runtime,
     machine: &mut HypervisorConfig,
-    asked: Option<KernelChoice>,
+    choice: Option<KernelChoice>,
     dir: &Path,
 ) -> Result<bool, Failure> {
     let has_kernel = !machine.kernel.as_os_str().is_empty();
@@ -134,7 +134,7 @@ fn fill_assets(
         }
         return Ok(false);
     }
-    let choice = match asked {
+    let choice = match choice {
         None if has_kernel && has_root => return Ok(false),
         None if has_kernel => KernelChoice::Path(machine.kernel.clone()),
         None => KernelChoice::default(),
@@ -142,7 +142,7 @@ fn fill_assets(
     };
     let assets = PodAssets::open(dir, choice, || {
         let files = runtime.boot_files();
-        files.map_err(|error| log::debug!("old guest files stay: {}", error.chain())).ok()
+        files.map_err(|error| log::debug!("old guest assets are kept: {}", error.chain())).ok()
     })?;
     machine.kernel = assets.kernel;
     if !has_root {
@@ -151,14 +151,14 @@ fn fill_assets(
     Ok(assets.can_grow)
 }
 
-/// Writes the PID file, last of all (P-197).
-fn tell_pid(runtime: &Runtime, pod: &PodHandle, pid_file: Option<&Path>) -> Result<(), Failure> {
+/// Writes the PID file, as the last step (P-197). Removes the pod if that fails.
+fn write_pid(runtime: &Runtime, pod: &PodHandle, pid_file: Option<&Path>) -> Result<(), Failure> {
     let Some(path) = pid_file else { return Ok(()) };
     let pid = runtime.status_container(pod.id(), only_container(pod)?)?.pid;
     let written = write_pid_file(path, pid);
     if written.is_err() {
         if let Err(error) = runtime.delete_pod(pod.id(), DeleteOptions { force: true }) {
-            log::warn!("taking back the creation: {}", error.chain());
+            log::warn!("cannot remove pod {} after the failure: {}", pod.id(), error.chain());
         }
     }
     Ok(written?)

@@ -1,4 +1,4 @@
-//! `hutch pod`: pods by the runtime's calls. Ids and tables go to stdout, everything else to stderr.
+//! `hutch pod`: pods, through the runtime. Ids and tables go to stdout, everything else to stderr.
 
 mod create;
 mod show;
@@ -6,20 +6,21 @@ mod show;
 use std::io::{self, Write};
 use std::time::Duration;
 
-use hutch_runtime::{DeleteOptions, PodEvent, Runtime, State, StopOptions};
+use hutch_runtime::{DeleteOptions, PodEvent, Runtime};
 use serde_json::json;
 
-use super::records::{each, options, runtime, stop_signal, typed, usual, wait, TIMED_OUT};
-use crate::args::doctor::Format;
+use super::records::{default_runtime, each, options, runtime, usage_error, wait, TIMED_OUT};
+use super::stop::StopPolicy;
+use crate::args::format::Format;
 use crate::args::pod::{PodArgs, PodCommand, RemovePods, ShowPod, StopPods, WaitPods};
 use crate::args::records::RecordArgs;
 use crate::failure::{Failure, FAILED};
 use crate::resolve;
 
-/// How long a wait for an event may be; then it is repeated.
+/// Longest single wait for an event; longer waits repeat it.
 const EVENT_SLICE: Duration = Duration::from_secs(3600);
 
-/// Carries out `hutch pod …`; the exit code.
+/// Runs `hutch pod …` and returns the exit code.
 pub fn run(args: PodArgs) -> Result<u8, Failure> {
     let records = &args.records;
     match args.what {
@@ -31,21 +32,21 @@ pub fn run(args: PodArgs) -> Result<u8, Failure> {
         }
         PodCommand::Stop(stop) => self::stop(records, &stop),
         PodCommand::Rm(rm) => remove(records, &rm),
-        PodCommand::Ls(list) => show::list(&usual(records)?, &list),
-        PodCommand::Status(show) => show::status(&usual(records)?, &show),
+        PodCommand::Ls(list) => show::list(&default_runtime(records)?, &list),
+        PodCommand::Status(show) => show::status(&default_runtime(records)?, &show),
         PodCommand::Pause(ids) => {
-            let runtime = usual(records)?;
+            let runtime = default_runtime(records)?;
             each(&ids.pods, |pod| Ok(runtime.pause_pod(pod).map(drop)?))
         }
         PodCommand::Resume(ids) => {
-            let runtime = usual(records)?;
+            let runtime = default_runtime(records)?;
             each(&ids.pods, |pod| Ok(runtime.resume_pod(pod).map(drop)?))
         }
         PodCommand::Wait(args) => self::wait_pods(records, &args),
-        PodCommand::Stats(show) => show::stats(&usual(records)?, &show),
-        PodCommand::Events(show) => events(&usual(records)?, &show),
+        PodCommand::Stats(show) => show::stats(&default_runtime(records)?, &show),
+        PodCommand::Events(show) => events(&default_runtime(records)?, &show),
         PodCommand::Cleanup => {
-            for id in usual(records)?.cleanup()? {
+            for id in default_runtime(records)?.cleanup()? {
                 writeln!(io::stdout(), "{id}")?;
             }
             Ok(0)
@@ -55,30 +56,15 @@ pub fn run(args: PodArgs) -> Result<u8, Failure> {
 
 fn stop(records: &RecordArgs, args: &StopPods) -> Result<u8, Failure> {
     let runtime = runtime(records, options(None, args.how.timeout.as_deref())?);
-    let signal = stop_signal(&args.how)?;
+    let policy = StopPolicy::new(&args.how)?;
     each(&all_or(&runtime, args.all, &args.pods)?, |pod| {
-        if let Some(signal) = signal {
-            ask_to_end(&runtime, pod, signal);
-        }
-        Ok(runtime.stop_pod(pod, StopOptions { force: args.how.force }).map(drop)?)
+        let options = policy.signal_and_options(&runtime, pod, None);
+        Ok(runtime.stop_pod(pod, options).map(drop)?)
     })
 }
 
-/// Asks the processes of a running pod to end. One that cannot be asked is killed by the stop.
-fn ask_to_end(runtime: &Runtime, pod: &str, signal: i32) {
-    let Ok(status) = runtime.status_pod(pod) else { return };
-    if status.state != Some(State::Running) {
-        return;
-    }
-    for container in status.containers.iter().filter(|c| c.state == Some(State::Running)) {
-        if let Err(error) = runtime.kill_container(pod, &container.id, signal, false) {
-            log::info!("container {}: {}", container.id, error.chain());
-        }
-    }
-}
-
 fn remove(records: &RecordArgs, args: &RemovePods) -> Result<u8, Failure> {
-    let runtime = usual(records)?;
+    let runtime = default_runtime(records)?;
     each(&all_or(&runtime, args.all, &args.pods)?, |pod| {
         match runtime.delete_pod(pod, DeleteOptions { force: args.force }) {
             Err(error) if args.force && error.is_not_found() => Ok(()),
@@ -95,14 +81,14 @@ fn all_or(runtime: &Runtime, all: bool, given: &[String]) -> Result<Vec<String>,
 }
 
 fn wait_pods(records: &RecordArgs, args: &WaitPods) -> Result<u8, Failure> {
-    let runtime = usual(records)?;
-    let seconds = |text| resolve::pod::seconds("--timeout", text).map_err(typed);
+    let runtime = default_runtime(records)?;
+    let seconds = |text| resolve::pod::seconds("--timeout", text).map_err(usage_error);
     let timeout = args.timeout.as_deref().map(seconds).transpose()?;
     let mut code = 0;
     for pod in &args.pods {
         match wait(timeout, |slice| runtime.wait_pod(pod, slice))? {
             None => {
-                eprintln!("hutch: pod {pod} still has its machine");
+                eprintln!("hutch: pod {pod} has not stopped");
                 return Ok(TIMED_OUT);
             }
             Some(end) => {
@@ -116,7 +102,7 @@ fn wait_pods(records: &RecordArgs, args: &WaitPods) -> Result<u8, Failure> {
     Ok(code)
 }
 
-/// One line for each event, as it comes.
+/// Prints one line per event until the machine ends.
 fn events(runtime: &Runtime, args: &ShowPod) -> Result<u8, Failure> {
     let mut events = runtime.events(&args.pod)?;
     loop {
@@ -135,8 +121,8 @@ fn events(runtime: &Runtime, args: &ShowPod) -> Result<u8, Failure> {
 fn event_text(event: &PodEvent) -> String {
     match event {
         PodEvent::Exited { token, container, status } => {
-            let who = container.as_ref().map_or(format!("process {token}"), |id| format!("container {id}"));
-            format!("{who} exited: {status:?}")
+            let name = container.as_ref().map_or(format!("process {token}"), |id| format!("container {id}"));
+            format!("{name} exited: {status:?}")
         }
         PodEvent::OutOfMemory { container } => format!("container {container} ran out of memory"),
         PodEvent::MachineEnded => "machine ended".to_owned(),

@@ -1,11 +1,11 @@
-//! What is known of pods: lists, status, figures.
+//! Shows pods: lists, status, resource usage.
 
 use std::io::{self, Write};
 
 use hutch_runtime::spec::PodStatus;
 use hutch_runtime::Runtime;
 
-use crate::args::doctor::Format;
+use crate::args::format::Format;
 use crate::args::pod::{ListPods, ShowPod};
 use crate::commands::container::show::{container_header, container_row, stats_header, stats_row};
 use crate::commands::records::state_text;
@@ -33,14 +33,14 @@ fn row(pod: &PodStatus) -> Vec<String> {
     vec![pod.id.clone(), state_text(pod.state), pod.containers.len().to_string(), pid, note(pod)]
 }
 
-/// What is odd about a pod.
+/// Anything unusual about a pod.
 fn note(pod: &PodStatus) -> String {
     let busy = pod.busy.then(|| "busy".to_owned());
     let parts = [busy, pod.error.clone(), pod.reason.clone()];
     parts.into_iter().flatten().collect::<Vec<_>>().join("; ")
 }
 
-/// Everything about a pod.
+/// Shows the status of a pod.
 pub fn status(runtime: &Runtime, args: &ShowPod) -> Result<u8, Failure> {
     let pod = runtime.status_pod(&args.pod)?;
     if args.format == Format::Json {
@@ -66,7 +66,7 @@ pub fn status(runtime: &Runtime, args: &ShowPod) -> Result<u8, Failure> {
     Ok(0)
 }
 
-/// What a pod uses: its machine's process, then its containers in the guest.
+/// Shows the resource usage of a pod: of its VMM process, then of its containers in the guest.
 pub fn stats(runtime: &Runtime, args: &ShowPod) -> Result<u8, Failure> {
     let stats = runtime.stats_pod(&args.pod)?;
     if args.format == Format::Json {
@@ -76,12 +76,12 @@ pub fn stats(runtime: &Runtime, args: &ShowPod) -> Result<u8, Failure> {
     let machine = &stats.machine;
     writeln!(
         io::stdout(),
-        "machine: {:.2} s of CPU, {} resident, {} threads, {} descriptors",
+        "machine: {:.2} s of CPU time, {} resident, {} threads, {} descriptors",
         machine.cpu_us as f64 / 1e6,
         mib(machine.resident_bytes),
         machine.threads,
         machine.descriptors
     )?;
-    print_table(&stats_header(), stats.containers.iter().map(|(id, figures)| stats_row(id, figures)))?;
+    print_table(&stats_header(), stats.containers.iter().map(|(id, stats)| stats_row(id, stats)))?;
     Ok(0)
 }

@@ -1,7 +1,8 @@
-//! What the machine consists of and what the agent mounts where.
+//! The devices of the machine, and the mounts that the agent makes in the guest.
 //!
-//! In the guest: `/run/hutch/root` is the root file system of the command (with an overlay, it lies over
-//! `/run/hutch/lower`); single files come in shares of their own at `/run/hutch/vN` and are bound to their places.
+//! In the guest, `/run/hutch/root` is the root file system of the command; with an overlay, `/run/hutch/lower` is its
+//! lower layer. Each single file has its own share at `/run/hutch/vN`, from which the agent binds it to its
+//! destination.
 
 use std::fs::File;
 use std::io::Read;
@@ -15,30 +16,28 @@ use hutch_vmm::MachineConfig;
 
 use crate::resolve::{RootMode, RootSource, RunPlan};
 
-/// The guest's address on its own vsock; nobody else shares it.
+/// The guest's context id. The vsock belongs to one guest, so that the id need not be unique.
 const GUEST_CID: u64 = 3;
-/// Tag or serial number of the root file system.
+/// Tag of the share, or serial number of the disk, of the root file system.
 const ROOT_TAG: &str = "root";
-/// Where it is mounted.
+/// Mount point of the root file system.
 const ROOT: &str = "/run/hutch/root";
-/// Where it is mounted under an overlay.
+/// Mount point of the root file system below an overlay.
 const LOWER: &str = "/run/hutch/lower";
-/// In-memory file system that takes the overlay's writes.
+/// Mount point of the tmpfs that takes the overlay's writes.
 const WRITES: &str = "/run/hutch/writes";
-/// Single files are mounted below.
+/// Directory of the mount points of single files.
 const FILES: &str = "/run/hutch";
-/// Entropy for the guest's pool, in bytes: what Linux' pool holds.
+/// Entropy for the guest's pool, in bytes: the size of Linux's pool.
 const ENTROPY: usize = 32;
 
-/// Machine and guest.
+/// The machine and its guest.
 pub struct Layout {
-    /// What is built on the host.
     pub machine: MachineConfig,
-    /// What the agent sets up.
     pub sandbox: SandboxSpec,
 }
 
-/// Lays both out as the plan says.
+/// Lays out machine and guest as planned.
 pub fn lay_out(plan: &RunPlan, kernel: &Path, initrd: &Path) -> Layout {
     let mut machine = MachineConfig::new(&plan.name, kernel);
     machine.vcpus = plan.cpus;
@@ -69,7 +68,7 @@ pub fn lay_out(plan: &RunPlan, kernel: &Path, initrd: &Path) -> Layout {
     Layout { machine, sandbox }
 }
 
-/// The root as a share or as a disk, read-only for the host unless writes are to reach it.
+/// Adds the root file system as a share or as a disk. The host makes it read-only unless the plan allows writes to it.
 fn add_root(plan: &RunPlan, machine: &mut MachineConfig) -> Vec<GuestMount> {
     let read_only = plan.root_mode != RootMode::ReadWrite;
     let (id, path) = (ROOT_TAG.to_owned(), plan.rootfs.path().to_owned());
@@ -118,16 +117,16 @@ fn add_volumes(plan: &RunPlan, machine: &mut MachineConfig, mounts: &mut Vec<Gue
         inside.push(match &only {
             None => mount(&tag, &volume.target, "virtiofs", options),
             Some(_) => {
-                let place = format!("{FILES}/{tag}");
-                mounts.push(mount(&tag, &place, "virtiofs", options));
-                // The agent sees this name on the share; one that is not UTF-8 was refused before.
+                let mount_point = format!("{FILES}/{tag}");
+                mounts.push(mount(&tag, &mount_point, "virtiofs", options));
+                // The name of the file on the share. The resolution has refused names that are not UTF-8.
                 let name = volume.source.file_name().unwrap_or_default().to_string_lossy();
-                mount(&format!("{place}/{name}"), &volume.target, "bind", options)
+                mount(&format!("{mount_point}/{name}"), &volume.target, "bind", options)
             }
         });
         machine.shares.push(ShareConfig { id: tag.clone(), tag, path, read_only: volume.read_only, only });
     }
-    // Outer mounts first, or they would hide inner ones.
+    // Mount outer directories first, or they would hide inner ones.
     inside.sort_by_key(|mount| mount.target.matches('/').count());
     mounts.extend(inside.into_iter().map(|mount| GuestMount { in_root: true, ..mount }));
 }
@@ -154,14 +153,14 @@ fn mount(source: &str, target: &str, fstype: &str, options: &[&str]) -> GuestMou
     }
 }
 
-/// A locally administered address that is the same for the same name (FNV-1a).
+/// A locally administered MAC address, derived from the name (FNV-1a).
 fn mac(name: &str) -> [u8; 6] {
     let hash = name.bytes().fold(0xcbf2_9ce4_8422_2325_u64, |h, b| (h ^ u64::from(b)).wrapping_mul(0x100_0000_01b3));
     let [a, b, c, d, e, ..] = hash.to_be_bytes();
     [0x02, a, b, c, d, e]
 }
 
-/// Fresh from the host's pool. Without it the guest has its entropy device.
+/// Fresh bytes from the host's pool; empty if it cannot be read, because the guest has an entropy device too.
 fn entropy() -> Vec<u8> {
     let mut bytes = vec![0; ENTROPY];
     match File::open("/dev/urandom").and_then(|mut file| file.read_exact(&mut bytes)) {
@@ -190,7 +189,7 @@ mod tests {
     }
 
     #[test]
-    fn the_root_is_shared_and_mounted_as_its_mode_says() {
+    fn the_root_is_shared_and_mounted_according_to_its_mode() {
         let (dir, plain) = plan(&[]);
         let layout = laid_out(&plain);
         assert_eq!(layout.machine.shares[0].path, dir.path());
@@ -225,7 +224,7 @@ mod tests {
     }
 
     #[test]
-    fn a_file_is_shared_alone_and_bound_to_its_place() {
+    fn a_file_is_shared_alone_and_bound_to_its_destination() {
         let (dir, plan) = plan(&["-v", "@/file:/etc/f:ro", "-v", "@/sub:/data"]);
         let layout = laid_out(&plan);
         let real = dir.path().canonicalize().unwrap();
@@ -252,7 +251,7 @@ mod tests {
     }
 
     #[test]
-    fn the_machine_is_what_was_asked_for() {
+    fn the_machine_has_the_devices_of_the_options() {
         let words = ["--cpus", "3", "--memory", "64M", "--disk", "@/file:ro", "--net", "tap=t0", "--append", "a=b c"];
         let (_dir, plan) = plan(&words);
         let machine = laid_out(&plan).machine;

@@ -1,9 +1,9 @@
-//! `hutch run`: one command in one machine of this process.
+//! `hutch run`: runs one command in a virtual machine that this process runs.
 //!
-//! 1. What was typed gets its meaning; every mistake is found now.
-//! 2. Signals are held back, guest assets opened.
-//! 3. The machine is built and started.
-//! 4. The run is seen through; the exit code is the command's.
+//! 1. Resolve the arguments; this finds every mistake.
+//! 2. Block signals, open the guest assets.
+//! 3. Build and start the machine.
+//! 4. Wait for the command; its exit code becomes that of hutch.
 
 mod layout;
 mod phases;
@@ -14,47 +14,47 @@ use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use hutch_agent_proto::ExitStatus;
+use hutch_guest::GuestAssets;
 use hutch_runtime::agent_client::printable;
-use hutch_runtime::guest::GuestAssets;
 use hutch_runtime::oneshot::{OneshotEnd, OneshotMachine, OneshotTask, PhaseMarks, RunError, RunEventQueue, Stop};
 use hutch_runtime::stdio::StdioFds;
 use hutch_runtime::store::DEFAULT_CONFIG_ROOT;
 use hutch_runtime::volume::{VolumeHold, Volumes};
 
 use crate::args::run::RunArgs;
-use crate::failure::{chain, Failure, RUN_FAILED};
+use crate::failure::{error_chain, Failure, RUN_FAILED};
 use crate::resolve::{self, Host, RootMode, RootSource, RunPlan};
 use crate::signals::Signals;
 use crate::tty;
 use phases::Phases;
 
-/// `--timeout` ended the run, as timeout(1) says it.
+/// Exit code if `--timeout` ended the run, as with timeout(1).
 const TIMED_OUT: u8 = 124;
-/// The command can't be executed.
+/// Exit code if the command cannot be executed.
 const NOT_EXECUTABLE: u8 = 126;
-/// The command does not exist.
+/// Exit code if the command does not exist.
 const NOT_FOUND: u8 = 127;
-/// How long a guest may take until its agent reports.
+/// Time that a guest has until its agent connects.
 const BOOT_TIMEOUT: Duration = Duration::from_secs(60);
 /// Lines of the guest's console in an error report.
 const CONSOLE_LINES: usize = 20;
-/// Longest line of these.
+/// Longest console line in an error report, in characters.
 const CONSOLE_WIDTH: usize = 200;
 
-/// Runs the command. `started` is when the program began: CLOCK_MONOTONIC, nanoseconds.
+/// Runs the command. `started`: start of the program in nanoseconds of CLOCK_MONOTONIC.
 pub fn run(args: RunArgs, started: u64) -> Result<u8, Failure> {
     let began = Instant::now();
-    whole(args, started, began).map_err(|failure| match failure.code {
+    try_run(args, started, began).map_err(|failure| match failure.code {
         crate::failure::FAILED => failure.with_code(RUN_FAILED),
         _ => failure,
     })
 }
 
-fn whole(args: RunArgs, started: u64, began: Instant) -> Result<u8, Failure> {
+fn try_run(args: RunArgs, started: u64, began: Instant) -> Result<u8, Failure> {
     let mut phases = Phases::new(args.verbose, args.marks.clone(), started);
     let mut plan = resolve::run(args, &host()?)?;
     phases.mark("arguments resolved");
-    // Nobody removes them for as long as this process lives.
+    // The volumes cannot be removed while this process lives.
     let _volumes = hold_volumes(&mut plan)?;
     let signals = Signals::block()?;
     let assets = GuestAssets::open(&plan.guest_dir, plan.kernel.clone())?;
@@ -74,12 +74,12 @@ fn whole(args: RunArgs, started: u64, began: Instant) -> Result<u8, Failure> {
     tty::leave();
     let shown = phases.report(ended.machine(), &marks);
     let outcome = shown.and_then(|()| outcome(result, &plan, &ended));
-    // The machine has been stopped and nobody needs it any more.
+    // The machine has stopped and is no longer needed.
     ended.leave();
     outcome
 }
 
-/// Makes the named volumes that are not there; they get their directories.
+/// Creates the named volumes that do not exist, and fills in their directories.
 fn hold_volumes(plan: &mut RunPlan) -> Result<Vec<VolumeHold>, Failure> {
     let root = std::env::var_os("HUTCH_ROOT").filter(|dir| !dir.is_empty());
     let root = root.map_or_else(|| PathBuf::from(DEFAULT_CONFIG_ROOT), PathBuf::from);
@@ -124,20 +124,20 @@ fn task(plan: &RunPlan, layout: layout::Layout, began: Instant) -> io::Result<On
         on_start: Box::new(move || {
             if raw {
                 if let Err(error) = tty::enter_raw() {
-                    log::warn!("the terminal stays as it is: {error}");
+                    log::warn!("cannot put the terminal into raw mode: {error}");
                 }
             }
         }),
     })
 }
 
-/// Whether a file system on a disk has to be unmounted, lest it looks as if the machine had crashed.
+/// Whether the guest can write to a disk. Its file system must then be unmounted, or it would look as after a crash.
 fn writes_disks(plan: &RunPlan) -> bool {
     let root = matches!(plan.rootfs, RootSource::Disk { .. }) && plan.root_mode == RootMode::ReadWrite;
     root || plan.disks.iter().any(|disk| !disk.read_only)
 }
 
-/// A descriptor of our own for the same file; its flags are shared and stay as they are.
+/// A new descriptor for the same open file, whose flags stay unchanged.
 fn own(file: impl AsFd) -> io::Result<OwnedFd> {
     file.as_fd().try_clone_to_owned()
 }
@@ -157,10 +157,10 @@ fn outcome(result: Result<ExitStatus, RunError>, plan: &RunPlan, ended: &Oneshot
     if !error.is_guests_fault() {
         return Err(Failure::new(code, error));
     }
-    Err(Failure::new(code, GuestFailure { text: chain(&error), console: console(plan, ended) }))
+    Err(Failure::new(code, GuestFailure { text: error_chain(&error), console: console(plan, ended) }))
 }
 
-/// A failure of the guest, with what its console tells.
+/// A failure of the guest, with the last lines of its console.
 #[derive(Debug, thiserror::Error)]
 #[error("{text}{console}")]
 struct GuestFailure {
@@ -171,7 +171,7 @@ struct GuestFailure {
 fn console(plan: &RunPlan, ended: &OneshotEnd) -> String {
     let lines = ended.machine().console_tail(CONSOLE_LINES);
     match (lines.is_empty(), &plan.console) {
-        (true, None) => "\nThe guest wrote nothing to its console; --console FILE makes it tell more.".to_owned(),
+        (true, None) => "\nThe guest wrote nothing to its console; use --console FILE for a verbose one.".to_owned(),
         (true, Some(_)) => "\nThe guest wrote nothing to its console.".to_owned(),
         (false, _) => {
             let lines: Vec<_> = lines.iter().map(|line| format!("  {}", printable(line, CONSOLE_WIDTH))).collect();

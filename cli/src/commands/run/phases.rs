@@ -1,4 +1,4 @@
-//! `--verbose` and `--marks`: what happened when.
+//! `--verbose` and `--marks`: the times of the phases of a run.
 
 use std::fmt::Write as _;
 use std::path::PathBuf;
@@ -9,7 +9,7 @@ use hutch_vmm::{Machine, Mark};
 use crate::clock;
 use crate::failure::Failure;
 
-/// Marks of this program, and later those of the machine and the run.
+/// The marks of this program. [`Phases::report`] adds those of the machine and the run.
 pub struct Phases {
     table: bool,
     file: Option<PathBuf>,
@@ -17,11 +17,11 @@ pub struct Phases {
 }
 
 impl Phases {
-    /// `started`: the beginning of `main`. For a `table` on stderr, a `file` of marks, both or neither.
+    /// `started`: the start of `main`. `table`: print a table to stderr. `file`: write the marks to it.
     pub fn new(table: bool, file: Option<PathBuf>, started: u64) -> Self {
         let mut phases = Self { table, file, marks: Vec::new() };
         if phases.wanted() {
-            // Until now the process did nothing but run: its CPU time is its age.
+            // The process has not waited yet, so that its CPU time is its age.
             let now = clock::now_ns();
             phases.marks.push(("process started".into(), now.saturating_sub(clock::cpu_ns()).min(started)));
             phases.marks.push(("main reached".into(), started));
@@ -33,17 +33,14 @@ impl Phases {
         self.table || self.file.is_some()
     }
 
-    /// Something has been done.
+    /// Records that the phase `what` is done.
     pub fn mark(&mut self, what: &str) {
         if self.wanted() {
             self.marks.push((what.into(), clock::now_ns()));
         }
     }
 
-    /// Shows all, in order of time.
-    ///
-    /// # Errors
-    /// The file cannot be written.
+    /// Prints and writes all marks, in order of time.
     pub fn report(mut self, machine: &Machine, run: &PhaseMarks) -> Result<(), Failure> {
         if !self.wanted() {
             return Ok(());
@@ -75,16 +72,16 @@ impl Phases {
     }
 }
 
-/// The machine's marks as people call them.
+/// A description of a machine's mark.
 fn name(mark: &str) -> String {
     match mark {
-        "build" => "machine being built",
+        "build" => "machine build begins",
         "vm-created" => "KVM machine created",
         "memory-ready" => "guest memory ready",
         "devices-ready" => "devices ready",
         "kernel-loaded" => "kernel loaded",
         "vcpus-ready" => "vCPUs ready",
-        "start" => "vCPUs told to run",
+        "start" => "vCPUs started",
         "end" => "machine ended",
         "guest:init" => "guest: init entered",
         "guest:agent-ready" => "guest: agent ready",
@@ -112,7 +109,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn phases_are_told_with_time_since_the_start_and_since_the_one_before() {
+    fn phases_are_shown_with_time_since_the_start_and_since_the_previous_phase() {
         let marks = [("a".to_owned(), 1_000_000), ("b".to_owned(), 3_500_000), ("c".to_owned(), 4_000_000)];
         let text = table(&marks);
         let lines: Vec<Vec<&str>> = text.lines().map(|line| line.split_whitespace().collect()).collect();

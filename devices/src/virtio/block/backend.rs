@@ -1,97 +1,36 @@
 //! A disk's storage: a raw image file or a block device of the host, locked while it is open.
 //!
-//! Opened by the VMM's main thread, used by the disk's worker.
+//! The VMM's main thread opens it; the disk's worker uses it.
 
 use std::fs::{File, OpenOptions};
 use std::io::{self, Seek, SeekFrom};
 use std::os::unix::fs::{FileExt, FileTypeExt, OpenOptionsExt};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use nix::errno::Errno;
 use nix::fcntl::{fcntl, FcntlArg};
 use vmm_sys_util::fallocate::{fallocate, FallocateMode};
 
-use super::request::{Disk, Range, SECTOR};
+use super::config::BlockError;
+use super::request::{DiskInfo, DiskRange, SECTOR};
 use crate::virtio::{ChainReader, ChainWriter};
 
-/// Zeroes written at a time where the file system knows no better way.
+/// Zeroes to write where the file system has no faster way.
 static ZEROES: [u8; 64 << 10] = [0; 64 << 10];
-
-/// Why a disk cannot be had.
-#[derive(Debug, thiserror::Error)]
-pub enum BlockError {
-    /// The image cannot be opened.
-    #[error("cannot open disk image {}: check the path and its permissions", path.display())]
-    Open {
-        /// The image.
-        path: PathBuf,
-        /// The cause.
-        source: io::Error,
-    },
-    /// A directory, a pipe, ...
-    #[error("disk image {} is neither a regular file nor a block device: give one of these", .0.display())]
-    Kind(PathBuf),
-    /// Its size is unknown.
-    #[error("cannot tell the size of disk image {}: check the device it lies on", path.display())]
-    Size {
-        /// The image.
-        path: PathBuf,
-        /// The cause.
-        source: io::Error,
-    },
-    /// Nothing in it.
-    #[error("disk image {} is empty: give it a size, for example with truncate -s 1G", .0.display())]
-    Empty(PathBuf),
-    /// Not whole sectors.
-    #[error("disk image {} has {size} bytes, no multiple of 512: pad it, for example with truncate -s %512", path.display())]
-    Unaligned {
-        /// The image.
-        path: PathBuf,
-        /// Its size in bytes.
-        size: u64,
-    },
-    /// Someone else uses it.
-    #[error("disk image {} is in use{}: stop the other user, or attach it read-only everywhere", path.display(), if *.read_only { " and being written" } else { "" })]
-    InUse {
-        /// The image.
-        path: PathBuf,
-        /// It was to be read only.
-        read_only: bool,
-    },
-    /// The file system knows no locks.
-    #[error("cannot lock disk image {}: put it on a file system with locks", path.display())]
-    Lock {
-        /// The image.
-        path: PathBuf,
-        /// The cause.
-        source: io::Error,
-    },
-    /// The name that the guest sees is too long.
-    #[error("serial number of disk {id} has {len} bytes: 20 are possible")]
-    Serial {
-        /// The disk.
-        id: String,
-        /// Length in bytes.
-        len: usize,
-    },
-}
 
 /// An open, locked image.
 #[derive(Debug)]
 pub struct Backend {
     file: File,
-    disk: Disk,
+    disk: DiskInfo,
 }
 
 impl Backend {
-    /// Opens and locks the image at `path`: against writers if `read_only`, else against everybody. The lock goes
-    /// with the process.
-    ///
-    /// # Errors
-    /// See [`BlockError`].
+    /// Opens and locks the image at `path`: against writers if `read_only`, else against all other users. The kernel
+    /// releases the lock with the process.
     pub fn open(path: &Path, read_only: bool) -> Result<Self, BlockError> {
-        // O_NONBLOCK: opening a pipe must not wait for its other end. It means nothing to files and disks. O_EXCL: a block
-        // device that the host has mounted is not to be written by somebody else.
+        // O_NONBLOCK: opening a pipe must not wait for its other end. It has no effect on files and disks. O_EXCL: the
+        // guest must not write to a block device that the host has mounted.
         let device = std::fs::metadata(path).is_ok_and(|meta| meta.file_type().is_block_device());
         let exclusive = if device && !read_only { libc::O_EXCL } else { 0 };
         let options =
@@ -106,7 +45,7 @@ impl Backend {
             return Err(BlockError::Kind(path.to_owned()));
         }
         lock(&file, path, read_only)?;
-        // The end of a block device is its size, as BLKGETSIZE64 tells it.
+        // The end of a block device is its size, as BLKGETSIZE64 returns it.
         let size = file.seek(SeekFrom::End(0)).map_err(size_error)?;
         if size == 0 {
             return Err(BlockError::Empty(path.to_owned()));
@@ -114,51 +53,37 @@ impl Backend {
         if size % SECTOR != 0 {
             return Err(BlockError::Unaligned { path: path.to_owned(), size });
         }
-        Ok(Self { file, disk: Disk { sectors: size / SECTOR, read_only } })
+        Ok(Self { file, disk: DiskInfo { sectors: size / SECTOR, read_only } })
     }
 
-    /// What requests are checked against.
-    pub fn disk(&self) -> Disk {
+    /// Capacity and access mode, which requests are checked against.
+    pub fn disk(&self) -> DiskInfo {
         self.disk
     }
 
-    /// Fills `buffers` from byte `offset` on, without a copy in between.
-    ///
-    /// # Errors
-    /// The host's; `buffers` has then moved as far as it was filled.
+    /// Fills `buffers` from byte `offset` on, without a copy. After an error `buffers` has moved by the bytes read.
     pub fn read(&self, offset: u64, buffers: &mut ChainWriter<'_>) -> io::Result<()> {
         buffers.fill_from_at(&self.file, offset)
     }
 
-    /// Writes `buffers` at byte `offset`, without a copy in between.
-    ///
-    /// # Errors
-    /// The host's.
+    /// Writes `buffers` at byte `offset`, without a copy.
     pub fn write(&self, offset: u64, buffers: &mut ChainReader<'_>) -> io::Result<()> {
         buffers.write_all_at(&self.file, offset)
     }
 
-    /// Returns when all that was written is on the medium.
-    ///
-    /// # Errors
-    /// The host's.
+    /// Returns when all data written so far is on the medium.
     pub fn flush(&self) -> io::Result<()> {
         self.file.sync_data()
     }
 
-    /// The contents of `range` are not needed any more. A hint: where holes are unknown, nothing happens.
-    ///
-    /// # Errors
-    /// The host's.
-    pub fn discard(&self, range: Range) -> io::Result<()> {
+    /// Frees the storage behind `range`, whose contents the guest does not need any more. Does nothing on a file system
+    /// without holes.
+    pub fn discard(&self, range: DiskRange) -> io::Result<()> {
         self.allocate(|| FallocateMode::PunchHole, range).map(drop)
     }
 
-    /// `range` reads as zeroes from now on; as a hole if it may.
-    ///
-    /// # Errors
-    /// The host's.
-    pub fn write_zeroes(&self, range: Range) -> io::Result<()> {
+    /// Fills `range` with zeroes, or with a hole if `range.unmap`.
+    pub fn write_zeroes(&self, range: DiskRange) -> io::Result<()> {
         let mode = || if range.unmap { FallocateMode::PunchHole } else { FallocateMode::ZeroRange };
         if self.allocate(mode, range)? {
             return Ok(());
@@ -167,16 +92,16 @@ impl Backend {
         let mut left = range.len;
         while left > 0 {
             let len = left.min(ZEROES.len() as u64);
-            // The cast cannot cut: `len` is at most the length of an array.
-            self.file.write_all_at(ZEROES.get(..len as usize).unwrap_or_default(), offset)?;
+            let zeroes = usize::try_from(len).ok().and_then(|len| ZEROES.get(..len)).unwrap_or_default();
+            self.file.write_all_at(zeroes, offset)?;
             offset = offset.saturating_add(len);
             left -= len;
         }
         Ok(())
     }
 
-    /// False if the file system does not know how.
-    fn allocate(&self, mode: impl Fn() -> FallocateMode, range: Range) -> io::Result<bool> {
+    /// False if the file system does not support it.
+    fn allocate(&self, mode: impl Fn() -> FallocateMode, range: DiskRange) -> io::Result<bool> {
         loop {
             match fallocate(&self.file, mode(), true, range.offset, range.len) {
                 Ok(()) => return Ok(true),
@@ -188,9 +113,10 @@ impl Backend {
     }
 }
 
-/// An open file description lock, over all of the file.
+/// Takes an open file description lock over the whole file.
 fn lock(file: &File, path: &Path, read_only: bool) -> Result<(), BlockError> {
     let kind = if read_only { libc::F_RDLCK } else { libc::F_WRLCK };
+    #[expect(clippy::cast_possible_truncation, reason = "constants of fcntl(2) between 0 and 2")]
     let range = libc::flock { l_type: kind as _, l_whence: libc::SEEK_SET as _, l_start: 0, l_len: 0, l_pid: 0 };
     match fcntl(file, FcntlArg::F_OFD_SETLK(&range)) {
         Ok(_) => Ok(()),

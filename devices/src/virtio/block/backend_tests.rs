@@ -1,4 +1,5 @@
 use std::error::Error;
+use std::path::PathBuf;
 
 use super::*;
 
@@ -10,7 +11,7 @@ fn image(len: u64) -> (tempfile::TempDir, PathBuf) {
 }
 
 #[test]
-fn what_is_no_disk_is_refused_with_a_message_that_names_it() {
+fn a_path_that_is_not_a_disk_is_refused_with_a_message_that_names_it() {
     let (dir, path) = image(1000);
     let refused = |path: &Path| {
         let error = Backend::open(path, true).unwrap_err();
@@ -51,10 +52,10 @@ fn zeroes_and_discards_change_their_range_only() {
     for unmap in [false, true] {
         let (_dir, path) = image(3 << 20);
         let backend = Backend::open(&path, false).unwrap();
-        assert_eq!(backend.disk(), Disk { sectors: 6 << 10, read_only: false });
+        assert_eq!(backend.disk(), DiskInfo { sectors: 6 << 10, read_only: false });
         backend.file.write_all_at(&vec![7; 3 << 20], 0).unwrap();
-        backend.write_zeroes(Range { offset: 512, len: 1 << 20, unmap }).unwrap();
-        backend.discard(Range { offset: 2 << 20, len: 4096, unmap: false }).unwrap();
+        backend.write_zeroes(DiskRange { offset: 512, len: 1 << 20, unmap }).unwrap();
+        backend.discard(DiskRange { offset: 2 << 20, len: 4096, unmap: false }).unwrap();
         let content = std::fs::read(&path).unwrap();
         assert_eq!(content.len(), 3 << 20);
         let (end, hole) = (512 + (1 << 20), 2 << 20);

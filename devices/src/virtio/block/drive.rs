@@ -1,37 +1,34 @@
-//! Which image is in a disk. That of a disk with a fixed one never changes; that of a slot comes and goes while the
-//! guest runs. Shared by the device, its worker and whoever holds the [`BlockSlot`].
+//! The image that is in a disk. The image of an ordinary disk never changes; that of a slot can be inserted and ejected
+//! while the guest runs. The device, its worker and the holders of the [`BlockSlot`] share it.
 
 use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 
 use super::backend::Backend;
-use super::request::Disk;
-use super::{disk_id, BlockConfig, BlockError, ID};
+use super::config::{disk_id, BlockDeviceConfig, BlockError};
+use super::request::{DiskId, DiskInfo};
 use crate::virtio::DeviceInterrupt;
 
-/// An image and its name.
+/// An open image and its serial number.
 pub(super) struct Medium {
-    /// The image.
+    /// The open image.
     pub(super) backend: Backend,
-    /// What the guest sees as the disk's serial number.
-    pub(super) id: ID,
+    /// The disk's serial number in the guest.
+    pub(super) id: DiskId,
 }
 
 impl Medium {
     /// Opens and locks the image.
-    ///
-    /// # Errors
-    /// See [`BlockError`].
-    pub(super) fn open(config: &BlockConfig) -> Result<Self, BlockError> {
+    pub(super) fn open(config: &BlockDeviceConfig) -> Result<Self, BlockError> {
         let id = disk_id(config)?;
         Ok(Self { backend: Backend::open(&config.path, config.read_only)?, id })
     }
 }
 
-/// Which image is in a disk, and the way to its driver.
+/// The image that is in a disk, and the interrupt of its driver.
 pub struct Drive {
     medium: RwLock<Option<Medium>>,
-    /// While the device is active.
+    /// `Some` while the device is active.
     interrupt: Mutex<Option<Arc<DeviceInterrupt>>>,
 }
 
@@ -40,13 +37,13 @@ impl Drive {
         Self { medium: RwLock::new(medium), interrupt: Mutex::new(None) }
     }
 
-    /// The image now. It stays for as long as the guard lives, which is that of a request.
+    /// The current image. It cannot be exchanged while the guard lives: the time of one request.
     pub(super) fn medium(&self) -> RwLockReadGuard<'_, Option<Medium>> {
         self.medium.read().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// What requests are checked against: an empty disk has no sectors.
-    pub(super) fn disk(&self) -> Disk {
+    /// Capacity and access mode of the current image.
+    pub(super) fn disk(&self) -> DiskInfo {
         disk_of(&self.medium())
     }
 
@@ -58,7 +55,7 @@ impl Drive {
         self.medium.write().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// The driver is to look at the capacity again.
+    /// Interrupts the driver, which then reads the capacity again.
     fn announce(&self) {
         if let Some(interrupt) = &*self.interrupt.lock().unwrap_or_else(PoisonError::into_inner) {
             interrupt.signal_config();
@@ -66,12 +63,12 @@ impl Drive {
     }
 }
 
-/// What requests are checked against with this image.
-pub(super) fn disk_of(medium: &Option<Medium>) -> Disk {
-    medium.as_ref().map_or(Disk { sectors: 0, read_only: false }, |medium| medium.backend.disk())
+/// Capacity and access mode of an image. A disk without an image has no sectors.
+pub(super) fn disk_of(medium: &Option<Medium>) -> DiskInfo {
+    medium.as_ref().map_or(DiskInfo { sectors: 0, read_only: false }, |medium| medium.backend.disk())
 }
 
-/// The outside of a disk whose image may change. Any thread.
+/// The VMM's handle of a disk whose image may change. Used from any thread.
 #[derive(Clone)]
 pub struct BlockSlot(Arc<Drive>);
 
@@ -80,21 +77,18 @@ impl BlockSlot {
         Self(drive)
     }
 
-    /// Opens and locks the image at `path` and puts it in, in place of what may be there. The guest finds it by `serial`,
-    /// up to 20 bytes, and is interrupted because of the new capacity.
-    ///
-    /// # Errors
-    /// See [`BlockError`]; the slot is as it was.
+    /// Opens and locks the image at `path` and inserts it in place of the current one, if any. The guest finds it by
+    /// `serial`, up to 20 bytes, and is interrupted because of the new capacity. After an error the slot is unchanged.
     pub fn insert(&self, path: &Path, read_only: bool, serial: &str) -> Result<(), BlockError> {
-        let config = BlockConfig { id: serial.into(), path: path.into(), read_only, serial: Some(serial.into()) };
+        let config = BlockDeviceConfig { id: serial.into(), path: path.into(), read_only, serial: Some(serial.into()) };
         let medium = Medium::open(&config)?;
         *self.0.medium_mut() = Some(medium);
         self.0.announce();
         Ok(())
     }
 
-    /// Takes the image out, after the request in flight: it is closed and unlocked, the capacity is 0. An empty slot stays
-    /// as it is.
+    /// Removes the image after the request in flight: closes and unlocks it, and sets the capacity to 0. Does nothing
+    /// to an empty slot.
     pub fn eject(&self) {
         if self.0.medium_mut().take().is_some() {
             self.0.announce();

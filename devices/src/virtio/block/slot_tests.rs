@@ -1,12 +1,13 @@
-//! Disks whose image comes and goes.
+//! Disks whose image is inserted and ejected.
 
 use std::fs;
+use std::path::PathBuf;
 
 use virtio_bindings::virtio_blk::{VIRTIO_BLK_T_FLUSH, VIRTIO_BLK_T_GET_ID, VIRTIO_BLK_T_IN, VIRTIO_BLK_T_OUT};
 
 use super::*;
 use crate::testing::Driver;
-use crate::virtio::device::ISR_CONFIG;
+use crate::virtio::interrupt::ISR_CONFIG;
 use crate::virtio::mmio::registers as reg;
 
 const OK: u8 = 0;
@@ -46,11 +47,11 @@ impl Bench {
         String::from_utf8(id).unwrap().trim_end_matches('\0').to_owned()
     }
 
-    /// Whether the driver has been told of a new configuration since it was last asked.
-    fn told(&self) -> bool {
-        let told = self.driver.read(reg::INTERRUPT_STATUS) & ISR_CONFIG != 0;
+    /// Whether the driver was interrupted because of a new configuration since the last call.
+    fn notified(&self) -> bool {
+        let notified = self.driver.read(reg::INTERRUPT_STATUS) & ISR_CONFIG != 0;
         self.driver.write(reg::INTERRUPT_ACK, ISR_CONFIG);
-        told
+        notified
     }
 }
 
@@ -62,23 +63,23 @@ fn an_empty_slot_has_no_sectors_and_no_name() {
     assert_eq!(bench.request(VIRTIO_BLK_T_OUT, 0, &[1; 512], 0).0, IOERR);
     assert_eq!(bench.request(VIRTIO_BLK_T_FLUSH, 0, &[], 0).0, OK);
     bench.slot.eject();
-    assert!(!bench.told() && !bench.driver.needs_reset());
+    assert!(!bench.notified() && !bench.driver.needs_reset());
 }
 
 #[test]
-fn the_image_comes_and_goes_and_the_driver_is_told() {
+fn the_image_comes_and_goes_and_the_driver_is_notified() {
     let mut bench = bench();
     let (first, second) = (bench.image("first", 8, 1), bench.image("second", 4, 2));
     for (path, sectors, byte, name) in [(&first, 8, 1, "a"), (&second, 4, 2, "b"), (&first, 8, 1, "c")] {
         let generation = bench.driver.read(reg::CONFIG_GENERATION);
         bench.slot.insert(path, false, name).unwrap();
-        assert!(bench.told());
+        assert!(bench.notified());
         assert_ne!(bench.driver.read(reg::CONFIG_GENERATION), generation);
         assert_eq!((bench.sectors(), bench.serial().as_str()), (sectors, name));
         assert_eq!(bench.request(VIRTIO_BLK_T_IN, sectors - 1, &[], 512), (OK, vec![byte; 512]));
         assert_eq!(bench.request(VIRTIO_BLK_T_IN, sectors, &[], 512).0, IOERR);
         bench.slot.eject();
-        assert!(bench.told());
+        assert!(bench.notified());
         assert_eq!((bench.sectors(), bench.serial().as_str()), (0, ""));
         assert_eq!(bench.request(VIRTIO_BLK_T_IN, 0, &[], 512).0, IOERR);
     }
@@ -92,17 +93,17 @@ fn an_image_is_locked_while_it_is_in_and_a_failed_insert_changes_nothing() {
     bench.slot.insert(&first, false, "a").unwrap();
     assert!(matches!(other.insert(&first, true, "x"), Err(BlockError::InUse { .. })));
     other.insert(&second, false, "b").unwrap();
-    bench.told();
+    bench.notified();
     assert!(matches!(bench.slot.insert(&second, false, "y"), Err(BlockError::InUse { .. })));
     assert!(matches!(bench.slot.insert(&second, false, &"y".repeat(21)), Err(BlockError::Serial { .. })));
-    assert!(!bench.told());
+    assert!(!bench.notified());
     assert_eq!((bench.sectors(), bench.serial().as_str()), (8, "a"));
     bench.slot.eject();
     other.insert(&first, true, "x").unwrap();
     bench.slot.insert(&first, true, "shared by readers").unwrap();
 }
 
-/// What the driver agreed to holds until it resets the device; the host refuses writes at once.
+/// The negotiated features hold until the driver resets the device, but the host refuses writes at once.
 #[test]
 fn a_read_only_image_is_offered_as_such_after_a_reset() {
     let mut bench = bench();
@@ -123,7 +124,7 @@ fn a_read_only_image_is_offered_as_such_after_a_reset() {
     assert_eq!(fs::read(&image).unwrap()[..512], [1; 512]);
 }
 
-/// Before the driver came, and after it went, nobody is interrupted.
+/// Without a driver there is no interrupt.
 #[test]
 fn a_slot_can_be_filled_while_the_device_is_inactive() {
     let (block, slot) = Block::slot("slot0");

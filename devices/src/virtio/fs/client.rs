@@ -1,4 +1,4 @@
-//! The guest's side of a share, for tests: one request at a time, as Linux sends them.
+//! The guest's side of a share, for tests: sends one request at a time, in the form that Linux uses.
 
 use std::path::Path;
 
@@ -9,10 +9,10 @@ use fuse_backend_rs::abi::fuse_abi::{
 use vm_memory::ByteValued;
 
 use super::device::Fs;
-use super::{FsCache, FsConfig};
+use super::{FsCache, FsDeviceConfig};
 use crate::testing::{activate, Activated, Buffer, DriverQueue};
 
-/// What a request came to: the reply without its header, or the error.
+/// The reply to a request without its header, or the error number.
 pub type Reply = Result<Vec<u8>, i32>;
 
 /// A mounted share.
@@ -32,18 +32,18 @@ pub struct Listed {
     pub entry: Option<EntryOut>,
 }
 
-pub fn config(path: &Path) -> FsConfig {
-    FsConfig { id: "fs0".into(), tag: "share".into(), path: path.into(), ..FsConfig::default() }
+pub fn config(path: &Path) -> FsDeviceConfig {
+    FsDeviceConfig { id: "fs0".into(), tag: "share".into(), path: path.into(), ..FsDeviceConfig::default() }
 }
 
-/// A value from the front of a reply.
+/// Reads a value from the start of a reply.
 pub fn value<T: ByteValued>(bytes: &[u8]) -> T {
     let mut value = T::zeroed();
     value.as_mut_slice().copy_from_slice(&bytes[..size_of::<T>()]);
     value
 }
 
-/// A name as it lies in a request.
+/// A NUL-terminated name for a request.
 pub fn name(text: &str) -> Vec<u8> {
     [text.as_bytes(), b"\0"].concat()
 }
@@ -55,15 +55,15 @@ impl Client {
         Self { device, session, uid: 0, gid: 0, unique: 0 }
     }
 
-    /// Over a directory, after INIT.
-    pub fn mount(config: FsConfig) -> Self {
+    /// Mounts a directory: sends INIT.
+    pub fn mount(config: FsDeviceConfig) -> Self {
         let mut client = Self::new(Fs::new(config).unwrap(), 0);
         client.init(u64::MAX);
         client
     }
 
     pub fn read_only(path: &Path) -> Self {
-        Self::mount(FsConfig { read_only: true, ..config(path) })
+        Self::mount(FsDeviceConfig { read_only: true, ..config(path) })
     }
 
     pub fn read_write(path: &Path) -> Self {
@@ -71,14 +71,14 @@ impl Client {
     }
 
     pub fn always(path: &Path) -> Self {
-        Self::mount(FsConfig { cache: FsCache::Always, ..config(path) })
+        Self::mount(FsDeviceConfig { cache: FsCache::Always, ..config(path) })
     }
 
     pub fn requests(&mut self) -> &mut DriverQueue {
         &mut self.session.queues[1]
     }
 
-    /// The header of a request with a body of `len` bytes.
+    /// Makes the header of a request with a body of `len` bytes.
     pub fn header(&mut self, opcode: Opcode, nodeid: u64, len: usize) -> InHeader {
         self.unique += 2;
         InHeader {
@@ -110,7 +110,7 @@ impl Client {
         }
     }
 
-    /// INIT of Linux 6.12 with these flags.
+    /// Sends INIT as Linux 6.12 does, with these flags.
     pub fn init(&mut self, flags: u64) -> InitOut {
         let body = InitIn { major: 7, minor: 41, max_readahead: 131_072, flags: flags as u32 };
         let more = InitIn2 { flags2: (flags >> 32) as u32, ..InitIn2::default() };
@@ -121,7 +121,7 @@ impl Client {
         self.call(Opcode::Lookup, parent, &[&name(text)], size_of::<EntryOut>()).map(|reply| value(&reply))
     }
 
-    /// The node of a path below the root.
+    /// Looks up a path below the root and returns its node.
     pub fn walk(&mut self, path: &str) -> u64 {
         path.split('/').fold(ROOT_ID, |node, part| self.lookup(node, part).unwrap().nodeid)
     }
@@ -163,14 +163,14 @@ impl Client {
         Ok(value::<WriteOut>(&reply).size)
     }
 
-    /// A file's contents.
+    /// Reads a file's contents.
     pub fn cat(&mut self, path: &str) -> Vec<u8> {
         let node = self.walk(path);
         let fh = self.open(node, libc::O_RDONLY).unwrap();
         self.read(node, fh, 0, 65536).unwrap()
     }
 
-    /// A directory, read with requests of `size` bytes.
+    /// Reads a directory with requests of `size` bytes.
     pub fn list(&mut self, node: u64, plus: bool, size: u32) -> Vec<Listed> {
         let fh = self.opendir(node).unwrap();
         let opcode = if plus { Opcode::Readdirplus } else { Opcode::Readdir };
@@ -199,7 +199,7 @@ impl Client {
     }
 }
 
-/// What Linux 6.1 offers, without the flags that need a device of their own.
+/// The flags that Linux 6.1 offers, without those that need a special device.
 pub fn linux_6_1() -> u64 {
     (FsOptions::all() - FsOptions::FD_PASSTHROUGH - FsOptions::HAS_RESEND).bits()
 }

@@ -1,4 +1,4 @@
-//! What a share is made of, checked before anything runs.
+//! The options of a share, and the reasons for which a device cannot be created.
 
 use std::ffi::OsString;
 use std::io;
@@ -7,29 +7,30 @@ use std::time::Duration;
 
 use fuse_backend_rs::passthrough::CachePolicy;
 
-/// Bytes of a tag in configuration space (VIRTIO 1.2, 5.11.4).
+/// Length of the tag in configuration space, in bytes (VIRTIO 1.2, 5.11.4).
 pub const TAG_MAX: usize = 36;
 
-/// File descriptors that the process should be allowed (`RLIMIT_NOFILE`) before it shares a directory: every file that
-/// the guest's kernel remembers takes one. With fewer, a guest that walks a large tree gets `ENFILE` early; the rest of
-/// the process is never starved.
+/// Recommended `RLIMIT_NOFILE` of a process that shares a directory: every file that the guest's kernel caches takes a
+/// file descriptor. With a lower limit, a guest that walks a large tree gets `ENFILE` early. The rest of the process
+/// keeps its descriptors in any case.
 pub const OPEN_FILES_WANTED: u64 = 1 << 20;
 
-/// How much the guest's kernel remembers.
+/// The caching policy of the guest's kernel.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum FsCache {
-    /// Names and attributes for a second, contents until a file is opened again. For directories that the host changes
-    /// too.
+    /// Caches names and attributes for a second, contents until a file is opened again. For directories that the host
+    /// changes too.
     #[default]
     Auto,
-    /// All, for as long as it likes; also that a name does not exist. For directories that nobody else changes.
+    /// Caches everything without a time limit, including names that do not exist. For directories that only this guest
+    /// changes.
     Always,
-    /// Nothing. Shared writable memory maps of files do not work.
+    /// Caches nothing. Shared writable memory maps of files do not work.
     Never,
 }
 
 impl FsCache {
-    /// Validity of names and attributes.
+    /// Time for which names and attributes are valid.
     pub(super) fn timeout(self) -> Duration {
         match self {
             Self::Auto => Duration::from_secs(1),
@@ -47,50 +48,50 @@ impl FsCache {
     }
 }
 
-/// How a virtio-fs device is made.
+/// The options of a virtio-fs device.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct FsConfig {
-    /// Name for logs and threads, such as `fs0`.
+pub struct FsDeviceConfig {
+    /// Name in logs and of threads, such as `fs0`.
     pub id: String,
-    /// What the guest mounts it by: 1 to 36 bytes without NUL.
+    /// Tag by which the guest mounts it: 1 to 36 bytes without NUL.
     pub tag: String,
-    /// The directory.
+    /// The shared directory.
     pub path: PathBuf,
-    /// Whether the guest may change anything.
+    /// Refuse all changes by the guest.
     pub read_only: bool,
-    /// Shares this one file of the directory and nothing else of it. The directory itself can't be changed then.
-    pub only: Option<OsString>,
-    /// How much the guest remembers.
+    /// Share only this file of the directory. The guest then cannot change the directory itself.
+    pub single_file: Option<OsString>,
+    /// Caching policy of the guest.
     pub cache: FsCache,
 }
 
-/// Why there is no device.
+/// A device that cannot be created.
 #[derive(Debug, thiserror::Error)]
 pub enum FsError {
-    /// The tag does not fit or names nothing.
-    #[error("tag {tag:?} of a shared directory: give 1 to {TAG_MAX} bytes without NUL")]
+    /// The tag is empty, too long or contains NUL.
+    #[error("{tag:?} is not a valid tag of a shared directory: give 1 to {TAG_MAX} bytes without NUL")]
     Tag {
-        /// The tag.
+        /// The refused tag.
         tag: String,
     },
-    /// There is no such path.
+    /// The path does not exist.
     #[error("shared directory {} does not exist: create it or share another", path.display())]
     Missing {
-        /// The path.
+        /// Path of the share.
         path: PathBuf,
     },
-    /// It is a file or something else.
+    /// The path is not a directory.
     #[error("{} cannot be shared: it is not a directory", path.display())]
     NotDirectory {
-        /// The path.
+        /// Path of the share.
         path: PathBuf,
     },
-    /// The host does not let us.
+    /// The directory cannot be opened.
     #[error("cannot open shared directory {}: check its permissions", path.display())]
     Open {
-        /// The path.
+        /// Path of the share.
         path: PathBuf,
-        /// The cause.
+        /// Error of `open(2)`.
         source: io::Error,
     },
 }

@@ -1,4 +1,4 @@
-//! What a guest must not be able to do, whatever it sends.
+//! Operations that must fail for every guest.
 
 use std::fs;
 use std::os::unix::fs::MetadataExt;
@@ -33,7 +33,7 @@ fn nothing_outside_is_reached() {
             assert!(client.call(Opcode::Rename, parent, &[rename.as_slice(), names[1], names[0]], 0).is_err());
         }
     }
-    // A link is a link: the guest reads where it points, the host does not go there.
+    // The guest reads the target of a link, but the host does not follow it.
     let link = client.walk("link");
     assert_eq!(client.call(Opcode::Readlink, link, &[], 4096).unwrap(), b"../outside/secret");
     assert_eq!(client.open(link, libc::O_RDONLY).unwrap_err(), libc::EBADF);
@@ -48,11 +48,11 @@ fn nothing_outside_is_reached() {
 }
 
 #[test]
-fn open_flags_that_a_guest_has_no_business_with_are_dropped() {
+fn open_flags_that_a_guest_must_not_use_are_dropped() {
     let dir = tree();
     let mut client = Client::read_write(&share(&dir));
     let node = client.walk("dir");
-    // O_TMPFILE would make a file that nobody asked for.
+    // O_TMPFILE would create a file.
     client.open(node, libc::O_TMPFILE | libc::O_RDONLY).unwrap();
     assert_eq!(client.open(node, libc::O_TMPFILE | libc::O_RDWR).unwrap_err(), libc::EISDIR);
     let file = client.walk("file");
@@ -126,10 +126,10 @@ fn a_read_only_share_refuses_every_change() {
         assert_eq!(client.call(opcode, node, &[&body], 4096).unwrap_err(), libc::EROFS, "{opcode:?} {body:?}");
     }
     assert_eq!(snapshot(&share(&dir)), before);
-    // What changes nothing works.
+    // Requests that change nothing succeed.
     assert_eq!(client.cat("file"), b"contents");
     assert_eq!(client.list(ROOT_ID, true, 4096).len(), 5);
-    // A read-write share does all of it.
+    // A read-write share executes all of them.
     let mut client = Client::read_write(&share(&dir));
     let refused = |client: &mut Client, (opcode, node, body): (Opcode, u64, Vec<u8>)| {
         client.call(opcode, node, &[&body], 4096).is_err_and(|errno| errno == libc::EROFS)

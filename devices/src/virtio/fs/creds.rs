@@ -1,4 +1,4 @@
-//! Files that a guest's user makes belong to that user: the serving thread is that user for the time of one call.
+//! Files that a guest's user creates belong to that user: the serving thread takes on the user's ids for one call.
 
 use std::io;
 
@@ -11,8 +11,8 @@ use super::sys;
 pub struct GuestUser(());
 
 impl GuestUser {
-    /// `None` when nothing has to be changed: for root, and in a process that is not root itself, whose files are all
-    /// its own user's.
+    /// Takes on the ids of a user. `None` if that is not necessary: for root, and in a process that is not root, whose
+    /// files all belong to the process's user.
     ///
     /// # Errors
     /// `PermissionDenied`: the id does not exist in this user namespace.
@@ -24,7 +24,7 @@ impl GuestUser {
         if !sys::set_fs_ids(uid, gid) {
             return Err(io::Error::from_raw_os_error(libc::EPERM));
         }
-        // The guest's kernel has checked permissions with all of the user's groups, of which only one is known here.
+        // The guest's kernel has checked permissions with all groups of the user. Only one group is known here.
         if let Err(error) = caps::raise(None, CapSet::Effective, Capability::CAP_DAC_OVERRIDE) {
             log::debug!("no CAP_DAC_OVERRIDE for a shared directory: {error}");
         }
@@ -34,7 +34,7 @@ impl GuestUser {
 
 impl Drop for GuestUser {
     fn drop(&mut self) {
-        // This brings the thread's file capabilities back too (capabilities(7)).
+        // This also restores the thread's file capabilities (capabilities(7)).
         assert!(sys::set_fs_ids(0, 0), "a thread that was root can be root again");
     }
 }

@@ -1,49 +1,47 @@
-//! The device (VIRTIO 1.2, 5.11): identity, configuration space, and a pool of threads while a driver is there.
+//! The virtio-fs device (VIRTIO 1.2, 5.11): identity, configuration space, and the pool of threads of its driver.
 
 use std::sync::Arc;
 
 use virtio_bindings::virtio_ids::VIRTIO_ID_FS;
 
-use super::config::{FsConfig, FsError, TAG_MAX};
-use super::pool::{Pool, QUEUES};
-use super::root::Root;
-use super::share::Share;
+use super::config::{FsDeviceConfig, FsError, TAG_MAX};
+use super::root::ShareRoot;
+use super::share::ShareFs;
+use super::worker::{Pool, QUEUES};
 use crate::virtio::device::{config_bytes, RING_FEATURES};
 use crate::virtio::{ActivateError, Activation, DeviceQueue, VirtioDevice};
 
-/// High priority and requests. A request of 1 MiB has more than 256 descriptors, unless they are indirect.
+/// Sizes of the high-priority and the request queue. A request of 1 MiB has more than 256 descriptors, unless they are
+/// indirect.
 const QUEUE_SIZES: [u16; QUEUES] = [128, 1024];
 /// `num_request_queues` (5.11.4).
 const REQUEST_QUEUES: u32 = 1;
 
 /// A directory of the host for the guest to mount.
 pub struct Fs {
-    config: FsConfig,
-    root: Root,
+    config: FsDeviceConfig,
+    root: ShareRoot,
     space: [u8; TAG_MAX + 4],
     pool: Option<Arc<Pool>>,
 }
 
 impl Fs {
-    /// Opens the directory. Nothing of it is read, however large it is.
-    ///
-    /// # Errors
-    /// See [`FsError`].
-    pub fn new(config: FsConfig) -> Result<Self, FsError> {
+    /// Opens the directory, but does not read it.
+    pub fn new(config: FsDeviceConfig) -> Result<Self, FsError> {
         let space = config_space(&config.tag)?;
-        let root = Root::open(&config)?;
+        let root = ShareRoot::open(&config)?;
         Ok(Self { config, root, space, pool: None })
     }
 
-    /// Whether a read-only share is so by a mount of its own, which the kernel guards, besides the device's own check.
-    /// Needs CAP_SYS_ADMIN.
+    /// Whether the share has a read-only mount of its own, so that the kernel refuses changes in addition to the
+    /// device's own check. Needs CAP_SYS_ADMIN.
     pub fn is_read_only_mount(&self) -> bool {
         self.root.is_read_only_mount()
     }
 
-    /// The threads and all that they hold.
+    /// The threads and everything that they own.
     #[cfg(test)]
-    pub(super) fn session(&self) -> std::sync::Weak<Pool> {
+    pub(super) fn pool(&self) -> std::sync::Weak<Pool> {
         self.pool.as_ref().map(Arc::downgrade).unwrap_or_default()
     }
 
@@ -52,14 +50,14 @@ impl Fs {
         let mut take = |index| queues.next().flatten().ok_or(ActivateError::MissingQueue(index));
         let queues: [DeviceQueue; QUEUES] = [take(0)?, take(1)?];
         let host = |what| move |source| ActivateError::Host { what, source };
-        let root = self.root.again().map_err(host("open the shared directory again"))?;
-        let share = Share::new(root, &self.config).map_err(host("serve the shared directory"))?;
+        let root = self.root.try_clone().map_err(host("opening the shared directory again"))?;
+        let share = ShareFs::new(root, &self.config).map_err(host("serving the shared directory"))?;
         Pool::start(&self.config.id, activation.mem, activation.interrupt, queues, share)
-            .map_err(host("start the threads of a shared directory"))
+            .map_err(host("starting the threads of a shared directory"))
     }
 }
 
-/// Tag, filled with NUL, and the number of request queues.
+/// Configuration space: the tag, padded with NUL, and the number of request queues.
 fn config_space(tag: &str) -> Result<[u8; TAG_MAX + 4], FsError> {
     let mut space = [0; TAG_MAX + 4];
     let bytes = tag.as_bytes();

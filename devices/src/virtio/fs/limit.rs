@@ -1,39 +1,40 @@
-//! A guest decides how many files the host keeps open for it. This keeps it away from the end of the process's table of
-//! descriptors, which the rest of the machine needs.
+//! A guest decides how many files the host keeps open for it. This reserves the end of the process's table of
+//! descriptors for the rest of the machine.
 
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, RawFd};
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 
-/// Calls between two looks at the table.
+/// Number of calls between two checks of the table.
 const EVERY: u32 = 16;
-/// Descriptors that are never given to guests: an eighth of the limit, in these bounds.
+/// Bounds of the reserve, which is an eighth of the limit.
 const RESERVE: (RawFd, RawFd) = (64, 4096);
 
-/// Room for descriptors.
+/// The limit of descriptors for guests.
 #[derive(Debug)]
 pub struct Headroom {
-    /// The process has too few left when the lowest free one is this.
+    /// Too few descriptors are left if the lowest free one is not below this.
     ceiling: RawFd,
     calls: AtomicU32,
     full: AtomicBool,
 }
 
 impl Headroom {
-    /// For a process that may have `limit` descriptors.
+    /// The headroom of a process that may have `limit` descriptors.
     pub fn new(limit: RawFd) -> Self {
         let reserve = (limit / 8).clamp(RESERVE.0, RESERVE.1);
         Self { ceiling: limit.saturating_sub(reserve), calls: AtomicU32::new(0), full: AtomicBool::new(false) }
     }
 
-    /// Asked before something that keeps a descriptor. `any` is an open one, to try with.
+    /// Call before an operation that keeps a descriptor open. Duplicates `any`, an open one, to find the lowest free
+    /// one.
     ///
     /// # Errors
-    /// `ENFILE`: too few are left.
+    /// `ENFILE`: too few descriptors are left.
     pub fn check(&self, any: impl AsFd) -> io::Result<()> {
         let call = self.calls.fetch_add(1, Ordering::Relaxed);
         if call.is_multiple_of(EVERY) || self.full.load(Ordering::Relaxed) {
-            // The kernel gives the lowest free number, so all below are taken.
+            // The kernel gives the lowest free number, so all lower ones are in use.
             let lowest = any.as_fd().try_clone_to_owned();
             let room = lowest.is_ok_and(|fd| fd.as_raw_fd() < self.ceiling);
             self.full.store(!room, Ordering::Relaxed);
@@ -52,7 +53,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_reserve_is_kept_whatever_the_limit_is() {
+    fn a_reserve_is_kept_for_every_limit() {
         for (limit, ceiling) in [(0, -64), (1024, 896), (20_000, 17_500), (1 << 20, (1 << 20) - 4096)] {
             assert_eq!(Headroom::new(limit).ceiling, ceiling);
         }

@@ -1,20 +1,21 @@
-//! virtio-fs (VIRTIO 1.2, 5.11): a directory of the host for the guest to mount, served in this process by
-//! `fuse-backend-rs`.
+//! virtio-fs (VIRTIO 1.2, 5.11): a directory of the host that the guest mounts. `fuse-backend-rs` serves it in this
+//! process.
 //!
-//! | file | what |
+//! | file | contents |
 //! |---|---|
-//! | `config` | what a share is made of |
-//! | `root` | the directory, opened once; a read-only mount where that is possible |
-//! | `share` | the file system: the library's passthrough with what it leaves open closed |
-//! | `creds` | files that a guest's user makes belong to that user |
-//! | `limit` | file descriptors that guests do not get |
-//! | `request` | the head of a request, checked before the library gets it |
-//! | `pool` | the threads that serve requests |
+//! | `config` | the options of a share, and the reasons for which a device cannot be created |
+//! | `root` | the directory, opened once, with a read-only mount where possible |
+//! | `share` | the file system: the library's passthrough with stricter checks |
+//! | `single_file` | the checks of a share of a single file |
+//! | `creds` | files that a guest's user creates belong to that user |
+//! | `limit` | the reserve of file descriptors |
+//! | `request` | checks the header of a request before the library gets it |
+//! | `worker` | the threads that serve requests |
 //! | `device` | the virtio device |
 //! | `sys` | system calls |
 //!
-//! The library logs at `error` what a guest can trigger at any rate, guest bytes included: a program's logger leaves
-//! the target `fuse_backend_rs` out.
+//! The library logs messages at level `error` that a guest can trigger at any rate and that contain bytes of the guest.
+//! A program's logger should therefore ignore the target `fuse_backend_rs`.
 
 #[cfg(test)]
 mod client;
@@ -24,18 +25,19 @@ mod confinement_tests;
 mod creds;
 mod device;
 mod limit;
-mod only;
-#[cfg(test)]
-mod only_tests;
-mod pool;
 #[cfg(test)]
 mod proptests;
 mod request;
 mod root;
 mod share;
+mod single_file;
+#[cfg(test)]
+mod single_file_tests;
 mod sys;
 #[cfg(test)]
+#[path = "device_tests.rs"]
 mod tests;
+mod worker;
 
-pub use config::{FsCache, FsConfig, FsError, OPEN_FILES_WANTED, TAG_MAX};
+pub use config::{FsCache, FsDeviceConfig, FsError, OPEN_FILES_WANTED, TAG_MAX};
 pub use device::Fs;

@@ -1,5 +1,5 @@
-//! Arbitrary bytes as requests: every one is answered or given back, nothing outside the share changes, nothing at all
-//! changes in a read-only one, and the share still works.
+//! Arbitrary bytes as requests: every request is answered or given back, nothing outside the share changes, a read-only
+//! share does not change at all, and the share still works.
 
 use std::fs;
 use std::path::Path;
@@ -11,20 +11,20 @@ use vm_memory::ByteValued;
 use super::client::{name, value, Client};
 use crate::testing::Buffer;
 
-/// A request, with places for things that exist.
+/// A request that may refer to existing nodes and handles.
 #[derive(Clone, Debug)]
 struct Attempt {
     opcode: u32,
     node: usize,
-    body: Vec<Piece>,
-    /// Instead of the real length.
+    body: Vec<Part>,
+    /// Replaces the real length.
     len: Option<u32>,
     room: u32,
     user: u32,
 }
 
 #[derive(Clone, Debug)]
-enum Piece {
+enum Part {
     Bytes(Vec<u8>),
     Number(u64),
     Node(usize),
@@ -34,19 +34,19 @@ enum Piece {
 
 const NAMES: [&str; 8] = ["file", "dir", "inner", "link", "new", "..", ".", "../outside/secret"];
 
-fn piece() -> impl Strategy<Value = Piece> {
+fn part() -> impl Strategy<Value = Part> {
     prop_oneof![
-        2 => prop::collection::vec(any::<u8>(), 0..40).prop_map(Piece::Bytes),
-        4 => prop_oneof![4 => 0..70_000u64, 1 => any::<u64>()].prop_map(Piece::Number),
-        2 => (0..5usize).prop_map(Piece::Node),
-        3 => (0..3usize).prop_map(Piece::Handle),
-        4 => prop::sample::select(&NAMES[..]).prop_map(Piece::Name),
+        2 => prop::collection::vec(any::<u8>(), 0..40).prop_map(Part::Bytes),
+        4 => prop_oneof![4 => 0..70_000u64, 1 => any::<u64>()].prop_map(Part::Number),
+        2 => (0..5usize).prop_map(Part::Node),
+        3 => (0..3usize).prop_map(Part::Handle),
+        4 => prop::sample::select(&NAMES[..]).prop_map(Part::Name),
     ]
 }
 
 fn attempt() -> impl Strategy<Value = Attempt> {
     let opcode = prop_oneof![30 => 1..53u32, 1 => any::<u32>()];
-    let body = prop::collection::vec(piece(), 0..8);
+    let body = prop::collection::vec(part(), 0..8);
     let len = prop_oneof![10 => Just(None), 1 => (0..300u32).prop_map(Some), 1 => any::<u32>().prop_map(Some)];
     let room = prop_oneof![Just(4096u32), 0..300u32];
     let user = prop_oneof![3 => Just(0), 1 => Just(1000), 1 => any::<u32>()];
@@ -60,7 +60,7 @@ fn attempt() -> impl Strategy<Value = Attempt> {
     })
 }
 
-/// A mounted share with nodes and handles to abuse.
+/// A mounted share with nodes and handles that requests may misuse.
 struct Bench {
     client: Client,
     nodes: Vec<u64>,
@@ -74,15 +74,15 @@ impl Bench {
         Self { client, nodes, handles }
     }
 
-    fn body(&self, pieces: &[Piece]) -> Vec<u8> {
+    fn body(&self, parts: &[Part]) -> Vec<u8> {
         let mut body = Vec::new();
-        for piece in pieces {
-            match piece {
-                Piece::Bytes(bytes) => body.extend(bytes),
-                Piece::Number(number) => body.extend(number.to_le_bytes()),
-                Piece::Node(index) => body.extend(self.nodes[*index].to_le_bytes()),
-                Piece::Handle(index) => body.extend(self.handles[*index].to_le_bytes()),
-                Piece::Name(text) => body.extend(name(text)),
+        for part in parts {
+            match part {
+                Part::Bytes(bytes) => body.extend(bytes),
+                Part::Number(number) => body.extend(number.to_le_bytes()),
+                Part::Node(index) => body.extend(self.nodes[*index].to_le_bytes()),
+                Part::Handle(index) => body.extend(self.handles[*index].to_le_bytes()),
+                Part::Name(text) => body.extend(name(text)),
             }
         }
         body
@@ -123,7 +123,7 @@ fn tree() -> tempfile::TempDir {
     dir
 }
 
-/// Everything that could have been changed outside of the share, or in it when it is read-only.
+/// Names, attributes and contents of everything below `dir`.
 fn state(dir: &Path) -> Vec<String> {
     let mut all = Vec::new();
     for entry in fs::read_dir(dir).unwrap() {
@@ -139,7 +139,7 @@ fn state(dir: &Path) -> Vec<String> {
     all
 }
 
-/// A case starts and stops threads, so there are fewer than usual.
+/// Fewer cases than usual, because each starts and stops threads.
 fn cases() -> ProptestConfig {
     let usual = ProptestConfig::default();
     ProptestConfig { cases: usual.cases.div_ceil(4), ..usual }
@@ -166,7 +166,7 @@ proptest! {
         let before = state(&dir.path().join("outside"));
         let mut bench = Bench::new(Client::read_write(&dir.path().join("share")));
         for attempt in &attempts {
-            // Space that is really taken is not for a test on somebody's disk.
+            // A test must not allocate that much disk space.
             if attempt.opcode != Opcode::Fallocate as u32 {
                 bench.send(attempt);
             }

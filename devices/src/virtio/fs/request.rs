@@ -1,5 +1,5 @@
-//! The head of a FUSE request, looked at before the library gets it: what is hopeless is answered here. Pure but for
-//! the reply.
+//! Checks the header of a FUSE request before the library gets it, and answers requests that cannot be served. Pure
+//! functions except for the reply.
 
 use std::mem::size_of;
 
@@ -8,14 +8,16 @@ use vm_memory::GuestMemoryMmap;
 
 use crate::virtio::Chain;
 
-/// Bytes before every request.
+/// Length of the header of a request.
+#[expect(clippy::cast_possible_truncation, reason = "40 bytes")]
 pub const IN_HEADER: u32 = size_of::<InHeader>() as u32;
-/// Bytes before every reply.
+/// Length of the header of a reply.
+#[expect(clippy::cast_possible_truncation, reason = "16 bytes")]
 pub const OUT_HEADER: u32 = size_of::<OutHeader>() as u32;
-/// Largest request and largest reply: 1 MiB of payload, which is what INIT agrees on, and headers.
+/// Largest request and largest reply: 1 MiB of payload, as INIT negotiates, and headers.
 pub const MESSAGE_MAX: u32 = (1 << 20) + 4096;
 
-/// Requests that are served. The others are unknown or not offered by INIT: locks (the guest's kernel keeps them by
+/// Requests that are served. The others are unknown or not offered by INIT: locks (which the guest's kernel handles
 /// itself), ioctl, poll, notifications, DAX mappings.
 const SERVED: &[Opcode] = &[
     Opcode::Lookup,
@@ -57,27 +59,24 @@ const SERVED: &[Opcode] = &[
     Opcode::Lseek,
 ];
 
-/// What identifies a request.
+/// The identity of a request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Head {
     opcode: u32,
     unique: u64,
 }
 
-/// A request that the library does not get.
+/// A request that does not reach the library.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Refusal {
-    /// Too short to tell what it is.
+    /// The request is shorter than its header.
     Unreadable,
-    /// This error is the reply.
+    /// The guest gets this error as the reply.
     Error(Head, i32),
 }
 
 impl Head {
-    /// Looks at a request.
-    ///
-    /// # Errors
-    /// It cannot be served.
+    /// Checks a request before the library serves it.
     pub fn check(chain: &Chain, mem: &GuestMemoryMmap<()>) -> Result<Self, Refusal> {
         let header: InHeader = chain.reader(mem).read_obj().map_err(|_| Refusal::Unreadable)?;
         let head = Self { opcode: header.opcode, unique: header.unique };
@@ -94,7 +93,7 @@ impl Head {
         Ok(head)
     }
 
-    /// Whether the request is of this kind.
+    /// Whether the request has this opcode.
     pub fn is(self, opcode: Opcode) -> bool {
         self.opcode == opcode as u32
     }
@@ -103,8 +102,8 @@ impl Head {
         ![Opcode::Forget, Opcode::BatchForget, Opcode::Interrupt].into_iter().any(|silent| self.is(silent))
     }
 
-    /// Replies with an error, if this kind of request has a reply and the guest has room for it. Gives the bytes
-    /// written.
+    /// Replies with an error if this kind of request has a reply and the guest has room for it. Returns the number of
+    /// bytes written.
     pub fn refuse(self, chain: &Chain, mem: &GuestMemoryMmap<()>, errno: i32) -> u32 {
         let header = OutHeader { len: OUT_HEADER, error: -errno, unique: self.unique };
         if self.is_answered() && chain.writer(mem).write_obj(header).is_ok() {
@@ -155,7 +154,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_not_offered_is_unknown() {
+    fn requests_that_are_not_offered_are_unknown() {
         for opcode in [Opcode::Setlkw, Opcode::Ioctl, Opcode::Poll, Opcode::SetupMapping, Opcode::NotifyReply] {
             assert_eq!(errno(check(header(opcode, 40), 0, 16)), libc::ENOSYS);
         }

@@ -1,4 +1,4 @@
-//! The shared directory, opened once: everything the guest can reach is found from this descriptor.
+//! The shared directory, opened once: all files that the guest can reach are opened from this descriptor.
 
 use std::ffi::CString;
 use std::fs::File;
@@ -7,30 +7,26 @@ use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::MetadataExt;
 
-use super::config::{FsConfig, FsError};
+use super::config::{FsDeviceConfig, FsError};
 use super::sys;
 
 /// The shared directory.
 #[derive(Debug)]
-pub struct Root {
+pub struct ShareRoot {
     fd: OwnedFd,
     dev: u64,
-    /// The kernel refuses every change, whatever this process asks for.
+    /// The descriptor belongs to a read-only mount: the kernel refuses every change through it.
     read_only_mount: bool,
 }
 
-impl Root {
-    /// Opens the directory. If it is read-only and the process may, as a read-only mount of its own that nobody else
-    /// sees.
-    ///
-    /// # Errors
-    /// The path is not a directory that can be opened.
-    pub fn open(config: &FsConfig) -> Result<Self, FsError> {
+impl ShareRoot {
+    /// Opens the directory. A read-only share gets a private read-only mount of its own, if the process may mount.
+    pub fn open(config: &FsDeviceConfig) -> Result<Self, FsError> {
         Self::open_as(config, config.read_only)
     }
 
-    /// With or without an attempt at a mount.
-    pub(super) fn open_as(config: &FsConfig, mount: bool) -> Result<Self, FsError> {
+    /// Opens the directory, with or without an attempt to mount.
+    pub(super) fn open_as(config: &FsDeviceConfig, mount: bool) -> Result<Self, FsError> {
         let path = &config.path;
         let failed = |source: io::Error| match source.kind() {
             io::ErrorKind::NotFound => FsError::Missing { path: path.clone() },
@@ -46,38 +42,36 @@ impl Root {
         Ok(Self { fd: directory.into(), dev, read_only_mount })
     }
 
-    /// The same directory, for another driver session.
-    ///
-    /// # Errors
-    /// No file descriptors left.
-    pub fn again(&self) -> io::Result<Self> {
+    /// Another descriptor of the same directory, for another activation.
+    pub fn try_clone(&self) -> io::Result<Self> {
         Ok(Self { fd: self.fd.try_clone()?, dev: self.dev, read_only_mount: self.read_only_mount })
     }
 
-    /// A path to it that works in this process for as long as it is open. Ends in a component that is not a link, so
+    /// A path of the directory that works in this process while `self` is alive. Its last component is not a link, so
     /// that it can be opened without following links.
     pub fn path(&self) -> String {
         format!("/proc/self/fd/{}/.", self.fd.as_raw_fd())
     }
 
-    /// Its file system.
+    /// Device number of its file system.
     pub fn dev(&self) -> u64 {
         self.dev
     }
 
-    /// Whether the kernel itself refuses changes.
+    /// Whether the kernel refuses changes, because the directory has a read-only mount.
     pub fn is_read_only_mount(&self) -> bool {
         self.read_only_mount
     }
 }
 
-impl AsFd for Root {
+impl AsFd for ShareRoot {
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.fd.as_fd()
     }
 }
 
-/// Needs CAP_SYS_ADMIN and Linux 5.12. Without, the server's own check remains.
+/// A read-only mount of the directory. Needs CAP_SYS_ADMIN and Linux 5.12; without them only the server's own check
+/// refuses changes.
 fn read_only_tree(directory: &OwnedFd) -> Option<OwnedFd> {
     let path = CString::new(format!("/proc/self/fd/{}/.", directory.as_raw_fd())).ok()?;
     let tree = sys::clone_tree(&path).and_then(|tree| sys::make_read_only(tree.as_fd()).map(|()| tree));
@@ -96,30 +90,30 @@ mod tests {
 
     use super::*;
 
-    fn config(path: impl Into<PathBuf>) -> FsConfig {
-        FsConfig { path: path.into(), read_only: true, ..FsConfig::default() }
+    fn config(path: impl Into<PathBuf>) -> FsDeviceConfig {
+        FsDeviceConfig { path: path.into(), read_only: true, ..FsDeviceConfig::default() }
     }
 
     #[test]
-    fn what_is_not_a_directory_is_named() {
+    fn a_path_that_is_not_a_directory_is_named() {
         let dir = tempfile::tempdir().unwrap();
         let missing = dir.path().join("missing");
-        assert!(matches!(Root::open(&config(&missing)), Err(FsError::Missing { path }) if path == missing));
+        assert!(matches!(ShareRoot::open(&config(&missing)), Err(FsError::Missing { path }) if path == missing));
         let file = dir.path().join("file");
         std::fs::write(&file, "").unwrap();
-        assert!(matches!(Root::open(&config(&file)), Err(FsError::NotDirectory { path }) if path == file));
+        assert!(matches!(ShareRoot::open(&config(&file)), Err(FsError::NotDirectory { path }) if path == file));
     }
 
     #[test]
     fn a_tree_that_could_be_mounted_refuses_changes_by_itself() {
         let dir = tempfile::tempdir().unwrap();
         std::fs::write(dir.path().join("file"), "text").unwrap();
-        let root = Root::open(&config(dir.path())).unwrap();
+        let root = ShareRoot::open(&config(dir.path())).unwrap();
         let inside = PathBuf::from(root.path());
         assert_eq!(std::fs::read(inside.join("file")).unwrap(), b"text");
         let result = std::fs::write(inside.join("new"), "");
         assert_eq!(result.is_err(), root.is_read_only_mount());
-        // Privileged or not, the directory itself is as it was.
+        // With or without a mount, the directory itself can still be changed.
         std::fs::write(dir.path().join("other"), "").unwrap();
         assert!(inside.join("other").exists());
     }
@@ -130,7 +124,7 @@ mod tests {
         let odd = dir.path().join(std::ffi::OsStr::from_bytes(b"\xff\xfe"));
         std::fs::create_dir(&odd).unwrap();
         for mount in [true, false] {
-            let root = Root::open_as(&config(&odd), mount).unwrap();
+            let root = ShareRoot::open_as(&config(&odd), mount).unwrap();
             assert!(PathBuf::from(root.path()).is_dir());
         }
     }

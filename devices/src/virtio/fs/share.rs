@@ -1,12 +1,13 @@
-//! The file system that the guest sees: `fuse-backend-rs`' passthrough of a directory, with what it leaves open closed.
-//! Called by the device's threads.
+//! The file system that the guest sees: `fuse-backend-rs`' passthrough of a directory with stricter checks. The
+//! device's threads call it.
 //!
-//! * Nothing outside: names are single components, `.` and `..` are no names, special files are never opened.
-//! * A read-only share refuses every change here, besides the read-only mount where there is one.
-//! * Open flags that a guest has no business with are dropped.
+//! * The guest cannot leave the directory: names are single components, `.` and `..` are refused, special files are
+//!   never opened.
+//! * A read-only share refuses every change here, in addition to the read-only mount where there is one.
+//! * Open flags that a guest must not use are dropped.
 //! * Sizes that the guest chooses are bounded before anything of that size is allocated.
-//! * What keeps a descriptor open is refused when the process would run short of them.
-//! * Files of several file systems below the root do not share inode numbers.
+//! * Operations that keep a descriptor open are refused when the process would run short of descriptors.
+//! * Files of different file systems below the root do not share inode numbers.
 
 use std::ffi::CStr;
 use std::io;
@@ -20,25 +21,25 @@ use fuse_backend_rs::api::filesystem::{
 };
 use fuse_backend_rs::passthrough::{Config, PassthroughFs};
 
-use super::config::{FsCache, FsConfig};
+use super::config::{FsCache, FsDeviceConfig};
 use super::creds::GuestUser;
 use super::limit::Headroom;
-use super::only::Only;
-use super::root::Root;
+use super::root::ShareRoot;
+use super::single_file::SingleFile;
 use super::sys;
 
 /// Longest extended attribute and longest list of them in Linux (`XATTR_SIZE_MAX`, `XATTR_LIST_MAX`).
 const XATTR_MAX: u32 = 65536;
-/// Where the number of a file system goes in an inode number. Real ones stay below on all but exotic file systems.
+/// Position of the number of a file system in an inode number. Only exotic file systems use these bits themselves.
 const INO_BITS: u32 = 48;
-/// File systems below the root that are told apart.
+/// Most file systems below the root that get a number of their own.
 const DEVS_MAX: usize = 1 << (u64::BITS - INO_BITS - 1);
-/// A directory entry that vanishes while it is being read is skipped so many times in a row.
+/// Most directory entries in a row that may vanish while they are read.
 const VANISHED_MAX: usize = 16;
 
-/// Flags of `open(2)` that a guest may choose. Not among them: `O_CREAT` and `O_TMPFILE`, which have their own
-/// requests; `O_PATH`, which would make a descriptor that reads fail on; `O_ASYNC`, signals; `O_NOATIME`, which
-/// the owner alone may use; `O_DIRECT`, which is between the guest's cache and us: host files need not support it.
+/// Flags of `open(2)` that a guest may choose. Left out are `O_CREAT` and `O_TMPFILE`, which have their own requests;
+/// `O_PATH`, which makes a descriptor that cannot be read; `O_ASYNC`, which causes signals; `O_NOATIME`, which only the
+/// owner may use; and `O_DIRECT`, which concerns the guest's cache only: host files need not support it.
 const OPEN_FLAGS: i32 = libc::O_ACCMODE
     | libc::O_APPEND
     | libc::O_NONBLOCK
@@ -47,28 +48,25 @@ const OPEN_FLAGS: i32 = libc::O_ACCMODE
     | libc::O_DSYNC
     | libc::O_SYNC
     | libc::O_LARGEFILE;
-/// Of those, flags that an open file can have.
+/// The flags of [`OPEN_FLAGS`] that an open file can have.
 const STATUS_FLAGS: i32 = OPEN_FLAGS & !(libc::O_TRUNC | libc::O_DIRECTORY);
 
 /// A directory as a FUSE file system.
-pub struct Share {
+pub struct ShareFs {
     inner: PassthroughFs<()>,
-    /// Keeps the path that `inner` works from alive.
-    root: Root,
+    /// Keeps the path alive that `inner` uses.
+    root: ShareRoot,
     read_only: bool,
-    only: Only,
+    single_file: SingleFile,
     cache: FsCache,
     headroom: Headroom,
-    /// File systems other than the root's, in the order in which they were met.
+    /// Device numbers of file systems other than the root's, in the order in which they were found.
     devs: Mutex<Vec<u64>>,
 }
 
-impl Share {
-    /// Over an opened directory. Reads nothing of it.
-    ///
-    /// # Errors
-    /// `/proc` is not there.
-    pub fn new(root: Root, config: &FsConfig) -> io::Result<Self> {
+impl ShareFs {
+    /// A file system of an open directory, which is not read. Needs `/proc`.
+    pub fn new(root: ShareRoot, config: &FsDeviceConfig) -> io::Result<Self> {
         let inner = PassthroughFs::new(Config {
             root_dir: root.path(),
             attr_timeout: config.cache.timeout(),
@@ -76,7 +74,7 @@ impl Share {
             cache_policy: config.cache.policy(),
             xattr: true,
             killpriv_v2: true,
-            // Numbers of forgotten files are forgotten too: without, memory grows with every file ever looked up.
+            // The numbers of forgotten files are freed too. Otherwise memory grows with every file ever looked up.
             use_host_ino: true,
             allow_direct_io: false,
             ..Config::default()
@@ -85,7 +83,7 @@ impl Share {
             inner,
             root,
             read_only: config.read_only,
-            only: Only::new(config.only.as_deref())?,
+            single_file: SingleFile::new(config.single_file.as_deref())?,
             cache: config.cache,
             headroom: Headroom::new(sys::open_files_limit()),
             devs: Mutex::new(Vec::new()),
@@ -100,18 +98,18 @@ impl Share {
         }
     }
 
-    /// A directory whose entries, or anything whose attributes, may be changed.
+    /// Fails unless the guest may change the entries of a directory or the attributes of a file.
     fn changeable(&self, inode: u64) -> io::Result<()> {
         self.writable()?;
-        self.only.spare(inode)
+        self.single_file.deny_change(inode)
     }
 
-    /// Asked before anything that may keep a descriptor.
+    /// Fails if there is no room for another descriptor. Called before every operation that may keep one open.
     fn room(&self) -> io::Result<()> {
         self.headroom.check(&self.root)
     }
 
-    /// Flags for an open file of the host.
+    /// The flags with which to open a file of the host.
     fn open_flags(&self, flags: u32) -> io::Result<u32> {
         let flags = flags.cast_signed() & OPEN_FLAGS;
         if flags & libc::O_ACCMODE != libc::O_RDONLY || flags & libc::O_TRUNC != 0 {
@@ -120,7 +118,7 @@ impl Share {
         Ok((flags | libc::O_CLOEXEC).cast_unsigned())
     }
 
-    /// Makes the inode number unique in the share.
+    /// Makes the inode number in `stat` unique in the share.
     fn number(&self, stat: &mut stat64) {
         if stat.st_dev == self.root.dev() {
             return;
@@ -142,7 +140,7 @@ impl Share {
         entry
     }
 
-    /// Makes something in a directory for a user of the guest.
+    /// Creates an entry in a directory for a user of the guest.
     fn make(
         &self,
         context: &Context,
@@ -155,8 +153,8 @@ impl Share {
         operation(&Context::new()).map(|entry| self.numbered(entry))
     }
 
-    /// Reads a directory. One that changes meanwhile may make the first entry fail that is to be told; the next
-    /// attempt does not see it any more.
+    /// Reads a directory. If the directory changes meanwhile, the first entry may fail; the next attempt does not find
+    /// it any more.
     fn read_directory(
         &self,
         context: &Context,
@@ -165,9 +163,9 @@ impl Share {
         add: &mut dyn FnMut(DirEntry<'_>, Entry) -> io::Result<usize>,
     ) -> io::Result<()> {
         self.room()?;
-        if let Some(name) = self.only.name_in(inode) {
+        if let Some(name) = self.single_file.name_in(inode) {
             if offset == 0 {
-                // It may be gone, or be something else by now: then the directory is empty.
+                // If the file is gone or is not a regular file any more, the directory is empty.
                 if let Ok(entry) = self.lookup(context, inode, name) {
                     let type_ = u32::from(libc::DT_REG);
                     add(DirEntry { ino: entry.attr.st_ino, offset: 1, type_, name: name.to_bytes() }, entry)?;
@@ -195,7 +193,7 @@ impl Share {
     }
 }
 
-/// A name in a directory: `.` and `..` are left to the guest's kernel, which never asks for them.
+/// Fails unless `name` is the name of a directory entry. The guest's kernel resolves `.` and `..` itself.
 fn component(name: &CStr) -> io::Result<()> {
     let name = name.to_bytes();
     if name.is_empty() || name == b"." || name == b".." || name.contains(&b'/') {
@@ -208,7 +206,7 @@ fn status_flags(flags: u32) -> u32 {
     ((flags.cast_signed() & STATUS_FLAGS) | libc::O_CLOEXEC).cast_unsigned()
 }
 
-impl FileSystem for Share {
+impl FileSystem for ShareFs {
     type Inode = u64;
     type Handle = u64;
 
@@ -235,14 +233,14 @@ impl FileSystem for Share {
 
     fn lookup(&self, context: &Context, parent: u64, name: &CStr) -> io::Result<Entry> {
         component(name)?;
-        self.only.admit(parent, name)?;
+        self.single_file.check_lookup(parent, name)?;
         self.room()?;
         match self.inner.lookup(context, parent, name) {
-            // A name that may be remembered as not there.
+            // An entry without a node: the guest may cache that the name does not exist.
             Err(error) if error.kind() == io::ErrorKind::NotFound && self.cache == FsCache::Always => {
                 Ok(Entry { entry_timeout: self.cache.timeout(), ..Entry::default() })
             }
-            Ok(entry) if self.only.is_stranger(parent, &entry) => {
+            Ok(entry) if self.single_file.is_unexpected_type(parent, &entry) => {
                 self.inner.forget(context, entry.inode, 1);
                 Err(io::Error::from_raw_os_error(libc::ENOENT))
             }
@@ -445,12 +443,12 @@ impl FileSystem for Share {
     }
 
     fn getxattr(&self, context: &Context, inode: u64, name: &CStr, size: u32) -> io::Result<GetxattrReply> {
-        self.only.spare(inode)?;
+        self.single_file.deny_change(inode)?;
         self.inner.getxattr(context, inode, name, size.min(XATTR_MAX))
     }
 
     fn listxattr(&self, context: &Context, inode: u64, size: u32) -> io::Result<ListxattrReply> {
-        self.only.spare(inode)?;
+        self.single_file.deny_change(inode)?;
         self.inner.listxattr(context, inode, size.min(XATTR_MAX))
     }
 
@@ -473,7 +471,7 @@ impl FileSystem for Share {
         offset: u64,
         add_entry: &mut dyn FnMut(DirEntry<'_>) -> io::Result<usize>,
     ) -> io::Result<()> {
-        // The library's own `readdir` looks each file up as well, and gives numbers other than `st_ino`.
+        // The library's own `readdir` also looks each file up, but returns numbers other than `st_ino`.
         self.read_directory(context, (inode, handle), (size, offset), &mut |name, entry| {
             let result = add_entry(name);
             if !matches!(result, Ok(0)) {

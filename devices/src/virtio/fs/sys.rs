@@ -1,17 +1,19 @@
-//! System calls that the standard library does not have: mounts without a place, per-thread file system state, and
-//! whose files are made.
-//!
-//! Unsafe code: plain system calls; each takes numbers and NUL-terminated strings or structs that outlive it.
-#![allow(unsafe_code)]
+//! System calls that the standard library does not have: detached mounts, and the umask and the file system ids of a
+//! thread.
+
+#![expect(
+    unsafe_code,
+    reason = "plain system calls; each takes numbers and NUL-terminated strings or structs that outlive it"
+)]
 
 use std::ffi::CStr;
 use std::io;
 use std::mem::size_of;
 use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 
-/// `open_tree(2)`: a copy instead of the mount itself.
+/// Flag of `open_tree(2)`: a copy instead of the mount itself.
 const OPEN_TREE_CLONE: libc::c_uint = 1;
-/// `mount_setattr(2)`.
+/// Attribute of `mount_setattr(2)`: read-only.
 const MOUNT_ATTR_RDONLY: u64 = 1;
 
 /// `struct mount_attr` of `mount_setattr(2)`.
@@ -23,8 +25,8 @@ struct MountAttr {
     userns_fd: u64,
 }
 
-/// A copy of the mount at `path` and all below it that is attached nowhere: it is gone when the last descriptor into it
-/// is closed. Not read-only yet.
+/// A detached copy of the mount at `path` and all mounts below it. It goes away with the last descriptor into it. Not
+/// read-only yet.
 pub fn clone_tree(path: &CStr) -> io::Result<OwnedFd> {
     let flags = OPEN_TREE_CLONE | libc::O_CLOEXEC as libc::c_uint | libc::AT_RECURSIVE as libc::c_uint;
     // SAFETY: `path` is a NUL-terminated string that outlives the call.
@@ -32,7 +34,7 @@ pub fn clone_tree(path: &CStr) -> io::Result<OwnedFd> {
     owned(fd)
 }
 
-/// Makes every mount of a tree from [`clone_tree`] read-only, and deaf to mounts made elsewhere.
+/// Makes every mount of a tree from [`clone_tree`] read-only and private.
 pub fn make_read_only(tree: BorrowedFd<'_>) -> io::Result<()> {
     let attr = MountAttr { attr_set: MOUNT_ATTR_RDONLY, attr_clr: 0, propagation: libc::MS_PRIVATE, userns_fd: 0 };
     // SAFETY: the path is an empty string, which AT_EMPTY_PATH asks for; `attr` has the size that is given.
@@ -49,14 +51,14 @@ pub fn make_read_only(tree: BorrowedFd<'_>) -> io::Result<()> {
     check(result)
 }
 
-/// A descriptor of the directory `path` that can only be a starting point.
+/// An `O_PATH` descriptor of the directory `path`.
 pub fn open_directory(path: &CStr) -> io::Result<OwnedFd> {
     let flags = libc::O_PATH | libc::O_DIRECTORY | libc::O_CLOEXEC;
     // SAFETY: `path` is a NUL-terminated string that outlives the call.
     owned(libc::c_long::from(unsafe { libc::open(path.as_ptr(), flags) }))
 }
 
-/// Gives the calling thread its own umask and sets it to 0: guests ask for modes with theirs applied.
+/// Gives the calling thread its own umask and sets it to 0, since guests apply their umask themselves.
 pub fn own_umask() -> io::Result<()> {
     // SAFETY: takes a number; from here on the thread's umask, root and working directory are its own.
     check(libc::c_long::from(unsafe { libc::unshare(libc::CLONE_FS) }))?;
@@ -65,27 +67,27 @@ pub fn own_umask() -> io::Result<()> {
     Ok(())
 }
 
-/// Who the calling thread is for file systems. Gives false if that is not permitted.
+/// Sets the file system ids of the calling thread. False if that is not permitted.
 pub fn set_fs_ids(uid: u32, gid: u32) -> bool {
-    // The group first: without CAP_SETGID in effect it could not be changed any more. libc's own wrappers are not used
-    // as they would be free to do this for all threads.
+    // The group first: without CAP_SETGID in effect it could not be changed any more. The wrappers of libc may change
+    // all threads, so they are not used.
     //
     // SAFETY: takes a number. The result is the former id, whether it worked or not.
     unsafe { libc::syscall(libc::SYS_setfsgid, gid) };
     // SAFETY: as above.
     unsafe { libc::syscall(libc::SYS_setfsuid, uid) };
-    // SAFETY: -1 is no id: nothing changes, and the result is the current one.
+    // SAFETY: -1 is not an id: nothing changes, and the result is the current id.
     let current = unsafe { (libc::syscall(libc::SYS_setfsuid, -1), libc::syscall(libc::SYS_setfsgid, -1)) };
     current == (libc::c_long::from(uid), libc::c_long::from(gid))
 }
 
-/// Whether the process is root, in its user namespace.
+/// Whether the process is root in its user namespace.
 pub fn is_root() -> bool {
     // SAFETY: no arguments, cannot fail.
     unsafe { libc::geteuid() == 0 }
 }
 
-/// Descriptors that the process may have.
+/// Number of descriptors that the process may have.
 pub fn open_files_limit() -> RawFd {
     let mut limit = libc::rlimit { rlim_cur: 0, rlim_max: 0 };
     // SAFETY: `limit` is a valid place for the result.
@@ -93,7 +95,7 @@ pub fn open_files_limit() -> RawFd {
     if result == 0 {
         RawFd::try_from(limit.rlim_cur).unwrap_or(RawFd::MAX)
     } else {
-        // What every process has unless told otherwise.
+        // The default of Linux.
         1024
     }
 }
@@ -101,7 +103,7 @@ pub fn open_files_limit() -> RawFd {
 fn owned(fd: libc::c_long) -> io::Result<OwnedFd> {
     check(fd)?;
     let fd = RawFd::try_from(fd).map_err(io::Error::other)?;
-    // SAFETY: a system call has just made it, and nobody else knows it.
+    // SAFETY: a system call has just returned it, and nothing else uses it.
     Ok(unsafe { OwnedFd::from_raw_fd(fd) })
 }
 

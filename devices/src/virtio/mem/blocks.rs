@@ -1,27 +1,24 @@
-//! Which blocks of the region the guest may use, and what becomes of a request. Knows no queue and no thread.
+//! The state of the region's blocks, and the requests that change it. Knows neither queues nor threads.
 
 use std::io;
 
-use super::request::{Answer, BlockState, Request, Span};
+use super::request::{BlockState, MemRequest, MemResponse, Span};
 
-/// The unit of plugging: what a huge page holds, so that giving one back frees one.
+/// The unit of plugging in bytes: the size of a huge page, so that unplugging a block frees a huge page.
 pub const BLOCK_SIZE: u64 = 2 << 20;
 
-/// Where the device's memory lies in the guest.
+/// The device's range of guest-physical addresses.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Region {
-    /// Its first address, a multiple of [`BLOCK_SIZE`].
+    /// First address, a multiple of [`BLOCK_SIZE`].
     pub addr: u64,
-    /// Its length, a multiple of [`BLOCK_SIZE`].
+    /// Length in bytes, a multiple of [`BLOCK_SIZE`].
     pub size: u64,
 }
 
-/// Gives memory of the guest back to the host. The VMM's, which knows what the memory is made of.
+/// Gives memory of the guest back to the host. The VMM implements it, since it knows how the memory is mapped.
 pub trait Discard: Send + Sync {
-    /// What the range held is forgotten, and the host's memory behind it is free. It lies in the region.
-    ///
-    /// # Errors
-    /// The system call's.
+    /// Drops the contents of a range of the region and frees the host's memory behind it.
     fn discard(&self, addr: u64, len: u64) -> io::Result<()>;
 }
 
@@ -30,62 +27,66 @@ pub trait Discard: Send + Sync {
 pub struct Blocks {
     region: Region,
     plugged: Vec<bool>,
-    /// How many of them.
+    /// Number of plugged blocks.
     count: u64,
-    /// Bytes that the host wants the guest to have.
+    /// Bytes that the host wants to be plugged.
     requested: u64,
 }
 
 impl Blocks {
-    /// All unplugged, and none wanted.
+    /// A region without plugged blocks, of which the host wants none.
     ///
     /// # Panics
-    /// If the region is not made of whole blocks or leaves the address space: a mistake of the VMM.
+    /// If the region does not consist of whole blocks or leaves the address space: a mistake of the VMM.
     pub fn new(region: Region) -> Self {
         let whole = region.addr.is_multiple_of(BLOCK_SIZE) && region.size.is_multiple_of(BLOCK_SIZE);
-        assert!(whole && region.addr.checked_add(region.size).is_some(), "a region of whole blocks: {region:?}");
+        assert!(
+            whole && region.addr.checked_add(region.size).is_some(),
+            "a region must consist of whole blocks: {region:?}"
+        );
         let blocks = usize::try_from(region.size / BLOCK_SIZE).expect("addresses of a 64-bit host");
         Self { region, plugged: vec![false; blocks], count: 0, requested: 0 }
     }
 
-    /// Where they lie.
+    /// The region of the blocks.
     pub fn region(&self) -> Region {
         self.region
     }
 
-    /// Bytes the guest may use.
+    /// Number of plugged bytes.
     pub fn plugged(&self) -> u64 {
         self.count * BLOCK_SIZE
     }
 
-    /// Bytes the host wants it to have.
+    /// Bytes that the host wants to be plugged.
     pub fn requested(&self) -> u64 {
         self.requested
     }
 
-    /// Sets what the host wants, in whole blocks and at most all of them; returns what it is then.
+    /// Sets the bytes that the host wants to be plugged, rounded down to whole blocks and limited to the region.
+    /// Returns the new value.
     pub fn request(&mut self, bytes: u64) -> u64 {
         self.requested = (bytes - bytes % BLOCK_SIZE).min(self.region.size);
         self.requested
     }
 
     /// Serves a request of the driver.
-    pub fn serve(&mut self, request: Request, discard: &dyn Discard) -> Answer {
+    pub fn serve(&mut self, request: MemRequest, discard: &dyn Discard) -> MemResponse {
         match request {
-            Request::Plug(span) => self.plug(span),
-            Request::Unplug(span) => self.unplug(span, discard),
-            Request::UnplugAll => self.unplug_all(discard),
-            Request::State(span) => match self.range(span).and_then(|range| self.plugged.get(range)) {
-                None => Answer::Error,
-                Some(blocks) if blocks.iter().all(|plugged| *plugged) => Answer::State(BlockState::Plugged),
-                Some(blocks) if blocks.iter().any(|plugged| *plugged) => Answer::State(BlockState::Mixed),
-                Some(_) => Answer::State(BlockState::Unplugged),
+            MemRequest::Plug(span) => self.plug(span),
+            MemRequest::Unplug(span) => self.unplug(span, discard),
+            MemRequest::UnplugAll => self.unplug_all(discard),
+            MemRequest::State(span) => match self.range(span).and_then(|range| self.plugged.get(range)) {
+                None => MemResponse::Error,
+                Some(blocks) if blocks.iter().all(|plugged| *plugged) => MemResponse::State(BlockState::Plugged),
+                Some(blocks) if blocks.iter().any(|plugged| *plugged) => MemResponse::State(BlockState::Mixed),
+                Some(_) => MemResponse::State(BlockState::Unplugged),
             },
-            Request::Unknown(_) => Answer::Error,
+            MemRequest::Unknown(_) => MemResponse::Error,
         }
     }
 
-    /// The blocks of a span, if it is aligned, not empty and within the region.
+    /// The indices of a span's blocks, if the span is aligned, not empty and within the region.
     fn range(&self, span: Span) -> Option<std::ops::Range<usize>> {
         let offset = span.addr.checked_sub(self.region.addr).filter(|offset| offset.is_multiple_of(BLOCK_SIZE))?;
         let first = usize::try_from(offset / BLOCK_SIZE).ok()?;
@@ -93,47 +94,47 @@ impl Blocks {
         (span.blocks > 0 && end <= self.plugged.len()).then_some(first..end)
     }
 
-    /// The blocks of a span, if all are in this state.
+    /// The blocks of a span, if all of them are in `state`.
     fn all(&mut self, span: Span, state: bool) -> Option<&mut [bool]> {
         let range = self.range(span)?;
         self.plugged.get_mut(range).filter(|blocks| blocks.iter().all(|plugged| *plugged == state))
     }
 
-    fn plug(&mut self, span: Span) -> Answer {
+    fn plug(&mut self, span: Span) -> MemResponse {
         let after = (self.count + u64::from(span.blocks)) * BLOCK_SIZE;
         let enough = after > self.requested;
         match self.all(span, false) {
-            None => Answer::Error,
-            Some(_) if enough => Answer::Nack,
+            None => MemResponse::Error,
+            Some(_) if enough => MemResponse::Nack,
             Some(blocks) => {
                 blocks.fill(true);
                 self.count += u64::from(span.blocks);
-                Answer::Ack
+                MemResponse::Ack
             }
         }
     }
 
-    fn unplug(&mut self, span: Span, discard: &dyn Discard) -> Answer {
-        let Some(blocks) = self.all(span, true) else { return Answer::Error };
+    fn unplug(&mut self, span: Span, discard: &dyn Discard) -> MemResponse {
+        let Some(blocks) = self.all(span, true) else { return MemResponse::Error };
         if let Err(error) = discard.discard(span.addr, u64::from(span.blocks) * BLOCK_SIZE) {
-            crate::warn_limited!("memory of the guest cannot be given back: {error}");
-            return Answer::Busy;
+            crate::warn_limited!("cannot give memory of the guest back to the host: {error}");
+            return MemResponse::Busy;
         }
         blocks.fill(false);
         self.count -= u64::from(span.blocks);
-        Answer::Ack
+        MemResponse::Ack
     }
 
-    fn unplug_all(&mut self, discard: &dyn Discard) -> Answer {
+    fn unplug_all(&mut self, discard: &dyn Discard) -> MemResponse {
         if self.count > 0 {
             if let Err(error) = discard.discard(self.region.addr, self.region.size) {
-                crate::warn_limited!("memory of the guest cannot be given back: {error}");
-                return Answer::Busy;
+                crate::warn_limited!("cannot give memory of the guest back to the host: {error}");
+                return MemResponse::Busy;
             }
         }
         self.plugged.fill(false);
         self.count = 0;
-        Answer::Ack
+        MemResponse::Ack
     }
 }
 

@@ -6,7 +6,7 @@ use super::*;
 
 const REGION: Region = Region { addr: 4 << 30, size: 16 * BLOCK_SIZE };
 
-/// Remembers what was given back, or refuses to.
+/// Records the ranges that were discarded, or refuses to discard.
 #[derive(Default)]
 struct Host {
     discarded: Mutex<Vec<(u64, u64)>>,
@@ -28,47 +28,47 @@ fn at(block: u64, blocks: u16) -> Span {
 }
 
 #[test]
-fn blocks_are_plugged_up_to_what_is_wanted() {
+fn blocks_are_plugged_up_to_the_requested_size() {
     let (mut blocks, host) = (Blocks::new(REGION), Host::default());
-    assert_eq!(blocks.serve(Request::Plug(at(0, 1)), &host), Answer::Nack, "nothing is wanted yet");
+    assert_eq!(blocks.serve(MemRequest::Plug(at(0, 1)), &host), MemResponse::Nack, "nothing is wanted yet");
     assert_eq!(blocks.request(4 * BLOCK_SIZE + 5), 4 * BLOCK_SIZE);
-    assert_eq!(blocks.serve(Request::Plug(at(2, 3)), &host), Answer::Ack);
-    assert_eq!(blocks.serve(Request::Plug(at(4, 1)), &host), Answer::Error, "it is plugged");
-    assert_eq!(blocks.serve(Request::Plug(at(5, 2)), &host), Answer::Nack, "one too many");
-    assert_eq!(blocks.serve(Request::Plug(at(15, 1)), &host), Answer::Ack);
+    assert_eq!(blocks.serve(MemRequest::Plug(at(2, 3)), &host), MemResponse::Ack);
+    assert_eq!(blocks.serve(MemRequest::Plug(at(4, 1)), &host), MemResponse::Error, "it is plugged");
+    assert_eq!(blocks.serve(MemRequest::Plug(at(5, 2)), &host), MemResponse::Nack, "one too many");
+    assert_eq!(blocks.serve(MemRequest::Plug(at(15, 1)), &host), MemResponse::Ack);
     assert_eq!((blocks.plugged(), blocks.requested()), (4 * BLOCK_SIZE, 4 * BLOCK_SIZE));
-    assert_eq!(blocks.request(u64::MAX), REGION.size, "the region is all there is");
+    assert_eq!(blocks.request(u64::MAX), REGION.size, "the region is the limit");
 }
 
 #[test]
-fn what_is_unplugged_goes_back_to_the_host() {
+fn unplugged_memory_goes_back_to_the_host() {
     let (mut blocks, host) = (Blocks::new(REGION), Host::default());
     blocks.request(REGION.size);
-    assert_eq!(blocks.serve(Request::Plug(at(0, 16)), &host), Answer::Ack);
-    assert_eq!(blocks.serve(Request::Unplug(at(3, 2)), &host), Answer::Ack);
-    assert_eq!(blocks.serve(Request::Unplug(at(4, 2)), &host), Answer::Error, "half of it is not plugged");
-    assert_eq!(blocks.serve(Request::State(at(3, 2)), &host), Answer::State(BlockState::Unplugged));
-    assert_eq!(blocks.serve(Request::State(at(4, 2)), &host), Answer::State(BlockState::Mixed));
-    assert_eq!(blocks.serve(Request::State(at(5, 11)), &host), Answer::State(BlockState::Plugged));
-    assert_eq!(blocks.serve(Request::UnplugAll, &host), Answer::Ack);
+    assert_eq!(blocks.serve(MemRequest::Plug(at(0, 16)), &host), MemResponse::Ack);
+    assert_eq!(blocks.serve(MemRequest::Unplug(at(3, 2)), &host), MemResponse::Ack);
+    assert_eq!(blocks.serve(MemRequest::Unplug(at(4, 2)), &host), MemResponse::Error, "half of it is not plugged");
+    assert_eq!(blocks.serve(MemRequest::State(at(3, 2)), &host), MemResponse::State(BlockState::Unplugged));
+    assert_eq!(blocks.serve(MemRequest::State(at(4, 2)), &host), MemResponse::State(BlockState::Mixed));
+    assert_eq!(blocks.serve(MemRequest::State(at(5, 11)), &host), MemResponse::State(BlockState::Plugged));
+    assert_eq!(blocks.serve(MemRequest::UnplugAll, &host), MemResponse::Ack);
     assert_eq!(blocks.plugged(), 0);
     let given = host.discarded.lock().unwrap().clone();
     assert_eq!(given, [(at(3, 2).addr, 2 * BLOCK_SIZE), (REGION.addr, REGION.size)]);
-    assert_eq!(blocks.serve(Request::Unknown(9), &host), Answer::Error);
+    assert_eq!(blocks.serve(MemRequest::Unknown(9), &host), MemResponse::Error);
 }
 
 #[test]
 fn a_host_that_does_not_take_memory_back_leaves_it_plugged() {
     let (mut blocks, host) = (Blocks::new(REGION), Host { refuses: true, ..Host::default() });
     blocks.request(REGION.size);
-    assert_eq!(blocks.serve(Request::Plug(at(0, 4)), &host), Answer::Ack);
-    assert_eq!(blocks.serve(Request::Unplug(at(0, 1)), &host), Answer::Busy);
-    assert_eq!(blocks.serve(Request::UnplugAll, &host), Answer::Busy);
+    assert_eq!(blocks.serve(MemRequest::Plug(at(0, 4)), &host), MemResponse::Ack);
+    assert_eq!(blocks.serve(MemRequest::Unplug(at(0, 1)), &host), MemResponse::Busy);
+    assert_eq!(blocks.serve(MemRequest::UnplugAll, &host), MemResponse::Busy);
     assert_eq!(blocks.plugged(), 4 * BLOCK_SIZE);
 }
 
-/// A request as a guest may make it: often near the region, sometimes anywhere.
-fn request() -> impl Strategy<Value = Request> {
+/// A request that a guest might send: often near the region, sometimes anywhere.
+fn request() -> impl Strategy<Value = MemRequest> {
     let addr = prop_oneof![
         6 => (0..20u64).prop_map(|block| REGION.addr + block * BLOCK_SIZE),
         1 => (0..BLOCK_SIZE).prop_map(|offset| REGION.addr + offset),
@@ -78,16 +78,16 @@ fn request() -> impl Strategy<Value = Request> {
     (0..5u16, addr, blocks).prop_map(|(kind, addr, blocks)| {
         let span = Span { addr, blocks };
         match kind {
-            0 => Request::Plug(span),
-            1 => Request::Unplug(span),
-            2 => Request::UnplugAll,
-            3 => Request::State(span),
-            other => Request::Unknown(other),
+            0 => MemRequest::Plug(span),
+            1 => MemRequest::Unplug(span),
+            2 => MemRequest::UnplugAll,
+            3 => MemRequest::State(span),
+            other => MemRequest::Unknown(other),
         }
     })
 }
 
-/// The model before a request: what is discarded lies in the region and was plugged.
+/// The state before a request. Checks that a discarded range lies in the region and was plugged.
 struct Model([bool; 16]);
 
 impl Discard for Model {
@@ -101,9 +101,9 @@ impl Discard for Model {
 }
 
 proptest! {
-    /// Against a model that knows one block at a time.
+    /// Compares with a model that handles one block at a time.
     #[test]
-    fn no_sequence_of_requests_gets_more_than_is_wanted_or_anything_outside(
+    fn no_sequence_of_requests_gets_more_than_requested_or_anything_outside(
         steps in prop::collection::vec((request(), prop::option::of(0..20u64)), 1..60)
     ) {
         let mut blocks = Blocks::new(REGION);
@@ -114,15 +114,15 @@ proptest! {
             }
             let before = blocks.plugged();
             let answer = blocks.serve(request, &Model(model));
-            if answer == Answer::Ack {
+            if answer == MemResponse::Ack {
                 let (span, to) = match request {
-                    Request::Plug(span) => (span, true),
-                    Request::Unplug(span) => (span, false),
+                    MemRequest::Plug(span) => (span, true),
+                    MemRequest::Unplug(span) => (span, false),
                     _ => (at(0, 16), false),
                 };
                 for block in 0..u64::from(span.blocks) {
                     let index = usize::try_from((span.addr - REGION.addr) / BLOCK_SIZE + block).unwrap();
-                    prop_assert!(to != model[index] || request == Request::UnplugAll);
+                    prop_assert!(to != model[index] || request == MemRequest::UnplugAll);
                     model[index] = to;
                 }
             }

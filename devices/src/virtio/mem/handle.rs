@@ -1,28 +1,29 @@
-//! The host's side: how much memory the guest shall have, and how much it has. Used from any thread.
+//! The host's side: sets how much memory the guest should have, and reports how much it has. Used from any thread.
 
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use super::blocks::{Blocks, Discard, Region, BLOCK_SIZE};
-use super::request::{Answer, Request};
+use super::request::{MemRequest, MemResponse};
 use crate::virtio::DeviceInterrupt;
 
 /// The host's side of a memory device.
 #[derive(Clone)]
-pub struct MemHandle(Arc<Shared>);
+pub struct MemHandle(Arc<MemShared>);
 
 impl MemHandle {
-    pub(super) fn new(shared: Arc<Shared>) -> Self {
+    pub(super) fn new(shared: Arc<MemShared>) -> Self {
         Self(shared)
     }
 
-    /// Most bytes that can be plugged.
+    /// Largest number of bytes that can be plugged.
     pub fn capacity(&self) -> u64 {
         self.0.lock().blocks.region().size
     }
 
-    /// Asks the guest to have `bytes` of this memory, in whole blocks and within the capacity; returns how many that
-    /// are. May be called at any time: the driver finds the wish when it comes. Taking memory away is up to the guest.
+    /// Asks the guest to plug or unplug blocks until `bytes` are plugged, rounded down to whole blocks and limited to
+    /// the capacity; returns that number. May be called at any time: a later driver finds the request. The guest
+    /// decides whether it gives memory back.
     pub fn request(&self, bytes: u64) -> u64 {
         let mut state = self.0.lock();
         let before = state.blocks.requested();
@@ -35,23 +36,22 @@ impl MemHandle {
         requested
     }
 
-    /// Bytes that were asked for last.
+    /// Bytes that the host asked for last.
     pub fn requested(&self) -> u64 {
         self.0.lock().blocks.requested()
     }
 
-    /// Bytes that the guest has now.
+    /// Bytes that are plugged now.
     pub fn plugged(&self) -> u64 {
         self.0.lock().blocks.plugged()
     }
 
-    /// Calls `job` whenever the guest has come to have as much as was asked for, on the device's thread. It must return
-    /// soon.
+    /// Calls `job` on the device's thread whenever the plugged size reaches the requested size. It must return soon.
     pub fn on_reached(&self, job: Box<dyn Fn() + Send + Sync>) {
         *self.0.reached.lock().unwrap_or_else(PoisonError::into_inner) = Some(job);
     }
 
-    /// Waits until the guest has as much as was asked for, at most `timeout`; returns whether it has.
+    /// Waits until the plugged size equals the requested size. False after `timeout`.
     pub fn wait(&self, timeout: Duration) -> bool {
         let waiting = |state: &mut State| state.blocks.plugged() != state.blocks.requested();
         let waited = self.0.changed.wait_timeout_while(self.0.lock(), timeout, waiting);
@@ -59,8 +59,8 @@ impl MemHandle {
     }
 }
 
-/// What handle, device and worker share.
-pub(super) struct Shared {
+/// State that the handle, the device and its worker share.
+pub(super) struct MemShared {
     state: Mutex<State>,
     changed: Condvar,
     reached: Mutex<Option<Box<dyn Fn() + Send + Sync>>>,
@@ -68,12 +68,12 @@ pub(super) struct Shared {
 
 struct State {
     blocks: Blocks,
-    /// While there is a driver.
+    /// `Some` while there is a driver.
     interrupt: Option<Arc<DeviceInterrupt>>,
 }
 
 impl State {
-    /// The driver, if there is one, is to look at the wish again.
+    /// Interrupts the driver, if there is one, so that it reads the requested size again.
     fn announce(&self) {
         if let Some(interrupt) = &self.interrupt {
             interrupt.signal_config();
@@ -81,18 +81,19 @@ impl State {
     }
 }
 
-impl Shared {
+impl MemShared {
     pub(super) fn new(region: Region) -> Self {
         let state = Mutex::new(State { blocks: Blocks::new(region), interrupt: None });
         Self { state, changed: Condvar::new(), reached: Mutex::default() }
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {
-        // A panic between two assignments to the blocks is a bug, and the numbers stay within their bounds.
+        // A panic between two assignments to the blocks is a bug, but the numbers stay within their bounds.
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// A driver is there, which may have read an older wish; or it is gone, and blocks stay as they are (5.15.6.1).
+    /// Sets the interrupt of a new driver and interrupts it, as it may have read an older requested size; or `None`
+    /// when the driver is gone. Blocks keep their state (5.15.6.1).
     pub(super) fn connect(&self, interrupt: Option<Arc<DeviceInterrupt>>) {
         let mut state = self.lock();
         state.interrupt = interrupt;
@@ -101,7 +102,7 @@ impl Shared {
         }
     }
 
-    pub(super) fn serve(&self, request: Request, discard: &dyn Discard) -> Answer {
+    pub(super) fn serve(&self, request: MemRequest, discard: &dyn Discard) -> MemResponse {
         let mut state = self.lock();
         let before = state.blocks.plugged();
         let answer = state.blocks.serve(request, discard);

@@ -1,41 +1,41 @@
-//! What the driver asks and what it is told (VIRTIO 1.2, 5.15.6): bytes in, a [`Request`] out, and the answer back.
+//! Requests of the driver and their responses (VIRTIO 1.2, 5.15.6): parses a [`MemRequest`], writes a [`MemResponse`].
 
 /// Bytes of a request: type, padding, address, number of blocks, padding.
 pub const REQUEST_LEN: usize = 24;
-/// Bytes of an answer: type, padding, state.
-pub const ANSWER_LEN: usize = 10;
+/// Bytes of a response: type, padding, state.
+pub const RESPONSE_LEN: usize = 10;
 
 const PLUG: u16 = 0;
 const UNPLUG: u16 = 1;
 const UNPLUG_ALL: u16 = 2;
 const STATE: u16 = 3;
 
-/// Blocks side by side, as the driver names them. Nothing about them is certain yet.
+/// Adjacent blocks as the driver names them, not checked yet.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Span {
-    /// Guest-physical address of the first.
+    /// Guest-physical address of the first block.
     pub addr: u64,
-    /// How many.
+    /// Number of blocks.
     pub blocks: u16,
 }
 
-/// A driver's wish.
+/// A request of the driver.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Request {
-    /// To use these blocks from now on.
+pub enum MemRequest {
+    /// Plug these blocks: the guest uses them from now on.
     Plug(Span),
-    /// To give these blocks back.
+    /// Unplug these blocks.
     Unplug(Span),
-    /// To give all blocks back.
+    /// Unplug all blocks.
     UnplugAll,
-    /// To know which of these are plugged.
+    /// Report whether these blocks are plugged.
     State(Span),
-    /// None of the above.
+    /// A type of request that the device does not know.
     Unknown(u16),
 }
 
-impl Request {
-    /// Reads a request; every sequence of bytes is one.
+impl MemRequest {
+    /// Parses a request. Every sequence of bytes is valid.
     pub fn parse(bytes: &[u8; REQUEST_LEN]) -> Self {
         let [t0, t1, _, _, _, _, _, _, a0, a1, a2, a3, a4, a5, a6, a7, n0, n1, ..] = *bytes;
         let span =
@@ -50,35 +50,35 @@ impl Request {
     }
 }
 
-/// What the driver is told.
+/// The response to a request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Answer {
-    /// Done.
+pub enum MemResponse {
+    /// The request has been executed.
     Ack,
-    /// Not now: there would be more memory than the host wants.
+    /// Refused: more than the requested size would be plugged.
     Nack,
-    /// Not now: the host could not do it.
+    /// Refused: an operation of the host failed, and the driver may try again.
     Busy,
-    /// Such blocks cannot be asked for.
+    /// The request or its blocks are invalid.
     Error,
-    /// Done; and this is how the blocks are.
+    /// The state of the blocks.
     State(BlockState),
 }
 
-/// How blocks are.
+/// The state of a span of blocks.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum BlockState {
-    /// All are plugged.
+    /// All blocks are plugged.
     Plugged,
-    /// None is.
+    /// No block is plugged.
     Unplugged,
-    /// Some are.
+    /// Some blocks are plugged.
     Mixed,
 }
 
-impl Answer {
-    /// The answer as the driver reads it.
-    pub fn bytes(self) -> [u8; ANSWER_LEN] {
+impl MemResponse {
+    /// The response as the driver reads it.
+    pub fn bytes(self) -> [u8; RESPONSE_LEN] {
         let (kind, state): (u8, u8) = match self {
             Self::Ack | Self::State(BlockState::Plugged) => (0, 0),
             Self::State(BlockState::Unplugged) => (0, 1),
@@ -102,24 +102,24 @@ mod tests {
         bytes[16..18].copy_from_slice(&0x0203_u16.to_le_bytes());
         let span = Span { addr: 0x1_2345_6000, blocks: 0x0203 };
         for (kind, request) in [
-            (0, Request::Plug(span)),
-            (1, Request::Unplug(span)),
-            (2, Request::UnplugAll),
-            (3, Request::State(span)),
-            (0xff04, Request::Unknown(0xff04)),
+            (0, MemRequest::Plug(span)),
+            (1, MemRequest::Unplug(span)),
+            (2, MemRequest::UnplugAll),
+            (3, MemRequest::State(span)),
+            (0xff04, MemRequest::Unknown(0xff04)),
         ] {
             bytes[..2].copy_from_slice(&u16::to_le_bytes(kind));
-            assert_eq!(Request::parse(&bytes), request);
+            assert_eq!(MemRequest::parse(&bytes), request);
         }
     }
 
     #[test]
-    fn answers_are_written_as_the_specification_lays_them_out() {
-        assert_eq!(Answer::Ack.bytes(), [0; 10]);
-        assert_eq!(Answer::Nack.bytes()[0], 1);
-        assert_eq!(Answer::Busy.bytes()[0], 2);
-        assert_eq!(Answer::Error.bytes()[0], 3);
-        assert_eq!(Answer::State(BlockState::Mixed).bytes(), [0, 0, 0, 0, 0, 0, 0, 0, 2, 0]);
-        assert_eq!(Answer::State(BlockState::Unplugged).bytes()[8], 1);
+    fn responses_are_written_as_the_specification_lays_them_out() {
+        assert_eq!(MemResponse::Ack.bytes(), [0; 10]);
+        assert_eq!(MemResponse::Nack.bytes()[0], 1);
+        assert_eq!(MemResponse::Busy.bytes()[0], 2);
+        assert_eq!(MemResponse::Error.bytes()[0], 3);
+        assert_eq!(MemResponse::State(BlockState::Mixed).bytes(), [0, 0, 0, 0, 0, 0, 0, 0, 2, 0]);
+        assert_eq!(MemResponse::State(BlockState::Unplugged).bytes()[8], 1);
     }
 }

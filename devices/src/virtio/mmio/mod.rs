@@ -5,12 +5,12 @@
 //!   reset ────────────▶ ① ────────▶ ② ─────────────▶ ③ ─────────────▶ live
 //!     ▲                             │ features         │ queues          │ config space, notifications;
 //!     │                             │ are written      │ are set up      │ the rest is ignored
-//!     └──────────── status 0 ───────┴──────────────────┴─────────────────┘ (the device gives its queues up)
+//!     └──────────── status 0 ───────┴──────────────────┴─────────────────┘ (the device drops its queues)
 //! ```
 //!
-//! Called from vCPU threads, several at a time. Interrupt status, acknowledgement and notification need no lock; all
-//! else is setup and takes one. Whatever a guest writes at the wrong time, at an odd offset or of an odd width is
-//! ignored, and reads there are 0.
+//! vCPU threads call it, several at a time. Interrupt status, acknowledgement and notification need no lock; all other
+//! accesses are setup and take one. Writes at the wrong time, at an odd offset or of an odd width are ignored, and such
+//! reads return 0.
 
 pub mod registers;
 mod setup;
@@ -38,24 +38,24 @@ pub struct MmioTransport {
 
 struct State {
     device: Box<dyn VirtioDevice>,
-    /// Fixed from one reset to the next, whatever becomes of the device meanwhile.
+    /// The offered features, fixed from one reset to the next even if the device changes in the meantime.
     offered: u64,
-    /// As the driver wrote it; DEVICE_NEEDS_RESET is kept by the interrupt.
+    /// The status without DEVICE_NEEDS_RESET, which is in the interrupt.
     status: u32,
     features_sel: u32,
     driver_features_sel: u32,
     driver_features: u64,
     queue_sel: u32,
     queues: Vec<QueueSetup>,
-    /// The device has its queues.
+    /// The device is active: it has its queues.
     active: bool,
 }
 
 impl MmioTransport {
-    /// `notifiers` has one non-blocking eventfd per queue: what the VMM registers as ioeventfds for QueueNotify.
+    /// `notifiers` has one non-blocking eventfd per queue, which the VMM registers as ioeventfds of QueueNotify.
     ///
     /// # Panics
-    /// If there are not as many notifiers as queues: a mistake of the VMM.
+    /// If the numbers of notifiers and queues differ: a mistake of the VMM.
     pub fn new(
         mem: GuestRam,
         device: Box<dyn VirtioDevice>,
@@ -63,7 +63,7 @@ impl MmioTransport {
         notifiers: Vec<EventFd>,
     ) -> Self {
         let queues: Vec<_> = device.queue_max_sizes().iter().map(|max| QueueSetup::new(*max)).collect();
-        assert_eq!(queues.len(), notifiers.len(), "one notifier for each queue of {}", device.name());
+        assert_eq!(queues.len(), notifiers.len(), "{} needs one notifier for each queue", device.name());
         let state = State {
             offered: offered(device.as_ref()),
             device,
@@ -78,7 +78,7 @@ impl MmioTransport {
         Self { mem, interrupt, notifiers, state: Mutex::new(state) }
     }
 
-    /// Holds the device's work. The vCPUs have stopped before.
+    /// Pauses the device's work. The vCPUs must have stopped.
     pub fn device_pause(&self) {
         let mut state = self.lock();
         if state.active {
@@ -86,7 +86,7 @@ impl MmioTransport {
         }
     }
 
-    /// Goes on after [`Self::device_pause`]. The vCPUs start after.
+    /// Continues the work after [`Self::device_pause`], before the vCPUs start.
     pub fn device_resume(&self) {
         let mut state = self.lock();
         if state.active {
@@ -94,7 +94,7 @@ impl MmioTransport {
         }
     }
 
-    /// Ends the device's work for good; nothing touches guest memory after. The vCPUs have stopped before.
+    /// Ends the device's work. After it returns, nothing touches guest memory. The vCPUs must have stopped.
     pub fn device_shutdown(&self) {
         let mut state = self.lock();
         state.deactivate();
@@ -102,7 +102,7 @@ impl MmioTransport {
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {
-        // A device that panicked in a call of ours is reset by its driver like any other.
+        // A device that panicked while it was locked is reset by its driver like any other.
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -150,16 +150,16 @@ impl MmioTransport {
         }
     }
 
-    /// The driver's notification when it was not taken by an ioeventfd.
+    /// Handles a notification that did not go to an ioeventfd.
     fn notify(&self, queue: u32) {
         let Some(notifier) = usize::try_from(queue).ok().and_then(|queue| self.notifiers.get(queue)) else { return };
         if let Err(error) = notifier.write(1) {
-            // Only a full counter refuses, and the device is awake then.
+            // Only a full counter refuses a write, and a full counter wakes the device too.
             log::debug!("notification of queue {queue}: {error}");
         }
     }
 
-    /// 2.4: back to the beginning.
+    /// Resets the device (2.4).
     fn reset(&self, state: &mut State) {
         state.deactivate();
         self.interrupt.clear();
@@ -174,7 +174,7 @@ impl MmioTransport {
         }
     }
 
-    /// 3.1.1: the driver sets status bits one after the other and clears none but by a reset.
+    /// Sets status bits, each only after the one before it (3.1.1). Only a reset clears bits.
     fn advance(&self, state: &mut State, value: u32) {
         let value = value & !status::NEEDS_RESET;
         if state.status & !value != 0 || state.status & status::FAILED != 0 {
@@ -198,19 +198,19 @@ impl MmioTransport {
         }
     }
 
-    /// 2.2.2: whether FEATURES_OK can be set.
+    /// Whether FEATURES_OK can be set (2.2.2).
     fn agree(&self, state: &State) -> bool {
         let features = state.driver_features;
         let good = features & !state.offered == 0
             && features & 1 << VIRTIO_F_VERSION_1 != 0
             && state.device.accepts_features(features);
         if !good {
-            warn_limited!("{}: the guest driver asks for features {features:#x}, refused", state.device.name());
+            warn_limited!("{}: refused features {features:#x} of the guest driver", state.device.name());
         }
         good
     }
 
-    /// DRIVER_OK was set.
+    /// Activates the device: DRIVER_OK was set.
     fn activate(&self, state: &mut State) {
         match self.queues(state) {
             Ok(queues) => {
@@ -250,8 +250,9 @@ impl MmioTransport {
             .collect()
     }
 
-    /// QueueReady. After DRIVER_OK a queue can only be given up, and the whole device with it: 4.2.2.2 wants the queue
-    /// left alone once that is read back, and no driver known goes on without a reset.
+    /// Handles a write to QueueReady. After DRIVER_OK a driver can only take a queue back, which stops the whole
+    /// device: 4.2.2.2 forbids access to the queue once the driver has read 0 back, and no known driver continues
+    /// without a reset.
     fn make_ready(&self, state: &mut State, value: u32) {
         let live = state.status & status::DRIVER_OK != 0;
         let (mem, name) = (&self.mem, state.device.name().to_owned());
@@ -266,7 +267,7 @@ impl MmioTransport {
         } else if value == 1 && configurable && !queue.ready {
             match queue.build(mem, false) {
                 Ok(_) => queue.ready = true,
-                Err(error) => warn_limited!("{name}: the guest driver set up a queue badly: {error}"),
+                Err(error) => warn_limited!("{name}: the guest driver set up an invalid queue: {error}"),
             }
         }
     }
@@ -281,7 +282,7 @@ impl State {
         self.queues.get_mut(usize::try_from(self.queue_sel).ok()?)
     }
 
-    /// Between FEATURES_OK and DRIVER_OK.
+    /// Whether queues can be set up: between FEATURES_OK and DRIVER_OK.
     fn configurable(&self) -> bool {
         self.status & (status::FEATURES_OK | status::DRIVER_OK | status::FAILED) == status::FEATURES_OK
     }
@@ -294,7 +295,8 @@ impl State {
         match self.driver_features_sel {
             0 => self.driver_features = self.driver_features & !0xffff_ffff | value,
             1 => self.driver_features = self.driver_features & 0xffff_ffff | value << 32,
-            // Bits that cannot have been offered; asking for one must not succeed. Bit 63 never is.
+            // Bits past 63 are never offered, and asking for one must fail. Bit 63 is never offered either: use it for
+            // that.
             _ if value != 0 => self.driver_features |= 1 << 63,
             _ => {}
         }
@@ -356,10 +358,10 @@ fn offered(device: &dyn VirtioDevice) -> u64 {
     device.features() | 1 << VIRTIO_F_VERSION_1
 }
 
-/// The 32 bits that `select` names.
+/// The half of `features` that `select` names.
 fn half(features: u64, select: u32) -> u32 {
     match select {
-        0 => features as u32,
+        0 => (features & 0xffff_ffff) as u32,
         1 => (features >> 32) as u32,
         _ => 0,
     }

@@ -1,4 +1,4 @@
-//! Random walks over the registers: a driver that is wrong in every way, against a model of what must hold.
+//! Random walks over the registers by a driver that makes every mistake. Checks the invariants of the status machine.
 
 use proptest::prelude::*;
 
@@ -10,13 +10,13 @@ use crate::testing::Driver;
 /// One access.
 #[derive(Clone, Debug)]
 enum Access {
-    /// Of a register that exists, with a value that may mean something.
+    /// A write to an existing register, often with a meaningful value.
     Register(u64, u32),
-    /// Anywhere, any width.
+    /// A write to any offset, of any width.
     Write(u64, Vec<u8>),
     Read(u64, usize),
     Pause,
-    /// A whole start, so that walks come to places which random writes seldom reach.
+    /// A complete start, so that walks reach states that random writes seldom reach.
     Start,
 }
 
@@ -65,7 +65,7 @@ fn check(driver: &Driver, before: u32, access: &Access) {
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(256))]
 
-    /// The probe itself panics when it is activated twice or deactivated without need.
+    /// The probe itself panics when it is activated twice or deactivated while inactive.
     #[test]
     fn the_status_machine_holds_under_random_accesses(walk in prop::collection::vec(access(), 1..80)) {
         let mut driver = Driver::new(Probe::boxed(&Events::default()));

@@ -2,7 +2,7 @@
 
 /// Length of a device's window in bytes.
 pub const WINDOW: u64 = 0x1000;
-/// Where configuration space begins.
+/// Offset of configuration space.
 pub const CONFIG: u64 = 0x100;
 
 /// "virt", little-endian.
@@ -16,35 +16,35 @@ pub const VENDOR: u32 = 0x4843_5448;
 pub const MAGIC_VALUE: u64 = 0x000;
 /// Offset of [`VERSION`].
 pub const DEVICE_VERSION: u64 = 0x004;
-/// Which kind of device.
+/// The device id (section 5).
 pub const DEVICE_ID: u64 = 0x008;
 /// Offset of [`VENDOR`].
 pub const VENDOR_ID: u64 = 0x00c;
-/// 32 of the features that the device offers.
+/// The selected 32 bits of the offered features.
 pub const DEVICE_FEATURES: u64 = 0x010;
-/// Which 32.
+/// Selects the half in [`DEVICE_FEATURES`].
 pub const DEVICE_FEATURES_SEL: u64 = 0x014;
-/// 32 of the features that the driver wants.
+/// The selected 32 bits of the driver's features.
 pub const DRIVER_FEATURES: u64 = 0x020;
-/// Which 32.
+/// Selects the half in [`DRIVER_FEATURES`].
 pub const DRIVER_FEATURES_SEL: u64 = 0x024;
-/// The queue that the queue registers are about.
+/// Selects the queue of the queue registers.
 pub const QUEUE_SEL: u64 = 0x030;
 /// Largest size of the queue.
 pub const QUEUE_NUM_MAX: u64 = 0x034;
-/// The driver's size of the queue.
+/// Size of the queue, set by the driver.
 pub const QUEUE_NUM: u64 = 0x038;
-/// 1: the queue is set up.
+/// 1: the driver has set up the queue.
 pub const QUEUE_READY: u64 = 0x044;
-/// The driver has made buffers available.
+/// The index of a queue in which the driver has made buffers available.
 pub const QUEUE_NOTIFY: u64 = 0x050;
-/// Why there was an interrupt.
+/// The reasons of interrupts, as bits.
 pub const INTERRUPT_STATUS: u64 = 0x060;
-/// Which of it has been seen.
+/// The reasons that the driver has handled, as bits.
 pub const INTERRUPT_ACK: u64 = 0x064;
 /// Device status; 0 resets.
 pub const STATUS: u64 = 0x070;
-/// Descriptor table, low half; the high half follows.
+/// Descriptor table, low half.
 pub const QUEUE_DESC_LOW: u64 = 0x080;
 /// Descriptor table, high half.
 pub const QUEUE_DESC_HIGH: u64 = 0x084;
@@ -56,28 +56,28 @@ pub const QUEUE_DRIVER_HIGH: u64 = 0x094;
 pub const QUEUE_DEVICE_LOW: u64 = 0x0a0;
 /// Used ring, high half.
 pub const QUEUE_DEVICE_HIGH: u64 = 0x0a4;
-/// Length of the selected shared memory region; all ones, there is none.
+/// Length of the selected shared memory region, low half: all ones, since there is none.
 pub const SHM_LEN_LOW: u64 = 0x0b0;
-/// High half of the length.
+/// Length of the selected shared memory region, high half.
 pub const SHM_LEN_HIGH: u64 = 0x0b4;
-/// Base of the selected shared memory region; all ones, there is none.
+/// Base of the selected shared memory region, low half: all ones, since there is none.
 pub const SHM_BASE_LOW: u64 = 0x0b8;
-/// High half of the base.
+/// Base of the selected shared memory region, high half.
 pub const SHM_BASE_HIGH: u64 = 0x0bc;
-/// Changes with configuration space.
+/// Number of changes of configuration space, modulo 2^32.
 pub const CONFIG_GENERATION: u64 = 0x0fc;
 
 /// Device status bits (VIRTIO 1.2, 2.1).
 pub mod status {
     /// The guest has found the device.
     pub const ACKNOWLEDGE: u32 = 1;
-    /// It has a driver for it.
+    /// The guest has a driver for the device.
     pub const DRIVER: u32 = 2;
     /// The driver is ready: the device is live.
     pub const DRIVER_OK: u32 = 4;
-    /// Features are agreed on.
+    /// The features are negotiated.
     pub const FEATURES_OK: u32 = 8;
-    /// Set by the device: only a reset helps.
+    /// Set by the device, which works again only after a reset.
     pub const NEEDS_RESET: u32 = 64;
     /// The driver has given up.
     pub const FAILED: u32 = 128;

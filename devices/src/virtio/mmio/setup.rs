@@ -1,68 +1,65 @@
-//! A queue while the driver sets it up: what it wrote, and the check before anything believes it.
+//! A queue while the driver sets it up: the values that it wrote, and their check before they are used.
 
 use virtio_queue::{Queue, QueueT};
 use vm_memory::{GuestAddress, GuestMemory, GuestMemoryMmap};
 
-/// Why a queue cannot be made ready.
+/// An invalid value of a queue that the driver wants to make ready.
 #[derive(Debug, thiserror::Error, PartialEq, Eq)]
 pub enum SetupError {
-    /// Not a power of two, or larger than the device's maximum.
-    #[error("size {size} is no power of two up to {max}")]
+    /// The size is not a power of two or larger than the device's maximum.
+    #[error("size {size} is not a power of two up to {max}")]
     Size {
-        /// The driver's.
+        /// Size from the driver.
         size: u32,
-        /// The device's.
+        /// Maximum of the device.
         max: u16,
     },
-    /// Not aligned (VIRTIO 1.2, 2.7).
+    /// A ring or table is not aligned (VIRTIO 1.2, 2.7).
     #[error("{part} at {addr:#x} is not aligned")]
     Alignment {
-        /// Which ring or table.
+        /// Name of the ring or table.
         part: &'static str,
         /// Guest address.
         addr: u64,
     },
-    /// Not wholly in guest memory.
+    /// A ring or table is not wholly in guest memory.
     #[error("{part} at {addr:#x} is not in guest memory")]
     Outside {
-        /// Which ring or table.
+        /// Name of the ring or table.
         part: &'static str,
         /// Guest address.
         addr: u64,
     },
 }
 
-/// Registers of one queue.
+/// The registers of one queue.
 #[derive(Clone, Debug)]
 pub struct QueueSetup {
     max: u16,
-    /// As written: more than a queue's size may be.
+    /// Size as the driver wrote it; it may be too large for a queue.
     pub size: u32,
-    /// Descriptor table.
+    /// Guest address of the descriptor table.
     pub desc: u64,
-    /// Available ring.
+    /// Guest address of the available ring.
     pub avail: u64,
-    /// Used ring.
+    /// Guest address of the used ring.
     pub used: u64,
-    /// The driver has made it ready, and it was right.
+    /// The driver has made the queue ready, and its values were valid.
     pub ready: bool,
 }
 
 impl QueueSetup {
-    /// Of a device that takes up to `max` descriptors.
+    /// A queue of up to `max` descriptors, before the driver has written anything.
     pub fn new(max: u16) -> Self {
         Self { max, size: u32::from(max), desc: 0, avail: 0, used: 0, ready: false }
     }
 
-    /// The largest size.
+    /// Largest number of descriptors that the device accepts.
     pub fn max(&self) -> u16 {
         self.max
     }
 
-    /// The queue as it is set up.
-    ///
-    /// # Errors
-    /// What is wrong with it.
+    /// Checks the values and makes a queue of them.
     pub fn build(&self, mem: &GuestMemoryMmap<()>, event_idx: bool) -> Result<Queue, SetupError> {
         let size_error = || SetupError::Size { size: self.size, max: self.max };
         let mut queue = Queue::new(self.max).map_err(|_| size_error())?;
@@ -84,7 +81,7 @@ impl QueueSetup {
 }
 
 fn part(mem: &GuestMemoryMmap<()>, part: &'static str, addr: u64, len: usize) -> Result<GuestAddress, SetupError> {
-    // The queue's code takes address 0 for a ring that was never set.
+    // `virtio_queue` takes address 0 for a ring that was never set.
     if addr != 0 && mem.check_range(GuestAddress(addr), len) {
         Ok(GuestAddress(addr))
     } else {

@@ -5,15 +5,16 @@ use virtio_queue::QueueT;
 use super::reg::status::{ACKNOWLEDGE, DRIVER, DRIVER_OK, FAILED, FEATURES_OK};
 use super::*;
 use crate::testing::{Driver, TestRam};
-use crate::virtio::device::{ISR_CONFIG, RING_FEATURES};
+use crate::virtio::device::RING_FEATURES;
+use crate::virtio::interrupt::ISR_CONFIG;
 use crate::virtio::ActivateError;
 
 const VERSION_1: u64 = 1 << VIRTIO_F_VERSION_1;
-/// Features of the probe; the second needs the first.
+/// Features of the probe. [`FANCY`] needs this one.
 const BASIC: u64 = 1;
 const FANCY: u64 = 2;
 
-/// What happened to a [`Probe`].
+/// The calls of a [`Probe`].
 #[derive(Clone, Default)]
 pub struct Events(Arc<Mutex<Vec<String>>>);
 
@@ -27,7 +28,7 @@ impl Events {
     }
 }
 
-/// A device that writes down what the transport does with it.
+/// A device that records the calls of its transport.
 pub struct Probe {
     events: Events,
     activation: Option<Activation>,
@@ -84,7 +85,7 @@ impl VirtioDevice for Probe {
     }
 
     fn deactivate(&mut self) {
-        assert!(self.activation.take().is_some(), "deactivated without need");
+        assert!(self.activation.take().is_some(), "deactivated while inactive");
         self.events.push("deactivate");
     }
 
@@ -130,7 +131,7 @@ fn a_driver_in_the_right_order_gets_a_live_device() {
 }
 
 #[test]
-fn a_device_that_is_dropped_gives_its_queues_up() {
+fn a_device_that_is_dropped_drops_its_queues() {
     let (mut driver, events) = driver();
     driver.start(0);
     drop(driver);
@@ -172,7 +173,7 @@ fn features_that_were_not_offered_or_do_not_fit_are_refused() {
 }
 
 #[test]
-fn features_stand_once_they_are_agreed_on() {
+fn features_are_fixed_once_they_are_negotiated() {
     let (mut driver, events) = driver();
     driver.choose(u64::MAX);
     driver.negotiate(BASIC);
@@ -248,8 +249,8 @@ fn a_queue_can_be_taken_back_before_the_device_is_live() {
 }
 
 #[test]
-fn giving_a_live_queue_up_stops_the_device() {
-    // VIRTIO 1.2, 4.2.2.2: once 0 is read back, the queue is the driver's.
+fn taking_a_live_queue_back_stops_the_device() {
+    // VIRTIO 1.2, 4.2.2.2: once the driver has read 0 back, it owns the queue.
     let (mut driver, events) = driver();
     driver.start(0);
     driver.write(reg::QUEUE_SEL, 0);

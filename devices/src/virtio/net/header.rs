@@ -1,4 +1,5 @@
-//! The header before each frame (VIRTIO 1.2, 5.1.6), and which offloads a choice of features allows in it. Pure.
+//! The header before each frame (VIRTIO 1.2, 5.1.6), and the offloads that the negotiated features allow in it. Pure
+//! functions.
 
 use virtio_bindings::virtio_net::{
     VIRTIO_NET_F_CSUM, VIRTIO_NET_F_GUEST_CSUM, VIRTIO_NET_F_GUEST_TSO4, VIRTIO_NET_F_GUEST_TSO6,
@@ -6,17 +7,17 @@ use virtio_bindings::virtio_net::{
     VIRTIO_NET_HDR_GSO_TCPV4, VIRTIO_NET_HDR_GSO_TCPV6,
 };
 
-/// Length in bytes; the same whether or not buffers are merged, since `VIRTIO_F_VERSION_1` is.
+/// Length in bytes. With `VIRTIO_F_VERSION_1` it does not depend on whether buffers are merged.
 pub const HEADER: usize = 12;
-/// Where the flags are.
+/// Offset of the flags.
 pub const FLAGS_AT: u32 = 0;
-/// Where the number of buffers is, little-endian, 16 bits.
+/// Offset of the number of buffers: 16 bits, little-endian.
 pub const NUM_BUFFERS_AT: u32 = 10;
-/// Ethernet's header with a VLAN tag.
+/// Length of an Ethernet header with a VLAN tag.
 pub const ETHERNET: u32 = 18;
-/// Shortest frame that has an Ethernet header.
+/// Length of the shortest frame: an Ethernet header.
 pub const MIN_FRAME: u32 = 14;
-/// Longest frame, with segmentation offload.
+/// Length of the longest frame, with segmentation offload.
 pub const MAX_FRAME: u32 = 65535 + ETHERNET;
 
 /// Whether `features` holds bit number `bit`.
@@ -24,7 +25,7 @@ pub fn has(features: u64, bit: u32) -> bool {
     features & 1 << bit != 0
 }
 
-/// 5.1.3.1: segmentation needs checksums.
+/// Whether `features` has checksum offload where it has segmentation offload (5.1.3.1).
 pub fn consistent(features: u64) -> bool {
     let any = |bits: [u32; 2]| bits.iter().any(|bit| has(features, *bit));
     let host = !any([VIRTIO_NET_F_HOST_TSO4, VIRTIO_NET_F_HOST_TSO6]) || has(features, VIRTIO_NET_F_CSUM);
@@ -32,7 +33,7 @@ pub fn consistent(features: u64) -> bool {
     host && guest
 }
 
-/// Whether the driver may send a frame with this header, having agreed on `features`.
+/// Whether a driver that has negotiated `features` may send a frame with this header.
 pub fn may_send(header: &[u8; HEADER], features: u64) -> bool {
     let [flags, gso, ..] = *header;
     let flags_ok = match u32::from(flags) {
@@ -54,7 +55,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn headers_hold_only_what_was_agreed_on() {
+    fn headers_hold_only_negotiated_offloads() {
         let header = |flags, gso| {
             let mut header = [0; HEADER];
             (header[0], header[1]) = (flags, gso);

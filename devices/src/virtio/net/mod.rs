@@ -1,205 +1,22 @@
-//! Network (VIRTIO 1.2, 5.1): a pair of queues, one thread, a tap interface of the host behind it.
+//! Network (VIRTIO 1.2, 5.1): a pair of queues, one thread, and a tap interface of the host behind it.
 //!
-//! | file | what |
+//! | file | contents |
 //! |---|---|
-//! | `header` | the header before each frame: pure |
-//! | `tap` | the host's interface |
+//! | `header` | the header before each frame: pure functions |
+//! | `backend` | the trait of the host's end |
+//! | `tap` | a tap interface as the host's end |
 //! | `receive`, `transmit` | the two directions |
 //! | `worker` | the thread |
+//! | `device` | the virtio device |
 
-pub mod header;
+mod backend;
+mod device;
+mod header;
 mod receive;
-pub mod tap;
+mod tap;
 mod transmit;
 mod worker;
 
-use std::io;
-use std::os::fd::BorrowedFd;
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::Arc;
-
-use virtio_bindings::virtio_ids::VIRTIO_ID_NET;
-use virtio_bindings::virtio_net::{
-    VIRTIO_NET_F_CSUM, VIRTIO_NET_F_GUEST_CSUM, VIRTIO_NET_F_GUEST_TSO4, VIRTIO_NET_F_GUEST_TSO6,
-    VIRTIO_NET_F_HOST_TSO4, VIRTIO_NET_F_HOST_TSO6, VIRTIO_NET_F_MAC, VIRTIO_NET_F_MRG_RXBUF, VIRTIO_NET_F_MTU,
-    VIRTIO_NET_F_STATUS, VIRTIO_NET_S_LINK_UP,
-};
-use vmm_sys_util::epoll::EventSet;
-
-use self::receive::Receiver;
+pub use self::backend::NetBackend;
+pub use self::device::{Net, NetDeviceConfig, NetError};
 pub use self::tap::{Tap, TapError};
-use self::transmit::Transmitter;
-use self::worker::NetWorker;
-use super::device::{config_bytes, RING_FEATURES};
-use super::{ActivateError, Activation, DeviceQueue, VirtioDevice};
-use crate::worker::WorkerSlot;
-
-/// Receive, transmit.
-const QUEUE_SIZES: [u16; 2] = [256, 256];
-/// Least that IPv4 can do with (5.1.4.1).
-const MIN_MTU: u16 = 68;
-
-/// Why there is no network device.
-#[derive(Debug, thiserror::Error, PartialEq, Eq)]
-pub enum NetError {
-    /// No address of one host.
-    #[error(
-        "network device {id}: {mac:02x?} is no address of a host: give one whose first byte is even, such as 02:…"
-    )]
-    Mac {
-        /// The device.
-        id: String,
-        /// As given.
-        mac: [u8; 6],
-    },
-    /// Too small.
-    #[error("network device {id}: an MTU of {mtu} is too small: 68 at least")]
-    Mtu {
-        /// The device.
-        id: String,
-        /// As given.
-        mtu: u16,
-    },
-}
-
-/// The host's end: frames with virtio headers in front, one per `readv` or `writev`, non-blocking.
-pub trait Link: Send + Sync {
-    /// Where frames go and come from.
-    fn fd(&self) -> BorrowedFd<'_>;
-
-    /// The driver has agreed on `features`: which offloads frames to it may use.
-    ///
-    /// # Errors
-    /// The host cannot do it.
-    fn set_offloads(&self, features: u64) -> io::Result<()>;
-}
-
-/// A network device as the VMM wants it.
-#[derive(Debug)]
-pub struct NetConfig {
-    /// For logs and the device's thread, such as `net0`.
-    pub id: String,
-    /// The host's interface.
-    pub tap: Tap,
-    /// The guest's address.
-    pub mac: [u8; 6],
-    /// The interface's MTU, if the guest should use another than 1500.
-    pub mtu: Option<u16>,
-}
-
-/// A network device.
-pub struct Net {
-    name: String,
-    link: Arc<dyn Link>,
-    up: Arc<AtomicBool>,
-    mac: [u8; 6],
-    mtu: Option<u16>,
-    worker: WorkerSlot<NetWorker>,
-}
-
-impl Net {
-    /// On a tap.
-    ///
-    /// # Errors
-    /// See [`NetError`].
-    pub fn new(config: NetConfig) -> Result<Self, NetError> {
-        Self::with_link(config.id, Arc::new(config.tap), config.mac, config.mtu)
-    }
-
-    /// On anything that carries frames.
-    ///
-    /// # Errors
-    /// See [`NetError`].
-    pub fn with_link(id: String, link: Arc<dyn Link>, mac: [u8; 6], mtu: Option<u16>) -> Result<Self, NetError> {
-        if mac[0] & 1 != 0 || mac == [0; 6] {
-            return Err(NetError::Mac { id, mac });
-        }
-        if let Some(mtu) = mtu.filter(|mtu| *mtu < MIN_MTU) {
-            return Err(NetError::Mtu { id, mtu });
-        }
-        Ok(Self { name: id, link, up: Arc::new(AtomicBool::new(true)), mac, mtu, worker: WorkerSlot::new() })
-    }
-
-    /// `struct virtio_net_config` (5.1.4), up to the last field that is offered.
-    fn config(&self) -> [u8; 12] {
-        let [a, b, c, d, e, f] = self.mac;
-        let status = if self.up.load(Ordering::SeqCst) { VIRTIO_NET_S_LINK_UP as u8 } else { 0 };
-        let [mtu_low, mtu_high] = self.mtu.unwrap_or(0).to_le_bytes();
-        [a, b, c, d, e, f, status, 0, 1, 0, mtu_low, mtu_high]
-    }
-}
-
-impl VirtioDevice for Net {
-    fn device_type(&self) -> u32 {
-        VIRTIO_ID_NET
-    }
-
-    fn name(&self) -> &str {
-        &self.name
-    }
-
-    fn queue_max_sizes(&self) -> &[u16] {
-        &QUEUE_SIZES
-    }
-
-    fn features(&self) -> u64 {
-        let bits = [
-            VIRTIO_NET_F_MAC,
-            VIRTIO_NET_F_STATUS,
-            VIRTIO_NET_F_MRG_RXBUF,
-            VIRTIO_NET_F_CSUM,
-            VIRTIO_NET_F_GUEST_CSUM,
-            VIRTIO_NET_F_HOST_TSO4,
-            VIRTIO_NET_F_HOST_TSO6,
-            VIRTIO_NET_F_GUEST_TSO4,
-            VIRTIO_NET_F_GUEST_TSO6,
-        ];
-        let mtu = if self.mtu.is_some() { 1 << VIRTIO_NET_F_MTU } else { 0 };
-        bits.iter().fold(RING_FEATURES | mtu, |all, bit| all | 1 << bit)
-    }
-
-    fn accepts_features(&self, features: u64) -> bool {
-        header::consistent(features)
-    }
-
-    fn read_config(&self, offset: u64, data: &mut [u8]) {
-        config_bytes(&self.config(), offset, data);
-    }
-
-    fn activate(&mut self, activation: Activation) -> Result<(), ActivateError> {
-        let Activation { mem, queues, interrupt, features } = activation;
-        let mut queues = queues.into_iter();
-        let mut queue = |index| queues.next().flatten().ok_or(ActivateError::MissingQueue(index));
-        let (receive, transmit): (DeviceQueue, DeviceQueue) = (queue(0)?, queue(1)?);
-        self.link
-            .set_offloads(features)
-            .map_err(|source| ActivateError::Host { what: "setting the tap's offloads", source })?;
-        let worker = NetWorker {
-            name: self.name.clone(),
-            link: self.link.clone(),
-            up: self.up.clone(),
-            receiver: Receiver::new(self.name.clone(), mem.clone(), receive, features, self.mtu),
-            transmitter: Transmitter::new(self.name.clone(), mem, transmit, features),
-            interrupt,
-            watched: EventSet::IN,
-        };
-        self.worker
-            .start(&self.name, worker)
-            .map_err(|source| ActivateError::Host { what: "starting the network device's thread", source })
-    }
-
-    fn deactivate(&mut self) {
-        drop(self.worker.stop());
-    }
-
-    fn pause(&mut self) {
-        self.worker.pause();
-    }
-
-    fn resume(&mut self) {
-        self.worker.resume();
-    }
-}
-
-#[cfg(test)]
-mod tests;

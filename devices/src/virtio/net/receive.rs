@@ -1,5 +1,5 @@
-//! From the host to the guest: frames are read straight into buffers that the driver has made available
-//! (VIRTIO 1.2, 5.1.6.3 and 5.1.6.4).
+//! From the host to the guest: reads frames directly into buffers that the driver has made available (VIRTIO 1.2,
+//! 5.1.6.3 and 5.1.6.4).
 
 use std::collections::VecDeque;
 use std::io;
@@ -12,23 +12,23 @@ use virtio_bindings::virtio_net::{
 use virtio_queue::QueueT;
 
 use super::header::{has, ETHERNET, FLAGS_AT, HEADER, MAX_FRAME, NUM_BUFFERS_AT};
-use crate::virtio::chain::ReadVectors;
+use crate::virtio::vectors::ReadVectors;
 use crate::virtio::{Chain, ChainError, DeviceInterrupt, DeviceQueue, QueueError};
 use crate::{warn_limited, GuestRam};
 
-/// Frames read before the other direction gets its turn.
+/// Frames that are read before the other direction gets its turn.
 const BATCH: u32 = 64;
-/// Bytes past the guest's buffers: a frame that reaches here was too long for them.
+/// Bytes of the host past the guest's buffers: a frame that reaches them is too long for the buffers.
 const SPILL: usize = MAX_FRAME as usize;
 
-/// What the worker should do next about the host's side.
+/// The reason why receiving ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Received {
-    /// Come back when there are frames.
+pub enum RxOutcome {
+    /// There are no frames, or the batch is full.
     Idle,
-    /// Come back when the driver has made buffers available; leave the frames where they are.
+    /// The driver has not made enough buffers available. Frames stay in the backend.
     Starved,
-    /// There is no interface any more.
+    /// The host's interface is gone.
     LinkLost,
 }
 
@@ -40,9 +40,9 @@ pub struct Receiver {
     pub queue: DeviceQueue,
     /// Buffers taken from the queue and not yet used.
     pending: VecDeque<Chain>,
-    /// Bytes in them.
+    /// Total length of the pending buffers.
     capacity: u64,
-    /// Most bytes that there ever were: how much the driver is ready to give.
+    /// Largest `capacity` so far: the amount that the driver is ready to give.
     peak: u64,
     /// Longest frame expected, with its header.
     longest: u64,
@@ -52,7 +52,7 @@ pub struct Receiver {
 }
 
 impl Receiver {
-    /// With the features that were agreed on, and the MTU that was told, if one was.
+    /// `features` are the negotiated ones, `mtu` the one in configuration space, if any.
     pub fn new(name: String, mem: GuestRam, queue: DeviceQueue, features: u64, mtu: Option<u16>) -> Self {
         let large = has(features, VIRTIO_NET_F_GUEST_TSO4) || has(features, VIRTIO_NET_F_GUEST_TSO6);
         let frame = mtu.filter(|_| !large).map_or(MAX_FRAME, |mtu| u32::from(mtu) + ETHERNET);
@@ -70,42 +70,43 @@ impl Receiver {
         }
     }
 
-    /// Reads frames from `link` while there are both frames and buffers, then interrupts the driver.
-    ///
-    /// # Errors
-    /// The driver broke the protocol.
-    pub fn receive(&mut self, link: BorrowedFd<'_>, interrupt: &DeviceInterrupt) -> Result<Received, QueueError> {
+    /// Reads frames from `link` while there are both frames and buffers, then interrupts the driver. An error means
+    /// that the driver broke the protocol.
+    pub fn receive(&mut self, link: BorrowedFd<'_>, interrupt: &DeviceInterrupt) -> Result<RxOutcome, QueueError> {
         let received = self.read_frames(link)?;
         self.queue.signal(&self.mem, interrupt)?;
         Ok(received)
     }
 
-    fn read_frames(&mut self, link: BorrowedFd<'_>) -> Result<Received, QueueError> {
+    fn read_frames(&mut self, link: BorrowedFd<'_>) -> Result<RxOutcome, QueueError> {
         for _ in 0..BATCH {
             if !self.refill()? {
-                return Ok(Received::Starved);
+                return Ok(RxOutcome::Starved);
             }
             let (room, result) = self.read_frame(link);
             match result {
-                Ok(0) => return Ok(Received::LinkLost),
+                Ok(0) => return Ok(RxOutcome::LinkLost),
                 Ok(len) if len < HEADER || len > room => {
-                    warn_limited!("{}: frame of {len} bytes for {room} bytes of guest buffers, dropped", self.name);
+                    warn_limited!(
+                        "{}: dropped a frame of {len} bytes: the guest has buffers for {room} bytes",
+                        self.name
+                    );
                 }
                 Ok(len) => self.deliver(len)?,
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(Received::Idle),
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(RxOutcome::Idle),
                 Err(error) => {
                     warn_limited!("{}: reading from the host's interface failed: {error}", self.name);
-                    return Ok(Received::LinkLost);
+                    return Ok(RxOutcome::LinkLost);
                 }
             }
         }
-        Ok(Received::Idle)
+        Ok(RxOutcome::Idle)
     }
 
-    /// Takes buffers until one frame of any length has room. False if there are not enough; the driver then notifies.
+    /// Takes buffers until a frame of any length has room. False if there are not enough; the driver then notifies.
     fn refill(&mut self) -> Result<bool, QueueError> {
         loop {
-            // A driver cannot give more buffers than the queue has descriptors without taking some back.
+            // The driver cannot have more buffers in the queue than the queue has descriptors.
             while self.pending.len() < usize::from(self.queue.queue.size()) {
                 let Some(chain) = self.queue.pop(&self.mem)? else { break };
                 check(&chain).map_err(|source| QueueError::Chain { head: chain.head(), source })?;
@@ -121,15 +122,16 @@ impl Receiver {
                 return Ok(false);
             }
             if self.pending.len() >= usize::from(self.queue.queue.size()) {
-                // All the descriptors there are, and still more available: they cannot all be the driver's.
+                // All descriptors are taken and more are available: the driver uses one twice.
                 let source = virtio_queue::Error::InvalidAvailRingIndex;
                 return Err(QueueError::Ring { operation: "receive buffers", source });
             }
         }
     }
 
-    /// Merged buffers must hold the longest frame, unless the driver's whole queue is small: drivers fill their
-    /// queue again when it is half empty, so waiting for more than a quarter of it might be forever.
+    /// Whether the pending buffers have room for a frame. Merged buffers must hold the longest frame, unless the
+    /// driver's whole queue is small: drivers refill a queue that is half empty, so waiting for more than a quarter of
+    /// it might never end.
     fn has_room(&self) -> bool {
         if self.merge {
             !self.pending.is_empty() && self.capacity >= self.longest.min(self.peak / 4)
@@ -138,11 +140,11 @@ impl Receiver {
         }
     }
 
-    /// The room there was for a frame, and its length.
+    /// Reads one frame. Returns the room for it in the guest's buffers, and its length.
     fn read_frame(&mut self, link: BorrowedFd<'_>) -> (usize, io::Result<usize>) {
         let mut vectors = ReadVectors::new();
         for chain in &self.pending {
-            vectors.push_chain(&chain.writer(&self.mem));
+            chain.writer(&self.mem).push_to(&mut vectors);
             if !self.merge || vectors.capacity() as u64 >= self.longest {
                 break;
             }
@@ -152,7 +154,7 @@ impl Receiver {
         (room, vectors.readv(link))
     }
 
-    /// Gives the buffers that hold the frame of `len` bytes, header and all, to the driver.
+    /// Gives the buffers of a frame to the driver. `len` includes the header.
     fn deliver(&mut self, len: usize) -> Result<(), QueueError> {
         let mut left = u32::try_from(len).unwrap_or(u32::MAX);
         let mut used: SmallVec<[(u16, u32); 32]> = SmallVec::new();
@@ -174,7 +176,7 @@ impl Receiver {
         self.queue.complete_together(&self.mem, &used)
     }
 
-    /// What the host left out of the header, or put in though the driver does not know it.
+    /// Sets the number of buffers, which the host leaves out, and clears flags that the driver does not know.
     fn complete_header(&self, first: &Chain, buffers: u16) -> Result<(), ChainError> {
         if !self.checksums {
             let mut flags = first.writer(&self.mem);
@@ -187,7 +189,7 @@ impl Receiver {
     }
 }
 
-/// 5.1.6.3.1: only for writing, and at least the header fits.
+/// Checks that a buffer is only for writing and that the header fits (5.1.6.3.1).
 fn check(chain: &Chain) -> Result<(), ChainError> {
     if chain.readable_len() > 0 {
         Err(ChainError::Direction)

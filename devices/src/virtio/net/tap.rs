@@ -1,9 +1,8 @@
-//! A tap interface of the host, with virtio headers before its frames. The only place that knows its system calls.
+//! A tap interface of the host, with virtio headers before its frames. All of its system calls are in this file.
 //!
-//! Opened by the VMM's main thread, or passed to it by whoever may create interfaces.
+//! The VMM's main thread opens it, or gets it from a process that may create interfaces.
 
-// ioctls of the tun driver.
-#![allow(unsafe_code)]
+#![expect(unsafe_code, reason = "ioctls of the tun driver")]
 
 use std::fs::OpenOptions;
 use std::io;
@@ -13,55 +12,60 @@ use std::os::unix::fs::OpenOptionsExt;
 use nix::fcntl::{fcntl, FcntlArg, FdFlag, OFlag};
 use virtio_bindings::virtio_net::{VIRTIO_NET_F_GUEST_CSUM, VIRTIO_NET_F_GUEST_TSO4, VIRTIO_NET_F_GUEST_TSO6};
 
+use super::backend::NetBackend;
 use super::header::{has, HEADER};
-use super::Link;
 
 const TUN: &str = "/dev/net/tun";
-/// Ethernet frames, no extra information, virtio's header.
-const FLAGS: libc::c_int = libc::IFF_TAP | libc::IFF_NO_PI | libc::IFF_VNET_HDR;
+/// Ethernet frames without packet information, with a virtio header.
+#[expect(clippy::cast_possible_truncation, reason = "0x5002")]
+const FLAGS: libc::c_short = (libc::IFF_TAP | libc::IFF_NO_PI | libc::IFF_VNET_HDR) as libc::c_short;
 
-/// Why there is no tap.
+/// A tap that cannot be used.
 #[derive(Debug, thiserror::Error)]
 pub enum TapError {
-    /// The tun driver cannot be reached.
+    /// The tun driver cannot be opened.
     #[error("cannot open {TUN}: load the tun module, or pass an open tap")]
     OpenTun {
-        /// The cause.
+        /// Error of `open(2)`.
         source: io::Error,
     },
-    /// No name of an interface.
-    #[error("\"{0}\" is no name of an interface: 1 to 15 bytes, without '/' and blanks")]
+    /// The name cannot be the name of an interface.
+    #[error("\"{0}\" is not a valid name of an interface: give 1 to 15 bytes without '/', '%' and blanks")]
     Name(String),
-    /// The interface cannot be made or attached to.
-    #[error("cannot attach to tap {name}: needs CAP_NET_ADMIN or to be its owner, and nobody else attached")]
+    /// The interface cannot be created or attached to.
+    #[error(
+        "cannot attach to tap {name}: run with CAP_NET_ADMIN or as its owner, and detach any other process from it"
+    )]
     Attach {
-        /// The interface.
+        /// Name of the interface.
         name: String,
-        /// The cause.
+        /// Error of TUNSETIFF.
         source: io::Error,
     },
-    /// Something else was passed.
-    #[error("the file descriptor passed is no tap interface: open /dev/net/tun and attach it with TUNSETIFF")]
+    /// The file descriptor that was passed is not a tap.
+    #[error(
+        "the file descriptor that was passed is not a tap interface: open /dev/net/tun and attach it with TUNSETIFF"
+    )]
     NotTap {
-        /// The cause.
+        /// Error of TUNGETIFF.
         source: io::Error,
     },
-    /// A tap of another kind was passed.
+    /// The tap that was passed has other flags.
     #[error("tap {name} has flags {flags:#x}: attach it with IFF_TAP, IFF_NO_PI and IFF_VNET_HDR")]
     Flags {
-        /// The interface.
+        /// Name of the interface.
         name: String,
-        /// As TUNGETIFF tells them.
+        /// The flags that TUNGETIFF returns.
         flags: libc::c_int,
     },
     /// The driver is too old, or the file descriptor is broken.
-    #[error("tap {name}: {operation} failed: a Linux kernel from 4.0 on is needed")]
+    #[error("tap {name}: {operation} failed: use Linux 4.0 or later")]
     Configure {
-        /// The interface.
+        /// Name of the interface.
         name: String,
-        /// Which call.
+        /// The call, such as TUNSETVNETHDRSZ.
         operation: &'static str,
-        /// The cause.
+        /// The error of the call.
         source: io::Error,
     },
 }
@@ -74,15 +78,12 @@ pub struct Tap {
 }
 
 impl Tap {
-    /// Attaches to the tap called `name`, which is created if it is missing and then goes with the process; without
-    /// a name the kernel chooses one.
-    ///
-    /// # Errors
-    /// See [`TapError`].
+    /// Attaches to the tap called `name`. If there is none, the kernel creates it and removes it with the process.
+    /// Without a name the kernel chooses one.
     pub fn open(name: Option<&str>) -> Result<Self, TapError> {
         let mut request = request(name.unwrap_or_default())?;
-        request.ifr_ifru.ifru_flags = FLAGS as libc::c_short;
-        // O_CLOEXEC is set by the standard library.
+        request.ifr_ifru.ifru_flags = FLAGS;
+        // The standard library sets O_CLOEXEC.
         let options = OpenOptions::new().read(true).write(true).custom_flags(libc::O_NONBLOCK).clone();
         let fd = OwnedFd::from(options.open(TUN).map_err(|source| TapError::OpenTun { source })?);
         let attach_error = |source| TapError::Attach { name: name.unwrap_or("(any)").to_owned(), source };
@@ -93,20 +94,17 @@ impl Tap {
         Ok(tap)
     }
 
-    /// A tap that someone else attached, with the flags that [`Tap::open`] uses.
-    ///
-    /// # Errors
-    /// See [`TapError`].
+    /// Takes a tap that another process attached with the flags that [`Tap::open`] uses.
     pub fn from_fd(fd: OwnedFd) -> Result<Self, TapError> {
         let mut request = request("")?;
         // SAFETY: TUNGETIFF writes a struct ifreq, which `request` is.
         check(unsafe { libc::ioctl(fd.as_raw_fd(), libc::TUNGETIFF, &mut request) })
             .map_err(|source| TapError::NotTap { source })?;
-        // SAFETY: TUNGETIFF has set the flags; any bits are valid ones.
-        let flags = libc::c_int::from(unsafe { request.ifr_ifru.ifru_flags });
+        // SAFETY: TUNGETIFF has set the flags, and all bit patterns are valid.
+        let flags = unsafe { request.ifr_ifru.ifru_flags };
         let name = interface_name(&request);
         if flags & FLAGS != FLAGS {
-            return Err(TapError::Flags { name, flags });
+            return Err(TapError::Flags { name, flags: flags.into() });
         }
         let tap = Self { fd, name };
         tap.configure()?;
@@ -121,6 +119,7 @@ impl Tap {
     fn configure(&self) -> Result<(), TapError> {
         let name = self.name.as_str();
         let error = |operation| move |source| TapError::Configure { name: name.to_owned(), operation, source };
+        #[expect(clippy::cast_possible_truncation, reason = "12 bytes")]
         let size = HEADER as libc::c_int;
         // SAFETY: TUNSETVNETHDRSZ reads an int.
         check(unsafe { libc::ioctl(self.fd.as_raw_fd(), libc::TUNSETVNETHDRSZ, &size) })
@@ -139,7 +138,7 @@ impl Tap {
     }
 }
 
-impl Link for Tap {
+impl NetBackend for Tap {
     fn fd(&self) -> BorrowedFd<'_> {
         self.fd.as_fd()
     }
@@ -165,7 +164,7 @@ fn check(result: libc::c_int) -> io::Result<()> {
     }
 }
 
-/// About the interface called `name`; an empty name is a question.
+/// A request about the interface called `name`, which may be empty.
 fn request(name: &str) -> Result<libc::ifreq, TapError> {
     // SAFETY: a struct ifreq is numbers and arrays of them, for which zeroes are valid.
     let mut request: libc::ifreq = unsafe { std::mem::zeroed() };
@@ -196,7 +195,7 @@ mod tests {
     }
 
     #[test]
-    fn a_file_descriptor_that_is_no_tap_is_refused() {
+    fn a_file_descriptor_that_is_not_a_tap_is_refused() {
         let file = tempfile::tempfile().unwrap();
         assert!(matches!(Tap::from_fd(file.into()), Err(TapError::NotTap { .. })));
     }

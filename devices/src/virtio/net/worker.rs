@@ -1,7 +1,7 @@
 //! A network device's thread: both directions, one epoll.
 //!
-//! The host's interface is watched only for what can be done at the time: for frames while the guest has buffers,
-//! for room while the guest has a frame that did not fit. So a guest that stands still costs nothing.
+//! It watches the host's interface for frames only while the guest has buffers, and for room only while the guest has a
+//! frame that did not fit. An idle guest therefore costs nothing.
 
 use std::io;
 use std::os::fd::BorrowedFd;
@@ -10,9 +10,9 @@ use std::sync::Arc;
 
 use vmm_sys_util::epoll::EventSet;
 
-use super::receive::{Received, Receiver};
-use super::transmit::{Sent, Transmitter};
-use super::Link;
+use super::backend::NetBackend;
+use super::receive::{Receiver, RxOutcome};
+use super::transmit::{Transmitter, TxOutcome};
 use crate::virtio::queue::retire;
 use crate::virtio::{DeviceInterrupt, QueueError};
 use crate::worker::{Next, Poller, Worker};
@@ -21,21 +21,21 @@ const RECEIVE: u64 = 0;
 const TRANSMIT: u64 = 1;
 const LINK: u64 = 2;
 
-/// The inside of an active network device.
+/// The worker of an active network device.
 pub struct NetWorker {
-    /// For logs.
+    /// The device's name in logs.
     pub name: String,
     /// The host's interface.
-    pub link: Arc<dyn Link>,
-    /// Whether there is one; shared with configuration space.
+    pub link: Arc<dyn NetBackend>,
+    /// Whether the host's interface is there; shared with configuration space.
     pub up: Arc<AtomicBool>,
     /// Host to guest.
     pub receiver: Receiver,
     /// Guest to host.
     pub transmitter: Transmitter,
-    /// The way to the guest.
+    /// The device's interrupt.
     pub interrupt: Arc<DeviceInterrupt>,
-    /// What the link is watched for.
+    /// The events that the backend is watched for.
     pub watched: EventSet,
 }
 
@@ -45,9 +45,9 @@ impl NetWorker {
             return Next::Continue;
         }
         match self.receiver.receive(self.link.fd(), &self.interrupt) {
-            Ok(Received::Idle) => self.watch(poller, EventSet::IN, true),
-            Ok(Received::Starved) => self.watch(poller, EventSet::IN, false),
-            Ok(Received::LinkLost) => self.lose_link(poller),
+            Ok(RxOutcome::Idle) => self.watch(poller, EventSet::IN, true),
+            Ok(RxOutcome::Starved) => self.watch(poller, EventSet::IN, false),
+            Ok(RxOutcome::LinkLost) => self.lose_link(poller),
             Err(error) => return self.retire(&error),
         }
         Next::Continue
@@ -56,9 +56,9 @@ impl NetWorker {
     fn transmit(&mut self, poller: &Poller) -> Next {
         let link: Option<BorrowedFd<'_>> = self.up.load(Ordering::SeqCst).then(|| self.link.fd());
         match self.transmitter.transmit(link, &self.interrupt) {
-            Ok(Sent::Idle) => self.watch(poller, EventSet::OUT, false),
-            Ok(Sent::Blocked) => self.watch(poller, EventSet::OUT, true),
-            Ok(Sent::LinkLost) => self.lose_link(poller),
+            Ok(TxOutcome::Idle) => self.watch(poller, EventSet::OUT, false),
+            Ok(TxOutcome::Blocked) => self.watch(poller, EventSet::OUT, true),
+            Ok(TxOutcome::LinkLost) => self.lose_link(poller),
             Err(error) => return self.retire(&error),
         }
         Next::Continue
@@ -79,7 +79,7 @@ impl NetWorker {
         }
     }
 
-    /// The interface was deleted. Without this the worker would be woken for it for ever.
+    /// Removes the interface, which was deleted on the host, from the poller: its events would never end.
     fn lose_link(&mut self, poller: &Poller) {
         if self.up.swap(false, Ordering::SeqCst) {
             log::warn!("{}: the host's interface is gone", self.name);
@@ -124,7 +124,7 @@ impl Worker for NetWorker {
             }
             _ if events.intersects(EventSet::ERROR | EventSet::HANG_UP) => {
                 self.lose_link(poller);
-                // What waited for room is dropped.
+                // This drops the frames that waited for room.
                 self.transmit(poller)
             }
             _ => {

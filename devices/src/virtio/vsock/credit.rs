@@ -1,14 +1,14 @@
-//! Flow control of one connection (VIRTIO 1.2, 5.10.6.3): counters only. Called by the device's worker.
+//! Flow control of one connection (VIRTIO 1.2, 5.10.6.3): counters only. The device's worker calls it.
 //!
-//! Each side tells the other how large its receive buffer is and how many bytes it has taken out of it. The sender
-//! keeps the bytes in flight below that. All counters wrap at 2^32.
+//! Each side reports the size of its receive buffer and the number of bytes that it has taken from it. The sender keeps
+//! fewer bytes in flight than the buffer has free. All counters wrap at 2^32.
 
-use super::packet::Header;
+use super::packet::PacketHeader;
 
-/// The device's receive buffer per connection, in bytes: what a guest may send before the host's reader takes it.
+/// The device's receive buffer per connection, in bytes: a guest may send this much before the host reads.
 pub const BUF_ALLOC: u32 = 256 * 1024;
 
-/// The guest is told about freed space when less than this is left by its own reckoning.
+/// The device reports freed space when the guest counts fewer free bytes than this.
 const UPDATE_BELOW: u32 = BUF_ALLOC / 2;
 
 /// Counters of both directions.
@@ -20,30 +20,30 @@ pub struct Credit {
     peer_fwd_cnt: u32,
     /// Bytes received from the guest.
     received: u32,
-    /// Of those, bytes that left the device's buffer.
+    /// Received bytes that have left the device's buffer.
     forwarded: u32,
-    /// `forwarded` as last told to the guest.
-    told: u32,
+    /// `forwarded` as last reported to the guest.
+    last_fwd_cnt: u32,
 }
 
 impl Credit {
-    /// Takes over what a packet from the guest says about its buffer.
-    pub fn learn(&mut self, header: &Header) {
+    /// Takes the state of the guest's buffer from a packet.
+    pub fn update_peer(&mut self, header: &PacketHeader) {
         self.peer_buf_alloc = header.buf_alloc;
         self.peer_fwd_cnt = header.fwd_cnt;
     }
 
-    /// Bytes that may be sent now. 0 for a guest whose counters make no sense.
-    pub fn sendable(&self) -> u32 {
+    /// Free bytes in the guest's buffer, which may be sent now. 0 if the guest's counters are invalid.
+    pub fn peer_free(&self) -> u32 {
         self.peer_buf_alloc.saturating_sub(self.sent.wrapping_sub(self.peer_fwd_cnt))
     }
 
-    /// `len` bytes were sent; no more than [`Self::sendable`].
+    /// Counts `len` bytes as sent; at most [`Self::peer_free`].
     pub fn send(&mut self, len: u32) {
         self.sent = self.sent.wrapping_add(len);
     }
 
-    /// Takes `len` bytes from the guest; false if it may not send that many.
+    /// Counts `len` bytes as received. False if the guest exceeds its credit.
     #[must_use]
     pub fn receive(&mut self, len: u32) -> bool {
         let fits = self.buffered().checked_add(len).is_some_and(|total| total <= BUF_ALLOC);
@@ -53,28 +53,28 @@ impl Credit {
         fits
     }
 
-    /// `len` received bytes left the device's buffer.
+    /// Counts `len` received bytes as gone from the device's buffer.
     pub fn forward(&mut self, len: u32) {
         debug_assert!(len <= self.buffered(), "more forwarded than received");
         self.forwarded = self.forwarded.wrapping_add(len);
     }
 
-    /// Bytes received and not forwarded.
+    /// Number of bytes received and not forwarded.
     pub fn buffered(&self) -> u32 {
         self.received.wrapping_sub(self.forwarded)
     }
 
-    /// Whether the guest, by what it was told, is short of space that is in fact free.
+    /// Whether the guest counts too few free bytes because it does not know of freed ones.
     pub fn update_due(&self) -> bool {
-        let in_flight = self.received.wrapping_sub(self.told);
-        self.forwarded != self.told && BUF_ALLOC.saturating_sub(in_flight) < UPDATE_BELOW
+        let in_flight = self.received.wrapping_sub(self.last_fwd_cnt);
+        self.forwarded != self.last_fwd_cnt && BUF_ALLOC.saturating_sub(in_flight) < UPDATE_BELOW
     }
 
     /// Writes the state of the device's buffer into a packet that is about to be sent.
-    pub fn tell(&mut self, header: &mut Header) {
+    pub fn fill_header(&mut self, header: &mut PacketHeader) {
         header.buf_alloc = BUF_ALLOC;
         header.fwd_cnt = self.forwarded;
-        self.told = self.forwarded;
+        self.last_fwd_cnt = self.forwarded;
     }
 }
 
@@ -82,43 +82,43 @@ impl Credit {
 mod tests {
     use super::*;
 
-    fn peer(buf_alloc: u32, fwd_cnt: u32) -> Header {
-        Header { buf_alloc, fwd_cnt, ..Header::default() }
+    fn peer(buf_alloc: u32, fwd_cnt: u32) -> PacketHeader {
+        PacketHeader { buf_alloc, fwd_cnt, ..PacketHeader::default() }
     }
 
     #[test]
     fn sending_stops_at_the_peers_buffer_and_goes_on_as_it_is_emptied() {
         let mut credit = Credit::default();
-        assert_eq!(credit.sendable(), 0);
-        credit.learn(&peer(1000, 0));
-        assert_eq!(credit.sendable(), 1000);
+        assert_eq!(credit.peer_free(), 0);
+        credit.update_peer(&peer(1000, 0));
+        assert_eq!(credit.peer_free(), 1000);
         credit.send(1000);
-        assert_eq!(credit.sendable(), 0);
-        credit.learn(&peer(1000, 400));
-        assert_eq!(credit.sendable(), 400);
-        credit.learn(&peer(500, 400));
-        assert_eq!(credit.sendable(), 0);
+        assert_eq!(credit.peer_free(), 0);
+        credit.update_peer(&peer(1000, 400));
+        assert_eq!(credit.peer_free(), 400);
+        credit.update_peer(&peer(500, 400));
+        assert_eq!(credit.peer_free(), 0);
     }
 
     #[test]
     fn counters_wrap() {
         let mut credit = Credit { sent: u32::MAX - 9, peer_fwd_cnt: u32::MAX - 9, ..Credit::default() };
-        credit.learn(&peer(100, u32::MAX - 9));
+        credit.update_peer(&peer(100, u32::MAX - 9));
         credit.send(50);
-        assert_eq!(credit.sendable(), 50);
-        credit.learn(&peer(100, 40));
-        assert_eq!(credit.sendable(), 100);
+        assert_eq!(credit.peer_free(), 50);
+        credit.update_peer(&peer(100, 40));
+        assert_eq!(credit.peer_free(), 100);
     }
 
     #[test]
-    fn a_peer_that_claims_to_have_taken_more_than_was_sent_gets_nothing() {
+    fn a_peer_that_reports_more_bytes_taken_than_sent_gets_nothing() {
         let mut credit = Credit::default();
-        credit.learn(&peer(1000, 1));
-        assert_eq!(credit.sendable(), 0);
+        credit.update_peer(&peer(1000, 1));
+        assert_eq!(credit.peer_free(), 0);
     }
 
     #[test]
-    fn receiving_is_bounded_by_the_own_buffer() {
+    fn receiving_is_bounded_by_the_devices_buffer() {
         let mut credit = Credit::default();
         assert!(credit.receive(BUF_ALLOC));
         assert!(!credit.receive(1));
@@ -136,8 +136,8 @@ mod tests {
         assert!(!credit.update_due());
         assert!(credit.receive(1));
         assert!(credit.update_due());
-        let mut header = Header::default();
-        credit.tell(&mut header);
+        let mut header = PacketHeader::default();
+        credit.fill_header(&mut header);
         assert_eq!((header.buf_alloc, header.fwd_cnt), (BUF_ALLOC, UPDATE_BELOW));
         assert!(!credit.update_due());
     }

@@ -8,10 +8,10 @@ use std::time::Duration;
 use virtio_bindings::bindings::virtio_ring::VIRTIO_RING_F_EVENT_IDX;
 
 use super::*;
-use crate::testing::{activate, Line, WAIT};
+use crate::testing::{activate, Line, TEST_TIMEOUT};
 use crate::virtio::vsock::credit::BUF_ALLOC;
-use crate::virtio::vsock::guest::{packet, Guest, GUEST_CID, PACKET, RX_BUFFER};
-use crate::virtio::vsock::packet::{Op, Ports, SHUTDOWN_BOTH, SHUTDOWN_SEND};
+use crate::virtio::vsock::guest::{packet, TestGuest, GUEST_CID, PACKET, RX_BUFFER};
+use crate::virtio::vsock::packet::{Op, PacketHeader, Ports, SHUTDOWN_BOTH, SHUTDOWN_SEND};
 
 const EVENT_IDX: u64 = 1 << VIRTIO_RING_F_EVENT_IDX;
 const PORTS: Ports = Ports { host: 1024, guest: 5000 };
@@ -20,14 +20,14 @@ const PORTS: Ports = Ports { host: 1024, guest: 5000 };
 struct Bench {
     device: Vsock,
     handle: VsockHandle,
-    guest: Guest,
+    guest: TestGuest,
     line: Arc<Line>,
     interrupt: Arc<DeviceInterrupt>,
 }
 
 impl Bench {
     fn new(features: u64) -> Self {
-        let (device, handle) = Vsock::new(VsockConfig { guest_cid: GUEST_CID });
+        let (device, handle) = Vsock::new(VsockDeviceConfig { guest_cid: GUEST_CID });
         Self::over(device, handle, features)
     }
 
@@ -35,12 +35,12 @@ impl Bench {
         let activated = activate(&mut device, features, 256);
         let mut queues = activated.queues.into_iter();
         let (rx, tx) = (queues.next().unwrap(), queues.next().unwrap());
-        let mut guest = Guest::new(&activated.ram, rx, tx);
+        let mut guest = TestGuest::new(&activated.ram, rx, tx);
         guest.post(64, RX_BUFFER);
         Self { device, handle, guest, line: activated.line, interrupt: activated.interrupt }
     }
 
-    fn receive(&mut self) -> (Header, Vec<u8>) {
+    fn receive(&mut self) -> (PacketHeader, Vec<u8>) {
         loop {
             let seen = self.line.count();
             if let Some(packet) = self.guest.receive() {
@@ -51,7 +51,7 @@ impl Bench {
     }
 
     #[track_caller]
-    fn expect(&mut self, op: Op) -> (Header, Vec<u8>) {
+    fn expect(&mut self, op: Op) -> (PacketHeader, Vec<u8>) {
         let (header, payload) = self.receive();
         assert_eq!(header.op(), Some(op), "{header:?}");
         (header, payload)
@@ -61,20 +61,20 @@ impl Bench {
         let listener = self.handle.listen(PORTS.host).unwrap();
         self.guest.send(packet(PORTS, Op::Request), &[]);
         self.expect(Op::Response);
-        let stream = listener.recv_timeout(WAIT).unwrap();
-        stream.set_read_timeout(Some(WAIT)).unwrap();
+        let stream = listener.recv_timeout(TEST_TIMEOUT).unwrap();
+        stream.set_read_timeout(Some(TEST_TIMEOUT)).unwrap();
         (listener, stream)
     }
 }
 
-/// Bytes that tell where in a stream they are.
+/// Bytes that depend on their position in a stream.
 fn pattern(start: usize, len: usize) -> Vec<u8> {
     (start..start + len).map(|at| (at ^ at >> 8 ^ at >> 16) as u8).collect()
 }
 
 #[test]
 fn configuration_space_is_the_guest_cid_and_nothing_else() {
-    let (device, _handle) = Vsock::new(VsockConfig { guest_cid: 0x1_0203 });
+    let (device, _handle) = Vsock::new(VsockDeviceConfig { guest_cid: 0x1_0203 });
     let mut data = [0xee; 12];
     device.read_config(0, &mut data);
     assert_eq!(data, [3, 2, 1, 0, 0, 0, 0, 0, 0, 0, 0, 0]);
@@ -85,8 +85,8 @@ fn configuration_space_is_the_guest_cid_and_nothing_else() {
 }
 
 #[test]
-fn a_driver_without_transmit_queue_is_turned_away() {
-    let (mut device, _handle) = Vsock::new(VsockConfig { guest_cid: GUEST_CID });
+fn a_driver_without_transmit_queue_is_refused() {
+    let (mut device, _handle) = Vsock::new(VsockDeviceConfig { guest_cid: GUEST_CID });
     let ram = crate::testing::TestRam::new();
     let line = Arc::new(Line::default());
     let queue = crate::testing::DriverQueue::new(&ram, &line, 16, 0);
@@ -101,9 +101,9 @@ fn a_driver_without_transmit_queue_is_turned_away() {
 
 #[test]
 fn a_connection_asked_for_before_the_driver_is_there_is_made_once_it_is() {
-    let (device, handle) = Vsock::new(VsockConfig { guest_cid: GUEST_CID });
+    let (device, handle) = Vsock::new(VsockDeviceConfig { guest_cid: GUEST_CID });
     let early = handle.clone();
-    let caller = thread::spawn(move || early.connect(10, WAIT));
+    let caller = thread::spawn(move || early.connect(10, TEST_TIMEOUT));
     while handle_is_idle(&device) {
         thread::yield_now();
     }
@@ -120,10 +120,10 @@ fn handle_is_idle(device: &Vsock) -> bool {
 }
 
 #[test]
-fn the_handle_outlives_the_device_and_says_so() {
-    let (device, handle) = Vsock::new(VsockConfig { guest_cid: GUEST_CID });
+fn a_handle_that_outlives_the_device_reports_that_it_is_gone() {
+    let (device, handle) = Vsock::new(VsockDeviceConfig { guest_cid: GUEST_CID });
     let other = handle.clone();
-    let caller = thread::spawn(move || other.connect(10, WAIT));
+    let caller = thread::spawn(move || other.connect(10, TEST_TIMEOUT));
     while handle_is_idle(&device) {
         thread::yield_now();
     }
@@ -143,7 +143,7 @@ fn the_driver_going_away_ends_connections_and_loses_nothing_that_was_sent() {
     stream.read_to_string(&mut text).unwrap();
     assert_eq!(text, "last words");
     assert!(stream.write_all(b"too late").is_err());
-    // The next driver starts afresh, with the listeners that there were.
+    // The next driver has no connections, but the listeners remain.
     let Bench { device, handle, .. } = bench;
     let mut bench = Bench::over(device, handle, 0);
     bench.guest.send(packet(PORTS, Op::Request), &[]);
@@ -226,7 +226,7 @@ fn guest_to_host(features: u64, total: usize, chunk: usize) {
         sent += len;
     }
     bench.wait_to_send();
-    bench.guest.send(Header { flags: SHUTDOWN_BOTH, ..packet(PORTS, Op::Shutdown) }, &[]);
+    bench.guest.send(PacketHeader { flags: SHUTDOWN_BOTH, ..packet(PORTS, Op::Shutdown) }, &[]);
     assert_eq!(reader.join().unwrap(), total);
 }
 
@@ -242,13 +242,13 @@ impl Bench {
     }
 }
 
-/// The host writes `total` bytes; the guest has `window` bytes of room and frees them in bursts.
+/// The host writes `total` bytes. The guest has `window` bytes of room and frees them in bursts.
 fn host_to_guest(features: u64, total: usize, window: u32) {
     let mut bench = Bench::new(features);
     let listener = bench.handle.listen(PORTS.host).unwrap();
-    bench.guest.send(Header { buf_alloc: window, ..packet(PORTS, Op::Request) }, &[]);
+    bench.guest.send(PacketHeader { buf_alloc: window, ..packet(PORTS, Op::Request) }, &[]);
     bench.expect(Op::Response);
-    let mut stream = listener.recv_timeout(WAIT).unwrap();
+    let mut stream = listener.recv_timeout(TEST_TIMEOUT).unwrap();
     let writer = thread::spawn(move || {
         let mut at = 0;
         while at < total {
@@ -257,23 +257,24 @@ fn host_to_guest(features: u64, total: usize, window: u32) {
             at += len;
         }
     });
-    let (mut at, mut told) = (0usize, 0usize);
+    let (mut at, mut reported) = (0usize, 0usize);
     loop {
         let (header, payload) = bench.receive();
         match header.op() {
             Some(Op::Rw) => {
                 assert!(payload == pattern(at, payload.len()), "wrong bytes at {at}");
                 at += payload.len();
-                assert!(at - told <= window as usize, "more in flight than the guest has room for");
+                assert!(at - reported <= window as usize, "more in flight than the guest has room for");
             }
             Some(Op::Shutdown) if header.flags & SHUTDOWN_SEND != 0 => break,
             Some(Op::Shutdown | Op::CreditRequest) => {}
             op => panic!("{op:?}"),
         }
-        if at - told > window as usize / 2 || header.op() == Some(Op::CreditRequest) {
-            told = at;
+        if at - reported > window as usize / 2 || header.op() == Some(Op::CreditRequest) {
+            reported = at;
             bench.wait_to_send();
-            let update = Header { buf_alloc: window, fwd_cnt: told as u32, ..packet(PORTS, Op::CreditUpdate) };
+            let update =
+                PacketHeader { buf_alloc: window, fwd_cnt: reported as u32, ..packet(PORTS, Op::CreditUpdate) };
             bench.guest.send(update, &[]);
         }
     }
@@ -292,7 +293,7 @@ fn sixty_four_mib_from_the_host_arrive_whole() {
 }
 
 #[test]
-fn transfers_work_without_event_idx_and_in_small_pieces() {
+fn transfers_work_without_event_idx_and_in_small_chunks() {
     guest_to_host(0, 1 << 20, 777);
     host_to_guest(0, 1 << 20, 5000);
 }
@@ -306,7 +307,7 @@ fn many_connections_at_a_time() {
         .map(|index| {
             let handle = bench.handle.clone();
             thread::spawn(move || {
-                let mut stream = handle.connect(7, WAIT).unwrap();
+                let mut stream = handle.connect(7, TEST_TIMEOUT).unwrap();
                 let data = pattern(index * 1000, 5000);
                 stream.write_all(&data).unwrap();
                 stream.shutdown(std::net::Shutdown::Write).unwrap();
@@ -325,10 +326,10 @@ fn many_connections_at_a_time() {
             Some(Op::Request) => packet(ports, Op::Response),
             Some(Op::Rw) => {
                 *received.entry(ports.host).or_default() += header.len;
-                Header { fwd_cnt: received[&ports.host], ..packet(ports, Op::Rw) }
+                PacketHeader { fwd_cnt: received[&ports.host], ..packet(ports, Op::Rw) }
             }
             Some(Op::Shutdown) if header.flags == SHUTDOWN_SEND => {
-                Header { flags: SHUTDOWN_BOTH, ..packet(ports, Op::Shutdown) }
+                PacketHeader { flags: SHUTDOWN_BOTH, ..packet(ports, Op::Shutdown) }
             }
             Some(Op::Rst) => {
                 open -= 1;

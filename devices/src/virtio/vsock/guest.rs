@@ -1,33 +1,33 @@
-//! The guest's side of the two queues, for tests: packets in and out, as little clever as possible.
+//! The guest's side of the two queues, for tests: sends and receives packets without any state of connections.
 
 use std::collections::HashMap;
 
 use vm_memory::{Address, GuestAddress};
 
-use super::packet::{Header, Op, Ports, HEADER_LEN, HOST_CID, TYPE_STREAM};
+use super::packet::{Op, PacketHeader, Ports, HEADER_LEN, HOST_CID, TYPE_STREAM};
 use crate::testing::queue::WRITE;
 use crate::testing::{Descriptor, DriverQueue, TestRam};
 
 pub const GUEST_CID: u64 = 3;
-/// Largest packet that [`Guest::send`] takes.
+/// Largest packet that [`TestGuest::send`] takes.
 pub const PACKET: usize = 64 * 1024;
-/// What Linux posts.
+/// Length of the buffers that Linux posts.
 pub const RX_BUFFER: u32 = 4096;
 const TX_SLOTS: usize = 16;
 
 /// A driver without connections of its own.
-pub struct Guest {
+pub struct TestGuest {
     pub ram: TestRam,
     pub rx: DriverQueue,
     pub tx: DriverQueue,
-    /// Where the posted buffers are, by descriptor.
+    /// Addresses and lengths of the posted buffers, by descriptor.
     posted: HashMap<u32, (GuestAddress, u32)>,
     slots: Vec<GuestAddress>,
     next_slot: usize,
     in_flight: usize,
 }
 
-impl Guest {
+impl TestGuest {
     pub fn new(ram: &TestRam, rx: DriverQueue, tx: DriverQueue) -> Self {
         let slots = (0..TX_SLOTS).map(|_| ram.alloc((HEADER_LEN + PACKET) as u64)).collect();
         Self { ram: ram.again(), rx, tx, posted: HashMap::new(), slots, next_slot: 0, in_flight: 0 }
@@ -48,8 +48,8 @@ impl Guest {
         self.rx.publish(head);
     }
 
-    /// The next packet, if there is one; its buffer is posted again.
-    pub fn receive(&mut self) -> Option<(Header, Vec<u8>)> {
+    /// Takes the next packet, if there is one, and posts its buffer again.
+    pub fn receive(&mut self) -> Option<(PacketHeader, Vec<u8>)> {
         let (used, addr, len) = loop {
             let used = self.rx.used()?;
             let (addr, len) = self.posted.remove(&used.id).expect("a buffer that was posted");
@@ -65,12 +65,12 @@ impl Guest {
             self.rx.kick();
         }
         let (header, payload) = bytes.split_first_chunk::<HEADER_LEN>().expect("a whole header");
-        let header = Header::parse(header);
+        let header = PacketHeader::parse(header);
         assert_eq!(header.len as usize, payload.len());
         Some((header, payload.to_vec()))
     }
 
-    /// Room for one more packet in the transmit queue.
+    /// Whether the transmit queue has room for one more packet.
     pub fn can_send(&mut self) -> bool {
         while self.tx.used().is_some() {
             self.in_flight -= 1;
@@ -78,9 +78,9 @@ impl Guest {
         self.in_flight < TX_SLOTS
     }
 
-    /// Sends a packet; its length is that of the payload unless `header` says more.
-    pub fn send(&mut self, mut header: Header, payload: &[u8]) {
-        assert!(self.can_send(), "a test that keeps too many packets in flight");
+    /// Sends a packet. Its length is that of the payload, unless `header.len` is larger.
+    pub fn send(&mut self, mut header: PacketHeader, payload: &[u8]) {
+        assert!(self.can_send(), "the test keeps too many packets in flight");
         header.len = header.len.max(payload.len() as u32);
         let addr = self.slots[self.next_slot];
         self.next_slot = (self.next_slot + 1) % TX_SLOTS;
@@ -97,8 +97,8 @@ impl Guest {
 }
 
 /// A packet from the guest with a large receive buffer behind it.
-pub fn packet(ports: Ports, op: Op) -> Header {
-    Header {
+pub fn packet(ports: Ports, op: Op) -> PacketHeader {
+    PacketHeader {
         src_cid: GUEST_CID,
         dst_cid: HOST_CID,
         src_port: ports.guest,
@@ -106,6 +106,6 @@ pub fn packet(ports: Ports, op: Op) -> Header {
         kind: TYPE_STREAM,
         op: op as u16,
         buf_alloc: 1 << 20,
-        ..Header::default()
+        ..PacketHeader::default()
     }
 }

@@ -1,5 +1,5 @@
-//! The host's side of vsock: connects to ports of the guest and listens for it. [`VsockHandle`] is used from any
-//! thread; what it wants goes through a queue to the device's worker.
+//! The host's side of vsock: connects to ports of the guest and listens for its connections. Any thread may use a
+//! [`VsockHandle`]; its commands go to the device's worker through a queue.
 
 use std::collections::HashMap;
 use std::io;
@@ -10,26 +10,26 @@ use std::time::Duration;
 
 use vmm_sys_util::eventfd::EventFd;
 
-/// Connections that wait to be taken from a listener; further ones are refused.
+/// Most connections that wait to be accepted at a listener; further ones are refused.
 const BACKLOG: usize = 128;
 
 /// The host's side of a vsock device.
 ///
-/// Streams end like a TCP connection: a half-close reaches the other side, everything written before the end is
-/// delivered, and when the guest's driver goes away all of them end.
+/// Streams end like TCP connections: a half-close reaches the other side, and all bytes written before the end are
+/// delivered. When the guest's driver goes away, all streams end.
 #[derive(Clone, Debug)]
-pub struct VsockHandle(Arc<Shared>);
+pub struct VsockHandle(Arc<VsockShared>);
 
 impl VsockHandle {
-    pub(super) fn new(shared: Arc<Shared>) -> Self {
+    pub(super) fn new(shared: Arc<VsockShared>) -> Self {
         Self(shared)
     }
 
     /// Connects to a port of the guest and returns when the guest has accepted. May be called before the guest has
-    /// booted: the request waits for its driver.
+    /// booted: the request then waits for the guest's driver.
     ///
     /// # Errors
-    /// `ConnectionRefused`: the guest is there and nobody listens. `TimedOut`: no answer within `timeout`.
+    /// `ConnectionRefused`: nothing in the guest listens. `TimedOut`: no answer within `timeout`.
     /// `NotConnected`: the device is gone.
     pub fn connect(&self, port: u32, timeout: Duration) -> io::Result<UnixStream> {
         let (reply, answer) = mpsc::sync_channel(1);
@@ -39,14 +39,14 @@ impl VsockHandle {
             Err(RecvTimeoutError::Disconnected) => Err(gone()),
             Err(RecvTimeoutError::Timeout) => {
                 self.0.cancel(id);
-                // An answer in this very moment is as good as one in time; a later one ends the connection.
+                // Accept an answer that has come in this moment. A later one ends the connection.
                 answer.try_recv().unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into()))
             }
         }
     }
 
-    /// Takes connections of the guest to a port of the host. They end when the receiver is dropped; after that, and
-    /// on all other ports, connections are refused.
+    /// Accepts connections of the guest to a port of the host. Connections to a port whose receiver was dropped, or
+    /// that was never listened on, are refused.
     ///
     /// # Errors
     /// `AddrInUse`: the port has a listener.
@@ -55,7 +55,7 @@ impl VsockHandle {
         if listeners.contains_key(&port) {
             return Err(io::Error::new(
                 io::ErrorKind::AddrInUse,
-                format!("vsock port {port} has a listener; choose another port or `unlisten` it first"),
+                format!("vsock port {port} has a listener: choose another port or call `unlisten` first"),
             ));
         }
         let (sender, receiver) = mpsc::sync_channel(BACKLOG);
@@ -63,7 +63,7 @@ impl VsockHandle {
         Ok(receiver)
     }
 
-    /// Refuses further connections to a port of the host. Accepted ones go on.
+    /// Refuses further connections to a port of the host. Accepted ones stay open.
     pub fn unlisten(&self, port: u32) {
         self.0.unlisten(port);
     }
@@ -73,61 +73,62 @@ fn gone() -> io::Error {
     io::Error::new(io::ErrorKind::NotConnected, "the virtual machine's vsock device is gone")
 }
 
-/// A connection that the host wants.
+/// A request of the host for a connection.
 #[derive(Debug)]
-pub(super) struct Connect {
-    /// To cancel it by.
+pub(super) struct ConnectRequest {
+    /// Identifies the request in [`MuxerCommand::Cancel`].
     pub id: u64,
     /// The guest's port.
     pub port: u32,
     reply: SyncSender<io::Result<UnixStream>>,
 }
 
-impl Connect {
-    /// Tells whoever waits. If nobody does, a stream in `result` is closed, which ends the connection.
+impl ConnectRequest {
+    /// Sends the result to the caller of `connect`. If it does not wait any more, a stream in `result` is closed, which
+    /// ends the connection.
     pub fn answer(self, result: io::Result<UnixStream>) {
         drop(self.reply.try_send(result));
     }
 }
 
-/// What a handle wants from the worker.
+/// A command from a handle to the worker.
 #[derive(Debug)]
-pub(super) enum Command {
-    /// A connection.
-    Connect(Connect),
-    /// Not any more.
+pub(super) enum MuxerCommand {
+    /// Establish a connection.
+    Connect(ConnectRequest),
+    /// Cancel the request with this id.
     Cancel(u64),
 }
 
-/// What handles and the device share.
+/// State that the handles and the device share.
 #[derive(Debug, Default)]
-pub(super) struct Shared {
+pub(super) struct VsockShared {
     inbox: Mutex<Inbox>,
     listeners: Mutex<HashMap<u32, SyncSender<UnixStream>>>,
 }
 
 #[derive(Debug, Default)]
 struct Inbox {
-    commands: Vec<Command>,
+    commands: Vec<MuxerCommand>,
     next_id: u64,
-    /// Of the worker, while there is one.
+    /// Wakes the worker, while there is one.
     wake: Option<EventFd>,
     closed: bool,
 }
 
 impl Inbox {
-    fn push(&mut self, command: Command) {
+    fn push(&mut self, command: MuxerCommand) {
         self.commands.push(command);
         if let Some(wake) = &self.wake {
             if let Err(error) = wake.write(1) {
-                // Only a full counter refuses, and that wakes too.
+                // Only a full counter refuses a write, and a full counter wakes the worker too.
                 log::debug!("wake-up of a vsock worker: {error}");
             }
         }
     }
 }
 
-impl Shared {
+impl VsockShared {
     fn inbox(&self) -> MutexGuard<'_, Inbox> {
         self.inbox.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -143,52 +144,52 @@ impl Shared {
         }
         let id = inbox.next_id;
         inbox.next_id += 1;
-        inbox.push(Command::Connect(Connect { id, port, reply }));
+        inbox.push(MuxerCommand::Connect(ConnectRequest { id, port, reply }));
         Ok(id)
     }
 
     fn cancel(&self, id: u64) {
         let mut inbox = self.inbox();
-        let waiting = |command: &Command| matches!(command, Command::Connect(connect) if connect.id == id);
+        let waiting = |command: &MuxerCommand| matches!(command, MuxerCommand::Connect(connect) if connect.id == id);
         if let Some(index) = inbox.commands.iter().position(waiting) {
             inbox.commands.remove(index);
         } else if inbox.wake.is_some() {
-            inbox.push(Command::Cancel(id));
+            inbox.push(MuxerCommand::Cancel(id));
         }
     }
 
-    /// From now on the worker is woken by `wake`, or there is none.
+    /// Sets the eventfd that wakes the worker, or `None` if there is no worker.
     pub fn set_wake(&self, wake: Option<EventFd>) {
         self.inbox().wake = wake;
     }
 
-    /// All commands since the last time.
-    pub fn take_commands(&self) -> Vec<Command> {
+    /// Takes all commands since the last call.
+    pub fn take_commands(&self) -> Vec<MuxerCommand> {
         std::mem::take(&mut self.inbox().commands)
     }
 
-    /// Requests that wait for the next worker.
-    pub fn put_back(&self, requests: impl Iterator<Item = Connect>) {
-        self.inbox().commands.extend(requests.map(Command::Connect));
+    /// Puts requests back, for the next worker.
+    pub fn put_back(&self, requests: impl Iterator<Item = ConnectRequest>) {
+        self.inbox().commands.extend(requests.map(MuxerCommand::Connect));
     }
 
-    /// Whether no command waits.
+    /// Whether there are no commands.
     #[cfg(test)]
     pub fn is_idle(&self) -> bool {
         self.inbox().commands.is_empty()
     }
 
-    /// Where connections to `port` go.
+    /// The listener of `port`.
     pub fn listener(&self, port: u32) -> Option<SyncSender<UnixStream>> {
         self.listeners().get(&port).cloned()
     }
 
-    /// Forgets the listener of `port`.
+    /// Removes the listener of `port`.
     pub fn unlisten(&self, port: u32) {
         self.listeners().remove(&port);
     }
 
-    /// The device is gone: nobody waits any longer.
+    /// Fails all requests and removes all listeners, as the device is gone.
     pub fn close(&self) {
         let mut inbox = self.inbox();
         inbox.closed = true;

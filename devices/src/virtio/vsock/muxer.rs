@@ -1,7 +1,7 @@
-//! All connections of one driver session: who a packet belongs to, whose turn it is, and what is refused. Lives on the
-//! device's worker from activation to deactivation.
+//! All connections from activation to deactivation: finds the connection of a packet, gives each connection its turn to
+//! send, and refuses the packets that belong to none. The device's worker owns it.
 //!
-//! Bounded whatever the guest does: [`MAX_CONNECTIONS`], [`MAX_REFUSALS`], and per connection the buffer that credit
+//! The guest cannot exceed its bounds: [`MAX_CONNECTIONS`], [`MAX_REFUSALS`], and per connection the buffer that credit
 //! allows (`credit::BUF_ALLOC`).
 
 use std::collections::{HashMap, VecDeque};
@@ -15,77 +15,74 @@ use std::time::{Duration, Instant};
 
 use vmm_sys_util::epoll::{ControlOperation, Epoll, EpollEvent, EventSet};
 
-use super::connection::{Connection, Turn, Verdict};
-use super::handle::{Command, Connect, Shared};
-use super::packet::{Header, Op, Ports, HOST_CID, TYPE_STREAM};
+use super::connection::{Turn, Verdict, VsockConnection};
+use super::handle::{ConnectRequest, MuxerCommand, VsockShared};
+use super::packet::{Op, PacketHeader, Ports, HOST_CID, TYPE_STREAM};
 use super::rx::RxRing;
-use super::socket::Socket;
+use super::socket::StreamSocket;
 use crate::virtio::chain::ChainReader;
 use crate::virtio::QueueError;
 use crate::warn_limited;
 
-/// Connections, requested ones and ones that only drain included.
+/// Most connections, including requested ones and those that only drain.
 pub const MAX_CONNECTIONS: usize = 1024;
-/// RSTs that wait for the guest to have buffers; further ones are not sent.
+/// Most RSTs that wait for buffers of the guest; further ones are not sent.
 pub const MAX_REFUSALS: usize = 1024;
-/// How long a guest may take to confirm the end of a connection. Linux waits for 8 s the other way round.
-pub const LINGER: Duration = Duration::from_secs(10);
-/// First port given to connections from the host.
+/// Longest time that a guest may take to confirm the end of a connection. In the other direction Linux waits 8 s.
+pub const SHUTDOWN_TIMEOUT: Duration = Duration::from_secs(10);
+/// First port of the host for its own connections.
 const FIRST_OWN_PORT: u32 = 1 << 30;
-/// Events taken from the kernel at a time.
+/// Most events that one system call returns.
 const EVENTS: usize = 64;
 
 type Token = u64;
 
-/// A connection and its place in the muxer.
+/// A connection and its state in the muxer.
 #[derive(Debug)]
 struct Entry {
-    connection: Connection,
-    /// Is in `turns`.
+    connection: VsockConnection,
+    /// The connection is in `Muxer::turns`.
     queued: bool,
-    /// Its socket is watched for room.
+    /// The muxer watches the socket for room.
     watched_for_room: bool,
-    /// Is in `lingering`.
-    lingers: bool,
+    /// The connection is in `Muxer::closing`.
+    closing: bool,
 }
 
-/// The connections.
+/// All connections of a driver.
 pub struct Muxer {
     guest_cid: u64,
-    shared: Arc<Shared>,
+    shared: Arc<VsockShared>,
     epoll: Epoll,
     entries: HashMap<Token, Entry>,
     tokens: HashMap<Ports, Token>,
-    /// Ended by the guest, with bytes that the host has not taken.
-    drains: HashMap<Token, Socket>,
-    /// Asked for by the host and not answered.
-    requests: HashMap<Ports, Connect>,
-    /// Of those, which the guest has not been asked for yet.
+    /// Connections that the guest ended, with bytes that the host has not read.
+    drains: HashMap<Token, StreamSocket>,
+    /// Requests of the host that the guest has not answered.
+    requests: HashMap<Ports, ConnectRequest>,
+    /// Requests of the host that have not been sent to the guest.
     unsent: VecDeque<Ports>,
-    refusals: VecDeque<Header>,
-    /// Connections that have something for the guest.
+    refusals: VecDeque<PacketHeader>,
+    /// Connections that have packets for the guest.
     turns: VecDeque<Token>,
-    /// Told to be over, in order of their deadline.
-    lingering: VecDeque<(Instant, Token)>,
+    /// Connections whose end the guest has to confirm, sorted by their deadline.
+    closing: VecDeque<(Instant, Token)>,
     next_token: Token,
     next_port: u32,
-    /// [`MAX_CONNECTIONS`], fewer in tests.
+    /// [`MAX_CONNECTIONS`], or fewer in tests.
     limit: usize,
 }
 
 impl AsRawFd for Muxer {
-    /// Readable when [`Muxer::host_events`] has something to do.
+    /// Readable when [`Muxer::host_events`] has work.
     fn as_raw_fd(&self) -> RawFd {
         self.epoll.as_raw_fd()
     }
 }
 
 impl Muxer {
-    /// Without connections.
-    ///
-    /// # Errors
-    /// No file descriptors left.
-    pub fn new(guest_cid: u64, shared: Arc<Shared>) -> io::Result<Self> {
+    /// A muxer without connections.
+    pub fn new(guest_cid: u64, shared: Arc<VsockShared>) -> io::Result<Self> {
         Ok(Self {
             guest_cid,
             shared,
@@ -97,17 +94,17 @@ impl Muxer {
             unsent: VecDeque::new(),
             refusals: VecDeque::new(),
             turns: VecDeque::new(),
-            lingering: VecDeque::new(),
+            closing: VecDeque::new(),
             next_token: 0,
             next_port: FIRST_OWN_PORT,
             limit: MAX_CONNECTIONS,
         })
     }
 
-    /// Handles a packet from the guest; `payload` is all that follows the header.
-    pub fn packet(&mut self, header: &Header, payload: ChainReader<'_>) {
+    /// Handles a packet from the guest. `payload` is everything after the header.
+    pub fn packet(&mut self, header: &PacketHeader, payload: ChainReader<'_>) {
         if header.src_cid != self.guest_cid || header.dst_cid != HOST_CID {
-            warn_limited!("vsock packet from {} to {} dropped", header.src_cid, header.dst_cid);
+            warn_limited!("dropped a vsock packet from {} to {}", header.src_cid, header.dst_cid);
             return;
         }
         let ports = header.ports_from_guest();
@@ -124,14 +121,14 @@ impl Muxer {
         }
     }
 
-    fn connection_packet(&mut self, token: Token, header: &Header, payload: ChainReader<'_>) {
+    fn connection_packet(&mut self, token: Token, header: &PacketHeader, payload: ChainReader<'_>) {
         if header.op() == Some(Op::Rst) {
             self.remove(token);
             return;
         }
         let payload = match header.op() {
             Some(Op::Rw) if header.len > payload.remaining() => {
-                warn_limited!("vsock packet says {} bytes and has {}", header.len, payload.remaining());
+                warn_limited!("a vsock packet announces {} bytes and has {}", header.len, payload.remaining());
                 return self.reset(token);
             }
             _ => payload.limited(header.len),
@@ -143,15 +140,15 @@ impl Muxer {
         }
     }
 
-    /// The guest answers a request of the host.
-    fn request_answered(&mut self, connect: Connect, header: &Header) {
+    /// Handles the guest's answer to a request of the host.
+    fn request_answered(&mut self, connect: ConnectRequest, header: &PacketHeader) {
         let ports = header.ports_from_guest();
         self.unsent.retain(|unsent| *unsent != ports);
         if header.op() != Some(Op::Response) {
             self.refuse(header);
             return connect.answer(Err(io::ErrorKind::ConnectionRefused.into()));
         }
-        match Socket::pair() {
+        match StreamSocket::pair() {
             Ok((socket, host)) => {
                 self.insert(ports, socket, false, header);
                 connect.answer(Ok(host));
@@ -163,8 +160,8 @@ impl Muxer {
         }
     }
 
-    /// The guest asks for a connection.
-    fn guest_request(&mut self, header: &Header) {
+    /// Handles the guest's request for a connection.
+    fn guest_request(&mut self, header: &PacketHeader) {
         let ports = header.ports_from_guest();
         let listener = self.shared.listener(ports.host);
         let accepted = listener.filter(|_| self.has_room()).and_then(|listener| self.accept(ports.host, &listener));
@@ -174,8 +171,8 @@ impl Muxer {
         }
     }
 
-    fn accept(&self, port: u32, listener: &SyncSender<UnixStream>) -> Option<Socket> {
-        let (socket, host) = match Socket::pair() {
+    fn accept(&self, port: u32, listener: &SyncSender<UnixStream>) -> Option<StreamSocket> {
+        let (socket, host) = match StreamSocket::pair() {
             Ok(pair) => pair,
             Err(error) => {
                 warn_limited!("vsock port {port}: no socket for a connection from the guest: {error}");
@@ -185,7 +182,7 @@ impl Muxer {
         match listener.try_send(host) {
             Ok(()) => Some(socket),
             Err(TrySendError::Full(_)) => {
-                warn_limited!("vsock port {port}: connection from the guest refused, too many wait to be accepted");
+                warn_limited!("vsock port {port}: refused a connection from the guest: too many wait to be accepted");
                 None
             }
             Err(TrySendError::Disconnected(_)) => {
@@ -199,21 +196,21 @@ impl Muxer {
         self.entries.len() + self.drains.len() + self.requests.len() < self.limit
     }
 
-    fn insert(&mut self, ports: Ports, socket: Socket, answer: bool, header: &Header) {
+    fn insert(&mut self, ports: Ports, socket: StreamSocket, answer: bool, header: &PacketHeader) {
         let token = self.next_token;
         self.next_token += 1;
         if let Err(error) = self.epoll.ctl(ControlOperation::Add, socket.as_raw_fd(), interest(token, false)) {
-            // The host sees its end closed.
+            // The host's end is closed.
             warn_limited!("vsock {ports:?}: cannot wait for a socket: {error}");
             return self.refuse(header);
         }
-        let connection = Connection::new(ports, socket, answer, header);
+        let connection = VsockConnection::new(ports, socket, answer, header);
         self.tokens.insert(ports, token);
-        self.entries.insert(token, Entry { connection, queued: false, watched_for_room: false, lingers: false });
+        self.entries.insert(token, Entry { connection, queued: false, watched_for_room: false, closing: false });
         self.settle(token);
     }
 
-    /// After anything that happened to a connection: it gets the turn and the events that it needs now.
+    /// Gives a connection the turn and the events that it needs now. Called after every change of its state.
     fn settle(&mut self, token: Token) {
         let Some(entry) = self.entries.get_mut(&token) else { return };
         if entry.connection.wants_turn() && !entry.queued {
@@ -229,16 +226,16 @@ impl Muxer {
         }
     }
 
-    /// Sends RST and lets go.
+    /// Sends RST and removes the connection.
     fn reset(&mut self, token: Token) {
         if let Some(entry) = self.entries.get(&token) {
-            let rst = Header::to_guest(self.guest_cid, entry.connection.ports(), Op::Rst);
+            let rst = PacketHeader::to_guest(self.guest_cid, entry.connection.ports(), Op::Rst);
             self.push_refusal(rst);
         }
         self.remove(token);
     }
 
-    /// Forgets a connection. What the guest sent before still reaches the host.
+    /// Removes a connection. Bytes that the guest sent before still reach the host.
     fn remove(&mut self, token: Token) {
         let Some(entry) = self.entries.remove(&token) else { return };
         self.tokens.remove(&entry.connection.ports());
@@ -253,32 +250,32 @@ impl Muxer {
         }
     }
 
-    fn refuse(&mut self, header: &Header) {
-        // A RST is never answered by one, or the two ends would go on forever.
+    fn refuse(&mut self, header: &PacketHeader) {
+        // RST is never answered with RST, or the two ends would go on forever.
         if header.op() != Some(Op::Rst) {
             self.push_refusal(header.refusal());
         }
     }
 
-    fn push_refusal(&mut self, rst: Header) {
+    fn push_refusal(&mut self, rst: PacketHeader) {
         if self.refusals.len() < MAX_REFUSALS {
             self.refusals.push_back(rst);
         } else {
-            warn_limited!("vsock guest takes no packets: RST not sent");
+            warn_limited!("the vsock driver takes no packets: did not send RST");
         }
     }
 
-    /// Takes what the handles want.
+    /// Executes the commands of the handles.
     pub fn commands(&mut self) {
         for command in self.shared.take_commands() {
             match command {
-                Command::Connect(connect) => self.connect(connect),
-                Command::Cancel(id) => self.cancel(id),
+                MuxerCommand::Connect(connect) => self.connect(connect),
+                MuxerCommand::Cancel(id) => self.cancel(id),
             }
         }
     }
 
-    fn connect(&mut self, connect: Connect) {
+    fn connect(&mut self, connect: ConnectRequest) {
         if !self.has_room() {
             return connect.answer(Err(io::Error::other(format!(
                 "the virtual machine has {} vsock connections already; close some",
@@ -290,13 +287,13 @@ impl Muxer {
         self.unsent.push_back(ports);
     }
 
-    /// A port of the host that is not in use with this one of the guest. There is one: far fewer connections exist
-    /// than ports.
+    /// A port of the host that is not in use with this port of the guest. One exists, since there are far fewer
+    /// connections than ports.
     fn free_ports(&mut self, guest: u32) -> Ports {
         loop {
             let ports = Ports { host: self.next_port, guest };
             self.next_port = match self.next_port.checked_add(1) {
-                // The last one is VMADDR_PORT_ANY.
+                // The last port is VMADDR_PORT_ANY.
                 Some(u32::MAX) | None => FIRST_OWN_PORT,
                 Some(next) => next,
             };
@@ -314,14 +311,11 @@ impl Muxer {
         let before = self.unsent.len();
         self.unsent.retain(|unsent| *unsent != ports);
         if self.unsent.len() == before {
-            self.push_refusal(Header::to_guest(self.guest_cid, ports, Op::Rst));
+            self.push_refusal(PacketHeader::to_guest(self.guest_cid, ports, Op::Rst));
         }
     }
 
-    /// Takes all events of sockets.
-    ///
-    /// # Errors
-    /// The kernel's, which is our own mistake.
+    /// Handles all events of sockets.
     pub fn host_events(&mut self) -> io::Result<()> {
         let mut events = [EpollEvent::default(); EVENTS];
         loop {
@@ -349,10 +343,8 @@ impl Muxer {
         }
     }
 
-    /// Sends to the guest what its buffers take. True if it was the round that ended and not the work or the buffers.
-    ///
-    /// # Errors
-    /// The driver broke the protocol of the queue.
+    /// Sends packets to the guest while there are packets and buffers. True if the budget of the round ended first. An
+    /// error means that the driver broke the protocol of the queue.
     pub fn fill(&mut self, rx: &mut RxRing<'_>) -> Result<bool, QueueError> {
         while let Some(rst) = self.refusals.front() {
             if !rx.control(rst)? {
@@ -361,7 +353,7 @@ impl Muxer {
             self.refusals.pop_front();
         }
         while let Some(&ports) = self.unsent.front() {
-            let mut header = Header::to_guest(self.guest_cid, ports, Op::Request);
+            let mut header = PacketHeader::to_guest(self.guest_cid, ports, Op::Request);
             header.buf_alloc = super::credit::BUF_ALLOC;
             if !rx.control(&header)? {
                 return Ok(rx.exhausted());
@@ -378,52 +370,55 @@ impl Muxer {
                     return Ok(rx.exhausted());
                 }
             }
-            if entry.connection.is_lingering() && !entry.lingers {
-                entry.lingers = true;
-                self.lingering.push_back((Instant::now() + LINGER, token));
+            if entry.connection.is_closing() && !entry.closing {
+                entry.closing = true;
+                self.closing.push_back((Instant::now() + SHUTDOWN_TIMEOUT, token));
             }
         }
         Ok(false)
     }
 
-    /// Whether there is something for the guest.
+    /// Whether there are packets for the guest.
     pub fn has_work(&self) -> bool {
         !self.refusals.is_empty() || !self.unsent.is_empty() || !self.turns.is_empty()
     }
 
-    /// When [`Self::expire`] has something to do.
+    /// The time at which [`Self::expire`] has work.
     pub fn deadline(&self) -> Option<Instant> {
-        self.lingering.front().map(|(deadline, _)| *deadline)
+        self.closing.front().map(|(deadline, _)| *deadline)
     }
 
     /// Resets connections whose end the guest has not confirmed in time.
     pub fn expire(&mut self, now: Instant) {
         while self.deadline().is_some_and(|deadline| deadline <= now) {
-            if let Some((_, token)) = self.lingering.pop_front() {
+            if let Some((_, token)) = self.closing.pop_front() {
                 self.reset(token);
             }
         }
     }
 
-    /// The driver is gone: every connection ends, and requests without an answer wait for the next driver.
+    /// Ends every connection, as the driver is gone. Requests without an answer wait for the next driver.
     pub fn disconnect(&mut self) {
         let sockets = self.entries.drain().filter_map(|(_, entry)| entry.connection.into_socket());
-        let lost: usize = sockets.chain(self.drains.drain().map(|(_, socket)| socket)).map(Socket::close_at_once).sum();
+        let lost: usize =
+            sockets.chain(self.drains.drain().map(|(_, socket)| socket)).map(StreamSocket::close_at_once).sum();
         if lost > 0 {
-            log::warn!("{lost} bytes of vsock streams were lost with the guest's driver: the host did not read them");
+            log::warn!(
+                "{lost} bytes of vsock streams were lost with the guest's driver, because the host did not read them"
+            );
         }
         self.tokens.clear();
         self.unsent.clear();
         self.refusals.clear();
         self.turns.clear();
-        self.lingering.clear();
+        self.closing.clear();
         self.shared.put_back(mem::take(&mut self.requests).into_values());
     }
 
     #[cfg(test)]
     pub(super) fn buffered(&self) -> usize {
         let connections = self.entries.values().filter_map(|entry| entry.connection.socket());
-        connections.chain(self.drains.values()).map(Socket::buffered).sum()
+        connections.chain(self.drains.values()).map(StreamSocket::buffered).sum()
     }
 
     #[cfg(test)]
@@ -432,7 +427,7 @@ impl Muxer {
     }
 }
 
-/// Edge-triggered: a stream that has bytes and a guest that takes none must not keep the worker awake.
+/// Edge-triggered: a stream with bytes for a guest that takes none must not keep the worker awake.
 fn interest(token: Token, room: bool) -> EpollEvent {
     let mut events = EventSet::IN | EventSet::READ_HANG_UP | EventSet::EDGE_TRIGGERED;
     if room {
@@ -441,8 +436,8 @@ fn interest(token: Token, room: bool) -> EpollEvent {
     EpollEvent::new(events, token)
 }
 
-/// A modification looks at the socket afresh, so no edge is missed.
-fn watch(epoll: &Epoll, socket: &Socket, token: Token, room: bool) {
+/// `epoll_ctl` checks the socket again when its events are modified, so no edge is missed.
+fn watch(epoll: &Epoll, socket: &StreamSocket, token: Token, room: bool) {
     if let Err(error) = epoll.ctl(ControlOperation::Modify, socket.as_raw_fd(), interest(token, room)) {
         log::error!("vsock: cannot wait for a socket: {error}");
     }

@@ -1,4 +1,4 @@
-//! Arbitrary packets and arbitrary behaviour of the host: nothing panics, nothing grows past its bound, and a well-made
+//! Arbitrary packets and arbitrary behaviour of the host: nothing panics, nothing exceeds its bound, and a valid
 //! connection still works afterwards.
 
 use std::io::{Read, Write};
@@ -6,14 +6,14 @@ use std::net::Shutdown;
 
 use proptest::prelude::*;
 
-use super::tests::Bench;
+use super::tests::MuxerBench;
 use super::*;
 use crate::virtio::vsock::credit::BUF_ALLOC;
 use crate::virtio::vsock::guest::{packet, GUEST_CID, RX_BUFFER};
 
 #[derive(Clone, Debug)]
 enum Action {
-    Packet(Header, usize),
+    Packet(PacketHeader, usize),
     /// The guest takes packets and posts their buffers again.
     Take(usize),
     Post(u32),
@@ -30,7 +30,7 @@ fn port() -> impl Strategy<Value = u32> {
     prop_oneof![8 => Just(LISTENER), 2 => 49..53u32, 1 => any::<u32>()]
 }
 
-fn header() -> impl Strategy<Value = Header> {
+fn header() -> impl Strategy<Value = PacketHeader> {
     let cids = prop_oneof![20 => Just((GUEST_CID, HOST_CID)), 1 => any::<(u64, u64)>()];
     let kind = prop_oneof![20 => Just(TYPE_STREAM), 1 => any::<u16>()];
     let op = prop_oneof![20 => 1..8u16, 1 => any::<u16>()];
@@ -38,7 +38,7 @@ fn header() -> impl Strategy<Value = Header> {
     let flags = prop_oneof![10 => 0..4u32, 1 => any::<u32>()];
     let credit = prop_oneof![4 => Just((1u32 << 20, 0)), 1 => (0..5000u32, 0..5000u32), 1 => any::<(u32, u32)>()];
     (cids, port(), 1..4u32, kind, op, len, flags, credit).prop_map(
-        |((src_cid, dst_cid), dst_port, src_port, kind, op, len, flags, (buf_alloc, fwd_cnt))| Header {
+        |((src_cid, dst_cid), dst_port, src_port, kind, op, len, flags, (buf_alloc, fwd_cnt))| PacketHeader {
             src_cid,
             dst_cid,
             src_port,
@@ -74,8 +74,8 @@ fn pick(streams: &[UnixStream], which: usize) -> Option<&UnixStream> {
     streams.get(which.checked_rem(streams.len())?)
 }
 
-/// Results of the host's own calls do not matter: its peer may be gone.
-fn act(bench: &mut Bench, streams: &mut Vec<UnixStream>, action: Action) {
+/// Ignores the results of the host's calls, since their peer may be gone.
+fn act(bench: &mut MuxerBench, streams: &mut Vec<UnixStream>, action: Action) {
     match action {
         Action::Packet(header, len) => bench.guest.send(header, &vec![1; len]),
         Action::Take(count) => drop((0..count).map_while(|_| bench.guest.receive()).count()),
@@ -92,14 +92,14 @@ fn act(bench: &mut Bench, streams: &mut Vec<UnixStream>, action: Action) {
                 streams.swap_remove(index);
             }
         }
-        Action::Expire => bench.muxer.expire(Instant::now() + 2 * LINGER),
+        Action::Expire => bench.muxer.expire(Instant::now() + 2 * SHUTDOWN_TIMEOUT),
     }
 }
 
 proptest! {
     #[test]
     fn nothing_a_guest_or_host_does_breaks_the_muxer(actions in prop::collection::vec(action(), 1..60)) {
-        let mut bench = Bench::new(4);
+        let mut bench = MuxerBench::new(4);
         bench.muxer.limit = 6;
         let listener = bench.handle.listen(LISTENER).unwrap();
         let mut streams = Vec::new();
@@ -114,7 +114,7 @@ proptest! {
             prop_assert!(open + waiting <= 6 && refusals <= MAX_REFUSALS);
             prop_assert!(bench.muxer.buffered() <= 6 * BUF_ALLOC as usize);
         }
-        // All ends of the host go, the guest confirms nothing: everything is freed.
+        // The host closes all ends and the guest confirms nothing: everything is freed.
         streams.clear();
         bench.muxer.limit = 7;
         bench.guest.post(40, RX_BUFFER);

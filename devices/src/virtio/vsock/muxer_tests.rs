@@ -5,7 +5,7 @@ use std::thread;
 use super::*;
 use crate::testing::{DriverQueue, Line, TestRam};
 use crate::virtio::vsock::credit::BUF_ALLOC;
-use crate::virtio::vsock::guest::{packet, Guest, GUEST_CID, RX_BUFFER};
+use crate::virtio::vsock::guest::{packet, TestGuest, GUEST_CID, RX_BUFFER};
 use crate::virtio::vsock::handle::VsockHandle;
 use crate::virtio::vsock::packet::{HEADER_LEN, SHUTDOWN_BOTH, SHUTDOWN_RECEIVE, SHUTDOWN_SEND};
 use crate::virtio::DeviceQueue;
@@ -15,23 +15,23 @@ const PORTS: Ports = Ports { host: 1024, guest: 5000 };
 const SECOND: Duration = Duration::from_secs(1);
 
 /// A muxer and a guest, on the thread of the test.
-pub struct Bench {
+pub struct MuxerBench {
     pub muxer: Muxer,
     pub handle: VsockHandle,
-    pub guest: Guest,
+    pub guest: TestGuest,
     mem: GuestRam,
     rx: DeviceQueue,
     tx: DeviceQueue,
 }
 
-impl Bench {
-    /// With `buffers` receive buffers as Linux posts them.
+impl MuxerBench {
+    /// A guest with `buffers` receive buffers of the size that Linux posts.
     pub fn new(buffers: usize) -> Self {
         let ram = TestRam::new();
         let queue = || DriverQueue::new(&ram, &Line::default().into(), 256, 0);
-        let mut guest = Guest::new(&ram, queue(), queue());
+        let mut guest = TestGuest::new(&ram, queue(), queue());
         guest.post(buffers, RX_BUFFER);
-        let shared = Arc::new(Shared::default());
+        let shared = Arc::new(VsockShared::default());
         Self {
             muxer: Muxer::new(GUEST_CID, shared.clone()).unwrap(),
             handle: VsockHandle::new(shared),
@@ -48,7 +48,7 @@ impl Bench {
             let mut reader = chain.reader(&self.mem);
             let mut bytes = [0; HEADER_LEN];
             if reader.read_exact(&mut bytes).is_ok() {
-                self.muxer.packet(&Header::parse(&bytes), reader);
+                self.muxer.packet(&PacketHeader::parse(&bytes), reader);
             }
             self.tx.complete(&self.mem, chain.head(), 0).unwrap();
         }
@@ -57,21 +57,21 @@ impl Bench {
         self.muxer.fill(&mut RxRing::new(&mut self.rx, &self.mem, usize::MAX)).unwrap();
     }
 
-    /// Sends a packet and lets the device work.
-    pub fn send(&mut self, header: Header, payload: &[u8]) {
+    /// Sends a packet and runs one round of the worker.
+    pub fn send(&mut self, header: PacketHeader, payload: &[u8]) {
         self.guest.send(header, payload);
         self.step();
     }
 
-    /// Lets the device work and takes the next packet.
-    pub fn receive(&mut self) -> Option<(Header, Vec<u8>)> {
+    /// Runs one round of the worker and takes the next packet.
+    pub fn receive(&mut self) -> Option<(PacketHeader, Vec<u8>)> {
         self.step();
         self.guest.receive()
     }
 
-    /// The next packet has to be of this kind.
+    /// Takes the next packet, which must be of this kind.
     #[track_caller]
-    pub fn expect(&mut self, op: Op) -> (Header, Vec<u8>) {
+    pub fn expect(&mut self, op: Op) -> (PacketHeader, Vec<u8>) {
         let (header, payload) = self.receive().expect("a packet for the guest");
         assert_eq!(header.op(), Some(op), "{header:?}");
         (header, payload)
@@ -82,7 +82,7 @@ impl Bench {
         assert_eq!(self.receive(), None);
     }
 
-    /// A connection from the guest.
+    /// Establishes a connection from the guest.
     #[track_caller]
     pub fn connected(&mut self) -> (Receiver<UnixStream>, UnixStream) {
         let listener = self.handle.listen(PORTS.host).unwrap();
@@ -98,7 +98,7 @@ impl Bench {
     }
 
     fn shutdown(&mut self, flags: u32) {
-        self.send(Header { flags, ..packet(PORTS, Op::Shutdown) }, &[]);
+        self.send(PacketHeader { flags, ..packet(PORTS, Op::Shutdown) }, &[]);
     }
 }
 
@@ -110,7 +110,7 @@ fn read_all(mut stream: UnixStream) -> Vec<u8> {
 
 #[test]
 fn a_guest_connects_to_a_listener_and_bytes_go_both_ways() {
-    let mut bench = Bench::new(8);
+    let mut bench = MuxerBench::new(8);
     let (_listener, mut stream) = bench.connected();
     bench.rw(b"ping");
     let mut text = [0; 4];
@@ -125,13 +125,13 @@ fn a_guest_connects_to_a_listener_and_bytes_go_both_ways() {
 
 #[test]
 fn a_port_without_listener_is_refused_and_so_is_one_whose_listener_is_gone() {
-    let mut bench = Bench::new(8);
+    let mut bench = MuxerBench::new(8);
     bench.send(packet(PORTS, Op::Request), &[]);
     bench.expect(Op::Rst);
     drop(bench.handle.listen(PORTS.host).unwrap());
     bench.send(packet(PORTS, Op::Request), &[]);
     bench.expect(Op::Rst);
-    // That took the listener away, so the port is free.
+    // The refusal removed the listener, so the port is free.
     let _listener = bench.handle.listen(PORTS.host).unwrap();
     assert_eq!(bench.handle.listen(PORTS.host).unwrap_err().kind(), io::ErrorKind::AddrInUse);
     bench.handle.unlisten(PORTS.host);
@@ -140,7 +140,7 @@ fn a_port_without_listener_is_refused_and_so_is_one_whose_listener_is_gone() {
 
 #[test]
 fn the_host_connects_and_the_guest_accepts_or_refuses() {
-    let mut bench = Bench::new(8);
+    let mut bench = MuxerBench::new(8);
     for accept in [true, false] {
         let handle = bench.handle.clone();
         let caller = thread::spawn(move || handle.connect(77, 20 * SECOND));
@@ -165,11 +165,11 @@ fn the_host_connects_and_the_guest_accepts_or_refuses() {
 }
 
 #[test]
-fn a_request_without_answer_times_out_and_the_guest_is_told() {
-    let mut bench = Bench::new(8);
+fn a_request_without_answer_times_out_and_the_guest_gets_a_reset() {
+    let mut bench = MuxerBench::new(8);
     assert_eq!(bench.handle.connect(77, Duration::ZERO).unwrap_err().kind(), io::ErrorKind::TimedOut);
     bench.expect_nothing();
-    // With a worker that took it, the cancellation comes after the request.
+    // If a worker has taken the request, the cancellation comes after it.
     let shared = bench.muxer.shared.clone();
     shared.set_wake(Some(vmm_sys_util::eventfd::EventFd::new(0).unwrap()));
     let handle = bench.handle.clone();
@@ -184,16 +184,16 @@ fn a_request_without_answer_times_out_and_the_guest_is_told() {
 
 #[test]
 fn packets_that_make_no_sense_are_refused_or_dropped() {
-    let mut bench = Bench::new(8);
+    let mut bench = MuxerBench::new(8);
     let _listener = bench.handle.listen(PORTS.host).unwrap();
     // 5.10.6: unknown socket types, SEQPACKET among them, are answered with RST of that type.
     for kind in [0, 2, 77] {
-        bench.send(Header { kind, ..packet(PORTS, Op::Request) }, &[]);
+        bench.send(PacketHeader { kind, ..packet(PORTS, Op::Request) }, &[]);
         let (rst, _) = bench.expect(Op::Rst);
         assert_eq!(rst.kind, kind);
     }
     for (src_cid, dst_cid) in [(4, 2), (GUEST_CID, 1), (GUEST_CID, u64::MAX), (2, GUEST_CID)] {
-        bench.send(Header { src_cid, dst_cid, ..packet(PORTS, Op::Request) }, &[]);
+        bench.send(PacketHeader { src_cid, dst_cid, ..packet(PORTS, Op::Request) }, &[]);
     }
     bench.send(packet(PORTS, Op::Rst), &[]);
     bench.expect_nothing();
@@ -201,17 +201,17 @@ fn packets_that_make_no_sense_are_refused_or_dropped() {
         bench.send(packet(PORTS, op), &[]);
         bench.expect(Op::Rst);
     }
-    bench.send(Header { op: 99, ..packet(PORTS, Op::Rw) }, &[]);
+    bench.send(PacketHeader { op: 99, ..packet(PORTS, Op::Rw) }, &[]);
     bench.expect(Op::Rst);
 }
 
 #[test]
 fn a_connection_that_breaks_the_protocol_is_reset_and_the_host_sees_the_end() {
     for (op, len) in [(1, 0), (2, 0), (99, 0), (5, 1000)] {
-        let mut bench = Bench::new(8);
+        let mut bench = MuxerBench::new(8);
         let (_listener, stream) = bench.connected();
         bench.rw(b"before");
-        bench.send(Header { op, len, ..packet(PORTS, Op::Rw) }, b"short");
+        bench.send(PacketHeader { op, len, ..packet(PORTS, Op::Rw) }, b"short");
         bench.expect(Op::Rst);
         assert_eq!(read_all(stream), b"before");
         assert_eq!(bench.muxer.counts(), (0, 0, 0));
@@ -219,8 +219,8 @@ fn a_connection_that_breaks_the_protocol_is_reset_and_the_host_sees_the_end() {
 }
 
 #[test]
-fn what_the_host_does_not_read_is_bounded_by_credit_and_recovers() {
-    let mut bench = Bench::new(8);
+fn bytes_that_the_host_does_not_read_are_bounded_by_credit_and_recover() {
+    let mut bench = MuxerBench::new(8);
     let (_listener, stream) = bench.connected();
     let block = [9u8; 32 * 1024];
     let mut sent = 0usize;
@@ -234,7 +234,7 @@ fn what_the_host_does_not_read_is_bounded_by_credit_and_recovers() {
         }
         assert!(bench.muxer.buffered() <= BUF_ALLOC as usize);
     }
-    // The guest is out of credit. Now the host reads; the guest hears of it.
+    // The guest is out of credit. Now the host reads, which the device reports to the guest.
     let reader = thread::spawn(move || read_all(stream));
     let update = loop {
         if let Some((header, _)) = bench.receive() {
@@ -254,7 +254,7 @@ fn what_the_host_does_not_read_is_bounded_by_credit_and_recovers() {
 
 #[test]
 fn a_guest_that_sends_more_than_its_credit_is_reset() {
-    let mut bench = Bench::new(8);
+    let mut bench = MuxerBench::new(8);
     let (_listener, _stream) = bench.connected();
     let block = [0u8; 64 * 1024];
     for _ in 0..100 {
@@ -271,19 +271,19 @@ fn a_guest_that_sends_more_than_its_credit_is_reset() {
 
 #[test]
 fn the_host_sends_no_more_than_the_guest_has_room_for() {
-    let mut bench = Bench::new(8);
+    let mut bench = MuxerBench::new(8);
     let listener = bench.handle.listen(PORTS.host).unwrap();
-    bench.send(Header { buf_alloc: 1000, ..packet(PORTS, Op::Request) }, &[]);
+    bench.send(PacketHeader { buf_alloc: 1000, ..packet(PORTS, Op::Request) }, &[]);
     bench.expect(Op::Response);
     let mut stream = listener.recv().unwrap();
     stream.write_all(&[5; 2500]).unwrap();
     assert_eq!(bench.expect(Op::Rw).1.len(), 1000);
     bench.expect(Op::CreditRequest);
     bench.expect_nothing();
-    bench.send(Header { buf_alloc: 1000, fwd_cnt: 700, ..packet(PORTS, Op::CreditUpdate) }, &[]);
+    bench.send(PacketHeader { buf_alloc: 1000, fwd_cnt: 700, ..packet(PORTS, Op::CreditUpdate) }, &[]);
     assert_eq!(bench.expect(Op::Rw).1.len(), 700);
     bench.expect(Op::CreditRequest);
-    bench.send(Header { buf_alloc: 1000, fwd_cnt: 1700, ..packet(PORTS, Op::CreditUpdate) }, &[]);
+    bench.send(PacketHeader { buf_alloc: 1000, fwd_cnt: 1700, ..packet(PORTS, Op::CreditUpdate) }, &[]);
     assert_eq!(bench.expect(Op::Rw).1.len(), 800);
     bench.expect_nothing();
     bench.send(packet(PORTS, Op::CreditRequest), &[]);
@@ -292,7 +292,7 @@ fn the_host_sends_no_more_than_the_guest_has_room_for() {
 
 #[test]
 fn a_half_close_of_the_host_leaves_the_other_direction_open() {
-    let mut bench = Bench::new(8);
+    let mut bench = MuxerBench::new(8);
     let (_listener, mut stream) = bench.connected();
     stream.write_all(b"all of it").unwrap();
     stream.shutdown(std::net::Shutdown::Write).unwrap();
@@ -311,7 +311,7 @@ fn a_half_close_of_the_host_leaves_the_other_direction_open() {
 
 #[test]
 fn a_half_close_of_the_guest_leaves_the_other_direction_open() {
-    let mut bench = Bench::new(8);
+    let mut bench = MuxerBench::new(8);
     let (_listener, mut stream) = bench.connected();
     bench.rw(b"last");
     bench.shutdown(SHUTDOWN_SEND);
@@ -320,14 +320,14 @@ fn a_half_close_of_the_guest_leaves_the_other_direction_open() {
     assert_eq!(text, b"last");
     stream.write_all(b"still").unwrap();
     assert_eq!(bench.expect(Op::Rw).1, b"still");
-    // And bytes after the end are against the protocol.
+    // Bytes after the end break the protocol.
     bench.rw(b"x");
     bench.expect(Op::Rst);
 }
 
 #[test]
 fn a_guest_that_receives_no_more_makes_writes_of_the_host_fail() {
-    let mut bench = Bench::new(8);
+    let mut bench = MuxerBench::new(8);
     let (_listener, mut stream) = bench.connected();
     bench.shutdown(SHUTDOWN_RECEIVE);
     assert_eq!(stream.write(b"x").unwrap_err().kind(), io::ErrorKind::BrokenPipe);
@@ -339,7 +339,7 @@ fn a_guest_that_receives_no_more_makes_writes_of_the_host_fail() {
 
 #[test]
 fn a_guest_that_prints_and_exits_at_once_loses_nothing() {
-    let mut bench = Bench::new(8);
+    let mut bench = MuxerBench::new(8);
     let (_listener, mut stream) = bench.connected();
     stream.write_all(b"never read by the guest").unwrap();
     let mut sent = 0;
@@ -366,7 +366,7 @@ fn a_guest_that_prints_and_exits_at_once_loses_nothing() {
 
 #[test]
 fn everything_the_host_wrote_before_closing_arrives_and_the_guest_may_be_slow_to_confirm() {
-    let mut bench = Bench::new(8);
+    let mut bench = MuxerBench::new(8);
     let (_listener, mut stream) = bench.connected();
     let data: Vec<u8> = (0..100_000u32).map(|index| index as u8).collect();
     stream.write_all(&data).unwrap();
@@ -391,27 +391,27 @@ fn everything_the_host_wrote_before_closing_arrives_and_the_guest_may_be_slow_to
 }
 
 #[test]
-fn a_guest_that_sends_to_a_host_that_left_is_told_and_not_stopped() {
-    let mut bench = Bench::new(8);
+fn a_guest_that_sends_to_a_host_that_left_gets_a_shutdown_and_is_not_stopped() {
+    let mut bench = MuxerBench::new(8);
     let (_listener, stream) = bench.connected();
     stream.shutdown(std::net::Shutdown::Read).unwrap();
     for _ in 0..10 {
         bench.rw(&[0; 60_000]);
     }
     assert_eq!(bench.muxer.buffered(), 0);
-    let mut told = 0;
+    let mut flags = 0;
     while let Some((header, _)) = bench.receive() {
-        told |= if header.op() == Some(Op::Shutdown) { header.flags } else { 0 };
+        flags |= if header.op() == Some(Op::Shutdown) { header.flags } else { 0 };
     }
-    assert_eq!(told, SHUTDOWN_RECEIVE);
+    assert_eq!(flags, SHUTDOWN_RECEIVE);
 }
 
 #[test]
 fn a_slow_connection_does_not_hold_up_another() {
-    let mut bench = Bench::new(64);
+    let mut bench = MuxerBench::new(64);
     let listener = bench.handle.listen(PORTS.host).unwrap();
     let other = Ports { guest: 6000, ..PORTS };
-    bench.send(Header { buf_alloc: 10, ..packet(PORTS, Op::Request) }, &[]);
+    bench.send(PacketHeader { buf_alloc: 10, ..packet(PORTS, Op::Request) }, &[]);
     bench.send(packet(other, Op::Request), &[]);
     bench.expect(Op::Response);
     bench.expect(Op::Response);
@@ -433,7 +433,7 @@ fn a_slow_connection_does_not_hold_up_another() {
 
 #[test]
 fn a_flood_of_requests_is_bounded() {
-    let mut bench = Bench::new(0);
+    let mut bench = MuxerBench::new(0);
     bench.muxer.limit = 200;
     let listener = bench.handle.listen(PORTS.host).unwrap();
     let mut streams = Vec::new();
@@ -443,7 +443,7 @@ fn a_flood_of_requests_is_bounded() {
     }
     assert_eq!(streams.len(), 200);
     assert_eq!(bench.muxer.counts(), (200, 0, MAX_REFUSALS));
-    // Not even a host that wants one gets more.
+    // The host gets no further connections either.
     let handle = bench.handle.clone();
     let caller = thread::spawn(move || handle.connect(1, 20 * SECOND).unwrap_err());
     while !caller.is_finished() {
@@ -454,14 +454,14 @@ fn a_flood_of_requests_is_bounded() {
     drop(streams);
     bench.guest.post(200, RX_BUFFER);
     while bench.receive().is_some() {}
-    bench.muxer.expire(Instant::now() + 2 * LINGER);
+    bench.muxer.expire(Instant::now() + 2 * SHUTDOWN_TIMEOUT);
     while bench.receive().is_some() {}
     assert_eq!(bench.muxer.counts(), (0, 0, 0));
 }
 
 #[test]
-fn connections_that_nobody_takes_are_refused_past_the_backlog() {
-    let mut bench = Bench::new(0);
+fn connections_that_are_not_accepted_are_refused_past_the_backlog() {
+    let mut bench = MuxerBench::new(0);
     let listener = bench.handle.listen(PORTS.host).unwrap();
     for guest in 0..500 {
         bench.send(packet(Ports { guest, ..PORTS }, Op::Request), &[]);
@@ -472,11 +472,11 @@ fn connections_that_nobody_takes_are_refused_past_the_backlog() {
 
 #[test]
 fn receive_buffers_of_odd_sizes_are_used_as_far_as_they_go() {
-    let mut bench = Bench::new(0);
+    let mut bench = MuxerBench::new(0);
     let listener = bench.handle.listen(PORTS.host).unwrap();
     bench.send(packet(PORTS, Op::Request), &[]);
     let mut stream = listener.recv().unwrap();
-    // Too small for a header; just a header; a header and a byte; a big one.
+    // Too small for a header, exactly a header, a header and a byte, and a large one.
     for len in [44, 1, 43, 44, 45, 44, 200_000] {
         bench.guest.post(1, len);
     }
@@ -488,7 +488,7 @@ fn receive_buffers_of_odd_sizes_are_used_as_far_as_they_go() {
 
 #[test]
 fn without_driver_every_connection_ends_and_requests_wait_for_the_next() {
-    let mut bench = Bench::new(8);
+    let mut bench = MuxerBench::new(8);
     let (_listener, stream) = bench.connected();
     let mut sent = 0;
     while bench.muxer.buffered() < 50_000 {

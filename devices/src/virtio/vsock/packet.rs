@@ -1,18 +1,18 @@
-//! The header of a vsock packet (VIRTIO 1.2, 5.10.6): bytes to fields and back. Pure; called by the device's worker.
+//! The header of a vsock packet (VIRTIO 1.2, 5.10.6): bytes to fields and back. Pure functions.
 
 /// Bytes of a header on the wire.
 pub const HEADER_LEN: usize = 44;
 /// The host's address (5.10.4).
 pub const HOST_CID: u64 = 2;
-/// Most payload bytes that the device puts in one packet, and a common bound among drivers.
-pub const MAX_PAYLOAD: usize = 64 * 1024;
+/// Most payload bytes that the device puts in one packet. Many drivers have the same bound.
+pub const MAX_PAYLOAD: u32 = 64 * 1024;
 
 /// `type`: a stream (5.10.6).
 pub const TYPE_STREAM: u16 = 1;
 
-/// SHUTDOWN flag: the sender will not receive any more (5.10.6.6).
+/// SHUTDOWN flag: the sender will not receive any more bytes (5.10.6.6).
 pub const SHUTDOWN_RECEIVE: u32 = 1;
-/// SHUTDOWN flag: the sender will not send any more.
+/// SHUTDOWN flag: the sender will not send any more bytes.
 pub const SHUTDOWN_SEND: u32 = 2;
 /// Both directions.
 pub const SHUTDOWN_BOTH: u32 = SHUTDOWN_RECEIVE | SHUTDOWN_SEND;
@@ -23,15 +23,15 @@ pub const SHUTDOWN_BOTH: u32 = SHUTDOWN_RECEIVE | SHUTDOWN_SEND;
 pub enum Op {
     /// Asks for a connection.
     Request = 1,
-    /// Accepts one.
+    /// Accepts a connection.
     Response = 2,
-    /// Refuses or ends one.
+    /// Refuses or ends a connection.
     Rst = 3,
-    /// No more of one or both directions; see the `SHUTDOWN_` flags.
+    /// Ends one or both directions, as the `SHUTDOWN_` flags say.
     Shutdown = 4,
-    /// Payload.
+    /// Carries payload.
     Rw = 5,
-    /// Tells the state of the sender's buffer.
+    /// Reports the state of the sender's buffer.
     CreditUpdate = 6,
     /// Asks for a `CreditUpdate`.
     CreditRequest = 7,
@@ -52,7 +52,7 @@ impl Op {
     }
 }
 
-/// The two ports of a connection; both ends' addresses are fixed, so this identifies it.
+/// The two ports of a connection, which identify it because the addresses of both ends are fixed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct Ports {
     /// The host's port.
@@ -61,9 +61,9 @@ pub struct Ports {
     pub guest: u32,
 }
 
-/// A header (`struct virtio_vsock_hdr`). Any values may come from a guest.
+/// A header (`struct virtio_vsock_hdr`). A guest may send any values.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Header {
+pub struct PacketHeader {
     /// Sender's address.
     pub src_cid: u64,
     /// Receiver's address.
@@ -76,7 +76,7 @@ pub struct Header {
     pub len: u32,
     /// Kind of socket.
     pub kind: u16,
-    /// Raw operation; see [`Self::op`].
+    /// Raw operation, which [`Self::op`] decodes.
     pub op: u16,
     /// Meaning depends on the operation.
     pub flags: u32,
@@ -86,8 +86,8 @@ pub struct Header {
     pub fwd_cnt: u32,
 }
 
-impl Header {
-    /// From the wire, little-endian.
+impl PacketHeader {
+    /// Parses the little-endian bytes of the wire.
     pub fn parse(bytes: &[u8; HEADER_LEN]) -> Self {
         let mut rest = &bytes[..];
         Self {
@@ -104,7 +104,7 @@ impl Header {
         }
     }
 
-    /// To the wire.
+    /// The bytes of the wire.
     pub fn to_bytes(self) -> [u8; HEADER_LEN] {
         let mut bytes = [0; HEADER_LEN];
         let mut rest = &mut bytes[..];
@@ -121,7 +121,7 @@ impl Header {
         bytes
     }
 
-    /// The operation, if it is a known one.
+    /// The operation, or `None` if it is unknown.
     pub fn op(&self) -> Option<Op> {
         Op::from_wire(self.op)
     }
@@ -144,7 +144,7 @@ impl Header {
         }
     }
 
-    /// The refusal of this packet from the guest: same kind of socket, addresses swapped.
+    /// The RST that refuses this packet from the guest: same kind of socket, addresses swapped.
     pub fn refusal(&self) -> Self {
         Self {
             src_cid: self.dst_cid,
@@ -158,7 +158,7 @@ impl Header {
     }
 }
 
-/// The first `N` bytes of `rest`, which has them: the fields add up to [`HEADER_LEN`].
+/// Takes the first `N` bytes of `rest`. They exist, since the fields add up to [`HEADER_LEN`].
 fn take<const N: usize>(rest: &mut &[u8]) -> [u8; N] {
     let (first, tail) = rest.split_first_chunk().expect("the fields of a vsock header fill it exactly");
     *rest = tail;
@@ -191,8 +191,8 @@ mod tests {
         bytes[32] = 3;
         bytes[36..40].copy_from_slice(&65536u32.to_le_bytes());
         bytes[40..44].copy_from_slice(&9u32.to_le_bytes());
-        let header = Header::parse(&bytes);
-        let expected = Header {
+        let header = PacketHeader::parse(&bytes);
+        let expected = PacketHeader {
             src_cid: 3,
             dst_cid: 2,
             src_port: 0x0102_0304,
@@ -210,15 +210,23 @@ mod tests {
     }
 
     #[test]
-    fn unknown_operations_are_told_apart() {
+    fn unknown_operations_are_recognized() {
         for op in [0, 8, 0x100, u16::MAX] {
-            assert_eq!(Header { op, ..Header::default() }.op(), None);
+            assert_eq!(PacketHeader { op, ..PacketHeader::default() }.op(), None);
         }
     }
 
     #[test]
     fn a_refusal_goes_back_where_the_packet_came_from() {
-        let packet = Header { src_cid: 3, dst_cid: 2, src_port: 10, dst_port: 20, kind: 2, op: 1, ..Header::default() };
+        let packet = PacketHeader {
+            src_cid: 3,
+            dst_cid: 2,
+            src_port: 10,
+            dst_port: 20,
+            kind: 2,
+            op: 1,
+            ..PacketHeader::default()
+        };
         let rst = packet.refusal();
         assert_eq!((rst.src_cid, rst.dst_cid, rst.src_port, rst.dst_port), (2, 3, 20, 10));
         assert_eq!((rst.kind, rst.op(), rst.len), (2, Some(Op::Rst), 0));
@@ -230,7 +238,7 @@ mod tests {
             let mut wire = [0u8; HEADER_LEN];
             wire[..32].copy_from_slice(&bytes);
             wire[32..].copy_from_slice(&tail);
-            prop_assert_eq!(Header::parse(&wire).to_bytes(), wire);
+            prop_assert_eq!(PacketHeader::parse(&wire).to_bytes(), wire);
         }
     }
 }

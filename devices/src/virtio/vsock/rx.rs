@@ -1,20 +1,21 @@
-//! The receive queue as the muxer sees it: places for packets to the guest. Called by the device's worker.
+//! The receive queue, in which the muxer sends packets to the guest. The device's worker calls it.
 
 use std::io;
 
 use smallvec::SmallVec;
 use vm_memory::GuestMemoryMmap;
 
-use super::packet::{Header, HEADER_LEN, MAX_PAYLOAD};
-use crate::virtio::chain::ReadVectors;
+use super::packet::{PacketHeader, HEADER_LEN, MAX_PAYLOAD};
+use crate::virtio::vectors::ReadVectors;
 use crate::virtio::{Chain, DeviceQueue, QueueError};
 use crate::warn_limited;
 
-/// Buffers filled with one read. Linux drivers post 4 KiB each, so this is 64 KiB.
+/// Most buffers that one read fills. Linux drivers post 4 KiB each, so this is 64 KiB.
 const BATCH: usize = 16;
+#[expect(clippy::cast_possible_truncation, reason = "44 bytes")]
 const HEADER: u32 = HEADER_LEN as u32;
 
-/// The receive queue for the time of one round.
+/// The receive queue during one round of the worker.
 pub struct RxRing<'a> {
     queue: &'a mut DeviceQueue,
     mem: &'a GuestMemoryMmap<()>,
@@ -22,14 +23,14 @@ pub struct RxRing<'a> {
     budget: usize,
 }
 
-/// What became of an attempt to send payload.
+/// The result of an attempt to send payload.
 #[derive(Debug)]
-pub enum Sent {
-    /// So many bytes went out; 0 is the end of the stream, for which nothing is sent.
+pub enum RxSent {
+    /// The number of bytes sent; 0 is the end of the stream, for which no packet is sent.
     Bytes(u32),
-    /// The guest has no buffer, or the round is over.
+    /// The guest has no buffer, or the budget is used up.
     NoBuffer,
-    /// The source failed; nothing was sent.
+    /// The read failed, and no packet was sent.
     Failed(io::Error),
 }
 
@@ -39,46 +40,41 @@ impl<'a> RxRing<'a> {
         Self { queue, mem, budget }
     }
 
-    /// Whether the round is over, though the guest may have buffers.
+    /// Whether the budget is used up. The guest may have more buffers.
     pub fn exhausted(&self) -> bool {
         self.budget == 0
     }
 
-    /// Packets that may still be sent.
+    /// Packets that may still be sent in this round.
     pub fn budget(&self) -> usize {
         self.budget
     }
 
-    /// Sends a packet without payload. False when there is no buffer for it.
-    ///
-    /// # Errors
-    /// The driver broke the protocol of the queue.
-    pub fn control(&mut self, header: &Header) -> Result<bool, QueueError> {
+    /// Sends a packet without payload. False if there is no buffer for it. An error means that the driver broke the
+    /// protocol of the queue.
+    pub fn control(&mut self, header: &PacketHeader) -> Result<bool, QueueError> {
         let Some(chain) = self.first(HEADER)? else { return Ok(false) };
         self.finish(&chain, header)?;
         Ok(true)
     }
 
-    /// Sends what one call of `read` gives, at most `limit` bytes, in as many packets as it takes. `header` is theirs
-    /// but for the length.
-    ///
-    /// # Errors
-    /// The driver broke the protocol of the queue.
+    /// Sends the bytes of one call of `read`, at most `limit`, in one packet per buffer. `header` is the header of each
+    /// packet except for the length. An error means that the driver broke the protocol of the queue.
     pub fn data(
         &mut self,
-        mut header: Header,
+        mut header: PacketHeader,
         limit: u32,
         read: impl FnOnce(&mut ReadVectors<'_>) -> io::Result<usize>,
-    ) -> Result<Sent, QueueError> {
+    ) -> Result<RxSent, QueueError> {
         let chains = self.gather(limit)?;
         if chains.is_empty() {
-            return Ok(Sent::NoBuffer);
+            return Ok(RxSent::NoBuffer);
         }
         let count = match read(&mut self.vectors(&chains, limit)) {
             Ok(count) => u32::try_from(count).unwrap_or(u32::MAX).min(limit),
             Err(error) => {
                 self.put_back(chains.len());
-                return Ok(Sent::Failed(error));
+                return Ok(RxSent::Failed(error));
             }
         };
         let mut left = count;
@@ -91,7 +87,7 @@ impl<'a> RxRing<'a> {
             left -= header.len;
             used += 1;
         }
-        // Put back first: the queue's position must stand behind the last chain that is used.
+        // Put back first: the queue's position must be behind the last used chain.
         self.put_back(chains.len() - used);
         left = count;
         for chain in chains.iter().take(used) {
@@ -99,10 +95,10 @@ impl<'a> RxRing<'a> {
             left -= header.len;
             self.finish(chain, &header)?;
         }
-        Ok(Sent::Bytes(count))
+        Ok(RxSent::Bytes(count))
     }
 
-    /// Buffers with room for `limit` bytes of payload, as far as there are any.
+    /// Takes buffers until they have room for `limit` bytes of payload or there are no more.
     fn gather(&mut self, limit: u32) -> Result<SmallVec<[Chain; BATCH]>, QueueError> {
         let mut chains = SmallVec::new();
         let mut room = 0u32;
@@ -110,7 +106,7 @@ impl<'a> RxRing<'a> {
             let next = if chains.is_empty() { self.first(HEADER + 1)? } else { self.queue.pop(self.mem)? };
             let Some(chain) = next else { break };
             if payload_room(&chain) == 0 {
-                // Dealt with when its turn comes: the ones before it may have to be put back.
+                // `first` drops it in a later call: now the buffers before it may have to be put back.
                 self.queue.unpop();
                 break;
             }
@@ -128,13 +124,13 @@ impl<'a> RxRing<'a> {
             if writer.skip(HEADER).is_ok() {
                 let writer = writer.limited(payload_room(chain).min(left));
                 left -= writer.remaining();
-                vectors.push_chain(&writer);
+                writer.push_to(&mut vectors);
             }
         }
         vectors
     }
 
-    /// The next buffer with room for `len` bytes; smaller ones are given back empty.
+    /// Takes the next buffer with room for `len` bytes. Gives smaller ones back empty.
     fn first(&mut self, len: u32) -> Result<Option<Chain>, QueueError> {
         while self.budget > 0 {
             let Some(chain) = self.queue.pop(self.mem)? else { return Ok(None) };
@@ -148,7 +144,7 @@ impl<'a> RxRing<'a> {
         Ok(None)
     }
 
-    fn finish(&mut self, chain: &Chain, header: &Header) -> Result<(), QueueError> {
+    fn finish(&mut self, chain: &Chain, header: &PacketHeader) -> Result<(), QueueError> {
         self.budget = self.budget.saturating_sub(1);
         let written = match chain.writer(self.mem).write_all(&header.to_bytes()) {
             Ok(()) => HEADER.saturating_add(header.len),
@@ -164,7 +160,7 @@ impl<'a> RxRing<'a> {
     }
 }
 
-/// Bytes of payload that a buffer takes.
+/// Number of payload bytes that fit into a buffer.
 fn payload_room(chain: &Chain) -> u32 {
-    chain.writable_len().saturating_sub(HEADER).min(MAX_PAYLOAD as u32)
+    chain.writable_len().saturating_sub(HEADER).min(MAX_PAYLOAD)
 }

@@ -11,7 +11,7 @@ fn chain(ram: &TestRam, buffers: &[Buffer<'_>]) -> Chain {
 }
 
 /// Sends `data` as one payload.
-fn write(ram: &TestRam, socket: &mut Socket, data: &[u8]) -> io::Result<usize> {
+fn write(ram: &TestRam, socket: &mut StreamSocket, data: &[u8]) -> io::Result<usize> {
     let chain = chain(ram, &[Buffer::Readable(data)]);
     socket.write(chain.reader(&ram.share()))
 }
@@ -19,7 +19,7 @@ fn write(ram: &TestRam, socket: &mut Socket, data: &[u8]) -> io::Result<usize> {
 #[test]
 fn bytes_go_both_ways_over_several_ranges() {
     let ram = TestRam::new();
-    let (mut socket, mut host) = Socket::pair().unwrap();
+    let (mut socket, mut host) = StreamSocket::pair().unwrap();
     let out = chain(&ram, &[Buffer::Readable(b"hel"), Buffer::Readable(b"lo")]);
     assert_eq!(socket.write(out.reader(&ram.share())).unwrap(), 5);
     let mut text = [0; 5];
@@ -30,15 +30,15 @@ fn bytes_go_both_ways_over_several_ranges() {
     let back = chain(&ram, &[Buffer::Writable(2), Buffer::Writable(9)]);
     let memory = ram.share();
     let mut vectors = ReadVectors::new();
-    vectors.push_chain(&back.writer(&memory));
+    back.writer(&memory).push_to(&mut vectors);
     assert_eq!(socket.read(&mut vectors).unwrap(), 5);
     assert_eq!(socket.read(&mut vectors).unwrap_err().kind(), io::ErrorKind::WouldBlock);
 }
 
 #[test]
-fn what_does_not_fit_is_kept_in_order() {
+fn bytes_that_do_not_fit_are_kept_in_order() {
     let ram = TestRam::new();
-    let (mut socket, mut host) = Socket::pair().unwrap();
+    let (mut socket, mut host) = StreamSocket::pair().unwrap();
     let mut sent = Vec::new();
     while socket.buffered() < 50_000 {
         let block = vec![sent.len() as u8; 10_000];
@@ -58,16 +58,16 @@ fn what_does_not_fit_is_kept_in_order() {
 #[test]
 fn a_closed_host_end_is_an_error() {
     let ram = TestRam::new();
-    let (mut socket, host) = Socket::pair().unwrap();
+    let (mut socket, host) = StreamSocket::pair().unwrap();
     drop(host);
     assert!(write(&ram, &mut socket, b"x").is_err());
 }
 
 #[test]
-fn after_a_close_the_host_reads_everything_and_a_plain_end() {
+fn after_a_close_the_host_reads_everything_and_then_the_end() {
     let ram = TestRam::new();
-    let (mut socket, mut host) = Socket::pair().unwrap();
-    host.write_all(b"nobody reads this").unwrap();
+    let (mut socket, mut host) = StreamSocket::pair().unwrap();
+    host.write_all(b"never read").unwrap();
     write(&ram, &mut socket, b"last words").unwrap();
     socket.close();
     let mut text = String::new();
@@ -78,7 +78,7 @@ fn after_a_close_the_host_reads_everything_and_a_plain_end() {
 #[test]
 fn closing_at_once_leaves_a_full_backlog_to_the_kernel() {
     let ram = TestRam::new();
-    let (mut socket, mut host) = Socket::pair().unwrap();
+    let (mut socket, mut host) = StreamSocket::pair().unwrap();
     let mut total = 0;
     while socket.buffered() < 190_000 {
         write(&ram, &mut socket, &[7; 10_000]).unwrap();

@@ -5,19 +5,21 @@ use super::metadata::Metadata;
 use crate::Result;
 
 /// Each workspace package, and the workspace packages that it may use outside of tests. Arrows only point down.
-const ARROWS: [(&str, &[&str]); 13] = [
-    ("hutch", &["hutch-runtime", "hutch-vmm", "hutch-agent-proto"]),
+const ARROWS: [(&str, &[&str]); 15] = [
+    ("hutch", &["hutch-guest", "hutch-runtime", "hutch-vmm", "hutch-agent-proto"]),
     ("hutch-runtime", &["hutch-vmm", "hutch-agent-proto"]),
+    ("hutch-guest", &[]),
     ("hutch-vmm", &["hutch-devices"]),
     ("hutch-devices", &[]),
     ("hutch-agent", &["hutch-agent-proto"]),
     ("hutch-agent-oci", &["hutch-agent", "hutch-agent-proto"]),
     ("hutch-agent-proto", &[]),
     ("hutch-testbed", &[]),
-    ("hutch-testbed-kernel", &["hutch-runtime", "hutch-testbed-host"]),
+    ("hutch-testbed-kernel", &["hutch-guest", "hutch-testbed-host"]),
     ("hutch-testbed-host", &["hutch-testbed"]),
-    ("hutch-e2e", &["hutch-agent-proto", "hutch-runtime"]),
+    ("hutch-e2e", &["hutch-agent-proto", "hutch-runtime", "hutch-runtime-fakes"]),
     ("hutch-perf", &["hutch-runtime"]),
+    ("hutch-runtime-fakes", &["hutch-agent-proto", "hutch-runtime"]),
     ("xtask", &["hutch-testbed", "hutch-testbed-host"]),
 ];
 

@@ -1,8 +1,8 @@
 //! ACPI 6.4 tables of a hardware-reduced machine (section 4.1): no PM timer, no SCI, no legacy devices, power-off by
 //! sleep control register, reset by reset register, virtio-mmio devices in the DSDT.
 //!
-//! Everything fits into two pages below 1 MiB. Which interrupt controller pins and windows the devices have is the
-//! caller's business.
+//! Everything fits into two pages below 1 MiB. The caller chooses the windows and the interrupt controller pins of the
+//! devices.
 
 use acpi_tables::aml::{
     Device, EISAName, Interrupt, Memory32Fixed, Name, Package, Path, ResourceTemplate, Scope, IO, ONE,
@@ -21,31 +21,31 @@ const OEM_ID: [u8; 6] = *b"HUTCH ";
 const OEM_TABLE_ID: [u8; 8] = *b"HUTCHVM ";
 const OEM_REVISION: u32 = 1;
 
-/// FADT, IA-PC boot architecture flags: what a guest need not look for (5.2.9.3).
+/// FADT, IA-PC boot architecture flags: devices that the guest need not probe (5.2.9.3).
 const NO_VGA: u16 = 1 << 2;
 const NO_RTC: u16 = 1 << 5;
 
-/// A virtio-mmio device as the guest finds it.
+/// A virtio-mmio device in the guest's address space.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct VirtioNode {
-    /// Address of its window.
+    /// Guest physical address of its window.
     pub address: u64,
-    /// Its interrupt pin.
+    /// Its IOAPIC pin.
     pub gsi: u32,
 }
 
-/// What the tables describe.
+/// The machine that the tables describe.
 #[derive(Clone, Copy, Debug)]
 pub struct Description<'a> {
-    /// vCPUs; APIC ids are 0 to `vcpus` - 1.
+    /// Number of vCPUs; their APIC ids are 0 to `vcpus` - 1.
     pub vcpus: u32,
-    /// Devices, in the order the guest is to find them.
+    /// Devices, in the order in which the guest finds them.
     pub virtio: &'a [VirtioNode],
-    /// Whether a serial port is there for the guest to use as a terminal.
+    /// Whether the machine has a serial port that the guest may use as a terminal.
     pub serial: bool,
 }
 
-/// The tables, to be put at `base`, which is also the address of the RSDP.
+/// Encodes the tables for address `base`, which is also the address of the RSDP.
 pub fn tables(base: u64, description: &Description<'_>) -> Vec<u8> {
     let mut image = Image { base, bytes: vec![0; Rsdp::len().next_multiple_of(16)] };
     let dsdt = image.append(&dsdt(description));
@@ -106,7 +106,7 @@ fn fadt(dsdt: u64) -> impl Aml {
 fn madt(vcpus: u32) -> impl Aml {
     let mut madt = MADT::new(OEM_ID, OEM_TABLE_ID, OEM_REVISION, LocalInterruptController::Address(layout::LOCAL_APIC));
     for index in 0..vcpus {
-        let id = u8::try_from(index).expect("the number of vCPUs is limited to what xAPIC ids can tell apart");
+        let id = u8::try_from(index).expect("the number of vCPUs is below the number of xAPIC ids");
         madt.add_structure(ProcessorLocalApic::new(id, id, EnabledStatus::Enabled));
     }
     madt.add_structure(IoApic::new(0, layout::IOAPIC, 0));
@@ -116,7 +116,7 @@ fn madt(vcpus: u32) -> impl Aml {
 fn dsdt(description: &Description<'_>) -> impl Aml {
     let mut body = encoded(&Name::new(
         Path::new("_S5_"),
-        // SLP_TYP for both registers of a PM1 block, of which a hardware-reduced machine uses the first (7.4.2).
+        // SLP_TYP for both registers of a PM1 block; a hardware-reduced machine uses the first (7.4.2).
         &Package::new(vec![&layout::SLEEP_TYPE_S5, &layout::SLEEP_TYPE_S5]),
     ));
     let devices: Vec<Vec<u8>> = description
@@ -135,7 +135,7 @@ fn dsdt(description: &Description<'_>) -> impl Aml {
     dsdt
 }
 
-/// AML that is encoded already.
+/// Encoded AML.
 struct Raw<'a>(&'a [u8]);
 
 impl Aml for Raw<'_> {
@@ -144,7 +144,7 @@ impl Aml for Raw<'_> {
     }
 }
 
-/// LNRO0005 is the id that Linux' virtio_mmio driver answers to.
+/// Linux' virtio_mmio driver binds to the id LNRO0005.
 fn virtio(index: usize, node: &VirtioNode) -> Vec<u8> {
     let address = u32::try_from(node.address).expect("windows lie below 4 GiB");
     encoded(&Device::new(
@@ -157,7 +157,7 @@ fn virtio(index: usize, node: &VirtioNode) -> Vec<u8> {
                 Path::new("_CRS"),
                 &ResourceTemplate::new(vec![
                     &Memory32Fixed::new(true, address, layout::VIRTIO_MMIO_SIZE as u32),
-                    // Edge-triggered, active high, not shared: what an irqfd without resampling is.
+                    // Edge-triggered, active high, not shared: the behaviour of an irqfd without resampling.
                     &Interrupt::new(true, true, false, false, node.gsi),
                 ]),
             ),

@@ -1,4 +1,4 @@
-//! What a vCPU says it is: the host's features as far as KVM can give them, and a topology of N cores in one package.
+//! CPUID of the vCPUs: the host's features as far as KVM supports them, and a topology of N cores in one package.
 //!
 //! Numbers are from Intel's SDM (volume 2A, CPUID) and AMD's APM (volume 3, appendix E).
 
@@ -13,23 +13,24 @@ const KVM_TIMING: u32 = 0x4000_0010;
 /// KVM's local APIC timer counts nanoseconds.
 const APIC_TIMER_KHZ: u32 = 1_000_000;
 
-/// A vCPU's place. Its index is its APIC id.
+/// A vCPU's position in the package. Its index is its APIC id.
 #[derive(Clone, Copy, Debug)]
 pub struct Topology {
-    /// Which vCPU.
+    /// Index of the vCPU.
     pub index: u32,
-    /// How many there are.
+    /// Number of vCPUs in the package.
     pub count: u32,
 }
 
 impl Topology {
-    /// Bits of an APIC id that tell cores apart.
+    /// Number of APIC id bits that identify the core.
     fn core_bits(&self) -> u32 {
         self.count.next_power_of_two().trailing_zeros()
     }
 }
 
-/// CPUID of one vCPU, made of what KVM supports. With `tsc_khz` the guest is told the frequency and need not measure.
+/// CPUID of one vCPU, derived from the features that KVM supports. With `tsc_khz` it reports the TSC's frequency, which the
+/// guest then need not measure.
 pub fn guest(supported: &[kvm_cpuid_entry2], topology: &Topology, tsc_khz: Option<u32>) -> Vec<kvm_cpuid_entry2> {
     let intel = is_intel(supported);
     let replaced = |leaf: u32| matches!(leaf, 0xb | 0x1f | 0x8000_0026) || leaf == KVM_TIMING;
@@ -49,7 +50,7 @@ pub fn guest(supported: &[kvm_cpuid_entry2], topology: &Topology, tsc_khz: Optio
     entries
 }
 
-/// Whether the processor says that its TSC runs at one frequency for ever (leaf 0x80000007, EDX bit 8).
+/// Whether the processor's TSC always runs at the same frequency (leaf 0x80000007, EDX bit 8).
 pub fn has_invariant_tsc(supported: &[kvm_cpuid_entry2]) -> bool {
     supported.iter().any(|entry| entry.function == 0x8000_0007 && entry.edx & 1 << 8 != 0)
 }
@@ -65,10 +66,10 @@ fn adapt(entry: &mut kvm_cpuid_entry2, topology: &Topology, tsc_khz: Option<u32>
         1 => {
             set_bits(&mut entry.ebx, 24..=31, index);
             set_bits(&mut entry.ebx, 16..=23, count.next_power_of_two().min(255));
-            set_bit(&mut entry.ecx, 5, false); // VMX: no guests in the guest
+            set_bit(&mut entry.ecx, 5, false); // VMX: no nested guests
             set_bit(&mut entry.ecx, 15, false); // performance capabilities: no PMU
             set_bit(&mut entry.ecx, 21, true); // x2APIC
-            set_bit(&mut entry.ecx, 24, true); // TSC deadline timer, which KVM has but does not list here
+            set_bit(&mut entry.ecx, 24, true); // TSC deadline timer, which KVM supports but does not list here
             set_bit(&mut entry.ecx, 31, true); // under a hypervisor
             set_bit(&mut entry.edx, 28, several); // more than one logical processor
         }
@@ -80,7 +81,7 @@ fn adapt(entry: &mut kvm_cpuid_entry2, topology: &Topology, tsc_khz: Option<u32>
                 set_bits(&mut entry.eax, 26..=31, ((1 << topology.core_bits()) - 1u32).min(63));
             }
         }
-        // MONITOR/MWAIT would be emulated as NOPs; performance counters cost a guest's boot a detection in vain.
+        // MONITOR/MWAIT would be emulated as NOPs; performance counters would cost the guest's boot a useless detection.
         5 | 0xa | 0x8000_0022 => (entry.eax, entry.ebx, entry.ecx, entry.edx) = (0, 0, 0, 0),
         KVM_SIGNATURE if tsc_khz.is_some() => entry.eax = entry.eax.max(KVM_TIMING),
         0x8000_0001 => {
@@ -119,13 +120,13 @@ fn extended_topology(topology: &Topology) -> [kvm_cpuid_entry2; 3] {
     [level(0, 1, 0, 1), level(1, 2, topology.core_bits(), topology.count), level(2, 0, 0, 0)]
 }
 
-/// Leaves 0x15 and 0x16, where the highest basic leaf reaches that far: crystal ratio and base frequency. Linux takes
-/// the TSC's frequency from them without measuring, also if it lacks KVM's clock.
+/// Adds leaves 0x15 and 0x16 if the highest basic leaf includes them: crystal ratio and base frequency. Linux then does
+/// not measure the TSC's frequency, even if it lacks KVM's clock.
 fn frequency(entries: &mut Vec<kvm_cpuid_entry2>, tsc_khz: u32) {
     let highest = entries.iter().find(|e| e.function == 0).map_or(0, |e| e.eax);
     if highest >= 0x15 {
         entries.retain(|e| e.function != 0x15);
-        // TSC = crystal × EBX / EAX. KVM's APIC timer runs at 1 GHz, which a crystal of that speed expresses.
+        // TSC = crystal × EBX / EAX. KVM's APIC timer runs at 1 GHz, like a crystal of that frequency.
         entries.push(kvm_cpuid_entry2 {
             function: 0x15,
             eax: APIC_TIMER_KHZ,
@@ -241,7 +242,7 @@ mod tests {
     }
 
     #[test]
-    fn the_tsc_frequency_is_told_in_kvms_and_in_intels_way() {
+    fn the_tsc_frequency_is_reported_in_kvms_and_in_intels_way() {
         let entries = guest(&host(), &Topology { index: 0, count: 1 }, Some(2_300_000));
         assert_eq!(find(&entries, KVM_TIMING, 0).eax, 2_300_000);
         assert_eq!(find(&entries, KVM_SIGNATURE, 0).eax, KVM_TIMING);

@@ -1,23 +1,23 @@
-//! How much RAM lies where, and what the guest is told of it (E820 and PVH use the same type numbers).
+//! The addresses of RAM, and the memory map for the guest (E820 and PVH use the same type numbers).
 
 use super::layout;
 
-/// RAM, usable.
+/// Usable RAM.
 pub const E820_RAM: u32 = 1;
-/// Not to be touched by the guest's allocator.
+/// Memory that the guest's allocator must not use.
 pub const E820_RESERVED: u32 = 2;
 
 /// A range of the guest's physical addresses.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Range {
-    /// First address.
+pub struct GuestRange {
+    /// First address of the range.
     pub start: u64,
-    /// Bytes.
+    /// Length in bytes.
     pub len: u64,
 }
 
-impl Range {
-    /// The address after the last.
+impl GuestRange {
+    /// The address after the last byte.
     pub fn end(&self) -> u64 {
         self.start + self.len
     }
@@ -26,33 +26,38 @@ impl Range {
 /// An entry of the memory map.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct MapEntry {
-    /// Where.
-    pub range: Range,
+    /// Addresses of the entry.
+    pub range: GuestRange,
     /// [`E820_RAM`] or [`E820_RESERVED`].
     pub kind: u32,
 }
 
+/// The RAM below the device hole, of `size` bytes altogether.
+pub fn low_ram(size: u64) -> GuestRange {
+    GuestRange { start: 0, len: size.min(layout::MMIO_HOLE) }
+}
+
 /// `size` bytes of RAM, split around the hole below 4 GiB.
-pub fn ram(size: u64) -> Vec<Range> {
-    let low = size.min(layout::MMIO_HOLE);
-    let mut ranges = vec![Range { start: 0, len: low }];
-    if size > low {
-        ranges.push(Range { start: layout::MMIO_HOLE_END, len: size - low });
+pub fn ram(size: u64) -> Vec<GuestRange> {
+    let low = low_ram(size);
+    let mut ranges = vec![low];
+    if size > low.len {
+        ranges.push(GuestRange { start: layout::MMIO_HOLE_END, len: size - low.len });
     }
     ranges
 }
 
-/// Where `len` bytes lie that can be plugged into a guest with `size` bytes of RAM: above everything else, and aligned
-/// to the largest unit in which Linux adds memory. They are not on the map: the guest learns of them from the device.
-pub fn pluggable(size: u64, len: u64) -> Range {
+/// The addresses of `len` pluggable bytes for a guest with `size` bytes of RAM: above everything else, and aligned to the
+/// largest unit in which Linux adds memory. They are not in the memory map: the device reports them to the guest.
+pub fn pluggable(size: u64, len: u64) -> GuestRange {
     const ALIGNMENT: u64 = 2 << 30;
-    let end = ram(size).last().map_or(0, Range::end).max(layout::MMIO_HOLE_END);
-    Range { start: end.next_multiple_of(ALIGNMENT), len }
+    let end = ram(size).last().map_or(0, GuestRange::end).max(layout::MMIO_HOLE_END);
+    GuestRange { start: end.next_multiple_of(ALIGNMENT), len }
 }
 
 /// The memory map of a guest with `size` bytes of RAM, at least 2 MiB.
 pub fn map(size: u64) -> Vec<MapEntry> {
-    let entry = |start: u64, end: u64, kind| MapEntry { range: Range { start, len: end - start }, kind };
+    let entry = |start: u64, end: u64, kind| MapEntry { range: GuestRange { start, len: end - start }, kind };
     let mut map = vec![
         entry(0, layout::LOW_RAM_END, E820_RAM),
         entry(layout::LOW_RAM_END, 0xa_0000, E820_RESERVED),
@@ -74,16 +79,16 @@ mod tests {
 
     #[test]
     fn ram_is_split_around_the_hole_below_4_gib() {
-        assert_eq!(ram(64 << 20), [Range { start: 0, len: 64 << 20 }]);
-        assert_eq!(ram(3 * GIB), [Range { start: 0, len: 3 * GIB }]);
+        assert_eq!(ram(64 << 20), [GuestRange { start: 0, len: 64 << 20 }]);
+        assert_eq!(ram(3 * GIB), [GuestRange { start: 0, len: 3 * GIB }]);
         let one_more = 3 * GIB + (1 << 20);
-        assert_eq!(ram(one_more), [Range { start: 0, len: 3 * GIB }, Range { start: 4 * GIB, len: 1 << 20 }]);
-        assert_eq!(ram(5 * GIB), [Range { start: 0, len: 3 * GIB }, Range { start: 4 * GIB, len: 2 * GIB }]);
+        assert_eq!(ram(one_more), [GuestRange { start: 0, len: 3 * GIB }, GuestRange { start: 4 * GIB, len: 1 << 20 }]);
+        assert_eq!(ram(5 * GIB), [GuestRange { start: 0, len: 3 * GIB }, GuestRange { start: 4 * GIB, len: 2 * GIB }]);
     }
 
     #[test]
     fn memory_to_plug_in_lies_above_all_ram_and_devices() {
-        assert_eq!(pluggable(128 << 20, GIB), Range { start: 4 * GIB, len: GIB });
+        assert_eq!(pluggable(128 << 20, GIB), GuestRange { start: 4 * GIB, len: GIB });
         assert_eq!(pluggable(4 * GIB, GIB).start, 6 * GIB);
         assert_eq!(pluggable(5 * GIB, GIB).start, 6 * GIB);
         assert_eq!(pluggable(5 * GIB + 1, GIB).start, 8 * GIB);

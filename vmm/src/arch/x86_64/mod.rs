@@ -1,9 +1,9 @@
 //! x86-64: the guest's physical layout, processor state, and the tables that describe the machine to the guest.
 
-pub mod acpi;
-pub mod cpuid;
+pub(crate) mod acpi;
+pub(crate) mod cpuid;
 pub mod layout;
-pub mod memmap;
-pub mod mptable;
-pub mod msr;
+pub(crate) mod memmap;
+pub(crate) mod mptable;
+pub(crate) mod msr;
 pub mod regs;

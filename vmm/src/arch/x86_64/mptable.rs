@@ -1,18 +1,18 @@
-//! Tables of the MultiProcessor Specification 1.4, for kernels that know no ACPI: processors, the IOAPIC, and which pin
-//! has which ISA interrupt.
+//! Tables of the MultiProcessor Specification 1.4, for kernels without ACPI: processors, the IOAPIC, and the pins of the
+//! ISA interrupts.
 //!
-//! They are there for kernels with ACPI too. Linux looks for the pointer in three places before it knows whether it will
-//! need it, in steps of 16 bytes, each with a mapping of its own, and that takes it several milliseconds if there is
-//! none. A copy of the pointer in the first place ends the search at its first step; of the tables, a kernel that has
-//! found processors by ACPI then makes no use.
+//! Every machine has them. Linux searches three places for the pointer before it knows whether it will need it, in steps
+//! of 16 bytes, each with a mapping of its own: several milliseconds if there is no pointer. A copy of the pointer in
+//! the first place ends the search at its first step. A kernel that has found processors by ACPI then ignores the
+//! tables.
 
 use super::layout;
 
-/// Bytes of the floating pointer structure (section 4.1), which comes first.
+/// Bytes of the floating pointer structure (section 4.1), the first table.
 pub const POINTER_SIZE: usize = 16;
 /// Bytes of the configuration table header (section 4.2).
 const HEADER_SIZE: usize = 44;
-/// Both revisions are "1.4".
+/// Revision 1.4, of both the pointer and the table.
 const REVISION: u8 = 4;
 
 const PROCESSOR: u8 = 0;
@@ -32,9 +32,9 @@ const ISA_BUS: u8 = 0;
 const APIC_VERSION: u8 = 0x14;
 const IO_APIC_VERSION: u8 = 0x11;
 
-/// The tables, to be put at `base`, where a kernel looks for them: on a multiple of 16 between 0xf0000 and 1 MiB.
+/// Encodes the tables for address `base`. A kernel searches multiples of 16 between 0xf0000 and 1 MiB.
 pub fn tables(base: u64, vcpus: u32) -> Vec<u8> {
-    let io_apic = u8::try_from(vcpus).expect("the number of vCPUs is limited to what xAPIC ids can tell apart");
+    let io_apic = u8::try_from(vcpus).expect("the number of vCPUs is below the number of xAPIC ids");
     let mut entries = Vec::new();
     let mut count: u16 = 0;
     let mut add = |entry: &[u8]| {
@@ -42,7 +42,7 @@ pub fn tables(base: u64, vcpus: u32) -> Vec<u8> {
         count += 1;
     };
     for id in 0..io_apic {
-        // Usable, and the first one is the boot processor. What it can do is found by CPUID.
+        // Usable, and the first one is the boot processor. Kernels read its features from CPUID.
         let flags = 1 | u8::from(id == 0) << 1;
         add(&[&[PROCESSOR, id, APIC_VERSION, flags][..], &[0; 16]].concat());
     }
@@ -62,7 +62,7 @@ fn pointer(base: u64) -> Vec<u8> {
     let table = u32::try_from(base).expect("below 1 MiB") + POINTER_SIZE as u32;
     let mut bytes = b"_MP_".to_vec();
     bytes.extend(table.to_le_bytes());
-    // Length in units of 16 bytes, revision, checksum, features: a table is there, no PIC mode to leave.
+    // Length in units of 16 bytes, revision, checksum, features: a table is present, and there is no PIC mode.
     bytes.extend([1, REVISION, 0, 0, 0, 0, 0, 0]);
     bytes[10] = complement(&bytes);
     bytes
@@ -82,7 +82,7 @@ fn header(entries: &[u8], count: u16) -> Vec<u8> {
     bytes
 }
 
-/// What makes the sum of all bytes 0.
+/// The checksum byte: it makes the sum of all bytes 0.
 fn complement(bytes: &[u8]) -> u8 {
     bytes.iter().fold(0u8, |sum, byte| sum.wrapping_add(*byte)).wrapping_neg()
 }

@@ -17,24 +17,24 @@ const BOOT_CS: u16 = 0x10;
 const BOOT_DS: u16 = 0x18;
 const BOOT_TSS: u16 = 0x20;
 
-/// How the boot processor starts.
+/// The state in which the boot processor starts.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum EntryState {
     /// 32-bit protected mode without paging; EBX = start info (Xen's "x86/HVM direct boot ABI").
     Pvh {
-        /// Entry address.
+        /// Physical address of the entry.
         entry: u32,
     },
     /// 64-bit mode with the first GiB mapped one to one; RSI = boot_params (Linux' x86 boot protocol, "64-bit boot
     /// protocol").
     Linux64 {
-        /// Entry address.
+        /// Physical address of the entry.
         entry: u64,
     },
 }
 
 impl EntryState {
-    /// Writes the state into what KVM reports as reset state.
+    /// Writes the state into the registers that KVM reports after reset.
     pub fn apply(&self, regs: &mut kvm_regs, sregs: &mut kvm_sregs) {
         regs.rflags = RFLAGS;
         match *self {
@@ -63,7 +63,7 @@ impl EntryState {
     }
 }
 
-/// The GDT that goes with the 64-bit entry: null, unused, code, data, and room for a TSS nobody uses.
+/// The GDT that goes with the 64-bit entry: null, unused, code, data, and an unused TSS.
 pub fn gdt() -> [u64; 5] {
     [0, 0, 0x00af_9b00_0000_ffff, 0x00cf_9300_0000_ffff, 0x0000_8b00_0000_0067]
 }
@@ -119,7 +119,7 @@ mod tests {
         assert_eq!((regs.rip, regs.rbx, regs.rflags), (0x100_0210, layout::PVH_START_INFO, 2));
         assert_eq!((sregs.cr0, sregs.cr4, sregs.efer), (1, 0, 0));
         assert_eq!((sregs.cs.db, sregs.cs.l, sregs.cs.base, sregs.cs.limit), (1, 0, 0, u32::MAX));
-        assert_eq!(sregs.apic_base, 0xfee0_0900, "what KVM set and we do not know stays");
+        assert_eq!(sregs.apic_base, 0xfee0_0900, "state that KVM set and hutch does not know stays");
     }
 
     #[test]

@@ -1,7 +1,8 @@
-//! The hypervisor backend on KVM. Everything that knows `kvm-ioctls` is in this folder and in [`super::probe`].
+//! The hypervisor backend on KVM. Only this folder uses `kvm-ioctls`.
 
+mod async_teardown;
+mod error;
 mod irq;
-mod linger;
 mod slots;
 mod vcpu;
 mod vm;
@@ -16,7 +17,7 @@ use kvm_ioctls::{Cap, Kvm};
 use super::{HvError, Hypervisor, Vm};
 pub use vm::KvmVm;
 
-/// The device node.
+/// The device node of KVM.
 pub const KVM_DEVICE: &str = "/dev/kvm";
 
 /// An open `/dev/kvm`.
@@ -26,31 +27,25 @@ pub struct KvmHypervisor {
 
 impl KvmHypervisor {
     /// Opens `/dev/kvm`.
-    ///
-    /// # Errors
-    /// As of `open(2)`: `NotFound`, `PermissionDenied` and so on.
     pub fn open() -> io::Result<Self> {
         Self::open_path(Path::new(KVM_DEVICE))
     }
 
     /// Opens another node, for tests.
-    ///
-    /// # Errors
-    /// As of `open(2)`.
-    #[allow(unsafe_code)] // one: handing an owned descriptor to kvm-ioctls
+    #[expect(unsafe_code, reason = "hands an owned descriptor to kvm-ioctls")]
     pub fn open_path(path: &Path) -> io::Result<Self> {
         let file = File::options().read(true).write(true).open(path)?;
         let fd = std::os::fd::IntoRawFd::into_raw_fd(file);
-        // SAFETY: the descriptor is open, owned by nobody else, and given away here.
+        // SAFETY: the descriptor is open, has no other owner, and is given away here.
         Ok(Self { kvm: unsafe { Kvm::from_raw_fd(fd) } })
     }
 
-    /// KVM_GET_API_VERSION; 12 on every Linux since 2.6.22. Negative: not KVM at all.
+    /// KVM_GET_API_VERSION: 12 on every Linux since 2.6.22, negative if the node is not KVM.
     pub fn api_version(&self) -> i32 {
         self.kvm.get_api_version()
     }
 
-    /// The first capability missing that hutch cannot do without, by its name in `linux/kvm.h`.
+    /// The first missing capability of those that hutch needs, by its name in `linux/kvm.h`.
     pub fn missing_capability(&self) -> Option<&'static str> {
         const NEEDED: [(Cap, &str); 6] = [
             (Cap::Irqchip, "KVM_CAP_IRQCHIP"),
@@ -72,9 +67,4 @@ impl Hypervisor for KvmHypervisor {
     fn create_vm(&self) -> Result<Box<dyn Vm>, HvError> {
         Ok(Box::new(KvmVm::new(&self.kvm)?))
     }
-}
-
-/// Gives a failed ioctl its name.
-fn failed(operation: &'static str) -> impl FnOnce(kvm_ioctls::Error) -> HvError {
-    move |error| HvError { operation, source: io::Error::from_raw_os_error(error.errno()) }
 }

@@ -1,5 +1,5 @@
 //! Guest memory as KVM memory slots.
-#![allow(unsafe_code)] // KVM_SET_USER_MEMORY_REGION is told a raw address range
+#![expect(unsafe_code, reason = "KVM_SET_USER_MEMORY_REGION takes a raw address range")]
 
 use hutch_devices::GuestRam;
 use kvm_bindings::kvm_userspace_memory_region;
@@ -7,9 +7,9 @@ use kvm_ioctls::VmFd;
 use vm_memory::{Address, GuestMemory, GuestMemoryRegion, MemoryRegionAddress};
 
 use super::super::HvError;
-use super::failed;
+use super::error::failed;
 
-/// One slot for each region of `ram`.
+/// Registers one slot for each region of `ram`.
 pub(super) fn map(vm: &VmFd, ram: &GuestRam) -> Result<(), HvError> {
     for (slot, region) in (0u32..).zip(ram.iter()) {
         let host = region

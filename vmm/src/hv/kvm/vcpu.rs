@@ -1,5 +1,5 @@
 //! A KVM vCPU. Created by the builder, then owned by its thread.
-#![allow(unsafe_code)] // the exchange area `kvm_run` is a C union, and is mapped a second time for the exit flag
+#![expect(unsafe_code, reason = "`kvm_run` is a C union, mapped a second time for the exit flag")]
 
 use std::io;
 use std::os::fd::AsRawFd;
@@ -18,21 +18,21 @@ use vm_memory::{Bytes, GuestAddress};
 
 use super::super::exit::SystemEvent;
 use super::super::{FaultContext, HvError, ImmediateExit, Vcpu, VmExit};
-use super::failed;
+use super::error::failed;
 use crate::arch::x86_64::{cpuid, msr};
 use crate::arch::EntryState;
 
 /// `flags` bit of an emulation failure: instruction bytes are present (linux/kvm.h).
 const EMULATION_FLAG_INSTRUCTION_BYTES: u64 = 1;
-/// No x86 instruction is longer.
+/// Longest x86 instruction, in bytes.
 const MAX_INSTRUCTION: usize = 15;
 
-/// See the module.
+/// A vCPU descriptor with its exit flag.
 pub(super) struct KvmVcpu {
     fd: VcpuFd,
     run_size: usize,
     flag: Arc<RunFlag>,
-    /// For instruction bytes in reports; also keeps the memory mapped as long as the vCPU may run in it.
+    /// For instruction bytes in reports. Also keeps the memory mapped as long as the vCPU may run in it.
     ram: Option<GuestRam>,
 }
 
@@ -42,8 +42,8 @@ impl KvmVcpu {
         Ok(Self { fd, run_size, flag: Arc::new(flag), ram })
     }
 
-    /// Gives the vCPU its identity and, to the first one, its registers. What KVM's reset state already has right is
-    /// not written again: FPU and XCR0 (initialised), LINT0 of the boot processor (ExtINT), MP state (boot processor
+    /// Sets the vCPU's identity and, with an `entry`, its registers. It does not repeat KVM's reset state where that is
+    /// right already: FPU and XCR0 (initialised), LINT0 of the boot processor (ExtINT), MP state (boot processor
     /// runnable, the others waiting for INIT).
     pub(super) fn set_up(
         &self,
@@ -55,12 +55,12 @@ impl KvmVcpu {
         if !cpuid::has_invariant_tsc(supported.as_slice()) {
             self.adopt_tsc_frequency();
         }
-        // A host with an unstable TSC has no fixed frequency to tell; the guest then uses kvmclock alone.
+        // A host with an unstable TSC has no fixed frequency; the guest then uses kvmclock alone.
         let tsc_khz = self.fd.get_tsc_khz().ok();
         let entries = cpuid::guest(supported.as_slice(), &cpuid::Topology { index, count }, tsc_khz);
         let cpuid = CpuId::from_entries(&entries)
             .map_err(|_| HvError { operation: "composing CPUID", source: io::ErrorKind::InvalidData.into() })?;
-        self.fd.set_cpuid2(&cpuid).map_err(failed("telling a vCPU its features (KVM_SET_CPUID2)"))?;
+        self.fd.set_cpuid2(&cpuid).map_err(failed("setting a vCPU's features (KVM_SET_CPUID2)"))?;
 
         let msrs = Msrs::from_entries(&msr::boot())
             .map_err(|_| HvError { operation: "composing MSRs", source: io::ErrorKind::InvalidData.into() })?;
@@ -79,20 +79,20 @@ impl KvmVcpu {
         Ok(())
     }
 
-    /// Gives the vCPU the frequency that the host's TSC has by what the host knows now. Where it is not invariant, as in
-    /// many virtual machines, KVM makes vCPUs with the one that it was loaded with, and if the host's kernel has measured
-    /// anew since then it wants to scale, cannot, and takes the guest's TSC for 0 for ever: each timer of the guest would
-    /// fire late by as much as that TSC shows.
+    /// Sets the vCPU's TSC frequency to the one that the host measures now. Where the TSC is not invariant, as in many
+    /// virtual machines, KVM creates vCPUs with the frequency it saw when it was loaded. If the host's kernel has
+    /// measured again since then, KVM wants to scale, cannot, and reads the guest's TSC as 0 for ever: each timer of
+    /// the guest would fire late by the value of that TSC.
     fn adopt_tsc_frequency(&self) {
         if let Err(error) = self.fd.set_tsc_khz(0) {
-            // One that KVM has right stays so.
+            // A frequency that is right already stays.
             log::debug!("a vCPU keeps its frequency (KVM_SET_TSC_KHZ): {error}");
         }
     }
 
-    /// Makes the vCPU's local APIC known to the others'. KVM routes interrupts, INIT among them, by a map that it draws
-    /// anew when an APIC's state changes, but not when a vCPU is added; in a guest that has been running for a while
-    /// nothing else would change it before the first INIT.
+    /// Adds the vCPU's local APIC to KVM's interrupt map. KVM routes interrupts, INIT among them, by a map that it rebuilds
+    /// when an APIC's state changes, but not when a vCPU is added. In a guest that has been running for a while nothing
+    /// else would change it before the first INIT.
     pub(super) fn announce(&self) -> Result<(), HvError> {
         let state = self.fd.get_lapic().map_err(failed("KVM_GET_LAPIC"))?;
         self.fd.set_lapic(&state).map_err(failed("KVM_SET_LAPIC"))
@@ -105,7 +105,7 @@ impl KvmVcpu {
             return Vec::new();
         }
         let mut bytes = vec![0; MAX_INSTRUCTION];
-        // Not across the page: the next one may lie elsewhere.
+        // Not past the page: the next page may lie elsewhere.
         let in_page = 0x1000 - (rip & 0xfff) as usize;
         bytes.truncate(in_page.min(MAX_INSTRUCTION));
         match ram.read_slice(&mut bytes, GuestAddress(translated.physical_address)) {
@@ -135,7 +135,7 @@ impl Vcpu for KvmVcpu {
     }
 
     fn resumed(&mut self) {
-        // EINVAL for a guest without kvmclock: nothing to tell then.
+        // EINVAL for a guest without kvmclock, which needs no report.
         let _ = self.fd.kvmclock_ctrl();
     }
 
@@ -145,7 +145,7 @@ impl Vcpu for KvmVcpu {
     }
 }
 
-/// Reads the exit out of `run` (api.rst 5), which lies at the beginning of a mapping of `run_size` bytes.
+/// Reads the exit from `run` (api.rst 5), which lies at the beginning of a mapping of `run_size` bytes.
 fn decode(run: &mut kvm_run, run_size: usize) -> VmExit<'_> {
     let base = std::ptr::from_mut(run).cast::<u8>();
     let reason = run.exit_reason;
@@ -157,9 +157,9 @@ fn decode(run: &mut kvm_run, run_size: usize) -> VmExit<'_> {
             let size = usize::from(io.size);
             let len = size * io.count as usize;
             let offset = io.data_offset as usize;
-            assert!(offset.saturating_add(len) <= run_size, "KVM puts I/O data inside of its own exchange area");
+            assert!(offset.saturating_add(len) <= run_size, "KVM puts I/O data inside its own exchange area");
             // SAFETY: just checked to lie in the mapping, which lives and is borrowed as long as the vCPU; the data
-            // is in the page after `kvm_run`, so that it does not overlap `run`.
+            // is in the page after `kvm_run`, which does not overlap `run`.
             let items = unsafe { std::slice::from_raw_parts_mut(base.add(offset), len) };
             if u32::from(io.direction) == KVM_EXIT_IO_IN {
                 VmExit::PioIn { port: io.port, size, data: items }
@@ -193,13 +193,13 @@ fn decode(run: &mut kvm_run, run_size: usize) -> VmExit<'_> {
             })
         }
         KVM_EXIT_INTERNAL_ERROR => {
-            // SAFETY: the exit reason says that `internal` is written, of which `emulation_failure` is another view;
-            // all of its bytes are initialised, since the area is zeroed when made.
+            // SAFETY: the exit reason says that `internal` is written, and `emulation_failure` is another view of it. All
+            // of its bytes are initialised, since KVM zeroes the area when it creates it.
             let error = unsafe { &data.emulation_failure };
             if error.suberror != KVM_INTERNAL_ERROR_EMULATION {
                 return VmExit::InternalError(error.suberror);
             }
-            // ndata counts 8-byte words, of which the flags are the first.
+            // ndata counts 8-byte words; the flags are the first.
             if error.ndata < 3 || error.flags & EMULATION_FLAG_INSTRUCTION_BYTES == 0 {
                 return VmExit::EmulationFailure(Vec::new());
             }
@@ -212,8 +212,8 @@ fn decode(run: &mut kvm_run, run_size: usize) -> VmExit<'_> {
     }
 }
 
-/// `kvm_run.immediate_exit` through a mapping of its own, so that other threads may set it while the vCPU's thread
-/// holds the first mapping, and even when that thread is gone.
+/// `kvm_run.immediate_exit` through a mapping of its own: other threads may set it while the vCPU's thread uses the
+/// first mapping, and even when that thread is gone.
 struct RunFlag {
     page: NonNull<kvm_run>,
 }
@@ -254,7 +254,7 @@ impl ImmediateExit for RunFlag {
 
 impl Drop for RunFlag {
     fn drop(&mut self) {
-        // SAFETY: our own mapping, and nobody has a pointer into it any more.
+        // SAFETY: our own mapping, and no pointer into it is left.
         unsafe { libc::munmap(self.page.as_ptr().cast(), size_of::<kvm_run>()) };
     }
 }

@@ -1,6 +1,6 @@
 //! A KVM virtual machine: descriptor, interrupt controller, memory, vCPUs. Used by the builder's thread.
 
-#![allow(unsafe_code, reason = "one: kvm-ioctls does not lend its descriptors")]
+#![expect(unsafe_code, reason = "kvm-ioctls does not lend its descriptors")]
 
 use std::os::fd::{AsRawFd, BorrowedFd};
 
@@ -9,27 +9,28 @@ use kvm_bindings::{CpuId, KVM_MAX_CPUID_ENTRIES};
 use kvm_ioctls::{Kvm, VmFd};
 use vmm_sys_util::eventfd::EventFd;
 
-use super::super::{Doorbell, HvError, Vcpu, Vm};
+use super::super::{HvError, Ioeventfd, Vcpu, Vm};
+use super::error::failed;
 use super::vcpu::KvmVcpu;
-use super::{failed, irq, linger, slots};
+use super::{async_teardown, irq, slots};
 use crate::arch::x86_64::layout;
 use crate::arch::EntryState;
 
-/// See the module.
+/// An open VM descriptor, with the data for creating vCPUs.
 pub struct KvmVm {
     fd: VmFd,
-    /// What KVM can give a guest; the same for every vCPU, asked once.
+    /// KVM_GET_SUPPORTED_CPUID: the same for every vCPU, queried once.
     cpuid: CpuId,
     ram: Option<GuestRam>,
 }
 
 impl KvmVm {
-    /// KVM_CREATE_VM with local APICs and IOAPIC in the kernel. KVM's model brings PICs along, which hutch tells no
-    /// guest about; a PIT is left out: the guest's timer is in its local APIC.
+    /// KVM_CREATE_VM with local APICs and IOAPIC in the kernel. KVM's model includes PICs, which hutch describes to no
+    /// guest. There is no PIT: the guest's timer is in its local APIC.
     pub(super) fn new(kvm: &Kvm) -> Result<Self, HvError> {
         let fd = kvm.create_vm().map_err(failed("creating a virtual machine (KVM_CREATE_VM)"))?;
-        // Three pages that Intel's processors without "unrestricted guest" need (api.rst 4.40); they must lie outside
-        // of memory slots and below 4 GiB.
+        // Intel's processors without "unrestricted guest" need three pages (api.rst 4.40), outside of memory slots
+        // and below 4 GiB.
         fd.set_tss_address(layout::KVM_TSS as usize).map_err(failed("KVM_SET_TSS_ADDR"))?;
         fd.create_irq_chip().map_err(failed("creating the interrupt controllers (KVM_CREATE_IRQCHIP)"))?;
         let cpuid = kvm.get_supported_cpuid(KVM_MAX_CPUID_ENTRIES).map_err(failed("KVM_GET_SUPPORTED_CPUID"))?;
@@ -44,12 +45,12 @@ impl Vm for KvmVm {
         Ok(())
     }
 
-    fn interrupt_line(&self, gsi: u32) -> Result<EventFd, HvError> {
-        irq::line(&self.fd, gsi)
+    fn register_irqfd(&self, gsi: u32) -> Result<EventFd, HvError> {
+        irq::register_irqfd(&self.fd, gsi)
     }
 
-    fn ring(&self, doorbell: Doorbell, event: &EventFd) -> Result<(), HvError> {
-        irq::ring(&self.fd, doorbell, event)
+    fn register_ioeventfd(&self, ioeventfd: Ioeventfd, event: &EventFd) -> Result<(), HvError> {
+        irq::register_ioeventfd(&self.fd, ioeventfd, event)
     }
 
     fn create_vcpu(&self, index: u32, count: u32, entry: Option<&EntryState>) -> Result<Box<dyn Vcpu>, HvError> {
@@ -62,13 +63,13 @@ impl Vm for KvmVm {
         Ok(Box::new(vcpu))
     }
 
-    fn process_ends(&self) {
+    fn defer_teardown(&self) {
         // SAFETY: the descriptor is the machine's own and open as long as `self`.
         let fd = unsafe { BorrowedFd::borrow_raw(self.fd.as_raw_fd()) };
-        match linger::hold(fd) {
-            // The end of the process closes it.
+        match async_teardown::hold_open(fd) {
+            // The exit of the process closes it.
             Ok(ring) => std::mem::forget(ring),
-            Err(error) => log::debug!("the end of the process waits for that of the machine: {error}"),
+            Err(error) => log::debug!("the exit of the process waits for the VM's teardown: {error}"),
         }
     }
 }

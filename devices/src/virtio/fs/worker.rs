@@ -1,0 +1,279 @@
+//! The threads that serve requests from activation to deactivation. They take turns at the queues, so that a request
+//! that waits for a disk does not block the others.
+//!
+//! A thread takes a request, wakes another thread if there are more requests, serves it and gives it back. The pool has
+//! one more thread than busy ones, up to [`THREADS_MAX`].
+
+use std::io;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use fuse_backend_rs::abi::fuse_abi::Opcode;
+use fuse_backend_rs::api::server::Server;
+use fuse_backend_rs::transport::{Reader, VirtioFsWriter};
+use virtio_queue::{DescriptorChain, QueueOwnedT, QueueT};
+use vm_memory::GuestMemoryMmap;
+use vmm_sys_util::epoll::EventSet;
+
+use super::request::{Head, Refusal, MESSAGE_MAX, OUT_HEADER};
+use super::share::ShareFs;
+use super::sys;
+use crate::virtio::{Chain, DeviceInterrupt, DeviceQueue, QueueError};
+use crate::worker::{Next, Poller, Worker, WorkerHandle};
+use crate::{warn_limited, GuestRam};
+
+/// Number of queues: high priority and requests (VIRTIO 1.2, 5.11.2).
+pub const QUEUES: usize = 2;
+/// Most threads of one share.
+const THREADS_MAX: usize = 4;
+/// Threads from the start: one to serve and one to take over when the first waits for a disk.
+const THREADS_MIN: usize = 2;
+/// Requests that a thread serves before it checks whether it has to stop.
+const BATCH: usize = 64;
+
+type RawChain<'a> = DescriptorChain<&'a GuestMemoryMmap<()>>;
+
+/// The threads and the state that they share.
+pub struct Pool {
+    name: String,
+    mem: GuestRam,
+    interrupt: Arc<DeviceInterrupt>,
+    queues: [Mutex<DeviceQueue>; QUEUES],
+    server: Server<ShareFs>,
+    threads: Mutex<Vec<WorkerHandle<FsWorker>>>,
+    busy: AtomicUsize,
+    /// The driver broke the protocol, or the device has stopped this pool.
+    over: AtomicBool,
+}
+
+impl Pool {
+    /// Starts threads that serve `share`.
+    pub fn start(
+        name: &str,
+        mem: GuestRam,
+        interrupt: Arc<DeviceInterrupt>,
+        queues: [DeviceQueue; QUEUES],
+        share: ShareFs,
+    ) -> io::Result<Arc<Self>> {
+        let pool = Arc::new(Self {
+            name: name.to_owned(),
+            mem,
+            interrupt,
+            queues: queues.map(Mutex::new),
+            server: Server::new(share),
+            threads: Mutex::new(Vec::with_capacity(THREADS_MAX)),
+            busy: AtomicUsize::new(0),
+            over: AtomicBool::new(false),
+        });
+        let mut threads = pool.threads();
+        for _ in 0..THREADS_MIN {
+            if let Err(error) = pool.add_thread(&mut threads) {
+                drop(threads);
+                pool.stop();
+                return Err(error);
+            }
+        }
+        drop(threads);
+        Ok(pool)
+    }
+
+    fn threads(&self) -> MutexGuard<'_, Vec<WorkerHandle<FsWorker>>> {
+        self.threads.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn queue(&self, index: usize) -> Option<MutexGuard<'_, DeviceQueue>> {
+        Some(self.queues.get(index)?.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    fn add_thread(self: &Arc<Self>, threads: &mut Vec<WorkerHandle<FsWorker>>) -> io::Result<()> {
+        let name = format!("{}.{}", self.name, threads.len());
+        threads.push(WorkerHandle::spawn(&name, FsWorker { pool: self.clone(), own_umask: false })?);
+        Ok(())
+    }
+
+    /// Starts another thread if all are busy and there may be more.
+    fn reinforce(self: &Arc<Self>) {
+        // The lock is taken while the pool is started, paused or stopped: do not start threads then, and do not wait.
+        let Ok(mut threads) = self.threads.try_lock() else { return };
+        if threads.is_empty() || threads.len() >= THREADS_MAX || self.busy.load(Ordering::Relaxed) < threads.len() {
+            return;
+        }
+        if let Err(error) = self.add_thread(&mut threads) {
+            warn_limited!("{}: cannot start another thread: {error}", self.name);
+        }
+    }
+
+    /// Pauses every thread.
+    pub fn pause(&self) {
+        for thread in self.threads().iter() {
+            if let Err(error) = thread.pause() {
+                log::error!("{error}");
+            }
+        }
+    }
+
+    /// Continues after [`Self::pause`].
+    pub fn resume(&self) {
+        for thread in self.threads().iter() {
+            thread.resume();
+        }
+    }
+
+    /// Ends all threads. A thread that does not stop in time is left behind, and the guest does not get its request
+    /// back.
+    pub fn stop(&self) {
+        let threads = std::mem::take(&mut *self.threads());
+        for thread in threads {
+            if let Err(error) = thread.stop() {
+                log::error!("{error}");
+            }
+        }
+        self.over.store(true, Ordering::SeqCst);
+    }
+
+    /// Takes the next request. Wakes another thread if there are more.
+    fn take(&self, index: usize) -> Result<Option<RawChain<'_>>, QueueError> {
+        let Some(mut queue) = self.queue(index) else { return Ok(None) };
+        let ring = |source| QueueError::Ring { operation: "available ring", source };
+        loop {
+            let next = queue.queue.iter(&*self.mem).map_err(ring)?.next();
+            let left =
+                queue.queue.avail_idx(&*self.mem, Ordering::Acquire).map_err(ring)?.0 != queue.queue.next_avail();
+            let more = left || queue.enable_notifications(&self.mem)?;
+            match next {
+                None if more => {}
+                None => return Ok(None),
+                Some(chain) => {
+                    if more {
+                        queue.notify_self();
+                    }
+                    return Ok(Some(chain));
+                }
+            }
+        }
+    }
+
+    fn give_back(&self, index: usize, head: u16, written: u32) -> Result<(), QueueError> {
+        let Some(mut queue) = self.queue(index) else { return Ok(()) };
+        if self.over.load(Ordering::SeqCst) {
+            return Ok(());
+        }
+        queue.complete(&self.mem, head, written)?;
+        queue.signal(&self.mem, &self.interrupt)
+    }
+
+    fn serve(&self, index: usize, raw: RawChain<'_>) -> Result<(), QueueError> {
+        let head = raw.head_index();
+        let chain = Chain::collect(&self.mem, raw.clone()).map_err(|source| QueueError::Chain { head, source })?;
+        let written = match Head::check(&chain, &self.mem) {
+            Ok(request) => self.dispatch(request, &chain, raw),
+            Err(Refusal::Error(request, errno)) => request.refuse(&chain, &self.mem, errno),
+            Err(Refusal::Unreadable) => 0,
+        };
+        self.give_back(index, head, written)
+    }
+
+    /// Passes the request to the library. Returns the number of bytes of the reply.
+    fn dispatch(&self, request: Head, chain: &Chain, raw: RawChain<'_>) -> u32 {
+        let buffers = (Reader::from_descriptor_chain(&*self.mem, raw.clone()), VirtioFsWriter::new(&*self.mem, raw));
+        let (Ok(reader), Ok(writer)) = buffers else {
+            return request.refuse(chain, &self.mem, libc::EIO);
+        };
+        // The library has read the descriptors again, and the guest may have changed them.
+        if reader.available_bytes().max(writer.available_bytes()) > MESSAGE_MAX as usize {
+            return request.refuse(chain, &self.mem, libc::EIO);
+        }
+        match self.server.handle_message(reader, writer.into(), None, None) {
+            // The library answers this request, but returns 0.
+            Ok(0) if request.is(Opcode::Destroy) => OUT_HEADER,
+            Ok(written) => u32::try_from(written).unwrap_or(0),
+            Err(error) => {
+                warn_limited!("{}: refused a request: {error}", self.name);
+                request.refuse(chain, &self.mem, libc::EINVAL)
+            }
+        }
+    }
+
+    fn give_up(&self) {
+        if !self.over.swap(true, Ordering::SeqCst) {
+            self.interrupt.need_reset();
+        }
+    }
+}
+
+/// One thread of the pool.
+struct FsWorker {
+    pool: Arc<Pool>,
+    /// The thread has its own umask.
+    own_umask: bool,
+}
+
+impl FsWorker {
+    fn round(&self, index: usize) -> Next {
+        let pool = &self.pool;
+        pool.busy.fetch_add(1, Ordering::Relaxed);
+        let result = self.serve_some(index);
+        pool.busy.fetch_sub(1, Ordering::Relaxed);
+        if let Err(error) = result {
+            warn_limited!("{} stops until the guest resets it: {error}", pool.name);
+            pool.give_up();
+        }
+        if pool.over.load(Ordering::SeqCst) {
+            Next::Retire
+        } else {
+            Next::Continue
+        }
+    }
+
+    fn serve_some(&self, index: usize) -> Result<(), QueueError> {
+        let pool = &self.pool;
+        for _ in 0..BATCH {
+            if pool.over.load(Ordering::SeqCst) {
+                return Ok(());
+            }
+            let Some(chain) = pool.take(index)? else { return Ok(()) };
+            pool.reinforce();
+            pool.serve(index, chain)?;
+        }
+        if let Some(queue) = pool.queue(index) {
+            queue.notify_self();
+        }
+        Ok(())
+    }
+}
+
+impl Worker for FsWorker {
+    /// All threads wait for the same notifications, each of which wakes one idle thread.
+    fn register(&mut self, poller: &Poller) -> io::Result<()> {
+        for (token, queue) in (0..).zip(&self.pool.queues) {
+            let queue = queue.lock().unwrap_or_else(PoisonError::into_inner);
+            poller.add(&queue.notify, token, EventSet::IN | EventSet::EXCLUSIVE)?;
+        }
+        Ok(())
+    }
+
+    fn resumed(&mut self, _poller: &Poller) -> Next {
+        if !self.own_umask {
+            // Otherwise the library sets the umask of the whole process.
+            if let Err(error) = sys::own_umask() {
+                log::error!("{} stops: cannot give its thread an umask of its own: {error}", self.pool.name);
+                self.pool.give_up();
+                return Next::Retire;
+            }
+            self.own_umask = true;
+        }
+        (0..QUEUES).map(|index| self.round(index)).find(|next| *next == Next::Retire).unwrap_or(Next::Continue)
+    }
+
+    fn ready(&mut self, token: u64, _events: EventSet, _poller: &Poller) -> Next {
+        let Ok(index) = usize::try_from(token) else { return Next::Continue };
+        if let Some(queue) = self.pool.queue(index) {
+            queue.drain_notify();
+        }
+        self.round(index)
+    }
+
+    fn failed(&mut self) {
+        self.pool.give_up();
+    }
+}

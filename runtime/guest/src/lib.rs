@@ -1,0 +1,66 @@
+//! Guest assets: the kernel and the initramfs a pod's machine boots, made once and kept under `/var/lib/hutch/guest`.
+//!
+//! ```text
+//!             distro ── apt ─── .deb ──┐
+//!             host ──── /boot ─────────┼─ bzImage ─ image ─→ vmlinux ─┐
+//!  --kernel   PATH ────────────────────┘                              │
+//!             source ── apt ─── kernel (make) ──────────→ vmlinux ────┼─ store ─→ DIR/KIND/{vmlinux,
+//!             modules of the kernel ── module ─┐                      │            initramfs.cpio,
+//!  --agent    PATH ────────────────── agent ───┴─ initramfs ──────────┘            manifest.json}
+//! ```
+//!
+//! [`build`] makes an asset, [`GuestAssets::open`] is what every boot calls, [`inspect`] checks it to the last byte.
+//! All run on the caller's thread and print nothing; a [`Progress`] is told what happens.
+//!
+//! ```no_run
+//! use hutch_guest::{guest_dir, GuestAssets, GuestError, KernelChoice};
+//!
+//! # fn main() -> Result<(), GuestError> {
+//! let dir = guest_dir(None);
+//! let assets = GuestAssets::open(&dir, KernelChoice::Distro)?;
+//! println!("boot {} with {}", assets.kernel.display(), assets.initrd.display());
+//! # Ok(())
+//! # }
+//! ```
+
+mod agent;
+mod apt;
+mod artifacts;
+mod assets;
+mod build;
+mod digest;
+mod distro;
+mod error;
+mod image;
+mod initramfs;
+mod inspect;
+pub mod kernel;
+mod local;
+mod module;
+mod pod;
+mod progress;
+mod store;
+mod tool;
+
+pub use agent::{AGENT_VARIABLE, OCI_AGENT_VARIABLE};
+pub use apt::AptError;
+pub use artifacts::Recorded;
+pub use assets::{guest_dir, GuestAssets, KernelChoice, ListedAsset, DEFAULT_DIR, DIR_VARIABLE};
+pub use build::{build, BuildAction, BuildReport, BuildRequest};
+pub use digest::Digest;
+pub use error::GuestError;
+pub use image::{extract_vmlinux, Compression, ImageError, ImageForm, MAX_VMLINUX};
+pub use initramfs::CpioError;
+pub use inspect::{inspect, FileCheck, Inspection, Stale};
+pub use module::ModuleError;
+pub use pod::PodAssets;
+pub use progress::{Event, Progress};
+pub use store::lock::LockError;
+pub use store::manifest::{AgentRecord, FileRecord, KernelOrigin, KernelRecord, Manifest, ManifestError, Stamp};
+pub use store::{AssetKind, StoreError, UnknownKind};
+pub use tool::ToolError;
+
+#[cfg(test)]
+mod testing;
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,33 @@
+//! Fakes of everything outside of the pod API: machines, guests, shims, networks, mounts. For tests and examples.
+//!
+//! A [`World`] holds it all in memory and is fast and deterministic: it records every call, fails those it is told to
+//! fail, and can tell at the end what was leaked. [`process`] puts the same guest model behind real processes, for tests
+//! that kill them.
+//!
+//! The guest model ([`FakeGuest`]) looks at the first argument of a command:
+//!
+//! | argument | behaviour |
+//! |---|---|
+//! | `exit N` | ends with code N as soon as it is started |
+//! | `missing` | refused: the program does not exist |
+//! | `deaf` | ignores every signal but SIGKILL |
+//! | `undead` | ignores every signal |
+//! | anything else | runs until a signal ends it |
+
+mod calls;
+mod cgroups;
+mod disk;
+pub(crate) mod guest;
+mod mounts;
+mod network;
+pub mod process;
+mod session;
+mod shims;
+pub mod table;
+mod vm;
+mod world;
+
+pub use calls::Failing;
+pub use disk::FailingDisk;
+pub use guest::{Answer, FakeGuest, GuestState};
+pub use world::World;
