@@ -8,7 +8,7 @@ use super::{analysis, findings};
 use crate::Result;
 
 /// Circles that are meant: the crate, the modules, the reason.
-const MEANT: [(&str, &[&str], &str); 0] = [];
+const MEANT: &[(&str, &[&str], &str)] = &[];
 
 /// Runs the check.
 pub(crate) fn check() -> Result<()> {

@@ -19,7 +19,7 @@ const PRODUCT: [&str; 8] = [
 ];
 
 /// Names that several items may have, with the reason.
-const SHARED: [(&str, &str); 1] = [("Error", "the usual name of a crate's own error")];
+const SHARED: &[(&str, &str)] = &[("Error", "the usual name of a crate's own error")];
 
 /// Runs the check.
 pub(crate) fn check() -> Result<()> {
