@@ -1,4 +1,4 @@
-//! Running a hook: a process group of its own, the state on its stdin, its output captured, its time bounded. On the
+//! Runs a hook in a process group of its own: with the state on its stdin, captured output and a timeout. Runs on the
 //! calling thread of a process that reaps its own children: a helper, or a container's process before its program.
 
 use std::fs::File;
@@ -24,31 +24,28 @@ const MAX_OUTPUT: usize = 1500;
 /// "No limit" for waiting.
 const LONG: Duration = Duration::from_secs(24 * 3600);
 
-/// A hook, as the OCI configuration has it.
+/// A hook of the OCI configuration.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct Hook {
-    /// The program.
+    /// Absolute path of the program.
     pub path: String,
-    /// Its arguments, its name first; empty: the path.
+    /// Arguments, name first; if empty, the path is the only one.
     pub args: Vec<String>,
-    /// Its environment; empty: the caller's.
+    /// Environment; if empty, that of the caller.
     pub env: Vec<String>,
-    /// Seconds; `None` or zero: no limit.
+    /// Timeout in seconds; without a timeout `None` or zero.
     pub timeout: Option<u64>,
 }
 
 impl Hook {
-    /// Checks what comes from the host.
-    ///
-    /// # Errors
-    /// `Invalid`.
+    /// Checks a hook from the host.
     pub fn check(&self) -> Outcome<()> {
         if !self.path.starts_with('/') {
             return Err(invalid(format!("hook {:?} is not an absolute path", self.path)));
         }
         if [&self.path].into_iter().chain(&self.args).chain(&self.env).any(|text| text.contains('\0')) {
-            return Err(invalid(format!("hook {:?} has a NUL byte in its words", self.path)));
+            return Err(invalid(format!("hook {:?} contains a NUL byte", self.path)));
         }
         Ok(())
     }
@@ -58,21 +55,21 @@ impl Hook {
     }
 }
 
-/// What a hook reads on its stdin: the state of the OCI runtime specification.
+/// The state of the OCI runtime specification, which a hook reads on its stdin.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 pub struct State {
     /// Version of the specification.
     pub version: String,
     /// Id of the container.
     pub id: String,
-    /// Directory of its configuration in the guest.
+    /// Directory of the container's configuration in the guest.
     pub bundle: String,
-    /// Its annotations.
+    /// Annotations of the container; an object.
     pub annotations: Value,
 }
 
 impl State {
-    /// The text for a container that is `status`; `pid` is its process, if there is one.
+    /// The JSON text for a container with this status, and with the pid of its process if it has one.
     pub fn text(&self, status: &str, pid: Option<i32>) -> String {
         let annotations = if self.annotations.is_object() { self.annotations.clone() } else { json!({}) };
         let mut state = json!({
@@ -85,10 +82,7 @@ impl State {
     }
 }
 
-/// A file without a name that holds `text`, to be read from its beginning.
-///
-/// # Errors
-/// As memfd_create(2).
+/// A file without a name that holds `text`, positioned at its beginning.
 pub fn text_file(text: &str) -> io::Result<File> {
     let mut file = File::from(memfd_create(c"state", MFdFlags::MFD_CLOEXEC)?);
     file.write_all(text.as_bytes())?;
@@ -99,7 +93,7 @@ pub fn text_file(text: &str) -> io::Result<File> {
 /// Runs a hook to its end, under `filter` if there is one.
 ///
 /// # Errors
-/// A text with the hook's name, what went wrong and what it had to say.
+/// A text with the hook's path, the failure and the hook's output.
 pub fn run(hook: &Hook, state: File, filter: Option<&Filter>) -> Result<(), String> {
     let failed = |why: String| format!("hook {:?} {why}", hook.path);
     let (mut child, output) = spawn(hook, state, filter).map_err(|error| failed(format!("cannot be run: {error}")))?;
@@ -131,7 +125,7 @@ pub fn run(hook: &Hook, state: File, filter: Option<&Filter>) -> Result<(), Stri
     }
 }
 
-#[allow(unsafe_code)] // What runs between fork and exec.
+#[expect(unsafe_code, reason = "code between fork and exec")]
 fn spawn(hook: &Hook, state: File, filter: Option<&Filter>) -> io::Result<(Child, File)> {
     let (ours, theirs) = pipe2(OFlag::O_CLOEXEC)?;
     fcntl(&ours, FcntlArg::F_SETFL(OFlag::O_NONBLOCK))?;
@@ -176,7 +170,7 @@ fn watch(child: &Child, output: &mut Output, limit: Duration) -> Result<bool, Er
     }
 }
 
-#[allow(unsafe_code)] // A system call without wrapper.
+#[expect(unsafe_code, reason = "pidfd_open has no safe wrapper")]
 fn pidfd(child: &Child) -> Result<OwnedFd, Errno> {
     // SAFETY: no pointers; on success the kernel has made a descriptor for us.
     unsafe {
@@ -244,7 +238,7 @@ mod tests {
         let hook =
             Hook { env: vec!["A=b=c".into()], ..shell("read x; [ \"$x\" = '{\"id\":\"c\"}' ] && [ \"$A\" = b=c ]") };
         outcome(&hook).unwrap();
-        // A hook that does not read it is no failure, nor one that says more than is kept.
+        // A hook may ignore the state, and may print more than is kept.
         outcome(&shell("exec </dev/null; head -c 200000 /dev/zero")).unwrap();
     }
 
