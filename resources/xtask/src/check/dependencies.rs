@@ -5,14 +5,15 @@ use super::metadata::Metadata;
 use crate::Result;
 
 /// Our packages and those of our packages each may use, outside of tests. Arrows only point down.
-const ARROWS: [(&str, &[&str]); 14] = [
+const ARROWS: [(&str, &[&str]); 15] = [
     ("hutch", &["hutch-runtime", "hutch-vmm", "hutch-agent-proto"]),
-    ("hutch-runtime", &["hutch-vmm", "hutch-agent-proto"]),
+    ("hutch-runtime", &["hutch-vmm", "hutch-agent-proto", "hutch-hook"]),
     ("hutch-vmm", &["hutch-devices"]),
     ("hutch-devices", &[]),
     ("hutch-agent", &["hutch-agent-proto"]),
-    ("hutch-agent-oci", &["hutch-agent", "hutch-agent-proto"]),
+    ("hutch-agent-oci", &["hutch-agent", "hutch-agent-proto", "hutch-hook"]),
     ("hutch-agent-proto", &[]),
+    ("hutch-hook", &[]),
     ("hutch-testbed", &[]),
     ("hutch-testbed-kernel", &["hutch-runtime", "hutch-testbed-host"]),
     ("hutch-testbed-host", &["hutch-testbed"]),

@@ -11,8 +11,9 @@ use std::time::{Duration, Instant};
 use hutch_agent::failure::{invalid, io as failed_io, Outcome};
 use hutch_agent::Agent;
 use hutch_agent_proto::{ErrorKind, RemoteError};
+use hutch_hook::state_file;
 
-use crate::hooks::{text_file, State};
+use crate::hooks::State;
 use crate::job::{HookPoint, Job, HOOK_TIMEOUT};
 use crate::spawn_helper::run_in_helper;
 
@@ -88,7 +89,7 @@ impl GuestHooks {
     }
 
     fn one(&self, agent: &Agent, point: HookPoint, program: &Path, state: &str) -> Outcome<()> {
-        let state = text_file(state).map_err(|error| failed_io("the state for a hook", &error))?;
+        let state = state_file(state.as_bytes()).map_err(|error| failed_io("the state for a hook", &error))?;
         let null = fs::File::options().write(true).open("/dev/null").map_err(|error| failed_io("/dev/null", &error))?;
         let stdio = [state.as_fd(), null.as_fd(), null.as_fd()];
         let job = Job::Hook { program: program.to_owned(), point };

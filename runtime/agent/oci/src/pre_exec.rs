@@ -7,6 +7,7 @@ use std::path::Path;
 
 use hutch_agent::failure::{io, Outcome};
 use hutch_agent_proto::{ErrorKind, RemoteError};
+use hutch_hook::state_file;
 use serde::{Deserialize, Serialize};
 
 use crate::hooks::{self, Hook, State};
@@ -52,7 +53,7 @@ impl ExecPrep {
             let pid = i32::try_from(std::process::id()).ok();
             let text = self.state.text("created", pid);
             for hook in &self.hooks {
-                let state = hooks::text_file(&text).map_err(|error| io("startContainer hooks", &error))?;
+                let state = state_file(text.as_bytes()).map_err(|error| io("startContainer hooks", &error))?;
                 hooks::run(hook, state, self.filter.as_ref())
                     .map_err(|why| RemoteError::new(ErrorKind::System, format!("startContainer {why}")))?;
             }
