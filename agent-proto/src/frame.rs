@@ -4,13 +4,13 @@ use std::io::{self, Read, Write};
 
 use serde::{de::DeserializeOwned, Serialize};
 
-/// Largest payload of a frame in bytes. A longer one is refused before any of it is read.
+/// Largest payload of a frame in bytes. A reader refuses a longer one before it reads any of it.
 pub const MAX_FRAME: usize = 4 << 20;
 
-/// Payload bytes are read in steps of this size, so that a forged length cannot make the reader allocate.
+/// Bytes that a reader allocates at a time, lest a forged length makes it allocate the whole.
 const READ_STEP: usize = 64 << 10;
 
-/// Why a frame could not be sent or received.
+/// A frame that could not be sent or received.
 #[derive(Debug, thiserror::Error)]
 pub enum FrameError {
     /// The stream failed.
@@ -54,7 +54,7 @@ pub fn write_frame<T: Serialize>(stream: &mut impl Write, message: &T) -> Result
 /// Receives one message; `None` if the stream ended between frames.
 ///
 /// # Errors
-/// As [`FrameError`] says. After an error the stream is out of step and must be dropped.
+/// Drop the stream after any error: it is no longer at the start of a frame.
 pub fn read_frame<T: DeserializeOwned>(stream: &mut impl Read) -> Result<Option<T>, FrameError> {
     match read_payload(stream)? {
         Some(bytes) => Ok(Some(serde_json::from_slice(&bytes)?)),
@@ -62,10 +62,10 @@ pub fn read_frame<T: DeserializeOwned>(stream: &mut impl Read) -> Result<Option<
     }
 }
 
-/// Receives the payload of one frame, not yet understood; `None` if the stream ended between frames.
+/// Receives the payload of one frame without parsing it; `None` if the stream ended between frames.
 ///
 /// # Errors
-/// As [`FrameError`] says, except [`FrameError::Parse`]. After an error the stream is out of step and must be dropped.
+/// Drop the stream after any error: it is no longer at the start of a frame.
 pub fn read_payload(stream: &mut impl Read) -> Result<Option<Vec<u8>>, FrameError> {
     let mut head = [0; 4];
     match read_full(stream, &mut head)? {
@@ -132,7 +132,7 @@ mod tests {
     fn a_forged_length_is_refused() {
         let head = (MAX_FRAME as u32 + 1).to_le_bytes();
         assert!(matches!(read_frame::<String>(&mut &head[..]), Err(FrameError::TooLarge(_))));
-        // The largest legal claim with no bytes behind it must not allocate the claim.
+        // The largest legal length without bytes behind it must not make the reader allocate that much.
         let head = (MAX_FRAME as u32).to_le_bytes();
         assert!(matches!(read_frame::<String>(&mut &head[..]), Err(FrameError::Truncated)));
     }

@@ -1,4 +1,4 @@
-//! Messages in the order a connection sees them.
+//! Messages in the order in which they occur on a connection.
 
 use serde::{Deserialize, Serialize};
 
@@ -6,21 +6,20 @@ use crate::{
     ContainerStats, ExitStatus, ProcessInfo, ProcessSpec, RemoteError, ResourceLimits, SandboxSpec, WindowSize,
 };
 
-/// Names a process for as long as the sandbox lives; chosen by the host, unique in the sandbox. What it may consist
-/// of: [`crate::is_token`].
+/// The host's name for a process, unique in the sandbox until it is forgotten. [`crate::is_token`] checks its form.
 pub type Token = String;
 
 /// First frame of a connection, sent by the side that opened it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Open {
-    /// Requests and events; both sides say [`Hello`] next.
+    /// Requests and events; both sides send [`Hello`] next.
     Control,
     /// One standard stream of the process `token`; only the host opens these.
     Stream {
-        /// The process.
+        /// Token of the process.
         token: Token,
-        /// Which of its streams. With a terminal only [`StdStream::Terminal`] exists.
+        /// The stream of the process. With a terminal only [`StdStream::Terminal`] exists.
         stream: StdStream,
     },
 }
@@ -54,9 +53,9 @@ pub struct Hello {
 /// A message of the host on a control connection.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct HostFrame {
-    /// Chosen by the host; the reply carries it.
+    /// Number that the host chooses; the reply carries the same.
     pub id: u64,
-    /// What to do.
+    /// The request itself.
     pub request: Request,
 }
 
@@ -68,21 +67,21 @@ pub enum AgentFrame {
     Reply {
         /// Id of the request.
         id: u64,
-        /// Its outcome.
+        /// The response or the error.
         result: Result<Response, RemoteError>,
     },
-    /// Something happened.
+    /// An event that no request asked for.
     Event(Event),
 }
 
-/// Requests of the host. The reply is [`Response::Done`] unless said otherwise.
+/// Requests of the host. The reply is [`Response::Done`] unless another one is named.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 #[non_exhaustive]
 pub enum Request {
-    /// Is the agent alive?
+    /// Does nothing; the reply shows that the agent is alive.
     Ping,
-    /// Sets up what processes share: host name, clock, mounts, network. Once, before the first process.
+    /// Sets up the host name, clock, mounts and network of all processes. Once, before the first process.
     SetupSandbox(Box<SandboxSpec>),
     /// Sets the guest's real-time clock to nanoseconds since the epoch.
     SetClock {
@@ -91,58 +90,58 @@ pub enum Request {
     },
     /// Starts a process. Replies [`Response::Started`] once the program has been executed.
     ///
-    /// Streams wait in the agent until the host opens them; a stream the host does not open within the process's
-    /// life is dropped at its end, except that stdout and stderr are kept until drained or the process is forgotten.
+    /// Streams wait in the agent until the host opens them. When the process ends, the agent drops stdin; it keeps
+    /// stdout and stderr until the host has drained them or forgotten the process.
     StartProcess {
-        /// Name for the new process.
+        /// Token of the new process.
         token: Token,
-        /// Container it joins; `None`: a process of the sandbox itself.
+        /// Container that the process joins; `None`: a process of the sandbox itself.
         container: Option<String>,
-        /// What to run.
+        /// The program and its environment.
         process: Box<ProcessSpec>,
     },
     /// Replies [`Response::Exited`] when the process has ended, at once if it has already.
     WaitProcess {
-        /// The process.
+        /// Token of the process.
         token: Token,
     },
-    /// Sends a signal to the process, or also to those it started.
+    /// Sends a signal to the process, or also to the processes that it started.
     SignalProcess {
-        /// The process.
+        /// Token of the process.
         token: Token,
         /// Linux signal number.
         signal: i32,
-        /// Every process of its container too; for a process of the sandbox itself: its descendants and those of its
-        /// session, also after it has ended.
+        /// Signal every process of its container too. For a process of the sandbox itself: its descendants and the
+        /// members of its session, also after it has ended.
         all: bool,
     },
-    /// New size of the process's terminal.
+    /// Sets the size of the process's terminal.
     ResizeTerminal {
-        /// The process.
+        /// Token of the process.
         token: Token,
-        /// The size.
+        /// New size.
         size: WindowSize,
     },
-    /// Ends the process's stdin after what has already arrived on the stream. (Shutting down the write side of the
-    /// stream itself also waits for what is still under way.) A terminal gets its end-of-file character instead, if
+    /// Ends the process's stdin after the bytes that have already arrived on the stream. (A shutdown of the stream's
+    /// write side also waits for bytes that are still under way.) A terminal gets its end-of-file character instead, if
     /// its line discipline is in canonical mode.
     CloseStdin {
-        /// The process.
+        /// Token of the process.
         token: Token,
     },
     /// Forgets an ended process: its status and undelivered output.
     ForgetProcess {
-        /// The process.
+        /// Token of the process.
         token: Token,
     },
-    /// Creates an OCI container from a runtime-spec `config.json`, without starting its program. The init process
-    /// is known as `token`. Replies [`Response::Started`] with the guest pid of the waiting init.
+    /// Creates an OCI container from a runtime-spec `config.json`, without starting its program. `token` becomes the
+    /// token of its init process. Replies [`Response::Started`] with the guest pid of the waiting init.
     CreateContainer {
         /// Container id.
         id: String,
-        /// Name of the init process.
+        /// Token of the init process.
         token: Token,
-        /// The OCI runtime spec; paths are the guest's.
+        /// The OCI runtime spec, with paths of the guest.
         spec: Box<serde_json::Value>,
         /// Size of the terminal if `process.terminal` is set.
         terminal_size: Option<WindowSize>,
@@ -160,14 +159,14 @@ pub enum Request {
         id: String,
         /// Linux signal number.
         signal: i32,
-        /// All processes.
+        /// Signal all processes of the container.
         all: bool,
     },
-    /// Removes a stopped container from the guest (with `force`: kills it first).
+    /// Removes a stopped container from the guest; with `force` kills it first.
     RemoveContainer {
         /// Container id.
         id: String,
-        /// Kill what still runs.
+        /// Kill processes that still run.
         force: bool,
     },
     /// Freezes a container's cgroup.
@@ -199,21 +198,21 @@ pub enum Request {
     },
     /// Mounts a file system in the guest, for containers created later.
     Mount(crate::GuestMount),
-    /// Unmounts it again.
+    /// Unmounts a file system of [`Request::Mount`].
     Unmount {
         /// Mount point in the guest.
         target: String,
     },
     /// Adds or changes network interfaces and routes.
     ConfigureNetwork(crate::NetworkSpec),
-    /// Makes sure that `count` vCPUs are online, the first ones, and no others.
+    /// Brings the first `count` vCPUs online and takes the others offline.
     OnlineCpus {
         /// Number of vCPUs.
         count: u32,
     },
-    /// Waits until the guest has so much memory beyond what it booted with.
+    /// Waits until the guest has `more` bytes of memory beyond those that it booted with.
     AwaitMemory {
-        /// Bytes.
+        /// Additional memory in bytes.
         more: u64,
     },
     /// Ends every process, flushes file systems and powers the guest off. The connection ends without a reply.
@@ -225,35 +224,35 @@ pub enum Request {
 #[serde(rename_all = "snake_case")]
 #[non_exhaustive]
 pub enum Response {
-    /// Nothing more to say.
+    /// The request succeeded and has no result.
     Done,
     /// The process runs.
     Started {
-        /// Its pid in the guest.
+        /// Pid in the guest.
         pid: i32,
     },
     /// The process has ended.
     Exited(ExitStatus),
     /// Processes of a container.
     Processes(Vec<ProcessInfo>),
-    /// Figures of a container.
+    /// Statistics of a container.
     Stats(Box<ContainerStats>),
 }
 
-/// What the agent reports on its own.
+/// Events that the agent reports on its own.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 #[non_exhaustive]
 pub enum Event {
-    /// A process ended. What it wrote may still be on its way: an output stream delivers it before its own end. The event
+    /// A process ended. Its output may still be on its way: an output stream delivers it before its own end. The event
     /// of a short-lived process may come before the reply to the request that started it.
     Exited {
-        /// The process.
+        /// Token of the process.
         token: Token,
-        /// How.
+        /// Exit code or signal.
         status: ExitStatus,
     },
-    /// The guest killed a process of the container for want of memory.
+    /// The guest's kernel killed a process of the container because memory ran out.
     OutOfMemory {
         /// Container id.
         container: String,
@@ -262,7 +261,7 @@ pub enum Event {
     Log {
         /// `error`, `warn`, `info` or `debug`.
         level: String,
-        /// The text.
+        /// Text of the line.
         message: String,
     },
 }

@@ -1,4 +1,4 @@
-//! Reading a request so that an unknown one can be answered, and the form of tokens.
+//! Parses requests so that even an unknown one can be answered, and checks the form of tokens.
 
 use serde::{de::IgnoredAny, Deserialize};
 
@@ -12,26 +12,26 @@ pub fn is_token(text: &str) -> bool {
     (1..=MAX_TOKEN).contains(&text.len()) && text.bytes().all(|byte| byte.is_ascii_graphic())
 }
 
-/// Why a payload is no request.
+/// A payload that is not a request.
 #[derive(Debug, thiserror::Error)]
 pub enum BadRequest {
-    /// It has an id, so that it can be answered: with this error.
+    /// The payload has an id, so the agent can answer it: with this error.
     #[error("request {id}: {error}")]
     Unknown {
         /// Id of the request.
         id: u64,
-        /// The answer.
+        /// The error to answer with.
         error: RemoteError,
     },
-    /// Not even an id: the other side speaks something else.
+    /// The payload has no id: the other side speaks another protocol.
     #[error("not a request: {0}")]
     Malformed(serde_json::Error),
 }
 
-/// Understands the payload of a frame as a request of the host.
+/// Parses the payload of a frame as a request of the host.
 ///
 /// # Errors
-/// [`BadRequest`] tells whether an answer is possible.
+/// [`BadRequest::Unknown`] if the request can be answered, [`BadRequest::Malformed`] if not.
 pub fn parse_request(payload: &[u8]) -> Result<HostFrame, BadRequest> {
     #[derive(Deserialize)]
     struct Envelope {

@@ -1,8 +1,8 @@
-//! The data inside messages.
+//! The data in messages.
 
 use serde::{Deserialize, Serialize};
 
-/// What the processes of a sandbox share.
+/// Settings that all processes of a sandbox share.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 pub struct SandboxSpec {
     /// Host name, at most 64 bytes (P-180).
@@ -11,13 +11,13 @@ pub struct SandboxSpec {
     /// Nanoseconds since the epoch; 0 leaves the clock alone.
     #[serde(default)]
     pub unix_ns: u64,
-    /// Mounted in this order.
+    /// Mounts in the order in which the agent makes them.
     #[serde(default)]
     pub mounts: Vec<GuestMount>,
     /// Interfaces, routes and neighbours.
     #[serde(default)]
     pub network: NetworkSpec,
-    /// Root file system of sandbox processes as a guest path; they see nothing outside of it. `None`: the initramfs.
+    /// Root file system of sandbox processes as a guest path; they see no files outside it. `None`: the initramfs.
     #[serde(default)]
     pub root: Option<String>,
     /// Remount `root` read-only after its mount points are made.
@@ -29,25 +29,25 @@ pub struct SandboxSpec {
     /// `sysctl` settings.
     #[serde(default)]
     pub sysctls: Vec<(String, String)>,
-    /// Bytes of memory that are being plugged in on top of what the guest booted with; they are waited for.
+    /// Bytes of memory that the host is plugging in; the agent waits for them.
     #[serde(default)]
     pub memory_more: u64,
 }
 
-/// A mount made by the agent. A missing target is created (directory, or file if the source is one).
+/// A mount that the agent makes. The agent creates a missing target: a directory, or a file if the source is one.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct GuestMount {
-    /// virtio-fs tag, device, or path, as `fstype` wants it. A block device may be given as `serial:ID`, or `slot:ID` if its
-    /// medium has been changed since the guest's kernel looked at it.
+    /// virtio-fs tag, device or path, as `fstype` requires. A block device may be `serial:ID`, or `slot:ID` if the host
+    /// has changed its medium since the guest's kernel last read it.
     pub source: String,
     /// Absolute path in the guest; below the sandbox root if `in_root`.
     pub target: String,
-    /// File system, or `bind`, `overlay`.
+    /// Type of the file system, or `bind`, `overlay`.
     pub fstype: String,
-    /// `ro`, `nosuid`, … and the file system's own.
+    /// `ro`, `nosuid`, … and options of the file system.
     #[serde(default)]
     pub options: Vec<String>,
-    /// `target` is relative to the sandbox root, with symbolic links resolved inside of it.
+    /// `target` is relative to the sandbox root; symbolic links are resolved inside it.
     #[serde(default)]
     pub in_root: bool,
 }
@@ -58,50 +58,50 @@ pub struct NetworkSpec {
     /// Configured before routes (P-203).
     #[serde(default)]
     pub interfaces: Vec<Interface>,
-    /// Routes.
+    /// Configured after interfaces.
     #[serde(default)]
     pub routes: Vec<Route>,
     /// Static neighbour entries.
     #[serde(default)]
     pub neighbours: Vec<Neighbour>,
-    /// Lines for /etc/resolv.conf of the sandbox root; empty: untouched.
+    /// Lines for /etc/resolv.conf of the sandbox root; without lines the file stays as it is.
     #[serde(default)]
     pub dns: Vec<String>,
 }
 
-/// An interface, found by its MAC address.
+/// Settings of the interface with the MAC address `mac`.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Interface {
-    /// Name it gets.
+    /// New name.
     pub name: String,
     /// `aa:bb:cc:dd:ee:ff`.
     pub mac: String,
-    /// Bytes; 0 leaves the default.
+    /// MTU in bytes; 0 keeps the default.
     #[serde(default)]
     pub mtu: u32,
-    /// CIDR form, IPv4 and IPv6.
+    /// IPv4 and IPv6 addresses in CIDR form.
     #[serde(default)]
     pub addresses: Vec<String>,
 }
 
-/// A route.
+/// A route of the main table.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Route {
-    /// CIDR form; empty for the default route.
+    /// Destination in CIDR form; empty for the default route.
     #[serde(default)]
     pub destination: String,
-    /// Next hop; empty if on link.
+    /// Address of the next hop; empty for a destination on the link.
     #[serde(default)]
     pub gateway: String,
     /// Interface name.
     pub device: String,
-    /// Preferred source; may be empty.
+    /// Preferred source address; may be empty.
     #[serde(default)]
     pub source: String,
     /// Linux scope number (0 global, 253 link).
     #[serde(default)]
     pub scope: u8,
-    /// Lower is preferred; 0 is the kernel's default.
+    /// Priority: the kernel prefers the lower one; 0 is the kernel's default.
     #[serde(default)]
     pub metric: u32,
 }
@@ -122,7 +122,7 @@ pub struct Neighbour {
 pub struct ProcessSpec {
     /// Program and arguments; a name without `/` is looked up in `PATH` of `env` inside the root.
     pub args: Vec<String>,
-    /// The whole environment. `HOME` is added from the root's passwd file if absent.
+    /// The whole environment. The agent adds a missing `HOME` from the root's passwd file.
     #[serde(default)]
     pub env: Vec<(String, String)>,
     /// Working directory, absolute; empty is `/`.
@@ -131,16 +131,16 @@ pub struct ProcessSpec {
     /// `user[:group]`, names or numbers, resolved inside the root; empty is root.
     #[serde(default)]
     pub user: String,
-    /// More groups, names or numbers.
+    /// Additional groups, names or numbers.
     #[serde(default)]
     pub groups: Vec<String>,
-    /// With a terminal of this size; `None`: pipes.
+    /// Size of the process's terminal; `None`: the process has pipes.
     #[serde(default)]
     pub terminal: Option<WindowSize>,
     /// Whether the host will open a stdin stream; if not, stdin is /dev/null.
     #[serde(default)]
     pub stdin: bool,
-    /// Limits to set.
+    /// Resource limits of the process.
     #[serde(default)]
     pub rlimits: Vec<Rlimit>,
     /// Set `no_new_privs`.
@@ -151,16 +151,16 @@ pub struct ProcessSpec {
 /// Size of a terminal in characters.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct WindowSize {
-    /// Lines.
+    /// Height in lines.
     pub rows: u16,
-    /// Columns.
+    /// Width in columns.
     pub cols: u16,
 }
 
 /// A resource limit, named as in the OCI runtime spec (`RLIMIT_NOFILE`).
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Rlimit {
-    /// `RLIMIT_…`.
+    /// Name of the limit: `RLIMIT_…`.
     #[serde(rename = "type")]
     pub kind: String,
     /// Soft limit.
@@ -173,9 +173,9 @@ pub struct Rlimit {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum ExitStatus {
-    /// It exited with this code.
+    /// The process exited with this code.
     Code(u8),
-    /// This signal killed it.
+    /// This signal killed the process.
     Signal(i32),
 }
 
@@ -194,84 +194,84 @@ impl ExitStatus {
 pub struct ProcessInfo {
     /// Pid in the guest.
     pub pid: i32,
-    /// Parent's pid.
+    /// Pid of the parent in the guest.
     pub ppid: i32,
-    /// User id.
+    /// Effective user id.
     pub uid: u32,
     /// CPU time used, milliseconds.
     pub cpu_ms: u64,
-    /// Start, seconds since the guest's boot.
+    /// Start time in seconds since the guest's boot.
     pub start_secs: u64,
     /// Controlling terminal, `?` if none.
     pub tty: String,
-    /// Command line.
+    /// Arguments, separated by spaces.
     pub command: String,
-    /// Token, if it was started by the host.
+    /// Token, if the host started the process.
     pub token: Option<String>,
 }
 
-/// Limits of a container; absent means unchanged.
+/// New limits of a container; `None` leaves a limit as it is.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ResourceLimits {
-    /// Bytes; -1 is none.
+    /// Memory in bytes; -1 removes the limit.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub memory: Option<i64>,
-    /// Memory plus swap, bytes; -1 is none.
+    /// Memory and swap together in bytes; -1 removes the limit.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub memory_swap: Option<i64>,
-    /// Bytes the kernel tries to keep.
+    /// Bytes of memory that the kernel tries not to reclaim.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub memory_reservation: Option<i64>,
-    /// Microseconds per period; -1 is none.
+    /// CPU time per period in microseconds; -1 removes the limit.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub cpu_quota: Option<i64>,
-    /// Microseconds.
+    /// Length of a period in microseconds.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub cpu_period: Option<u64>,
     /// Weight, cgroup v1 scale (2 to 262144).
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub cpu_shares: Option<u64>,
-    /// List form, `0-2,4`.
+    /// CPUs as a list: `0-2,4`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub cpuset_cpus: Option<String>,
-    /// Processes; -1 is no limit.
+    /// Number of processes; -1 removes the limit.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub pids: Option<i64>,
 }
 
-/// Figures from a container's guest cgroup.
+/// Statistics of a container, from its cgroup in the guest.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ContainerStats {
-    /// CPU time, microseconds: total, user, system.
+    /// CPU time in microseconds: user and system together.
     pub cpu_usage_us: u64,
-    /// User part.
+    /// CPU time in user mode in microseconds.
     pub cpu_user_us: u64,
-    /// System part.
+    /// CPU time in the kernel in microseconds.
     pub cpu_system_us: u64,
-    /// Times the quota stopped it.
+    /// Periods in which the quota stopped the container.
     pub cpu_throttled: u64,
-    /// Bytes in use.
+    /// Memory in use in bytes.
     pub memory_bytes: u64,
-    /// Highest use so far.
+    /// Highest use of memory so far in bytes.
     pub memory_peak_bytes: u64,
-    /// Limit; `u64::MAX` is none.
+    /// Limit of memory in bytes; `u64::MAX` if there is none.
     pub memory_limit_bytes: u64,
-    /// Out-of-memory kills.
+    /// Processes that the kernel killed because memory ran out.
     pub oom_kills: u64,
-    /// Processes and threads.
+    /// Number of processes and threads.
     pub pids: u64,
     /// Bytes read from block devices.
     pub block_read_bytes: u64,
     /// Bytes written to block devices.
     pub block_write_bytes: u64,
-    /// Per interface of the sandbox.
+    /// Traffic of each interface of the sandbox.
     pub network: Vec<InterfaceStats>,
 }
 
 /// Traffic of one interface.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct InterfaceStats {
-    /// Name in the guest.
+    /// Name of the interface in the guest.
     pub name: String,
     /// Bytes received.
     pub rx_bytes: u64,

@@ -11,74 +11,71 @@ use nix::sys::time::{TimeVal, TimeValLike};
 
 /// A connected stream socket of any family. Never raises `SIGPIPE`.
 #[derive(Debug)]
-pub struct Connection(OwnedFd);
+pub struct HostConnection(OwnedFd);
 
-impl Connection {
+impl HostConnection {
     /// Takes over a connected stream socket.
     pub fn new(socket: OwnedFd) -> Self {
         Self(socket)
     }
 
-    /// Limits how long one receive may wait; `None` is for ever.
-    ///
-    /// # Errors
-    /// If the socket refuses.
+    /// Limits how long one receive may wait; `None` waits for ever.
     pub fn set_receive_timeout(&self, limit: Option<Duration>) -> io::Result<()> {
         let millis = limit.map_or(0, |limit| i64::try_from(limit.as_millis()).unwrap_or(i64::MAX));
         Ok(setsockopt(&self.0, sockopt::ReceiveTimeout, &TimeVal::milliseconds(millis))?)
     }
 
-    /// Receives what is there. `Ok(0)` is the end.
+    /// Receives bytes that have arrived. `Ok(0)` is the end of the stream.
     ///
     /// # Errors
-    /// `EAGAIN` if nothing is there.
+    /// `EAGAIN` if no bytes have arrived.
     pub fn receive_now(&self, buf: &mut [u8]) -> Result<usize, Errno> {
         retry(|| recv(self.0.as_raw_fd(), buf, MsgFlags::MSG_DONTWAIT))
     }
 
-    /// Sends what fits.
+    /// Sends as many bytes as the socket takes now.
     ///
     /// # Errors
-    /// `EAGAIN` if nothing fits, `EPIPE` or `ECONNRESET` if the other side no longer reads.
+    /// `EAGAIN` if it takes none, `EPIPE` or `ECONNRESET` if the other side no longer reads.
     pub fn send_now(&self, bytes: &[u8]) -> Result<usize, Errno> {
         retry(|| send(self.0.as_raw_fd(), bytes, MsgFlags::MSG_DONTWAIT | MsgFlags::MSG_NOSIGNAL))
     }
 
-    /// Whether the other side no longer reads. Both families answer an empty send with `EPIPE` then.
+    /// Whether the other side no longer reads. Sockets of both families then answer an empty send with `EPIPE`.
     pub fn is_unread(&self) -> bool {
         matches!(self.send_now(&[]), Err(errno) if errno != Errno::EAGAIN)
     }
 
-    /// Ends our direction after what was sent.
+    /// Shuts down our direction; the other side still receives the bytes sent before.
     pub fn finish_sending(&self) {
         let _ = shutdown(self.0.as_raw_fd(), Shutdown::Write);
     }
 
-    /// Ends both directions; wakes a thread that waits in one of them.
+    /// Shuts down both directions, which wakes a thread that waits on either.
     pub fn close(&self) {
         let _ = shutdown(self.0.as_raw_fd(), Shutdown::Both);
     }
 }
 
-impl AsFd for Connection {
+impl AsFd for HostConnection {
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.0.as_fd()
     }
 }
 
-impl From<UnixStream> for Connection {
+impl From<UnixStream> for HostConnection {
     fn from(stream: UnixStream) -> Self {
         Self(stream.into())
     }
 }
 
-impl Read for &Connection {
+impl Read for &HostConnection {
     fn read(&mut self, buf: &mut [u8]) -> io::Result<usize> {
         Ok(retry(|| recv(self.0.as_raw_fd(), buf, MsgFlags::empty()))?)
     }
 }
 
-impl Write for &Connection {
+impl Write for &HostConnection {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
         Ok(retry(|| send(self.0.as_raw_fd(), bytes, MsgFlags::MSG_NOSIGNAL))?)
     }
@@ -98,17 +95,14 @@ pub(crate) fn retry<T>(mut call: impl FnMut() -> Result<T, Errno>) -> Result<T, 
     }
 }
 
-/// Where connections come from.
+/// A source of connections.
 pub trait Listener {
     /// Waits for the next connection.
-    ///
-    /// # Errors
-    /// As `accept(2)`.
-    fn accept(&self) -> io::Result<Connection>;
+    fn accept(&self) -> io::Result<HostConnection>;
 }
 
 impl Listener for UnixListener {
-    fn accept(&self) -> io::Result<Connection> {
+    fn accept(&self) -> io::Result<HostConnection> {
         UnixListener::accept(self).map(|(stream, _)| stream.into())
     }
 }

@@ -1,30 +1,17 @@
-//! The backend to OCI containers. This agent runs processes of the sandbox itself; who runs containers is given to it,
-//! so that the large machinery for namespaces, cgroups and seccomp can live in a program of its own which is brought
-//! into the guest only when a container is asked for.
+//! Requests about containers: which ones they are, and the refusal of an agent that runs none.
+//!
+//! `hutch-agent` runs processes of the sandbox only. `hutch-agent-oci`, the pid 1 of a pod's guest, hands its own
+//! [`Containers`] to [`crate::init::run_with`], so that the code for namespaces, cgroups and seccomp is in that program
+//! alone.
 
 use std::sync::Arc;
 
 use hutch_agent_proto::{ErrorKind, ProcessSpec, RemoteError, Request, Response};
 
+use crate::agent::{Agent, Containers};
 use crate::failure::Outcome;
 use crate::process::Streams;
-use crate::server::Agent;
 use crate::spawn::Child;
-
-/// Runs containers.
-pub trait Containers: Send + Sync {
-    /// Serves one of the requests about containers ([`is_about_containers`]), on the thread of its connection.
-    ///
-    /// # Errors
-    /// What the host is to be told.
-    fn serve(&self, agent: &Arc<Agent>, request: Request) -> Outcome<Response>;
-
-    /// Starts a process in container `id`. The caller registers it under `token`.
-    ///
-    /// # Errors
-    /// What the host is to be told.
-    fn start(&self, agent: &Agent, id: &str, token: &str, process: &ProcessSpec) -> Outcome<(Child, Streams)>;
-}
 
 /// Whether `request` belongs to [`Containers::serve`].
 pub fn is_about_containers(request: &Request) -> bool {
@@ -42,7 +29,7 @@ pub fn is_about_containers(request: &Request) -> bool {
     )
 }
 
-/// A guest without containers.
+/// A guest without containers: refuses every request about one.
 pub struct NoContainers;
 
 impl NoContainers {

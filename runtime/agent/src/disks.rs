@@ -1,8 +1,9 @@
 //! Block devices by serial number (VIRTIO 1.2, 5.2.6: at most 20 bytes), never by name. Connection threads.
 //!
-//! A drive slot is a virtio disk whose medium the host changes while the guest runs. The kernel is interrupted for the new
-//! capacity, but learns whether the medium is read-only, and forgets what it has cached of the last one, only with a new
-//! device: so the driver lets go of a slot and takes it again before its medium is mounted.
+//! A drive slot is a virtio disk whose medium the host changes while the guest runs. The kernel learns the new capacity
+//! by an interrupt. But only for a new device does the kernel read whether the medium is read-only, and drop the cached
+//! blocks of the last medium. So the agent unbinds the driver from a slot and binds it again before it mounts the
+//! medium.
 
 use std::fs;
 use std::io;
@@ -20,17 +21,17 @@ use crate::failure::{self, not_found, wrong_state, Outcome};
 const BLOCK_DEVICES: &str = "/sys/block";
 /// The driver of virtio disks.
 const DRIVER: &str = "/sys/bus/virtio/drivers/virtio_blk";
-/// How long a file system may take to let go of its device after it was unmounted: the namespaces of ended containers
-/// may still go away.
-const RELEASE_PATIENCE: Duration = Duration::from_secs(5);
-/// Between two looks.
+/// How long a file system may keep its device after the agent unmounted it: the kernel may still be destroying the
+/// namespaces of ended containers.
+const RELEASE_TIMEOUT: Duration = Duration::from_secs(5);
+/// Time between two attempts.
 const PAUSE: Duration = Duration::from_millis(2);
 
-/// The device node that a mount's source means: `serial:ID` a disk, `slot:ID` the medium of a drive slot, anything else
-/// itself.
+/// The device node for the source of a mount: `serial:ID` is a disk, `slot:ID` the medium of a drive slot; any other
+/// text is returned unchanged.
 ///
 /// # Errors
-/// `NotFound` if there is no such disk, `System`.
+/// `NotFound` if there is no such disk.
 pub fn source(text: &str) -> Outcome<String> {
     let sys = Path::new(BLOCK_DEVICES);
     match (text.strip_prefix("serial:"), text.strip_prefix("slot:")) {
@@ -59,7 +60,7 @@ fn find(sys: &Path, serial: &str) -> Outcome<String> {
     Err(not_found(format!("the guest has no block device with serial number {serial:?}")))
 }
 
-/// Has the driver give up the device and take it again; its name may be another afterwards.
+/// Unbinds the driver from the device and binds it again. The device's name may change.
 fn renew(sys: &Path, driver: &Path, name: &str) -> Outcome<()> {
     let failed = |error: io::Error| failure::io(format_args!("renewing disk {name}"), &error);
     let link = fs::read_link(sys.join(name).join("device")).map_err(failed)?;
@@ -68,13 +69,13 @@ fn renew(sys: &Path, driver: &Path, name: &str) -> Outcome<()> {
     fs::write(driver.join("bind"), device).map_err(failed)
 }
 
-/// The block device that is mounted at `target`, if it is one; the last mount there counts.
+/// The block device that is mounted at `target`, if any; the last mount there counts.
 pub fn mounted_at(target: &str) -> Option<PathBuf> {
     device_in(&fs::read_to_string("/proc/self/mounts").ok()?, target)
 }
 
 fn device_in(mounts: &str, target: &str) -> Option<PathBuf> {
-    // Blanks and the like are written as octal numbers; what the host asks for has none.
+    // The kernel writes blanks and the like as octal numbers; targets from the host contain none.
     let mut lines = mounts.lines().filter_map(|line| {
         let mut fields = line.split(' ');
         Some((fields.next()?, fields.next()?))
@@ -83,20 +84,20 @@ fn device_in(mounts: &str, target: &str) -> Option<PathBuf> {
     source.starts_with("/dev/").then(|| source.into())
 }
 
-/// Waits until no file system uses `device` any more, hence all is written out and the host may take the medium away.
+/// Waits until no file system uses `device`. Then all data is written out and the host may take the medium away.
 ///
 /// # Errors
-/// `WrongState` if one still does after a while.
+/// `WrongState` if a file system still uses it after [`RELEASE_TIMEOUT`].
 pub fn wait_released(device: &Path) -> Outcome<()> {
-    let deadline = Instant::now() + RELEASE_PATIENCE;
+    let deadline = Instant::now() + RELEASE_TIMEOUT;
     loop {
-        // Refused as long as the device is claimed, which a mounted file system does (open(2)).
+        // The kernel refuses as long as a mounted file system claims the device (open(2)).
         match open(device, OFlag::O_RDONLY | OFlag::O_EXCL | OFlag::O_CLOEXEC, Mode::empty()) {
             Err(Errno::EBUSY) if Instant::now() < deadline => sleep(PAUSE),
             Err(Errno::EBUSY) => {
                 return Err(wrong_state(format!("disk {} is still in use after it was unmounted", device.display())))
             }
-            // Opened; or gone, and then nobody uses it.
+            // Opened, or the device is gone and thus unused.
             _ => return Ok(()),
         }
     }
@@ -124,13 +125,13 @@ mod tests {
             assert_eq!(find(sys.path(), missing).unwrap_err().kind, ErrorKind::NotFound);
         }
         assert_eq!(source("/dev/vda").unwrap(), "/dev/vda");
-        for missing in ["serial:nobody", "slot:nobody"] {
+        for missing in ["serial:none", "slot:none"] {
             assert_eq!(source(missing).unwrap_err().kind, ErrorKind::NotFound, "{missing}");
         }
     }
 
     #[test]
-    fn a_slot_is_given_up_and_taken_again() {
+    fn the_driver_of_a_slot_is_unbound_and_bound_again() {
         let dir = tempfile::tempdir().unwrap();
         let (sys, driver) = (dir.path().join("block"), dir.path().join("driver"));
         fs::create_dir_all(sys.join("vda")).unwrap();
@@ -144,7 +145,7 @@ mod tests {
     }
 
     #[test]
-    fn the_device_of_a_mount_is_told_by_the_table() {
+    fn the_device_of_a_mount_is_found_in_the_table() {
         let table = "/dev/vda /run/a ext4 rw 0 0\ntmpfs /run/b tmpfs rw 0 0\n/dev/vdb /run/a xfs rw 0 0\nodd\n";
         assert_eq!(device_in(table, "/run/a"), Some("/dev/vdb".into()));
         assert_eq!(device_in(table, "/run/b"), None);

@@ -1,4 +1,4 @@
-//! Short ways to build the errors that go to the host. Used by every module that serves a request.
+//! Constructors of the errors that go to the host. Every module that serves a request uses them.
 
 use std::fmt::Display;
 
@@ -13,17 +13,17 @@ pub fn invalid(message: impl Into<String>) -> RemoteError {
     RemoteError::new(ErrorKind::Invalid, message)
 }
 
-/// The named thing is unknown.
+/// The named object is not known to the agent.
 pub fn not_found(message: impl Into<String>) -> RemoteError {
     RemoteError::new(ErrorKind::NotFound, message)
 }
 
-/// The thing is in a state that does not allow the request.
+/// The object is in a state that does not allow the request.
 pub fn wrong_state(message: impl Into<String>) -> RemoteError {
     RemoteError::new(ErrorKind::WrongState, message)
 }
 
-/// This guest cannot do it at all.
+/// This guest cannot serve the request at all.
 pub fn unsupported(message: impl Into<String>) -> RemoteError {
     RemoteError::new(ErrorKind::Unsupported, message)
 }

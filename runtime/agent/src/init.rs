@@ -1,6 +1,7 @@
-//! The first steps of PID 1, on the main thread. Nothing here may fail silently: there is nobody to ask.
+//! The first steps of PID 1, on the main thread. No failure here may be silent: no other process can report it.
 //!
-//! Ready first, furnished second: the host's answer to the greeting takes longer than mounting a few file systems.
+//! The agent announces readiness before it mounts: the host takes longer to answer the greeting than the agent takes to
+//! mount a few file systems.
 
 use std::fs::{self, File};
 use std::io::{self, Write};
@@ -16,20 +17,21 @@ use nix::sys::stat::{umask, Mode};
 use nix::sys::utsname::uname;
 use nix::unistd::{dup2_stderr, dup2_stdin, dup2_stdout};
 
-use crate::connection::Connection;
-use crate::container::{Containers, NoContainers};
+use crate::agent::{Agent, AgentOptions, Containers};
+use crate::connection::HostConnection;
+use crate::container::NoContainers;
 use crate::log::{self, Level};
 use crate::marks::{self, Port};
-use crate::power::{halt, Guest};
+use crate::power::{halt, GuestPower};
 use crate::rlimits::raise_own;
-use crate::server::{Agent, Options};
+use crate::server::Server;
 use crate::session::opening;
 use crate::sys::{exit_now, is_open, use_one_arena};
 use crate::vsock::{dial, VsockListener};
 use crate::{memory, modules};
 
 /// How long the vsock device may take to appear after the modules are loaded.
-const DEVICE_PATIENCE: Duration = Duration::from_secs(5);
+const DEVICE_TIMEOUT: Duration = Duration::from_secs(5);
 
 const SAFE: MsFlags = MsFlags::MS_NOSUID.union(MsFlags::MS_NOEXEC).union(MsFlags::MS_NODEV);
 /// The agent's own file systems: type, mount point, flags, options.
@@ -41,7 +43,7 @@ const MOUNTS: &[(&str, &str, MsFlags, &str)] = &[
     ("devpts", "/dev/pts", MsFlags::MS_NOSUID.union(MsFlags::MS_NOEXEC), "ptmxmode=0666,mode=0620,gid=5"),
 ];
 
-/// Runs as PID 1 until the guest is powered off; without containers.
+/// Runs as PID 1 of a guest without containers, until the guest is powered off.
 pub fn run() -> ! {
     run_with(Box::new(NoContainers))
 }
@@ -49,17 +51,19 @@ pub fn run() -> ! {
 /// Directory of the agent's own files in a guest.
 pub const RUN_DIR: &str = "/run/hutch";
 
-/// Keeps signals away from process 1; called before there are other threads. The kernel ignores those that the guest's own
-/// processes send it unless its first thread blocks them, as the C library does for a moment whenever that makes a thread:
-/// a signal that came then would end the guest. Blocked by all threads for good, it stays pending. Processes that the agent
-/// starts do not inherit this.
+/// Blocks all signals of process 1. Call it before there are other threads.
+///
+/// The kernel drops signals that the guest's processes send to process 1, unless its first thread blocks them. The C
+/// library blocks them for a moment whenever it makes a thread, and a signal that came then would end the guest. A
+/// signal that all threads block for good stays pending instead. Processes that the agent starts do not inherit the
+/// mask.
 pub fn block_signals() {
     if let Err(errno) = SigSet::all().thread_block() {
         log::write(Level::Warn, format_args!("signals cannot be blocked: {errno}"));
     }
 }
 
-/// Runs as PID 1 until the guest is powered off; `containers` runs containers.
+/// Runs as PID 1 until the guest is powered off; `containers` runs the containers.
 pub fn run_with(containers: Box<dyn Containers>) -> ! {
     block_signals();
     marks::enable();
@@ -76,7 +80,7 @@ pub fn run_with(containers: Box<dyn Containers>) -> ! {
     modules::start(Path::new("/modules"));
     let kernel = uname().map(|names| names.release().to_string_lossy().into_owned()).unwrap_or_default();
     let listener = VsockListener::bind(AGENT_PORT).unwrap_or_else(|error| give_up("listening on vsock", &error));
-    // The host plugs more in once it knows that the guest is up.
+    // The host plugs in more memory once it knows that the guest is up.
     let memory_at_boot = memory::total();
     let pushed = push(&kernel);
     port.mark(b'A');
@@ -84,27 +88,28 @@ pub fn run_with(containers: Box<dyn Containers>) -> ! {
 
     mount_own();
     modules::load_for_devices();
-    let options = Options {
+    let options = AgentOptions {
         run_dir: PathBuf::from(RUN_DIR),
         limits: raise_own(),
         kernel,
         memory_at_boot,
         containers,
-        power: Box::new(Guest),
+        power: Box::new(GuestPower),
     };
     let agent = Agent::new(options).unwrap_or_else(|error| give_up("starting the agent", &error));
+    let server = Server::new(agent);
     if let Some(connection) = pushed {
-        agent.adopt(connection, true);
+        server.adopt(connection, true);
     }
-    match agent.serve(&listener) {
+    match server.serve(&listener) {
         Ok(()) => halt(),
         Err(error) => give_up("accepting connections", &error),
     }
 }
 
-/// Tells the host that the guest is up. A host that does not listen may still connect by itself.
-fn push(kernel: &str) -> Option<Connection> {
-    let connection = match dial(HOST_CID, HOST_PORT, DEVICE_PATIENCE) {
+/// Connects to the host and greets it: the guest is up. A host that does not listen may still connect by itself.
+fn push(kernel: &str) -> Option<HostConnection> {
+    let connection = match dial(HOST_CID, HOST_PORT, DEVICE_TIMEOUT) {
         Ok(connection) => connection,
         Err(error) if matches!(error.raw_os_error(), Some(libc::ECONNRESET | libc::ECONNREFUSED | libc::ETIMEDOUT)) => {
             log::write(Level::Warn, format_args!("the host does not listen on vsock port {HOST_PORT}: {error}"));
@@ -122,7 +127,7 @@ fn push(kernel: &str) -> Option<Connection> {
     }
 }
 
-/// Keeps descriptors 0 to 2 from being given to sockets, if the kernel found no console to open for them.
+/// Fills descriptors 0 to 2, lest a socket gets one of them, if the kernel found no console to open for them.
 fn occupy_standard_descriptors() {
     while !is_open(2) {
         match open("/", OFlag::O_PATH, Mode::empty()) {
@@ -133,8 +138,8 @@ fn occupy_standard_descriptors() {
     }
 }
 
-/// Mounts the agent's file systems and points the standard descriptors at `/dev/null`. A kernel without one of them
-/// is usable to some extent.
+/// Mounts the agent's file systems and points the standard descriptors at `/dev/null`. A kernel that lacks one of these
+/// file systems is still usable to some extent.
 fn mount_own() {
     umask(Mode::empty());
     for &(fstype, target, flags, data) in MOUNTS {

@@ -1,5 +1,5 @@
-//! From the host's description of a process to a running one: checks, look-ups in the root, streams, spawn.
-//! Called on connection threads.
+//! Turns the host's description of a process into a running process: checks, look-ups in the root, streams, spawn.
+//! Runs on connection threads.
 
 use std::ffi::CString;
 use std::fs::File;
@@ -14,56 +14,56 @@ use nix::fcntl::{fcntl, FcntlArg, OFlag};
 use nix::unistd::{pipe2, Uid};
 
 use crate::failure::{invalid, io, system, Outcome};
+use crate::mount_ns::MountNs;
 use crate::process::Streams;
 use crate::pty;
 use crate::rlimits::{self, ReadyLimit};
-use crate::sandbox::Sandbox;
-use crate::spawn::{candidates, spawn, Child, Plan, SpawnError};
+use crate::spawn::{candidates, spawn, Child, SpawnError, SpawnPlan};
 use crate::user::{self, Identity};
 
-/// Where programs are looked for if the environment has no `PATH`.
+/// `PATH` of a process whose environment has none.
 pub const DEFAULT_PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
 
-/// Starts `spec` in `sandbox`. `defaults` are limits that the host need not name.
+/// Starts `spec` in the sandbox `mount_ns`. `defaults` are the limits that `spec` does not set.
 ///
 /// # Errors
 /// `ProgramNotFound`, `ProgramNotExecutable`, `Invalid` for the rest of the description, `System`.
-pub fn launch(sandbox: &Sandbox, spec: &ProcessSpec, defaults: &[ReadyLimit]) -> Outcome<(Child, Streams)> {
+pub fn launch(mount_ns: &MountNs, spec: &ProcessSpec, defaults: &[ReadyLimit]) -> Outcome<(Child, Streams)> {
     let program = spec.args.first().ok_or_else(|| invalid("there is no program to run"))?;
-    let identity = user::look_up(sandbox.root(), &spec.user, &spec.groups)?;
+    let identity = user::look_up(mount_ns.root(), &spec.user, &spec.groups)?;
     let path = spec.env.iter().rev().find(|(key, _)| key == "PATH").map_or(DEFAULT_PATH, |(_, value)| value);
     let cwd = if spec.cwd.is_empty() { "/" } else { &spec.cwd };
     if !cwd.starts_with('/') {
         return Err(invalid(format!("working directory {cwd:?} is not absolute")));
     }
-    let stdio = Stdio::open(sandbox, spec, &identity)?;
-    let plan = Plan {
+    let stdio = ChildStdio::open(mount_ns, spec, &identity)?;
+    let plan = SpawnPlan {
         programs: candidates(program, path)?,
         args: c_strings("an argument", spec.args.iter().cloned())?,
         env: environment(&spec.env, &identity)?,
         cwd: c_strings("the working directory", [cwd.to_string()])?.remove(0),
         stdio: stdio.process_sides(),
         terminal: spec.terminal.is_some(),
-        namespace: sandbox.namespace(),
+        namespace: mount_ns.namespace(),
         limits: rlimits::prepare(&spec.rlimits, defaults)?,
         identity,
         no_new_privileges: spec.no_new_privileges,
         channel: None,
     };
-    let child = start(sandbox, &plan, cwd)?;
+    let child = start(mount_ns, &plan, cwd)?;
     drop(plan);
     Ok((child, stdio.into_streams()))
 }
 
-/// Spawns, creating the working directory if that is what it takes.
-fn start(sandbox: &Sandbox, plan: &Plan, cwd: &str) -> Outcome<Child> {
+/// Spawns the process; creates its working directory if that is missing.
+fn start(mount_ns: &MountNs, plan: &SpawnPlan, cwd: &str) -> Outcome<Child> {
     let missing = |errno: Errno| {
         let message = format!("working directory {cwd:?} does not exist and cannot be created: {}", errno.desc());
         invalid(message)
     };
     match spawn(plan) {
         Err(SpawnError::NoWorkingDirectory) => {
-            sandbox.root().make_directory(Path::new(cwd)).map_err(missing)?;
+            mount_ns.root().make_directory(Path::new(cwd)).map_err(missing)?;
             spawn(plan).map_err(|error| match error {
                 SpawnError::NoWorkingDirectory => missing(Errno::ENOENT),
                 SpawnError::Failed(error) => error,
@@ -74,7 +74,7 @@ fn start(sandbox: &Sandbox, plan: &Plan, cwd: &str) -> Outcome<Child> {
     }
 }
 
-/// `KEY=value` strings, with `HOME` if it is not there.
+/// `KEY=value` strings; `HOME` is added if it is missing.
 fn environment(env: &[(String, String)], identity: &Identity) -> Outcome<Vec<CString>> {
     check_environment(env)?;
     let home = (!env.iter().any(|(key, _)| key == "HOME")).then(|| format!("HOME={}", identity.home));
@@ -85,7 +85,7 @@ fn environment(env: &[(String, String)], identity: &Identity) -> Outcome<Vec<CSt
 /// Checks the names of environment variables.
 ///
 /// # Errors
-/// `Invalid`.
+/// `Invalid` for an empty name or one with `=`.
 pub fn check_environment(env: &[(String, String)]) -> Outcome<()> {
     match env.iter().find(|(key, _)| key.is_empty() || key.contains('=')) {
         Some((key, _)) => Err(invalid(format!("environment variable {key:?}: a name is not empty and has no '='"))),
@@ -99,7 +99,7 @@ fn c_strings(what: &str, strings: impl IntoIterator<Item = String>) -> Outcome<V
 }
 
 /// Both sides of a new process's standard streams.
-pub struct Stdio {
+pub struct ChildStdio {
     process: ProcessSide,
     streams: Streams,
 }
@@ -109,14 +109,14 @@ enum ProcessSide {
     Pipes([OwnedFd; 3]),
 }
 
-impl Stdio {
-    /// What `spec` asks for: a terminal of the sandbox, or pipes.
-    fn open(sandbox: &Sandbox, spec: &ProcessSpec, identity: &Identity) -> Outcome<Self> {
+impl ChildStdio {
+    /// A terminal of the sandbox or pipes, as `spec` asks for.
+    fn open(mount_ns: &MountNs, spec: &ProcessSpec, identity: &Identity) -> Outcome<Self> {
         let stdio = match spec.terminal {
             Some(size) => {
-                let (master, peer) = pty::open_pair(sandbox.root(), size)?;
+                let (master, peer) = pty::open_pair(mount_ns.root(), size)?;
                 let streams = Streams { terminal: Some(Arc::new(master)), ..Streams::default() };
-                Stdio { process: ProcessSide::Terminal(peer), streams }
+                ChildStdio { process: ProcessSide::Terminal(peer), streams }
             }
             None => Self::pipes(spec.stdin)?,
         };
@@ -124,10 +124,7 @@ impl Stdio {
         Ok(stdio)
     }
 
-    /// Three pipes; `/dev/null` as the process's stdin if the host will not write to it.
-    ///
-    /// # Errors
-    /// `System` if there are no descriptors left.
+    /// Three pipes. Without `with_stdin` the process's stdin is `/dev/null`.
     pub fn pipes(with_stdin: bool) -> Outcome<Self> {
         let mut streams = Streams::default();
         let stdin = if with_stdin {
@@ -141,13 +138,11 @@ impl Stdio {
         let (stdout, out) = pipe(true)?;
         let (stderr, err) = pipe(true)?;
         (streams.stdout, streams.stderr) = (Some(out), Some(err));
-        Ok(Stdio { process: ProcessSide::Pipes([stdin, stdout, stderr]), streams })
+        Ok(ChildStdio { process: ProcessSide::Pipes([stdin, stdout, stderr]), streams })
     }
 
-    /// Makes the process's user the owner, so that it may open `/dev/stdout` and its like by name.
-    ///
-    /// # Errors
-    /// `System`.
+    /// Makes the process's user the owner of its streams, so that the process may open `/dev/stdout` and the like by
+    /// name.
     pub fn give_to(&self, identity: &Identity) -> Outcome<()> {
         if identity.uid == 0 || !Uid::effective().is_root() {
             return Ok(());
@@ -158,14 +153,14 @@ impl Stdio {
         match &self.process {
             ProcessSide::Terminal(peer) => give(peer.as_fd()),
             ProcessSide::Pipes(pipes) => {
-                // /dev/null belongs to everybody.
+                // /dev/null keeps its owner.
                 let own = if self.streams.stdin.is_some() { &pipes[..] } else { &pipes[1..] };
                 own.iter().try_for_each(|pipe| give(pipe.as_fd()))
             }
         }
     }
 
-    /// Drops the process's sides and hands out ours.
+    /// Drops the process's sides and returns the agent's.
     pub fn into_streams(self) -> Streams {
         self.streams
     }
@@ -179,7 +174,7 @@ impl Stdio {
     }
 }
 
-/// A pipe as (the process's end, ours); ours does not block.
+/// A pipe as (the process's end, the agent's); the agent's end does not block.
 fn pipe(output: bool) -> Outcome<(OwnedFd, OwnedFd)> {
     let failed = |errno| system("making a pipe", errno);
     let (read_end, write_end) = pipe2(OFlag::O_CLOEXEC).map_err(failed)?;

@@ -2,58 +2,79 @@
 //!
 //! # Order of things
 //!
-//! 1. [`init`] marks its first instruction, loads modules, listens, and pushes its greeting to the host: from then
-//!    on the agent is *ready*. File systems are mounted after that push, while the host reacts to it.
-//! 2. The main thread accepts connections ([`server`]); each gets a thread. A control connection becomes a
-//!    [`session`], a stream connection a [`stdio::Relay`].
-//! 3. The host sends `SetupSandbox` ([`settings`], [`mounts`], [`net`], [`sandbox`]) and starts processes
-//!    ([`process`], [`spawn`]). One thread waits for all children ([`reaper`]).
-//! 4. `PowerOff` ends everything ([`power`]).
+//! 1. [`init`] marks its first instruction, loads modules, listens, and pushes its greeting to the host: from then on
+//!    the agent is *ready*. It mounts file systems after that push, while the host reacts to it.
+//! 2. The main thread accepts connections (`server`); each gets a thread. A control connection becomes a `session`, a
+//!    stream connection a `stdio::Relay`.
+//! 3. The host sends `SetupSandbox` (`setup`, `settings`, `mounts`, `net`, `mount_ns`) and starts processes (`launch`,
+//!    `spawn`, `process`). One thread waits for all children (`reaper`).
+//! 4. `PowerOff` ends everything (`power`).
 //!
-//! # Who may block whom
+//! # Threads and locks
 //!
-//! Every connection has its own thread and its own bounded queue ([`outbox`]), so a host that does not read stalls
-//! nobody else. The process table's lock is never held across a system call that can block. All waiting is done in
-//! `poll`, `waitid` or a condition variable; nothing sleeps or polls.
+//! Every connection has its own thread and its own bounded queue (`outbox`), so a host that does not read stalls no
+//! other connection. No thread holds the process table's lock across a system call that can block. All waiting is done
+//! in `poll`, `waitid` or a condition variable; nothing sleeps or polls.
 //!
 //! # Trust
 //!
-//! The host is trusted with the guest, yet what it sends is validated, so that a mistake becomes an error instead of
-//! a dead guest. Processes of the sandbox are not trusted by the host at all: the machine is the boundary. Inside,
-//! their mount namespace keeps them from stumbling over the agent's files, no more.
+//! The agent trusts the host with the guest, yet validates what the host sends, so that a mistake becomes an error
+//! instead of a dead guest. The host does not trust processes of the sandbox at all: the machine is the boundary.
+//! Inside, their mount namespace only keeps them from stumbling over the agent's files.
 //!
-//! The library exists so that tests and `hutch-agent-unix` can serve the same protocol over Unix sockets.
+//! # Users
+//!
+//! The library is the common part of three programs: `hutch-agent`, `hutch-agent-oci`, and their `-unix` variants,
+//! which serve the same protocol over Unix sockets for tests. Modules are private; this list is what those programs
+//! use.
 #![deny(unsafe_code)]
 
-pub mod connection;
-pub mod container;
-pub mod disks;
+mod agent;
+mod connection;
+mod container;
+mod disks;
 pub mod failure;
 pub mod init;
-pub mod launch;
-pub mod log;
-pub mod marks;
-pub mod memory;
-pub mod modules;
-pub mod mount_options;
-pub mod mounts;
-pub mod net;
-pub mod netlink;
-pub mod outbox;
-pub mod power;
-pub mod process;
-pub mod process_tree;
-pub mod pty;
-pub mod reaper;
+mod launch;
+mod log;
+mod marks;
+mod memory;
+mod modules;
+mod mount_ns;
+mod mount_options;
+mod mounts;
+mod net;
+mod netlink;
+mod outbox;
+mod power;
+mod process;
+mod process_tree;
+mod pty;
+mod reaper;
 pub mod rlimits;
-pub mod root;
-pub mod sandbox;
-pub mod server;
-pub mod session;
-pub mod settings;
-pub mod setup;
-pub mod spawn;
-pub mod stdio;
+mod root;
+mod server;
+mod session;
+mod settings;
+mod setup;
+mod spawn;
+mod stdio;
 pub mod sys;
-pub mod user;
-pub mod vsock;
+mod thread;
+mod user;
+mod vsock;
+
+pub use agent::{Agent, AgentOptions, Containers, Power};
+pub use connection::{HostConnection, Listener};
+pub use container::NoContainers;
+pub use launch::{check_environment, ChildStdio, DEFAULT_PATH};
+pub use memory::total as total_memory;
+pub use power::ProcessPower;
+pub use process::{Processes, Streams};
+pub use root::Root;
+pub use server::Server;
+pub use session::opening;
+pub use setup::{resolver_file, RESOLVER};
+pub use spawn::{candidates, spawn, Child, SpawnError, SpawnPlan, CHANNEL};
+pub use thread::{lock, spawn_thread};
+pub use user::{look_up as look_up_user, Identity};

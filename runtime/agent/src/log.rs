@@ -9,36 +9,33 @@ use std::sync::OnceLock;
 
 use nix::sys::stat::{makedev, mknod, Mode, SFlag};
 
-/// How bad; the discriminant is the kernel's level.
+/// Severity; the discriminant is the kernel's log level.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Level {
     /// The guest cannot go on.
     Fatal = 2,
-    /// Something asked for did not happen.
+    /// The agent could not do what it was asked for.
     Error = 3,
-    /// Odd, harmless.
+    /// Unexpected but harmless.
     Warn = 4,
-    /// Rare changes of state.
-    Info = 6,
 }
 
 impl Level {
-    /// Its name in [`hutch_agent_proto::Event::Log`].
+    /// The name of the level in [`hutch_agent_proto::Event::Log`].
     pub fn name(self) -> &'static str {
         match self {
             Level::Fatal | Level::Error => "error",
             Level::Warn => "warn",
-            Level::Info => "info",
         }
     }
 }
 
-/// Whether the ring is wanted.
+/// Whether lines go to the ring.
 static WANTED: AtomicBool = AtomicBool::new(false);
-/// The ring, opened when the first line comes.
+/// The ring, opened for the first line.
 static RING: OnceLock<Option<File>> = OnceLock::new();
 
-/// Sends the log to the kernel's ring. Where that cannot be opened, lines go to stderr.
+/// Sends the log to the kernel's ring, or to stderr if the ring cannot be opened.
 pub fn use_kernel_ring() {
     WANTED.store(true, Ordering::Relaxed);
 }
@@ -46,14 +43,14 @@ pub fn use_kernel_ring() {
 /// Writes one line.
 pub fn write(level: Level, message: impl Display) {
     let ring = WANTED.load(Ordering::Relaxed).then(|| RING.get_or_init(open_ring).as_ref()).flatten();
-    // A log that cannot be written has nowhere to complain.
+    // There is no place to report a failure of the log.
     let _ = match ring {
         Some(mut ring) => ring.write_all(format!("<{}>hutch-agent: {message}\n", level as u8).as_bytes()),
         None => std::io::stderr().write_all(format!("hutch-agent: {message}\n").as_bytes()),
     };
 }
 
-/// Opens the ring; before devtmpfs is mounted through a node of our own.
+/// Opens the ring. Before devtmpfs is mounted, a device node of our own serves.
 fn open_ring() -> Option<File> {
     let open = |path| OpenOptions::new().write(true).open(path).ok();
     open("/dev/kmsg").or_else(|| {

@@ -1,12 +1,12 @@
 //! `/init` of a hutch guest.
 //!
-//! There is no Rust `main`: the standard library's start-up wants `/dev/null` for closed descriptors and aborts
-//! without it, and an initramfs has none yet. It also costs system calls that PID 1 has no use for.
+//! There is no Rust `main`. The standard library's start-up opens `/dev/null` for closed descriptors and aborts if it
+//! is missing, as it still is in an initramfs. The start-up also makes system calls that PID 1 does not need.
 #![no_main]
 #![deny(unsafe_code)]
 
 /// Entry from the C library's start-up code.
-#[allow(unsafe_code)] // The name is what the C library links against; no other `main` exists in this program.
+#[expect(unsafe_code, reason = "the C library links against this name; the program has no other `main`")]
 #[no_mangle]
 pub extern "C" fn main(_argc: i32, _argv: *const *const u8) -> i32 {
     if std::process::id() != 1 {

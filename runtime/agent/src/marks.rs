@@ -2,7 +2,7 @@
 //!
 //! `I` init's first instruction, `A` agent ready, `C` first command executed, `X` shutting down. A monitor without
 //! that port ignores them; a kernel that refuses port access makes them no-ops. Called by PID 1 only, never in tests.
-#![allow(unsafe_code)] // Port access: one system call and one instruction.
+#![expect(unsafe_code, reason = "port access: one system call and one instruction")]
 
 use std::sync::atomic::{AtomicBool, Ordering};
 
@@ -17,7 +17,7 @@ pub fn enable() {
     ENABLED.store(true, Ordering::Relaxed);
 }
 
-/// Access to the port for the calling thread. Dropping gives it up, so that programs started later do not inherit it.
+/// Access to the port for the calling thread. Dropping it gives the access up, so that no program inherits it.
 pub struct Port {
     open: bool,
     /// The kernel grants ports to threads.
@@ -25,7 +25,7 @@ pub struct Port {
 }
 
 impl Port {
-    /// Asks the kernel for the port; without success every mark is a no-op.
+    /// Asks the kernel for the port. If the kernel refuses, every mark is a no-op.
     pub fn open() -> Port {
         let open = ENABLED.load(Ordering::Relaxed) && permit(true);
         Port { open, _this_thread: std::marker::PhantomData }
@@ -51,7 +51,7 @@ impl Drop for Port {
     }
 }
 
-/// Writes one mark, taking and giving up the port around it.
+/// Writes one mark; opens the port for that only.
 pub fn mark(mark: u8) {
     Port::open().mark(mark);
 }

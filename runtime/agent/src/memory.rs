@@ -1,8 +1,8 @@
-//! Memory that comes after the boot: waiting until the kernel has it, and limits that the kernel derived from what it
-//! booted with. Connection threads.
+//! Memory that the host plugs in after the boot: the agent waits until the kernel has added it, then raises the limits
+//! that the kernel derived from the memory at boot. Runs on connection threads.
 //!
-//! The host asks the virtio-mem driver; the driver adds memory block by block, each of which the kernel brings online
-//! by itself and tells as an event (kobject_uevent). What counts is sysinfo(2): memory that programs can have.
+//! The host asks the virtio-mem driver, which adds memory block by block. The kernel brings each block online by itself
+//! and announces it as an event (kobject_uevent). The agent compares sysinfo(2), the memory that programs can have.
 
 use std::fs;
 use std::io::ErrorKind;
@@ -20,25 +20,27 @@ use nix::sys::time::{TimeVal, TimeValLike};
 
 use crate::failure::{io, system, unsupported, wrong_state, Outcome};
 
-/// How long all of it may take. A GiB takes some tens of milliseconds.
-const PATIENCE: Duration = Duration::from_secs(60);
-/// A block that the kernel had already and that only becomes fuller makes no event; then the clock is looked at.
-const GLANCE_MS: i64 = 100;
-/// The driver, if the kernel has it.
+/// How long the kernel may take to add all memory. A GiB takes some tens of milliseconds.
+const ONLINE_TIMEOUT: Duration = Duration::from_secs(60);
+/// Time between two checks without an event: a block that the kernel had already and that only becomes fuller makes
+/// none.
+const CHECK_INTERVAL_MS: i64 = 100;
+/// The virtio-mem driver; missing if the kernel does not have it.
 const DRIVER: &str = "/sys/bus/virtio/drivers/virtio_mem";
 /// The multicast group of the kernel's own events.
 const KERNEL_EVENTS: u32 = 1;
 
-/// Memory of the guest now, in bytes.
+/// Memory that the guest has now, in bytes.
 pub fn total() -> u64 {
     sysinfo().map_or(0, |info| info.ram_total())
 }
 
-/// Waits until the guest has `more` bytes beyond the `at_boot` that it booted with, and raises the kernel's limits to what
-/// they would be had it booted with all of that. `fresh`: nobody has changed any yet, so they are not looked at before.
+/// Waits until the guest has `more` bytes beyond the `at_boot` bytes that it booted with. Then raises the kernel's
+/// limits to the values of a boot with all of that memory. `fresh`: no process has changed a limit yet, so the agent
+/// does not read them first.
 ///
 /// # Errors
-/// `Unsupported` if the kernel cannot add memory, `WrongState` if it has not done it in time.
+/// `Unsupported` if the kernel cannot add memory, `WrongState` if it has not added it in time.
 pub fn await_more(at_boot: u64, more: u64, fresh: bool) -> Outcome<()> {
     if more == 0 {
         return Ok(());
@@ -50,13 +52,13 @@ pub fn await_more(at_boot: u64, more: u64, fresh: bool) -> Outcome<()> {
             return Err(unsupported(format!("the guest's kernel cannot add memory (no driver virtio_mem); {remedy}")));
         }
         let events = events().map_err(|errno| system("listening for memory", errno))?;
-        let deadline = Instant::now() + PATIENCE;
+        let deadline = Instant::now() + ONLINE_TIMEOUT;
         await_goal(goal, total, || next(&events), || Instant::now() >= deadline)?;
     }
     adapt(goal, fresh)
 }
 
-/// Looks at the memory after each event, beginning before the first.
+/// Compares the memory after each event, and once before the first.
 fn await_goal(
     goal: u64,
     mut total: impl FnMut() -> u64,
@@ -80,11 +82,11 @@ fn events() -> Result<OwnedFd, Errno> {
     let protocol = SockProtocol::NetlinkKObjectUEvent;
     let fd = socket(AddressFamily::Netlink, SockType::Datagram, SockFlag::SOCK_CLOEXEC, protocol)?;
     bind(fd.as_raw_fd(), &NetlinkAddr::new(0, KERNEL_EVENTS))?;
-    setsockopt(&fd, sockopt::ReceiveTimeout, &TimeVal::milliseconds(GLANCE_MS))?;
+    setsockopt(&fd, sockopt::ReceiveTimeout, &TimeVal::milliseconds(CHECK_INTERVAL_MS))?;
     Ok(fd)
 }
 
-/// Any event, a lost one, or none for a while: the memory is looked at anyway.
+/// Waits for an event, a lost event, or [`CHECK_INTERVAL_MS`]: the caller compares the memory in each case.
 fn next(events: &OwnedFd) -> Outcome<()> {
     let mut event = [0; 4096];
     match recv(events.as_raw_fd(), &mut event, MsgFlags::empty()) {
@@ -93,11 +95,11 @@ fn next(events: &OwnedFd) -> Outcome<()> {
     }
 }
 
-/// Bytes of memory for each thread, as fork_init() of the kernel has it.
+/// Bytes of memory for each thread, as in fork_init() of the kernel.
 const THREAD_SHARE: u64 = 128 << 10;
 
-/// The kernel's settings that depend on the memory found at boot, as they would be with `total` bytes. Several numbers
-/// are compared by the last one.
+/// The kernel's settings that depend on the memory at boot, as they would be with `total` bytes. Of a setting with
+/// several numbers the last one decides.
 fn limits(total: u64) -> Vec<(&'static str, String)> {
     let (pages, threads) = (total >> 12, total / THREAD_SHARE);
     let share = |limit: u64| format!("{} {limit} {}", limit / 4 * 3, limit / 4 * 6);
@@ -126,7 +128,7 @@ fn limits(total: u64) -> Vec<(&'static str, String)> {
     all
 }
 
-/// Raises what the kernel has set too low for `total` bytes; nothing is lowered.
+/// Raises the settings that are too low for `total` bytes; lowers none.
 fn adapt(total: u64, fresh: bool) -> Outcome<()> {
     for (name, value) in limits(total) {
         let path = Path::new("/proc/sys").join(name);
@@ -134,7 +136,7 @@ fn adapt(total: u64, fresh: bool) -> Outcome<()> {
             continue;
         }
         match fs::write(&path, &value) {
-            // A kernel without one of them does without.
+            // A kernel need not have all of these settings.
             Err(error) if error.kind() == ErrorKind::NotFound => {}
             result => result.map_err(|error| io(format_args!("{name}={value}"), &error))?,
         }
@@ -174,11 +176,11 @@ mod tests {
     }
 
     #[test]
-    fn memory_that_does_not_come_is_told() {
-        let looks = Cell::new(0);
+    fn memory_that_does_not_come_is_an_error() {
+        let checks = Cell::new(0);
         let late = || {
-            looks.set(looks.get() + 1);
-            looks.get() > 3
+            checks.set(checks.get() + 1);
+            checks.get() > 3
         };
         let error = await_goal(300 << 20, || 200 << 20, || Ok(()), late).unwrap_err();
         assert_eq!(error.kind, hutch_agent_proto::ErrorKind::WrongState);
@@ -191,8 +193,8 @@ mod tests {
     }
 
     #[test]
-    fn the_kernels_own_events_can_be_heard() {
-        // Whether any come is up to this machine; the socket is the kernel's.
+    fn the_kernels_own_events_can_be_received() {
+        // This machine may send none, but the kernel accepts the socket.
         next(&events().unwrap()).unwrap();
     }
 

@@ -1,10 +1,10 @@
 //! Kernel modules of the initramfs, for kernels that do not have everything built in.
 //!
-//! `/modules/demands` tells which occasion calls for which files, one line each: `always`, `virtio:N` if there is a
-//! virtio device of type N, `fs:NAME` before such a file system is mounted. What no occasion calls for costs nothing.
-//! An initramfs without that file may have `/modules/order` instead: everything in it is loaded at start.
+//! `/modules/demands` lists which occasion needs which files, one line each: `always`, `virtio:N` if there is a virtio
+//! device of type N, `fs:NAME` before such a file system is mounted. A module without an occasion is never loaded. An
+//! initramfs without that file may have `/modules/order` instead: the agent loads every file in it at start.
 //!
-//! `start` and `load_for_devices` on the main thread, `load_for_file_system` on connection threads.
+//! `start` and `load_for_devices` run on the main thread, `load_for_file_system` on connection threads.
 
 use std::collections::BTreeSet;
 use std::fs::{self, File};
@@ -16,25 +16,26 @@ use nix::errno::Errno;
 use nix::kmod::{finit_module, ModuleInitFlags};
 
 use crate::log::{self, Level};
-use crate::server::lock;
+use crate::thread::lock;
 
-/// Virtio devices with their types, once sysfs is mounted.
+/// The virtio devices in sysfs, each with its type.
 const VIRTIO_DEVICES: &str = "/sys/bus/virtio/devices";
 
-/// The modules of this guest; none until [`start`], and in tests.
+/// The modules of this guest; `None` before [`start`], and in tests.
 static MODULES: Mutex<Option<Modules>> = Mutex::new(None);
 
-/// Which files an occasion calls for.
+/// An occasion and the files that it needs.
 type Demand = (String, Vec<String>);
 
 struct Modules {
     dir: PathBuf,
     demands: Vec<Demand>,
-    /// Files loaded, or tried in vain.
+    /// Files that were loaded or failed to load.
     done: BTreeSet<String>,
 }
 
-/// Reads what is in `dir` and loads what is always needed. No such directory: nothing to do, now and later.
+/// Reads the lists in `dir` and loads the modules that are always needed. Without such a directory the guest has no
+/// modules.
 pub fn start(dir: &Path) {
     let read = |name: &str| match fs::read_to_string(dir.join(name)) {
         Ok(text) => Some(text),
@@ -53,10 +54,10 @@ pub fn start(dir: &Path) {
     *lock(&MODULES) = Some(modules);
 }
 
-/// The driver of the entropy device is loaded only if the host sends no entropy itself: it takes as long as all others.
+/// The entropy device. The agent loads its driver only if the host sends no entropy: it takes as long as all others.
 const ENTROPY: &str = "virtio:4";
 
-/// Loads the drivers of the virtio devices that are there, but for entropy. Needs sysfs.
+/// Loads the drivers of the guest's virtio devices, except for entropy. Needs sysfs.
 pub fn load_for_devices() {
     let mut modules = lock(&MODULES);
     let Some(modules) = modules.as_mut() else { return };
@@ -82,7 +83,8 @@ pub fn load_for_file_system(name: &str) {
 }
 
 impl Modules {
-    /// Loads what `occasion` calls for. A module that fails is logged with its name; the rest may still do.
+    /// Loads the modules that `occasion` needs. A failure is logged with the module's name; the others are loaded
+    /// still.
     fn load_for(&mut self, occasion: &str) {
         for (_, files) in self.demands.iter().filter(|(other, _)| other == occasion) {
             for name in files {
@@ -96,19 +98,19 @@ impl Modules {
     }
 }
 
-/// Lines of an occasion and file names.
+/// Parses lines of an occasion and file names.
 fn parse_demands(text: &str) -> Vec<Demand> {
     let lines = text.lines().map(|line| line.split_ascii_whitespace().map(str::to_string));
     lines.filter_map(|mut words| Some((words.next()?, words.collect()))).collect()
 }
 
-/// One file name per line; blank lines and `#` comments do not count.
+/// Parses one file name per line; skips blank lines and `#` comments.
 fn parse_order(text: &str) -> Vec<String> {
     let lines = text.lines().map(str::trim).filter(|line| !line.is_empty() && !line.starts_with('#'));
     lines.map(str::to_string).collect()
 }
 
-/// The occasions that virtio devices are, each once.
+/// The occasions of the virtio devices in `devices`, each once.
 fn device_types(devices: &Path) -> BTreeSet<String> {
     let entries = fs::read_dir(devices).into_iter().flatten().flatten();
     let types = entries.filter_map(|entry| {
@@ -121,7 +123,7 @@ fn device_types(devices: &Path) -> BTreeSet<String> {
 fn load(path: &Path) -> Result<(), Errno> {
     let file = File::open(path).map_err(|error| error.raw_os_error().map_or(Errno::EIO, Errno::from_raw))?;
     match finit_module(file, c"", ModuleInitFlags::empty()) {
-        // Built in, or loaded as somebody's dependency.
+        // Built in, or loaded as a dependency.
         Err(Errno::EEXIST) => Ok(()),
         result => result,
     }
@@ -146,7 +148,7 @@ mod tests {
     }
 
     #[test]
-    fn devices_are_occasions_by_their_type() {
+    fn a_device_is_an_occasion_by_its_type() {
         let dir = tempfile::tempdir().unwrap();
         for (name, device) in [("virtio0", "0x001a\n"), ("virtio1", "0x0002\n"), ("virtio2", "0x0002\n"), ("odd", "?")]
         {

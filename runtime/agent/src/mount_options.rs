@@ -1,58 +1,58 @@
-//! Understanding mount options. Pure.
+//! Parses mount options. Pure functions.
 
 use crate::failure::{invalid, Outcome};
 
 /// `MOUNT_ATTR_…` of mount_setattr(2).
 pub mod attribute {
-    /// Read-only.
+    /// Read-only mount.
     pub const RDONLY: u64 = 0x1;
-    /// No set-user-id.
+    /// Ignore set-user-id and set-group-id bits.
     pub const NOSUID: u64 = 0x2;
-    /// No devices.
+    /// Refuse access to device nodes.
     pub const NODEV: u64 = 0x4;
-    /// No programs.
+    /// Refuse to execute programs.
     pub const NOEXEC: u64 = 0x8;
     /// Mask of the access time policy.
     pub const ATIME: u64 = 0x70;
-    /// Never.
+    /// Never update access times.
     pub const NOATIME: u64 = 0x10;
-    /// Always.
+    /// Always update access times.
     pub const STRICTATIME: u64 = 0x20;
-    /// Not for directories.
+    /// Do not update access times of directories.
     pub const NODIRATIME: u64 = 0x80;
 }
 use attribute::*;
 
 /// Longest single option in bytes.
 const MAX_OPTION: usize = 64 << 10;
-/// Longest value that `fsconfig` takes, bytes without the NUL.
+/// Longest value that `fsconfig` accepts, in bytes without the NUL.
 const MAX_VALUE: usize = 255;
 
-/// Mount options by whom they are for.
+/// Mount options, sorted by their addressee: the mount, its propagation, the file system.
 #[derive(Debug, Default, PartialEq, Eq)]
-pub struct Options {
+pub struct MountOptions {
     /// Attributes of the mount to set.
     pub set: u64,
-    /// Attributes to clear; matters for bind mounts, which inherit some.
+    /// Attributes to clear; a bind mount inherits some.
     pub clear: u64,
-    /// The file system itself is to be read-only, not just this mount of it.
+    /// Make the file system itself read-only, not just this mount of it.
     pub read_only: bool,
     /// Bind mount with everything below.
     pub recursive: bool,
-    /// `MS_PRIVATE`, `MS_SHARED`, …; 0 leaves it.
+    /// `MS_PRIVATE`, `MS_SHARED`, …; 0 leaves the propagation alone.
     pub propagation: u64,
-    /// The propagation is for everything below, too.
+    /// Apply the propagation to everything below, too.
     pub propagation_recursive: bool,
-    /// What the file system is told: key, and value unless it is a flag.
+    /// Options of the file system: key, and value unless it is a flag.
     pub data: Vec<(String, Option<String>)>,
 }
 
-/// Sorts options by meaning. Unknown ones are the file system's.
+/// Sorts options by addressee. An unknown option belongs to the file system.
 ///
 /// # Errors
-/// `Invalid` for one that is empty, too long or contains a NUL byte.
-pub fn parse(options: &[String]) -> Outcome<Options> {
-    let mut parsed = Options::default();
+/// `Invalid` for an option that is empty, too long or contains a NUL byte.
+pub fn parse(options: &[String]) -> Outcome<MountOptions> {
+    let mut parsed = MountOptions::default();
     for option in options {
         if option.is_empty() || option.len() > MAX_OPTION || option.contains('\0') {
             return Err(invalid(format!(
@@ -67,7 +67,7 @@ pub fn parse(options: &[String]) -> Outcome<Options> {
     Ok(parsed)
 }
 
-impl Options {
+impl MountOptions {
     fn take_attribute(&mut self, option: &str) -> bool {
         let (set, clear) = match option {
             "ro" => (RDONLY, 0),
@@ -114,7 +114,7 @@ impl Options {
         match option.split_once('=') {
             _ if option == "bind" => {}
             _ if option == "rbind" => self.recursive = true,
-            // Long lists of layers go one by one (Linux 6.5); the kernel takes no value over 255 bytes.
+            // A long list of layers goes one layer at a time (Linux 6.5): the kernel accepts no value over 255 bytes.
             Some(("lowerdir", value)) if value.len() > MAX_VALUE => {
                 self.data.extend(layers(value).map(|layer| ("lowerdir+".to_string(), Some(layer))));
             }
@@ -133,7 +133,7 @@ impl Options {
     }
 }
 
-/// The parts of an overlay's `lowerdir`: separated by colons, where a backslash makes the next byte ordinary.
+/// The layers of an overlay's `lowerdir`, separated by colons; a backslash escapes the next byte.
 fn layers(value: &str) -> impl Iterator<Item = String> + '_ {
     let mut rest = value.chars().peekable();
     std::iter::from_fn(move || {
@@ -155,7 +155,7 @@ mod tests {
     use super::*;
     use proptest::prelude::*;
 
-    fn parsed(options: &[&str]) -> Options {
+    fn parsed(options: &[&str]) -> MountOptions {
         parse(&options.iter().map(|s| s.to_string()).collect::<Vec<_>>()).unwrap()
     }
 
@@ -170,7 +170,7 @@ mod tests {
     }
 
     #[test]
-    fn the_last_word_counts() {
+    fn the_last_option_counts() {
         let options = parsed(&["ro", "noexec", "noatime", "rw", "exec", "strictatime"]);
         assert_eq!((options.set, options.read_only), (STRICTATIME, false));
         assert_eq!(options.clear, RDONLY | NOEXEC | ATIME);

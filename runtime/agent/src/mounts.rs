@@ -1,5 +1,6 @@
-//! Mounts asked for by the host. Each is made in two steps: a *detached* mount is prepared where its source can be
-//! seen (the agent's namespace), then attached where its target is (there, or inside the sandbox). Connection threads.
+//! Mounts that the host asks for. The agent makes each in two steps: it prepares a *detached* mount in its own
+//! namespace, which sees the source, then attaches that at the target, there or inside the sandbox. Runs on connection
+//! threads.
 
 use std::fs;
 use std::os::fd::{AsFd, OwnedFd};
@@ -13,14 +14,14 @@ use nix::sys::stat::{fstat, SFlag};
 use crate::disks;
 use crate::failure::{invalid, not_found, system, Outcome};
 use crate::modules;
-use crate::mount_options::{attribute, parse, Options};
+use crate::mount_options::{attribute, parse, MountOptions};
 use crate::root::Root;
 use crate::sys::{attach_mount, c_string, clone_mount, set_mount_attributes, FsContext};
 
 /// Longest path in bytes.
 const MAX_PATH: usize = 4096;
 
-/// A mount without a place yet. Dropping it undoes it.
+/// A mount that is not attached yet. Dropping it unmounts it.
 pub struct Detached {
     mount: OwnedFd,
     directory: bool,
@@ -29,7 +30,7 @@ pub struct Detached {
 /// Makes the mount without attaching it.
 ///
 /// # Errors
-/// `Invalid`, `NotFound` for a missing source, `Unsupported` if the kernel lacks the file system, `System`.
+/// `Invalid`, `NotFound` for a missing source, `Unsupported` if the kernel lacks the file system.
 pub fn prepare(mount: &GuestMount) -> Outcome<Detached> {
     check_path("mount target", &mount.target)?;
     let options = parse(&mount.options)?;
@@ -45,11 +46,11 @@ pub fn prepare(mount: &GuestMount) -> Outcome<Detached> {
     Ok(detached)
 }
 
-/// A copy of what is at `source`.
+/// A bind mount of `source`.
 ///
 /// # Errors
-/// `NotFound` without a source.
-pub fn bind(source: &str, options: &Options) -> Outcome<Detached> {
+/// `NotFound` if the source is missing.
+pub fn bind(source: &str, options: &MountOptions) -> Outcome<Detached> {
     check_path("mount source", source)?;
     let failed = |errno| match errno {
         Errno::ENOENT => not_found(format!("mount source {source:?} does not exist in the guest")),
@@ -65,7 +66,7 @@ pub fn bind(source: &str, options: &Options) -> Outcome<Detached> {
     Ok(Detached { mount, directory })
 }
 
-fn file_system(mount: &GuestMount, options: &Options) -> Outcome<Detached> {
+fn file_system(mount: &GuestMount, options: &MountOptions) -> Outcome<Detached> {
     let fstype = mount.fstype.as_str();
     let plain = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'_' | b'-' | b'.');
     if fstype.is_empty() || fstype.len() > 64 || !fstype.bytes().all(plain) {
@@ -90,7 +91,7 @@ fn file_system(mount: &GuestMount, options: &Options) -> Outcome<Detached> {
     })
 }
 
-fn configure(context: &FsContext, source: &str, options: &Options) -> Result<Detached, Errno> {
+fn configure(context: &FsContext, source: &str, options: &MountOptions) -> Result<Detached, Errno> {
     if !source.is_empty() {
         context.set(c"source", Some(&c_string(source)?))?;
     }
@@ -105,7 +106,7 @@ fn configure(context: &FsContext, source: &str, options: &Options) -> Result<Det
 }
 
 /// The upper and work directories of an overlay usually lie on a tmpfs mounted just before.
-fn make_overlay_directories(options: &Options) -> Outcome<()> {
+fn make_overlay_directories(options: &MountOptions) -> Outcome<()> {
     for key in ["upperdir", "workdir"] {
         if let Some(path) = options.value(key) {
             check_path(key, path)?;
@@ -116,11 +117,11 @@ fn make_overlay_directories(options: &Options) -> Outcome<()> {
 }
 
 impl Detached {
-    /// Attaches it at `target` inside `root`, creating the target if it is missing. The caller's thread must be in
-    /// the mount namespace that `root` belongs to.
+    /// Attaches the mount at `target` inside `root` and creates the target if it is missing. The calling thread must be
+    /// in the mount namespace of `root`.
     ///
     /// # Errors
-    /// `System`; the errno is `EROFS` if the target is missing and cannot be created.
+    /// `System`, with errno `EROFS` if the target is missing and `root` is read-only.
     pub fn attach(&self, root: &Root, target: &str) -> Outcome<()> {
         let path = PathBuf::from(target);
         let target_fd = if self.directory { root.make_directory(&path) } else { root.make_file(&path) };
@@ -130,18 +131,12 @@ impl Detached {
     }
 }
 
-/// Makes the mount of `root` read-only, without what is mounted below it and without the file system's other mounts.
-///
-/// # Errors
-/// The call's errno.
+/// Makes the mount of `root` read-only, but neither the mounts below it nor other mounts of its file system.
 pub fn make_read_only(root: &Root) -> Result<(), Errno> {
     set_mount_attributes(root.as_fd(), attribute::RDONLY, 0, 0, false)
 }
 
 /// Checks an absolute path from the host.
-///
-/// # Errors
-/// `Invalid`.
 pub fn check_path(what: &str, path: &str) -> Outcome<()> {
     if path.starts_with('/') && path.len() < MAX_PATH && !path.contains('\0') {
         return Ok(());
@@ -154,7 +149,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn nonsense_is_refused_before_any_call() {
+    fn nonsense_is_refused_before_any_system_call() {
         let mount = |source: &str, target: &str, fstype: &str| GuestMount {
             source: source.into(),
             target: target.into(),

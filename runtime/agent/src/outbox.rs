@@ -1,25 +1,25 @@
-//! What a control connection has to say. Any thread may send; nobody waits for a host that does not read.
+//! The sending half of a control connection. Any thread may send; no thread waits for a host that does not read.
 //!
-//! A frame goes straight to the socket while there is room. What does not fit is queued and a thread is born to
-//! write it out; it ends when the queue is empty. A host that lets more than `MAX_QUEUED` bytes pile up loses its
-//! connection.
+//! A frame goes straight to the socket while that has room. Otherwise the frame is queued, and a new thread writes the
+//! queue to the socket and ends when the queue is empty. A host that lets more than `MAX_QUEUED` bytes pile up loses
+//! its connection.
 
 use std::collections::VecDeque;
 use std::io::Write;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard};
 
 use hutch_agent_proto::{encode_frame, AgentFrame, RemoteError, Response};
 use nix::errno::Errno;
 
-use crate::connection::Connection;
-use crate::server::spawn_thread;
+use crate::connection::HostConnection;
+use crate::thread::{lock, spawn_thread};
 
 /// Bytes that may wait for a slow host: two of the largest frames.
 const MAX_QUEUED: usize = 2 * hutch_agent_proto::MAX_FRAME;
 
 /// The sending half of a control connection.
 pub struct Outbox {
-    connection: Arc<Connection>,
+    connection: Arc<HostConnection>,
     queue: Mutex<Queue>,
 }
 
@@ -27,14 +27,14 @@ pub struct Outbox {
 struct Queue {
     frames: VecDeque<Vec<u8>>,
     bytes: usize,
-    /// A thread is writing; frames must go behind what it has.
+    /// A thread writes the queue; new frames go to its end.
     flushing: bool,
     closed: bool,
 }
 
 impl Outbox {
     /// The sending half of `connection`.
-    pub fn new(connection: Arc<Connection>) -> Arc<Self> {
+    pub fn new(connection: Arc<HostConnection>) -> Arc<Self> {
         Arc::new(Self { connection, queue: Mutex::default() })
     }
 
@@ -50,7 +50,7 @@ impl Outbox {
         }
     }
 
-    /// Sends the bytes of a frame, in order with all others.
+    /// Sends the bytes of a frame, after all frames sent before.
     pub fn send(self: &Arc<Self>, mut bytes: Vec<u8>) {
         let mut queue = self.lock();
         if queue.closed {
@@ -78,7 +78,7 @@ impl Outbox {
         }
     }
 
-    /// Drops what is queued and ends the connection.
+    /// Drops the queue and ends the connection.
     pub fn shut(&self) {
         self.close(&mut self.lock());
     }
@@ -89,7 +89,7 @@ impl Outbox {
         self.connection.close();
     }
 
-    /// Writes until the queue is empty. On its own thread, at most one at a time.
+    /// Writes until the queue is empty. Runs on a thread of its own, at most one at a time.
     fn flush(&self) {
         let mut stream = &*self.connection;
         let mut queue = self.lock();
@@ -106,7 +106,7 @@ impl Outbox {
     }
 
     fn lock(&self) -> MutexGuard<'_, Queue> {
-        self.queue.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.queue)
     }
 }
 

@@ -1,4 +1,4 @@
-//! The end of the guest: as fast as it can be without losing data. On the thread of the connection that asked.
+//! The end of the guest: as fast as it can be without losing data. Runs on the thread of the connection that asked.
 
 use std::os::fd::AsFd;
 use std::path::Path;
@@ -11,59 +11,54 @@ use nix::sys::reboot::{reboot, RebootMode};
 use nix::sys::stat::Mode;
 use nix::unistd::{sync, syncfs};
 
+use crate::agent::{Agent, Power};
 use crate::log::{self, Level};
 use crate::marks;
-use crate::process_tree::Family;
-use crate::sandbox::Sandbox;
-use crate::server::{lock, Agent};
+use crate::mount_ns::MountNs;
+use crate::process_tree::ProcessTree;
 use crate::sys::{exit_now, send_signal};
+use crate::thread::lock;
 
-/// How long killed processes may take to be gone. They are not asked; only a stuck device makes this matter.
-const KILL_PATIENCE: Duration = Duration::from_secs(1);
+/// How long the agent waits for the processes it has killed. Only a stuck device makes this matter.
+const KILL_TIMEOUT: Duration = Duration::from_secs(1);
 
-/// How to switch off; tests replace it.
-pub trait Power: Send + Sync {
-    /// Ends everything. Does not return.
-    fn off(&self, agent: &Agent) -> !;
-}
+/// A guest whose PID 1 this process is.
+pub struct GuestPower;
 
-/// A guest whose PID 1 this is.
-pub struct Guest;
-
-impl Power for Guest {
+impl Power for GuestPower {
     fn off(&self, agent: &Agent) -> ! {
         marks::mark(b'X');
-        // Everybody but this process.
+        // Every process but this one.
         let _ = send_signal(-1, libc::SIGKILL);
-        wind_up(agent);
+        shutdown(agent);
         halt()
     }
 }
 
-/// A process like any other that serves the protocol, in tests.
-pub struct Process;
+/// An ordinary process that serves the protocol, in tests.
+pub struct ProcessPower;
 
-impl Power for Process {
+impl Power for ProcessPower {
     fn off(&self, agent: &Agent) -> ! {
-        Family::of(std::process::id() as i32).signal_offspring(libc::SIGKILL);
-        wind_up(agent);
+        ProcessTree::of(std::process::id() as i32).signal_offspring(libc::SIGKILL);
+        shutdown(agent);
         exit_now(0)
     }
 }
 
-/// Waits for the killed, lets go of the sandbox and writes out what is cached. Then it hangs up, which tells the host
-/// that nothing can be lost any more: it need not wait until the kernel has shut all devices down.
-fn wind_up(agent: &Agent) {
-    if !agent.processes().wait_childless(KILL_PATIENCE) {
+/// Waits for the killed processes, unmounts, and writes out what is cached. Then it hangs up. The host
+/// learns from that that all data is safe, and need not wait until the kernel has shut down all devices.
+fn shutdown(agent: &Agent) {
+    if !agent.processes().wait_no_children(KILL_TIMEOUT) {
         log::write(Level::Warn, "powering off although some processes have not ended");
     }
-    if let Ok(initial) = Sandbox::initial() {
+    if let Ok(initial) = MountNs::initial() {
         // Dropping the old one ends its mount namespace.
-        agent.set_sandbox(initial);
+        agent.set_mount_ns(initial);
     }
     let mounts = std::mem::take(&mut *lock(&agent.mounts));
     for target in mounts.iter().rev() {
-        // Unmounting leaves a clean journal; what is still busy is at least written out.
+        // Unmounting leaves a clean journal. A file system that is still busy is at least written out.
         if umount2(target.as_str(), MntFlags::UMOUNT_NOFOLLOW).is_err() {
             let _ = write_out(Path::new(target));
         }

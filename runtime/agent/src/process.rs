@@ -1,12 +1,12 @@
-//! The processes the host started: from the reservation of a token to forgetting it.
+//! The table of processes that the host started: from the reservation of a token until it is forgotten.
 //!
 //! ```text
 //!   reserve ──▶ Starting ──spawned──▶ Running ──reaped──▶ Ended ──forget──▶ (gone)
 //!                  └──failed──▶ (gone)
 //! ```
 //!
-//! [`crate::reaper`] is the only one that waits for children, and it learns pids and statuses in any order relative to
-//! the threads that spawn: a status whose pid nobody has claimed yet is kept as long as a start is under way.
+//! Only [`crate::reaper`] waits for children. It may learn the end of a child before the thread that spawned the child
+//! registers its pid. So the table keeps the status of an unknown pid for as long as a start is under way.
 //!
 //! The table's lock is held for look-ups and changes only.
 
@@ -19,26 +19,27 @@ use hutch_agent_proto::{ErrorKind, ExitStatus, RemoteError, Response, StdStream,
 
 use crate::failure::{not_found, system, wrong_state, Outcome};
 use crate::outbox::Outbox;
-use crate::process_tree::Family;
+use crate::process_tree::ProcessTree;
 use crate::spawn::Child;
 use crate::stdio::{close_input, CloseInput, Ends};
+use crate::thread::lock;
 use crate::{pty, sys};
 
-/// How long a stream waits for the process it names. Its request may still be on another connection.
-const STREAM_PATIENCE: Duration = Duration::from_secs(3);
-/// Requests that may wait for one process.
+/// How long a stream waits for its process. The request that starts it may still be under way on another connection.
+const STREAM_TIMEOUT: Duration = Duration::from_secs(3);
+/// Requests that may wait for one process at a time.
 const MAX_WAITERS: usize = 256;
 
 /// The agent's sides of a process's standard streams, until the host opens them.
 #[derive(Default)]
 pub struct Streams {
-    /// Write end.
+    /// Write end of a pipe.
     pub stdin: Option<OwnedFd>,
-    /// Read end.
+    /// Read end of a pipe.
     pub stdout: Option<OwnedFd>,
-    /// Read end.
+    /// Read end of a pipe.
     pub stderr: Option<OwnedFd>,
-    /// Instead of the three.
+    /// The agent's side of a terminal, instead of the three pipes.
     pub terminal: Option<Arc<OwnedFd>>,
 }
 
@@ -51,9 +52,9 @@ enum State {
 struct Process {
     state: State,
     streams: Streams,
-    /// The terminal as long as somebody keeps it open: the slot above, or the relay.
+    /// The terminal, as long as `streams` or a relay keeps it open.
     terminal: Weak<OwnedFd>,
-    /// Ends the input of the relay that took stdin or the terminal.
+    /// Ends the input of the relay of stdin or the terminal.
     close_input: Option<CloseInput>,
     waiters: Vec<(Arc<Outbox>, u64)>,
 }
@@ -62,37 +63,35 @@ struct Process {
 struct Table {
     by_token: BTreeMap<Token, Process>,
     by_pid: BTreeMap<i32, Token>,
-    /// Starts under way.
+    /// Number of starts under way.
     starting: usize,
-    /// Statuses of pids nobody knew, while starts were under way.
+    /// Statuses of unknown pids, kept while starts are under way.
     unclaimed: BTreeMap<i32, ExitStatus>,
-    /// Counts attempts to make a child.
-    births: u64,
-    /// `births` at the time the kernel said that there are no children.
-    childless_at: Option<u64>,
+    /// Attempts to make a child so far.
+    spawn_count: u64,
+    /// `spawn_count` when the kernel last reported that there are no children.
+    no_children_at: Option<u64>,
 }
 
-/// See the module.
+/// The table of processes.
 pub struct Processes {
     table: Mutex<Table>,
     changed: Condvar,
     limit: usize,
 }
 
-/// Pid of a new process, and how it ended if it has.
-pub type Started = (i32, Option<Obituary>);
+/// Pid of a new process, and its end if it has ended already.
+pub type Started = (i32, Option<ExitEvent>);
 
-/// What the end of a process sets off.
-pub struct Obituary {
-    /// The process.
+/// The end of a process, with the requests that waited for it.
+pub struct ExitEvent {
     pub token: Token,
-    /// How it ended.
     pub status: ExitStatus,
     waiters: Vec<(Arc<Outbox>, u64)>,
 }
 
-impl Obituary {
-    /// Answers those who wait.
+impl ExitEvent {
+    /// Answers the waiting requests.
     pub fn reply(&self) {
         for (outbox, id) in &self.waiters {
             outbox.reply(*id, Ok(Response::Exited(self.status)));
@@ -111,20 +110,20 @@ impl Processes {
     }
 
     fn lock(&self) -> MutexGuard<'_, Table> {
-        self.table.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.table)
     }
 
-    /// Runs `spawn` under the name `token`; afterwards the process is known. If it has ended already and the reaper could
-    /// not tell whose end that was, its obituary comes along.
+    /// Runs `spawn` and registers its process as `token`. If the reaper saw the process's end before it was registered,
+    /// the exit event is returned as well.
     ///
     /// # Errors
-    /// `AlreadyExists`, `WrongState` if the table is full, or what `spawn` says.
+    /// `AlreadyExists`, `WrongState` if the table is full, or the error of `spawn`.
     pub fn start(&self, token: &str, spawn: impl FnOnce() -> Outcome<(Child, Streams)>) -> Outcome<Started> {
         self.reserve(token)?;
         let result = spawn();
         let mut table = self.lock();
-        // After the child was made (or was not): whoever saw no children before must look again.
-        table.births += 1;
+        // Counted after the attempt: a reaper that saw no children before must look again.
+        table.spawn_count += 1;
         table.starting -= 1;
         let result = result.map(|(child, streams)| table.claim(token, &child, streams));
         if result.is_err() {
@@ -150,7 +149,7 @@ impl Processes {
         Ok(())
     }
 
-    /// Has the status of `token` sent to `outbox` as the answer to `id`: now, or when it ends.
+    /// Sends the status of `token` to `outbox` as the answer to request `id`: now, or when the process ends.
     ///
     /// # Errors
     /// `NotFound`, or `WrongState` if too many wait already.
@@ -174,19 +173,20 @@ impl Processes {
         }
     }
 
-    /// Forgets those waiters of a connection that is gone.
+    /// Forgets the waiting requests of a connection that is gone.
     pub fn drop_waiters(&self, outbox: &Arc<Outbox>) {
         for process in self.lock().by_token.values_mut() {
             process.waiters.retain(|(waiter, _)| !Arc::ptr_eq(waiter, outbox));
         }
     }
 
-    /// Hands out the agent's side of a stream, once. Waits a little for a process that is not there yet.
+    /// Hands out the agent's side of a stream, once. Waits up to [`STREAM_TIMEOUT`] for a process that is not known
+    /// yet.
     ///
     /// # Errors
     /// `NotFound` without such a process or stream, `WrongState` if the stream was handed out before.
     pub fn take_stream(&self, token: &str, stream: StdStream) -> Outcome<(Ends, Option<CloseInput>)> {
-        let deadline = Instant::now() + STREAM_PATIENCE;
+        let deadline = Instant::now() + STREAM_TIMEOUT;
         let mut table = self.lock();
         loop {
             if let Some(process) = table.by_token.get_mut(token) {
@@ -202,37 +202,35 @@ impl Processes {
         }
     }
 
-    /// Sends a signal (1 to 64) to the process; with `all` also to its offspring, even if it has ended itself.
-    ///
-    /// # Errors
-    /// `NotFound`, or `WrongState` if it has ended.
+    /// Sends a signal (1 to 64) to the process. With `all` its offspring gets the signal too, even if the process has
+    /// ended.
     pub fn signal(&self, token: &str, signal: i32, all: bool) -> Outcome<()> {
-        let family = if all { Some(self.family(token)?) } else { None };
+        let tree = if all { Some(self.tree(token)?) } else { None };
         {
             let table = self.lock();
             match table.by_token.get(token).ok_or_else(|| unknown(token))?.state {
                 State::Starting => return Err(unknown(token)),
                 State::Ended(..) if all => {}
                 State::Ended(..) => return Err(wrong_state(format!("process {token:?} has ended"))),
-                // The lock keeps the reaper away, so the pid still is this process's.
+                // The reaper needs the lock to reap, so the pid still belongs to this process.
                 State::Running(pid) => sys::send_signal(pid, signal)
                     .map_err(|errno| system(format_args!("signalling process {token:?}"), errno))?,
             }
         }
-        if let Some(family) = family {
-            family.signal_offspring(signal);
+        if let Some(tree) = tree {
+            tree.signal_offspring(signal);
         }
         Ok(())
     }
 
-    /// The process and its offspring, or what it left of that.
-    fn family(&self, token: &str) -> Outcome<Family> {
+    /// The process and its offspring, or the offspring that an ended process left.
+    fn tree(&self, token: &str) -> Outcome<ProcessTree> {
         let (pid, ended) = match self.lock().by_token.get(token).map(|process| &process.state) {
             Some(State::Running(pid)) => (*pid, false),
             Some(State::Ended(pid, _)) => (*pid, true),
             Some(State::Starting) | None => return Err(unknown(token)),
         };
-        Ok(if ended { Family::left_by(pid) } else { Family::of(pid) })
+        Ok(if ended { ProcessTree::left_by(pid) } else { ProcessTree::of(pid) })
     }
 
     /// Sets the size of the process's terminal.
@@ -248,10 +246,7 @@ impl Processes {
         sys::set_window_size(terminal.as_fd(), size).map_err(|errno| system("resizing a terminal", errno))
     }
 
-    /// Ends the process's stdin after what has arrived.
-    ///
-    /// # Errors
-    /// `NotFound`.
+    /// Ends the process's stdin after the bytes that have arrived.
     pub fn close_stdin(&self, token: &str) -> Outcome<()> {
         let mut table = self.lock();
         let process = table.by_token.get_mut(token).ok_or_else(|| unknown(token))?;
@@ -266,9 +261,6 @@ impl Processes {
     }
 
     /// Forgets an ended process with its undelivered output.
-    ///
-    /// # Errors
-    /// `NotFound`, or `WrongState` if it runs.
     pub fn forget(&self, token: &str) -> Outcome<()> {
         let mut table = self.lock();
         match table.by_token.get(token).ok_or_else(|| unknown(token))?.state {
@@ -280,12 +272,12 @@ impl Processes {
         }
     }
 
-    /// Runs `spawn`, which makes a child that is nobody's process: the reaper learns that there is one to wait for.
-    pub fn helper<T>(&self, spawn: impl FnOnce() -> T) -> T {
+    /// Runs `spawn`, which makes a child that is not in the table, so that the reaper waits for that child as well.
+    pub fn spawn_unregistered<T>(&self, spawn: impl FnOnce() -> T) -> T {
         self.lock().starting += 1;
         let result = spawn();
         let mut table = self.lock();
-        table.births += 1;
+        table.spawn_count += 1;
         table.starting -= 1;
         if table.starting == 0 {
             table.unclaimed.clear();
@@ -294,7 +286,7 @@ impl Processes {
         result
     }
 
-    /// Forgets `tokens` as they end, waiting at most `limit` for that. Unknown ones are fine. Whether none is left.
+    /// Forgets `tokens` as they end, and waits at most `limit` for that. Returns whether all are forgotten.
     pub fn forget_ending(&self, tokens: &[Token], limit: Duration) -> bool {
         let deadline = Instant::now() + limit;
         let mut table = self.lock();
@@ -315,14 +307,14 @@ impl Processes {
         }
     }
 
-    /// The tokens of living processes by pid.
+    /// The tokens of running processes by pid.
     pub fn living(&self) -> BTreeMap<i32, Token> {
         self.lock().by_pid.clone()
     }
 
-    /// For the reaper: takes the status of `pid` out of the kernel with `reap` and records it.
-    pub fn reap(&self, pid: i32, reap: impl FnOnce() -> Option<ExitStatus>) -> Option<Obituary> {
-        // Reaping under the lock: a pid found in the table is never one that the kernel has given away again.
+    /// For the reaper: takes the status of `pid` from the kernel with `reap` and records it.
+    pub fn reap(&self, pid: i32, reap: impl FnOnce() -> Option<ExitStatus>) -> Option<ExitEvent> {
+        // Reaping needs the lock: so the kernel cannot have reused a pid that is in the table.
         let mut table = self.lock();
         let status = reap()?;
         let Some(token) = table.by_pid.remove(&pid) else {
@@ -334,29 +326,29 @@ impl Processes {
         let process = table.by_token.get_mut(&token)?;
         let waiters = process.end(pid, status);
         self.changed.notify_all();
-        Some(Obituary { token, status, waiters })
+        Some(ExitEvent { token, status, waiters })
     }
 
-    /// For the reaper: a number to hand to [`Processes::wait_for_birth`]; taken before looking for children.
-    pub fn births(&self) -> u64 {
-        self.lock().births
+    /// For the reaper: the argument of [`Processes::wait_for_spawn`]. Read it before looking for children.
+    pub fn spawn_count(&self) -> u64 {
+        self.lock().spawn_count
     }
 
-    /// For the reaper: there were no children although `births` had been counted; waits for more.
-    pub fn wait_for_birth(&self, births: u64) {
+    /// For the reaper: records that there were no children after `spawn_count` spawns, and waits for the next spawn.
+    pub fn wait_for_spawn(&self, spawn_count: u64) {
         let mut table = self.lock();
-        table.childless_at = Some(births);
+        table.no_children_at = Some(spawn_count);
         self.changed.notify_all();
-        while table.births == births {
+        while table.spawn_count == spawn_count {
             table = self.changed.wait(table).unwrap_or_else(PoisonError::into_inner);
         }
     }
 
-    /// Waits until there are no children, at most `limit`. Whether that is so.
-    pub fn wait_childless(&self, limit: Duration) -> bool {
+    /// Waits at most `limit` until there are no children. Returns whether there are none.
+    pub fn wait_no_children(&self, limit: Duration) -> bool {
         let deadline = Instant::now() + limit;
         let mut table = self.lock();
-        while table.starting > 0 || table.childless_at != Some(table.births) {
+        while table.starting > 0 || table.no_children_at != Some(table.spawn_count) {
             let left = deadline.saturating_duration_since(Instant::now());
             if left.is_zero() {
                 return false;
@@ -368,10 +360,10 @@ impl Processes {
 }
 
 impl Table {
-    /// Makes the reserved `token` the running process `pid`, or an ended one if the reaper was faster.
+    /// Registers `child` under the reserved `token`: as running, or as ended if the reaper was faster.
     fn claim(&mut self, token: &str, child: &Child, streams: Streams) -> Started {
         let pid = child.pid;
-        // A status kept under this pid may be that of an orphan which had it before.
+        // The status kept under this pid may belong to an orphan that had the pid before.
         let ended = self.unclaimed.remove(&pid).filter(|_| sys::is_reaped(child.pidfd.as_fd()));
         let Some(process) = self.by_token.get_mut(token) else { return (pid, None) };
         process.terminal = streams.terminal.as_ref().map(Arc::downgrade).unwrap_or_default();
@@ -382,7 +374,7 @@ impl Table {
             return (pid, None);
         };
         let waiters = process.end(pid, status);
-        (pid, Some(Obituary { token: token.to_string(), status, waiters }))
+        (pid, Some(ExitEvent { token: token.to_string(), status, waiters }))
     }
 }
 
@@ -399,7 +391,7 @@ impl Process {
 
     fn end(&mut self, pid: i32, status: ExitStatus) -> Vec<(Arc<Outbox>, u64)> {
         self.state = State::Ended(pid, status);
-        // Nobody will read it; output stays until it is drained or the process forgotten.
+        // No process will read stdin. Output stays until the host has drained it or forgotten the process.
         self.streams.stdin = None;
         std::mem::take(&mut self.waiters)
     }

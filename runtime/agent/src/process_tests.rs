@@ -1,7 +1,7 @@
-//! The table by itself: children of the test are reaped by hand, in every order relative to their registration.
+//! The table alone: the test reaps its children by hand, in every order relative to their registration.
 
 use super::*;
-use crate::connection::Connection;
+use crate::connection::HostConnection;
 use crate::sys::wait_for_end;
 use hutch_agent_proto::{read_frame, AgentFrame};
 use nix::errno::Errno;
@@ -15,8 +15,8 @@ fn child(code: i32) -> Child {
     let pid = child.id() as i32;
     // Reaped by the test, not by the standard library.
     drop(child);
-    // SAFETY: pidfd_open returns a new descriptor for our own child, which nobody has reaped yet.
-    #[allow(unsafe_code)]
+    // SAFETY: pidfd_open returns a new descriptor for our own child, which has not been reaped yet.
+    #[expect(unsafe_code, reason = "pidfd_open has no safe wrapper")]
     let pidfd = unsafe {
         let fd = Errno::result(libc::syscall(libc::SYS_pidfd_open, pid, 0)).unwrap();
         OwnedFd::from_raw_fd(fd as i32)
@@ -24,8 +24,8 @@ fn child(code: i32) -> Child {
     Child { pid, pidfd }
 }
 
-/// What the reaper does for one child, blocking until that has ended.
-fn reap(processes: &Processes, pid: i32) -> Option<Obituary> {
+/// Reaps one child as the reaper does, but blocks until it has ended.
+fn reap(processes: &Processes, pid: i32) -> Option<ExitEvent> {
     processes.reap(pid, || loop {
         match wait_for_end(Some(pid), false) {
             Ok(Some((_, status))) => return Some(status),
@@ -38,7 +38,7 @@ fn reap(processes: &Processes, pid: i32) -> Option<Obituary> {
 fn outbox() -> (Arc<Outbox>, UnixStream) {
     let (ours, theirs) = UnixStream::pair().unwrap();
     theirs.set_read_timeout(Some(Duration::from_secs(20))).unwrap();
-    (Outbox::new(Arc::new(Connection::from(ours))), theirs)
+    (Outbox::new(Arc::new(HostConnection::from(ours))), theirs)
 }
 
 fn status_reply(stream: &mut UnixStream) -> (u64, ExitStatus) {
@@ -49,14 +49,14 @@ fn status_reply(stream: &mut UnixStream) -> (u64, ExitStatus) {
 }
 
 #[test]
-fn a_status_after_the_registration_reaches_those_who_wait() {
+fn a_status_after_the_registration_reaches_the_waiting_requests() {
     let processes = Processes::new(8);
     let (outbox, mut host) = outbox();
     let (pid, None) = processes.start("p", || Ok((child(3), Streams::default()))).unwrap() else { panic!("ended") };
     processes.wait("p", &outbox, 41).unwrap();
-    let obituary = reap(&processes, pid).unwrap();
-    obituary.reply();
-    assert_eq!((obituary.token.as_str(), obituary.status), ("p", ExitStatus::Code(3)));
+    let exit = reap(&processes, pid).unwrap();
+    exit.reply();
+    assert_eq!((exit.token.as_str(), exit.status), ("p", ExitStatus::Code(3)));
     assert_eq!(status_reply(&mut host), (41, ExitStatus::Code(3)));
     processes.wait("p", &outbox, 42).unwrap();
     assert_eq!(status_reply(&mut host), (42, ExitStatus::Code(3)));
@@ -66,14 +66,14 @@ fn a_status_after_the_registration_reaches_those_who_wait() {
 fn a_status_before_the_registration_is_kept() {
     let processes = Processes::new(8);
     let (outbox, mut host) = outbox();
-    let (_, obituary) = processes
+    let (_, exit) = processes
         .start("p", || {
             let child = child(4);
-            assert!(reap(&processes, child.pid).is_none(), "nobody knows it yet");
+            assert!(reap(&processes, child.pid).is_none(), "the table does not know it yet");
             Ok((child, Streams::default()))
         })
         .unwrap();
-    assert_eq!(obituary.expect("the end is still to be told").status, ExitStatus::Code(4));
+    assert_eq!(exit.expect("its end has not been reported").status, ExitStatus::Code(4));
     processes.wait("p", &outbox, 1).unwrap();
     assert_eq!(status_reply(&mut host), (1, ExitStatus::Code(4)));
 }
@@ -81,7 +81,7 @@ fn a_status_before_the_registration_is_kept() {
 #[test]
 fn the_status_of_an_earlier_owner_of_the_pid_is_not_taken() {
     let processes = Processes::new(8);
-    let (pid, obituary) = processes
+    let (pid, exit) = processes
         .start("p", || {
             let child = child(5);
             // As if an orphan with that pid had been reaped since the start began.
@@ -89,12 +89,12 @@ fn the_status_of_an_earlier_owner_of_the_pid_is_not_taken() {
             Ok((child, Streams::default()))
         })
         .unwrap();
-    assert!(obituary.is_none());
+    assert!(exit.is_none());
     assert_eq!(reap(&processes, pid).unwrap().status, ExitStatus::Code(5));
 }
 
 #[test]
-fn strangers_are_remembered_only_while_somebody_starts() {
+fn unknown_pids_are_remembered_only_during_a_start() {
     let processes = Processes::new(8);
     assert!(processes.reap(1_000_000, || Some(ExitStatus::Code(0))).is_none());
     assert!(processes.lock().unclaimed.is_empty());
@@ -155,16 +155,16 @@ fn waiting_requests_are_bounded_and_leave_with_their_connection() {
 }
 
 #[test]
-fn the_reaper_wakes_for_every_birth() {
+fn the_reaper_wakes_for_every_spawn() {
     let processes = Arc::new(Processes::new(8));
-    let births = processes.births();
+    let spawn_count = processes.spawn_count();
     let waiting = Arc::clone(&processes);
-    let thread = std::thread::spawn(move || waiting.wait_for_birth(births));
+    let thread = std::thread::spawn(move || waiting.wait_for_spawn(spawn_count));
     // The table knows that there are no children once the reaper waits.
-    assert!(processes.wait_childless(Duration::from_secs(20)));
+    assert!(processes.wait_no_children(Duration::from_secs(20)));
     let _ = processes.start("p", || Err(not_found("even a failed start may leave a zombie")));
     thread.join().unwrap();
-    assert!(!processes.wait_childless(Duration::ZERO), "the reaper has not looked again");
-    // A birth between looking and waiting is not missed.
-    processes.wait_for_birth(births);
+    assert!(!processes.wait_no_children(Duration::ZERO), "the reaper has not looked again");
+    // A spawn between looking and waiting is not missed.
+    processes.wait_for_spawn(spawn_count);
 }

@@ -12,11 +12,11 @@ use crate::failure::{system, Outcome};
 use crate::root::Root;
 use crate::sys::{open_terminal_peer, set_window_size};
 
-/// Opens a terminal of `size`: the agent's side (non-blocking) and the process's. It belongs to the devpts instance
-/// of `root`, so that the process finds its name there; if the root has none, to the agent's.
+/// Opens a terminal of `size` and returns the agent's side, which does not block, and the process's. The terminal
+/// belongs to the devpts instance of `root`, so that the process finds its name there, or else to the agent's instance.
 ///
 /// # Errors
-/// `System` if the guest has no (more) terminals.
+/// `System` if the guest has no terminals left.
 pub fn open_pair(root: &Root, size: WindowSize) -> Outcome<(OwnedFd, OwnedFd)> {
     let open = || -> Result<_, Errno> {
         let master = open_master(root)?;
@@ -32,8 +32,8 @@ fn open_master(root: &Root) -> Result<OwnedFd, Errno> {
     root.resolve(path, flags).or_else(|_| Root::open(Path::new("/"))?.resolve(path, flags))
 }
 
-/// The bytes that mean end of file to a reader of `terminal` now; none if its line discipline does not do lines.
-/// After an unfinished line the first one only hands that line over, so there are two.
+/// The bytes that mean end of file to a reader of `terminal`; none if the terminal is not in canonical mode. After an
+/// unfinished line the first such byte only delivers that line, so there are two.
 pub fn end_of_file(terminal: impl AsFd, line_finished: bool) -> Vec<u8> {
     match tcgetattr(terminal) {
         Ok(settings) if settings.local_flags.contains(LocalFlags::ICANON) => {

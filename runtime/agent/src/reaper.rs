@@ -1,38 +1,36 @@
-//! The one thread that waits for children: those of the host and every orphan of theirs.
+//! The one thread that waits for children: processes that the host started, and their orphans.
 //!
-//! `waitid` first only looks (`WNOWAIT`), so that the table's lock is not held while waiting; the child is taken out
-//! of the kernel under it. Without any child there is nothing to wait for, and no orphan can come either, since
-//! orphans are descendants of children: then the thread waits until the table has seen a birth.
-
-use std::sync::Arc;
+//! The first `waitid` leaves the child in the kernel (`WNOWAIT`), so that the thread does not hold the table's lock
+//! while it waits; the second one takes the child out of the kernel under the lock. Without any child `waitid` fails at
+//! once. No orphan can appear then, since orphans are descendants of children, so the thread waits until the table has
+//! counted another spawn.
 
 use nix::errno::Errno;
 
 use crate::log::{self, Level};
-use crate::server::Agent;
+use crate::process::{ExitEvent, Processes};
 use crate::sys::wait_for_end;
 
-/// Reaps for ever. The thread's main function.
-pub fn run(agent: &Arc<Agent>) {
-    let processes = agent.processes();
+/// The thread's main function: reaps for ever and hands the ends of known processes to `publish`.
+pub fn run(processes: &Processes, publish: impl Fn(ExitEvent)) {
     loop {
-        let births = processes.births();
+        let spawn_count = processes.spawn_count();
         let pid = match wait_for_end(None, true) {
             Ok(Some((pid, _))) => pid,
             Ok(None) | Err(Errno::EINTR) => continue,
             Err(Errno::ECHILD) => {
-                processes.wait_for_birth(births);
+                processes.wait_for_spawn(spawn_count);
                 continue;
             }
             Err(errno) => {
-                // Not possible with these arguments; without a reaper the agent is of no use.
+                // Not possible with these arguments; an agent without a reaper is useless.
                 log::write(Level::Fatal, format_args!("waiting for children: {errno}"));
                 panic!("waiting for children failed: {errno}");
             }
         };
-        let obituary = processes.reap(pid, || wait_for_end(Some(pid), false).ok().flatten().map(|(_, status)| status));
-        if let Some(obituary) = obituary {
-            agent.publish(obituary);
+        let exit = processes.reap(pid, || wait_for_end(Some(pid), false).ok().flatten().map(|(_, status)| status));
+        if let Some(exit) = exit {
+            publish(exit);
         }
     }
 }

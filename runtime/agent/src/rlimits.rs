@@ -1,19 +1,20 @@
-//! Resource limits by name, checked before a process is made.
+//! Resource limits by name, checked before a process starts.
 
 use hutch_agent_proto::Rlimit;
 use nix::sys::resource::{getrlimit, setrlimit, Resource};
 
 use crate::failure::{invalid, Outcome};
 
-/// Descriptors the agent itself may have: two connections, a pipe and some more for each of many processes.
+/// Descriptors that the agent may have: two connections, a pipe and some more for each of many processes.
 const AGENT_FILES: u64 = 65536;
-/// Descriptors a process gets unless the host says otherwise. The soft limit is what `select(2)` can bear.
+/// Descriptors that a process may have unless the host sets another limit. `select(2)` cannot handle more than the soft
+/// limit.
 const PROCESS_FILES: (u64, u64) = (1024, 524_288);
 
 /// A limit ready to be set: the kernel's number and value.
 pub type ReadyLimit = (libc::__rlimit_resource_t, libc::rlimit);
 
-/// Raises the agent's own limits and tells which ones processes get instead.
+/// Raises the agent's own limits; returns the limits for processes.
 pub fn raise_own() -> Vec<ReadyLimit> {
     match setrlimit(Resource::RLIMIT_NOFILE, AGENT_FILES, PROCESS_FILES.1) {
         Ok(()) => {
@@ -24,7 +25,7 @@ pub fn raise_own() -> Vec<ReadyLimit> {
     }
 }
 
-/// What processes get when nothing was raised: the limits this process has.
+/// The limits of this process, for processes that it starts.
 pub fn inherited() -> Vec<ReadyLimit> {
     match getrlimit(Resource::RLIMIT_NOFILE) {
         Ok((soft, hard)) => vec![(libc::RLIMIT_NOFILE, libc::rlimit { rlim_cur: soft, rlim_max: hard })],
@@ -32,7 +33,7 @@ pub fn inherited() -> Vec<ReadyLimit> {
     }
 }
 
-/// `asked` over `defaults`.
+/// The limits `asked` for, and `defaults` for the others.
 ///
 /// # Errors
 /// `Invalid` for an unknown name, a repeated one, or a soft limit above the hard one.

@@ -1,5 +1,5 @@
-//! A directory that is somebody's `/`: paths are resolved inside of it, so that neither `..` nor a symbolic link
-//! leads out (openat2(2), `RESOLVE_IN_ROOT`). Any thread.
+//! A directory that serves as a root: paths are resolved inside it, so that neither `..` nor a symbolic link leads out
+//! (openat2(2), `RESOLVE_IN_ROOT`). Any thread.
 
 use std::fs::File;
 use std::io::Read;
@@ -10,26 +10,20 @@ use nix::errno::Errno;
 use nix::fcntl::{open, openat2, OFlag, OpenHow, ResolveFlag};
 use nix::sys::stat::{mkdirat, Mode};
 
-/// Attempts when the kernel asks for another because the tree was moved meanwhile.
+/// Most attempts, when the kernel asks for another one because the tree was moved meanwhile.
 const TRIES: usize = 16;
 
-/// A root directory.
+/// A directory that paths cannot leave.
 #[derive(Debug)]
 pub struct Root(OwnedFd);
 
 impl Root {
-    /// The directory `path` as a root.
-    ///
-    /// # Errors
-    /// If it cannot be opened as a directory.
+    /// Opens the directory `path` as a root.
     pub fn open(path: &Path) -> Result<Self, Errno> {
         open(path, OFlag::O_PATH | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC, Mode::empty()).map(Self)
     }
 
     /// Opens `path` inside the root with `flags` (and `O_CLOEXEC`); a created file gets mode 0644.
-    ///
-    /// # Errors
-    /// As openat2(2).
     pub fn resolve(&self, path: &Path, flags: OFlag) -> Result<OwnedFd, Errno> {
         let mode = if flags.contains(OFlag::O_CREAT) { Mode::from_bits_truncate(0o644) } else { Mode::empty() };
         let how = OpenHow::new().flags(flags | OFlag::O_CLOEXEC).mode(mode).resolve(ResolveFlag::RESOLVE_IN_ROOT);
@@ -44,12 +38,12 @@ impl Root {
         Err(last)
     }
 
-    /// Content of a small regular file inside the root; `None` if it is not there.
+    /// Text of a small regular file inside the root; `None` if there is no such file.
     ///
     /// # Errors
-    /// `EFBIG` if it has more than `limit` bytes, else as open and read do.
+    /// `EFBIG` if the file has more than `limit` bytes.
     pub fn read(&self, path: &Path, limit: u64) -> Result<Option<String>, Errno> {
-        // Non-blocking, lest a FIFO in its place stops us.
+        // Non-blocking: the path may lead to a FIFO.
         let fd = match self.resolve(path, OFlag::O_RDONLY | OFlag::O_NONBLOCK) {
             Err(Errno::ENOENT | Errno::ENOTDIR) => return Ok(None),
             result => result?,
@@ -63,10 +57,10 @@ impl Root {
         Ok(Some(String::from_utf8_lossy(&bytes).into_owned()))
     }
 
-    /// Opens the directory `path` inside the root (`O_PATH`), creating what is missing with mode 0755.
+    /// Opens the directory `path` inside the root (`O_PATH`) and creates missing directories with mode 0755.
     ///
     /// # Errors
-    /// `EROFS` if something is missing in a read-only root, `ENOTDIR` if something on the way is no directory.
+    /// `EROFS` if a directory is missing in a read-only root, `ENOTDIR` if a part of the path is not a directory.
     pub fn make_directory(&self, path: &Path) -> Result<OwnedFd, Errno> {
         let flags = OFlag::O_PATH | OFlag::O_DIRECTORY;
         match self.resolve(path, flags) {
@@ -85,7 +79,7 @@ impl Root {
             dir = match self.resolve(&done, flags) {
                 Err(Errno::ENOENT) => {
                     match mkdirat(&dir, name, Mode::from_bits_truncate(0o755)) {
-                        // Somebody else was faster, or it is a link to nothing: the next look tells.
+                        // Another thread was faster, or it is a dangling link, which cannot be opened.
                         Ok(()) | Err(Errno::EEXIST) => self.resolve(&done, flags)?,
                         Err(errno) => return Err(errno),
                     }
@@ -96,10 +90,7 @@ impl Root {
         Ok(dir)
     }
 
-    /// Opens `path` inside the root (`O_PATH`), creating an empty file and its directories if it is missing.
-    ///
-    /// # Errors
-    /// As [`Root::make_directory`].
+    /// Opens `path` inside the root (`O_PATH`); creates an empty file and its directories if it is missing.
     pub fn make_file(&self, path: &Path) -> Result<OwnedFd, Errno> {
         match self.resolve(path, OFlag::O_PATH) {
             Err(Errno::ENOENT) => {}
@@ -175,7 +166,7 @@ mod tests {
     }
 
     #[test]
-    fn reading_is_bounded_and_absence_is_no_error() {
+    fn reading_is_bounded_and_a_missing_file_is_not_an_error() {
         let (dir, root) = root();
         fs::write(dir.path().join("root/big"), "12345").unwrap();
         assert_eq!(root.read(Path::new("/big"), 5).unwrap().as_deref(), Some("12345"));

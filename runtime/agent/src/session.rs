@@ -1,5 +1,5 @@
-//! A control connection: greeting, then requests in order of arrival. Its thread serves them one by one; only
-//! `WaitProcess` is answered later, by the reaper.
+//! A control connection: greeting, then requests in order of arrival. Its thread serves them one by one; the reaper
+//! answers `WaitProcess` later.
 
 use std::io::{BufReader, Write};
 use std::sync::Arc;
@@ -9,45 +9,42 @@ use hutch_agent_proto::{
     Request, Response, PROTOCOL_VERSION,
 };
 
-use crate::connection::Connection;
+use crate::agent::Agent;
+use crate::connection::HostConnection;
 use crate::container::is_about_containers;
 use crate::failure::{invalid, Outcome};
 use crate::outbox::Outbox;
-use crate::server::Agent;
 use crate::{memory, net, settings, setup};
 
 /// Highest signal number.
 const MAX_SIGNAL: i32 = 64;
 
-/// The program's version in a form that can be found in its file: whoever puts it into an initramfs records it.
+/// The program's version, marked so that the builder of an initramfs can find it in the file and record it.
 static VERSION: &str = concat!("hutch-agent-version:", env!("CARGO_PKG_VERSION"), "\0");
 
 /// The agent's greeting.
 pub fn hello(kernel: &str) -> Hello {
-    // Opaque, lest the compiler keep only the part that is used.
+    // Opaque, lest the compiler drop the mark.
     let version = std::hint::black_box(VERSION).trim_end_matches('\0').rsplit(':').next().unwrap_or_default();
     Hello { version: PROTOCOL_VERSION, program: format!("hutch-agent {version}"), kernel: kernel.to_string() }
 }
 
-/// What the agent sends first on a connection that it opens itself, as one piece.
+/// The first bytes that the agent sends on a connection that it opens itself: both frames in one piece.
 ///
 /// # Errors
-/// Never, in practice: both messages are small.
+/// `TooLarge`, which two small messages never are.
 pub fn opening(kernel: &str) -> Result<Vec<u8>, FrameError> {
     Ok([encode_frame(&Open::Control)?, encode_frame(&hello(kernel))?].concat())
 }
 
 /// Greets on a connection that the host opened.
-///
-/// # Errors
-/// If the host is gone.
-pub fn greet(agent: &Agent, connection: &Connection) -> Result<(), FrameError> {
+pub fn greet(agent: &Agent, connection: &HostConnection) -> Result<(), FrameError> {
     let mut stream = connection;
     Ok(stream.write_all(&encode_frame(&hello(&agent.options.kernel))?)?)
 }
 
 /// Serves a connection on which the agent has greeted, until the host closes it.
-pub fn run(agent: &Arc<Agent>, connection: &Arc<Connection>) {
+pub fn run(agent: &Arc<Agent>, connection: &Arc<HostConnection>) {
     let mut reader = BufReader::new(&**connection);
     match read_frame::<Hello>(&mut reader) {
         Ok(Some(hello)) if hello.version == PROTOCOL_VERSION => {}
@@ -62,21 +59,21 @@ pub fn run(agent: &Arc<Agent>, connection: &Arc<Connection>) {
     }
     let _ = connection.set_receive_timeout(None);
     let outbox = Outbox::new(Arc::clone(connection));
-    agent.enrol(&outbox);
+    agent.subscribe(&outbox);
     let result = serve(agent, &outbox, &mut reader);
-    agent.dismiss(&outbox);
+    agent.unsubscribe(&outbox);
     outbox.shut();
     if let Err(reason) = result {
         agent.warn(format!("a connection is closed: {reason}"));
     }
 }
 
-/// Reads and serves requests; an error is what the host did wrong.
-fn serve(agent: &Arc<Agent>, outbox: &Arc<Outbox>, reader: &mut BufReader<&Connection>) -> Result<(), String> {
+/// Reads and serves requests until the end of the connection. The error says what the host did wrong.
+fn serve(agent: &Arc<Agent>, outbox: &Arc<Outbox>, reader: &mut BufReader<&HostConnection>) -> Result<(), String> {
     loop {
         let payload = match read_payload(reader) {
             Ok(Some(payload)) => payload,
-            // A host that dies resets the connection; that is an end like any other.
+            // A host that dies resets the connection; that is an ordinary end.
             Ok(None) | Err(FrameError::Io(_)) => return Ok(()),
             Err(error) => return Err(error.to_string()),
         };
@@ -128,7 +125,7 @@ fn answer(agent: &Arc<Agent>, request: Request) -> Outcome<Response> {
         Request::OnlineCpus { count } => settings::online_cpus(count)?,
         Request::AwaitMemory { more } => memory::await_more(agent.options.memory_at_boot, more, false)?,
         Request::PowerOff => agent.options.power.off(agent),
-        // WaitProcess is served by the caller, containers above; the enum may grow.
+        // The caller serves WaitProcess, `Containers` its own requests; the enum may grow.
         other => return Err(unsupported(&other)),
     }
     Ok(Response::Done)

@@ -1,4 +1,4 @@
-//! One-off settings of the guest: host name, clock, entropy, sysctls, processors. Connection threads.
+//! One-off settings of the guest: host name, clock, entropy, sysctls, processors. Runs on connection threads.
 
 use std::fs::{self, File};
 use std::path::{Path, PathBuf};
@@ -13,7 +13,7 @@ use crate::sys::add_entropy;
 
 /// Longest host name in bytes (`__NEW_UTS_LEN`, P-180).
 const MAX_HOSTNAME: usize = 64;
-/// Most entropy in one request, bytes; the kernel's pool holds 32.
+/// Most bytes of entropy in one request; the kernel's pool holds 32.
 const MAX_ENTROPY: usize = 4096;
 
 /// Sets the host name.
@@ -38,9 +38,6 @@ pub fn set_clock(unix_ns: u64) -> Outcome<()> {
 }
 
 /// Credits random bytes of the host to the guest's pool.
-///
-/// # Errors
-/// `Invalid` for too many, `System` if there is no pool.
 pub fn seed(entropy: &[u8]) -> Outcome<()> {
     if entropy.len() > MAX_ENTROPY {
         return Err(invalid(format!("{} bytes of entropy; {MAX_ENTROPY} is the most", entropy.len())));
@@ -52,7 +49,7 @@ pub fn seed(entropy: &[u8]) -> Outcome<()> {
 /// Sets kernel parameters.
 ///
 /// # Errors
-/// `Invalid` for a name that is none, `NotFound` for an unknown one, `System` if the kernel refuses the value.
+/// `Invalid` for a malformed name, `NotFound` for an unknown one, `System` if the kernel refuses the value.
 pub fn set_sysctls(settings: &[(String, String)]) -> Outcome<()> {
     for (name, value) in settings {
         let path = sysctl_path(name).ok_or_else(|| invalid(format!("sysctl {name:?} is not a name")))?;
@@ -64,8 +61,8 @@ pub fn set_sysctls(settings: &[(String, String)]) -> Outcome<()> {
     Ok(())
 }
 
-/// Path of a sysctl. With the first separator a dot, dots and slashes change places, as sysctl(8) has it
-/// (`net.ipv4.conf.eth0/1.forwarding` is about `eth0.1`).
+/// Path of a sysctl. If the first separator is a dot, dots and slashes change places, as in sysctl(8):
+/// `net.ipv4.conf.eth0/1.forwarding` is a setting of `eth0.1`.
 fn sysctl_path(name: &str) -> Option<PathBuf> {
     let dotted = name.find(['.', '/']).is_some_and(|at| name.as_bytes()[at] == b'.');
     let swap = |c| match c {
@@ -79,7 +76,7 @@ fn sysctl_path(name: &str) -> Option<PathBuf> {
     (relative.len() < 256 && relative.split('/').all(good)).then(|| Path::new("/proc/sys").join(relative))
 }
 
-/// Brings processors online until `count` are, and takes the others offline.
+/// Brings the first `count` processors online and takes the others offline.
 ///
 /// # Errors
 /// `NotFound` if the guest has fewer.
@@ -104,7 +101,7 @@ fn online(processors: &Path, count: u32) -> Outcome<()> {
             Ok(_) => {
                 fs::write(&switch, "1").map_err(|error| io(format_args!("bringing processor {cpu} online"), &error))?
             }
-            // No switch: the processor cannot go offline, or is not there.
+            // Without a switch the processor cannot go offline, or does not exist.
             Err(error) if error.raw_os_error() == Some(Errno::ENOENT as i32) => {
                 if !switch.parent().is_some_and(Path::exists) {
                     return Err(not_found(format!("the guest has {cpu} processors, not {count}")));
@@ -154,7 +151,7 @@ mod tests {
     }
 
     #[test]
-    fn p_183_as_many_processors_are_online_as_are_asked_for() {
+    fn p_183_the_first_processors_are_online_and_no_others() {
         let dir = tempfile::tempdir().unwrap();
         let switch = |cpu: u32| dir.path().join(format!("cpu{cpu}/online"));
         for cpu in 0..4 {

@@ -1,4 +1,4 @@
-//! Preparing the sandbox, and changes to its mounts and resolver later. Connection threads.
+//! Sets up the sandbox, and changes its mounts and resolver later. Runs on connection threads.
 
 use std::fs;
 use std::os::fd::OwnedFd;
@@ -9,29 +9,28 @@ use hutch_agent_proto::{GuestMount, SandboxSpec};
 use nix::errno::Errno;
 use nix::mount::{umount2, MntFlags};
 
+use crate::agent::Agent;
 use crate::failure::{invalid, io, not_found, system, wrong_state, Outcome};
-use crate::mount_options::Options;
+use crate::mount_ns::{new_mount_namespace, MountNs, Placed, SandboxMounts};
+use crate::mount_options::MountOptions;
 use crate::mounts::{bind, check_path, prepare, Detached};
-use crate::sandbox::{new_namespace, Furnishing, Placed, Sandbox};
-use crate::server::{lock, Agent};
+use crate::thread::lock;
 use crate::{disks, memory, modules, net, settings};
 
 /// Most mounts in one request.
 const MAX_MOUNTS: usize = 1024;
-/// Longest line of the resolver's configuration, bytes.
+/// Longest line of the resolver's configuration, in bytes.
 const MAX_RESOLVER_LINE: usize = 1024;
-/// Where programs look for the resolver's configuration.
+/// The file in which programs look for the resolver's configuration.
 pub const RESOLVER: &str = "/etc/resolv.conf";
 
-/// The agent's file with the resolver's configuration, for others to mount; there once the host has set any lines.
+/// The agent's own file with the resolver's configuration, which sandbox and containers mount. It exists once the host
+/// has set any lines.
 pub fn resolver_file(run_dir: &Path) -> PathBuf {
     run_dir.join("resolv.conf")
 }
 
-/// Serves `SetupSandbox`. After a failure the guest is half done, and is not set up again.
-///
-/// # Errors
-/// What the host is to be told.
+/// Serves `SetupSandbox`. A guest in which this failed cannot be set up again.
 pub fn set_up(agent: &Agent, spec: &SandboxSpec) -> Outcome<()> {
     if agent.set_up.swap(true, Ordering::AcqRel) {
         return Err(wrong_state("the sandbox has been set up before"));
@@ -52,25 +51,25 @@ pub fn set_up(agent: &Agent, spec: &SandboxSpec) -> Outcome<()> {
     }
     net::loopback_up()?;
     net::configure(&spec.network)?;
-    // Before any mount: the size of an in-memory file system is half of the memory there is then.
+    // Before any mount: the size of an in-memory file system is half of the guest's memory at that moment.
     memory::await_more(agent.options.memory_at_boot, spec.memory_more, true)?;
     settings::set_sysctls(&spec.sysctls)?;
     match &spec.root {
         Some(root) => {
-            let namespace = new_namespace()?;
+            let namespace = new_mount_namespace()?;
             let inside = mount_all(agent, &spec.mounts)?;
-            furnish(agent, spec, root, inside, namespace)
+            setup_mounts(agent, spec, root, inside, namespace)
         }
         None => {
-            let root = agent.sandbox();
+            let mount_ns = agent.mount_ns();
             let inside = mount_all(agent, &spec.mounts)?;
-            inside.iter().try_for_each(|placed| placed.mount.attach(root.root(), &placed.target))?;
+            inside.iter().try_for_each(|placed| placed.mount.attach(mount_ns.root(), &placed.target))?;
             set_resolver(agent, &spec.network.dns)
         }
     }
 }
 
-/// Makes all mounts; those for the agent's own namespace are attached, those inside the root returned.
+/// Makes all mounts; attaches those in the agent's own namespace and returns those inside the root.
 fn mount_all(agent: &Agent, mounts: &[GuestMount]) -> Outcome<Vec<Placed>> {
     let mut inside = Vec::new();
     for mount in mounts {
@@ -85,23 +84,29 @@ fn mount_all(agent: &Agent, mounts: &[GuestMount]) -> Outcome<Vec<Placed>> {
 }
 
 fn attach_outside(agent: &Agent, mount: &Detached, target: &str) -> Outcome<()> {
-    let own = Sandbox::initial().map_err(|errno| system("the agent's root", errno))?;
+    let own = MountNs::initial().map_err(|errno| system("the agent's root", errno))?;
     mount.attach(own.root(), target)?;
     lock(&agent.mounts).push(target.to_string());
     Ok(())
 }
 
-fn furnish(agent: &Agent, spec: &SandboxSpec, root: &str, mut inside: Vec<Placed>, namespace: OwnedFd) -> Outcome<()> {
+fn setup_mounts(
+    agent: &Agent,
+    spec: &SandboxSpec,
+    root: &str,
+    mut inside: Vec<Placed>,
+    namespace: OwnedFd,
+) -> Outcome<()> {
     check_path("sandbox root", root)?;
     if !spec.network.dns.is_empty() {
         write_resolver(agent, &spec.network.dns)?;
         let source = resolver_file(&agent.options.run_dir);
-        let mount = bind(&source.to_string_lossy(), &Options::default())?;
+        let mount = bind(&source.to_string_lossy(), &MountOptions::default())?;
         inside.insert(0, Placed { mount, target: RESOLVER.to_string(), optional: true });
     }
-    let furnishing = Furnishing { root, read_only: spec.root_readonly, mounts: inside };
-    let (sandbox, warnings) = Sandbox::furnish(namespace, &furnishing)?;
-    agent.set_sandbox(sandbox);
+    let mounts = SandboxMounts { root, read_only: spec.root_readonly, mounts: inside };
+    let (mount_ns, warnings) = MountNs::setup_mounts(namespace, &mounts)?;
+    agent.set_mount_ns(mount_ns);
     for warning in warnings {
         agent.warn(warning);
     }
@@ -109,21 +114,18 @@ fn furnish(agent: &Agent, spec: &SandboxSpec, root: &str, mut inside: Vec<Placed
 }
 
 /// Serves `Mount`.
-///
-/// # Errors
-/// What the host is to be told.
 pub fn mount(agent: &Agent, mount: &GuestMount) -> Outcome<()> {
     let detached = prepare(mount)?;
     if mount.in_root {
-        return agent.sandbox().attach(&detached, &mount.target);
+        return agent.mount_ns().attach(&detached, &mount.target);
     }
     attach_outside(agent, &detached, &mount.target)
 }
 
-/// Serves `Unmount`: a mount of the agent's own namespace, or else one inside the root.
+/// Serves `Unmount`: for a mount in the agent's own namespace, or else one inside the root.
 ///
 /// # Errors
-/// `NotFound` if nothing is mounted there, `WrongState` if it is in use, or the disk behind it still is.
+/// `NotFound` if nothing is mounted there, `WrongState` if the mount, or afterwards its disk, is in use.
 pub fn unmount(agent: &Agent, target: &str) -> Outcome<()> {
     check_path("mount target", target)?;
     let known = lock(&agent.mounts).iter().rposition(|mount| mount == target);
@@ -139,7 +141,7 @@ pub fn unmount(agent: &Agent, target: &str) -> Outcome<()> {
             detach()?;
             disk.map_or(Ok(()), |disk| disks::wait_released(&disk))?;
         }
-        None => return agent.sandbox().inside(detach),
+        None => return agent.mount_ns().inside(detach),
     }
     let mut mounts = lock(&agent.mounts);
     if let Some(index) = mounts.iter().rposition(|mount| mount == target) {
@@ -148,17 +150,14 @@ pub fn unmount(agent: &Agent, target: &str) -> Outcome<()> {
     Ok(())
 }
 
-/// Sets the lines of the resolver's configuration; none leave it alone. With a root of its own the sandbox sees a
-/// file of the agent, which is mounted over what the root has; so do containers made later.
-///
-/// # Errors
-/// What the host is to be told.
+/// Sets the lines of the resolver's configuration; without lines it stays as it is. In a sandbox with a root of its
+/// own, the agent's file is mounted over the root's. Containers that are made later mount it too.
 pub fn set_resolver(agent: &Agent, lines: &[String]) -> Outcome<()> {
     if lines.is_empty() {
         return Ok(());
     }
-    let sandbox = agent.sandbox();
-    if sandbox.namespace().is_none() {
+    let mount_ns = agent.mount_ns();
+    if mount_ns.namespace().is_none() {
         write_resolver(agent, lines)?;
         let text = resolver_text(lines)?;
         let failed = |error| io(RESOLVER, &error);
@@ -167,12 +166,12 @@ pub fn set_resolver(agent: &Agent, lines: &[String]) -> Outcome<()> {
     }
     let path = resolver_file(&agent.options.run_dir);
     let mounted = path.exists();
-    // Rewritten in place: what is mounted is the file, not its name.
+    // Rewritten in place: the mount is of the file, not of its name.
     write_resolver(agent, lines)?;
     if mounted {
         return Ok(());
     }
-    sandbox.attach(&bind(&path.to_string_lossy(), &Options::default())?, RESOLVER)
+    mount_ns.attach(&bind(&path.to_string_lossy(), &MountOptions::default())?, RESOLVER)
 }
 
 fn write_resolver(agent: &Agent, lines: &[String]) -> Outcome<()> {

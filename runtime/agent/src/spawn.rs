@@ -1,10 +1,10 @@
-//! Makes processes. Called on connection threads; any number at a time.
+//! Makes processes. Runs on connection threads, any number at a time.
 //!
-//! The child shares our memory until it executes its program (`CLONE_VM | CLONE_VFORK`, as `posix_spawn` does): no
-//! page tables are copied, the parent's thread resumes when the program runs or the child gave up, and the child
-//! leaves the reason in our memory. Between clone and exec it makes system calls only: no allocation, no locks, and
-//! none of the C library's wrappers that would involve other threads (setuid and its like).
-#![allow(unsafe_code)] // clone(2) and the system calls of the child.
+//! The child shares our memory until it executes its program (`CLONE_VM | CLONE_VFORK`, as in `posix_spawn`). The
+//! kernel copies no page tables, the parent's thread resumes when the program runs or the child gives up, and the child
+//! leaves the reason in our memory. Between clone and exec the child makes system calls only: no allocation, no locks,
+//! and no wrappers of the C library that involve other threads (setuid and the like).
+#![expect(unsafe_code, reason = "clone(2) and the system calls of the child")]
 
 use std::ffi::{c_char, c_int, c_void, CStr, CString};
 use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
@@ -21,36 +21,36 @@ use crate::user::Identity;
 const STACK: usize = 64 << 10;
 /// Highest signal number.
 const SIGNALS: c_int = 64;
-/// Number of the descriptor that [`Plan::channel`] becomes.
+/// Number of the descriptor that [`SpawnPlan::channel`] becomes in the child.
 pub const CHANNEL: RawFd = 3;
 
-/// Everything a child needs, made before it exists.
-pub struct Plan<'a> {
+/// Everything that a child needs, made before the child.
+pub struct SpawnPlan<'a> {
     /// Paths to try, in order.
     pub programs: Vec<CString>,
     /// Arguments, program name first.
     pub args: Vec<CString>,
     /// `KEY=value`.
     pub env: Vec<CString>,
-    /// Working directory.
+    /// Working directory, absolute.
     pub cwd: CString,
     /// stdin, stdout, stderr. None of them is 0, 1 or 2.
     pub stdio: [BorrowedFd<'a>; 3],
-    /// stdin is a terminal, to be the controlling one.
+    /// stdin is a terminal; it becomes the controlling one.
     pub terminal: bool,
     /// Mount namespace to enter.
     pub namespace: Option<BorrowedFd<'a>>,
-    /// Limits to set.
+    /// Resource limits to set.
     pub limits: Vec<ReadyLimit>,
-    /// Who it is.
+    /// User and groups of the process.
     pub identity: Identity,
     /// Set `no_new_privs`.
     pub no_new_privileges: bool,
-    /// One more descriptor to pass on, as [`CHANNEL`].
+    /// One more descriptor for the process; it becomes [`CHANNEL`].
     pub channel: Option<BorrowedFd<'a>>,
 }
 
-/// What the child was doing.
+/// The step at which a child failed.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 enum Stage {
     Session,
@@ -62,7 +62,7 @@ enum Stage {
     Groups,
     Identity,
     NoNewPrivileges,
-    /// A program of that path exists, but not what is to interpret it.
+    /// The program exists, but not its interpreter or dynamic loader.
     Interpreter,
     Program,
 }
@@ -72,34 +72,34 @@ enum Stage {
 pub enum SpawnError {
     /// The working directory does not exist.
     NoWorkingDirectory,
-    /// Anything else.
+    /// Any other failure.
     Failed(RemoteError),
 }
 
-/// A process that executes its program.
+/// A process that has executed its program.
 #[derive(Debug)]
 pub struct Child {
-    /// Its pid.
+    /// The process id.
     pub pid: i32,
-    /// Refers to it even when its pid has been given to another.
+    /// Refers to this process even after the kernel has reused its pid.
     pub pidfd: OwnedFd,
 }
 
-/// What the child reads and writes, in the parent's memory.
+/// Memory of the parent that the child reads and writes.
 struct Shared<'a> {
-    plan: &'a Plan<'a>,
+    plan: &'a SpawnPlan<'a>,
     argv: Vec<*const c_char>,
     envp: Vec<*const c_char>,
     failure: Option<(Stage, i32)>,
 }
 
-/// Starts the program of `plan`; returns once it has been executed.
+/// Starts the program of `plan`; returns once the child has executed it.
 ///
-/// The child, also one that failed, is reaped by [`crate::reaper`].
+/// The agent's reaper reaps the child, also one that failed.
 ///
 /// # Errors
-/// [`SpawnError`].
-pub fn spawn(plan: &Plan) -> Result<Child, SpawnError> {
+/// `NoWorkingDirectory` if only the working directory is missing: the caller may create it and try again.
+pub fn spawn(plan: &SpawnPlan) -> Result<Child, SpawnError> {
     let pointers = |strings: &[CString]| -> Vec<*const c_char> {
         strings.iter().map(|string| string.as_ptr()).chain([std::ptr::null()]).collect()
     };
@@ -112,8 +112,9 @@ pub fn spawn(plan: &Plan) -> Result<Child, SpawnError> {
     // No handler may run in the child while it shares our memory.
     let all = SigSet::all();
     let before = all.thread_swap_mask(SigmaskHow::SIG_SETMASK).map_err(|errno| failed("blocking signals", errno))?;
-    // SAFETY: `stack` has room for STACK bytes below `top`; CLONE_PIDFD stores into `pidfd`. The child runs `child` with `shared`, both of which
-    // outlive it here: CLONE_VFORK stops this thread until the child has executed a program or exited.
+    // SAFETY: `stack` has room for STACK bytes below `top`; CLONE_PIDFD stores into `pidfd`. The child runs `child`
+    // with `shared`. Both outlive the child: CLONE_VFORK stops this thread until the child has executed a program or
+    // exited.
     let pid = unsafe {
         let top = stack.as_mut_ptr().add(STACK / 16).cast::<c_void>();
         libc::clone(child, top, flags, (&raw mut shared).cast(), &raw mut pidfd)
@@ -135,7 +136,7 @@ fn failed(what: &str, errno: Errno) -> SpawnError {
 }
 
 /// The error for the host.
-fn explain(plan: &Plan, stage: Stage, errno: Errno) -> RemoteError {
+fn explain(plan: &SpawnPlan, stage: Stage, errno: Errno) -> RemoteError {
     let program = plan.args.first().map(|arg| arg.to_string_lossy()).unwrap_or_default();
     let (kind, what) = match (stage, errno) {
         (Stage::Program, Errno::ENOENT | Errno::ENOTDIR | Errno::ENAMETOOLONG) => {
@@ -189,7 +190,7 @@ fn check(stage: Stage, result: impl Into<i64>) -> Result<(), (Stage, i32)> {
 }
 
 /// Everything before the exec. System calls only.
-fn prepare(plan: &Plan) -> Result<(), (Stage, i32)> {
+fn prepare(plan: &SpawnPlan) -> Result<(), (Stage, i32)> {
     // SAFETY: all of these are plain system calls on this process; pointers point into `plan`, which lives until exec.
     unsafe {
         default_signals();
@@ -197,7 +198,7 @@ fn prepare(plan: &Plan) -> Result<(), (Stage, i32)> {
         for (target, source) in plan.stdio.iter().enumerate() {
             check(Stage::Stdio, libc::dup2(source.as_raw_fd(), target as RawFd))?;
         }
-        // Ours are close-on-exec anyway; what this process was born with may not be.
+        // Descriptors of the agent are close-on-exec; those that this process inherited may not be.
         let (first, last) = (3, libc::c_uint::MAX);
         check(Stage::Stdio, libc::syscall(libc::SYS_close_range, first, last, libc::CLOSE_RANGE_CLOEXEC))?;
         if let Some(channel) = &plan.channel {
@@ -232,7 +233,8 @@ fn prepare(plan: &Plan) -> Result<(), (Stage, i32)> {
 /// # Safety
 /// Only in the child.
 unsafe fn default_signals() {
-    // The kernel's `struct sigaction` (handler, flags, restorer, mask), all zero: SIG_DFL. Its last word is an empty set.
+    // The kernel's `struct sigaction` (handler, flags, restorer, mask), all zero: SIG_DFL. Its last word is an empty
+    // set.
     let default = [0u64; 4];
     let (set_size, nothing) = (size_of::<u64>(), std::ptr::null::<u64>());
     // SAFETY: the kernel reads as much as `default` holds.
@@ -250,9 +252,9 @@ unsafe fn default_signals() {
 /// Only in the child.
 unsafe fn become_user(identity: &Identity) -> Result<(), (Stage, i32)> {
     let Identity { uid, gid, groups, .. } = identity;
-    // SAFETY: `groups` is as long as told; the rest are numbers.
+    // SAFETY: the length is that of `groups`; the rest are numbers.
     unsafe {
-        // Without privilege nobody can be left or joined; asking for what one is anyway must work.
+        // Without privilege no call can change user or groups; a request for the present ones must still succeed.
         let unchanged = libc::geteuid() != 0 && (libc::geteuid(), libc::getegid()) == (*uid, *gid);
         if unchanged {
             return Ok(());
@@ -263,7 +265,7 @@ unsafe fn become_user(identity: &Identity) -> Result<(), (Stage, i32)> {
     }
 }
 
-/// Tries the candidates as `execvp` does: what is missing or forbidden leaves a chance to the next one.
+/// Tries the candidates as `execvp` does: a program that is missing or forbidden leaves a chance to the next candidate.
 fn execute(shared: &Shared) -> Result<(), (Stage, i32)> {
     let mut failure = (Stage::Program, libc::ENOENT);
     for program in &shared.plan.programs {
@@ -287,11 +289,11 @@ fn exists(path: &CStr) -> bool {
     unsafe { libc::access(path.as_ptr(), libc::F_OK) == 0 }
 }
 
-/// Where to look for `name`: itself if it contains a slash, else the directories of `path`. An empty element is the
-/// working directory.
+/// The paths at which to look for `name`: `name` itself if it contains a slash, else `name` in each directory of
+/// `path`. An empty directory in `path` is the working directory.
 ///
 /// # Errors
-/// `Invalid` if a name is empty or contains a NUL byte.
+/// `Invalid` if the name is empty or contains a NUL byte.
 pub fn candidates(name: &str, path: &str) -> Outcome<Vec<CString>> {
     let c_string = |text: String| CString::new(text).map_err(|_| invalid("the program's name contains a NUL byte"));
     if name.is_empty() {

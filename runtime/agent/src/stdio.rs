@@ -1,8 +1,8 @@
 //! Relays the standard streams of processes over their connections, each on that connection's thread.
 //!
 //! One loop serves every kind: an *input* direction (connection to process), an *output* direction (process to
-//! connection), or both over a terminal. Each direction has one fixed buffer and reads only when that is empty:
-//! whoever does not read stops whoever writes, and memory stays flat.
+//! connection), or both over a terminal. Each direction has one fixed buffer and reads only when that is empty: a side
+//! that does not read stops the side that writes, and memory stays flat.
 //!
 //! ```text
 //!   input:   connection ──recv──▶ buffer ──write──▶ pipe or terminal     EOF: pipe closed / end-of-file character
@@ -18,20 +18,17 @@ use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags, EpollTime
 use nix::sys::eventfd::{EfdFlags, EventFd};
 use nix::unistd::{read, write};
 
-use crate::connection::{retry, Connection};
+use crate::connection::{retry, HostConnection};
 use crate::pty;
 use crate::sys::{poll, Watch};
 
 /// Bytes in flight per direction: what a pipe holds by default.
 const BUFFER: usize = 64 << 10;
 
-/// Asks a relay to end its input after what has arrived.
+/// Asks a relay to end its input after the bytes that have arrived.
 pub type CloseInput = Arc<EventFd>;
 
 /// A new [`CloseInput`].
-///
-/// # Errors
-/// If the system has no more descriptors.
 pub fn close_input() -> Result<CloseInput, Errno> {
     EventFd::from_flags(EfdFlags::EFD_CLOEXEC | EfdFlags::EFD_NONBLOCK).map(Arc::new)
 }
@@ -44,7 +41,7 @@ struct Buffer {
 }
 
 impl Buffer {
-    /// An empty buffer; without room for a direction that is not there.
+    /// An empty buffer; without room if the relay does not have the direction.
     fn new(used: bool) -> Self {
         Self { bytes: vec![0; if used { BUFFER } else { 0 }].into_boxed_slice(), start: 0, end: 0 }
     }
@@ -75,7 +72,7 @@ impl Buffer {
         self.bytes[..self.end].copy_from_slice(&bytes[..self.end]);
     }
 
-    /// Hands over as much as the sink takes.
+    /// Gives the sink as many bytes as it takes.
     fn drain(&mut self, sink: impl FnOnce(&[u8]) -> Result<usize, Errno>) -> Result<(), Errno> {
         let taken = sink(self.waiting())?;
         self.start = (self.start + taken).min(self.end);
@@ -83,26 +80,26 @@ impl Buffer {
     }
 }
 
-/// Tells when a connection changes that the other side no longer writes to. On vsock the end of a connection comes as
-/// up to two packets, one for each direction, and `poll` shows no difference between the first and the second; an
-/// edge-triggered epoll is at least woken by each.
-struct Farewell(Epoll);
+/// Wakes the relay when a connection changes whose other side has stopped writing. On vsock the end of a connection
+/// comes as up to two packets, one for each direction. `poll` shows no difference between the first and the second, but
+/// each wakes an edge-triggered epoll.
+struct HangupWatch(Epoll);
 
-impl Farewell {
-    /// Watches `connection`; ready at once, since the first change has been.
-    fn of(connection: &Connection) -> Result<Self, Errno> {
+impl HangupWatch {
+    /// Watches `connection`. The watch is ready at once, for the change that has already happened.
+    fn of(connection: &HostConnection) -> Result<Self, Errno> {
         let epoll = Epoll::new(EpollCreateFlags::EPOLL_CLOEXEC)?;
         epoll.add(connection, EpollEvent::new(EpollFlags::EPOLLRDHUP | EpollFlags::EPOLLET, 0))?;
         Ok(Self(epoll))
     }
 
-    /// Until the next change.
+    /// Makes the watch wait for the next change.
     fn clear(&self) {
         let _ = self.0.wait(&mut [EpollEvent::empty()], EpollTimeout::ZERO);
     }
 }
 
-impl AsFd for Farewell {
+impl AsFd for HangupWatch {
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.0 .0.as_fd()
     }
@@ -130,25 +127,25 @@ impl AsFd for Ends {
 /// State of the input direction.
 #[derive(PartialEq, Eq, Clone, Copy)]
 enum Input {
-    /// Reading from the connection.
+    /// The relay reads from the connection.
     Open,
-    /// As `Open`, until nothing is there.
+    /// As `Open`, until no more bytes have arrived.
     Closing,
-    /// No more will be read; once the buffer is written the process sees end of file.
+    /// The relay reads no more; once it has written the buffer, the process sees end of file.
     Ending,
-    /// Over.
+    /// The process has seen end of file.
     Ended,
 }
 
-/// What a wait brought: `POLLIN` and so on.
+/// The events that a wait returned: `POLLIN` and so on.
 struct Seen {
     host: i16,
     process: i16,
     close: bool,
-    farewell: bool,
+    hangup: bool,
 }
 
-/// A read will tell: data, end or error.
+/// Events after which a read returns data, end of file or an error.
 const READABLE: i16 = libc::POLLIN | libc::POLLHUP | libc::POLLERR;
 
 /// Whether the loop goes on.
@@ -156,25 +153,25 @@ type Step = ControlFlow<()>;
 const GO_ON: Step = Step::Continue(());
 const STOP: Step = Step::Break(());
 
-/// A standard stream being relayed; see the module.
+/// The relay of one standard stream.
 pub struct Relay {
-    connection: Arc<Connection>,
+    connection: Arc<HostConnection>,
     ends: Ends,
     close: Option<CloseInput>,
     to_process: Buffer,
     to_host: Buffer,
     input: Input,
-    /// Set once the host has shut down its direction: tells of the other one.
-    farewell: Option<Farewell>,
-    /// The process's side of the output is closed; the buffer is still to be sent.
+    /// Set once the host has shut down its direction; watches the other one.
+    hangup: Option<HangupWatch>,
+    /// The process's side of the output is closed; the buffer may still hold bytes.
     output_ended: bool,
-    /// The last byte of input was a line's end, or there was none.
+    /// The last byte of input ended a line, or there was no input.
     line_finished: bool,
 }
 
 impl Relay {
     /// A relay between `connection` and a process's `ends`. `close` ends the input early.
-    pub fn new(connection: Arc<Connection>, ends: Ends, close: Option<CloseInput>) -> Self {
+    pub fn new(connection: Arc<HostConnection>, ends: Ends, close: Option<CloseInput>) -> Self {
         let (has_input, has_output) = (!matches!(ends, Ends::Output(_)), !matches!(ends, Ends::Input(_)));
         Self {
             connection,
@@ -183,7 +180,7 @@ impl Relay {
             to_process: Buffer::new(has_input),
             to_host: Buffer::new(has_output),
             input: if has_input { Input::Open } else { Input::Ended },
-            farewell: None,
+            hangup: None,
             output_ended: !has_output,
             line_finished: true,
         }
@@ -191,9 +188,6 @@ impl Relay {
 
     /// Relays until both sides are done or one is gone. Dropping the relay closes its ends: a process that still
     /// writes gets `EPIPE`, a terminal hangs up.
-    ///
-    /// # Errors
-    /// If the system cannot poll.
     pub fn run(mut self) -> Result<(), Errno> {
         loop {
             let seen = self.wait()?;
@@ -216,7 +210,7 @@ impl Relay {
                 return STOP;
             }
         } else {
-            self.look_after_host(seen)?;
+            self.check_host(seen)?;
         }
         if self.wants_input() && (seen.host & READABLE != 0 || self.input == Input::Closing) {
             self.pull_input()?;
@@ -240,14 +234,15 @@ impl Relay {
         !self.output_ended && self.to_host.is_empty()
     }
 
-    /// Waits for something to do. What is hung up is always "ready", so a side without a use for events stays out.
+    /// Waits for an event. A descriptor that has hung up is always "ready", so the wait leaves out a side that has no
+    /// use for events.
     fn wait(&self) -> Result<Seen, Errno> {
         let when = |wanted: bool, event: i16| if wanted { event } else { 0 };
         let host = when(self.wants_input(), libc::POLLIN)
             | when(!self.to_host.is_empty(), libc::POLLOUT)
-            | when(!self.is_stdin() && self.farewell.is_none(), libc::POLLRDHUP);
+            | when(!self.is_stdin() && self.hangup.is_none(), libc::POLLRDHUP);
         let process = when(self.wants_output(), libc::POLLIN) | when(!self.to_process.is_empty(), libc::POLLOUT);
-        // An output's host is watched for closing; a stdin pipe for the end of its reader.
+        // The host of an output may close it; the reader of a stdin pipe may end.
         let watch_host = !self.is_stdin() || host != 0;
         let watch_process = self.is_stdin() || process != 0;
 
@@ -255,31 +250,31 @@ impl Relay {
         watches.extend(watch_host.then(|| Watch::new(self.connection.as_fd(), host)));
         watches.extend(watch_process.then(|| Watch::new(self.ends.as_fd(), process)));
         watches.extend(self.close.as_ref().map(|close| Watch::new(close.as_fd(), libc::POLLIN)));
-        watches.extend(self.farewell.as_ref().map(|farewell| Watch::new(farewell.as_fd(), libc::POLLIN)));
+        watches.extend(self.hangup.as_ref().map(|hangup| Watch::new(hangup.as_fd(), libc::POLLIN)));
         let closing = self.input == Input::Closing && self.to_process.is_empty();
         retry(|| poll(&mut watches, !closing))?;
 
         let mut seen = watches.iter().map(Watch::seen);
         let mut next = |watched: bool| if watched { seen.next().unwrap_or(0) } else { 0 };
         let (host, process, close) = (next(watch_host), next(watch_process), next(self.close.is_some()) != 0);
-        Ok(Seen { host, process, close, farewell: next(self.farewell.is_some()) != 0 })
+        Ok(Seen { host, process, close, hangup: next(self.hangup.is_some()) != 0 })
     }
 
     /// Ends the relay of an output when the host no longer reads it.
-    fn look_after_host(&mut self, seen: &Seen) -> Step {
+    fn check_host(&mut self, seen: &Seen) -> Step {
         if seen.host & (libc::POLLHUP | libc::POLLERR) != 0 {
             return STOP;
         }
-        if seen.host & libc::POLLRDHUP != 0 && self.farewell.is_none() {
-            match Farewell::of(&self.connection) {
-                Ok(farewell) => self.farewell = Some(farewell),
-                // No descriptors left: better no stream than one that turns in circles.
+        if seen.host & libc::POLLRDHUP != 0 && self.hangup.is_none() {
+            match HangupWatch::of(&self.connection) {
+                Ok(hangup) => self.hangup = Some(hangup),
+                // No descriptors left: end the stream rather than spin.
                 Err(_) => return STOP,
             }
-        } else if !seen.farewell {
+        } else if !seen.hangup {
             return GO_ON;
         }
-        self.farewell.iter().for_each(Farewell::clear);
+        self.hangup.iter().for_each(HangupWatch::clear);
         match self.connection.is_unread() {
             true => STOP,
             false => GO_ON,
@@ -303,7 +298,7 @@ impl Relay {
                 Ok(()) | Err(Errno::EAGAIN) => {}
                 Err(_) if self.is_stdin() => return STOP,
                 Err(_) => {
-                    // A terminal that hung up takes no more input; its output is still to be delivered.
+                    // A terminal that hung up takes no more input; its output must still be delivered.
                     self.input = Input::Ended;
                     self.to_process.clear();
                 }
@@ -322,7 +317,7 @@ impl Relay {
     fn pull_output(&mut self) {
         match self.to_host.fill(|buf| retry(|| read(&self.ends, buf))) {
             Ok(1..) | Err(Errno::EAGAIN) => {}
-            // EIO is how a terminal says that its last user is gone.
+            // EIO means that the last user of a terminal is gone.
             Ok(0) | Err(_) => self.output_ended = true,
         }
     }

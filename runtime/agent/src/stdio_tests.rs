@@ -76,7 +76,7 @@ fn output_waits_for_a_slow_host_with_bounded_memory() {
     let process = File::from(nonblocking(process.into()));
     let mut accepted = 0;
     let mut idle = 0;
-    // The relay runs beside us, so "full" is when nothing more fits for a while.
+    // The relay runs on another thread, so the pipe is full only when it takes no bytes for a while.
     while idle < 20 {
         match (&process).write(&[7; 65536]) {
             Ok(n) => {
@@ -225,8 +225,8 @@ fn a_host_that_closes_a_terminal_hangs_it_up() {
 }
 
 #[test]
-fn an_idle_relay_does_not_turn() {
-    // Everything that stays "ready" while there is nothing to do: a host that shut down its direction; one that left
+fn an_idle_relay_does_not_spin() {
+    // Descriptors that stay "ready" while the relay has no work: a host that shut down its direction; a host that left
     // while its input cannot be written yet; a terminal whose input is full.
     let (host, process, thread) = terminal(None);
     host.shutdown(Shutdown::Write).unwrap();

@@ -1,6 +1,6 @@
-//! System calls that neither the standard library nor nix wraps: the mount API of Linux 5.2, terminal and entropy
-//! ioctls. Thin; the callers give them meaning.
-#![allow(unsafe_code)] // Each call is raw; the reasons stand at each.
+//! Thin wrappers of system calls that neither the standard library nor nix wraps: the mount API of Linux 5.2, terminal
+//! and entropy ioctls, pidfds.
+#![expect(unsafe_code, reason = "raw system calls, each with its own SAFETY comment")]
 
 use std::ffi::{CStr, CString};
 use std::io::Read;
@@ -23,15 +23,12 @@ const FSCONFIG_CMD_CREATE: libc::c_uint = 6;
 /// Turns the result of a call that returns a new descriptor into its owner.
 fn owned(result: libc::c_long) -> Result<OwnedFd, Errno> {
     let fd = Errno::result(result)? as RawFd;
-    // SAFETY: the kernel just returned this descriptor to us; nobody else has it.
+    // SAFETY: the kernel just returned this descriptor to us; no other owner exists.
     Ok(unsafe { OwnedFd::from_raw_fd(fd) })
 }
 
-/// `open_tree(2)` with `OPEN_TREE_CLONE`: a detached copy of what is mounted at `path` below `dir`; an empty path
-/// means `dir` itself. With `recursive` all mounts below come along.
-///
-/// # Errors
-/// The call's errno.
+/// `open_tree(2)` with `OPEN_TREE_CLONE`: a detached copy of the mount at `path` below `dir`; an empty path means `dir`
+/// itself. With `recursive` the copy includes all mounts below.
 pub fn clone_mount(dir: BorrowedFd, path: &CStr, recursive: bool) -> Result<OwnedFd, Errno> {
     let mut flags = OPEN_TREE_CLONE | libc::O_CLOEXEC as libc::c_uint;
     if recursive {
@@ -45,9 +42,6 @@ pub fn clone_mount(dir: BorrowedFd, path: &CStr, recursive: bool) -> Result<Owne
 }
 
 /// `move_mount(2)`: attaches the detached `mount` at the directory or file `target`, in the caller's mount namespace.
-///
-/// # Errors
-/// The call's errno.
 pub fn attach_mount(mount: BorrowedFd, target: BorrowedFd) -> Result<(), Errno> {
     let (empty, flags) = (c"".as_ptr(), MOVE_MOUNT_F_EMPTY_PATH | MOVE_MOUNT_T_EMPTY_PATH);
     // SAFETY: both paths are the empty static C string.
@@ -66,10 +60,8 @@ struct MountAttr {
     userns_fd: u64,
 }
 
-/// `mount_setattr(2)` on `mount`: `MOUNT_ATTR_…` bits to set and clear, and `MS_PRIVATE` etc. (0 keeps).
-///
-/// # Errors
-/// The call's errno.
+/// `mount_setattr(2)` on `mount`: `MOUNT_ATTR_…` bits to set and to clear, and `MS_PRIVATE` etc.; 0 keeps the
+/// propagation.
 pub fn set_mount_attributes(
     mount: BorrowedFd,
     set: u64,
@@ -89,10 +81,10 @@ pub fn set_mount_attributes(
 pub struct FsContext(OwnedFd);
 
 impl FsContext {
-    /// Starts with the file system type `fstype`.
+    /// Starts to configure a file system of type `fstype`.
     ///
     /// # Errors
-    /// `ENODEV` if the kernel does not have it.
+    /// `ENODEV` if the kernel does not have this type.
     pub fn open(fstype: &CStr) -> Result<Self, Errno> {
         // SAFETY: `fstype` is a C string that lives through the call.
         owned(unsafe { libc::syscall(libc::SYS_fsopen, fstype.as_ptr(), FSOPEN_CLOEXEC) }).map(FsContext)
@@ -101,7 +93,7 @@ impl FsContext {
     /// Sets `key` to `value`, or the flag `key`.
     ///
     /// # Errors
-    /// `EINVAL` if the file system does not know it; [`FsContext::complaint`] may tell more.
+    /// `EINVAL` if the file system does not know the key; [`FsContext::complaint`] may give the reason.
     pub fn set(&self, key: &CStr, value: Option<&CStr>) -> Result<(), Errno> {
         let (command, value) = match value {
             Some(value) => (FSCONFIG_SET_STRING, value.as_ptr()),
@@ -111,16 +103,13 @@ impl FsContext {
     }
 
     /// Creates the file system and returns it as a detached mount with `MOUNT_ATTR_…` bits.
-    ///
-    /// # Errors
-    /// The errno of either call.
     pub fn mount(&self, attributes: u64) -> Result<OwnedFd, Errno> {
         self.configure(FSCONFIG_CMD_CREATE, std::ptr::null(), std::ptr::null())?;
         // SAFETY: no pointers.
         owned(unsafe { libc::syscall(libc::SYS_fsmount, self.0.as_raw_fd(), FSMOUNT_CLOEXEC, attributes) })
     }
 
-    /// What the kernel had to say about the last failure, if anything.
+    /// The kernel's messages about the last failure; empty if there are none.
     pub fn complaint(&self) -> String {
         let mut lines = Vec::new();
         let mut line = [0; 256];
@@ -142,26 +131,20 @@ impl FsContext {
         key: *const libc::c_char,
         value: *const libc::c_char,
     ) -> Result<(), Errno> {
-        // SAFETY: the callers pass null or C strings that live through the call, as the command wants them.
+        // SAFETY: the callers pass null or C strings that live through the call, as the command requires.
         let result = unsafe { libc::syscall(libc::SYS_fsconfig, self.0.as_raw_fd(), command, key, value, 0) };
         Errno::result(result).map(drop)
     }
 }
 
 /// Sets the size of a terminal.
-///
-/// # Errors
-/// `ENOTTY` if it is none.
 pub fn set_window_size(terminal: BorrowedFd, size: WindowSize) -> Result<(), Errno> {
     let size = libc::winsize { ws_row: size.rows, ws_col: size.cols, ws_xpixel: 0, ws_ypixel: 0 };
     // SAFETY: the ioctl reads one `winsize`.
     Errno::result(unsafe { libc::ioctl(terminal.as_raw_fd(), libc::TIOCSWINSZ, &size) }).map(drop)
 }
 
-/// Unlocks the other side of a pseudo-terminal `master` and opens it, without looking for its node.
-///
-/// # Errors
-/// The errno of either ioctl.
+/// Unlocks the other side of the pseudo-terminal `master` and opens it without its device node.
 pub fn open_terminal_peer(master: BorrowedFd) -> Result<OwnedFd, Errno> {
     let unlock: libc::c_int = 0;
     // SAFETY: the ioctl reads one int.
@@ -172,9 +155,6 @@ pub fn open_terminal_peer(master: BorrowedFd) -> Result<OwnedFd, Errno> {
 }
 
 /// Credits `entropy` to the kernel's random pool (`RNDADDENTROPY`). `pool` is `/dev/urandom`.
-///
-/// # Errors
-/// `EPERM` without privilege.
 pub fn add_entropy(pool: impl AsFd, entropy: &[u8]) -> Result<(), Errno> {
     /// `_IOW('R', 0x03, int[2])`.
     const RNDADDENTROPY: libc::c_ulong = 0x4008_5203;
@@ -184,16 +164,16 @@ pub fn add_entropy(pool: impl AsFd, entropy: &[u8]) -> Result<(), Errno> {
     info.extend_from_slice(&bytes.saturating_mul(8).to_ne_bytes());
     info.extend_from_slice(&bytes.to_ne_bytes());
     info.extend_from_slice(entropy);
-    // SAFETY: `info` holds the two ints and as many bytes as the second of them says.
+    // SAFETY: `info` holds two ints and then the number of bytes that the second int gives.
     Errno::result(unsafe { libc::ioctl(pool.as_fd().as_raw_fd(), RNDADDENTROPY, info.as_ptr()) }).map(drop)
 }
 
-/// Waits for child `pid` (any child if `None`) to end. With `look` the child stays in the kernel and the call blocks;
-/// without, it is reaped and the call does not block. (nix's `waitid` fails for children that a real-time signal
+/// Waits for child `pid` (any child if `None`) to end. With `look` the call blocks and leaves the child in the kernel.
+/// Without `look` it does not block and reaps the child. (nix's `waitid` fails for children that a real-time signal
 /// killed.)
 ///
 /// # Errors
-/// `ECHILD` without such a child.
+/// `ECHILD` if there is no such child.
 pub fn wait_for_end(pid: Option<i32>, look: bool) -> Result<Option<(i32, ExitStatus)>, Errno> {
     let (kind, id) = pid.map_or((libc::P_ALL, 0), |pid| (libc::P_PID, pid as libc::id_t));
     let flags = libc::WEXITED | if look { libc::WNOWAIT } else { libc::WNOHANG };
@@ -208,16 +188,16 @@ pub fn wait_for_end(pid: Option<i32>, look: bool) -> Result<Option<(i32, ExitSta
     Ok((pid != 0).then_some((pid, status)))
 }
 
-/// Sends any signal, real-time ones too, to `pid`; -1 is everybody but this process and init.
+/// Sends any signal, also a real-time one, to `pid`; -1 is every process but this one and init.
 ///
 /// # Errors
-/// `ESRCH` if it is gone.
+/// `ESRCH` if there is no such process.
 pub fn send_signal(pid: i32, signal: i32) -> Result<(), Errno> {
     // SAFETY: no pointers.
     Errno::result(unsafe { libc::kill(pid, signal) }).map(drop)
 }
 
-/// Whether the process behind a pidfd is gone, not even a zombie any more.
+/// Whether the process of a pidfd has been reaped, so that not even a zombie is left.
 pub fn is_reaped(pidfd: BorrowedFd) -> bool {
     let nothing = std::ptr::null::<libc::siginfo_t>();
     // SAFETY: signal 0 only checks; no info is passed.
@@ -225,10 +205,10 @@ pub fn is_reaped(pidfd: BorrowedFd) -> bool {
     Errno::result(result) == Err(Errno::ESRCH)
 }
 
-/// Sends a signal to the process behind a pidfd.
+/// Sends a signal to the process of a pidfd.
 ///
 /// # Errors
-/// `ESRCH` if it has ended.
+/// `ESRCH` if the process has ended.
 pub fn kill_pidfd(pidfd: BorrowedFd, signal: i32) -> Result<(), Errno> {
     let nothing = std::ptr::null::<libc::siginfo_t>();
     // SAFETY: no info is passed, as for kill(2).
@@ -236,17 +216,17 @@ pub fn kill_pidfd(pidfd: BorrowedFd, signal: i32) -> Result<(), Errno> {
     Errno::result(result).map(drop)
 }
 
-/// Waits until something can be read from one of `fds` (or it has hung up), at most until `deadline`. Which ones.
+/// Waits until at least one of `fds` is readable or has hung up, at most until `deadline`. Returns which ones are.
 pub fn wait_for_any(fds: &[BorrowedFd], deadline: Instant) -> Vec<bool> {
     wait_for(fds, libc::POLLIN, deadline)
 }
 
-/// As [`wait_for_any`], for other `events`.
+/// Waits like [`wait_for_any`], for other `events`.
 pub fn wait_for(fds: &[BorrowedFd], events: i16, deadline: Instant) -> Vec<bool> {
     let mut watches: Vec<Watch> = fds.iter().map(|fd| Watch::new(*fd, events)).collect();
     loop {
         let left = deadline.saturating_duration_since(Instant::now());
-        // Rounded up, so that the last wait does not come back too early and spins.
+        // Rounded up, lest the last wait returns too early and the loop spins.
         let millis = left.as_millis().saturating_add(1).min(60_000) as libc::c_int;
         // SAFETY: as in `poll`.
         let result = unsafe { libc::poll(watches.as_mut_ptr().cast(), watches.len() as libc::nfds_t, millis) };
@@ -256,23 +236,23 @@ pub fn wait_for(fds: &[BorrowedFd], events: i16, deadline: Instant) -> Vec<bool>
     }
 }
 
-/// A descriptor to be polled, and what was seen on it (`POLLIN`, …; nix does not know `POLLRDHUP`).
+/// A descriptor to poll, and the events that the poll returned (`POLLIN`, …; nix does not know `POLLRDHUP`).
 #[repr(transparent)]
 pub struct Watch<'fd>(libc::pollfd, std::marker::PhantomData<BorrowedFd<'fd>>);
 
 impl<'fd> Watch<'fd> {
-    /// Waits for `events` of `fd`; hang-ups and errors are seen in any case.
+    /// Waits for `events` of `fd`; the kernel reports hang-ups and errors in any case.
     pub fn new(fd: BorrowedFd<'fd>, events: i16) -> Self {
         Self(libc::pollfd { fd: fd.as_raw_fd(), events, revents: 0 }, std::marker::PhantomData)
     }
 
-    /// What [`poll`] saw.
+    /// The events that [`poll`] returned.
     pub fn seen(&self) -> i16 {
         self.0.revents
     }
 }
 
-/// `poll(2)`: waits until there is something to see, or only looks.
+/// `poll(2)`: waits for an event, or without `wait` returns at once.
 ///
 /// # Errors
 /// `EINTR`, `ENOMEM`.
@@ -282,17 +262,14 @@ pub fn poll(watches: &mut [Watch], wait: bool) -> Result<(), Errno> {
     Errno::result(unsafe { libc::poll(watches.as_mut_ptr().cast(), count, timeout) }).map(drop)
 }
 
-/// Keeps the allocator to one arena: threads here are many, idle and small, and each arena costs address space and
-/// page tables.
+/// Limits the allocator to one arena: the agent has many threads, idle and small, and each arena costs address space
+/// and page tables.
 pub fn use_one_arena() {
     // SAFETY: sets a number in the allocator before threads exist.
     unsafe { libc::mallopt(libc::M_ARENA_MAX, 1) };
 }
 
 /// `accept4(2)` of a vsock listener, close-on-exec: the connection and the CID of its other end.
-///
-/// # Errors
-/// The call's errno.
 pub fn accept_vsock(listener: BorrowedFd) -> Result<(OwnedFd, u32), Errno> {
     let mut len = size_of::<libc::sockaddr_vm>() as libc::socklen_t;
     // SAFETY: an all-zero address is a valid one; the kernel writes at most `len` bytes of it.
@@ -316,7 +293,7 @@ pub fn exit_now(code: i32) -> ! {
     unsafe { libc::_exit(code) }
 }
 
-/// A C string of `text`.
+/// Converts `text` to a C string.
 ///
 /// # Errors
 /// `EINVAL` if it contains a NUL byte.

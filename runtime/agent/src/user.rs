@@ -1,5 +1,5 @@
-//! Who a process runs as: `user[:group]` looked up in the passwd and group files of a root, without the C library's
-//! name services (they load code at run time). Pure functions over the files' text, and one that reads them.
+//! The user and groups of a process: `user[:group]`, looked up in the passwd and group files of a root, without the C
+//! library's name services (they load code at run time). Pure functions over the files' text, and one that reads them.
 
 use std::path::Path;
 
@@ -9,7 +9,7 @@ use nix::errno::Errno;
 use crate::failure::{invalid, system, Outcome};
 use crate::root::Root;
 
-/// Largest passwd or group file that is read, bytes.
+/// Largest passwd or group file that the agent reads, in bytes.
 const MAX_FILE: u64 = 16 << 20;
 
 /// Most supplementary groups (the kernel's `NGROUPS_MAX`).
@@ -22,13 +22,13 @@ pub struct Identity {
     pub uid: u32,
     /// Group id.
     pub gid: u32,
-    /// Supplementary groups, sorted; the group itself is among them, so that leaving it gains no access.
+    /// Supplementary groups, sorted. The primary group is among them, lest a process gains access by leaving it.
     pub groups: Vec<u32>,
     /// Home directory; `/` if the user has no entry.
     pub home: String,
 }
 
-/// Looks up `user` and more `groups` in the files of `root`. Missing files are empty ones.
+/// Looks up `user` and more `groups` in the files of `root`. A missing file counts as empty.
 ///
 /// # Errors
 /// `Invalid` if a name is unknown, `System` if a file cannot be read.
@@ -42,8 +42,8 @@ pub fn look_up(root: &Root, user: &str, groups: &[String]) -> Outcome<Identity> 
 
 /// As [`look_up`], over the files' text.
 ///
-/// An empty user is 0. A number need not have an entry; its group is 0 then. Supplementary groups come from the group
-/// file unless a group is named, as docker has it; `more` are added in any case.
+/// An empty user is 0. A number without an entry has group 0. Supplementary groups come from the group file unless
+/// `user` names a group, as in docker; `more` is added in any case.
 ///
 /// # Errors
 /// `Invalid` if a name is unknown or a number out of range.
@@ -80,7 +80,7 @@ pub fn resolve(user: &str, more: &[String], passwd: &str, group: &str) -> Outcom
     Ok(Identity { uid, gid, groups, home: home.to_string() })
 }
 
-/// One line of a passwd file.
+/// A line of a passwd file.
 struct UserEntry<'a> {
     name: &'a str,
     uid: u32,
@@ -128,7 +128,7 @@ fn parse_group(line: &str) -> Option<(&str, u32, &str)> {
     Some((name, gid, fields.next().unwrap_or("")))
 }
 
-/// A decimal id; the all-ones number means "unchanged" to the kernel and is none.
+/// A decimal id. The all-ones number is not an id: it means "unchanged" to the kernel.
 fn parse_id(text: &str) -> Option<u32> {
     let digits = !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit());
     text.parse().ok().filter(|&id| digits && id != u32::MAX)
@@ -200,7 +200,7 @@ mod tests {
             let error = resolve(user, &groups, PASSWD, GROUP).unwrap_err();
             assert_eq!(error.kind, hutch_agent_proto::ErrorKind::Invalid, "{user}");
         }
-        assert!(resolve("4294967295", &[], PASSWD, GROUP).is_err(), "the kernel's 'unchanged' is no user");
+        assert!(resolve("4294967295", &[], PASSWD, GROUP).is_err(), "the kernel's 'unchanged' is not a user");
         assert!(resolve("+5", &[], PASSWD, GROUP).is_err());
     }
 

@@ -1,4 +1,5 @@
-//! vsock sockets (VIRTIO 1.2, 5.10; vsock(7)): the listener and the push to the host. Main thread, at start.
+//! vsock sockets (VIRTIO 1.2, 5.10; vsock(7)): the listener and the push to the host. Runs on the main thread, at
+//! start.
 
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
@@ -12,7 +13,7 @@ use nix::sys::socket::{
     SockType, VsockAddr,
 };
 
-use crate::connection::{retry, Connection, Listener};
+use crate::connection::{retry, HostConnection, Listener};
 use crate::sys::accept_vsock;
 
 /// Connections that may wait to be accepted.
@@ -25,7 +26,7 @@ impl VsockListener {
     /// Listens on `port` of every CID this guest has.
     ///
     /// # Errors
-    /// `EAFNOSUPPORT` without vsock in the kernel.
+    /// `EAFNOSUPPORT` if the kernel has no vsock.
     pub fn bind(port: u32) -> io::Result<Self> {
         let socket = new_socket()?;
         bind(socket.as_raw_fd(), &VsockAddr::new(libc::VMADDR_CID_ANY, port))?;
@@ -35,33 +36,33 @@ impl VsockListener {
 }
 
 impl Listener for VsockListener {
-    fn accept(&self) -> io::Result<Connection> {
+    fn accept(&self) -> io::Result<HostConnection> {
         loop {
             let (socket, cid) = retry(|| accept_vsock(self.0.as_fd()))?;
-            // Processes of the guest itself may reach this port, too, and have nothing to say here.
+            // Processes of the guest can reach this port too; the agent serves the host only.
             if cid == HOST_CID {
-                return Ok(Connection::new(socket));
+                return Ok(HostConnection::new(socket));
             }
         }
     }
 }
 
-/// Connects to `port` of `cid`. If the device is not there yet, waits for the kernel to announce devices, at most
-/// `limit`. (The kernel itself bounds the wait for the peer's answer: 2 s.)
+/// Connects to `port` of `cid`. If the device does not exist yet, waits at most `limit` for the kernel to announce it.
+/// (The kernel itself waits at most 2 s for the peer's answer.)
 ///
 /// # Errors
 /// `ENODEV` if no device appeared, `ECONNRESET` or `ETIMEDOUT` if the host does not listen.
-pub fn dial(cid: u32, port: u32, limit: Duration) -> io::Result<Connection> {
-    let attempt = || -> Result<Connection, Errno> {
+pub fn dial(cid: u32, port: u32, limit: Duration) -> io::Result<HostConnection> {
+    let attempt = || -> Result<HostConnection, Errno> {
         let socket = new_socket()?;
         connect(socket.as_raw_fd(), &VsockAddr::new(cid, port))?;
-        Ok(Connection::new(socket))
+        Ok(HostConnection::new(socket))
     };
     match attempt() {
         Err(Errno::ENODEV) => {}
         result => return Ok(result?),
     }
-    // Listen first, then look again: a device that appears in between is not missed.
+    // Listen first, then try again, lest a device that appears in between is missed.
     let announcements = DeviceEvents::open()?;
     let deadline = Instant::now() + limit;
     loop {
@@ -96,7 +97,7 @@ impl DeviceEvents {
             return Ok(false);
         }
         let mut event = [0; 8192];
-        // Drained, so that a burst costs one more look and not one each. An overrun is as good as an event.
+        // Drained, so that a burst of events costs one more attempt, not one each. An overrun counts as an event.
         while matches!(recv(self.0.as_raw_fd(), &mut event, MsgFlags::MSG_DONTWAIT), Ok(1..)) {}
         Ok(true)
     }

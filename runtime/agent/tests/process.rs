@@ -1,4 +1,4 @@
-//! Processes: what they find when they run, how their start fails, how their end is told.
+//! Processes: their environment, failures to start, and reports of their end.
 
 mod support;
 
@@ -6,7 +6,7 @@ use hutch_agent_proto::*;
 use support::*;
 
 #[test]
-fn exit_codes_and_signals_are_told_apart() {
+fn exit_codes_and_signals_are_distinguished() {
     let guest = Guest::start();
     for (script, expected) in [
         ("exit 0", ExitStatus::Code(0)),
@@ -14,7 +14,7 @@ fn exit_codes_and_signals_are_told_apart() {
         ("exit 255", ExitStatus::Code(255)),
         ("kill -9 $$", ExitStatus::Signal(9)),
         ("kill -15 $$", ExitStatus::Signal(15)),
-        // Real-time signals have no names, and must not confuse the reaper.
+        // Real-time signals have no names; the reaper must still handle them.
         ("kill -40 $$", ExitStatus::Signal(40)),
     ] {
         assert_eq!(run(&guest, shell(script)).0, expected, "{script}");
@@ -52,7 +52,7 @@ fn the_working_directory_is_made_if_missing() {
 }
 
 #[test]
-fn a_working_directory_that_is_none_is_invalid() {
+fn a_path_that_is_not_a_directory_is_an_invalid_working_directory() {
     let guest = Guest::start();
     let mut control = guest.control();
     for (token, cwd) in [("a", "relative"), ("b", "/etc/passwd"), ("c", "/etc/passwd/sub"), ("d", "/proc/none")] {
@@ -64,7 +64,7 @@ fn a_working_directory_that_is_none_is_invalid() {
 }
 
 #[test]
-fn programs_that_cannot_run_are_told_apart() {
+fn programs_that_cannot_run_are_distinguished() {
     let guest = Guest::start();
     let mut control = guest.control();
     let file = |name: &str| guest.dir.path().join(name).to_str().unwrap().to_string();
@@ -89,7 +89,7 @@ fn programs_that_cannot_run_are_told_apart() {
     let error = control.start("p", process(&[&file("script")])).unwrap_err();
     assert!(error.message.contains("interpreter"), "{error}");
     assert_eq!(control.start("p", ProcessSpec::default()).unwrap_err().kind, ErrorKind::Invalid, "no program");
-    // The token is free again, and nothing is left of the attempts.
+    // The token is free again, and the attempts have left no process.
     control.start("p", process(&["true"])).unwrap();
     eventually("failed starts leave zombies", || children(guest.pid()).is_empty());
 }
@@ -163,7 +163,7 @@ fn a_user_is_looked_up_and_owns_its_streams() {
 }
 
 #[test]
-fn everybody_who_waits_is_told() {
+fn every_waiting_request_is_answered() {
     let guest = Guest::start();
     let (mut one, mut two) = (guest.control(), guest.control());
     one.start("p", ProcessSpec { stdin: true, ..shell("read line; exit 5") }).unwrap();

@@ -9,7 +9,7 @@ use std::process::{Command, Stdio};
 use hutch_agent_proto::*;
 use support::*;
 
-/// Whether the agent closes the connection, after whatever it still sends.
+/// Whether the agent closes the connection, possibly after more bytes.
 fn is_closed(mut stream: UnixStream) -> bool {
     match stream.read_to_end(&mut Vec::new()) {
         Ok(_) => true,
@@ -18,7 +18,7 @@ fn is_closed(mut stream: UnixStream) -> bool {
 }
 
 #[test]
-fn the_agent_says_who_it_is() {
+fn the_agent_introduces_itself() {
     let guest = Guest::start();
     let hello = guest.control().hello;
     assert_eq!(hello.version, PROTOCOL_VERSION);
@@ -36,7 +36,7 @@ fn a_ready_agent_pushes_its_greeting() {
     let arguments = [dir.path().join("agent.sock"), dir.path().join("run"), push];
     let mut child = Command::new(program).args(arguments).stdin(Stdio::null()).spawn().unwrap();
     let (mut stream, _) = listener.accept().unwrap();
-    stream.set_read_timeout(Some(PATIENCE)).unwrap();
+    stream.set_read_timeout(Some(TEST_TIMEOUT)).unwrap();
     assert_eq!(read_frame::<Open>(&mut stream).unwrap(), Some(Open::Control));
     let mut control = Control::greet(stream);
     control.done(Request::Ping);
@@ -54,7 +54,7 @@ fn another_version_gets_a_greeting_and_no_more() {
     write_frame(&mut stream, &Open::Control).unwrap();
     let hello = Hello { version: PROTOCOL_VERSION + 1, program: "future".into(), kernel: String::new() };
     write_frame(&mut stream, &hello).unwrap();
-    // Not read any more; whether it can still be sent is a matter of time.
+    // The agent does not read this; it may have closed the connection already.
     let _ = write_frame(&mut stream, &HostFrame { id: 1, request: Request::Ping });
     let answer: Hello = read_frame(&mut stream).unwrap().unwrap();
     assert_eq!(answer.version, PROTOCOL_VERSION);
@@ -81,7 +81,7 @@ fn a_malformed_frame_ends_its_connection_only() {
         control.stream.write_all(&bytes).unwrap();
         assert!(is_closed(control.stream), "{bytes:?}");
     }
-    // Half a frame, and then nothing.
+    // Half a frame, then the end of the stream.
     let mut half = guest.connect();
     half.write_all(&[200, 0, 0, 0, b'{']).unwrap();
     half.shutdown(std::net::Shutdown::Write).unwrap();
@@ -131,7 +131,7 @@ fn connections_are_limited_and_the_agent_recovers() {
     let many: Vec<_> = (0..1100).map(|_| UnixStream::connect(guest.socket()).unwrap()).collect();
     // Those over the limit are closed at once.
     let mut last = many.last().unwrap();
-    last.set_read_timeout(Some(PATIENCE)).unwrap();
+    last.set_read_timeout(Some(TEST_TIMEOUT)).unwrap();
     assert_eq!(last.read(&mut [0]).unwrap(), 0);
     control.done(Request::Ping);
     drop(many);
@@ -159,7 +159,7 @@ fn a_host_that_leaves_while_waiting_leaves_nothing() {
 }
 
 #[test]
-fn power_off_takes_everything_along() {
+fn power_off_ends_all_processes() {
     let mut guest = Guest::start();
     let mut control = guest.control();
     let script =

@@ -1,5 +1,5 @@
-//! The sandbox: an agent in namespaces of its own, which is process 1 in there, with a root directory made for it.
-//! All of it needs root.
+//! The sandbox: an agent in namespaces of its own, where it is process 1, with a root directory made for it. All tests
+//! here need root.
 
 mod support;
 
@@ -14,7 +14,7 @@ use support::*;
 /// A statically linked busybox, the only program in the roots of these tests.
 const BUSYBOX: &str = "/bin/busybox";
 
-/// An isolated agent and a root directory with a shell; `None` (and says so) where that cannot be.
+/// An isolated agent and a root directory with a shell; reports a skip and returns `None` where that is impossible.
 fn isolated(test: &str) -> Option<(Guest, PathBuf)> {
     if !is_root() {
         skip(test, "needs root");
@@ -62,8 +62,8 @@ fn set_up(guest: &Guest, spec: SandboxSpec) -> Result<Response, RemoteError> {
 }
 
 #[test]
-fn processes_see_their_root_and_what_belongs_into_it() {
-    let Some((guest, root)) = isolated("processes_see_their_root_and_what_belongs_into_it") else { return };
+fn processes_see_their_root_with_its_mounts() {
+    let Some((guest, root)) = isolated("processes_see_their_root_with_its_mounts") else { return };
     assert_eq!(set_up(&guest, spec(&root)), Ok(Response::Done));
     assert_eq!(output(&guest, shell("echo *")), "bin data dev etc proc sys tmp\n");
     assert_eq!(output(&guest, shell("hostname; pwd")), "sandy\n/\n");
@@ -72,12 +72,12 @@ fn processes_see_their_root_and_what_belongs_into_it() {
     for point in ["/proc", "/sys", "/sys/fs/cgroup", "/dev", "/dev/pts", "/dev/shm", "/dev/mqueue"] {
         assert!(points.contains(&point), "{point} is missing in {points:?}");
     }
-    assert_eq!(points.len(), 8, "nothing else is to be seen: {points:?}");
+    assert_eq!(points.len(), 8, "no other mount is visible: {points:?}");
     let devices = "for d in null zero full random urandom tty console; do test -c /dev/$d || echo no $d; done; \
                    echo x > /dev/null; readlink /dev/fd; readlink /dev/stdin; readlink /dev/ptmx; ls -ld /dev/shm";
     let out = output(&guest, shell(devices));
     assert!(out.starts_with("/proc/self/fd\n/proc/self/fd/0\npts/ptmx\ndrwxrwxrwt "), "{out}");
-    // The lower file system has nothing of all that.
+    // The lower file system has none of these files.
     assert_eq!(fs::read_dir(root.join("dev")).unwrap().count(), 0);
     assert_eq!(set_up(&guest, spec(&root)).unwrap_err().kind, ErrorKind::WrongState, "only once");
 }
@@ -137,7 +137,7 @@ fn mounts_go_where_they_belong_and_cannot_escape() {
     assert!(out.contains("noexec") && out.contains("size=1024k"), "{out}");
     assert!(outside.join("made").exists() && outside.join("too").exists());
     assert!(root.join("etc/volume").is_dir(), "the link was followed inside the root");
-    // A link to an absolute path means a path of the root, which is not there: nothing outside was touched.
+    // A link to an absolute path means a path in the root, which does not exist there. Nothing outside was touched.
     let mut control = guest.control();
     let error = control.call(Request::Mount(mount("tmpfs", "t", "/link", &[]))).unwrap_err();
     assert_eq!(error.errno, Some(libc::ENOENT), "{error}");
@@ -154,7 +154,7 @@ fn mounts_come_and_go_later() {
     control.done(Request::Unmount { target: "/later/inside".into() });
     let outside = text(&guest.dir.path().join("staging"));
     control.done(Request::Mount(GuestMount { in_root: false, ..mount("tmpfs", "t", &outside, &[]) }));
-    // Made outside after the sandbox, so that it does not show inside; its content can be bound there.
+    // Spawned outside after the sandbox, so that it does not show inside; its content can be bound there.
     control.done(Request::Mount(mount("bind", &outside, "/later/bound", &[])));
     control.done(Request::Unmount { target: "/later/bound".into() });
     control.done(Request::Unmount { target: outside.clone() });
@@ -208,8 +208,8 @@ fn an_overlay_keeps_the_lower_root_as_it_is() {
 }
 
 #[test]
-fn a_read_only_root_is_furnished_as_far_as_it_goes() {
-    let Some((guest, root)) = isolated("a_read_only_root_is_furnished_as_far_as_it_goes") else { return };
+fn a_read_only_root_is_set_up_as_far_as_it_goes() {
+    let Some((guest, root)) = isolated("a_read_only_root_is_set_up_as_far_as_it_goes") else { return };
     fs::remove_dir(root.join("sys")).unwrap();
     let ro = guest.dir.path().join("ro");
     let mut spec = spec(&ro);
@@ -280,15 +280,15 @@ fn a_bad_description_is_refused() {
 }
 
 #[test]
-fn as_process_1_it_reaps_strangers_and_ignores_signals() {
-    let Some((guest, root)) = isolated("as_process_1_it_reaps_strangers_and_ignores_signals") else { return };
+fn as_process_1_it_reaps_orphans_and_ignores_signals() {
+    let Some((guest, root)) = isolated("as_process_1_it_reaps_orphans_and_ignores_signals") else { return };
     set_up(&guest, spec(&root)).unwrap();
-    // Orphans of orphans come to process 1, and signals of the sandbox's root user do not end it.
+    // Process 1 adopts orphans of orphans, and signals of the sandbox's root user do not end it.
     let script = "(sh -c '(exit 3 &); exit 1' &); for s in HUP INT QUIT TERM USR1 ABRT SEGV KILL; do kill -$s 1; done; \
                   sleep 0.1; ps -o stat | { while read s; do case $s in Z*) echo zombie;; esac; done; }; cat /proc/1/comm";
     assert_eq!(output(&guest, shell(script)).trim(), "hutch-agent-uni");
     guest.control().done(Request::Ping);
-    // Nor do those that come while it makes threads, one for each connection.
+    // Signals that come while it makes threads, one for each connection, do not end it either.
     let mut control = guest.control();
     let script = "n=0; while [ $n -lt 10000 ]; do kill -TERM 1; kill -HUP 1; kill -USR1 1; n=$((n+1)); done";
     control.start("kills", shell(script)).unwrap();

@@ -17,7 +17,7 @@ fn peak_memory(pid: u32) -> u64 {
     line.split_ascii_whitespace().nth(1).unwrap().parse().unwrap()
 }
 
-/// Reads until `text` has come by.
+/// Reads until `text` has arrived.
 fn read_until(stream: &mut UnixStream, text: &str) -> String {
     let mut bytes = Vec::new();
     while !String::from_utf8_lossy(&bytes).contains(text) {
@@ -81,7 +81,7 @@ fn a_stream_may_be_opened_before_its_process_is_known() {
 }
 
 #[test]
-fn a_stream_that_cannot_be_is_closed_with_a_reason() {
+fn an_impossible_stream_is_closed_with_a_reason() {
     let guest = Guest::start();
     let mut control = guest.control();
     control.start("p", shell("echo once")).unwrap();
@@ -113,7 +113,7 @@ fn close_stdin_ends_it() {
             stdin
         });
         if sent.is_some() {
-            // The text has arrived, and not just been sent, once it comes back.
+            // When the text comes back it has arrived, not just been sent.
             let mut out = guest.open(token, StdStream::Stdout);
             read_until(&mut out, "some text");
             control.done(Request::CloseStdin { token: token.into() });
@@ -257,7 +257,7 @@ fn a_large_output_through_a_terminal_is_whole() {
 }
 
 #[test]
-fn forgetting_drops_output_that_nobody_took() {
+fn forgetting_drops_output_that_the_host_did_not_read() {
     let guest = Guest::start();
     let mut control = guest.control();
     control.start("p", shell("echo lost")).unwrap();

@@ -5,15 +5,16 @@ use super::metadata::Metadata;
 use crate::Result;
 
 /// Each workspace package, and the workspace packages that it may use outside of tests. Arrows only point down.
-const ARROWS: [(&str, &[&str]); 15] = [
+const ARROWS: [(&str, &[&str]); 16] = [
     ("hutch", &["hutch-guest", "hutch-runtime", "hutch-vmm", "hutch-agent-proto"]),
-    ("hutch-runtime", &["hutch-vmm", "hutch-agent-proto"]),
+    ("hutch-runtime", &["hutch-vmm", "hutch-agent-proto", "hutch-hook"]),
     ("hutch-guest", &[]),
     ("hutch-vmm", &["hutch-devices"]),
     ("hutch-devices", &[]),
     ("hutch-agent", &["hutch-agent-proto"]),
-    ("hutch-agent-oci", &["hutch-agent", "hutch-agent-proto"]),
+    ("hutch-agent-oci", &["hutch-agent", "hutch-agent-proto", "hutch-hook"]),
     ("hutch-agent-proto", &[]),
+    ("hutch-hook", &[]),
     ("hutch-testbed", &[]),
     ("hutch-testbed-kernel", &["hutch-guest", "hutch-testbed-host"]),
     ("hutch-testbed-host", &["hutch-testbed"]),

@@ -1,4 +1,8 @@
 //! Control groups (version 2) of containers: `/sys/fs/cgroup/hutch/c-ID`. Any thread.
+//!
+//! libcontainer brings libcgroups, which this does not use (0.7): its `freeze` polls every 10 ms and does not wait for
+//! a thaw; its `remove` gives up after four attempts within 100 ms and leaves groups below; it cannot wait for
+//! `cgroup.events` to change, nor signal all members until no new one turns up.
 
 use std::fs::{self, File};
 use std::io::{self, Read, Seek};
@@ -13,11 +17,11 @@ use nix::errno::Errno;
 use nix::mount::{mount, MsFlags};
 use nix::sys::statfs::{statfs, CGROUP2_SUPER_MAGIC};
 
-/// Where the hierarchy is mounted.
+/// Mount point of the hierarchy.
 const ROOT: &str = "/sys/fs/cgroup";
-/// Parent of all containers.
+/// Parent group of all containers.
 const PARENT: &str = "hutch";
-/// Looks at the members again at most this often while signalling them: some may fork as fast as they are signalled.
+/// Most readings of the members for one signal: members may fork as fast as they are signalled.
 const MAX_ROUNDS: usize = 16;
 
 /// A container's group.
@@ -26,13 +30,13 @@ pub struct Cgroup {
     path: PathBuf,
 }
 
-/// Mounts the hierarchy unless it is, and enables its controllers for containers.
+/// Mounts the hierarchy unless it is mounted, and enables its controllers for containers.
 ///
 /// # Errors
 /// `System` if the kernel has no control groups.
 pub fn prepare() -> Outcome<()> {
-    let is_there = || statfs(ROOT).is_ok_and(|stat| stat.filesystem_type() == CGROUP2_SUPER_MAGIC);
-    if !is_there() {
+    let is_mounted = || statfs(ROOT).is_ok_and(|stat| stat.filesystem_type() == CGROUP2_SUPER_MAGIC);
+    if !is_mounted() {
         let flags = MsFlags::MS_NOSUID | MsFlags::MS_NOEXEC | MsFlags::MS_NODEV;
         mount(Some("cgroup2"), ROOT, Some("cgroup2"), flags, None::<&str>)
             .map_err(|errno| system(format_args!("mounting control groups at {ROOT}"), errno))?;
@@ -49,7 +53,7 @@ pub fn prepare() -> Outcome<()> {
     Ok(())
 }
 
-/// One by one: a kernel need not have all, and some cannot be had below.
+/// Enables the controllers one by one: some may not be available below.
 fn enable_controllers(group: &Path) {
     let available = fs::read_to_string(group.join("cgroup.controllers")).unwrap_or_default();
     for controller in available.split_whitespace() {
@@ -58,40 +62,27 @@ fn enable_controllers(group: &Path) {
 }
 
 impl Cgroup {
-    /// The group of container `id`, which need not exist yet. The prefix keeps ids away from the kernel's file names.
+    /// The group of container `id`, which need not exist yet. The prefix keeps ids apart from the kernel's file names.
     pub fn of(id: &str) -> Self {
         Self { path: Path::new(ROOT).join(PARENT).join(format!("c-{id}")) }
     }
 
-    /// Its path in the hierarchy, as the OCI configuration wants it.
+    /// Path of the group in the hierarchy, for the OCI configuration.
     pub fn oci_path(id: &str) -> String {
         format!("/{PARENT}/c-{id}")
     }
 
-    /// Path of one of its files.
+    /// Path of a file of the group.
     pub fn file(&self, name: &str) -> PathBuf {
         self.path.join(name)
     }
 
-    /// Makes it.
-    ///
-    /// # Errors
-    /// `System`.
-    pub fn make(&self) -> Outcome<()> {
-        match fs::create_dir(&self.path) {
-            Err(error) if error.kind() != io::ErrorKind::AlreadyExists => {
-                Err(failed_io(format_args!("making {}", self.path.display()), &error))
-            }
-            _ => Ok(()),
-        }
-    }
-
-    /// Text of a file; empty if it is not there.
+    /// Text of a file; empty if the file does not exist.
     pub fn read(&self, name: &str) -> String {
         fs::read_to_string(self.path.join(name)).unwrap_or_default()
     }
 
-    /// The only number in a file; `max` and absence are `None`.
+    /// The only number in a file; `None` for `max` or a missing file.
     pub fn number(&self, name: &str) -> Option<u64> {
         self.read(name).trim().parse().ok()
     }
@@ -102,16 +93,13 @@ impl Cgroup {
     }
 
     /// Writes a file.
-    ///
-    /// # Errors
-    /// As write(2).
     pub fn write(&self, name: &str, text: &str) -> io::Result<()> {
-        // No creation: a controller that is not there is an error.
+        // Without creation: a missing controller is an error.
         let mut file = File::options().write(true).open(self.path.join(name))?;
         io::Write::write_all(&mut file, text.as_bytes())
     }
 
-    /// Pids of all members, those of groups below too.
+    /// Pids of all members, also of groups below.
     pub fn members(&self) -> Vec<i32> {
         let mut pids = Vec::new();
         self.walk(&mut |group| {
@@ -123,7 +111,7 @@ impl Cgroup {
         pids
     }
 
-    /// Visits the group and those below it, children first.
+    /// Visits the group and the groups below it, children first.
     fn walk(&self, visit: &mut dyn FnMut(&Path)) {
         fn go(group: &Path, depth: usize, visit: &mut dyn FnMut(&Path)) {
             let entries = if depth > 0 { fs::read_dir(group).ok() } else { None };
@@ -137,7 +125,7 @@ impl Cgroup {
         go(&self.path, 32, visit);
     }
 
-    /// Signals all members. Looks again until nobody new turns up.
+    /// Signals all members. Reads the members again until no new one turns up.
     pub fn signal(&self, signal: i32) {
         if signal == libc::SIGKILL && self.write("cgroup.kill", "1").is_ok() {
             return;
@@ -154,10 +142,7 @@ impl Cgroup {
         }
     }
 
-    /// Stops or lets go all members, and waits until that is so.
-    ///
-    /// # Errors
-    /// `System`, `Timeout`.
+    /// Freezes or thaws all members, and waits until the kernel has done it.
     pub fn freeze(&self, frozen: bool, limit: Duration) -> Outcome<()> {
         let value = if frozen { "1" } else { "0" };
         self.write("cgroup.freeze", value).map_err(|error| failed_io("the container's freezer", &error))?;
@@ -172,13 +157,14 @@ impl Cgroup {
         self.keyed("cgroup.events", "populated") == Some(1)
     }
 
-    /// Waits until `key` of `cgroup.events` is `value`; a group that is gone has no members. Whether that came.
+    /// Waits until `key` of `cgroup.events` is `value`, and returns whether it is. In a group that is gone every value
+    /// is 0.
     pub fn wait_event(&self, key: &str, value: u64, limit: Duration) -> bool {
         let deadline = Instant::now() + limit;
         let Ok(mut events) = File::open(self.path.join("cgroup.events")) else { return value == 0 };
         loop {
             let mut text = String::new();
-            // Reading arms the kernel's notice of the next change.
+            // Reading arms the kernel's notification of the next change.
             if events.rewind().and_then(|()| events.read_to_string(&mut text)).is_err() {
                 return value == 0;
             }
@@ -191,10 +177,10 @@ impl Cgroup {
         }
     }
 
-    /// Removes the empty group and those below it.
+    /// Removes the empty group and the groups below it.
     ///
     /// # Errors
-    /// `WrongState` if somebody is in it, `System`.
+    /// `WrongState` if a group still has members.
     pub fn remove(&self) -> Outcome<()> {
         let mut result = Ok(());
         self.walk(&mut |group| match fs::remove_dir(group) {
@@ -228,7 +214,7 @@ mod tests {
     }
 
     #[test]
-    fn a_group_that_is_not_there_is_empty() {
+    fn a_missing_group_is_empty() {
         let group = Cgroup { path: "/nonexistent/group".into() };
         assert!(group.members().is_empty() && !group.is_populated());
         assert!(group.wait_event("populated", 0, Duration::ZERO));

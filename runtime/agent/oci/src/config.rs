@@ -1,10 +1,8 @@
-//! The OCI configuration: what of the host's JSON the guest takes over, checks and completes. Pure functions; any text
-//! is survived.
+//! The OCI configuration: reads, checks and completes the host's JSON for libcontainer. Pure functions that survive any
+//! text.
 
 use hutch_agent::failure::{invalid, Outcome};
-use hutch_agent::launch::check_environment;
-use hutch_agent::rlimits;
-use hutch_agent::user::Identity;
+use hutch_agent::{check_environment, rlimits, Identity};
 use hutch_agent_proto::ProcessSpec;
 use libcontainer::oci_spec::runtime::LinuxSeccomp;
 use serde_json::{json, Map, Value};
@@ -17,23 +15,20 @@ pub const USER_KEY: &str = "dev.hutch.process.user";
 pub const GROUPS_KEY: &str = "dev.hutch.process.groups";
 /// Annotation with the directory of the guest's hooks.
 pub const HOOKS_KEY: &str = "dev.hutch.guest.hooks";
-/// What loading a seccomp filter takes without `no_new_privs`. A process that has it only until it executes its program
-/// loses it then, since neither its bounding nor its inheritable set has it.
+/// The capability to load a seccomp filter without `no_new_privs`. A process that gets it for that loses it when it
+/// executes its program, since neither its bounding nor its inheritable set has it.
 const FILTER_CAPABILITY: &str = "CAP_SYS_ADMIN";
-/// Longest id of a container, bytes.
+/// Longest id of a container, in bytes.
 const MAX_ID: usize = 192;
-/// Version that is assumed if the configuration names none.
+/// Version of a configuration that does not name one.
 const OCI_VERSION: &str = "1.2.0";
 
-/// Checks the id of a container. It becomes a file name.
-///
-/// # Errors
-/// `Invalid`.
+/// Checks the id of a container, which becomes a file name.
 pub fn check_id(id: &str) -> Outcome<()> {
     let good = (1..=MAX_ID).contains(&id.len()) && id.bytes().all(|byte| byte.is_ascii_graphic() && byte != b'/');
     match good && id != "." && id != ".." {
         true => Ok(()),
-        false => Err(invalid(format!("{id:?} is not an id of a container"))),
+        false => Err(invalid(format!("{id:?} is not a valid container id"))),
     }
 }
 
@@ -43,33 +38,31 @@ pub struct Config {
     object: Map<String, Value>,
     /// The root file system, absolute.
     pub rootfs: String,
-    /// Whether the process has a terminal.
     pub terminal: bool,
-    /// Its working directory, absolute.
+    /// Working directory of the process, absolute.
     pub cwd: String,
-    /// Who it is to be looked up as: user and more groups. `None`: as the numbers in the configuration say.
+    /// User and additional groups to look up by name. `None`: the configuration has numbers.
     pub user: Option<(String, Vec<String>)>,
     /// The numeric user of the configuration.
     pub uid: u32,
-    /// Destinations of mounts.
+    /// Destinations of the container's mounts.
     pub mounts: Vec<String>,
-    /// The seccomp profile.
     pub seccomp: Option<LinuxSeccomp>,
     /// StartContainer hooks.
     pub hooks: Vec<Hook>,
     /// Directory of the guest's hooks, absolute.
     pub guest_hooks: Option<String>,
-    /// What hooks are told, but for the bundle.
+    /// State that hooks read; the bundle is filled in later.
     pub state: State,
 }
 
 impl Config {
     /// Reads the host's configuration of container `id`, whose cgroup will be `cgroup`.
     ///
-    /// libcontainer gets neither the seccomp profile nor hooks: these are the agent's own ([`crate::finish`]).
+    /// libcontainer gets neither the seccomp profile nor hooks: the agent applies them itself ([`crate::pre_exec`]).
     ///
     /// # Errors
-    /// `Invalid` with the place.
+    /// `Invalid`, with the name of the field.
     pub fn read(config: Value, id: &str, cgroup: &str) -> Outcome<Self> {
         let Value::Object(mut object) = config else { return Err(invalid("the OCI configuration is not an object")) };
         object.entry("ociVersion").or_insert_with(|| json!(OCI_VERSION));
@@ -100,7 +93,7 @@ impl Config {
         let terminal = process.get("terminal").and_then(Value::as_bool).unwrap_or_default();
         let uid = process.get("user").and_then(|user| user.get("uid")?.as_u64()).unwrap_or_default();
         let uid = u32::try_from(uid).map_err(|_| invalid(format!("process.user.uid {uid} is out of range")))?;
-        // Profiles of the host's kernel mean nothing to the guest's, and the agent sets the size of terminals itself.
+        // The guest's kernel does not know profiles of the host's, and the agent sets the size of terminals itself.
         for key in ["apparmorProfile", "selinuxLabel", "consoleSize"] {
             process.remove(key);
         }
@@ -146,7 +139,8 @@ impl Config {
         }
     }
 
-    /// Sets who the process is; without `named`, only its home directory, for the numbers are there.
+    /// Sets user, groups and home directory of the process; without `named` only the home directory, since the
+    /// configuration has the numbers.
     pub fn set_identity(&mut self, identity: &Identity, named: bool) {
         let Some(process) = self.object.get_mut("process").and_then(Value::as_object_mut) else { return };
         if named {
@@ -158,7 +152,7 @@ impl Config {
         add_home(process, &identity.home);
     }
 
-    /// Whether `path` lies on one of the container's own mounts, not on its root file system.
+    /// Whether `path` lies on a mount of the container rather than on its root file system.
     pub fn is_on_mount(&self, path: &str) -> bool {
         self.mounts.iter().map(|mount| mount.trim_end_matches('/')).any(|mount| {
             !mount.is_empty() && path.strip_prefix(mount).is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
@@ -174,36 +168,33 @@ impl Config {
         }
     }
 
-    /// What later processes of the container inherit.
-    pub fn heritage(&self) -> Heritage {
+    /// The settings that later processes of the container take from it.
+    pub fn exec_template(&self) -> ExecTemplate {
         let process = self.object.get("process");
         let field = |name: &str| process.and_then(|process| process.get(name)).cloned();
-        Heritage {
+        ExecTemplate {
             filtered: self.seccomp.is_some(),
             capabilities: field("capabilities").filter(|value| !value.is_null()),
             no_new_privileges: field("noNewPrivileges").and_then(|value| value.as_bool()).unwrap_or_default(),
         }
     }
 
-    /// The whole configuration.
+    /// The configuration for libcontainer.
     pub fn to_json(&self) -> String {
         Value::Object(self.object.clone()).to_string()
     }
 }
 
-/// What processes that enter a container later have of its configuration.
+/// The settings of a container's configuration that apply to processes that enter it later.
 #[derive(Debug, Clone, Default, PartialEq)]
-pub struct Heritage {
+pub struct ExecTemplate {
     filtered: bool,
     capabilities: Option<Value>,
     no_new_privileges: bool,
 }
 
-impl Heritage {
+impl ExecTemplate {
     /// The OCI form of a process that enters the container as `identity`.
-    ///
-    /// # Errors
-    /// `Invalid`.
     pub fn process(&self, spec: &ProcessSpec, identity: &Identity) -> Outcome<Value> {
         if spec.args.is_empty() {
             return Err(invalid("there is no program to run"));
@@ -249,7 +240,7 @@ impl Heritage {
     }
 }
 
-/// The object called `name`; a missing one is made.
+/// The object called `name`; created if it is missing.
 fn section<'a>(object: &'a mut Map<String, Value>, name: &str) -> Outcome<&'a mut Map<String, Value>> {
     let value = object.entry(name).or_insert_with(|| json!({}));
     if value.is_null() {
@@ -270,7 +261,7 @@ fn annotation<'a>(object: &'a Map<String, Value>, key: &str) -> Option<&'a str> 
     object.get("annotations")?.get(key)?.as_str()
 }
 
-/// Hooks of the host were run by it. Those that run inside of the container are the agent's.
+/// Removes all hooks and returns those that run inside the container. The host runs its own.
 fn take_hooks(object: &mut Map<String, Value>) -> Outcome<Vec<Hook>> {
     let kinds = object.remove("hooks").unwrap_or_default();
     let list = match kinds.get("startContainer").cloned().unwrap_or_default() {
@@ -283,7 +274,7 @@ fn take_hooks(object: &mut Map<String, Value>) -> Outcome<Vec<Hook>> {
     Ok(hooks)
 }
 
-/// Only for the way to the program; see [`FILTER_CAPABILITY`]. A set that is not named is whole anyway.
+/// Adds [`FILTER_CAPABILITY`], which the process loses when it executes its program. A missing set is complete anyway.
 fn add_filter_capability(capabilities: &mut Value) {
     for set in ["permitted", "effective"] {
         if let Some(Value::Array(set)) = capabilities.get_mut(set) {
@@ -294,7 +285,7 @@ fn add_filter_capability(capabilities: &mut Value) {
     }
 }
 
-/// Adds `HOME` to the environment unless it is there.
+/// Adds `HOME` to the environment if it is missing or empty.
 fn add_home(process: &mut Map<String, Value>, home: &str) {
     let env = process.entry("env").or_insert_with(|| json!([]));
     if let Some(env) = env.as_array_mut() {

@@ -47,7 +47,7 @@ fn absent_sections_are_defaults_or_errors() {
 }
 
 #[test]
-fn what_the_host_decides_is_removed() {
+fn settings_for_the_host_are_removed() {
     let mut value = minimal();
     value["linux"] =
         json!({"resources": {"devices": [{}], "pids": {"limit": 3}}, "cgroupsPath": "/host", "mountLabel": "x"});
@@ -56,7 +56,7 @@ fn what_the_host_decides_is_removed() {
     let config = read(value).unwrap();
     let json: Value = serde_json::from_str(&config.to_json()).unwrap();
     assert_eq!(json["linux"], json!({"resources": {"pids": {"limit": 3}}, "cgroupsPath": "/hutch/c-x"}));
-    // Neither are libcontainer's: those inside of the container are run by the agent's own code.
+    // libcontainer gets no hooks: the agent's own code runs those inside the container.
     assert!(json.get("hooks").is_none());
     assert_eq!(config.hooks.iter().map(|hook| hook.path.as_str()).collect::<Vec<_>>(), ["/g"]);
     assert!(json["process"].get("apparmorProfile").is_none());
@@ -89,14 +89,14 @@ fn p_098_a_seccomp_profile_is_taken_out_and_makes_room_for_loading_it() {
         assert_eq!(config.seccomp.is_some(), seccomp.is_object());
         let sets = json!({"bounding": narrow, "permitted": expected, "effective": expected});
         assert_eq!(capabilities(&config), sets);
-        // Those that enter later get theirs in the same way, also if they give up new privileges by themselves.
+        // Processes that enter later get theirs in the same way, also if they set noNewPrivileges themselves.
         let spec = ProcessSpec { args: vec!["x".into()], ..ProcessSpec::default() };
         let identity = Identity { uid: 0, gid: 0, groups: vec![], home: "/".into() };
-        let entering = config.heritage().process(&spec, &identity).unwrap();
+        let entering = config.exec_template().process(&spec, &identity).unwrap();
         assert_eq!(&entering["capabilities"]["permitted"], expected);
         let spec = ProcessSpec { no_new_privileges: true, ..spec };
         if expected == &narrow {
-            let entering = config.heritage().process(&spec, &identity).unwrap();
+            let entering = config.exec_template().process(&spec, &identity).unwrap();
             assert_eq!(&entering["capabilities"]["permitted"], &narrow);
         }
     }
@@ -108,7 +108,7 @@ fn p_098_a_seccomp_profile_is_taken_out_and_makes_room_for_loading_it() {
 }
 
 #[test]
-fn p_166_hooks_inside_of_the_container_are_checked() {
+fn p_166_hooks_inside_the_container_are_checked() {
     let with = |hooks: Value| {
         let mut value = minimal();
         value["hooks"] = hooks;
@@ -172,10 +172,10 @@ fn processes_inherit_capabilities_and_no_new_privileges() {
     let mut value = minimal();
     value["process"]["capabilities"] = json!({"bounding": ["CAP_KILL"]});
     value["process"]["noNewPrivileges"] = json!(true);
-    let heritage = read(value).unwrap().heritage();
+    let exec_template = read(value).unwrap().exec_template();
     let identity = Identity { uid: 0, gid: 0, groups: vec![0], home: "/root".into() };
     let spec = ProcessSpec { args: vec!["id".into()], ..ProcessSpec::default() };
-    let process = heritage.process(&spec, &identity).unwrap();
+    let process = exec_template.process(&spec, &identity).unwrap();
     assert_eq!(process["capabilities"]["bounding"][0], "CAP_KILL");
     assert_eq!((process["noNewPrivileges"].as_bool(), process["cwd"].as_str()), (Some(true), Some("/")));
     for bad in [
@@ -184,6 +184,6 @@ fn processes_inherit_capabilities_and_no_new_privileges() {
         ProcessSpec { env: vec![("A=B".into(), String::new())], ..spec.clone() },
         ProcessSpec { args: vec!["a\0b".into()], ..spec.clone() },
     ] {
-        assert_eq!(heritage.process(&bad, &identity).unwrap_err().kind, ErrorKind::Invalid, "{bad:?}");
+        assert_eq!(exec_template.process(&bad, &identity).unwrap_err().kind, ErrorKind::Invalid, "{bad:?}");
     }
 }

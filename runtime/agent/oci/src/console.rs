@@ -1,4 +1,5 @@
-//! A container's terminal: made inside of it, so that its name exists there, and sent to the agent over a socket.
+//! A container's terminal. libcontainer makes it inside the container, so that its name exists there, and sends the
+//! agent's side over a socket.
 
 use std::fs;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
@@ -8,15 +9,15 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use hutch_agent::failure::{io, system, Outcome};
-use hutch_agent::process::Streams;
 use hutch_agent::sys::{open_terminal_peer, set_window_size};
+use hutch_agent::Streams;
 use hutch_agent_proto::{ErrorKind, RemoteError, WindowSize};
 use nix::fcntl::{fcntl, open, FcntlArg, OFlag};
 use nix::sys::stat::Mode;
 
 use crate::wire::receive_raw;
 
-/// A socket to which the agent's side of one terminal is sent.
+/// A socket that receives the agent's side of one terminal.
 pub struct Console {
     listener: UnixListener,
     path: PathBuf,
@@ -24,9 +25,6 @@ pub struct Console {
 
 impl Console {
     /// Listens at `name` in `dir`.
-    ///
-    /// # Errors
-    /// `System`.
     pub fn listen(dir: &Path, name: &str) -> Outcome<Self> {
         let flags = OFlag::O_PATH | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC;
         let fd = open(dir, flags, Mode::empty()).map_err(|errno| system(dir.display(), errno))?;
@@ -38,15 +36,12 @@ impl Console {
         Ok(Self { listener, path: dir.join(name) })
     }
 
-    /// Where it listens.
+    /// Path of the socket.
     pub fn path(&self) -> &Path {
         &self.path
     }
 
-    /// The terminal that has been sent, with its size set and given to user `uid`.
-    ///
-    /// # Errors
-    /// `System`.
+    /// Receives the terminal, sets its size and makes user `uid` its owner.
     pub fn receive(&self, size: WindowSize, uid: u32) -> Outcome<Streams> {
         let failed = |errno| system("the container's terminal", errno);
         let (connection, _) = self.listener.accept().map_err(|error| io("the container's terminal", &error))?;
@@ -56,7 +51,7 @@ impl Console {
         fcntl(&master, FcntlArg::F_SETFL(OFlag::O_RDWR | OFlag::O_NONBLOCK)).map_err(failed)?;
         set_window_size(master.as_fd(), size).map_err(failed)?;
         if uid != 0 {
-            // So that it may open its terminal by name.
+            // So that the process may open its terminal by name.
             let peer = open_terminal_peer(master.as_fd()).map_err(failed)?;
             fchown(&peer, Some(uid), None).map_err(|error| io("the container's terminal", &error))?;
         }

@@ -5,17 +5,18 @@
 //!      └──────────killed─────────┴──init ends──▶ stopped ──remove──▶ (gone)
 //! ```
 //!
-//! Whether it has stopped is the kernel's to tell: its init's pidfd is readable then.
+//! The container has stopped when the pidfd of its init is readable.
 
 use std::fs;
 use std::io::Write;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::Mutex;
 use std::time::{Duration, Instant};
 
 use hutch_agent::failure::{io, system, wrong_state, Outcome};
+use hutch_agent::lock;
 use hutch_agent::sys::{kill_pidfd, wait_for_any};
 use hutch_agent_proto::Token;
 use nix::errno::Errno;
@@ -23,24 +24,24 @@ use nix::fcntl::{open, OFlag};
 use nix::sys::stat::Mode;
 
 use crate::cgroup::Cgroup;
-use crate::config::Heritage;
+use crate::config::ExecTemplate;
 use crate::guest_hooks::GuestHooks;
-use crate::summon::Channel;
+use crate::spawn_helper::Channel;
 
-/// How long processes may take to stop or go on.
-const FREEZE_PATIENCE: Duration = Duration::from_secs(10);
+/// How long the kernel may take to freeze or thaw a container.
+const FREEZE_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// Directories of containers.
+/// Directories of the files of containers.
 #[derive(Debug, Clone)]
 pub struct Places {
     /// libcontainer's own files, one directory for each container.
     pub state: PathBuf,
-    /// Configurations.
+    /// Configurations, one directory for each container.
     pub bundles: PathBuf,
 }
 
 impl Places {
-    /// Below the agent's directory.
+    /// The directories below the agent's own.
     pub fn below(run_dir: &Path) -> Self {
         Self { state: run_dir.join("oci/state"), bundles: run_dir.join("oci/bundles") }
     }
@@ -51,9 +52,6 @@ impl Places {
     }
 
     /// Makes a container's directories.
-    ///
-    /// # Errors
-    /// `System`.
     pub fn make(&self, id: &str) -> Outcome<()> {
         for dir in [&self.state, &self.bundle(id)] {
             fs::create_dir_all(dir).map_err(|error| io(format_args!("making {}", dir.display()), &error))?;
@@ -75,17 +73,14 @@ enum Stage {
     Started,
 }
 
-/// See the module.
+/// A container from its creation to its removal.
 pub struct Container {
-    /// Its id.
     pub id: String,
-    /// Its control group.
     pub group: Cgroup,
-    /// What later processes inherit.
-    pub heritage: Heritage,
-    /// Pid of its init.
+    pub exec_template: ExecTemplate,
+    /// Pid of the container's init.
     pub pid: i32,
-    /// Hooks of the guest that run for it.
+    /// Hooks of the guest that run for this container.
     pub guest_hooks: Option<GuestHooks>,
     init: OwnedFd,
     channel: Channel,
@@ -94,22 +89,18 @@ pub struct Container {
     tokens: Mutex<Vec<Token>>,
 }
 
-/// Whether a process without a handler ends by this signal: signal(7), "Standard signals".
+/// Whether this signal ends a process that has no handler for it: signal(7), "Standard signals".
 fn ends_by_default(signal: i32) -> bool {
     use libc::{SIGCHLD, SIGCONT, SIGSTOP, SIGTSTP, SIGTTIN, SIGTTOU, SIGURG, SIGWINCH};
     ![SIGCHLD, SIGCONT, SIGSTOP, SIGTSTP, SIGTTIN, SIGTTOU, SIGURG, SIGWINCH].contains(&signal)
 }
 
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
-}
-
 impl Container {
-    /// A container whose init waits.
+    /// A container whose init waits to be started.
     pub fn new(
         id: &str,
         token: &str,
-        heritage: Heritage,
+        exec_template: ExecTemplate,
         (pid, init): (i32, OwnedFd),
         channel: Channel,
         guest_hooks: Option<GuestHooks>,
@@ -117,7 +108,7 @@ impl Container {
         Self {
             id: id.to_owned(),
             group: Cgroup::of(id),
-            heritage,
+            exec_template,
             pid,
             guest_hooks,
             init,
@@ -128,15 +119,12 @@ impl Container {
         }
     }
 
-    /// Whether its init has ended.
+    /// Whether the container's init has ended.
     pub fn has_stopped(&self) -> bool {
         wait_for_any(&[self.init.as_fd()], Instant::now())[0]
     }
 
-    /// An error unless its init lives.
-    ///
-    /// # Errors
-    /// `WrongState`.
+    /// Fails with `WrongState` if the container's init has ended.
     pub fn check_alive(&self) -> Outcome<()> {
         match self.has_stopped() {
             true => Err(wrong_state(format!("container {:?} has stopped", self.id))),
@@ -144,10 +132,7 @@ impl Container {
         }
     }
 
-    /// An error if a process that enters it would be stopped on its way.
-    ///
-    /// # Errors
-    /// `WrongState`.
+    /// Fails with `WrongState` if the container is paused, and would freeze a process that enters it.
     pub fn check_not_paused(&self) -> Outcome<()> {
         match *lock(&self.paused) {
             true => Err(wrong_state(format!("container {:?} is paused", self.id))),
@@ -155,10 +140,10 @@ impl Container {
         }
     }
 
-    /// Lets the init execute its program.
+    /// Makes the init execute its program.
     ///
     /// # Errors
-    /// `WrongState`, or why the program was not executed; the init has ended then.
+    /// `WrongState`, or the reason why the init could not execute its program; then the init has ended.
     pub fn start(&self, places: &Places) -> Outcome<()> {
         let mut stage = lock(&self.stage);
         self.check_alive()?;
@@ -167,12 +152,12 @@ impl Container {
             return Err(wrong_state(format!("container {:?} was started already", self.id)));
         }
         *stage = Stage::Started;
-        self.knock(&places.state.join(&self.id))?;
+        self.notify_start(&places.state.join(&self.id))?;
         self.channel.wait_for_program(self.init.as_fd())
     }
 
-    /// The init listens on a socket and waits for anything to come.
-    fn knock(&self, dir: &Path) -> Outcome<()> {
+    /// Connects to the socket on which the init waits, and sends the start message.
+    fn notify_start(&self, dir: &Path) -> Outcome<()> {
         let flags = OFlag::O_PATH | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC;
         let fd = open(dir, flags, Mode::empty()).map_err(|errno| system(dir.display(), errno))?;
         // The path may be longer than an address of a socket.
@@ -181,13 +166,14 @@ impl Container {
         sent.map_err(|error| io(format_args!("starting container {:?}", self.id), &error))
     }
 
-    /// Signals the init, or all members. An init that waits has no handlers yet and, as pid 1 of its namespace, is spared
-    /// by what would end any other process without them: it gets SIGKILL instead (P-131).
+    /// Signals the init, or with `all` every process of the container. An init that waits to be started has no handlers
+    /// yet, and as pid 1 of its namespace it ignores signals that would end another process. It gets SIGKILL for those
+    /// (P-131).
     ///
     /// # Errors
-    /// `WrongState` if there is nobody to signal.
+    /// `WrongState` if the container has no process left.
     pub fn signal(&self, signal: i32, all: bool) -> Outcome<()> {
-        // Held, so that it does not execute its program in between.
+        // Held, so that no request starts the init in between.
         let stage = lock(&self.stage);
         let waits = *stage == Stage::Created;
         if all {
@@ -208,30 +194,27 @@ impl Container {
         }
     }
 
-    /// Stops all members, or lets them go on.
-    ///
-    /// # Errors
-    /// `WrongState`, `Timeout`, `System`.
+    /// Freezes or thaws all processes of the container.
     pub fn freeze(&self, frozen: bool) -> Outcome<()> {
         let mut paused = lock(&self.paused);
         self.check_alive()?;
-        let result = self.group.freeze(frozen, FREEZE_PATIENCE);
-        // After a failure it may be half stopped: better not to enter it.
+        let result = self.group.freeze(frozen, FREEZE_TIMEOUT);
+        // After a failure the container may be half frozen: refuse to enter it then, too.
         *paused = frozen;
         result
     }
 
-    /// Notes that `token` is one of its processes.
+    /// Records that `token` is a process of the container.
     pub fn adopt(&self, token: &str) {
         lock(&self.tokens).push(token.to_owned());
     }
 
-    /// Tokens of its processes.
+    /// Tokens of the container's processes.
     pub fn tokens(&self) -> Vec<Token> {
         lock(&self.tokens).clone()
     }
 
-    /// Kills all members and waits for their end. Whether they have ended.
+    /// Kills all processes of the container and waits for their end. Returns whether they have ended.
     pub fn kill(&self, limit: Duration) -> bool {
         self.group.signal(libc::SIGKILL);
         let _ = kill_pidfd(self.init.as_fd(), libc::SIGKILL);

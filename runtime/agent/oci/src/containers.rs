@@ -1,25 +1,19 @@
-//! The containers of a guest: [`hutch_agent::container::Containers`] with libcontainer behind it. Connection threads.
+//! The containers of a guest: [`hutch_agent::Containers`] by libcontainer. Runs on connection threads.
 //!
-//! What forks runs in a helper process ([`crate::helper`]); everything else is done here, on control groups, pidfds
-//! and sockets. No lock is held while a helper runs.
+//! Code that forks runs in a helper process ([`crate::run_job`]); everything else runs here, on control groups, pidfds
+//! and sockets. No thread holds a lock while a helper runs.
 
 use std::collections::BTreeMap;
 use std::fs;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 
-use hutch_agent::container::Containers;
 use hutch_agent::failure::{invalid, io, not_found, system, wrong_state, Outcome};
-use hutch_agent::launch::Stdio;
-use hutch_agent::process::Streams;
-use hutch_agent::root::Root;
-use hutch_agent::server::Agent;
-use hutch_agent::setup::{resolver_file, RESOLVER};
-use hutch_agent::spawn::Child;
-use hutch_agent::user::{look_up, Identity};
+use hutch_agent::{lock, look_up_user, resolver_file, RESOLVER};
+use hutch_agent::{Agent, Child, ChildStdio, Containers, Identity, Root, Streams};
 use hutch_agent_proto::{is_token, ErrorKind, ProcessSpec, RemoteError, Request, Response, WindowSize};
 use serde_json::Value;
 
@@ -27,26 +21,26 @@ use crate::cgroup::{self, Cgroup};
 use crate::config::{check_id, Config};
 use crate::console::Console;
 use crate::container::{Container, Places};
-use crate::finish::Finish;
-use crate::guest_hooks::{GuestHooks, When};
-use crate::helper::NO_CONSOLE;
+use crate::guest_hooks::GuestHooks;
+use crate::job::{HookPoint, Job};
 use crate::oom::OomWatcher;
-use crate::summon::{summon, Made};
-use crate::{figures, limits, seccomp};
+use crate::pre_exec::ExecPrep;
+use crate::spawn_helper::{spawn_helper, Spawned};
+use crate::{limits, seccomp, stats};
 
 /// Highest signal number.
 const MAX_SIGNAL: i32 = 64;
-/// How long killed processes may take to be gone.
-const KILL_PATIENCE: Duration = Duration::from_secs(10);
+/// How long killed processes may take to end.
+const KILL_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// See the module.
+/// Runs OCI containers with libcontainer.
 pub struct OciContainers {
     places: Places,
-    /// The resolver's configuration, if there is any.
+    /// The agent's file with the resolver's configuration; it need not exist.
     resolver: PathBuf,
-    /// `None`: being created.
+    /// Containers by id; `None` while a container is being created.
     table: Mutex<BTreeMap<String, Option<Arc<Container>>>>,
-    /// Control groups are ready.
+    /// Whether the control groups are ready.
     prepared: Mutex<bool>,
     oom: OomWatcher,
     /// Counts processes that entered containers, for names of files.
@@ -54,7 +48,7 @@ pub struct OciContainers {
 }
 
 impl OciContainers {
-    /// No containers yet; their files will lie below `run_dir`.
+    /// A guest without containers yet; their files will lie below `run_dir`.
     pub fn new(run_dir: &Path) -> Self {
         Self {
             places: Places::below(run_dir),
@@ -67,7 +61,7 @@ impl OciContainers {
     }
 
     fn table(&self) -> MutexGuard<'_, BTreeMap<String, Option<Arc<Container>>>> {
-        self.table.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.table)
     }
 
     fn find(&self, id: &str) -> Outcome<Arc<Container>> {
@@ -77,9 +71,9 @@ impl OciContainers {
         }
     }
 
-    /// Once, before the first container.
+    /// Prepares the control groups before the first container.
     fn prepare(&self) -> Outcome<()> {
-        let mut prepared = self.prepared.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut prepared = lock(&self.prepared);
         if !*prepared {
             cgroup::prepare()?;
             *prepared = true;
@@ -103,21 +97,21 @@ impl OciContainers {
             }
             std::collections::btree_map::Entry::Vacant(slot) => slot.insert(None),
         };
-        let mut made = None;
+        let mut created = None;
         let pid = agent.register(new.token, || {
             let result = self.make(agent, new, config);
             if result.is_err() {
                 // Before the token is free again.
-                self.clear_away(agent, new.id);
+                self.clean_up(agent, new.id);
             }
             let (container, child, streams) = result?;
-            made = Some(container);
+            created = Some(container);
             Ok((child, streams))
         });
         let mut table = self.table();
         match pid {
             Ok(pid) => {
-                table.insert(new.id.to_owned(), made.map(Arc::new));
+                table.insert(new.id.to_owned(), created.map(Arc::new));
                 Ok(Response::Started { pid })
             }
             Err(error) => {
@@ -127,19 +121,19 @@ impl OciContainers {
         }
     }
 
-    /// Makes the container; on failure the caller clears away.
+    /// Makes the container. On failure the caller cleans up.
     fn make(&self, agent: &Arc<Agent>, new: &New, mut config: Config) -> Outcome<(Container, Child, Streams)> {
         let root = Root::open(Path::new(&config.rootfs))
             .map_err(|errno| invalid(format!("root file system {:?}: {}", config.rootfs, errno.desc())))?;
         let identity = match &config.user {
-            Some((user, groups)) => look_up(&root, user, groups)?,
-            None => look_up(&root, &config.uid.to_string(), &[])?,
+            Some((user, groups)) => look_up_user(&root, user, groups)?,
+            None => look_up_user(&root, &config.uid.to_string(), &[])?,
         };
         let named = config.user.is_some();
         let uid = if named { identity.uid } else { config.uid };
         config.set_identity(&identity, named);
         if !config.is_on_mount(&config.cwd) {
-            // If it cannot be made, entering it will tell.
+            // A failure shows when the process enters the directory.
             let _ = root.make_directory(Path::new(&config.cwd));
         }
         self.share_resolver(agent, &root, &mut config);
@@ -149,57 +143,57 @@ impl OciContainers {
         let guest_hooks = config.guest_hooks.take();
         let guest_hooks = guest_hooks.map(|dir| GuestHooks { dir: dir.into(), state: config.state.clone() });
         guest_hooks.iter().try_for_each(GuestHooks::check)?;
-        self.finish(agent, &mut config)?.write(&bundle)?;
+        self.exec_prep(agent, &mut config)?.write(&bundle)?;
         let file = bundle.join("config.json");
         fs::write(&file, config.to_json()).map_err(|error| io(file.display(), &error))?;
         let stdio = Endpoints::open(&bundle, "console.sock", config.terminal, new.stdin, &identity, uid)?;
-        let (state, bundle) = (text(&self.places.state)?, text(&bundle)?);
-        let job = ["create", state, new.id, bundle, stdio.console_path()?];
-        let Made { child, channel } = summon(agent, &job, stdio.process_sides())?;
+        let (root, id, console) = (self.places.state.clone(), new.id.to_owned(), stdio.console_path());
+        let job = Job::Create { root, id, bundle, console };
+        let Spawned { child, channel } = spawn_helper(agent, &job, stdio.process_sides())?;
         let streams = stdio.into_streams(new.terminal_size.unwrap_or_default())?;
         let init = child.pidfd.try_clone().map_err(|error| io("a descriptor", &error))?;
         let process = (child.pid, init);
-        let container = Container::new(new.id, new.token, config.heritage(), process, channel, guest_hooks);
+        let container = Container::new(new.id, new.token, config.exec_template(), process, channel, guest_hooks);
         self.oom.watch(agent, new.id, &container.group)?;
         if let Some(hooks) = &container.guest_hooks {
-            hooks.run(agent, When::Prestart, Some(child.pid))?;
+            hooks.run(agent, HookPoint::Prestart, Some(child.pid))?;
         }
         Ok((container, child, streams))
     }
 
-    /// What the container's processes do last. Mistakes in the profile are found here.
-    fn finish(&self, agent: &Agent, config: &mut Config) -> Outcome<Finish> {
+    /// The last steps of the container's processes. Compiles the seccomp profile, and so finds mistakes in it.
+    fn exec_prep(&self, agent: &Agent, config: &mut Config) -> Outcome<ExecPrep> {
         let compiled = config.seccomp.as_ref().map(seccomp::compile).transpose()?;
         if let Some(unknown) = compiled.as_ref().map(|compiled| &compiled.unknown).filter(|names| !names.is_empty()) {
             let id = &config.state.id;
             agent.warn(format!("container {id:?}: seccomp profile: no such system calls: {}", unknown.join(", ")));
         }
-        Ok(Finish {
+        Ok(ExecPrep {
             filter: compiled.map(|compiled| compiled.filter),
             hooks: std::mem::take(&mut config.hooks),
             state: config.state.clone(),
         })
     }
 
-    /// Containers see the pod's resolver configuration, unless they have something of their own there.
+    /// Mounts the pod's resolver configuration in the container, unless the container has a mount of its own there.
     fn share_resolver(&self, agent: &Agent, root: &Root, config: &mut Config) {
         if config.is_on_mount(RESOLVER) || !self.resolver.exists() {
             return;
         }
         match (root.make_file(Path::new(RESOLVER)), self.resolver.to_str()) {
             (Ok(_), Some(source)) => config.mount_file(source, RESOLVER),
-            // A root that is read-only on the host and has no such file can still run programs that need none.
+            // A root that is read-only on the host and has no such file can still run programs that do not need it.
             (Err(errno), _) => agent.warn(format!("{RESOLVER} in {:?}: {}", config.rootfs, errno.desc())),
             (Ok(_), None) => agent.warn(format!("{}: its name is not text", self.resolver.display())),
         }
     }
 
-    /// Removes what is left of a container whose creation failed.
-    fn clear_away(&self, agent: &Agent, id: &str) {
+    /// Removes the rest of a container whose creation failed.
+    fn clean_up(&self, agent: &Agent, id: &str) {
         self.oom.forget(agent, id);
         let group = Cgroup::of(id);
         group.signal(libc::SIGKILL);
-        if !group.wait_event("populated", 0, KILL_PATIENCE) {
+        if !group.wait_event("populated", 0, KILL_TIMEOUT) {
             agent.warn(format!("processes of container {id:?}, which could not be created, do not end"));
         }
         if let Err(error) = group.remove() {
@@ -213,18 +207,18 @@ impl OciContainers {
         if !container.has_stopped() && !force {
             return Err(wrong_state(format!("container {id:?} has not stopped")));
         }
-        // Members that outlive the init exist only without a process namespace of the container's own.
+        // Members can outlive the init only if the container has no process namespace of its own.
         let late = || RemoteError::new(ErrorKind::Timeout, format!("processes of container {id:?} do not end"));
-        if !container.kill(KILL_PATIENCE) {
+        if !container.kill(KILL_TIMEOUT) {
             return Err(late());
         }
-        if !agent.processes().forget_ending(&container.tokens(), KILL_PATIENCE) {
+        if !agent.processes().forget_ending(&container.tokens(), KILL_TIMEOUT) {
             return Err(late());
         }
         self.oom.forget(agent, id);
         container.group.remove()?;
         if let Some(hooks) = &container.guest_hooks {
-            hooks.run_logged(agent, When::Poststop, None);
+            hooks.run_logged(agent, HookPoint::Poststop, None);
         }
         self.places.remove(id);
         self.table().remove(id);
@@ -237,8 +231,8 @@ impl OciContainers {
         container.check_not_paused()?;
         let root = Root::open(Path::new(&format!("/proc/{}/root", container.pid)))
             .map_err(|errno| wrong_state(format!("root of container {id:?}: {}", errno.desc())))?;
-        let identity = look_up(&root, &spec.user, &spec.groups)?;
-        let process = container.heritage.process(spec, &identity)?;
+        let identity = look_up_user(&root, &spec.user, &spec.groups)?;
+        let process = container.exec_template.process(spec, &identity)?;
         let cwd = if spec.cwd.is_empty() { "/" } else { &spec.cwd };
         root.make_directory(Path::new(cwd)).map_err(|errno| {
             invalid(format!("working directory {cwd:?} does not exist and cannot be created: {}", errno.desc()))
@@ -249,10 +243,15 @@ impl OciContainers {
         fs::write(&file.0, process.to_string()).map_err(|error| io(file.0.display(), &error))?;
         let name = format!("console-{number}.sock");
         let stdio = Endpoints::open(&bundle, &name, spec.terminal.is_some(), spec.stdin, &identity, identity.uid)?;
-        let job = ["exec", text(&self.places.state)?, id, text(&file.0)?, stdio.console_path()?];
-        let made = summon(agent, &job, stdio.process_sides());
-        let Made { child, channel: _ } = made.map_err(|error| match container.check_alive() {
-            // It ended meanwhile, which explains anything.
+        let job = Job::Exec {
+            root: self.places.state.clone(),
+            id: id.to_owned(),
+            process: file.0.clone(),
+            console: stdio.console_path(),
+        };
+        let spawned = spawn_helper(agent, &job, stdio.process_sides());
+        let Spawned { child, channel: _ } = spawned.map_err(|error| match container.check_alive() {
+            // The container ended meanwhile, which explains any system error.
             Err(stopped) if error.kind == ErrorKind::System => stopped,
             _ => error,
         })?;
@@ -274,7 +273,7 @@ impl Containers for OciContainers {
                 container.start(&self.places)?;
                 agent.note_run();
                 if let Some(hooks) = &container.guest_hooks {
-                    hooks.run_logged(agent, When::Poststart, Some(container.pid));
+                    hooks.run_logged(agent, HookPoint::Poststart, Some(container.pid));
                 }
             }
             Request::KillContainer { id, signal, all } => {
@@ -294,11 +293,11 @@ impl Containers for OciContainers {
             }
             Request::ListProcesses { id } => {
                 let container = self.find(&id)?;
-                return Ok(Response::Processes(figures::processes(&container.group, &agent.processes().living())));
+                return Ok(Response::Processes(stats::processes(&container.group, &agent.processes().living())));
             }
             Request::Stats { id } => {
                 let container = self.find(&id)?;
-                return Ok(Response::Stats(Box::new(figures::stats(&container.group))));
+                return Ok(Response::Stats(Box::new(stats::stats(&container.group))));
             }
             other => return Err(RemoteError::new(ErrorKind::Unsupported, format!("not about containers: {other:?}"))),
         }
@@ -318,9 +317,9 @@ struct New<'a> {
     stdin: bool,
 }
 
-/// Both sides of the standard streams: pipes, or a terminal that is yet to be made inside of the container.
+/// Both sides of the standard streams: pipes, or a terminal that libcontainer will make inside the container.
 enum Endpoints {
-    Pipes(Stdio),
+    Pipes(ChildStdio),
     Terminal { console: Console, null: fs::File, uid: u32 },
 }
 
@@ -331,15 +330,15 @@ impl Endpoints {
             let null = null.map_err(|error| io("/dev/null", &error))?;
             return Ok(Self::Terminal { console: Console::listen(dir, name)?, null, uid });
         }
-        let stdio = Stdio::pipes(stdin)?;
+        let stdio = ChildStdio::pipes(stdin)?;
         stdio.give_to(&Identity { uid, ..identity.clone() })?;
         Ok(Self::Pipes(stdio))
     }
 
-    fn console_path(&self) -> Outcome<&str> {
+    fn console_path(&self) -> Option<PathBuf> {
         match self {
-            Self::Pipes(_) => Ok(NO_CONSOLE),
-            Self::Terminal { console, .. } => text(console.path()),
+            Self::Pipes(_) => None,
+            Self::Terminal { console, .. } => Some(console.path().to_owned()),
         }
     }
 
@@ -362,8 +361,8 @@ fn text(path: &Path) -> Outcome<&str> {
     path.to_str().ok_or_else(|| system(path.display(), nix::errno::Errno::EINVAL))
 }
 
-/// A file that is removed again.
-struct Temporary(std::path::PathBuf);
+/// A file that is removed on drop.
+struct Temporary(PathBuf);
 
 impl Drop for Temporary {
     fn drop(&mut self) {

@@ -1,27 +1,25 @@
-//! The last step of a container's process: its program. Runs inside of the container, on the process's only thread.
+//! Executes the program of a container's process. Runs inside the container, on the process's only thread.
 
 use std::ffi::{CStr, CString};
 use std::os::fd::AsFd;
 use std::path::Path;
 
-use hutch_agent::launch::DEFAULT_PATH;
-use hutch_agent::spawn::candidates;
 use hutch_agent::sys::set_window_size;
+use hutch_agent::{candidates, DEFAULT_PATH};
 use hutch_agent_proto::{ErrorKind, RemoteError, WindowSize};
 use libcontainer::oci_spec::runtime::{Process, Spec};
 use libcontainer::workload::{Executor, ExecutorError, ExecutorValidationError};
 use nix::errno::Errno;
 use nix::unistd::execv;
 
-use crate::finish::Finish;
+use crate::pre_exec::ExecPrep;
 use crate::wire::{channel, send_failure};
 
-/// Does what is left, executes the program, and tells the agent why not. Whether it can be executed is seen when the
-/// container is started, not when it is created, as with other processes.
+/// Runs the last steps and executes the program, or reports to the agent why it could not. A program that cannot be
+/// executed fails the start of a container, not its creation.
 #[derive(Clone)]
 pub struct Execute {
-    /// What is left to do.
-    pub finish: Finish,
+    pub prep: ExecPrep,
 }
 
 impl Executor for Execute {
@@ -30,7 +28,7 @@ impl Executor for Execute {
             set_terminal_size(process);
         }
         let args = spec.process().as_ref().and_then(|process| process.args().clone()).unwrap_or_default();
-        let error = self.finish.run().err().unwrap_or_else(|| execute(&args));
+        let error = self.prep.run().err().unwrap_or_else(|| execute(&args));
         let message = error.message.clone();
         let _ = send_failure(channel(), error);
         Err(ExecutorError::Other(message))
@@ -41,16 +39,16 @@ impl Executor for Execute {
     }
 }
 
-/// A process that enters a container has no pause before its program in which the agent could set the size.
+/// Sets the size here, since a process that enters a container does not wait for the agent before it runs its program.
 fn set_terminal_size(process: &Process) {
     let (true, Some(size)) = (process.terminal().unwrap_or_default(), process.console_size()) else { return };
     let limit = |number: u64| u16::try_from(number).unwrap_or(u16::MAX);
     let size = WindowSize { rows: limit(size.height()), cols: limit(size.width()) };
-    // Without a size the program still runs.
+    // On failure the program runs with the default size.
     let _ = set_window_size(std::io::stdin().as_fd(), size);
 }
 
-/// Tries the candidates as `execvp` does; returns only on failure.
+/// Tries the candidates as `execvp` does. Returns only on failure.
 fn execute(args: &[String]) -> RemoteError {
     let invalid = |message: &str| RemoteError::new(ErrorKind::Invalid, message);
     let Some(program) = args.first() else { return invalid("there is no program to run") };

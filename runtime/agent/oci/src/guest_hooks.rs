@@ -1,5 +1,5 @@
-//! Hooks of the guest (P-166): the executables in `prestart`, `poststart` and `poststop` of a directory in the guest run
-//! for each container, in the agent's own namespaces, in the order of their names. Connection threads.
+//! Hooks of the guest (P-166): the executables in `prestart`, `poststart` and `poststop` of a directory in the guest.
+//! They run for each container, in the agent's own namespaces, in the order of their names. Runs on connection threads.
 
 use std::fs;
 use std::io;
@@ -9,61 +9,28 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use hutch_agent::failure::{invalid, io as failed_io, Outcome};
-use hutch_agent::server::Agent;
+use hutch_agent::Agent;
 use hutch_agent_proto::{ErrorKind, RemoteError};
+use hutch_hook::state_file;
 
-use crate::hooks::{text_file, State};
-use crate::summon::request;
+use crate::hooks::State;
+use crate::job::{HookPoint, Job, HOOK_TIMEOUT};
+use crate::spawn_helper::run_in_helper;
 
-/// How long one hook may take.
-pub const HOOK_LIMIT: Duration = Duration::from_secs(10);
-/// How long all hooks of one kind may take together. The host waits for that much longer.
-const KIND_LIMIT: Duration = Duration::from_secs(30);
-
-/// When a hook runs.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum When {
-    /// The container's process is there and waits. A failure fails the creation.
-    Prestart,
-    /// Its program runs. Failures are logged.
-    Poststart,
-    /// The container is gone. Failures are logged.
-    Poststop,
-}
-
-impl When {
-    /// Name of the directory.
-    pub fn name(self) -> &'static str {
-        match self {
-            When::Prestart => "prestart",
-            When::Poststart => "poststart",
-            When::Poststop => "poststop",
-        }
-    }
-
-    fn status(self) -> &'static str {
-        match self {
-            When::Prestart => "created",
-            When::Poststart => "running",
-            When::Poststop => "stopped",
-        }
-    }
-}
+/// How long all hooks of one point may take together. The host adds this to its own timeout.
+const POINT_TIMEOUT: Duration = Duration::from_secs(30);
 
 /// Hooks of one container.
 #[derive(Debug, Clone)]
 pub struct GuestHooks {
-    /// The directory.
+    /// Directory with the directories of hooks.
     pub dir: PathBuf,
-    /// What they are told.
+    /// State that the hooks read; its status and pid are filled in.
     pub state: State,
 }
 
 impl GuestHooks {
-    /// Checks that the directory is there.
-    ///
-    /// # Errors
-    /// `Invalid`.
+    /// Checks that the directory exists.
     pub fn check(&self) -> Outcome<()> {
         match fs::metadata(&self.dir) {
             Ok(meta) if meta.is_dir() => Ok(()),
@@ -76,21 +43,21 @@ impl GuestHooks {
         }
     }
 
-    /// Runs the hooks of one kind; the first failure ends the list.
+    /// Runs the hooks of one point, up to the first failure.
     ///
     /// # Errors
-    /// What the hook said, `System`.
-    pub fn run(&self, agent: &Agent, when: When, pid: Option<i32>) -> Outcome<()> {
-        self.each(agent, when, pid, Err)
+    /// The failure of a hook, with its output.
+    pub fn run(&self, agent: &Agent, point: HookPoint, pid: Option<i32>) -> Outcome<()> {
+        self.each(agent, point, pid, Err)
     }
 
-    /// Runs the hooks of one kind; failures are logged.
-    pub fn run_logged(&self, agent: &Agent, when: When, pid: Option<i32>) {
+    /// Runs the hooks of one point and logs failures.
+    pub fn run_logged(&self, agent: &Agent, point: HookPoint, pid: Option<i32>) {
         let warn = |error: RemoteError| {
             agent.warn(format!("container {:?}: {error}", self.state.id));
             Ok(())
         };
-        if let Err(error) = self.each(agent, when, pid, warn) {
+        if let Err(error) = self.each(agent, point, pid, warn) {
             let _ = warn(error);
         }
     }
@@ -98,41 +65,40 @@ impl GuestHooks {
     fn each(
         &self,
         agent: &Agent,
-        when: When,
+        point: HookPoint,
         pid: Option<i32>,
         failed: impl Fn(RemoteError) -> Outcome<()>,
     ) -> Outcome<()> {
-        let programs = list(&self.dir.join(when.name()))?;
+        let programs = list(&self.dir.join(point.name()))?;
         if programs.is_empty() {
             return Ok(());
         }
-        let deadline = Instant::now() + KIND_LIMIT;
-        let state = self.state.text(when.status(), pid);
+        let deadline = Instant::now() + POINT_TIMEOUT;
+        let state = self.state.text(point.status(), pid);
         for program in programs {
-            let what = format!("{} of the guest", when.name());
+            let what = format!("{} of the guest", point.name());
             if Instant::now() >= deadline {
                 let message = format!("{what}: no time is left for {}", program.display());
                 failed(RemoteError::new(ErrorKind::Timeout, message))?;
                 continue;
             }
-            let result = self.one(agent, when, &program, &state);
+            let result = self.one(agent, point, &program, &state);
             result.or_else(|error| failed(RemoteError { message: format!("{what}: {}", error.message), ..error }))?;
         }
         Ok(())
     }
 
-    fn one(&self, agent: &Agent, when: When, program: &Path, state: &str) -> Outcome<()> {
-        let path =
-            program.to_str().ok_or_else(|| invalid(format!("hook {}: its name is not text", program.display())))?;
-        let state = text_file(state).map_err(|error| failed_io("the state for a hook", &error))?;
+    fn one(&self, agent: &Agent, point: HookPoint, program: &Path, state: &str) -> Outcome<()> {
+        let state = state_file(state.as_bytes()).map_err(|error| failed_io("the state for a hook", &error))?;
         let null = fs::File::options().write(true).open("/dev/null").map_err(|error| failed_io("/dev/null", &error))?;
         let stdio = [state.as_fd(), null.as_fd(), null.as_fd()];
-        // The helper keeps the limit; this is for a helper that cannot.
-        request(agent, &["hook", path, when.name()], stdio, HOOK_LIMIT + Duration::from_secs(5))
+        let job = Job::Hook { program: program.to_owned(), point };
+        // The helper enforces the timeout of the hook; this limit is for a helper that fails to.
+        run_in_helper(agent, &job, stdio, HOOK_TIMEOUT + Duration::from_secs(5))
     }
 }
 
-/// The executables in a directory, by name. No directory: none.
+/// The executables in a directory, sorted by name; none if the directory does not exist.
 fn list(dir: &Path) -> Outcome<Vec<PathBuf>> {
     let failed = |error: io::Error| failed_io(dir.display(), &error);
     let entries = match fs::read_dir(dir) {
@@ -142,7 +108,7 @@ fn list(dir: &Path) -> Outcome<Vec<PathBuf>> {
     let mut programs = Vec::new();
     for entry in entries {
         let path = entry.map_err(failed)?.path();
-        // Links are followed; what they lead to has to be there.
+        // A link is followed; its target must exist.
         let meta = fs::metadata(&path).map_err(|error| failed_io(path.display(), &error))?;
         if meta.is_file() && meta.permissions().mode() & 0o111 != 0 {
             programs.push(path);
@@ -179,7 +145,7 @@ mod tests {
     }
 
     #[test]
-    fn p_166_a_directory_that_is_not_there_is_a_mistake() {
+    fn p_166_a_missing_directory_is_invalid() {
         let dir = tempfile::tempdir().unwrap();
         let hooks = |dir: &Path| GuestHooks { dir: dir.to_owned(), state: State::default() };
         hooks(dir.path()).check().unwrap();

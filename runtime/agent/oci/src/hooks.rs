@@ -1,54 +1,45 @@
-//! Running a hook: a process group of its own, the state on its stdin, its output captured, its time bounded. On the
-//! calling thread of a process that reaps its own children: a helper, or a container's process before its program.
+//! Hooks of the OCI configuration and their state. [`hutch_hook`] runs them, on the calling thread of a process that reaps
+//! its own children: a helper, or a container's process before its program.
 
 use std::fs::File;
-use std::io::{self, Read, Seek, Write};
-use std::os::fd::{AsFd, FromRawFd, OwnedFd, RawFd};
 use std::os::unix::process::{CommandExt, ExitStatusExt};
-use std::process::{Child, Command, Stdio};
-use std::time::{Duration, Instant};
+use std::process::Command;
+use std::time::Duration;
 
 use hutch_agent::failure::{invalid, Outcome};
-use hutch_agent::sys::wait_for_any;
-use nix::errno::Errno;
-use nix::fcntl::{fcntl, FcntlArg, OFlag};
-use nix::sys::memfd::{memfd_create, MFdFlags};
-use nix::unistd::pipe2;
+use hutch_hook::{Capture, HookCause};
 use serde::{Deserialize, Serialize};
 use serde_json::{json, Value};
 
 use crate::seccomp::Filter;
 
-/// Kept of a hook's output, so that an error with it fits into a message.
+/// Bytes kept of a hook's output, so that an error with it fits into a message.
 const MAX_OUTPUT: usize = 1500;
-/// "No limit" for waiting.
+/// Timeout of a hook that has none.
 const LONG: Duration = Duration::from_secs(24 * 3600);
 
-/// A hook, as the OCI configuration has it.
+/// A hook of the OCI configuration.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct Hook {
-    /// The program.
+    /// Absolute path of the program.
     pub path: String,
-    /// Its arguments, its name first; empty: the path.
+    /// Arguments, name first; if empty, the path is the only one.
     pub args: Vec<String>,
-    /// Its environment; empty: the caller's.
+    /// Environment; if empty, that of the caller.
     pub env: Vec<String>,
-    /// Seconds; `None` or zero: no limit.
+    /// Timeout in seconds; without a timeout `None` or zero.
     pub timeout: Option<u64>,
 }
 
 impl Hook {
-    /// Checks what comes from the host.
-    ///
-    /// # Errors
-    /// `Invalid`.
+    /// Checks a hook from the host.
     pub fn check(&self) -> Outcome<()> {
         if !self.path.starts_with('/') {
             return Err(invalid(format!("hook {:?} is not an absolute path", self.path)));
         }
         if [&self.path].into_iter().chain(&self.args).chain(&self.env).any(|text| text.contains('\0')) {
-            return Err(invalid(format!("hook {:?} has a NUL byte in its words", self.path)));
+            return Err(invalid(format!("hook {:?} contains a NUL byte", self.path)));
         }
         Ok(())
     }
@@ -58,21 +49,21 @@ impl Hook {
     }
 }
 
-/// What a hook reads on its stdin: the state of the OCI runtime specification.
+/// The state of the OCI runtime specification, which a hook reads on its stdin.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 pub struct State {
     /// Version of the specification.
     pub version: String,
     /// Id of the container.
     pub id: String,
-    /// Directory of its configuration in the guest.
+    /// Directory of the container's configuration in the guest.
     pub bundle: String,
-    /// Its annotations.
+    /// Annotations of the container; an object.
     pub annotations: Value,
 }
 
 impl State {
-    /// The text for a container that is `status`; `pid` is its process, if there is one.
+    /// The JSON text for a container with this status, and with the pid of its process if it has one.
     pub fn text(&self, status: &str, pid: Option<i32>) -> String {
         let annotations = if self.annotations.is_object() { self.annotations.clone() } else { json!({}) };
         let mut state = json!({
@@ -85,150 +76,51 @@ impl State {
     }
 }
 
-/// A file without a name that holds `text`, to be read from its beginning.
-///
-/// # Errors
-/// As memfd_create(2).
-pub fn text_file(text: &str) -> io::Result<File> {
-    let mut file = File::from(memfd_create(c"state", MFdFlags::MFD_CLOEXEC)?);
-    file.write_all(text.as_bytes())?;
-    file.rewind()?;
-    Ok(file)
-}
-
 /// Runs a hook to its end, under `filter` if there is one.
 ///
 /// # Errors
-/// A text with the hook's name, what went wrong and what it had to say.
+/// A text with the hook's path, the failure and the hook's output.
 pub fn run(hook: &Hook, state: File, filter: Option<&Filter>) -> Result<(), String> {
-    let failed = |why: String| format!("hook {:?} {why}", hook.path);
-    let (mut child, output) = spawn(hook, state, filter).map_err(|error| failed(format!("cannot be run: {error}")))?;
-    let mut output = Output { pipe: Some(output), bytes: Vec::new() };
-    match watch(&child, &mut output, hook.limit()) {
-        Ok(true) => {}
-        Ok(false) => {
-            end(&mut child);
-            output.drain();
-            let limit = hook.limit().as_secs();
-            return Err(failed(format!("was killed after {limit} s{}", output.text())));
-        }
-        Err(errno) => {
-            end(&mut child);
-            return Err(failed(format!("cannot be watched: {}", errno.desc())));
-        }
-    }
-    output.drain();
-    match child.wait() {
-        Ok(status) if status.success() => Ok(()),
-        Ok(status) => {
-            let how = match (status.code(), status.signal()) {
-                (Some(code), _) => format!("exited with code {code}"),
-                (_, signal) => format!("was killed by signal {}", signal.unwrap_or_default()),
-            };
-            Err(failed(format!("{how}{}", output.text())))
-        }
-        Err(error) => Err(failed(format!("cannot be waited for: {error}"))),
-    }
-}
-
-#[allow(unsafe_code)] // What runs between fork and exec.
-fn spawn(hook: &Hook, state: File, filter: Option<&Filter>) -> io::Result<(Child, File)> {
-    let (ours, theirs) = pipe2(OFlag::O_CLOEXEC)?;
-    fcntl(&ours, FcntlArg::F_SETFL(OFlag::O_NONBLOCK))?;
-    let mut command = Command::new(&hook.path);
-    if let Some((name, args)) = hook.args.split_first() {
-        command.arg0(name).args(args);
-    }
+    let mut command = hutch_hook::command(&hook.path, &hook.args);
     if !hook.env.is_empty() {
-        command.env_clear().envs(hook.env.iter().filter_map(|entry| entry.split_once('=')));
+        hutch_hook::set_environment(&mut command, &hook.env);
     }
-    command.stdin(Stdio::from(state)).stdout(Stdio::from(theirs.try_clone()?)).stderr(Stdio::from(theirs));
-    command.process_group(0);
-    if let Some(filter) = filter.cloned() {
-        // SAFETY: `load` makes one system call and allocates nothing.
-        unsafe { command.pre_exec(move || Ok(filter.load()?)) };
+    if let Some(filter) = filter {
+        load_before_exec(&mut command, filter.clone());
     }
-    Ok((command.spawn()?, File::from(ours)))
-}
-
-/// Reads until the process has ended; `false` if it did not in time.
-fn watch(child: &Child, output: &mut Output, limit: Duration) -> Result<bool, Errno> {
-    let process = pidfd(child)?;
-    let deadline = Instant::now() + limit;
-    loop {
-        let ended = match &output.pipe {
-            Some(pipe) => {
-                let seen = wait_for_any(&[process.as_fd(), pipe.as_fd()], deadline);
-                if seen == [false, false] {
-                    return Ok(false);
-                }
-                output.drain();
-                seen[0]
-            }
-            None => match wait_for_any(&[process.as_fd()], deadline)[0] {
-                true => true,
-                false => return Ok(false),
-            },
-        };
-        if ended {
-            return Ok(true);
-        }
-    }
-}
-
-#[allow(unsafe_code)] // A system call without wrapper.
-fn pidfd(child: &Child) -> Result<OwnedFd, Errno> {
-    // SAFETY: no pointers; on success the kernel has made a descriptor for us.
-    unsafe {
-        let fd = Errno::result(libc::syscall(libc::SYS_pidfd_open, child.id(), 0))? as RawFd;
-        Ok(OwnedFd::from_raw_fd(fd))
-    }
-}
-
-/// Kills the hook with its group and collects it.
-fn end(child: &mut Child) {
-    if let Ok(group) = i32::try_from(child.id()) {
-        // Not yet collected, so the group still is the hook's.
-        let _ = nix::sys::signal::killpg(nix::unistd::Pid::from_raw(group), nix::sys::signal::Signal::SIGKILL);
-    }
-    let _ = child.wait();
-}
-
-struct Output {
-    /// `None`: at its end.
-    pipe: Option<File>,
-    bytes: Vec<u8>,
-}
-
-impl Output {
-    /// Reads what is there. Something that the hook left behind may hold the pipe, so its end is not waited for.
-    fn drain(&mut self) {
-        let mut buffer = [0; 4096];
-        while let Some(pipe) = &mut self.pipe {
-            match pipe.read(&mut buffer) {
-                Ok(0) => self.pipe = None,
-                Ok(count) => {
-                    let room = MAX_OUTPUT.saturating_sub(self.bytes.len()).min(count);
-                    self.bytes.extend_from_slice(&buffer[..room]);
-                }
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return,
-                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-                Err(_) => self.pipe = None,
-            }
-        }
-    }
-
-    fn text(&self) -> String {
-        let text = String::from_utf8_lossy(&self.bytes);
-        match text.trim() {
+    hutch_hook::run(command, state, Some(hook.limit()), Capture::Merged(MAX_OUTPUT)).map_err(|failure| {
+        let output = match failure.stdout.trim() {
             "" => String::new(),
             text => format!("; it said: {text}"),
-        }
+        };
+        format!("hook {:?} {}{output}", hook.path, explain(&failure.cause))
+    })
+}
+
+fn explain(cause: &HookCause) -> String {
+    match cause {
+        HookCause::Launch(error) => format!("cannot be run: {error}"),
+        HookCause::Watch(error) => format!("cannot be watched: {error}"),
+        HookCause::Timeout(limit) => format!("was killed after {} s", limit.as_secs()),
+        HookCause::Status(status) => match (status.code(), status.signal()) {
+            (Some(code), _) => format!("exited with code {code}"),
+            (None, signal) => format!("was killed by signal {}", signal.unwrap_or_default()),
+        },
     }
+}
+
+#[expect(unsafe_code, reason = "code between fork and exec")]
+fn load_before_exec(command: &mut Command, filter: Filter) {
+    // SAFETY: `load` makes one system call and allocates nothing.
+    unsafe { command.pre_exec(move || Ok(filter.load()?)) };
 }
 
 #[cfg(test)]
 mod tests {
+    use std::time::Instant;
+
+    use hutch_hook::state_file;
+
     use super::*;
 
     fn shell(script: &str) -> Hook {
@@ -236,7 +128,7 @@ mod tests {
     }
 
     fn outcome(hook: &Hook) -> Result<(), String> {
-        run(hook, text_file("{\"id\":\"c\"}").unwrap(), None)
+        run(hook, state_file(b"{\"id\":\"c\"}").unwrap(), None)
     }
 
     #[test]
@@ -244,7 +136,7 @@ mod tests {
         let hook =
             Hook { env: vec!["A=b=c".into()], ..shell("read x; [ \"$x\" = '{\"id\":\"c\"}' ] && [ \"$A\" = b=c ]") };
         outcome(&hook).unwrap();
-        // A hook that does not read it is no failure, nor one that says more than is kept.
+        // A hook may ignore the state, and may print more than is kept.
         outcome(&shell("exec </dev/null; head -c 200000 /dev/zero")).unwrap();
     }
 

@@ -1,46 +1,50 @@
 //! The hutch agent with OCI containers: process 1 of the guest of a pod.
 //!
-//! It is [`hutch_agent`] with an implementation of [`hutch_agent::container::Containers`] by youki's `libcontainer`. A
-//! program of its own, since that library is several times the size of the agent, which guests that only run a
-//! command have no use for.
+//! It is [`hutch_agent`] with an implementation of [`hutch_agent::Containers`] by youki's `libcontainer`. It is a
+//! program of its own, since that library is several times the size of the agent, and a guest that only runs a command
+//! does not need it.
 //!
-//! # Who makes a container
+//! # Processes
 //!
 //! ```text
 //!   agent (pid 1, many threads, reaps every child)
-//!     └─ helper (this program again, one thread)       [helper], [summon]
-//!          ├─ libcontainer's intermediate process        gone before the helper ends
-//!          └─ the container's process                    the agent's child once the helper has ended
+//!     └─ helper (this program again, one thread)       run_job, spawn_helper
+//!          ├─ libcontainer's intermediate process        ends before the helper
+//!          └─ the container's process                    becomes the agent's child when the helper ends
 //! ```
 //!
-//! libcontainer forks, waits for what it forked, and changes its own process on the way. So it runs in a helper, whose
-//! children are out of the reach of the agent's reaper until the helper has ended. The helper hands over the pid and a
-//! pidfd of the container's process ([`wire`]); the agent registers it under its token like any process, so that
-//! waiting, signals and streams need no code of their own.
+//! libcontainer forks, waits for the forked processes, and changes its own process on the way. So it runs in a helper,
+//! and the agent's reaper cannot see the helper's children before the helper has ended. The agent passes the helper its
+//! task as a `job`. The helper sends back the pid and a pidfd of the container's process (`wire`). The agent registers
+//! that under its token like any process, so that waiting, signals and streams need no code of their own.
 //!
-//! # What libcontainer does not do here
+//! # Code without libcontainer
 //!
-//! Starting, signalling, freezing, limits, figures and removal work on control groups, pidfds and one socket, without
-//! another process ([`container`], [`cgroup`], [`limits`], [`figures`], [`oom`]). Programs are executed by [`executor`],
-//! which tells the agent why one could not be. Just before, the process runs StartContainer hooks and loads its seccomp
-//! filter ([`finish`], [`hooks`], [`seccomp`]). Hooks of the guest run in helpers ([`guest_hooks`]).
+//! Starting, signalling, freezing, limits, statistics and removal work on control groups, pidfds and one socket,
+//! without another process (`container`, `cgroup`, `limits`, `stats`, `oom`). `executor` executes programs and reports
+//! to the agent why one could not be executed. Just before, the process runs StartContainer hooks and loads its seccomp
+//! filter (`pre_exec`, `hooks`, `seccomp`). Hooks of the guest run in helpers (`guest_hooks`).
 //!
 //! Rules about devices are ignored.
 #![deny(unsafe_code)]
 
-pub mod cgroup;
-pub mod config;
-pub mod console;
-pub mod container;
-pub mod containers;
-pub mod executor;
-pub mod figures;
-pub mod finish;
-pub mod guest_hooks;
-pub mod helper;
-pub mod hooks;
-pub mod limits;
-pub mod oom;
-pub mod seccomp;
-pub mod summon;
-pub mod wire;
+mod cgroup;
+mod config;
+mod console;
+mod container;
+mod containers;
+mod executor;
+mod guest_hooks;
+mod hooks;
+mod job;
+mod limits;
+mod oom;
+mod pre_exec;
+mod run_job;
+mod seccomp;
+mod spawn_helper;
+mod stats;
+mod wire;
+
+pub use containers::OciContainers;
+pub use run_job::run_job;

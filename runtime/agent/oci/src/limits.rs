@@ -1,31 +1,36 @@
-//! Changing a container's limits while it lives: from the host's numbers to the files of its group.
+//! Changes a container's limits while it lives: from the host's numbers to the files of its group.
+//!
+//! libcontainer brings libcgroups, which this does not use (0.7). It applies limits one by one and reports a bad value
+//! only after it has applied others, refuses swap without a memory limit in the same request instead of reading the
+//! group's, ignores a memory limit of 0, and fails on a kernel without `memory.swap.max`. It also maps CPU shares to a
+//! weight by another curve, which it does use for the limits with which a container is created.
 
 use hutch_agent::failure::{invalid, io, Outcome};
 use hutch_agent_proto::ResourceLimits;
 
 use crate::cgroup::Cgroup;
 
-/// What is to be written where.
+/// Files of the group, and the text for each.
 type Writes = Vec<(&'static str, String)>;
 
-/// Shortest and longest period of the processor quota, microseconds, as the kernel has it.
+/// Shortest and longest period of the processor quota that the kernel accepts, in microseconds.
 const PERIODS: std::ops::RangeInclusive<u64> = 1_000..=1_000_000;
-/// Smallest quota the kernel accepts, microseconds.
+/// Smallest quota that the kernel accepts, in microseconds.
 const MIN_QUOTA: i64 = 1_000;
-/// The period unless another is set, microseconds.
+/// The default period, in microseconds.
 const DEFAULT_PERIOD: u64 = 100_000;
 
-/// Changes what `limits` names.
+/// Changes the limits that are set in `limits`.
 ///
 /// # Errors
-/// `Invalid` for values out of range, before anything is changed; `System`.
+/// `Invalid` for values out of range, before any limit is changed.
 pub fn update(group: &Cgroup, limits: &ResourceLimits) -> Outcome<()> {
     let current = Current {
         memory: group.number("memory.max").and_then(|bytes| i64::try_from(bytes).ok()),
         cpu_max: group.read("cpu.max"),
     };
     for (file, text) in plan(limits, &current)? {
-        // A kernel without swap has no such file, and nothing to limit.
+        // A kernel without swap has no such file, and no swap to limit.
         if file == "memory.swap.max" && !group.file(file).exists() {
             continue;
         }
@@ -34,7 +39,7 @@ pub fn update(group: &Cgroup, limits: &ResourceLimits) -> Outcome<()> {
     Ok(())
 }
 
-/// What the group has now.
+/// Present limits of the group.
 struct Current {
     memory: Option<i64>,
     cpu_max: String,
@@ -52,7 +57,7 @@ fn plan(limits: &ResourceLimits, current: &Current) -> Outcome<Writes> {
     if let Some(total) = limits.memory_swap {
         let swap = match memory {
             _ if total == -1 => -1,
-            // In version 2 swap is counted for itself.
+            // Version 2 counts swap on its own.
             Some(memory) if total >= memory => total - memory,
             Some(memory) => return Err(invalid(format!("memory_swap {total} is less than memory, {memory}"))),
             None => return Err(invalid("memory_swap without a memory limit")),
@@ -103,7 +108,7 @@ fn cpu_max(quota: Option<i64>, period: Option<u64>, current: &str) -> Outcome<St
     })
 }
 
-/// From shares (2 to 262144) to weight (1 to 10000), as the OCI runtime specification's runtimes map them.
+/// Converts shares (2 to 262144) to a weight (1 to 10000) on a straight line.
 fn weight(shares: u64) -> Outcome<u64> {
     match shares {
         2..=262_144 => Ok(1 + (shares - 2) * 9_999 / 262_142),
@@ -145,7 +150,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_not_named_stays() {
+    fn limits_that_are_not_set_stay() {
         let period = ResourceLimits { cpu_period: Some(20_000), ..Default::default() };
         assert_eq!(planned(period).unwrap(), [("cpu.max", "max 20000".to_string())]);
         let swap = ResourceLimits { memory_swap: Some(1500), ..Default::default() };

@@ -1,22 +1,22 @@
-//! Tells the host when the kernel kills a container's process for want of memory: one thread that waits for changes of
-//! every container's `memory.events` (inotify(7); the kernel reports changes of these files as modifications).
+//! Reports to the host when the kernel kills a container's process because memory ran out. One thread waits for changes
+//! of every container's `memory.events` (inotify(7); the kernel reports changes of these files as modifications).
 
 use std::collections::HashMap;
 use std::os::fd::AsFd;
 use std::path::PathBuf;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use hutch_agent::failure::{io, system, Outcome};
-use hutch_agent::server::{spawn_thread, Agent};
 use hutch_agent::sys::wait_for_any;
+use hutch_agent::{lock, spawn_thread, Agent};
 use hutch_agent_proto::Event;
 use nix::errno::Errno;
 use nix::sys::inotify::{AddWatchFlags, InitFlags, Inotify, WatchDescriptor};
 
 use crate::cgroup::Cgroup;
 
-/// The file, and the key in it.
+/// The watched file, and the key of the counter in it.
 const FILE: &str = "memory.events";
 const KEY: &str = "oom_kill";
 
@@ -31,19 +31,16 @@ struct Watches {
     table: Mutex<HashMap<WatchDescriptor, Watched>>,
 }
 
-/// See the module.
+/// Watches the groups of containers for out-of-memory kills.
 #[derive(Default)]
 pub struct OomWatcher(Mutex<Option<Arc<Watches>>>);
 
 impl OomWatcher {
     /// Watches the group of container `id`. The first call starts the thread.
-    ///
-    /// # Errors
-    /// `System`.
     pub fn watch(&self, agent: &Arc<Agent>, id: &str, group: &Cgroup) -> Outcome<()> {
         let path: PathBuf = group.file(FILE);
         if !path.exists() {
-            // A kernel without the memory controller kills no containers either.
+            // A kernel without the memory controller does not kill processes of one container either.
             return Ok(());
         }
         let watches = self.started(agent)?;
@@ -57,7 +54,7 @@ impl OomWatcher {
         Ok(())
     }
 
-    /// Looks a last time and stops watching container `id`, before its group is removed.
+    /// Reports a last time for container `id` and stops watching it. Call it before the group is removed.
     pub fn forget(&self, agent: &Agent, id: &str) {
         let Some(watches) = lock(&self.0).clone() else { return };
         let mut table = lock(&watches.table);
@@ -75,7 +72,7 @@ impl OomWatcher {
             return Ok(Arc::clone(watches));
         }
         let inotify = Inotify::init(InitFlags::IN_CLOEXEC | InitFlags::IN_NONBLOCK);
-        let inotify = inotify.map_err(|errno| system("watching for want of memory", errno))?;
+        let inotify = inotify.map_err(|errno| system("watching for out-of-memory kills", errno))?;
         let watches = Arc::new(Watches { inotify, table: Mutex::default() });
         let (theirs, agent) = (Arc::clone(&watches), Arc::clone(agent));
         spawn_thread("oom", move || run(&agent, &theirs)).map_err(|error| io("starting a thread", &error))?;
@@ -84,13 +81,9 @@ impl OomWatcher {
     }
 }
 
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
-}
-
-/// The thread.
+/// Main function of the thread.
 fn run(agent: &Agent, watches: &Watches) {
-    /// The wait is repeated; this only bounds one call.
+    /// Limit of one wait; the loop repeats it.
     const LONG: Duration = Duration::from_secs(3600);
     loop {
         let events = match watches.inotify.read_events() {
@@ -100,7 +93,7 @@ fn run(agent: &Agent, watches: &Watches) {
                 continue;
             }
             Err(Errno::EINTR) => continue,
-            Err(errno) => return agent.warn(format!("watching for want of memory: {}", errno.desc())),
+            Err(errno) => return agent.warn(format!("watching for out-of-memory kills: {}", errno.desc())),
         };
         let mut table = lock(&watches.table);
         for event in events {
@@ -113,7 +106,7 @@ fn run(agent: &Agent, watches: &Watches) {
     }
 }
 
-/// Tells the host if there were kills since the last look.
+/// Sends an event to the host if there were kills since the last report.
 fn report(agent: &Agent, watched: &mut Watched) {
     let kills = watched.group.keyed(FILE, KEY).unwrap_or(watched.kills);
     if kills > watched.kills {

@@ -1,11 +1,12 @@
 //! Seccomp profiles: from the OCI form to a program for the kernel.
 //!
-//! The agent compiles a container's profile once, when it is created, so that mistakes are found then; each process of
-//! the container loads the program as its last step before its own ([`crate::executor`]).
+//! The agent compiles a container's profile once, when it creates the container, so that it finds mistakes early. Each
+//! process of the container loads the compiled program as its last step before it executes its own
+//! ([`crate::pre_exec::ExecPrep::run`] calls [`Filter::load`]).
 //!
-//! libcontainer's own support is not used. It loads the filter while it still has work to do, so that a profile must
-//! allow what libcontainer needs; it forgets the filter for processes that enter a container; it cannot load one if
-//! `noNewPrivileges` is present and false; and it takes mask and value of `SCMP_CMP_MASKED_EQ` for each other.
+//! This does not use libcontainer's own support. libcontainer loads the filter while it still has work to do, so that a
+//! profile must allow the calls of libcontainer. It forgets the filter for processes that enter a container. It cannot
+//! load a filter if `noNewPrivileges` is present and false. And it swaps mask and value of `SCMP_CMP_MASKED_EQ`.
 
 use std::fs::File;
 use std::io::{Read, Seek};
@@ -21,11 +22,11 @@ use nix::errno::Errno;
 use nix::sys::memfd::{memfd_create, MFdFlags};
 use serde::{Deserialize, Serialize};
 
-/// Arguments of a system call.
+/// Number of arguments of a system call.
 const ARGUMENTS: usize = 6;
-/// Longest program the kernel takes, in instructions.
+/// Longest program that the kernel accepts, in instructions.
 const MAX_INSTRUCTIONS: usize = 4096;
-/// What a denied call returns unless the profile says otherwise.
+/// Error of a denied call, unless the profile names another.
 const DEFAULT_ERRNO: u32 = libc::EPERM as u32;
 
 /// A program for the kernel.
@@ -33,23 +34,23 @@ const DEFAULT_ERRNO: u32 = libc::EPERM as u32;
 pub struct Filter {
     /// `SECCOMP_FILTER_FLAG_…`
     flags: u64,
-    /// Instructions as they lie in memory (`struct sock_filter`, eight bytes each).
+    /// Instructions as in memory (`struct sock_filter`, eight bytes each).
     instructions: Vec<u64>,
 }
 
 /// A compiled profile.
 #[derive(Debug)]
 pub struct Compiled {
-    /// What is to be loaded.
     pub filter: Filter,
-    /// Names in it that are no system calls here; nobody can make such calls, so they are left out.
+    /// Names in the profile that are not system calls of this machine. The filter omits them: no process can make such
+    /// a call.
     pub unknown: Vec<String>,
 }
 
 /// Compiles a profile.
 ///
 /// # Errors
-/// `Invalid` for what no filter can express or this guest has nobody for (`SCMP_ACT_NOTIFY`), `System`.
+/// `Invalid` for a profile that a filter cannot express, or that needs a listener (`SCMP_ACT_NOTIFY`).
 pub fn compile(profile: &LinuxSeccomp) -> Outcome<Compiled> {
     let default = action(profile.default_action(), profile.default_errno_ret())?;
     let mut context = ScmpFilterContext::new(default).map_err(|error| refused("the default action", &error))?;
@@ -60,7 +61,7 @@ pub fn compile(profile: &LinuxSeccomp) -> Outcome<Compiled> {
     for rule in profile.syscalls().iter().flatten() {
         let action = action(rule.action(), rule.errno_ret())?;
         if action == default {
-            // libseccomp takes no rules that change nothing.
+            // libseccomp refuses a rule that has the default action.
             continue;
         }
         for name in rule.names() {
@@ -74,7 +75,8 @@ pub fn compile(profile: &LinuxSeccomp) -> Outcome<Compiled> {
     Ok(Compiled { filter: Filter { flags: flags(profile)?, instructions: export(&context)? }, unknown })
 }
 
-/// The conditions of one rule hold together, except that several about one argument are alternatives, as with runc.
+/// Adds a rule. All its conditions must hold, except that several conditions on one argument are alternatives, as in
+/// runc.
 fn add(
     context: &mut ScmpFilterContext,
     action: ScmpAction,
@@ -103,7 +105,7 @@ fn condition(arg: &LinuxSeccompArg) -> ScmpArgCompare {
         LinuxSeccompOperator::ScmpCmpEq => compare(ScmpCompareOp::Equal),
         LinuxSeccompOperator::ScmpCmpGe => compare(ScmpCompareOp::GreaterEqual),
         LinuxSeccompOperator::ScmpCmpGt => compare(ScmpCompareOp::Greater),
-        // The first value is the mask, the second what remains.
+        // The first value is the mask, the second the masked value.
         LinuxSeccompOperator::ScmpCmpMaskedEq => {
             let mask = ScmpCompareOp::MaskedEqual(arg.value());
             ScmpArgCompare::new(index, mask, arg.value_two().unwrap_or_default())
@@ -125,7 +127,7 @@ fn action(action: LinuxSeccompAction, errno: Option<u32>) -> Outcome<ScmpAction>
         },
         LinuxSeccompAction::ScmpActTrace => match u16::try_from(number) {
             Ok(message) => ScmpAction::Trace(message),
-            Err(_) => return Err(invalid(format!("seccomp profile: {number} is no message for a tracer"))),
+            Err(_) => return Err(invalid(format!("seccomp profile: {number} is not a message for a tracer"))),
         },
         LinuxSeccompAction::ScmpActNotify => {
             return Err(invalid("seccomp profile: SCMP_ACT_NOTIFY needs a listener, which no guest has"))
@@ -133,7 +135,7 @@ fn action(action: LinuxSeccompAction, errno: Option<u32>) -> Outcome<ScmpAction>
     })
 }
 
-/// Profiles name the architectures of many machines; those that this one's processes cannot have need no rules.
+/// The architectures that processes of this machine can have. Profiles name those of many machines.
 fn native(arch: Arch) -> Option<ScmpArch> {
     match arch {
         Arch::ScmpArchX86_64 | Arch::ScmpArchNative => Some(ScmpArch::X8664),
@@ -170,7 +172,7 @@ fn export(context: &ScmpFilterContext) -> Outcome<Vec<u64>> {
     match instructions.len() {
         1..=MAX_INSTRUCTIONS => Ok(instructions),
         count => Err(invalid(format!(
-            "seccomp profile: it takes {count} instructions, and the kernel takes {MAX_INSTRUCTIONS} at most"
+            "seccomp profile: it needs {count} instructions; the kernel accepts {MAX_INSTRUCTIONS} at most"
         ))),
     }
 }
@@ -180,17 +182,15 @@ fn refused(what: impl std::fmt::Display, error: &SeccompError) -> RemoteError {
 }
 
 impl Filter {
-    /// Puts the calling thread and what it executes under the filter. It needs `no_new_privs` or CAP_SYS_ADMIN.
+    /// Puts the calling thread and the programs that it executes under the filter. This needs `no_new_privs` or
+    /// CAP_SYS_ADMIN.
     ///
-    /// Nothing is allocated and no other system call is made, before or after.
-    ///
-    /// # Errors
-    /// As seccomp(2).
-    #[allow(unsafe_code)] // A system call without wrapper.
+    /// It allocates no memory and makes no other system call.
+    #[expect(unsafe_code, reason = "seccomp(2) has no safe wrapper")]
     pub fn load(&self) -> Result<(), Errno> {
         let program = libc::sock_fprog {
             len: u16::try_from(self.instructions.len()).map_err(|_| Errno::E2BIG)?,
-            // The kernel reads only. An instruction is eight bytes that start on a multiple of four.
+            // The kernel only reads the instructions. Each is eight bytes, aligned to four.
             filter: self.instructions.as_ptr().cast::<libc::sock_filter>().cast_mut(),
         };
         let mode = libc::SECCOMP_SET_MODE_FILTER;

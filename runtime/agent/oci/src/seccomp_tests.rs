@@ -1,5 +1,5 @@
-//! Profiles are compiled and run in a small interpreter of the kernel's filter machine, so that these tests need no
-//! kernel that takes filters.
+//! These tests run compiled profiles in a small interpreter of the kernel's filter machine, so that they do not need a
+//! kernel with seccomp.
 
 use super::*;
 use hutch_agent_proto::ErrorKind;
@@ -19,7 +19,7 @@ fn compiled(profile: Value) -> Outcome<Compiled> {
     compile(&serde_json::from_value(profile).expect("the OCI form"))
 }
 
-/// What the filter says to a call.
+/// The action of the filter for a call.
 fn verdict(filter: &Filter, arch: u32, call: i64, args: [u64; 6]) -> u32 {
     let mut data = vec![];
     data.extend((call as u32).to_ne_bytes());
@@ -46,7 +46,7 @@ fn verdict(filter: &Filter, arch: u32, call: i64, args: [u64; 6]) -> u32 {
     }
 }
 
-fn says(filter: &Filter, call: i64, args: [u64; 6]) -> u32 {
+fn action_for(filter: &Filter, call: i64, args: [u64; 6]) -> u32 {
     verdict(filter, X86_64, call, args)
 }
 
@@ -68,16 +68,16 @@ fn p_098_each_action_reaches_the_kernel() {
         ("TRACE", 0x7ff0_0000 | libc::EPERM as u32),
     ] {
         let filter = profile(of(action), "mkdir");
-        assert_eq!(says(&filter, libc::SYS_mkdir, [0; 6]), expected, "{action}");
-        assert_eq!(says(&filter, libc::SYS_rmdir, [0; 6]), ALLOW, "{action}");
+        assert_eq!(action_for(&filter, libc::SYS_mkdir, [0; 6]), expected, "{action}");
+        assert_eq!(action_for(&filter, libc::SYS_rmdir, [0; 6]), ALLOW, "{action}");
     }
     let filter = profile(json!({"action": "SCMP_ACT_ERRNO", "errnoRet": 38}), "mkdir");
-    assert_eq!(says(&filter, libc::SYS_mkdir, [0; 6]), errno(38));
+    assert_eq!(action_for(&filter, libc::SYS_mkdir, [0; 6]), errno(38));
     let denied = json!({"defaultAction": "SCMP_ACT_ERRNO", "defaultErrnoRet": 2,
         "syscalls": [{"names": ["read", "write"], "action": "SCMP_ACT_ALLOW"}]});
     let filter = compiled(denied).unwrap().filter;
-    assert_eq!(says(&filter, libc::SYS_read, [0; 6]), ALLOW);
-    assert_eq!(says(&filter, libc::SYS_mkdir, [0; 6]), errno(2));
+    assert_eq!(action_for(&filter, libc::SYS_read, [0; 6]), ALLOW);
+    assert_eq!(action_for(&filter, libc::SYS_mkdir, [0; 6]), errno(2));
 }
 
 #[test]
@@ -89,7 +89,7 @@ fn p_098_conditions_on_arguments_hold_together() {
     let arg =
         |index: u32, value: u64, op: &str| json!({"index": index, "value": value, "op": format!("SCMP_CMP_{op}")});
     let denied = |filter: &Filter, a: u64, b: u64| {
-        says(filter, libc::SYS_socket, [a, b, 0, 0, 0, 0]) == errno(libc::EPERM as u32)
+        action_for(filter, libc::SYS_socket, [a, b, 0, 0, 0, 0]) == errno(libc::EPERM as u32)
     };
     let both = filter(json!([arg(0, 2, "EQ"), arg(1, 3, "EQ")]));
     assert!(denied(&both, 2, 3) && !denied(&both, 2, 4) && !denied(&both, 1, 3));
@@ -109,34 +109,34 @@ fn p_098_conditions_on_arguments_hold_together() {
         let seen = [high - 1, high, high + 1].map(|value| denied(&filter, value, 0));
         assert_eq!(seen, [least, equal, most], "{op}: all 64 bits count");
     }
-    // As Docker's profile has it for clone: none of these flags.
+    // The condition of Docker's profile for clone: none of these flags.
     let masked = json!([{"index": 0, "value": 0x7e02_0000u64, "valueTwo": 0, "op": "SCMP_CMP_MASKED_EQ"}]);
     let masked = filter(masked);
     assert!(denied(&masked, 0x11, 0) && !denied(&masked, 0x1000_0011, 0));
 }
 
 #[test]
-fn p_098_what_is_not_known_is_left_out_and_told() {
+fn p_098_unknown_names_are_omitted_and_reported() {
     let profile = json!({"defaultAction": "SCMP_ACT_ALLOW", "architectures": ["SCMP_ARCH_X86_64", "SCMP_ARCH_S390X"],
         "syscalls": [{"names": ["mkdir", "no_such_call", "also_not"], "action": "SCMP_ACT_ERRNO"}]});
     let Compiled { filter, unknown } = compiled(profile).unwrap();
     assert_eq!(unknown, ["no_such_call", "also_not"]);
-    assert_ne!(says(&filter, libc::SYS_mkdir, [0; 6]), ALLOW);
-    // 32-bit calls have other numbers: without rules for them nobody may make any.
+    assert_ne!(action_for(&filter, libc::SYS_mkdir, [0; 6]), ALLOW);
+    // 32-bit calls have other numbers: without rules for them no process may make any.
     assert_eq!(verdict(&filter, I386, 39, [0; 6]), KILL_THREAD);
     let profile = json!({"defaultAction": "SCMP_ACT_ALLOW", "architectures": ["SCMP_ARCH_X86_64", "SCMP_ARCH_X86"],
         "syscalls": [{"names": ["mkdir"], "action": "SCMP_ACT_ERRNO"}]});
     let filter = compiled(profile).unwrap().filter;
     assert_eq!(verdict(&filter, I386, 39, [0; 6]), errno(libc::EPERM as u32), "mkdir of 32-bit programs");
     assert_eq!(verdict(&filter, I386, 40, [0; 6]), ALLOW);
-    // A rule that says what is said anyway.
+    // A rule with the default action.
     let same =
         json!({"defaultAction": "SCMP_ACT_ALLOW", "syscalls": [{"names": ["read"], "action": "SCMP_ACT_ALLOW"}]});
-    assert_eq!(says(&compiled(same).unwrap().filter, libc::SYS_read, [0; 6]), ALLOW);
+    assert_eq!(action_for(&compiled(same).unwrap().filter, libc::SYS_read, [0; 6]), ALLOW);
 }
 
 #[test]
-fn p_098_what_cannot_be_is_refused() {
+fn p_098_impossible_profiles_are_refused() {
     let rule = |rule: Value| json!({"defaultAction": "SCMP_ACT_ALLOW", "syscalls": [rule]});
     for (profile, word) in [
         (json!({"defaultAction": "SCMP_ACT_NOTIFY"}), "SCMP_ACT_NOTIFY"),

@@ -1,52 +1,52 @@
-//! What the agent and its helper processes tell each other: one packet per message over a socket pair.
+//! The channel from helper processes to the agent: one packet per message over a socket pair.
 //!
-//! The helper inherits its end as descriptor [`CHANNEL`], and the process it makes for the container inherits it from
-//! there. Both speak; the kernel closes the process's copy when it executes its program, so that the end of the
-//! channel means that the program runs (or that the process died).
+//! The helper inherits its end as descriptor [`CHANNEL`], and the container's process inherits it from the helper. Both
+//! send on it. The kernel closes the process's copy when the process executes its program, so the end of the channel
+//! means that the program runs or that the process died.
 
 use std::io::{IoSlice, IoSliceMut};
 use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 
-use hutch_agent::spawn::CHANNEL;
+use hutch_agent::CHANNEL;
 use hutch_agent_proto::{ErrorKind, RemoteError};
 use nix::errno::Errno;
 use nix::sys::socket::{recvmsg, sendmsg, ControlMessage, ControlMessageOwned, MsgFlags};
 use serde::{Deserialize, Serialize};
 
-/// Longest message.
-const MAX_WORD: usize = 16 << 10;
-/// Longest text of an error in a message, so that it fits in any case.
+/// Longest message in bytes.
+const MAX_MESSAGE: usize = 16 << 10;
+/// Longest text of an error in bytes; its JSON form always fits a message.
 const MAX_TEXT: usize = 2 << 10;
 
-/// A message.
+/// A message of a helper or of the container's process.
 #[derive(Debug, Serialize, Deserialize)]
-pub enum Word {
-    /// The process is there; a pidfd comes along.
-    Made {
-        /// Its pid.
+pub enum Message {
+    /// The container's process exists; the message carries its pidfd.
+    Spawned {
+        /// Pid of the process.
         pid: i32,
     },
-    /// A job without a process is done.
+    /// A job that leaves no process has succeeded.
     Done,
-    /// It did not work.
+    /// The job failed, or the process could not execute its program.
     Failed(RemoteError),
 }
 
 /// The channel as the helper and its children know it.
-#[allow(unsafe_code)] // A descriptor known by its number.
+#[expect(unsafe_code, reason = "a descriptor known by its number")]
 pub fn channel() -> BorrowedFd<'static> {
-    // SAFETY: whoever starts the helper passes this descriptor, and nothing in it or its children closes it before the
-    // program is executed.
+    // SAFETY: the agent passes this descriptor to every helper, and neither the helper nor its children close it before
+    // they execute the program.
     unsafe { BorrowedFd::borrow_raw(CHANNEL) }
 }
 
-/// Sends a message.
+/// Sends a message, with a descriptor if `fd` is given.
 ///
 /// # Errors
-/// `EPIPE` if the agent no longer listens.
-pub fn send(socket: BorrowedFd, word: &Word, fd: Option<BorrowedFd>) -> Result<(), Errno> {
-    let bytes = match serde_json::to_vec(word) {
-        Ok(bytes) if bytes.len() <= MAX_WORD => bytes,
+/// `EPIPE` if the agent has closed the channel.
+pub fn send(socket: BorrowedFd, message: &Message, fd: Option<BorrowedFd>) -> Result<(), Errno> {
+    let bytes = match serde_json::to_vec(message) {
+        Ok(bytes) if bytes.len() <= MAX_MESSAGE => bytes,
         _ => return Err(Errno::EMSGSIZE),
     };
     let fds: Vec<RawFd> = fd.iter().map(AsRawFd::as_raw_fd).collect();
@@ -55,51 +55,47 @@ pub fn send(socket: BorrowedFd, word: &Word, fd: Option<BorrowedFd>) -> Result<(
     sendmsg::<()>(socket.as_raw_fd(), &[IoSlice::new(&bytes)], control, MsgFlags::MSG_NOSIGNAL, None).map(drop)
 }
 
-/// Sends an error, cut to what fits.
+/// Sends an error, with a text that is too long cut.
 ///
-/// A container's process may be under a seccomp filter already, which leaves it less than the usual call: then it is
-/// simply written.
-///
-/// # Errors
-/// As [`send`].
+/// The seccomp filter of a container's process may deny `sendmsg`. Then this uses `write`.
 pub fn send_failure(socket: BorrowedFd, mut error: RemoteError) -> Result<(), Errno> {
     if error.message.len() > MAX_TEXT {
         let end = (0..=MAX_TEXT).rev().find(|&at| error.message.is_char_boundary(at)).unwrap_or(0);
         error.message.truncate(end);
     }
-    let word = Word::Failed(error);
-    match send(socket, &word, None) {
-        // Writing to nobody would be the end of this process.
+    let message = Message::Failed(error);
+    match send(socket, &message, None) {
+        // Without a reader, `write` would raise SIGPIPE.
         Err(errno) if errno != Errno::EPIPE => {
-            let bytes = serde_json::to_vec(&word).map_err(|_| errno)?;
+            let bytes = serde_json::to_vec(&message).map_err(|_| errno)?;
             nix::unistd::write(socket, &bytes).map(drop)
         }
         result => result,
     }
 }
 
-/// Receives a message and the descriptor that came with it, without waiting; `None` is the end of the channel.
+/// Receives a message and its descriptor, without waiting; `None` is the end of the channel.
 ///
 /// # Errors
-/// `EAGAIN` if there is nothing.
-pub fn receive(socket: BorrowedFd) -> Result<Option<(Word, Option<OwnedFd>)>, Errno> {
-    let mut bytes = vec![0; MAX_WORD];
+/// `EAGAIN` if no message has arrived.
+pub fn receive(socket: BorrowedFd) -> Result<Option<(Message, Option<OwnedFd>)>, Errno> {
+    let mut bytes = vec![0; MAX_MESSAGE];
     let (count, fd) = receive_raw(socket, &mut bytes)?;
     if count == 0 {
         return Ok(None);
     }
-    let word = serde_json::from_slice(bytes.get(..count).unwrap_or_default());
-    let word = word.unwrap_or_else(|_| {
-        let message = "the helper for containers said something unintelligible";
-        Word::Failed(RemoteError::new(ErrorKind::System, message))
+    let message = serde_json::from_slice(bytes.get(..count).unwrap_or_default());
+    let message = message.unwrap_or_else(|_| {
+        let text = "the helper for containers sent a malformed message";
+        Message::Failed(RemoteError::new(ErrorKind::System, text))
     });
-    Ok(Some((word, fd)))
+    Ok(Some((message, fd)))
 }
 
 /// Receives bytes and at most one descriptor, without waiting.
 ///
 /// # Errors
-/// `EAGAIN` if there is nothing.
+/// `EAGAIN` if no bytes have arrived.
 pub fn receive_raw(socket: BorrowedFd, bytes: &mut [u8]) -> Result<(usize, Option<OwnedFd>), Errno> {
     let mut space = nix::cmsg_space!([RawFd; 4]);
     let mut slices = [IoSliceMut::new(bytes)];
@@ -114,9 +110,9 @@ pub fn receive_raw(socket: BorrowedFd, bytes: &mut [u8]) -> Result<(usize, Optio
     Ok((message.bytes, fds.into_iter().next()))
 }
 
-#[allow(unsafe_code)] // A descriptor the kernel made.
+#[expect(unsafe_code, reason = "a descriptor that the kernel made")]
 fn own(fd: RawFd) -> OwnedFd {
-    // SAFETY: `recvmsg` has just put this descriptor into our table; nobody else knows it.
+    // SAFETY: `recvmsg` has just put this descriptor into our table; no other owner exists.
     unsafe { OwnedFd::from_raw_fd(fd) }
 }
 
@@ -131,16 +127,16 @@ mod tests {
     }
 
     #[test]
-    fn words_and_descriptors_arrive() {
+    fn messages_and_descriptors_arrive() {
         let (ours, theirs) = pair();
         assert_eq!(receive(ours.as_fd()).unwrap_err(), Errno::EAGAIN);
         let null = std::fs::File::open("/dev/null").unwrap();
-        send(theirs.as_fd(), &Word::Made { pid: 7 }, Some(null.as_fd())).unwrap();
-        assert!(matches!(receive(ours.as_fd()).unwrap(), Some((Word::Made { pid: 7 }, Some(_)))));
+        send(theirs.as_fd(), &Message::Spawned { pid: 7 }, Some(null.as_fd())).unwrap();
+        assert!(matches!(receive(ours.as_fd()).unwrap(), Some((Message::Spawned { pid: 7 }, Some(_)))));
         let error = RemoteError::new(ErrorKind::Invalid, "é".repeat(MAX_TEXT));
         send_failure(theirs.as_fd(), error).unwrap();
         match receive(ours.as_fd()).unwrap() {
-            Some((Word::Failed(error), None)) => assert_eq!(error.message.len(), MAX_TEXT),
+            Some((Message::Failed(error), None)) => assert_eq!(error.message.len(), MAX_TEXT),
             other => panic!("{other:?}"),
         }
         drop(theirs);
@@ -148,9 +144,9 @@ mod tests {
     }
 
     #[test]
-    fn nonsense_is_an_error_of_the_helper() {
+    fn a_malformed_message_is_an_error_of_the_helper() {
         let (ours, theirs) = pair();
         nix::unistd::write(&theirs, b"\xff{").unwrap();
-        assert!(matches!(receive(ours.as_fd()).unwrap(), Some((Word::Failed(_), None))));
+        assert!(matches!(receive(ours.as_fd()).unwrap(), Some((Message::Failed(_), None))));
     }
 }

@@ -1,8 +1,8 @@
 //! The agent without a guest: serves the agent protocol on a Unix socket of this machine, for tests of either side.
 //!
 //! `hutch-agent-unix SOCKET RUN_DIR [PUSH_SOCKET]` listens on SOCKET, keeps its files in RUN_DIR and, like a guest
-//! that is ready, connects to PUSH_SOCKET. Processes it starts are real ones of this machine; run it as root only in
-//! namespaces of its own. `PowerOff` kills its processes and ends it.
+//! that is ready, connects to PUSH_SOCKET. It starts real processes of this machine; run it as root only in namespaces
+//! of its own. `PowerOff` kills its processes and ends it.
 #![forbid(unsafe_code)]
 
 use std::io::{self, Write};
@@ -10,10 +10,8 @@ use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
-use hutch_agent::connection::Connection;
-use hutch_agent::container::NoContainers;
-use hutch_agent::server::{Agent, Options};
-use hutch_agent::{init, power, rlimits, session};
+use hutch_agent::{init, opening, rlimits, total_memory};
+use hutch_agent::{Agent, AgentOptions, HostConnection, NoContainers, ProcessPower, Server};
 use nix::sys::prctl::set_child_subreaper;
 
 fn main() -> ExitCode {
@@ -36,28 +34,29 @@ fn serve(socket: &Path, run_dir: &Path, push: Option<&Path>) -> io::Result<()> {
     if std::process::id() == 1 {
         init::block_signals();
     }
-    // Orphans of its processes come to it, as to PID 1.
+    // It adopts the orphans of its processes, as PID 1 does.
     set_child_subreaper(true)?;
     let listener = UnixListener::bind(socket)?;
     let kernel = nix::sys::utsname::uname()?.release().to_string_lossy().into_owned();
     let pushed = match push {
         Some(path) => {
             let mut stream = UnixStream::connect(path)?;
-            stream.write_all(&session::opening(&kernel).map_err(io::Error::other)?)?;
-            Some(Connection::from(stream))
+            stream.write_all(&opening(&kernel).map_err(io::Error::other)?)?;
+            Some(HostConnection::from(stream))
         }
         None => None,
     };
-    let agent = Agent::new(Options {
+    let agent = Agent::new(AgentOptions {
         run_dir: run_dir.to_path_buf(),
         limits: rlimits::inherited(),
         kernel,
-        memory_at_boot: hutch_agent::memory::total(),
+        memory_at_boot: total_memory(),
         containers: Box::new(NoContainers),
-        power: Box::new(power::Process),
+        power: Box::new(ProcessPower),
     })?;
+    let server = Server::new(agent);
     if let Some(connection) = pushed {
-        agent.adopt(connection, true);
+        server.adopt(connection, true);
     }
-    agent.serve(&listener)
+    server.serve(&listener)
 }

@@ -1,5 +1,5 @@
 //! Drives a real agent, as the process `hutch-agent-unix` (or `hutch-agent-oci-unix`), over its socket.
-#![allow(dead_code)] // Each test program uses its part of this.
+#![allow(dead_code, reason = "each test program uses its part of this")]
 
 use std::collections::VecDeque;
 use std::io::{Read, Write};
@@ -11,15 +11,15 @@ use std::time::{Duration, Instant};
 use hutch_agent_proto::*;
 use tempfile::TempDir;
 
-/// Far beyond what anything here takes, so that a hang fails instead of hanging the tests.
-pub const PATIENCE: Duration = Duration::from_secs(60);
+/// Longer than any step here takes, so that a hang fails the test instead of hanging it.
+pub const TEST_TIMEOUT: Duration = Duration::from_secs(60);
 
-/// Whether tests run as root; some need it.
+/// Whether the tests run as root; some need that.
 pub fn is_root() -> bool {
     nix::unistd::Uid::effective().is_root()
 }
 
-/// Says that a test does not run, past the test harness, so that it is counted.
+/// Reports a skipped test past the test harness, so that the skip is counted.
 pub fn skip(test: &str, reason: &str) {
     std::io::stdout().write_all(format!("SKIPPED: {test}: {reason}\n").as_bytes()).unwrap();
 }
@@ -36,7 +36,7 @@ impl Guest {
         Self::launch(&[])
     }
 
-    /// An agent in mount, host name, network, IPC and process namespaces of its own; needs root. It is process 1 in there.
+    /// An agent in mount, host name, network, IPC and process namespaces of its own, where it is process 1. Needs root.
     pub fn start_isolated() -> Guest {
         let namespaces = ["unshare", "-m", "-u", "-n", "-i", "-p", "-f", "--mount-proc", "--kill-child"];
         Self::launch(&namespaces)
@@ -44,7 +44,7 @@ impl Guest {
 
     fn launch(prefix: &[&str]) -> Guest {
         let dir = tempfile::tempdir().unwrap();
-        // Of the package whose test this is part of.
+        // The agent of the package whose test includes this file.
         let program =
             option_env!("CARGO_BIN_EXE_hutch-agent-unix").or(option_env!("CARGO_BIN_EXE_hutch-agent-oci-unix"));
         let program = program.expect("this package has an agent");
@@ -56,9 +56,9 @@ impl Guest {
         guest
     }
 
-    /// Waits for the agent to listen; only tests have to look for that, a real agent tells.
+    /// Polls until the agent listens. A real agent announces itself instead.
     fn connect_when_there(&self) {
-        let deadline = Instant::now() + PATIENCE;
+        let deadline = Instant::now() + TEST_TIMEOUT;
         while UnixStream::connect(self.socket()).is_err() {
             assert!(Instant::now() < deadline, "the agent does not listen");
             std::thread::sleep(Duration::from_millis(5));
@@ -69,7 +69,7 @@ impl Guest {
         self.dir.path().join("agent.sock")
     }
 
-    /// Pid of the agent (or of unshare, which stands before it).
+    /// Pid of the agent, or of the unshare process that runs it.
     pub fn pid(&self) -> u32 {
         self.child.id()
     }
@@ -77,8 +77,8 @@ impl Guest {
     /// A plain connection.
     pub fn connect(&self) -> UnixStream {
         let stream = UnixStream::connect(self.socket()).unwrap();
-        stream.set_read_timeout(Some(PATIENCE)).unwrap();
-        stream.set_write_timeout(Some(PATIENCE)).unwrap();
+        stream.set_read_timeout(Some(TEST_TIMEOUT)).unwrap();
+        stream.set_write_timeout(Some(TEST_TIMEOUT)).unwrap();
         stream
     }
 
@@ -89,7 +89,7 @@ impl Guest {
         Control::greet(stream)
     }
 
-    /// A control connection that the agent knows to be one, so that no event is missed.
+    /// A control connection that the agent has already subscribed to events, so that it misses none.
     pub fn watch(&self) -> Control {
         let mut control = self.control();
         control.done(Request::Ping);
@@ -112,7 +112,7 @@ impl Guest {
 
     /// Waits for the agent to end.
     pub fn join(&mut self) -> std::process::ExitStatus {
-        let deadline = Instant::now() + PATIENCE;
+        let deadline = Instant::now() + TEST_TIMEOUT;
         loop {
             if let Some(status) = self.child.try_wait().unwrap() {
                 return status;
@@ -129,7 +129,7 @@ impl Drop for Guest {
             return;
         }
         if let Ok(mut stream) = UnixStream::connect(self.socket()) {
-            // Takes its processes along.
+            // Ends the agent's processes too.
             let hello = Hello { version: PROTOCOL_VERSION, program: "test".into(), kernel: String::new() };
             let _ = stream.set_read_timeout(Some(Duration::from_secs(5)));
             let _ = write_frame(&mut stream, &Open::Control);
@@ -152,7 +152,7 @@ pub struct Control {
 }
 
 impl Control {
-    /// Greets on a connection that is a control connection already.
+    /// Greets on a connection whose `Open` frame has been sent.
     pub fn greet(mut stream: UnixStream) -> Control {
         let hello = Hello { version: PROTOCOL_VERSION, program: "test".into(), kernel: String::new() };
         write_frame(&mut stream, &hello).unwrap();
@@ -188,12 +188,12 @@ impl Control {
         self.reply(id)
     }
 
-    /// A call that succeeds without a result.
+    /// Makes a call that must succeed without a result.
     pub fn done(&mut self, request: Request) {
         assert_eq!(self.call(request), Ok(Response::Done));
     }
 
-    /// The first event that `pick` wants; others are dropped.
+    /// The first event that `pick` accepts; drops others.
     pub fn event<T>(&mut self, mut pick: impl FnMut(&Event) -> Option<T>) -> T {
         loop {
             while let Some(event) = self.events.pop_front() {
@@ -259,9 +259,9 @@ pub fn output(guest: &Guest, process: ProcessSpec) -> String {
     out
 }
 
-/// Waits until `condition` holds, for things that only the kernel's tables tell.
+/// Polls until `condition` holds, for changes that only the kernel's tables show.
 pub fn eventually(what: &str, condition: impl Fn() -> bool) {
-    let deadline = Instant::now() + PATIENCE;
+    let deadline = Instant::now() + TEST_TIMEOUT;
     while !condition() {
         assert!(Instant::now() < deadline, "{what}");
         std::thread::sleep(Duration::from_millis(5));

@@ -9,14 +9,12 @@ use std::os::unix::net::UnixListener;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
-use hutch_agent::server::{Agent, Options};
-use hutch_agent::{init, power, rlimits};
-use hutch_agent_oci::containers::OciContainers;
-use hutch_agent_oci::helper;
+use hutch_agent::{init, rlimits, total_memory, Agent, AgentOptions, ProcessPower, Server};
+use hutch_agent_oci::{run_job, OciContainers};
 use nix::sys::prctl::set_child_subreaper;
 
 fn main() -> ExitCode {
-    if let Some(code) = helper::run() {
+    if let Some(code) = run_job() {
         return ExitCode::from(code as u8);
     }
     let arguments: Vec<PathBuf> = std::env::args_os().skip(1).map(PathBuf::from).collect();
@@ -39,13 +37,13 @@ fn serve(socket: &Path, run_dir: &Path) -> io::Result<()> {
     }
     set_child_subreaper(true)?;
     let listener = UnixListener::bind(socket)?;
-    let agent = Agent::new(Options {
+    let agent = Agent::new(AgentOptions {
         run_dir: run_dir.to_path_buf(),
         limits: rlimits::inherited(),
         kernel: nix::sys::utsname::uname()?.release().to_string_lossy().into_owned(),
-        memory_at_boot: hutch_agent::memory::total(),
+        memory_at_boot: total_memory(),
         containers: Box::new(OciContainers::new(run_dir)),
-        power: Box::new(power::Process),
+        power: Box::new(ProcessPower),
     })?;
-    agent.serve(&listener)
+    Server::new(agent).serve(&listener)
 }

@@ -30,7 +30,7 @@ pub fn rootfs(guest: &Guest) -> PathBuf {
     root
 }
 
-/// What the host sends for a container that runs `args`.
+/// The host's configuration of a container that runs `args`.
 pub fn config(guest: &Guest, args: &[&str]) -> Value {
     let capabilities = ["CAP_CHOWN", "CAP_KILL", "CAP_SETUID", "CAP_SETGID"];
     json!({
@@ -56,7 +56,7 @@ pub fn config(guest: &Guest, args: &[&str]) -> Value {
     })
 }
 
-/// A request to create container `id`, whose process is known by the same name.
+/// A request to create container `id`, whose process has the same name as token.
 pub fn create(id: &str, spec: Value) -> Request {
     Request::CreateContainer {
         id: id.into(),

@@ -68,7 +68,7 @@ fn processes_of_a_container_are_listed_with_their_tokens() {
 }
 
 #[test]
-fn what_cannot_enter_is_told_why() {
+fn a_process_that_cannot_enter_is_refused_with_the_reason() {
     let guest = Guest::start();
     rootfs(&guest);
     let mut control = guest.watch();
@@ -82,8 +82,8 @@ fn what_cannot_enter_is_told_why() {
     assert_eq!(kind(enter(&mut control, "e", command(&["/no/such"]))), ErrorKind::ProgramNotFound);
     assert_eq!(kind(enter(&mut control, "e", command(&["/etc/passwd"]))), ErrorKind::ProgramNotExecutable);
     assert_eq!(kind(enter(&mut control, "e", command(&[]))), ErrorKind::Invalid);
-    let nobody = ProcessSpec { user: "nobody-here".into(), ..command(&["true"]) };
-    assert!(enter(&mut control, "e", nobody).is_err());
+    let unknown = ProcessSpec { user: "nobody-here".into(), ..command(&["true"]) };
+    assert!(enter(&mut control, "e", unknown).is_err());
     enter(&mut control, "e", command(&["true"])).unwrap();
     assert_eq!(control.wait("e"), ExitStatus::Code(0), "the token was free all the time");
     control.done(Request::KillContainer { id: "c".into(), signal: 9, all: true });
@@ -93,7 +93,7 @@ fn what_cannot_enter_is_told_why() {
 }
 
 #[test]
-fn a_terminal_can_be_had_by_a_process_that_enters() {
+fn a_process_that_enters_can_have_a_terminal() {
     let guest = Guest::start();
     rootfs(&guest);
     let mut control = guest.watch();

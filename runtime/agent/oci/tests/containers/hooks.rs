@@ -1,4 +1,4 @@
-//! Hooks inside of a container and hooks of the guest: P-166.
+//! Hooks inside a container and hooks of the guest: P-166.
 
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
@@ -51,7 +51,7 @@ fn p_166_hooks_inside_run_after_creation_and_before_the_program() {
 }
 
 #[test]
-fn p_166_a_hook_inside_that_fails_fails_the_start_and_tells_why() {
+fn p_166_a_hook_inside_that_fails_fails_the_start_with_the_reason() {
     let guest = Guest::start();
     let root = rootfs(&guest);
     let mut control = guest.watch();
@@ -72,7 +72,7 @@ fn p_166_a_hook_inside_that_fails_fails_the_start_and_tells_why() {
     assert!(!root.join("tmp/third").exists() && !root.join("tmp/program").exists());
 }
 
-/// Hooks come from the container's root file system, which is not trusted more than its program.
+/// Hooks come from the container's root file system, so they are trusted no more than its program.
 #[test]
 fn p_166_hooks_inside_are_confined_like_the_program() {
     let guest = Guest::start();
@@ -89,7 +89,7 @@ fn p_166_hooks_inside_are_confined_like_the_program() {
     control.done(Request::RemoveContainer { id: "c".into(), force: true });
 }
 
-/// A directory of hooks of the guest whose files note what they are told.
+/// A directory with hooks of the guest that record their arguments and their state.
 struct Hooks(PathBuf);
 
 impl Hooks {

@@ -79,13 +79,13 @@ fn the_resolvers_configuration_of_the_pod_is_seen_inside() {
     let print = ["sh", "-c", "cat /etc/resolv.conf; echo x > /etc/resolv.conf"];
     let (code, out, _) = script(&guest, &mut control, config(&guest, &["cat", "/etc/resolv.conf"]));
     assert_eq!((code, out.as_str()), (1, ""), "without a configuration there is no file");
-    // As the agent leaves it when the sandbox is set up; here that would change this machine's own.
-    let file = hutch_agent::setup::resolver_file(&guest.dir.path().join("run"));
+    // Written here, since SetupSandbox would change this machine's own configuration.
+    let file = hutch_agent::resolver_file(&guest.dir.path().join("run"));
     std::fs::write(&file, "nameserver 10.1.2.3\n").unwrap();
     let (_, out, err) = script(&guest, &mut control, config(&guest, &print));
     assert_eq!(out, "nameserver 10.1.2.3\n");
     assert!(err.contains("Read-only"), "{err}");
-    // A mount of the container's own stays.
+    // A mount that the container has of its own stays.
     let own = guest.dir.path().join("own");
     std::fs::write(&own, "nameserver 10.9.9.9\n").unwrap();
     let mut spec = config(&guest, &print);
@@ -179,7 +179,7 @@ fn stdin_reaches_a_container() {
 }
 
 #[test]
-fn mistakes_are_told_apart_and_leave_nothing() {
+fn mistakes_are_distinguished_and_leave_nothing() {
     let guest = Guest::start();
     rootfs(&guest);
     let mut control = guest.watch();
@@ -200,7 +200,7 @@ fn mistakes_are_told_apart_and_leave_nothing() {
     for name in ["", ".", "..", "a/b", "a b", &"x".repeat(500)] {
         assert_eq!(kind(control.call(create(name, config(&guest, &["true"])))), ErrorKind::Invalid, "{name:?}");
     }
-    // Whether a program is there is seen when it is to run.
+    // A missing program fails the start, not the creation.
     for (program, wanted) in [
         ("/no/such", ErrorKind::ProgramNotFound),
         ("no-such", ErrorKind::ProgramNotFound),

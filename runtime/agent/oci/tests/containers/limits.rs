@@ -1,4 +1,4 @@
-//! Limits, figures, freezing, and memory that runs out.
+//! Limits, statistics, freezing, and memory that runs out.
 
 use hutch_agent_proto::{ContainerStats, ErrorKind, Event, ExitStatus, Request, ResourceLimits, Response, StdStream};
 use serde_json::json;
@@ -25,7 +25,7 @@ fn limits_hold_from_the_start() {
 }
 
 #[test]
-fn limits_can_be_changed_and_figures_follow() {
+fn limits_can_be_changed_and_statistics_follow() {
     let guest = Guest::start();
     rootfs(&guest);
     let mut control = guest.watch();
@@ -69,7 +69,7 @@ fn a_frozen_container_stands_still() {
     let seen = std::cell::RefCell::new(control);
     eventually("it does not go on", || stats(&mut seen.borrow_mut(), "c").cpu_usage_us > before);
     let mut control = seen.into_inner();
-    // A frozen one can be killed nonetheless.
+    // A frozen container can still be killed.
     control.done(Request::PauseContainer { id: "c".into() });
     control.done(Request::KillContainer { id: "c".into(), signal: 9, all: true });
     assert_eq!(control.wait("c"), ExitStatus::Signal(9));
@@ -77,7 +77,7 @@ fn a_frozen_container_stands_still() {
 }
 
 #[test]
-fn running_out_of_memory_is_told() {
+fn running_out_of_memory_is_reported() {
     let guest = Guest::start();
     rootfs(&guest);
     let mut control = guest.watch();

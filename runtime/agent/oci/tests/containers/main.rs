@@ -1,5 +1,5 @@
 //! Real containers: the agent with libcontainer as a process of its own, over its socket, with busybox as the root
-//! file system. As root, with control groups of version 2: in the testbed.
+//! file system. The tests need root and control groups of version 2, so they run in the testbed.
 
 mod bundle;
 #[path = "../../../tests/support/mod.rs"]

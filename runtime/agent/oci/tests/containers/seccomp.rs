@@ -6,7 +6,7 @@ use serde_json::{json, Value};
 use crate::bundle::{config, create, rootfs, run, script};
 use crate::support::{Control, Guest};
 
-/// Everything but what `rules` say.
+/// Allows all calls except those in `rules`.
 fn profile(rules: Value) -> Value {
     json!({"defaultAction": "SCMP_ACT_ALLOW", "syscalls": rules})
 }
@@ -15,7 +15,7 @@ fn deny(names: &[&str]) -> Value {
     json!({"names": names, "action": "SCMP_ACT_ERRNO", "errnoRet": libc::ENOTTY})
 }
 
-/// What `text` in a shell under `profile` comes to.
+/// Exit code, stdout and stderr of the shell script `text` under `profile`.
 fn shell(guest: &Guest, control: &mut Control, profile: Value, text: &str) -> (u8, String, String) {
     let mut spec = config(guest, &["sh", "-c", text]);
     spec["linux"]["seccomp"] = profile;
@@ -36,7 +36,7 @@ fn enter(guest: &Guest, control: &mut Control, process: ProcessSpec, text: &str)
     (status, out)
 }
 
-/// Whoever the user is and whatever it may become, the filter is there, and nothing else is that was not asked for.
+/// The filter applies to every user and with every setting of noNewPrivileges, and capabilities are as configured.
 #[test]
 fn p_098_a_filter_confines_all_processes_of_a_container() {
     let guest = Guest::start();
@@ -96,7 +96,7 @@ fn p_098_a_forbidden_call_can_be_deadly() {
 }
 
 #[test]
-fn p_098_rules_look_at_several_arguments() {
+fn p_098_rules_check_several_arguments() {
     let guest = Guest::start();
     rootfs(&guest);
     let mut control = guest.watch();
@@ -108,7 +108,7 @@ fn p_098_rules_look_at_several_arguments() {
         kill -USR2 1; kill -USR1 $! && echo other";
     let (_, out, err) = shell(&guest, &mut control, profile(rule), text);
     assert_eq!(out, "denied\nusr2\nother\n", "{err}");
-    // Docker's rule for clone: without any of these flags. Only with mask and value the right way round can it fork.
+    // Docker's rule for clone: without any of these flags. The shell can fork only if mask and value are not swapped.
     let rule = json!([{"names": ["clone"], "action": "SCMP_ACT_ALLOW", "args": [
         {"index": 0, "value": 0x7e02_0000u32, "valueTwo": 0, "op": "SCMP_CMP_MASKED_EQ"},
     ]}]);
@@ -180,7 +180,7 @@ fn p_098_rules_look_at_several_arguments() {
     assert!(err.contains("Operation not permitted"), "{err}");
 }
 
-/// The filter is loaded last of all: what makes a container needs no rules.
+/// The process loads the filter last, so the calls that set up the container need no rules.
 #[test]
 fn p_098_a_profile_needs_to_allow_no_more_than_the_program_does() {
     let guest = Guest::start();
@@ -211,7 +211,7 @@ fn p_098_a_profile_needs_to_allow_no_more_than_the_program_does() {
     ]);
     let (code, out, err) = shell(&guest, &mut control, profile(json!([rules])), "echo runs");
     assert_eq!((code, out.as_str()), (0, "runs\n"), "{err}");
-    // Even so it is told why a program cannot be executed.
+    // The reason why a program cannot be executed still reaches the host.
     let mut spec = config(&guest, &["/no/such"]);
     spec["linux"]["seccomp"] = profile(json!([rules]));
     control.call(create("c", spec)).unwrap();
@@ -221,7 +221,7 @@ fn p_098_a_profile_needs_to_allow_no_more_than_the_program_does() {
 }
 
 #[test]
-fn p_098_mistakes_in_a_profile_are_told_when_the_container_is_made() {
+fn p_098_mistakes_in_a_profile_fail_the_creation() {
     let guest = Guest::start();
     rootfs(&guest);
     let mut control = guest.watch();
@@ -236,7 +236,7 @@ fn p_098_mistakes_in_a_profile_are_told_when_the_container_is_made() {
         assert_eq!(error.kind, ErrorKind::Invalid, "{bad}: {error:?}");
     }
     let (code, ..) = shell(&guest, &mut control, profile(json!([deny(&["no_such_call", "mkdir"])])), "mkdir /tmp/x");
-    assert_eq!(code, 1, "what is known holds");
+    assert_eq!(code, 1, "the known names hold");
     let message = control.event(|event| match event {
         Event::Log { message, .. } if message.contains("no_such_call") => Some(message.clone()),
         _ => None,

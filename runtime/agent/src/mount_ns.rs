@@ -1,8 +1,9 @@
-//! Where processes of the sandbox live: a root directory in a mount namespace of its own.
+//! The mount namespace of the sandbox's processes, with a root directory of its own.
 //!
-//! The namespace is made once, by a thread that enters it, furnishes it and ends; a descriptor keeps it alive. It is
-//! made before the host's mounts, so that those which are not meant for it are not in it. The root is moved over `/`
-//! and entered with chroot, since an initramfs cannot be pivoted away; what lies below is the agent's own file systems.
+//! The agent makes the namespace once, on a thread that enters it, mounts the file systems and ends; a descriptor keeps
+//! the namespace alive. The agent makes it before the host's mounts, so that it contains only mounts that are meant for
+//! it. The root is moved over `/` and entered with chroot, since an initramfs cannot be pivoted away; below it lie the
+//! agent's own file systems.
 
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::fs::symlink;
@@ -21,37 +22,32 @@ use crate::mounts::{make_read_only, Detached};
 use crate::root::Root;
 use crate::sys::{attach_mount, c_string, clone_mount, set_mount_attributes};
 
-/// A detached mount, and where it goes inside the root.
+/// A detached mount and its target inside the root.
 pub struct Placed {
-    /// The mount.
     pub mount: Detached,
-    /// Path inside the root.
     pub target: String,
-    /// A target that cannot be created is worth a warning, not an error.
+    /// A target that cannot be created is a warning, not an error.
     pub optional: bool,
 }
 
-/// What a sandbox is made of.
-pub struct Furnishing<'a> {
-    /// The root as a path of the agent.
+/// The file systems of a sandbox.
+pub struct SandboxMounts<'a> {
+    /// The root directory, as a path of the agent.
     pub root: &'a str,
-    /// Read-only once it is furnished.
+    /// Make the root read-only after all mounts.
     pub read_only: bool,
-    /// Mounted in this order, after the standard file systems.
+    /// Mounts in their order, after the standard file systems.
     pub mounts: Vec<Placed>,
 }
 
-/// See the module.
-pub struct Sandbox {
+/// A root directory, and the mount namespace that processes must enter to see it.
+pub struct MountNs {
     root: Root,
     namespace: Option<OwnedFd>,
 }
 
-impl Sandbox {
+impl MountNs {
     /// The agent's own root and namespace.
-    ///
-    /// # Errors
-    /// If `/` cannot be opened.
     pub fn initial() -> Result<Self, Errno> {
         Ok(Self { root: Root::open(Path::new("/"))?, namespace: None })
     }
@@ -66,26 +62,23 @@ impl Sandbox {
         self.namespace.as_ref().map(AsFd::as_fd)
     }
 
-    /// Furnishes `namespace`, which sees the agent's own file systems. Returns warnings, too: what a read-only root had
-    /// no place for.
-    ///
-    /// # Errors
-    /// `System`, or what a mount says. Nothing is left behind then.
-    pub fn furnish(namespace: OwnedFd, furnishing: &Furnishing) -> Outcome<(Self, Vec<String>)> {
-        let root = furnishing.root;
+    /// Mounts the sandbox's file systems in `namespace`, a copy of the agent's. Returns warnings too: the mounts that a
+    /// read-only root has no directory for. On failure the namespace goes away with all mounts.
+    pub fn setup_mounts(namespace: OwnedFd, mounts: &SandboxMounts) -> Outcome<(Self, Vec<String>)> {
+        let root = mounts.root;
         let failed = |errno| system(format_args!("sandbox root {root:?}"), errno);
         let tree = c_string(root).and_then(|path| clone_mount(AT_FDCWD, &path, true)).map_err(failed)?;
         inside(namespace.as_fd(), || {
             enter_root(&tree).map_err(failed)?;
             let mut warnings = standard_mounts()?;
             let root = Root::open(Path::new("/")).map_err(failed)?;
-            for placed in &furnishing.mounts {
+            for placed in &mounts.mounts {
                 match placed.mount.attach(&root, &placed.target) {
                     Err(error) if placed.optional => warnings.push(error.message),
                     result => result?,
                 }
             }
-            if furnishing.read_only {
+            if mounts.read_only {
                 make_read_only(&root).map_err(|errno| system("making the sandbox root read-only", errno))?;
             }
             Ok((root, warnings))
@@ -94,17 +87,11 @@ impl Sandbox {
     }
 
     /// Attaches a mount inside the sandbox.
-    ///
-    /// # Errors
-    /// As [`Detached::attach`].
     pub fn attach(&self, mount: &Detached, target: &str) -> Outcome<()> {
         self.inside(|| mount.attach(&self.root, target))
     }
 
     /// Runs `act` on a thread inside the sandbox.
-    ///
-    /// # Errors
-    /// What `act` says, or `System` if the sandbox cannot be entered.
     pub fn inside<T: Send>(&self, act: impl FnOnce() -> Outcome<T> + Send) -> Outcome<T> {
         match self.namespace() {
             Some(namespace) => inside(namespace, act),
@@ -113,12 +100,9 @@ impl Sandbox {
     }
 }
 
-/// A copy of the calling thread's mount namespace, for [`Sandbox::furnish`]. Made before the host's mounts, so that
+/// A copy of the calling thread's mount namespace, for [`MountNs::set_up`]. Spawned before the host's mounts, so that
 /// they are not in it.
-///
-/// # Errors
-/// `System`.
-pub fn new_namespace() -> Outcome<OwnedFd> {
+pub fn new_mount_namespace() -> Outcome<OwnedFd> {
     on_own_thread(|| {
         let make = || -> Result<OwnedFd, Errno> {
             unshare(CloneFlags::CLONE_NEWNS)?;
@@ -139,10 +123,10 @@ fn inside<T: Send>(namespace: BorrowedFd, act: impl FnOnce() -> Outcome<T> + Sen
     })
 }
 
-/// Runs `act` on a thread that ends afterwards, since what it does to its namespace cannot be undone.
+/// Runs `act` on a thread that ends afterwards, since a thread cannot go back to its old namespace.
 fn on_own_thread<T: Send>(act: impl FnOnce() -> Outcome<T> + Send) -> Outcome<T> {
     std::thread::scope(|scope| {
-        let thread = std::thread::Builder::new().stack_size(crate::server::STACK).spawn_scoped(scope, act);
+        let thread = std::thread::Builder::new().stack_size(crate::thread::STACK).spawn_scoped(scope, act);
         let thread = thread.map_err(|error| crate::failure::io("starting a thread", &error))?;
         thread.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))
     })
@@ -157,7 +141,7 @@ fn enter_root(tree: &OwnedFd) -> Result<(), Errno> {
 }
 
 const SAFE: MsFlags = MsFlags::MS_NOSUID.union(MsFlags::MS_NOEXEC).union(MsFlags::MS_NODEV);
-/// Type, mount point, flags and options, as users of containers know them.
+/// Type, mount point, flags and options of the file systems that users of containers expect.
 const STANDARD: &[(&str, &str, MsFlags, &str)] = &[
     ("proc", "/proc", SAFE, ""),
     ("sysfs", "/sys", SAFE, ""),
@@ -187,13 +171,14 @@ const LINKS: &[(&str, &str)] = &[
 /// Mounts the standard file systems in the root that the calling thread has entered.
 fn standard_mounts() -> Outcome<Vec<String>> {
     let mut warnings = Vec::new();
-    // The thread's own, since it shares no `fs` with others.
+    // Of this thread only, since it does not share its `fs` with others.
     umask(Mode::empty());
     for &(fstype, target, flags, data) in STANDARD {
         match standard_mount(fstype, target, flags, data) {
             Ok(()) if target == "/dev" => make_devices()?,
             Ok(()) => {}
-            // Without /dev there is no use in telling about what is below it; and a kernel need not have all of them.
+            // A missing /dev is reported once, not again for the mounts below it. A kernel need not have all file
+            // systems.
             Err(Errno::ENOENT | Errno::EROFS) if target.matches('/').count() > 1 => {}
             Err(Errno::ENODEV) => {}
             Err(Errno::EROFS) => {

@@ -1,67 +1,59 @@
-//! What is left to do for a container's process when libcontainer is done with it: hooks, the seccomp filter, the
-//! program. The agent writes it down beside the configuration; the helper reads it, since the file is out of reach once
-//! the process is inside of the container.
+//! The last steps of a container's process before it executes its program, after those of libcontainer: StartContainer
+//! hooks and the seccomp filter. The agent writes them to a file beside the configuration. The helper reads the file,
+//! since a process inside the container cannot reach it.
 
 use std::fs;
 use std::path::Path;
 
 use hutch_agent::failure::{io, Outcome};
 use hutch_agent_proto::{ErrorKind, RemoteError};
+use hutch_hook::state_file;
 use serde::{Deserialize, Serialize};
 
 use crate::hooks::{self, Hook, State};
 use crate::seccomp::Filter;
 
-/// Name of the file.
-const FILE: &str = "finish.json";
+/// Name of the file in the bundle.
+const FILE: &str = "exec-prep.json";
 
-/// See the module.
+/// The last steps before the program.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
-pub struct Finish {
-    /// Under this filter; not only the first process.
+pub struct ExecPrep {
+    /// Filter of every process of the container.
     pub filter: Option<Filter>,
-    /// StartContainer hooks, before the first process's program.
+    /// StartContainer hooks; only the first process runs them.
     pub hooks: Vec<Hook>,
-    /// What they are told.
+    /// State that the hooks read; its status and pid are filled in.
     pub state: State,
 }
 
-impl Finish {
-    /// Reads what is in `bundle`.
-    ///
-    /// # Errors
-    /// `System`.
+impl ExecPrep {
+    /// Reads the file in `bundle`.
     pub fn read(bundle: &Path) -> Outcome<Self> {
         let file = bundle.join(FILE);
         let text = fs::read(&file).map_err(|error| io(file.display(), &error))?;
         serde_json::from_slice(&text).map_err(|error| RemoteError::system(file.display(), &error.into()))
     }
 
-    /// Writes it to `bundle`.
-    ///
-    /// # Errors
-    /// `System`.
+    /// Writes the file to `bundle`.
     pub fn write(&self, bundle: &Path) -> Outcome<()> {
         let file = bundle.join(FILE);
         let text = serde_json::to_vec(self).unwrap_or_default();
         fs::write(&file, text).map_err(|error| io(file.display(), &error))
     }
 
-    /// The same without what only the first process does.
+    /// The steps of a process that enters the container later.
     pub fn for_later(self) -> Self {
         Self { hooks: Vec::new(), ..self }
     }
 
     /// Runs the hooks, then puts the calling process under the filter.
-    ///
-    /// # Errors
-    /// What the host is to be told.
     pub fn run(&self) -> Outcome<()> {
         if !self.hooks.is_empty() {
             let pid = i32::try_from(std::process::id()).ok();
             let text = self.state.text("created", pid);
             for hook in &self.hooks {
-                let state = hooks::text_file(&text).map_err(|error| io("startContainer hooks", &error))?;
+                let state = state_file(text.as_bytes()).map_err(|error| io("startContainer hooks", &error))?;
                 hooks::run(hook, state, self.filter.as_ref())
                     .map_err(|why| RemoteError::new(ErrorKind::System, format!("startContainer {why}")))?;
             }
@@ -81,20 +73,20 @@ mod tests {
     use super::*;
 
     #[test]
-    fn it_survives_its_file() {
+    fn the_steps_survive_their_file() {
         let dir = tempfile::tempdir().unwrap();
-        assert!(Finish::read(dir.path()).is_err());
+        assert!(ExecPrep::read(dir.path()).is_err());
         let hook = Hook { path: "/x".into(), ..Hook::default() };
-        let finish = Finish { filter: Some(Filter::default()), hooks: vec![hook], ..Finish::default() };
-        finish.write(dir.path()).unwrap();
-        assert_eq!(Finish::read(dir.path()).unwrap(), finish);
-        assert_eq!(finish.clone().for_later(), Finish { hooks: Vec::new(), ..finish });
+        let prep = ExecPrep { filter: Some(Filter::default()), hooks: vec![hook], ..ExecPrep::default() };
+        prep.write(dir.path()).unwrap();
+        assert_eq!(ExecPrep::read(dir.path()).unwrap(), prep);
+        assert_eq!(prep.clone().for_later(), ExecPrep { hooks: Vec::new(), ..prep });
         fs::write(dir.path().join(FILE), "{").unwrap();
-        assert!(Finish::read(dir.path()).is_err());
+        assert!(ExecPrep::read(dir.path()).is_err());
     }
 
     #[test]
-    fn p_166_the_first_hook_that_fails_ends_it() {
+    fn p_166_the_first_hook_that_fails_ends_the_list() {
         let dir = tempfile::tempdir().unwrap();
         let mark = |name: &str| dir.path().join(name);
         let hook = |script: String| Hook {
@@ -108,7 +100,7 @@ mod tests {
             hook("echo no way; exit 4".into()),
             hook(format!("touch {}", mark("three").display())),
         ];
-        let error = Finish { hooks, state, filter: None }.run().unwrap_err();
+        let error = ExecPrep { hooks, state, filter: None }.run().unwrap_err();
         assert!(error.message.contains("startContainer hook") && error.message.contains("no way"), "{error:?}");
         let seen: serde_json::Value = serde_json::from_slice(&fs::read(mark("one")).unwrap()).unwrap();
         assert_eq!((&seen["id"], &seen["status"]), (&"c".into(), &"created".into()));

@@ -1,31 +1,28 @@
-//! The agent's side of the helper: starts it, hears what it has to say, waits for its end. Connection threads.
+//! The agent's side of the helper: starts it, receives its messages, waits for its end. Runs on connection threads.
 
 use std::ffi::CString;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::time::{Duration, Instant};
 
-use hutch_agent::failure::{system, Outcome};
-use hutch_agent::server::Agent;
-use hutch_agent::spawn::{spawn, Child, Plan, SpawnError};
+use hutch_agent::failure::{invalid, system, Outcome};
 use hutch_agent::sys::{kill_pidfd, wait_for_any};
-use hutch_agent::user::Identity;
+use hutch_agent::{spawn, Agent, Child, Identity, SpawnError, SpawnPlan};
 use hutch_agent_proto::{ErrorKind, RemoteError};
 use nix::errno::Errno;
 use nix::sys::socket::{socketpair, AddressFamily, SockFlag, SockType};
 
-use crate::helper::VERB;
-use crate::wire::{receive, Word};
+use crate::job::Job;
+use crate::wire::{receive, Message};
 
-/// How long a helper may take. Mounting and forking takes milliseconds; a file system of the host may be slow.
-const PATIENCE: Duration = Duration::from_secs(60);
-/// How long a program may take to be executed once its container is started: hooks of the container run before.
-const START_PATIENCE: Duration = Duration::from_secs(120);
+/// How long a helper may take. Mounting and forking take milliseconds, but a file system of the host may be slow.
+const HELPER_TIMEOUT: Duration = Duration::from_secs(60);
+/// How long a started container may take to execute its program. Hooks of the container run before.
+const START_TIMEOUT: Duration = Duration::from_secs(120);
 
-/// What a helper has made.
-pub struct Made {
-    /// The container's process.
+/// A process that a helper has made.
+pub struct Spawned {
     pub child: Child,
-    /// Tells when it executes its program, and why not.
+    /// Ends when the process executes its program; a message on it says why the process could not.
     pub channel: Channel,
 }
 
@@ -33,22 +30,23 @@ pub struct Made {
 pub struct Channel(OwnedFd);
 
 impl Channel {
-    /// Waits until the program has been executed (or its process has died, which is an end like others).
+    /// Waits until the process has executed its program. A process that has died before counts as well: its end is
+    /// reported as that of any process.
     ///
     /// # Errors
-    /// Why it was not executed; `Timeout`.
+    /// The reason why the process could not execute its program, or `Timeout`.
     pub fn wait_for_program(&self, process: BorrowedFd) -> Outcome<()> {
-        let deadline = Instant::now() + START_PATIENCE;
+        let deadline = Instant::now() + START_TIMEOUT;
         loop {
             match receive(self.0.as_fd()) {
                 Ok(None) => return Ok(()),
-                Ok(Some((Word::Failed(error), _))) => return Err(error),
-                Ok(Some((Word::Made { .. } | Word::Done, _))) => continue,
+                Ok(Some((Message::Failed(error), _))) => return Err(error),
+                Ok(Some((Message::Spawned { .. } | Message::Done, _))) => continue,
                 Err(Errno::EAGAIN) => {}
                 Err(errno) => return Err(system("waiting for the container's program", errno)),
             }
             match wait_for_any(&[self.0.as_fd(), process], deadline)[..] {
-                // What it said last is still to be read.
+                // The process has ended; a last message may still wait.
                 [false, true] => return Ok(()),
                 [true, _] => {}
                 _ => {
@@ -62,38 +60,38 @@ impl Channel {
     }
 }
 
-/// Runs a helper with `job`; its standard descriptors become those of the container's process.
+/// Runs a helper with a `job` that makes a process. The standard descriptors become those of that process.
 ///
 /// # Errors
-/// What the helper says, `Timeout`, `System`.
-pub fn summon(agent: &Agent, job: &[&str], stdio: [BorrowedFd; 3]) -> Outcome<Made> {
+/// The helper's error, or `Timeout`.
+pub fn spawn_helper(agent: &Agent, job: &Job, stdio: [BorrowedFd; 3]) -> Outcome<Spawned> {
     let (ours, theirs) = pair()?;
     let helper = start(agent, job, stdio, theirs.as_fd())?;
     drop(theirs);
     let channel = Channel(ours);
-    let result = listen(&channel, &helper, PATIENCE);
+    let result = listen(&channel, &helper, HELPER_TIMEOUT);
     let child = match result {
-        Ok(Heard { made: Some(child), .. }) => Ok(child),
+        Ok(Reply { child: Some(child), .. }) => Ok(child),
         Ok(_) => Err(died()),
         Err(error) => Err(error),
     };
     if child.is_err() {
-        // Usually gone already.
+        // Usually the helper has ended already.
         let _ = kill_pidfd(helper.pidfd.as_fd(), libc::SIGKILL);
     }
-    child.map(|child| Made { child, channel })
+    child.map(|child| Spawned { child, channel })
 }
 
 /// Runs a helper with a `job` that leaves no process.
 ///
 /// # Errors
-/// What the helper says, `Timeout`, `System`.
-pub fn request(agent: &Agent, job: &[&str], stdio: [BorrowedFd; 3], limit: Duration) -> Outcome<()> {
+/// The helper's error, or `Timeout`.
+pub fn run_in_helper(agent: &Agent, job: &Job, stdio: [BorrowedFd; 3], limit: Duration) -> Outcome<()> {
     let (ours, theirs) = pair()?;
     let helper = start(agent, job, stdio, theirs.as_fd())?;
     drop(theirs);
     let result = match listen(&Channel(ours), &helper, limit) {
-        Ok(Heard { done: true, .. }) => Ok(()),
+        Ok(Reply { done: true, .. }) => Ok(()),
         Ok(_) => Err(died()),
         Err(error) => Err(error),
     };
@@ -108,11 +106,11 @@ fn pair() -> Outcome<(OwnedFd, OwnedFd)> {
     pair.map_err(|errno| system("making a socket pair", errno))
 }
 
-fn start(agent: &Agent, job: &[&str], stdio: [BorrowedFd; 3], channel: BorrowedFd) -> Outcome<Child> {
-    let words = ["hutch-agent", VERB].into_iter().chain(job.iter().copied());
-    let args = words.map(CString::new).collect::<Result<Vec<_>, _>>();
-    let args = args.map_err(|_| RemoteError::new(ErrorKind::Invalid, "an argument contains a NUL byte"))?;
-    let plan = Plan {
+fn start(agent: &Agent, job: &Job, stdio: [BorrowedFd; 3], channel: BorrowedFd) -> Outcome<Child> {
+    let job = job.to_args().ok_or_else(|| invalid(format!("{job:?}: a path is not text")))?;
+    let args = ["hutch-agent".to_owned()].into_iter().chain(job).map(CString::new).collect::<Result<Vec<_>, _>>();
+    let args = args.map_err(|_| invalid("an argument contains a NUL byte"))?;
+    let plan = SpawnPlan {
         programs: vec![c"/proc/self/exe".to_owned()],
         args,
         env: Vec::new(),
@@ -125,51 +123,52 @@ fn start(agent: &Agent, job: &[&str], stdio: [BorrowedFd; 3], channel: BorrowedF
         no_new_privileges: false,
         channel: Some(channel),
     };
-    agent.processes().helper(|| spawn(&plan)).map_err(|error| match error {
+    agent.processes().spawn_unregistered(|| spawn(&plan)).map_err(|error| match error {
         SpawnError::Failed(error) => error,
         SpawnError::NoWorkingDirectory => system("starting a helper", Errno::ENOENT),
     })
 }
 
-/// What a helper said, apart from failures.
+/// The messages of a helper, apart from failures.
 #[derive(Default)]
-struct Heard {
-    made: Option<Child>,
+struct Reply {
+    child: Option<Child>,
     done: bool,
 }
 
-/// Hears the helper until it has ended, so that it has cleaned up after a failure and let go of what it made.
-fn listen(channel: &Channel, helper: &Child, limit: Duration) -> Outcome<Heard> {
+/// Receives the helper's messages until it has ended. Only then has it cleaned up after a failure, and only then is the
+/// process that it made a child of the agent.
+fn listen(channel: &Channel, helper: &Child, limit: Duration) -> Outcome<Reply> {
     let deadline = Instant::now() + limit;
-    let mut heard = Heard::default();
+    let mut reply = Reply::default();
     let mut failure: Option<RemoteError> = None;
-    let mut over = false;
+    let mut ended = false;
     loop {
         match receive(channel.0.as_fd()) {
-            Ok(Some((Word::Made { pid }, Some(pidfd)))) => heard.made = Some(Child { pid, pidfd }),
-            Ok(Some((Word::Done, _))) => heard.done = true,
-            Ok(Some((Word::Made { .. }, None))) => {}
-            // The first is the cause; the others tell of consequences.
-            Ok(Some((Word::Failed(error), _))) => failure = failure.or(Some(error)),
-            Ok(None) if over => break,
-            Err(Errno::EAGAIN) if over => break,
+            Ok(Some((Message::Spawned { pid }, Some(pidfd)))) => reply.child = Some(Child { pid, pidfd }),
+            Ok(Some((Message::Done, _))) => reply.done = true,
+            Ok(Some((Message::Spawned { .. }, None))) => {}
+            // The first failure is the cause; the others are its consequences.
+            Ok(Some((Message::Failed(error), _))) => failure = failure.or(Some(error)),
+            Ok(None) if ended => break,
+            Err(Errno::EAGAIN) if ended => break,
             Ok(None) => {
-                over = true;
+                ended = true;
                 if !wait_for_any(&[helper.pidfd.as_fd()], deadline)[0] {
                     return Err(late());
                 }
             }
             Err(Errno::EAGAIN) => match wait_for_any(&[channel.0.as_fd(), helper.pidfd.as_fd()], deadline)[..] {
                 [false, false] => return Err(late()),
-                [_, ended] => over = ended,
+                [_, seen] => ended = seen,
                 _ => return Err(late()),
             },
-            Err(errno) => return Err(system("hearing a helper", errno)),
+            Err(errno) => return Err(system("receiving from a helper", errno)),
         }
     }
     match failure {
         Some(error) => Err(error),
-        None => Ok(heard),
+        None => Ok(reply),
     }
 }
 

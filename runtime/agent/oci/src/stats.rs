@@ -1,4 +1,8 @@
-//! What a container uses, from its group and the guest's interfaces; and its processes, from `/proc`.
+//! Statistics of a container, from its group and the guest's interfaces; and its processes, from `/proc`.
+//!
+//! libcontainer brings libcgroups, whose statistics this does not use (0.7). A caller can only read all of them, and
+//! the call fails if one file is missing: `cpu.pressure` and the like in a kernel without PSI, `memory.swap.current` in
+//! one without swap. They also lack `oom_kill` of `memory.events`; the memory `fail_count` is its `oom`.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -9,10 +13,10 @@ use nix::unistd::{sysconf, SysconfVar};
 
 use crate::cgroup::Cgroup;
 
-/// Longest command line that is told, bytes.
+/// Longest command line that the agent reports, in bytes.
 const MAX_COMMAND: usize = 4096;
 
-/// Figures of a container.
+/// Statistics of a container.
 pub fn stats(group: &Cgroup) -> ContainerStats {
     let cpu = |key| group.keyed("cpu.stat", key).unwrap_or_default();
     let memory = group.number("memory.current").unwrap_or_default();
@@ -42,7 +46,7 @@ fn block(text: &str) -> (u64, u64) {
     (sum("rbytes"), sum("wbytes"))
 }
 
-/// All interfaces but the loopback; containers of a pod share them.
+/// All interfaces but the loopback; the containers of a pod share them.
 fn interfaces(class: &Path) -> Vec<InterfaceStats> {
     let entries = fs::read_dir(class).into_iter().flatten().flatten();
     let mut names: Vec<String> = entries.filter_map(|entry| entry.file_name().into_string().ok()).collect();
@@ -51,7 +55,7 @@ fn interfaces(class: &Path) -> Vec<InterfaceStats> {
         let text = fs::read_to_string(class.join(name).join("statistics").join(file)).ok()?;
         text.trim().parse::<u64>().ok()
     };
-    let figures = names.into_iter().filter(|name| name != "lo").filter_map(|name| {
+    let interfaces = names.into_iter().filter(|name| name != "lo").filter_map(|name| {
         Some(InterfaceStats {
             rx_bytes: read(&name, "rx_bytes")?,
             rx_packets: read(&name, "rx_packets")?,
@@ -60,18 +64,22 @@ fn interfaces(class: &Path) -> Vec<InterfaceStats> {
             name,
         })
     });
-    figures.collect()
+    interfaces.collect()
 }
 
-/// The members of a container; `tokens` are those the host started.
+/// The processes of a container; `tokens` are the tokens of processes that the host started, by pid.
 pub fn processes(group: &Cgroup, tokens: &BTreeMap<i32, Token>) -> Vec<ProcessInfo> {
     let hertz = sysconf(SysconfVar::CLK_TCK).ok().flatten().and_then(|hertz| u64::try_from(hertz).ok()).unwrap_or(100);
     let proc = Path::new("/proc");
-    group.members().into_iter().filter_map(|pid| one(proc, pid, hertz.max(1), tokens.get(&pid).cloned())).collect()
+    group
+        .members()
+        .into_iter()
+        .filter_map(|pid| process_info(proc, pid, hertz.max(1), tokens.get(&pid).cloned()))
+        .collect()
 }
 
 /// One process; `None` if it has ended meanwhile.
-fn one(proc: &Path, pid: i32, hertz: u64, token: Option<Token>) -> Option<ProcessInfo> {
+fn process_info(proc: &Path, pid: i32, hertz: u64, token: Option<Token>) -> Option<ProcessInfo> {
     let dir = proc.join(pid.to_string());
     let stat = parse_stat(&fs::read_to_string(dir.join("stat")).ok()?)?;
     let uid = uid(&fs::read_to_string(dir.join("status")).ok()?)?;
@@ -101,12 +109,12 @@ struct Stat {
     start: u64,
 }
 
-/// Parses `/proc/PID/stat` (proc(5)). The name may contain anything, so the fields are counted from its last `)`.
+/// Parses `/proc/PID/stat` (proc(5)). The name may contain any byte, so the fields are counted from the last `)`.
 fn parse_stat(text: &str) -> Option<Stat> {
     let (_, rest) = text.split_once(" (")?;
     let (name, fields) = rest.rsplit_once(')')?;
     let fields: Vec<&str> = fields.split_ascii_whitespace().collect();
-    // The first of them is field 3, the state.
+    // The first field after the name is number 3, the state.
     let field = |number: usize| fields.get(number.checked_sub(3)?).copied();
     let number = |number| field(number)?.parse::<u64>().ok();
     Some(Stat {
@@ -118,16 +126,16 @@ fn parse_stat(text: &str) -> Option<Stat> {
     })
 }
 
-/// Effective user of `/proc/PID/status`.
+/// Effective user id in `/proc/PID/status`.
 fn uid(status: &str) -> Option<u32> {
     status.lines().find_map(|line| line.strip_prefix("Uid:"))?.split_whitespace().nth(1)?.parse().ok()
 }
 
-/// Name of a terminal by its device number; `?` for none.
+/// Name of a terminal by its device number; `?` if the process has none.
 fn tty(device: u64) -> String {
     let (major, minor) = ((device >> 8) & 0xfff, (device & 0xff) | ((device >> 12) & 0xfff00));
     match major {
-        // Eight majors of the pseudo-terminals.
+        // The eight major numbers of pseudo-terminals.
         136..=143 => format!("pts/{}", (major - 136) * (1 << 20) + minor),
         4 => format!("tty{minor}"),
         5 if minor == 1 => "console".into(),
@@ -163,9 +171,9 @@ mod tests {
     #[test]
     fn the_own_process_is_described() {
         let pid = std::process::id() as i32;
-        let info = one(Path::new("/proc"), pid, 100, Some("me".into())).unwrap();
+        let info = process_info(Path::new("/proc"), pid, 100, Some("me".into())).unwrap();
         assert_eq!((info.pid, info.token.as_deref()), (pid, Some("me")));
         assert!(!info.command.is_empty());
-        assert!(one(Path::new("/proc"), i32::MAX, 100, None).is_none());
+        assert!(process_info(Path::new("/proc"), i32::MAX, 100, None).is_none());
     }
 }
