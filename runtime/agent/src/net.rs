@@ -1,5 +1,5 @@
-//! The guest's network as the host describes it: interfaces first, then routes and neighbours (P-203).
-//! Connection threads; the calling thread's network namespace.
+//! Configures the guest's network as the host describes it: interfaces first, then routes and neighbours (P-203). Runs
+//! on connection threads, in the calling thread's network namespace.
 
 use std::net::IpAddr;
 
@@ -48,10 +48,10 @@ struct Link {
     up: bool,
 }
 
-/// Applies `spec`. Everything in it is checked before anything is changed.
+/// Applies `spec`. Checks all of it before it changes anything.
 ///
 /// # Errors
-/// `Invalid` for a malformed address or name, `NotFound` for an interface that is not there, `System`.
+/// `Invalid` for a malformed address or name, `NotFound` for an interface that the guest does not have.
 pub fn configure(spec: &NetworkSpec) -> Outcome<()> {
     let checked = Checked::new(spec)?;
     if spec.interfaces.is_empty() && spec.routes.is_empty() && spec.neighbours.is_empty() {
@@ -136,8 +136,8 @@ fn configure_interface(netlink: &mut Netlink, spec: &Interface, mac: &[u8; 6], a
     Ok(())
 }
 
-/// Makes it possible to call `link` `name`: takes it down, and renames who has that name now. (The kernel numbers
-/// devices in the order it finds them; the other one's turn comes.)
+/// Prepares the renaming of `link` to `name`: takes `link` down, and renames the interface that has that name now. (The
+/// kernel numbers devices in the order in which it finds them; the spec names the other interface later.)
 fn make_room(netlink: &mut Netlink, links: &[Link], link: &Link, name: &str) -> Outcome<()> {
     if link.up {
         take_down(netlink, link)?;
