@@ -22,8 +22,7 @@ const MAX_PROCESSES: usize = 4096;
 
 /// Runs containers. The agent itself runs processes of the sandbox only.
 pub trait Containers: Send + Sync {
-    /// Serves one of the requests about containers ([`crate::container::is_about_containers`]), on the thread of its
-    /// connection.
+    /// Serves one of the requests about containers (`is_about_containers`), on the thread of its connection.
     fn serve(&self, agent: &Arc<Agent>, request: Request) -> Outcome<Response>;
 
     /// Starts a process in container `id`. The caller registers it under `token`.

@@ -71,7 +71,7 @@ pub use launch::{check_environment, ChildStdio, DEFAULT_PATH};
 pub use memory::total as total_memory;
 pub use power::ProcessPower;
 pub use process::{Processes, Streams};
-pub use root::Root;
+pub use root::RootDir;
 pub use server::Server;
 pub use session::opening;
 pub use setup::{resolver_file, RESOLVER};

@@ -19,7 +19,7 @@ use nix::unistd::{chroot, fchdir, mkdir};
 
 use crate::failure::{system, Outcome};
 use crate::mounts::{make_read_only, Detached};
-use crate::root::Root;
+use crate::root::RootDir;
 use crate::sys::{attach_mount, c_string, clone_mount, set_mount_attributes};
 
 /// A detached mount and its target inside the root.
@@ -42,18 +42,18 @@ pub struct SandboxMounts<'a> {
 
 /// A root directory, and the mount namespace that processes must enter to see it.
 pub struct MountNs {
-    root: Root,
+    root: RootDir,
     namespace: Option<OwnedFd>,
 }
 
 impl MountNs {
     /// The agent's own root and namespace.
     pub fn initial() -> Result<Self, Errno> {
-        Ok(Self { root: Root::open(Path::new("/"))?, namespace: None })
+        Ok(Self { root: RootDir::open(Path::new("/"))?, namespace: None })
     }
 
     /// The directory that processes see as `/`.
-    pub fn root(&self) -> &Root {
+    pub fn root(&self) -> &RootDir {
         &self.root
     }
 
@@ -71,7 +71,7 @@ impl MountNs {
         inside(namespace.as_fd(), || {
             enter_root(&tree).map_err(failed)?;
             let mut warnings = standard_mounts()?;
-            let root = Root::open(Path::new("/")).map_err(failed)?;
+            let root = RootDir::open(Path::new("/")).map_err(failed)?;
             for placed in &mounts.mounts {
                 match placed.mount.attach(&root, &placed.target) {
                     Err(error) if placed.optional => warnings.push(error.message),
@@ -135,7 +135,7 @@ fn on_own_thread<T: Send>(act: impl FnOnce() -> Outcome<T> + Send) -> Outcome<T>
 /// Puts `tree` over the root of the calling thread's namespace and enters it.
 fn enter_root(tree: &OwnedFd) -> Result<(), Errno> {
     set_mount_attributes(tree.as_fd(), 0, 0, libc::MS_PRIVATE, true)?;
-    attach_mount(tree.as_fd(), Root::open(Path::new("/"))?.as_fd())?;
+    attach_mount(tree.as_fd(), RootDir::open(Path::new("/"))?.as_fd())?;
     fchdir(tree)?;
     chroot(".")
 }

@@ -15,7 +15,7 @@ use crate::disks;
 use crate::failure::{invalid, not_found, system, Outcome};
 use crate::modules;
 use crate::mount_options::{attribute, parse, MountOptions};
-use crate::root::Root;
+use crate::root::RootDir;
 use crate::sys::{attach_mount, c_string, clone_mount, set_mount_attributes, FsContext};
 
 /// Longest path in bytes.
@@ -122,7 +122,7 @@ impl Detached {
     ///
     /// # Errors
     /// `System`, with errno `EROFS` if the target is missing and `root` is read-only.
-    pub fn attach(&self, root: &Root, target: &str) -> Outcome<()> {
+    pub fn attach(&self, root: &RootDir, target: &str) -> Outcome<()> {
         let path = PathBuf::from(target);
         let target_fd = if self.directory { root.make_directory(&path) } else { root.make_file(&path) };
         let target_fd = target_fd.map_err(|errno| system(format_args!("mount target {target:?}"), errno))?;
@@ -132,7 +132,7 @@ impl Detached {
 }
 
 /// Makes the mount of `root` read-only, but neither the mounts below it nor other mounts of its file system.
-pub fn make_read_only(root: &Root) -> Result<(), Errno> {
+pub fn make_read_only(root: &RootDir) -> Result<(), Errno> {
     set_mount_attributes(root.as_fd(), attribute::RDONLY, 0, 0, false)
 }
 

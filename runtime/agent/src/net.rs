@@ -24,12 +24,12 @@ const NDA_LLADDR: u16 = 2;
 const IFA_ADDRESS: u16 = 1;
 const IFA_LOCAL: u16 = 2;
 const IFA_BROADCAST: u16 = 4;
-/// Skip duplicate address detection: the link has no other guest, so the address is usable at once.
+/// `IFA_F_NODAD`: no one else is on the link, so the address is usable at once.
 const IFA_F_NODAD: u8 = 0x02;
 const RTPROT_STATIC: u8 = 4;
 const RTNH_F_ONLINK: u32 = 4;
 const NUD_PERMANENT: u16 = 0x80;
-/// Add the object, or change the existing one.
+/// Add, or change what is there.
 const ADD: i32 = libc::NLM_F_CREATE | libc::NLM_F_REPLACE;
 
 /// An address and the length of its network's prefix.
@@ -75,7 +75,10 @@ pub fn configure(spec: &NetworkSpec) -> Outcome<()> {
     Ok(())
 }
 
-/// Brings the loopback interface up; the kernel adds its addresses.
+/// Brings the loopback interface up; its addresses come by themselves.
+///
+/// # Errors
+/// `System`.
 pub fn loopback_up() -> Outcome<()> {
     let up = || -> Result<(), Errno> {
         let mut netlink = Netlink::open()?;
@@ -86,7 +89,7 @@ pub fn loopback_up() -> Outcome<()> {
     up().map_err(|errno| system("bringing up the loopback interface", errno))
 }
 
-/// A spec with all its texts parsed.
+/// A spec whose every text has been understood.
 struct Checked<'a> {
     interfaces: Vec<(&'a Interface, [u8; 6], Vec<Cidr>)>,
     routes: Vec<(&'a Route, RouteParts)>,
@@ -187,7 +190,7 @@ fn index_of(links: &[Link], device: &str) -> Outcome<i32> {
     link.map(|link| link.index).ok_or_else(|| not_found(format!("the guest has no interface {device:?}")))
 }
 
-/// Sets name, MTU and "up" in one request; the kernel applies them in that order.
+/// Name, MTU and "up" in one request; the kernel applies them in that order.
 fn link_message(index: i32, name: &str, mtu: u32) -> Message {
     let message = Message::new(libc::RTM_NEWLINK, 0).link(index, libc::IFF_UP as u32, libc::IFF_UP as u32);
     let message = message.attribute(libc::IFLA_IFNAME, format!("{name}\0").as_bytes());
@@ -215,7 +218,7 @@ fn address_message(index: i32, Cidr { address, prefix }: Cidr) -> Message {
     }
 }
 
-/// A route with its texts parsed.
+/// A route whose texts have been understood.
 struct RouteParts {
     destination: Option<Cidr>,
     gateway: Option<IpAddr>,
@@ -235,7 +238,7 @@ impl RouteParts {
         if families.any(|other| other != ipv6) {
             return Err(invalid(format!("route to {:?} mixes IPv4 and IPv6", route.destination)));
         }
-        // 0.0.0.0/0 is another way to write the default route.
+        // 0.0.0.0/0 is the default route written out.
         let destination = destination.filter(|cidr| cidr.prefix != 0);
         Ok(Self { destination, gateway, source, ipv6 })
     }
@@ -265,7 +268,7 @@ impl RouteParts {
 fn add_route(netlink: &mut Netlink, links: &[Link], route: &Route, parts: RouteParts) -> Outcome<()> {
     let index = index_of(links, &route.device)?;
     let result = match netlink.request(parts.message(route, index, 0), |_| {}) {
-        // The gateway is outside of the interface's own network, as in point-to-point set-ups.
+        // A gateway outside of the interface's own network, as point-to-point set-ups have it.
         Err(Errno::ENETUNREACH | Errno::EHOSTUNREACH) if parts.gateway.is_some() => {
             netlink.request(parts.message(route, index, RTNH_F_ONLINK), |_| {})
         }
@@ -303,7 +306,7 @@ fn parse_address(text: &str) -> Outcome<IpAddr> {
     text.parse().map_err(|_| invalid(format!("{text:?} is not an IP address")))
 }
 
-/// Parses `address/prefix`; without a prefix the address is a single host.
+/// `address/prefix`; without a prefix it is a single host.
 fn parse_cidr(text: &str) -> Outcome<Cidr> {
     let (address, prefix) = match text.split_once('/') {
         Some((address, prefix)) => (parse_address(address)?, Some(prefix)),

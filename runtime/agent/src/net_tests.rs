@@ -1,4 +1,4 @@
-//! Parsing, message layout, and real interfaces in a network namespace of the test's own.
+//! Parsing and message layout; and the real thing in a network namespace of the test's own.
 
 use std::io::Write;
 
@@ -90,8 +90,8 @@ fn ip(arguments: &str) -> String {
     String::from_utf8_lossy(&output.stdout).into_owned()
 }
 
-/// Moves this thread into a network namespace with a pair of veth interfaces. Where that is impossible it returns
-/// `false` and prints the skip past the test harness, so that the skip is counted.
+/// Moves this thread into a network namespace with a pair of veth interfaces; `false` if that cannot be; says so
+/// past the test harness, so that it is counted.
 fn own_network() -> bool {
     if let Err(errno) = unshare(CloneFlags::CLONE_NEWNET) {
         std::io::stdout().write_all(format!("SKIPPED: a network namespace needs root ({errno})\n").as_bytes()).unwrap();

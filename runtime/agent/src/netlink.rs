@@ -1,4 +1,4 @@
-//! The part of rtnetlink(7) that the agent needs: messages are built and parsed as bytes, and a socket waits for the
+//! Just enough of rtnetlink (rtnetlink(7)): messages built and taken apart as bytes, and a socket that waits for the
 //! kernel's answer. No unsafe code: the layouts are written out field by field, in the machine's byte order.
 
 use std::os::fd::{AsRawFd, OwnedFd};
@@ -13,8 +13,8 @@ use crate::connection::retry;
 
 /// Bytes of a message's header (`struct nlmsghdr`).
 const HEADER: usize = 16;
-/// The kernel answers at once; the limit only keeps a bug from stopping a thread for ever.
-const ANSWER_TIMEOUT_S: i64 = 5;
+/// The kernel answers at once; this only keeps a bug from stopping a thread for ever.
+const PATIENCE_S: i64 = 5;
 
 /// A request being built.
 pub struct Message(Vec<u8>);
@@ -29,13 +29,13 @@ impl Message {
         Self(bytes)
     }
 
-    /// Appends bytes of the fixed part.
+    /// Appends plain bytes of the fixed part.
     pub fn put(mut self, bytes: &[u8]) -> Self {
         self.0.extend_from_slice(bytes);
         self
     }
 
-    /// Appends a `struct ifinfomsg`.
+    /// `struct ifinfomsg`.
     pub fn link(self, index: i32, flags: u32, change: u32) -> Self {
         self.put(&[0; 4]).put(&index.to_ne_bytes()).put(&flags.to_ne_bytes()).put(&change.to_ne_bytes())
     }
@@ -50,7 +50,7 @@ impl Message {
         self
     }
 
-    /// The bytes of the request; the answer will carry the same `sequence`.
+    /// The finished bytes, with `sequence` to recognise the answer.
     pub fn finish(mut self, sequence: u32) -> Vec<u8> {
         let len = self.0.len() as u32;
         self.0[0..4].copy_from_slice(&len.to_ne_bytes());
@@ -59,18 +59,18 @@ impl Message {
     }
 }
 
-/// A message from the kernel.
+/// A message of the kernel.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Received<'a> {
-    /// Type of the message: `RTM_…` or `NLMSG_…`.
+    /// `RTM_…` or `NLMSG_…`.
     pub kind: u16,
-    /// Sequence number of the request that it answers.
+    /// Of the request it answers.
     pub sequence: u32,
-    /// The bytes after the header.
+    /// What follows the header.
     pub payload: &'a [u8],
 }
 
-/// The messages in a datagram, up to the first malformed one.
+/// The messages in a datagram; stops at the first malformed one.
 pub fn messages(mut datagram: &[u8]) -> impl Iterator<Item = Received<'_>> {
     std::iter::from_fn(move || {
         let len = u32_at(datagram, 0)? as usize;
@@ -82,7 +82,7 @@ pub fn messages(mut datagram: &[u8]) -> impl Iterator<Item = Received<'_>> {
     })
 }
 
-/// The attributes in `bytes` as (kind, value), up to the first malformed one.
+/// The attributes in `bytes` as (kind, value); stops at the first malformed one.
 pub fn attributes(mut bytes: &[u8]) -> impl Iterator<Item = (u16, &[u8])> {
     std::iter::from_fn(move || {
         let len = usize::from(u16_at(bytes, 0)?);
@@ -94,35 +94,38 @@ pub fn attributes(mut bytes: &[u8]) -> impl Iterator<Item = (u16, &[u8])> {
     })
 }
 
-/// The 16-bit number at offset `at`, if there are enough bytes.
+/// The number at `at`, if there are enough bytes.
 pub fn u16_at(bytes: &[u8], at: usize) -> Option<u16> {
     Some(u16::from_ne_bytes(bytes.get(at..at.checked_add(2)?)?.try_into().ok()?))
 }
 
-/// The 32-bit number at offset `at`, if there are enough bytes.
+/// The number at `at`, if there are enough bytes.
 pub fn u32_at(bytes: &[u8], at: usize) -> Option<u32> {
     Some(u32::from_ne_bytes(bytes.get(at..at.checked_add(4)?)?.try_into().ok()?))
 }
 
-/// A socket to the kernel's routing tables.
+/// A socket to the kernel's routing.
 pub struct Netlink {
     socket: OwnedFd,
     sequence: u32,
 }
 
 impl Netlink {
-    /// Opens a socket in the calling thread's network namespace.
+    /// Opens it in the calling thread's network namespace.
+    ///
+    /// # Errors
+    /// If the kernel has no networking.
     pub fn open() -> Result<Self, Errno> {
         let kind = (SockType::Raw, SockFlag::SOCK_CLOEXEC, SockProtocol::NetlinkRoute);
         let socket = socket(AddressFamily::Netlink, kind.0, kind.1, kind.2)?;
-        setsockopt(&socket, sockopt::ReceiveTimeout, &TimeVal::seconds(ANSWER_TIMEOUT_S))?;
+        setsockopt(&socket, sockopt::ReceiveTimeout, &TimeVal::seconds(PATIENCE_S))?;
         Ok(Self { socket, sequence: 0 })
     }
 
-    /// Sends a request and waits for the kernel's answer; calls `each` for every message of a dump.
+    /// Sends a request and waits for the kernel's answer; `each` sees what a dump returns.
     ///
     /// # Errors
-    /// The errno of the kernel's answer, or `EAGAIN` if the kernel does not answer in time.
+    /// The errno of the kernel's answer, or `EAGAIN` without one.
     pub fn request(&mut self, message: Message, mut each: impl FnMut(Received)) -> Result<(), Errno> {
         self.sequence = self.sequence.wrapping_add(1);
         let bytes = message.finish(self.sequence);
@@ -144,7 +147,7 @@ impl Netlink {
     }
 }
 
-/// Parses a `struct nlmsgerr`: zero or a negative errno.
+/// `struct nlmsgerr`: zero or a negative errno.
 fn answer(payload: &[u8]) -> Result<(), Errno> {
     match u32_at(payload, 0).map(|code| code as i32) {
         Some(0) => Ok(()),

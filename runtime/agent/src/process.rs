@@ -180,7 +180,7 @@ impl Processes {
         }
     }
 
-    /// Hands out the agent's side of a stream, once. Waits up to [`STREAM_TIMEOUT`] for a process that is not known
+    /// Hands out the agent's side of a stream, once. Waits up to 3 seconds for a process that is not known
     /// yet.
     ///
     /// # Errors

@@ -9,7 +9,7 @@ use nix::fcntl::OFlag;
 use nix::sys::termios::{tcgetattr, LocalFlags, SpecialCharacterIndices};
 
 use crate::failure::{system, Outcome};
-use crate::root::Root;
+use crate::root::RootDir;
 use crate::sys::{open_terminal_peer, set_window_size};
 
 /// Opens a terminal of `size` and returns the agent's side, which does not block, and the process's. The terminal
@@ -17,7 +17,7 @@ use crate::sys::{open_terminal_peer, set_window_size};
 ///
 /// # Errors
 /// `System` if the guest has no terminals left.
-pub fn open_pair(root: &Root, size: WindowSize) -> Outcome<(OwnedFd, OwnedFd)> {
+pub fn open_pair(root: &RootDir, size: WindowSize) -> Outcome<(OwnedFd, OwnedFd)> {
     let open = || -> Result<_, Errno> {
         let master = open_master(root)?;
         let peer = open_terminal_peer(master.as_fd())?;
@@ -27,9 +27,9 @@ pub fn open_pair(root: &Root, size: WindowSize) -> Outcome<(OwnedFd, OwnedFd)> {
     open().map_err(|errno| system("opening a terminal", errno))
 }
 
-fn open_master(root: &Root) -> Result<OwnedFd, Errno> {
+fn open_master(root: &RootDir) -> Result<OwnedFd, Errno> {
     let (path, flags) = (Path::new("/dev/ptmx"), OFlag::O_RDWR | OFlag::O_NOCTTY | OFlag::O_NONBLOCK);
-    root.resolve(path, flags).or_else(|_| Root::open(Path::new("/"))?.resolve(path, flags))
+    root.resolve(path, flags).or_else(|_| RootDir::open(Path::new("/"))?.resolve(path, flags))
 }
 
 /// The bytes that mean end of file to a reader of `terminal`; none if the terminal is not in canonical mode. After an
@@ -51,7 +51,7 @@ mod tests {
 
     #[test]
     fn end_of_file_follows_the_line_discipline() {
-        let root = Root::open(Path::new("/")).unwrap();
+        let root = RootDir::open(Path::new("/")).unwrap();
         let (master, peer) = open_pair(&root, WindowSize { rows: 3, cols: 7 }).unwrap();
         assert_eq!(end_of_file(&master, true), [4]);
         assert_eq!(end_of_file(&master, false), [4, 4]);

@@ -15,9 +15,9 @@ const TRIES: usize = 16;
 
 /// A directory that paths cannot leave.
 #[derive(Debug)]
-pub struct Root(OwnedFd);
+pub struct RootDir(OwnedFd);
 
-impl Root {
+impl RootDir {
     /// Opens the directory `path` as a root.
     pub fn open(path: &Path) -> Result<Self, Errno> {
         open(path, OFlag::O_PATH | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC, Mode::empty()).map(Self)
@@ -104,7 +104,7 @@ impl Root {
     }
 }
 
-impl AsFd for Root {
+impl AsFd for RootDir {
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.0.as_fd()
     }
@@ -116,11 +116,11 @@ mod tests {
     use std::fs;
     use std::os::unix::fs::symlink;
 
-    fn root() -> (tempfile::TempDir, Root) {
+    fn root() -> (tempfile::TempDir, RootDir) {
         let dir = tempfile::tempdir().unwrap();
         let inside = dir.path().join("root");
         fs::create_dir(&inside).unwrap();
-        let root = Root::open(&inside).unwrap();
+        let root = RootDir::open(&inside).unwrap();
         (dir, root)
     }
 

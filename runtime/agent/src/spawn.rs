@@ -233,7 +233,7 @@ fn prepare(plan: &SpawnPlan) -> Result<(), (Stage, i32)> {
 /// # Safety
 /// Only in the child.
 unsafe fn default_signals() {
-    // The kernel's `struct sigaction` (handler, flags, restorer, mask), all zero: SIG_DFL. Its last word is an empty
+    // The kernel's `struct sigaction` (handler, flags, restorer, mask), all zero: SIG_DFL. Its last field is an empty
     // set.
     let default = [0u64; 4];
     let (set_size, nothing) = (size_of::<u64>(), std::ptr::null::<u64>());

@@ -14,7 +14,7 @@ use nix::fcntl::{fcntl, FcntlArg, OFlag};
 use nix::time::{clock_gettime, ClockId};
 use nix::unistd::pipe2;
 
-use crate::root::Root;
+use crate::root::RootDir;
 
 fn nonblocking(fd: OwnedFd) -> OwnedFd {
     fcntl(&fd, FcntlArg::F_SETFL(OFlag::O_NONBLOCK)).unwrap();
@@ -48,7 +48,7 @@ fn input(close: Option<CloseInput>) -> (UnixStream, File, JoinHandle<Duration>) 
 }
 
 fn terminal(close: Option<CloseInput>) -> (UnixStream, File, JoinHandle<Duration>) {
-    let root = Root::open(Path::new("/")).unwrap();
+    let root = RootDir::open(Path::new("/")).unwrap();
     let (master, peer) = pty::open_pair(&root, WindowSize { rows: 24, cols: 80 }).unwrap();
     let (host, thread) = start(Ends::Terminal(Arc::new(master)), close);
     (host, peer.into(), thread)

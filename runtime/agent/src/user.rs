@@ -7,7 +7,7 @@ use hutch_agent_proto::RemoteError;
 use nix::errno::Errno;
 
 use crate::failure::{invalid, system, Outcome};
-use crate::root::Root;
+use crate::root::RootDir;
 
 /// Largest passwd or group file that the agent reads, in bytes.
 const MAX_FILE: u64 = 16 << 20;
@@ -32,7 +32,7 @@ pub struct Identity {
 ///
 /// # Errors
 /// `Invalid` if a name is unknown, `System` if a file cannot be read.
-pub fn look_up(root: &Root, user: &str, groups: &[String]) -> Outcome<Identity> {
+pub fn look_up(root: &RootDir, user: &str, groups: &[String]) -> Outcome<Identity> {
     let read = |path: &str| {
         let text = root.read(Path::new(path), MAX_FILE).map_err(|errno: Errno| system(path, errno))?;
         Ok::<_, RemoteError>(text.unwrap_or_default())

@@ -23,17 +23,10 @@ use nix::unistd::Pid;
 
 use output::Output;
 
+pub use output::Capture;
+
 /// How long to read the output of a hook that has ended: a process that it left behind may keep the pipes open.
 const DRAIN_TIMEOUT: Duration = Duration::from_millis(100);
-
-/// The captured output of a hook.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Capture {
-    /// stdout and stderr each, at most this number of bytes.
-    Separate(usize),
-    /// stdout and stderr in the order of the writes, at most this number of bytes. It becomes [`HookFailure::stdout`].
-    Merged(usize),
-}
 
 /// A hook that failed (P-162).
 #[derive(Debug, thiserror::Error)]
@@ -132,7 +125,7 @@ fn failure(cause: HookCause, output: &[Output]) -> HookFailure {
 /// Reads the output until the process has ended; `false` if it has not ended after `timeout`.
 fn watch(child: &Child, output: &mut [Output], timeout: Option<Duration>) -> io::Result<bool> {
     let process = open_pidfd(child)?;
-    // A timeout beyond the range of the clock is no timeout at all.
+    // A timeout beyond the range of the clock never ends.
     let deadline = timeout.and_then(|timeout| Instant::now().checked_add(timeout));
     while !wait(Some(&process), output, deadline)?.ended {
         if deadline.is_some_and(|deadline| Instant::now() >= deadline) {

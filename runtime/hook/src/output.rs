@@ -7,7 +7,15 @@ use std::process::Stdio;
 
 use nix::fcntl::{fcntl, FcntlArg, OFlag};
 
-use crate::Capture;
+/// The captured output of a hook.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Capture {
+    /// stdout and stderr each, at most this number of bytes.
+    Separate(usize),
+    /// stdout and stderr in the order of the writes, at most this number of bytes. They become
+    /// [`crate::HookFailure::stdout`].
+    Merged(usize),
+}
 
 /// The read end of a pipe, and the bytes that came out of it.
 pub(crate) struct Output {

@@ -7,7 +7,7 @@ use hutch_agent_proto::ProcessSpec;
 use libcontainer::oci_spec::runtime::LinuxSeccomp;
 use serde_json::{json, Map, Value};
 
-use crate::hooks::{Hook, State};
+use crate::hooks::{OciHook, OciState};
 
 /// Annotation with the user as `user[:group]`, names allowed.
 pub const USER_KEY: &str = "dev.hutch.process.user";
@@ -49,11 +49,11 @@ pub struct Config {
     pub mounts: Vec<String>,
     pub seccomp: Option<LinuxSeccomp>,
     /// StartContainer hooks.
-    pub hooks: Vec<Hook>,
+    pub hooks: Vec<OciHook>,
     /// Directory of the guest's hooks, absolute.
     pub guest_hooks: Option<String>,
     /// State that hooks read; the bundle is filled in later.
-    pub state: State,
+    pub state: OciState,
 }
 
 impl Config {
@@ -118,7 +118,7 @@ impl Config {
         if guest_hooks.as_ref().is_some_and(|dir| !dir.starts_with('/')) {
             return Err(invalid(format!("annotation {HOOKS_KEY} is not an absolute path")));
         }
-        let state = State {
+        let state = OciState {
             version: object.get("ociVersion").and_then(Value::as_str).unwrap_or(OCI_VERSION).to_owned(),
             id: id.to_owned(),
             bundle: String::new(),
@@ -262,15 +262,15 @@ fn annotation<'a>(object: &'a Map<String, Value>, key: &str) -> Option<&'a str> 
 }
 
 /// Removes all hooks and returns those that run inside the container. The host runs its own.
-fn take_hooks(object: &mut Map<String, Value>) -> Outcome<Vec<Hook>> {
+fn take_hooks(object: &mut Map<String, Value>) -> Outcome<Vec<OciHook>> {
     let kinds = object.remove("hooks").unwrap_or_default();
     let list = match kinds.get("startContainer").cloned().unwrap_or_default() {
         Value::Null => return Ok(Vec::new()),
         list => list,
     };
-    let hooks: Vec<Hook> = serde_json::from_value(list)
+    let hooks: Vec<OciHook> = serde_json::from_value(list)
         .map_err(|error| invalid(format!("hooks.startContainer of the OCI configuration: {error}")))?;
-    hooks.iter().try_for_each(Hook::check)?;
+    hooks.iter().try_for_each(OciHook::check)?;
     Ok(hooks)
 }
 

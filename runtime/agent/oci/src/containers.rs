@@ -13,7 +13,7 @@ use std::time::Duration;
 
 use hutch_agent::failure::{invalid, io, not_found, system, wrong_state, Outcome};
 use hutch_agent::{lock, look_up_user, resolver_file, RESOLVER};
-use hutch_agent::{Agent, Child, ChildStdio, Containers, Identity, Root, Streams};
+use hutch_agent::{Agent, Child, ChildStdio, Containers, Identity, RootDir, Streams};
 use hutch_agent_proto::{is_token, ErrorKind, ProcessSpec, RemoteError, Request, Response, WindowSize};
 use serde_json::Value;
 
@@ -123,7 +123,7 @@ impl OciContainers {
 
     /// Makes the container. On failure the caller cleans up.
     fn make(&self, agent: &Arc<Agent>, new: &New, mut config: Config) -> Outcome<(Container, Child, Streams)> {
-        let root = Root::open(Path::new(&config.rootfs))
+        let root = RootDir::open(Path::new(&config.rootfs))
             .map_err(|errno| invalid(format!("root file system {:?}: {}", config.rootfs, errno.desc())))?;
         let identity = match &config.user {
             Some((user, groups)) => look_up_user(&root, user, groups)?,
@@ -176,7 +176,7 @@ impl OciContainers {
     }
 
     /// Mounts the pod's resolver configuration in the container, unless the container has a mount of its own there.
-    fn share_resolver(&self, agent: &Agent, root: &Root, config: &mut Config) {
+    fn share_resolver(&self, agent: &Agent, root: &RootDir, config: &mut Config) {
         if config.is_on_mount(RESOLVER) || !self.resolver.exists() {
             return;
         }
@@ -229,7 +229,7 @@ impl OciContainers {
         let container = self.find(id)?;
         container.check_alive()?;
         container.check_not_paused()?;
-        let root = Root::open(Path::new(&format!("/proc/{}/root", container.pid)))
+        let root = RootDir::open(Path::new(&format!("/proc/{}/root", container.pid)))
             .map_err(|errno| wrong_state(format!("root of container {id:?}: {}", errno.desc())))?;
         let identity = look_up_user(&root, &spec.user, &spec.groups)?;
         let process = container.exec_template.process(spec, &identity)?;

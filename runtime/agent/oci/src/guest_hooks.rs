@@ -13,7 +13,7 @@ use hutch_agent::Agent;
 use hutch_agent_proto::{ErrorKind, RemoteError};
 use hutch_hook::state_file;
 
-use crate::hooks::State;
+use crate::hooks::OciState;
 use crate::job::{HookPoint, Job, HOOK_TIMEOUT};
 use crate::spawn_helper::run_in_helper;
 
@@ -26,7 +26,7 @@ pub struct GuestHooks {
     /// Directory with the directories of hooks.
     pub dir: PathBuf,
     /// State that the hooks read; its status and pid are filled in.
-    pub state: State,
+    pub state: OciState,
 }
 
 impl GuestHooks {
@@ -147,7 +147,7 @@ mod tests {
     #[test]
     fn p_166_a_missing_directory_is_invalid() {
         let dir = tempfile::tempdir().unwrap();
-        let hooks = |dir: &Path| GuestHooks { dir: dir.to_owned(), state: State::default() };
+        let hooks = |dir: &Path| GuestHooks { dir: dir.to_owned(), state: OciState::default() };
         hooks(dir.path()).check().unwrap();
         file(dir.path().join("f"), 0o644);
         for bad in ["f", "none"] {

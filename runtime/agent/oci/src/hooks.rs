@@ -21,7 +21,7 @@ const LONG: Duration = Duration::from_secs(24 * 3600);
 /// A hook of the OCI configuration.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
-pub struct Hook {
+pub struct OciHook {
     /// Absolute path of the program.
     pub path: String,
     /// Arguments, name first; if empty, the path is the only one.
@@ -32,7 +32,7 @@ pub struct Hook {
     pub timeout: Option<u64>,
 }
 
-impl Hook {
+impl OciHook {
     /// Checks a hook from the host.
     pub fn check(&self) -> Outcome<()> {
         if !self.path.starts_with('/') {
@@ -51,7 +51,7 @@ impl Hook {
 
 /// The state of the OCI runtime specification, which a hook reads on its stdin.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
-pub struct State {
+pub struct OciState {
     /// Version of the specification.
     pub version: String,
     /// Id of the container.
@@ -62,7 +62,7 @@ pub struct State {
     pub annotations: Value,
 }
 
-impl State {
+impl OciState {
     /// The JSON text for a container with this status, and with the pid of its process if it has one.
     pub fn text(&self, status: &str, pid: Option<i32>) -> String {
         let annotations = if self.annotations.is_object() { self.annotations.clone() } else { json!({}) };
@@ -80,7 +80,7 @@ impl State {
 ///
 /// # Errors
 /// A text with the hook's path, the failure and the hook's output.
-pub fn run(hook: &Hook, state: File, filter: Option<&Filter>) -> Result<(), String> {
+pub fn run(hook: &OciHook, state: File, filter: Option<&Filter>) -> Result<(), String> {
     let mut command = hutch_hook::command(&hook.path, &hook.args);
     if !hook.env.is_empty() {
         hutch_hook::set_environment(&mut command, &hook.env);
@@ -123,18 +123,18 @@ mod tests {
 
     use super::*;
 
-    fn shell(script: &str) -> Hook {
-        Hook { path: "/bin/sh".into(), args: vec!["sh".into(), "-c".into(), script.into()], ..Hook::default() }
+    fn shell(script: &str) -> OciHook {
+        OciHook { path: "/bin/sh".into(), args: vec!["sh".into(), "-c".into(), script.into()], ..OciHook::default() }
     }
 
-    fn outcome(hook: &Hook) -> Result<(), String> {
+    fn outcome(hook: &OciHook) -> Result<(), String> {
         run(hook, state_file(b"{\"id\":\"c\"}").unwrap(), None)
     }
 
     #[test]
     fn p_166_a_hook_reads_the_state_and_its_environment() {
         let hook =
-            Hook { env: vec!["A=b=c".into()], ..shell("read x; [ \"$x\" = '{\"id\":\"c\"}' ] && [ \"$A\" = b=c ]") };
+            OciHook { env: vec!["A=b=c".into()], ..shell("read x; [ \"$x\" = '{\"id\":\"c\"}' ] && [ \"$A\" = b=c ]") };
         outcome(&hook).unwrap();
         // A hook may ignore the state, and may print more than is kept.
         outcome(&shell("exec </dev/null; head -c 200000 /dev/zero")).unwrap();
@@ -146,7 +146,7 @@ mod tests {
         assert!(error.contains("exited with code 3") && error.contains("out\nerr"), "{error}");
         let error = outcome(&shell("kill -9 $$")).unwrap_err();
         assert!(error.contains("signal 9"), "{error}");
-        let error = outcome(&Hook { path: "/no/such".into(), ..Hook::default() }).unwrap_err();
+        let error = outcome(&OciHook { path: "/no/such".into(), ..OciHook::default() }).unwrap_err();
         assert!(error.contains("\"/no/such\" cannot be run"), "{error}");
     }
 
@@ -155,7 +155,7 @@ mod tests {
         let begin = Instant::now();
         let mark = tempfile::tempdir().unwrap();
         let script = format!("echo started; (sleep 3; echo late > {}/mark) & wait", mark.path().display());
-        let error = outcome(&Hook { timeout: Some(1), ..shell(&script) }).unwrap_err();
+        let error = outcome(&OciHook { timeout: Some(1), ..shell(&script) }).unwrap_err();
         assert!(error.contains("killed after 1 s") && error.contains("started"), "{error}");
         assert!(begin.elapsed() < Duration::from_secs(3));
         std::thread::sleep(Duration::from_millis(2500));
@@ -172,23 +172,23 @@ mod tests {
     #[test]
     fn hooks_are_checked() {
         for bad in ["", "relative", "/a\0b"] {
-            assert!(Hook { path: bad.into(), ..Hook::default() }.check().is_err(), "{bad:?}");
+            assert!(OciHook { path: bad.into(), ..OciHook::default() }.check().is_err(), "{bad:?}");
         }
-        assert!(Hook { args: vec!["a\0".into()], ..shell("") }.check().is_err());
+        assert!(OciHook { args: vec!["a\0".into()], ..shell("") }.check().is_err());
         assert!(shell("true").check().is_ok());
     }
 
     #[test]
     fn p_161_the_state_has_what_the_specification_asks_for() {
         let state =
-            State { version: "1.2.0".into(), id: "c".into(), bundle: "/b".into(), annotations: json!({"a": "b"}) };
+            OciState { version: "1.2.0".into(), id: "c".into(), bundle: "/b".into(), annotations: json!({"a": "b"}) };
         let value: Value = serde_json::from_str(&state.text("created", Some(7))).unwrap();
         assert_eq!(
             value,
             json!({"ociVersion": "1.2.0", "id": "c", "status": "created", "pid": 7, "bundle": "/b",
             "annotations": {"a": "b"}})
         );
-        let value: Value = serde_json::from_str(&State::default().text("stopped", None)).unwrap();
+        let value: Value = serde_json::from_str(&OciState::default().text("stopped", None)).unwrap();
         assert_eq!((value.get("pid"), &value["annotations"]), (None, &json!({})));
     }
 }

@@ -10,7 +10,7 @@ use hutch_agent_proto::{ErrorKind, RemoteError};
 use hutch_hook::state_file;
 use serde::{Deserialize, Serialize};
 
-use crate::hooks::{self, Hook, State};
+use crate::hooks::{self, OciHook, OciState};
 use crate::seccomp::Filter;
 
 /// Name of the file in the bundle.
@@ -22,9 +22,9 @@ pub struct ExecPrep {
     /// Filter of every process of the container.
     pub filter: Option<Filter>,
     /// StartContainer hooks; only the first process runs them.
-    pub hooks: Vec<Hook>,
+    pub hooks: Vec<OciHook>,
     /// State that the hooks read; its status and pid are filled in.
-    pub state: State,
+    pub state: OciState,
 }
 
 impl ExecPrep {
@@ -76,7 +76,7 @@ mod tests {
     fn the_steps_survive_their_file() {
         let dir = tempfile::tempdir().unwrap();
         assert!(ExecPrep::read(dir.path()).is_err());
-        let hook = Hook { path: "/x".into(), ..Hook::default() };
+        let hook = OciHook { path: "/x".into(), ..OciHook::default() };
         let prep = ExecPrep { filter: Some(Filter::default()), hooks: vec![hook], ..ExecPrep::default() };
         prep.write(dir.path()).unwrap();
         assert_eq!(ExecPrep::read(dir.path()).unwrap(), prep);
@@ -89,12 +89,12 @@ mod tests {
     fn p_166_the_first_hook_that_fails_ends_the_list() {
         let dir = tempfile::tempdir().unwrap();
         let mark = |name: &str| dir.path().join(name);
-        let hook = |script: String| Hook {
+        let hook = |script: String| OciHook {
             path: "/bin/sh".into(),
             args: vec!["sh".into(), "-c".into(), script],
-            ..Hook::default()
+            ..OciHook::default()
         };
-        let state = State { id: "c".into(), ..State::default() };
+        let state = OciState { id: "c".into(), ..OciState::default() };
         let hooks = vec![
             hook(format!("cat > {}", mark("one").display())),
             hook("echo no way; exit 4".into()),

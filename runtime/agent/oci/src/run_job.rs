@@ -22,7 +22,7 @@ use nix::mount::{mount, umount2, MntFlags, MsFlags};
 use nix::sched::{unshare, CloneFlags};
 
 use crate::executor::Execute;
-use crate::hooks::{self, Hook};
+use crate::hooks::{self, OciHook};
 use crate::job::{HookPoint, Job, HOOK_TIMEOUT, VERB};
 use crate::pre_exec::ExecPrep;
 use crate::wire::{channel, send, send_failure, Message};
@@ -54,7 +54,7 @@ pub fn run_job() -> Option<i32> {
 /// Runs a hook of the guest, with our own stdin as its state.
 fn hook(program: &Path, point: HookPoint) -> Result<(), RemoteError> {
     let name = program.file_name().unwrap_or_default().to_string_lossy().into_owned();
-    let hook = Hook {
+    let hook = OciHook {
         path: program.to_string_lossy().into_owned(),
         args: vec![name, point.name().to_owned()],
         env: vec![format!("PATH={DEFAULT_PATH}")],

@@ -82,7 +82,7 @@ fn a_process_that_cannot_enter_is_refused_with_the_reason() {
     assert_eq!(kind(enter(&mut control, "e", command(&["/no/such"]))), ErrorKind::ProgramNotFound);
     assert_eq!(kind(enter(&mut control, "e", command(&["/etc/passwd"]))), ErrorKind::ProgramNotExecutable);
     assert_eq!(kind(enter(&mut control, "e", command(&[]))), ErrorKind::Invalid);
-    let unknown = ProcessSpec { user: "nobody-here".into(), ..command(&["true"]) };
+    let unknown = ProcessSpec { user: "no-such-user".into(), ..command(&["true"]) };
     assert!(enter(&mut control, "e", unknown).is_err());
     enter(&mut control, "e", command(&["true"])).unwrap();
     assert_eq!(control.wait("e"), ExitStatus::Code(0), "the token was free all the time");
