@@ -1,4 +1,4 @@
-//! Hooks: programs of the host that run beside a pod's life (§8 of the contract).
+//! Host programs that run at fixed points of a pod's life (§8 of the contract).
 
 mod run;
 #[cfg(test)]
@@ -18,7 +18,7 @@ use crate::spec::HookSpec;
 
 pub(crate) use run::run;
 
-/// What a hook reads on its stdin: the state of the OCI runtime specification (P-161).
+/// The state of the OCI runtime specification, which a hook reads on its stdin (P-161).
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct HookState {
@@ -31,7 +31,7 @@ pub struct HookState {
     /// A process whose main thread is in the pod's network namespace: the VMM (P-167). Absent when it is gone.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub pid: Option<i32>,
-    /// The bundle of the sandbox container; empty if there is none.
+    /// Bundle of the sandbox container; empty without one.
     pub bundle: PathBuf,
     /// The pod's annotations.
     pub annotations: BTreeMap<String, String>,
@@ -41,27 +41,27 @@ pub struct HookState {
 #[derive(Debug, thiserror::Error)]
 #[error("{cause}{}", output(.stdout, .stderr))]
 pub struct HookFailure {
-    /// What went wrong.
+    /// The failure itself.
     pub cause: HookCause,
-    /// What it printed.
+    /// Standard output of the hook.
     pub stdout: String,
-    /// What it printed to stderr.
+    /// Standard error of the hook.
     pub stderr: String,
 }
 
-/// What went wrong with a hook.
+/// A hook's failure.
 #[derive(Debug, thiserror::Error)]
 pub enum HookCause {
-    /// It could not be started.
+    /// The program did not start.
     #[error("could not be started: {0}")]
     Launch(io::Error),
-    /// It could not be watched.
+    /// Waiting for the program failed.
     #[error("could not be watched: {0}")]
     Watch(io::Error),
-    /// It ended with another status than 0.
+    /// The program exited with a status other than 0, or a signal killed it.
     #[error("ended with {0}")]
     Status(std::process::ExitStatus),
-    /// It took too long and was killed with its process group (P-163).
+    /// It exceeded its timeout and was killed with its process group (P-163).
     #[error("was killed after {} s", .0.as_secs_f32())]
     Timeout(Duration),
 }
@@ -78,9 +78,6 @@ fn output(stdout: &str, stderr: &str) -> String {
 }
 
 /// Runs hooks in order; the first failure ends the list (P-063).
-///
-/// # Errors
-/// [`Error::Hook`].
 pub(crate) fn run_fatal(kind: &'static str, hooks: &[HookSpec], state: &HookState) -> Result<()> {
     for hook in hooks {
         fault::point_of(kind, "before")?;
@@ -91,9 +88,6 @@ pub(crate) fn run_fatal(kind: &'static str, hooks: &[HookSpec], state: &HookStat
 }
 
 /// Runs all hooks in order; failures are logged (P-076, P-088, P-164).
-///
-/// # Errors
-/// Only injected ones.
 pub(crate) fn run_logged(kind: &'static str, hooks: &[HookSpec], state: &HookState) -> Result<()> {
     for hook in hooks {
         fault::point_of(kind, "before")?;

@@ -1,5 +1,5 @@
-//! Kernel networking: namespaces by path, and each interface in them joined to a tap of the machine by redirection in
-//! both directions, so that the guest is where the interface was (model tc-filter, M-14).
+//! Kernel networking: each interface of a namespace is joined to a tap of the machine by redirection in both
+//! directions, so that the guest takes the interface's place (model tc-filter).
 //!
 //! ```text
 //!   outside ──▶ eth0 ─ ingress: redirect ──▶ htapN ──▶ VMM, guest
@@ -27,7 +27,7 @@ pub struct TcNetwork {
 }
 
 impl TcNetwork {
-    /// Namespaces made for pods are bound below `dir`, usually `/run/hutch/pods.netns`.
+    /// Binds the namespaces of pods below `dir`, usually `/run/hutch/pods.netns`.
     pub fn new(dir: impl Into<PathBuf>) -> Self {
         Self { dir: dir.into() }
     }
@@ -52,7 +52,7 @@ impl Network for TcNetwork {
     fn plan(&self, pod: &str, config: &NetworkConfig) -> BackendResult<Namespace> {
         match &config.namespace {
             Some(path) if namespace::exists(path) => Ok(Namespace { path: Some(path.clone()), created: false }),
-            Some(path) => Err(BackendError::Refused(format!("{} is no network namespace", path.display()))),
+            Some(path) => Err(BackendError::Refused(format!("{} is not a network namespace", path.display()))),
             None => Ok(Namespace { path: Some(self.dir.join(pod)), created: true }),
         }
     }
@@ -78,7 +78,7 @@ impl Network for TcNetwork {
             let addresses = addresses(&mut netlink)?;
             let routes = routes(&mut netlink, &all)?;
             let neighbours = neighbours(&mut netlink, &all)?;
-            // With its tap there the discipline is ours.
+            // If its tap exists, the discipline is ours.
             let is_joined = |link: &Link| all.iter().any(|other| other.name == tap_name(link.index));
             let mut foreign = Vec::new();
             for link in all.iter().filter(|link| !is_joined(link)) {
@@ -101,7 +101,7 @@ impl Network for TcNetwork {
             };
             Ok(all.iter().filter_map(plan).collect())
         };
-        look().map_err(|e| BackendError::system("look at the interfaces of the namespace", e))
+        look().map_err(|e| BackendError::system("list the interfaces of the namespace", e))
     }
 
     fn attach(&self, _: &Namespace, endpoint: &Endpoint) -> BackendResult<()> {
@@ -128,11 +128,11 @@ impl Network for TcNetwork {
 
     fn detach(&self, given: &Namespace, endpoint: &Endpoint) -> BackendResult<()> {
         let EndpointKind::Tap { tap, keep_ingress } = &endpoint.kind else { return Ok(()) };
-        // A namespace that is gone has taken its interfaces along.
+        // A namespace that is gone has taken its interfaces with it.
         let Some(path) = given.path.as_deref().filter(|path| namespace::exists(path)) else { return Ok(()) };
         let mut result = Ok(());
         run_in_namespace(Some(path), &mut || result = part(&endpoint.name, tap, *keep_ingress))?;
-        result.map_err(|e| fail("take it apart", &endpoint.name, e))
+        result.map_err(|e| fail("detach it from its tap", &endpoint.name, e))
     }
 
     fn delete(&self, _: &str, made: &Namespace) -> BackendResult<()> {
@@ -143,8 +143,8 @@ impl Network for TcNetwork {
     }
 }
 
-/// Inside the namespace: the interface gets its packets back, and the tap goes, last, since it tells which filter is
-/// ours.
+/// Runs inside the namespace: gives the interface its packets back, then deletes the tap. The tap goes last because it
+/// identifies the filter that is ours.
 fn part(name: &str, tap: &str, keep_ingress: bool) -> io::Result<()> {
     let mut netlink = Netlink::open()?;
     let all = links(&mut netlink)?;

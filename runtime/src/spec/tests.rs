@@ -183,7 +183,7 @@ fn p_181_a_machine_needs_a_kernel_and_an_image_or_an_initrd() {
     assert_eq!(growing.complete().unwrap().hypervisor.max_memory_mib, 1024, "what counts is the memory at boot");
 }
 
-/// What would have no effect is refused, not ignored. The no-op hypervisor takes everything (P-186, P-190).
+/// A setting without effect is refused, not ignored. The no-op hypervisor takes every setting (P-186, P-190).
 #[test]
 fn what_the_hypervisor_does_not_support_is_refused() {
     let firmware = HypervisorConfig { firmware: Some("/f".into()), ..hypervisor() };
@@ -257,9 +257,9 @@ fn p_184_memory_limits_round_up_to_whole_mib() {
 fn p_185_a_block_index_is_the_lowest_free_one() {
     let mut indices = BlockIndices::default();
     assert_eq!([indices.take(), indices.take(), indices.take()], [0, 1, 2]);
-    indices.give_back(1);
-    indices.give_back(1);
-    indices.give_back(77);
+    indices.free(1);
+    indices.free(1);
+    indices.free(77);
     assert_eq!([indices.take(), indices.take()], [1, 3]);
     assert_eq!((indices.len(), indices.is_empty()), (4, false));
 }

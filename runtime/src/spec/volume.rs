@@ -1,4 +1,4 @@
-//! Host directories and sockets shared into the machine, and their text forms.
+//! Host directories shared into the machine.
 
 use std::path::PathBuf;
 
@@ -13,7 +13,7 @@ use crate::error::{Error, Result};
 pub struct Volume {
     /// Mount tag, at most 36 bytes (VIRTIO 1.2, 5.11.4).
     pub tag: String,
-    /// Host directory.
+    /// Directory on the host.
     pub path: PathBuf,
     /// The guest cannot write to it.
     #[serde(default)]

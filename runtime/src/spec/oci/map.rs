@@ -1,4 +1,4 @@
-//! OCI configuration → pod or container configuration (P-196).
+//! From an OCI configuration to the configuration of a pod or container (P-196).
 
 use std::path::{Path, PathBuf};
 
@@ -10,20 +10,20 @@ use crate::spec::{
     PodConfig, Resources,
 };
 
-/// A container from the bundle at `bundle`, whose `config.json` is `text`.
+/// The container of the bundle at `bundle`, whose `config.json` is `text`.
 ///
 /// # Errors
-/// [`Error::InvalidConfig`] naming the section.
+/// [`Error::InvalidConfig`] with the section.
 pub fn container_from_oci(id: &str, bundle: &Path, text: &str, role: &Role) -> Result<ContainerConfig> {
     let oci = OciConfig::parse(text)?;
     container(id, bundle, text, role, &oci)
 }
 
-/// A pod with one container, both named `id`, from a bundle (P-194). `base` brings what an OCI configuration does not
-/// tell: the machine, the agent, the network model.
+/// A pod with the one container of a bundle, both named `id` (P-194). `base` provides what an OCI configuration lacks:
+/// the machine, the agent, the network type.
 ///
 /// # Errors
-/// [`Error::InvalidConfig`] naming the section.
+/// [`Error::InvalidConfig`] with the section.
 pub fn pod_from_oci(id: &str, bundle: &Path, text: &str, role: &Role, base: PodConfig) -> Result<PodConfig> {
     let oci = OciConfig::parse(text)?;
     let container = container(id, bundle, text, role, &oci)?;
@@ -67,7 +67,7 @@ fn container(id: &str, bundle: &Path, text: &str, role: &Role, oci: &OciConfig) 
         mounts: oci.mounts.iter().map(mount).collect(),
         devices: linux.devices.iter().map(device).collect::<Result<_>>()?,
         resources: resources(linux.resources.as_ref())?,
-        // It is in the annotation.
+        // The annotation has the profile.
         seccomp: None,
     })
 }
@@ -103,7 +103,7 @@ fn mount(mount: &config::Mount) -> MountSpec {
 fn device(device: &config::LinuxDevice) -> Result<DeviceInfo> {
     let what = || format!("OCI config.json: linux.devices {}", device.path);
     let number = |value: i64| {
-        // Fifos have no numbers; some callers write -1 for that.
+        // Fifos have no numbers; some callers write -1.
         u32::try_from(value.max(0)).map_err(|_| Error::invalid(what(), "has a device number out of range"))
     };
     let info = DeviceInfo {
@@ -128,7 +128,7 @@ fn resources(resources: Option<&config::LinuxResources>) -> Result<Resources> {
     let period = cpu.period.filter(|period| *period != 0);
     let pair = match (quota, period) {
         (Some(quota), Some(period)) => (Some(quota), Some(period)),
-        // Without a quota the period means nothing.
+        // A period without a quota has no effect.
         (None, _) => (None, None),
         (Some(quota), None) if quota < 0 => (None, None),
         (Some(_), None) => {
