@@ -38,7 +38,6 @@ pub mod modules;
 pub mod mount_options;
 pub mod mounts;
 pub mod net;
-pub mod netlink;
 pub mod outbox;
 pub mod power;
 pub mod process;

@@ -3,7 +3,6 @@
 mod endpoint;
 mod namespace;
 mod nat;
-mod netlink;
 mod tap;
 mod tc;
 #[cfg(test)]

@@ -5,11 +5,11 @@ use std::io;
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::Path;
 
+use hutch_netlink::{change_link, links, LinkChange, Netlink};
 use nix::errno::Errno;
 use nix::mount::{mount, umount2, MntFlags, MsFlags};
 use nix::sched::{unshare, CloneFlags};
-
-use super::netlink::{links, set_up, Netlink};
+use nix::sys::statfs::{statfs, FsType};
 
 /// Most mounts that [`remove`] unmounts from one path before it gives up.
 const MAX_STACKED: usize = 8;
@@ -46,7 +46,7 @@ fn fill(path: &Path) -> io::Result<()> {
     unshare(CloneFlags::CLONE_NEWNET)?;
     let mut netlink = Netlink::open()?;
     if let Some(loopback) = links(&mut netlink)?.iter().find(|link| link.loopback) {
-        set_up(&mut netlink, loopback.index, 0)?;
+        change_link(&mut netlink, loopback.index, LinkChange { up: Some(true), ..LinkChange::default() })?;
     }
     let none = None::<&str>;
     mount(Some("/proc/thread-self/ns/net"), path, none, MsFlags::MS_BIND, none)?;
@@ -76,8 +76,8 @@ pub(super) fn remove(path: &Path) -> io::Result<()> {
 /// Whether a namespace is bound at `path`; the bare file does not count.
 pub(super) fn exists(path: &Path) -> bool {
     // Magic number of the namespace file system (statfs(2), NSFS_MAGIC).
-    const NSFS_MAGIC: i64 = 0x6e73_6673;
-    rustix::fs::statfs(path).is_ok_and(|found| found.f_type == NSFS_MAGIC)
+    const NSFS_MAGIC: FsType = FsType(0x6e73_6673);
+    statfs(path).is_ok_and(|found| found.filesystem_type() == NSFS_MAGIC)
 }
 
 /// Opens the network namespace of the calling thread.

@@ -12,10 +12,13 @@ use std::os::fd::AsFd;
 use std::path::Path;
 use std::process::{Command, Stdio};
 
+use hutch_netlink::{
+    add_address, add_route, change_link, links, make_veth, Cidr, LinkChange, Netlink, Peer, RouteEntry,
+};
+use nix::errno::Errno;
 use sha2::{Digest, Sha256};
 
 use super::namespace;
-use super::netlink::{add_address, add_default_route, links, make_veth, set_up, Netlink, Peer};
 use crate::backend::{run_in_namespace, BackendError, BackendResult};
 use crate::spec::{NetworkConfig, PortForward, Protocol};
 
@@ -57,8 +60,7 @@ pub(super) fn connect(pod: &str, path: &Path, config: &NetworkConfig) -> Backend
         let mut netlink = Netlink::open()?;
         let link = links(&mut netlink)?.into_iter().find(|link| link.name == name);
         let link = link.ok_or_else(|| io::Error::new(io::ErrorKind::NotFound, format!("no interface {name}")))?;
-        add_address(&mut netlink, link.index, outer.into(), PREFIX)?;
-        set_up(&mut netlink, link.index, 0)?;
+        bring_up(&mut netlink, link.index, outer)?;
         fs::write("/proc/sys/net/ipv4/ip_forward", "1")?;
         // Forwarded ports must be reachable from the host's loopback too.
         fs::write(format!("/proc/sys/net/ipv4/conf/{name}/route_localnet"), "1")
@@ -75,21 +77,31 @@ fn connect_inside(path: &Path, host: &File) -> io::Result<u32> {
     for step in 0..NETWORKS {
         let index = (first + step) % NETWORKS;
         let name = format!("hutch-{index}");
-        match make_veth(&mut netlink, INSIDE, &Peer { name: &name, namespace: host.as_fd() }) {
+        match make_veth(&mut netlink, INSIDE, Peer { name: &name, namespace: host.as_fd() }) {
             Ok(()) => {
                 let (outer, inner) = pair(index);
                 let link = links(&mut netlink)?.into_iter().find(|link| link.name == INSIDE);
                 let link = link.ok_or_else(|| io::Error::other("the new interface is not there"))?;
-                add_address(&mut netlink, link.index, inner.into(), PREFIX)?;
-                set_up(&mut netlink, link.index, 0)?;
-                add_default_route(&mut netlink, link.index, IpAddr::V4(outer))?;
+                bring_up(&mut netlink, link.index, inner)?;
+                add_route(&mut netlink, &default_route(link.index, outer), false)?;
                 return Ok(index);
             }
-            Err(e) if e.kind() == io::ErrorKind::AlreadyExists => {}
-            Err(e) => return Err(e),
+            Err(Errno::EEXIST) => {}
+            Err(e) => return Err(e.into()),
         }
     }
     Err(io::Error::other("all 16384 networks for pods are in use"))
+}
+
+fn bring_up(netlink: &mut Netlink, link: u32, address: Ipv4Addr) -> io::Result<()> {
+    add_address(netlink, link, Cidr { address: address.into(), prefix: PREFIX })?;
+    change_link(netlink, link, LinkChange { up: Some(true), ..LinkChange::default() })?;
+    Ok(())
+}
+
+fn default_route(link: u32, gateway: Ipv4Addr) -> RouteEntry {
+    let destination = Cidr { address: Ipv4Addr::UNSPECIFIED.into(), prefix: 0 };
+    RouteEntry { destination, gateway: Some(gateway.into()), source: None, link, scope: 0, metric: 0 }
 }
 
 /// The pod's table: outgoing packets get the host's address, packets to forwarded ports go to the pod.

@@ -1,5 +1,5 @@
 //! Persistent tap devices: created in a pod's namespace, opened by its VMM by name.
-#![allow(unsafe_code)] // The two requests of tun devices have no safe form.
+#![expect(unsafe_code, reason = "the two requests of tun devices have no safe form")]
 
 use std::fs::{File, OpenOptions};
 use std::io;
