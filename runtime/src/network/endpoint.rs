@@ -20,17 +20,13 @@ pub enum EndpointKind {
         #[serde(default, skip_serializing_if = "std::ops::Not::not")]
         keep_ingress: bool,
     },
-    /// A physical interface passed through.
+    /// A physical interface that the guest gets as a device. P-086 fixes when it goes back to the host; [`super::TcNetwork`]
+    /// makes none, because machines of type `hutch` cannot pass devices through.
     Physical {
         /// PCI address.
         address: String,
         /// Host driver that gets the device back (P-086).
         driver: String,
-    },
-    /// A socket of a user-space switch.
-    VhostUser {
-        /// Path of the socket on the host.
-        socket: String,
     },
 }
 
@@ -56,13 +52,6 @@ pub struct Endpoint {
     /// Static neighbours (P-203).
     #[serde(default)]
     pub neighbours: Vec<Neighbour>,
-}
-
-impl Endpoint {
-    /// Whether the namespace must outlive the VMM because a device goes back to its host driver (P-086).
-    pub fn is_physical(&self) -> bool {
-        matches!(self.kind, EndpointKind::Physical { .. })
-    }
 }
 
 impl fmt::Display for Endpoint {
@@ -97,7 +86,7 @@ pub(crate) fn known_endpoints<'de, D: Deserializer<'de>>(deserializer: D) -> Res
         let tag = value["type"].as_str().unwrap_or_default().to_owned();
         match serde_json::from_value(value) {
             Ok(endpoint) => endpoints.push(endpoint),
-            Err(e) if matches!(tag.as_str(), "tap" | "physical" | "vhost-user") => {
+            Err(e) if matches!(tag.as_str(), "tap" | "physical") => {
                 return Err(serde::de::Error::custom(e));
             }
             Err(_) => logger::warn!("network record: endpoint of unknown kind {tag:?} skipped"),

@@ -61,7 +61,7 @@ impl Runtime {
         let text =
             std::fs::read_to_string(&file).map_err(|e| Error::invalid(file.display().to_string(), e.to_string()))?;
         let path = bundle.path.canonicalize().map_err(|e| Error::invalid(file.display().to_string(), e.to_string()))?;
-        let role = classify(&OciConfig::parse(&text)?.annotations)?;
+        let role = classify(&OciConfig::parse(&text)?.annotations.unwrap_or_default())?;
         self.check_unused(bundle.id)?;
         let handle = match &role {
             Role::Single | Role::Sandbox => {

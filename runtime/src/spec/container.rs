@@ -7,7 +7,8 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::{
-    need_absolute, oci, BlockVolume, Command, Device, DeviceInfo, DeviceKind, HookSpec, Seccomp, SeccompProfile,
+    need_absolute, oci, BlockVolume, Command, Device, DeviceInfo, DeviceKind, HookSpec, Resources, Seccomp,
+    SeccompProfile,
 };
 use crate::error::{Error, Result};
 use crate::id::{ContainerId, VolumeName};
@@ -64,27 +65,6 @@ pub struct MountSpec {
     pub host_path: Option<PathBuf>,
 }
 
-/// Limits of a container; an absent one means unlimited.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
-#[serde(deny_unknown_fields, default)]
-pub struct Resources {
-    /// Microseconds of CPU time per period; negative means unlimited (P-183).
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub cpu_quota: Option<i64>,
-    /// Length of the CPU period in microseconds.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub cpu_period: Option<u64>,
-    /// CPU weight, 2 to 262144.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub cpu_shares: Option<u64>,
-    /// Memory in bytes; -1 means unlimited.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub memory: Option<i64>,
-    /// Number of processes; -1 means unlimited.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub pids: Option<i64>,
-}
-
 impl ContainerConfig {
     /// Checks all fields that can be checked without the host's files.
     ///
@@ -123,8 +103,8 @@ impl ContainerConfig {
     /// The startContainer hooks of the container's OCI configuration, if it has one.
     pub(crate) fn start_container_hooks(&self) -> Vec<HookSpec> {
         let oci = self.annotations.get(oci::CONFIG_KEY).and_then(|text| oci::OciConfig::parse(text).ok());
-        let hooks = oci.and_then(|oci| oci.hooks).map(|hooks| hooks.start_container).unwrap_or_default();
-        hooks.into_iter().map(HookSpec::from).collect()
+        let hooks = oci.and_then(|oci| oci.hooks);
+        hooks.map(|hooks| oci::hook_specs(hooks.start_container())).unwrap_or_default()
     }
 
     /// Reads the files that the configuration names, so that a later start of the container gives the same result.
@@ -239,19 +219,4 @@ impl MountSpec {
 
 fn is_block_option(option: &str) -> bool {
     matches!(option, "ro" | "rw") || option.starts_with("fstype=")
-}
-
-impl Resources {
-    fn validate(&self) -> Result<()> {
-        if let Some(bytes) = self.memory {
-            super::memory_mib(bytes)?;
-        }
-        if self.cpu_shares.is_some_and(|shares| shares != 0 && !(2..=262_144).contains(&shares)) {
-            return Err(Error::invalid("resources.cpu_shares", "must be 2 to 262144"));
-        }
-        if self.cpu_quota.is_some_and(|quota| quota == 0) {
-            return Err(Error::invalid("resources.cpu_quota", "is 0; leave it out or give -1 for unlimited"));
-        }
-        Ok(())
-    }
 }

@@ -10,7 +10,7 @@ use sha2::{Digest, Sha256};
 use crate::error::{Error, Result};
 
 /// Hot-plug slots of a bridge (P-188).
-pub const BRIDGE_SLOTS: u8 = 30;
+pub(super) const BRIDGE_SLOTS: u8 = 30;
 /// Longest device id: what a virtio-blk serial number can hold (VIRTIO 1.2, 5.2.6).
 const MAX_DEVICE_ID: usize = 20;
 /// Most addresses of a SCSI controller: targets times units.

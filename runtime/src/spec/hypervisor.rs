@@ -184,10 +184,4 @@ impl HypervisorConfig {
         }
         Ok(())
     }
-
-    /// The kernel's command line: architecture, common, configured; the last ones win (P-182).
-    pub fn command_line(&self, architecture: &[&str], common: &[&str]) -> Vec<String> {
-        let defaults = architecture.iter().chain(common).map(|&text| text.to_owned());
-        defaults.chain(self.kernel_parameters.iter().map(KernelParameter::text)).collect()
-    }
 }

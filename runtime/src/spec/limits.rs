@@ -1,9 +1,47 @@
-//! Size of the machine from the limits of its containers (P-183, P-184).
+//! Limits of containers, and the size of the machine that follows from them (P-183, P-184).
 
-use super::Resources;
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
 use crate::error::{Error, Result};
 
 const MIB: i64 = 1 << 20;
+
+/// Limits of a container; an absent one means unlimited.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct Resources {
+    /// Microseconds of CPU time per period; negative means unlimited (P-183).
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub cpu_quota: Option<i64>,
+    /// Length of the CPU period in microseconds.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub cpu_period: Option<u64>,
+    /// CPU weight, 2 to 262144.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub cpu_shares: Option<u64>,
+    /// Memory in bytes; -1 means unlimited.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub memory: Option<i64>,
+    /// Number of processes; -1 means unlimited.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub pids: Option<i64>,
+}
+
+impl Resources {
+    pub(super) fn validate(&self) -> Result<()> {
+        if let Some(bytes) = self.memory {
+            memory_mib(bytes)?;
+        }
+        if self.cpu_shares.is_some_and(|shares| shares != 0 && !(2..=262_144).contains(&shares)) {
+            return Err(Error::invalid("resources.cpu_shares", "must be 2 to 262144"));
+        }
+        if self.cpu_quota.is_some_and(|quota| quota == 0) {
+            return Err(Error::invalid("resources.cpu_quota", "is 0; leave it out or give -1 for unlimited"));
+        }
+        Ok(())
+    }
+}
 
 /// Thousandths of a CPU that the limits allow; 0 means unlimited, as does a negative quota or a period of zero.
 fn milli_cpus(resources: &Resources) -> u64 {
@@ -16,11 +54,6 @@ fn milli_cpus(resources: &Resources) -> u64 {
             u64::try_from(milli).unwrap_or(u64::MAX)
         }
     }
-}
-
-/// vCPUs one container asks for: its share, rounded up.
-pub fn vcpus_for(resources: &Resources) -> u32 {
-    vcpus_for_all(std::iter::once(resources))
 }
 
 /// vCPUs that the containers need on top of the machine's default: the sum of their shares, rounded up once (P-183).

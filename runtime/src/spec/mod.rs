@@ -26,21 +26,19 @@ mod tests;
 pub use annotation::{AssetPolicy, Override, ANNOTATION_PREFIX, KATA_PREFIX};
 pub use capability::Capabilities;
 pub use command::{parse_env, parse_user, Command, EnvVar};
-pub use container::{ContainerConfig, MountSpec, Resources};
-pub use device::{
-    drive_name, scsi_address, BlockIndices, BlockVolume, Bridge, Device, DeviceInfo, DeviceKind, BRIDGE_SLOTS,
-};
+pub use container::{ContainerConfig, MountSpec};
+pub use device::{drive_name, scsi_address, BlockIndices, BlockVolume, Bridge, Device, DeviceInfo, DeviceKind};
 pub use hook::{HookSpec, Hooks};
 pub(crate) use hypervisor::PLATFORM_MAX_VCPUS;
 pub use hypervisor::{BlockDriver, HypervisorConfig, KernelParameter, DEFAULT_MEMORY_MIB, DEFAULT_VCPUS};
 pub use kinds::{AgentKind, HypervisorKind, NetworkKind, ProxyKind, ShimKind};
-pub use limits::{memory_mib, memory_mib_for_all, vcpus_for, vcpus_for_all};
+pub use limits::{memory_mib, memory_mib_for_all, vcpus_for_all, Resources};
 pub use network::{NetworkConfig, PortForward, Protocol};
 pub use pod::{AgentConfig, PodConfig, ProxyConfig, ShimConfig, VmResources, MAX_HOSTNAME};
 pub use seccomp::{Seccomp, SeccompAction, SeccompArg, SeccompFlag, SeccompOperator, SeccompProfile, SeccompRule};
 pub use signal::parse_signal;
 pub use status::{ContainerStatus, Exit, PodStatus};
-pub use volume::{parse_sockets, parse_volumes, Socket, Volume};
+pub use volume::Volume;
 
 pub(crate) use device::device_id;
 

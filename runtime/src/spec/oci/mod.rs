@@ -11,10 +11,11 @@ mod map;
 #[cfg(test)]
 mod tests;
 
-pub use config::OciConfig;
 pub use kind::{classify, Role};
+pub(crate) use map::hook_specs;
 pub use map::{container_from_oci, pod_from_oci};
 
+pub(crate) use config::OciConfig;
 pub(crate) use derive::derive_config;
 pub(crate) use guest::{guest_config, has_seccomp, shared_binds, shm_source, GuestBind, GuestPaths};
 
