@@ -7,12 +7,12 @@ use std::time::{Duration, Instant};
 
 use crate::backend::{BackendError, BackendResult, Cgroups};
 
-/// Magic number of the file system (statfs(2), CGROUP2_SUPER_MAGIC).
+/// Magic number of the cgroup v2 file system (statfs(2), CGROUP2_SUPER_MAGIC).
 const CGROUP2_MAGIC: i64 = 0x6367_7270;
-/// A group stays busy for a moment after its last process was collected.
+/// A group stays busy for a moment after its last process was reaped.
 const BUSY: Duration = Duration::from_secs(2);
 
-/// The hierarchy mounted at a directory.
+/// The cgroup v2 hierarchy mounted at a directory.
 #[derive(Debug, Clone)]
 pub struct CgroupFs {
     root: PathBuf,
@@ -35,7 +35,7 @@ fn fail(what: &str, path: &Path, error: io::Error) -> BackendError {
     BackendError::system(format!("{what} {}", path.display()), error)
 }
 
-/// Name of a group without anything that could lead out of the hierarchy; `None` if there is such a thing in it.
+/// The relative path of group `name`; `None` if a component of it could lead out of the hierarchy.
 pub(crate) fn clean_name(name: &str) -> Option<PathBuf> {
     let mut clean = PathBuf::new();
     for part in Path::new(name).components() {
@@ -51,10 +51,10 @@ pub(crate) fn clean_name(name: &str) -> Option<PathBuf> {
 impl Cgroups for CgroupFs {
     fn plan(&self, name: &str) -> BackendResult<Option<PathBuf>> {
         let clean =
-            clean_name(name).ok_or_else(|| BackendError::Refused(format!("{name:?} names no control group")))?;
+            clean_name(name).ok_or_else(|| BackendError::Refused(format!("{name:?} does not name a control group")))?;
         match rustix::fs::statfs(&self.root) {
             Ok(found) if found.f_type == CGROUP2_MAGIC => Ok(Some(self.root.join(clean))),
-            // Version 1, or none: a pod runs without.
+            // A host with cgroup v1 or without cgroups: the pod runs without a group.
             _ => Ok(None),
         }
     }
@@ -82,7 +82,7 @@ impl Cgroups for CgroupFs {
             match fs::remove_dir(dir) {
                 Ok(()) => return Ok(()),
                 Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(()),
-                // No event tells when it is not busy any more; this happens right after a kill, for milliseconds.
+                // The kernel sends no event when the group is free. This follows a kill and takes milliseconds.
                 Err(e) if e.kind() == io::ErrorKind::ResourceBusy && Instant::now() < deadline => {
                     std::thread::sleep(wait);
                     wait = (wait * 2).min(Duration::from_millis(100));
@@ -119,14 +119,14 @@ mod tests {
         groups.add(&dir.path().join("x"), 0).unwrap();
     }
 
-    /// On the real hierarchy, where this process may write there.
+    /// Uses the real hierarchy if this process may write there.
     #[test]
     fn p_197_groups_take_processes_and_go() {
         let groups = CgroupFs::default();
         let name = format!("hutch-test-{}", std::process::id());
         let dir = groups.plan(&name).unwrap().filter(|dir| groups.create(dir).is_ok());
         let Some(dir) = dir else {
-            // Past the test harness, so that it is counted.
+            // Bypasses the output capture of libtest, so that the skip is counted.
             let line = "SKIPPED: no writable cgroup v2 hierarchy at /sys/fs/cgroup";
             return std::io::stdout().write_all(format!("{line}\n").as_bytes()).unwrap();
         };

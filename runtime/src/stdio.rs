@@ -1,8 +1,8 @@
-//! Relaying between file descriptors of the caller and the streams of a process in the guest.
+//! Relays between file descriptors of the caller and the streams of a process in the guest.
 //!
-//! One thread per stream with blocking reads and writes and one buffer of 64 KiB, so memory stays flat and a slow
-//! reader slows the process down. Descriptors of the caller may be shared with other programs (a terminal, a pipe of
-//! a shell): they are never made non-blocking, and if they already are that is coped with.
+//! One thread per stream, with blocking reads and writes and one buffer of 64 KiB: memory stays flat, and a slow reader
+//! slows the process down. Descriptors of the caller may be shared with other programs (a terminal, a pipe of a shell):
+//! the relay never makes them non-blocking, and copes with those that already are.
 //!
 //! ```text
 //!  stdin  ─▶ input thread  ─▶ stream ─▶ guest     caller's EOF ─▶ write side shut down ─▶ EOF for the process
@@ -30,41 +30,41 @@ use crate::agent_client::AgentError;
 /// Bytes moved at a time.
 const BUFFER: usize = 64 << 10;
 
-/// Opens a stream of the process. Called once for each stream, on the stream's own thread.
+/// Opens a stream of the process. Called once per stream, on the stream's own thread.
 pub type OpenStream = Arc<dyn Fn(StdStream) -> Result<UnixStream, AgentError> + Send + Sync>;
 
-/// The caller's side.
+/// The caller's ends of the streams.
 #[derive(Debug, Default)]
 pub struct StdioFds {
     /// Read for the process; `None`: the process has no stdin stream.
     pub stdin: Option<OwnedFd>,
-    /// Written with what the process writes. With a terminal this is all of its output.
+    /// Gets the output of the process. With a terminal this is all of its output.
     pub stdout: Option<OwnedFd>,
-    /// Written with what the process writes to stderr; unused with a terminal.
+    /// Gets the stderr of the process; unused with a terminal.
     pub stderr: Option<OwnedFd>,
 }
 
-/// Why a stream ended before its source did.
+/// The reason for which a stream ended before its source did.
 #[derive(Debug, thiserror::Error)]
 pub enum RelayError {
     /// The stream to the guest could not be opened.
     #[error(transparent)]
     Open(#[from] AgentError),
-    /// The caller's side failed in another way than by hanging up.
+    /// The caller's side failed; a hang-up of the caller is not a failure.
     #[error("{} of hutch", crate::agent_client::stream_name(*.stream))]
     Caller {
-        /// Which.
+        /// Stream that failed.
         stream: StdStream,
-        /// The cause.
+        /// Failure of the read or write.
         source: io::Error,
     },
-    /// The host could not give a thread or a descriptor.
+    /// The host could not create a thread or a descriptor.
     #[error("set up the relay of standard streams")]
     Host(#[source] io::Error),
 }
 
-/// The streams of one process being relayed. Dropping it leaves the threads to end by themselves when the streams
-/// do; [`Relay::finish`] is the orderly way.
+/// The relayed streams of one process. Dropping it leaves the threads to end with their streams; [`Relay::finish`] is
+/// the orderly way.
 pub struct Relay {
     stop_input: Arc<EventFd>,
     drain: Arc<EventFd>,
@@ -74,7 +74,7 @@ pub struct Relay {
     first_byte: Arc<AtomicU64>,
 }
 
-/// What an output thread needs.
+/// Arguments of an output thread.
 struct Output {
     stream: StdStream,
     sink: OwnedFd,
@@ -84,12 +84,12 @@ struct Output {
 }
 
 impl Relay {
-    /// Starts relaying. With `terminal` the one stream [`StdStream::Terminal`] serves stdin and stdout.
+    /// Starts relaying. With `terminal` one stream, [`StdStream::Terminal`], serves stdin and stdout.
     ///
-    /// `quiet`: once [`Relay::finish`] is called, an output on which nothing comes for so long counts as ended.
+    /// `quiet`: once [`Relay::finish`] is called, an output without new bytes for this time counts as ended.
     ///
     /// # Errors
-    /// [`RelayError::Host`]; what happens to a stream later is told by [`Relay::finish`].
+    /// [`RelayError::Host`]. [`Relay::finish`] reports later failures of a stream.
     pub fn start(open: OpenStream, fds: StdioFds, terminal: bool, quiet: Duration) -> Result<Relay, RelayError> {
         let stop_input = new_event()?;
         let drain = new_event()?;
@@ -140,14 +140,14 @@ impl Relay {
         Some(self.first_byte.load(Ordering::Relaxed)).filter(|ns| *ns != 0)
     }
 
-    /// The process has ended: stops reading stdin and waits until all of its output is with the caller. That is
-    /// when the streams end. A stream that a surviving child keeps open counts as ended when nothing has come for
-    /// the `quiet` time; one whose bytes the caller is slow to take does not.
+    /// Call it when the process has ended: stops reading stdin and waits until the caller has all output, which is when
+    /// the streams end. A stream that a surviving child keeps open counts as ended once nothing has come for the
+    /// `quiet` time; one whose bytes the caller takes slowly does not.
     ///
-    /// `limit` bounds the wait, and it may be called again; `None`: as long as the caller takes.
+    /// `limit` bounds the wait; the call may be repeated. `None`: as long as the caller takes bytes.
     ///
     /// # Errors
-    /// The first that happened on an output, after all have ended. Trouble with stdin is only logged: the process has
+    /// The first failure of an output, after all outputs have ended. A failure of stdin is only logged: the process has
     /// ended without it.
     pub fn finish(&mut self, limit: Option<Duration>) -> Result<Drained, RelayError> {
         signal(&self.stop_input);
@@ -175,16 +175,16 @@ impl Relay {
     }
 }
 
-/// How [`Relay::finish`] went.
+/// Result of [`Relay::finish`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Drained {
-    /// Every byte is with the caller.
+    /// The caller has every byte.
     All,
-    /// Some bytes are still under way.
+    /// Some bytes are still on their way.
     Stuck,
 }
 
-/// The threads are not joined: they end when their streams do, which a caller that never takes a byte can put off.
+/// The threads are not joined: they end with their streams, which a caller that never takes a byte can delay.
 fn spawn(name: &str, run: impl FnOnce() + Send + 'static) -> Result<(), RelayError> {
     thread::Builder::new().name(name.to_owned()).spawn(run).map(drop).map_err(RelayError::Host)
 }
@@ -195,11 +195,11 @@ fn new_event() -> Result<Arc<EventFd>, RelayError> {
 }
 
 fn signal(event: &EventFd) {
-    // Fails only at 2^64 - 1, where it is readable already.
+    // Fails only at 2^64 - 1, when it is readable already.
     let _ = event.write(1);
 }
 
-/// One stream, both directions: the input gets a thread of its own.
+/// Relays one stream in both directions: the input gets a thread of its own.
 fn relay_terminal(
     open: &OpenStream,
     stdin: Option<OwnedFd>,
@@ -221,7 +221,7 @@ fn relay_terminal(
     let _ = tell.send((StdStream::Terminal, result));
 }
 
-/// Moves what the guest writes to the caller until the stream ends or the caller hangs up.
+/// Copies the guest's output to the caller until the stream ends or the caller hangs up.
 fn pump_out(stream: &UnixStream, output: &Output) -> Result<(), RelayError> {
     let mut buffer = vec![0; BUFFER];
     let mut draining = false;
@@ -239,7 +239,7 @@ fn pump_out(stream: &UnixStream, output: &Output) -> Result<(), RelayError> {
             Ok(0) => return Ok(()),
             Ok(count) => count,
             Err(e) if e.kind() == io::ErrorKind::Interrupted => continue,
-            // The guest is gone: nothing more comes.
+            // The guest is gone; no more bytes come.
             Err(_) => return Ok(()),
         };
         match write_all(output.sink.as_fd(), &buffer[..count]) {
@@ -269,7 +269,7 @@ fn wait_for_output(stream: &UnixStream, output: &Output, draining: bool) -> Wait
         false => PollTimeout::NONE,
     };
     loop {
-        // Without any event asked for, the sink reports only that its reader has gone.
+        // With no requested events, poll reports only that the sink's reader has gone.
         let mut fds = [
             PollFd::new(stream.as_fd(), PollFlags::POLLIN),
             PollFd::new(output.sink.as_fd(), PollFlags::empty()),
@@ -293,14 +293,14 @@ fn wait_for_output(stream: &UnixStream, output: &Output, draining: bool) -> Wait
     }
 }
 
-/// The process shall get EPIPE: close the stream in both directions.
+/// Closes the stream in both directions, so that the process gets EPIPE.
 fn hang_up(stream: &UnixStream) -> Result<(), RelayError> {
     // Fails only if the guest has closed it too.
     let _ = stream.shutdown(Shutdown::Both);
     Ok(())
 }
 
-/// Moves what the caller writes to the guest until the caller's end, the guest's, or `stop`.
+/// Copies the caller's input to the guest until the caller's end, the guest's, or `stop`.
 fn feed(source: BorrowedFd<'_>, stream: UnixStream, stop: &EventFd) -> Result<(), RelayError> {
     let mut buffer = vec![0; BUFFER];
     loop {
@@ -311,7 +311,7 @@ fn feed(source: BorrowedFd<'_>, stream: UnixStream, stop: &EventFd) -> Result<()
             Ok(0) => break,
             Ok(count) => count,
             Err(Errno::EINTR | Errno::EAGAIN) => continue,
-            // A terminal that has gone away reads as an error; so does one we may not read any more.
+            // A terminal that has hung up gives a read error; so does one that a background process may not read.
             Err(Errno::EIO) => break,
             Err(errno) => {
                 let _ = stream.shutdown(Shutdown::Write);
@@ -324,12 +324,12 @@ fn feed(source: BorrowedFd<'_>, stream: UnixStream, stop: &EventFd) -> Result<()
         }
     }
     let _ = stream.shutdown(Shutdown::Write);
-    // Kept open until the end: a full close could overtake the bytes that are on their way.
+    // Kept open until the end: a full close could overtake bytes on their way.
     let _ = poll(&mut [PollFd::new(stop.as_fd(), PollFlags::POLLIN)], PollTimeout::NONE);
     Ok(())
 }
 
-/// Waits for something to read; false if reading has become pointless.
+/// Waits for input; false if reading has become pointless.
 fn wait_for_input(source: BorrowedFd<'_>, stream: &UnixStream, stop: &EventFd) -> bool {
     loop {
         let mut fds = [
@@ -347,7 +347,7 @@ fn wait_for_input(source: BorrowedFd<'_>, stream: &UnixStream, stop: &EventFd) -
     }
 }
 
-/// Writes all of `bytes`, waiting where somebody else has made the descriptor non-blocking.
+/// Writes all of `bytes`; waits where another program has made the descriptor non-blocking.
 fn write_all(sink: BorrowedFd<'_>, mut bytes: &[u8]) -> Result<(), Errno> {
     while !bytes.is_empty() {
         match nix::unistd::write(sink, bytes) {
@@ -362,7 +362,7 @@ fn write_all(sink: BorrowedFd<'_>, mut bytes: &[u8]) -> Result<(), Errno> {
     Ok(())
 }
 
-/// CLOCK_MONOTONIC in nanoseconds, the clock of all marks.
+/// CLOCK_MONOTONIC in nanoseconds, the clock of all boot marks.
 pub(crate) fn now_ns() -> u64 {
     clock_gettime(ClockId::CLOCK_MONOTONIC).map_or(1, |t| t.tv_sec() as u64 * 1_000_000_000 + t.tv_nsec() as u64)
 }

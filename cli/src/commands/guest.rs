@@ -5,7 +5,7 @@ use std::path::Path;
 use std::time::{Duration, Instant};
 
 use hutch_guest::{
-    AssetKind, BuildAction, BuildRequest, Event, GuestAssets, GuestError, Inspection, KernelOrigin, ListedAsset,
+    AssetKind, BuildAction, BuildEvent, BuildRequest, GuestAssets, GuestError, Inspection, KernelOrigin, ListedAsset,
     Manifest, Recorded, Stale,
 };
 use serde_json::json;
@@ -34,7 +34,7 @@ fn build(args: GuestBuildArgs) -> Result<u8, Failure> {
         force: args.force,
     };
     let mut progress = Progress::new();
-    let report = hutch_guest::build(&request, &mut |event: Event<'_>| progress.show(event))?;
+    let report = hutch_guest::build(&request, &mut |event: BuildEvent<'_>| progress.show(event))?;
     let done = match report.action {
         BuildAction::Nothing => "is up to date",
         BuildAction::Agent => "has the new agent",
@@ -71,20 +71,20 @@ impl Progress {
         }
     }
 
-    fn show(&mut self, event: Event<'_>) {
+    fn show(&mut self, event: BuildEvent<'_>) {
         match event {
-            Event::Note(text) => eprintln!("hutch: {text}"),
-            Event::Begin(phase) => {
+            BuildEvent::Note(text) => eprintln!("hutch: {text}"),
+            BuildEvent::Begin(phase) => {
                 (self.phase, self.started, self.last_step) = (phase.to_owned(), Instant::now(), None);
                 if self.terminal {
                     eprint!("{phase} …");
                 }
             }
-            Event::End(phase, time) => {
+            BuildEvent::End(phase, time) => {
                 let clear = if self.terminal { "\r\x1b[K" } else { "" };
                 eprintln!("{clear}{phase}: {:.1} s", time.as_secs_f64());
             }
-            Event::Step { done, expected } => self.step(done, expected),
+            BuildEvent::Step { done, expected } => self.step(done, expected),
         }
     }
 

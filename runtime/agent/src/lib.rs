@@ -44,7 +44,6 @@ mod mount_ns;
 mod mount_options;
 mod mounts;
 mod net;
-mod netlink;
 mod outbox;
 mod power;
 mod process;

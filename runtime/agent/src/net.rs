@@ -1,52 +1,18 @@
 //! Configures the guest's network as the host describes it: interfaces first, then routes and neighbours (P-203). Runs
 //! on connection threads, in the calling thread's network namespace.
 
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use hutch_agent_proto::{Interface, Neighbour, NetworkSpec, Route};
+use hutch_netlink::{
+    add_address, add_neighbour, add_route, change_link, Cidr, Link, LinkChange, NeighbourEntry, Netlink, RouteEntry,
+};
 use nix::errno::Errno;
 
 use crate::failure::{invalid, not_found, system, Outcome};
-use crate::netlink::{attributes, u32_at, Message, Netlink, Received};
 
 /// Longest interface name in bytes (`IFNAMSIZ` less the NUL).
 const MAX_NAME: usize = 15;
-/// Bytes of `struct ifinfomsg`.
-const IFINFOMSG: usize = 16;
-/// Attributes that libc does not name.
-const RTA_DST: u16 = 1;
-const RTA_OIF: u16 = 4;
-const RTA_GATEWAY: u16 = 5;
-const RTA_PRIORITY: u16 = 6;
-const RTA_PREFSRC: u16 = 7;
-const NDA_DST: u16 = 1;
-const NDA_LLADDR: u16 = 2;
-const IFA_ADDRESS: u16 = 1;
-const IFA_LOCAL: u16 = 2;
-const IFA_BROADCAST: u16 = 4;
-/// `IFA_F_NODAD`: no one else is on the link, so the address is usable at once.
-const IFA_F_NODAD: u8 = 0x02;
-const RTPROT_STATIC: u8 = 4;
-const RTNH_F_ONLINK: u32 = 4;
-const NUD_PERMANENT: u16 = 0x80;
-/// Add, or change what is there.
-const ADD: i32 = libc::NLM_F_CREATE | libc::NLM_F_REPLACE;
-
-/// An address and the length of its network's prefix.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-struct Cidr {
-    address: IpAddr,
-    prefix: u8,
-}
-
-/// An interface of the guest.
-#[derive(Debug, Clone, PartialEq, Eq)]
-struct Link {
-    index: i32,
-    name: String,
-    mac: Vec<u8>,
-    up: bool,
-}
 
 /// Applies `spec`. Checks all of it before it changes anything.
 ///
@@ -62,14 +28,13 @@ pub fn configure(spec: &NetworkSpec) -> Outcome<()> {
         configure_interface(&mut netlink, interface, mac, addresses)?;
     }
     let links = links(&mut netlink)?;
-    for (route, message) in checked.routes {
-        add_route(&mut netlink, &links, route, message)?;
+    for (route, entry) in checked.routes {
+        let entry = RouteEntry { link: index_of(&links, &route.device)?, ..entry };
+        set_route(&mut netlink, route, &entry)?;
     }
     for (neighbour, address, mac) in checked.neighbours {
-        let index = index_of(&links, &neighbour.device)?;
-        let message = neighbour_message(index, address, &mac);
-        netlink
-            .request(message, |_| {})
+        let entry = NeighbourEntry { link: index_of(&links, &neighbour.device)?, address, mac: mac.to_vec() };
+        add_neighbour(&mut netlink, &entry)
             .map_err(|errno| system(format_args!("neighbour {}", neighbour.address), errno))?;
     }
     Ok(())
@@ -81,10 +46,8 @@ pub fn configure(spec: &NetworkSpec) -> Outcome<()> {
 /// `System`.
 pub fn loopback_up() -> Outcome<()> {
     let up = || -> Result<(), Errno> {
-        let mut netlink = Netlink::open()?;
         // The loopback interface is the first of its namespace.
-        let message = Message::new(libc::RTM_NEWLINK, 0).link(1, libc::IFF_UP as u32, libc::IFF_UP as u32);
-        netlink.request(message, |_| {})
+        change_link(&mut Netlink::open()?, 1, LinkChange { up: Some(true), ..LinkChange::default() })
     };
     up().map_err(|errno| system("bringing up the loopback interface", errno))
 }
@@ -92,7 +55,7 @@ pub fn loopback_up() -> Outcome<()> {
 /// A spec whose every text has been understood.
 struct Checked<'a> {
     interfaces: Vec<(&'a Interface, [u8; 6], Vec<Cidr>)>,
-    routes: Vec<(&'a Route, RouteParts)>,
+    routes: Vec<(&'a Route, RouteEntry)>,
     neighbours: Vec<(&'a Neighbour, IpAddr, [u8; 6])>,
 }
 
@@ -103,7 +66,7 @@ impl<'a> Checked<'a> {
             let addresses = interface.addresses.iter().map(|text| parse_cidr(text)).collect::<Outcome<_>>()?;
             Ok((interface, parse_mac(&interface.mac)?, addresses))
         });
-        let routes = spec.routes.iter().map(|route| Ok((route, RouteParts::new(route)?)));
+        let routes = spec.routes.iter().map(|route| Ok((route, parse_route(route)?)));
         let neighbours = spec.neighbours.iter().map(|neighbour| {
             check_name(&neighbour.device)?;
             Ok((neighbour, parse_address(&neighbour.address)?, parse_mac(&neighbour.mac)?))
@@ -125,13 +88,12 @@ fn configure_interface(netlink: &mut Netlink, spec: &Interface, mac: &[u8; 6], a
     if link.name != *name {
         make_room(netlink, &links, link, name)?;
     }
-    let message = link_message(link.index, name, spec.mtu);
-    netlink.request(message, |_| {}).map_err(|errno| system(format_args!("setting up interface {name:?}"), errno))?;
+    let change = LinkChange { name: Some(name), mtu: spec.mtu, up: Some(true) };
+    change_link(netlink, link.index, change)
+        .map_err(|errno| system(format_args!("setting up interface {name:?}"), errno))?;
     for cidr in addresses {
-        let message = address_message(link.index, *cidr);
-        netlink
-            .request(message, |_| {})
-            .map_err(|errno| system(format_args!("address {}/{} of {name:?}", cidr.address, cidr.prefix), errno))?;
+        add_address(netlink, link.index, *cidr)
+            .map_err(|errno| system(format_args!("address {cidr} of {name:?}"), errno))?;
     }
     Ok(())
 }
@@ -146,160 +108,55 @@ fn make_room(netlink: &mut Netlink, links: &[Link], link: &Link, name: &str) -> 
         if other.up {
             take_down(netlink, other)?;
         }
-        let spare = format!("hutch{}\0", other.index);
-        let message =
-            Message::new(libc::RTM_NEWLINK, 0).link(other.index, 0, 0).attribute(libc::IFLA_IFNAME, spare.as_bytes());
-        netlink.request(message, |_| {}).map_err(|errno| system(format_args!("renaming interface {name:?}"), errno))?;
+        let spare = format!("hutch{}", other.index);
+        let change = LinkChange { name: Some(&spare), ..LinkChange::default() };
+        change_link(netlink, other.index, change)
+            .map_err(|errno| system(format_args!("renaming interface {name:?}"), errno))?;
     }
     Ok(())
 }
 
 fn take_down(netlink: &mut Netlink, link: &Link) -> Outcome<()> {
-    let message = Message::new(libc::RTM_NEWLINK, 0).link(link.index, 0, libc::IFF_UP as u32);
-    netlink.request(message, |_| {}).map_err(|errno| system(format_args!("taking down {:?}", link.name), errno))
+    change_link(netlink, link.index, LinkChange { up: Some(false), ..LinkChange::default() })
+        .map_err(|errno| system(format_args!("taking down {:?}", link.name), errno))
 }
 
 fn links(netlink: &mut Netlink) -> Outcome<Vec<Link>> {
-    let mut links = Vec::new();
-    let dump = Message::new(libc::RTM_GETLINK, libc::NLM_F_DUMP).link(0, 0, 0);
-    netlink
-        .request(dump, |received| links.extend(parse_link(received)))
-        .map_err(|errno| system("listing interfaces", errno))?;
-    Ok(links)
+    hutch_netlink::links(netlink).map_err(|errno| system("listing interfaces", errno))
 }
 
-fn parse_link(received: Received) -> Option<Link> {
-    if received.kind != libc::RTM_NEWLINK {
-        return None;
-    }
-    let index = u32_at(received.payload, 4)? as i32;
-    let up = u32_at(received.payload, 8)? & libc::IFF_UP as u32 != 0;
-    let mut link = Link { index, name: String::new(), mac: Vec::new(), up };
-    for (kind, value) in attributes(received.payload.get(IFINFOMSG..)?) {
-        match kind {
-            libc::IFLA_IFNAME => link.name = String::from_utf8_lossy(value).trim_end_matches('\0').to_string(),
-            libc::IFLA_ADDRESS => link.mac = value.to_vec(),
-            _ => {}
-        }
-    }
-    Some(link)
-}
-
-fn index_of(links: &[Link], device: &str) -> Outcome<i32> {
+fn index_of(links: &[Link], device: &str) -> Outcome<u32> {
     let link = links.iter().find(|link| link.name == device);
     link.map(|link| link.index).ok_or_else(|| not_found(format!("the guest has no interface {device:?}")))
 }
 
-/// Name, MTU and "up" in one request; the kernel applies them in that order.
-fn link_message(index: i32, name: &str, mtu: u32) -> Message {
-    let message = Message::new(libc::RTM_NEWLINK, 0).link(index, libc::IFF_UP as u32, libc::IFF_UP as u32);
-    let message = message.attribute(libc::IFLA_IFNAME, format!("{name}\0").as_bytes());
-    match mtu {
-        0 => message,
-        mtu => message.attribute(libc::IFLA_MTU, &mtu.to_ne_bytes()),
+/// The route of `route`, for an interface whose number is not known yet.
+fn parse_route(route: &Route) -> Outcome<RouteEntry> {
+    check_name(&route.device)?;
+    let optional = |text: &String| (!text.is_empty()).then(|| parse_address(text)).transpose();
+    let destination = (!route.destination.is_empty()).then(|| parse_cidr(&route.destination)).transpose()?;
+    let (gateway, source) = (optional(&route.gateway)?, optional(&route.source)?);
+    let addresses = [destination.map(|cidr| cidr.address), gateway, source];
+    let mut families = addresses.iter().flatten().map(IpAddr::is_ipv6);
+    let ipv6 = families.next().unwrap_or(false);
+    if families.any(|other| other != ipv6) {
+        return Err(invalid(format!("route to {:?} mixes IPv4 and IPv6", route.destination)));
     }
+    let any = if ipv6 { IpAddr::V6(Ipv6Addr::UNSPECIFIED) } else { IpAddr::V4(Ipv4Addr::UNSPECIFIED) };
+    let destination = destination.unwrap_or(Cidr { address: any, prefix: 0 });
+    Ok(RouteEntry { destination, gateway, source, link: 0, scope: route.scope, metric: route.metric })
 }
 
-/// `struct ifaddrmsg` and attributes.
-fn address_message(index: i32, Cidr { address, prefix }: Cidr) -> Message {
-    let flags = if address.is_ipv6() { IFA_F_NODAD } else { 0 };
-    let bytes = octets(address);
-    let message = Message::new(libc::RTM_NEWADDR, ADD)
-        .put(&[family(address), prefix, flags, libc::RT_SCOPE_UNIVERSE])
-        .put(&index.to_ne_bytes())
-        .attribute(IFA_LOCAL, &bytes)
-        .attribute(IFA_ADDRESS, &bytes);
-    match address {
-        IpAddr::V4(address) if prefix < 31 => {
-            let host_bits = u32::MAX.checked_shr(prefix.into()).unwrap_or(0);
-            message.attribute(IFA_BROADCAST, &(u32::from(address) | host_bits).to_be_bytes())
-        }
-        _ => message,
-    }
-}
-
-/// A route whose texts have been understood.
-struct RouteParts {
-    destination: Option<Cidr>,
-    gateway: Option<IpAddr>,
-    source: Option<IpAddr>,
-    ipv6: bool,
-}
-
-impl RouteParts {
-    fn new(route: &Route) -> Outcome<Self> {
-        check_name(&route.device)?;
-        let optional = |text: &String| (!text.is_empty()).then(|| parse_address(text)).transpose();
-        let destination = (!route.destination.is_empty()).then(|| parse_cidr(&route.destination)).transpose()?;
-        let (gateway, source) = (optional(&route.gateway)?, optional(&route.source)?);
-        let addresses = [destination.map(|cidr| cidr.address), gateway, source];
-        let mut families = addresses.iter().flatten().map(IpAddr::is_ipv6);
-        let ipv6 = families.next().unwrap_or(false);
-        if families.any(|other| other != ipv6) {
-            return Err(invalid(format!("route to {:?} mixes IPv4 and IPv6", route.destination)));
-        }
-        // 0.0.0.0/0 is the default route written out.
-        let destination = destination.filter(|cidr| cidr.prefix != 0);
-        Ok(Self { destination, gateway, source, ipv6 })
-    }
-
-    /// `struct rtmsg` and attributes.
-    fn message(&self, route: &Route, index: i32, flags: u32) -> Message {
-        let family = if self.ipv6 { libc::AF_INET6 } else { libc::AF_INET } as u8;
-        let prefix = self.destination.map_or(0, |cidr| cidr.prefix);
-        let message = Message::new(libc::RTM_NEWROUTE, ADD)
-            .put(&[family, prefix, 0, 0, libc::RT_TABLE_MAIN, RTPROT_STATIC, route.scope, libc::RTN_UNICAST])
-            .put(&flags.to_ne_bytes())
-            .attribute(RTA_OIF, &index.to_ne_bytes());
-        let metric = (route.metric != 0).then(|| route.metric.to_ne_bytes().to_vec());
-        let optional = [
-            (RTA_DST, self.destination.map(|cidr| octets(cidr.address))),
-            (RTA_GATEWAY, self.gateway.map(octets)),
-            (RTA_PREFSRC, self.source.map(octets)),
-            (RTA_PRIORITY, metric),
-        ];
-        optional.iter().fold(message, |message, (kind, value)| match value {
-            Some(value) => message.attribute(*kind, value),
-            None => message,
-        })
-    }
-}
-
-fn add_route(netlink: &mut Netlink, links: &[Link], route: &Route, parts: RouteParts) -> Outcome<()> {
-    let index = index_of(links, &route.device)?;
-    let result = match netlink.request(parts.message(route, index, 0), |_| {}) {
-        // A gateway outside of the interface's own network, as point-to-point set-ups have it.
-        Err(Errno::ENETUNREACH | Errno::EHOSTUNREACH) if parts.gateway.is_some() => {
-            netlink.request(parts.message(route, index, RTNH_F_ONLINK), |_| {})
-        }
+fn set_route(netlink: &mut Netlink, route: &Route, entry: &RouteEntry) -> Outcome<()> {
+    let result = match add_route(netlink, entry, false) {
+        // A gateway outside the interface's own network, as in point-to-point set-ups.
+        Err(Errno::ENETUNREACH | Errno::EHOSTUNREACH) if entry.gateway.is_some() => add_route(netlink, entry, true),
         result => result,
     };
     result.map_err(|errno| {
         let destination = if route.destination.is_empty() { "default" } else { &route.destination };
         system(format_args!("route {destination} via {:?} on {}", route.gateway, route.device), errno)
     })
-}
-
-/// `struct ndmsg` and attributes.
-fn neighbour_message(index: i32, address: IpAddr, mac: &[u8; 6]) -> Message {
-    Message::new(libc::RTM_NEWNEIGH, ADD)
-        .put(&[family(address), 0, 0, 0])
-        .put(&index.to_ne_bytes())
-        .put(&NUD_PERMANENT.to_ne_bytes())
-        .put(&[0, 0])
-        .attribute(NDA_DST, &octets(address))
-        .attribute(NDA_LLADDR, mac)
-}
-
-fn family(address: IpAddr) -> u8 {
-    (if address.is_ipv6() { libc::AF_INET6 } else { libc::AF_INET }) as u8
-}
-
-fn octets(address: IpAddr) -> Vec<u8> {
-    match address {
-        IpAddr::V4(address) => address.octets().to_vec(),
-        IpAddr::V6(address) => address.octets().to_vec(),
-    }
 }
 
 fn parse_address(text: &str) -> Outcome<IpAddr> {

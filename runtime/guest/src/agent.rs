@@ -1,4 +1,4 @@
-//! The agent to embed: where it is, and whether it can be a guest's only program.
+//! The agent to embed: finding its file, and checking that it can be a guest's only program.
 
 use std::fs;
 use std::io;
@@ -9,27 +9,27 @@ use super::image::check_agent;
 use super::store::manifest::{AgentRecord, Stamp};
 use super::GuestError;
 
-/// The environment variable that names the agent's file.
+/// Environment variable with the path of the agent's file.
 pub const AGENT_VARIABLE: &str = "HUTCH_AGENT";
-/// The environment variable that names the file of the agent for pods, which knows containers.
+/// Environment variable with the path of the agent for pods, which supports containers.
 pub const OCI_AGENT_VARIABLE: &str = "HUTCH_AGENT_OCI";
-/// That agent's name beside the `hutch` executable, or beside the other agent.
+/// Name of the agent for pods, beside the `hutch` executable or beside the other agent.
 const OCI_FILE_NAME: &str = "hutch-agent-oci";
-/// The agent's name beside the `hutch` executable.
+/// Name of the agent beside the `hutch` executable.
 const FILE_NAME: &str = "hutch-agent";
-/// What precedes the version inside the agent's file, up to a character that no version has.
+/// Precedes the version in the agent's file. The version ends at the first character that no version has.
 const VERSION_MARK: &[u8] = b"hutch-agent-version:";
 
-/// Where an agent is looked for.
+/// Path of an agent, and its source.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct AgentPath {
     pub(crate) path: PathBuf,
-    /// By the caller or the environment, so it has to be there.
+    /// The caller or the environment named the path, so the file must exist.
     pub(crate) given: bool,
 }
 
 impl AgentPath {
-    /// `given`, else `HUTCH_AGENT`, else beside this executable.
+    /// The agent at `given`, else at `HUTCH_AGENT`, else beside this executable.
     pub(crate) fn locate(given: Option<&Path>) -> AgentPath {
         if let Some(path) = given.map(Path::to_owned).or_else(|| variable(AGENT_VARIABLE)) {
             return AgentPath { path: absolute(path), given: true };
@@ -38,7 +38,7 @@ impl AgentPath {
         AgentPath { path: executable.with_file_name(FILE_NAME), given: false }
     }
 
-    /// The agent for pods: `HUTCH_AGENT_OCI`, else beside this executable, else beside `HUTCH_AGENT`.
+    /// The agent for pods: at `HUTCH_AGENT_OCI`, else beside this executable, else beside `HUTCH_AGENT`.
     pub(crate) fn locate_oci() -> AgentPath {
         if let Some(path) = variable(OCI_AGENT_VARIABLE) {
             return AgentPath { path: absolute(path), given: true };
@@ -72,7 +72,7 @@ impl Agent {
             io::ErrorKind::NotFound => GuestError::NoAgent { path: path.clone() },
             _ => GuestError::ReadAgent { path: path.clone(), source },
         };
-        // The identity first: if the file changes in between, the next look sees another one.
+        // Take the identity first: if the file changes in between, the next check sees the difference.
         let stamp = Stamp::of(&path).map_err(read)?;
         let bytes = fs::read(&path).map_err(read)?;
         check_agent(&bytes).map_err(|source| GuestError::BadAgent { path: path.clone(), source })?;

@@ -1,16 +1,17 @@
-//! Debian's archive, by the ordinary programs: apt-cache, apt-get, dpkg-query and dpkg-deb.
+//! Debian's archive through its own programs: apt-cache, apt-get, dpkg-query and dpkg-deb.
 //!
-//! Packages are downloaded and read, never installed, except the tools a kernel build needs; and those are named first.
+//! Packages are downloaded and read, but not installed. The exceptions are the tools of a kernel build, which a note
+//! names before they are installed.
 
 use std::fs;
 use std::io::{self, Read};
 use std::path::{Path, PathBuf};
 
 use super::digest::Digest;
-use super::progress::{Event, Progress};
+use super::progress::{BuildEvent, Progress};
 use super::tool::{run, ToolError, Tools};
 
-/// A package that could not be had.
+/// A package that is not available.
 #[derive(Debug, thiserror::Error)]
 #[allow(missing_docs)]
 pub enum AptError {
@@ -26,12 +27,12 @@ pub enum AptError {
     NotRoot { packages: Vec<String> },
 }
 
-/// A package as the archive offers it.
+/// A package in the archive.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Package {
     pub(crate) name: String,
     pub(crate) version: String,
-    /// From the signed index; absent for a package known only because it is installed.
+    /// From the signed index; absent for a package that is known only because it is installed.
     pub(crate) sha256: Option<Digest>,
 }
 
@@ -42,7 +43,7 @@ pub(crate) struct Deb {
     pub(crate) sha256: Digest,
 }
 
-/// The archive as this host's apt sees it.
+/// The archive as apt on this host sees it.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Apt {
     pub(crate) tools: Tools,
@@ -65,16 +66,16 @@ impl Apt {
         }
     }
 
-    /// The packages `name` depends on.
+    /// Names of the packages that `name` depends on.
     pub(crate) fn dependencies(&self, name: &str) -> Result<Vec<String>, AptError> {
         let out = self.tools.output("apt-cache", &["depends", "--important", name])?;
         let text = String::from_utf8_lossy(&out);
         Ok(text.lines().filter_map(|line| line.trim().strip_prefix("Depends: ")).map(str::to_owned).collect())
     }
 
-    /// Renews the package lists: they are empty in a fresh container image.
+    /// Updates the package lists: they are empty in a fresh container image.
     pub(crate) fn update(&self, progress: &mut dyn Progress) -> Result<(), AptError> {
-        progress.event(Event::Note("the package lists lack the kernel: running apt-get update"));
+        progress.event(BuildEvent::Note("the package lists lack the kernel: running apt-get update"));
         self.tools.output("apt-get", &["-q", "update"])?;
         Ok(())
     }
@@ -82,7 +83,7 @@ impl Apt {
     /// Downloads a package into the empty directory `into` and checks its sum.
     pub(crate) fn download(&self, package: &Package, into: &Path) -> Result<Deb, AptError> {
         let mut command = self.tools.command("apt-get");
-        // As root, apt would fetch as the user _apt, who may not write here, and say so.
+        // As root, apt would fetch as the user _apt, who may not write here, and would print a warning.
         command.args(["-q", "-o", "APT::Sandbox::User=root", "download"]);
         command.arg(format!("{}={}", package.name, package.version)).current_dir(into);
         run(command, |out| io::copy(out, &mut io::sink()))?;
@@ -116,14 +117,14 @@ impl Apt {
                     visit(&path, size, &mut entry)?;
                 }
             }
-            // To the end, padding too, so that dpkg-deb can finish.
+            // Read to the end, padding too, so that dpkg-deb can finish.
             io::copy(&mut archive.into_inner(), &mut io::sink())?;
             Ok(())
         })?;
         Ok(())
     }
 
-    /// The version of `name` that is installed.
+    /// The installed version of `name`.
     pub(crate) fn installed(&self, name: &str) -> Result<Option<String>, AptError> {
         match self.tools.output("dpkg-query", &["-W", "-f", "${db:Status-Status} ${Version}", name]) {
             Ok(out) => {
@@ -134,7 +135,7 @@ impl Apt {
         }
     }
 
-    /// Installs those of `names` that are missing, after saying which.
+    /// Installs those of `names` that are missing, after a note with their names.
     pub(crate) fn ensure_installed(&self, names: &[&str], progress: &mut dyn Progress) -> Result<(), AptError> {
         let mut missing = Vec::new();
         for name in names {
@@ -148,7 +149,7 @@ impl Apt {
         if !nix::unistd::geteuid().is_root() {
             return Err(AptError::NotRoot { packages: missing });
         }
-        progress.event(Event::Note(&format!("installing the apt packages {}", missing.join(" "))));
+        progress.event(BuildEvent::Note(&format!("installing the apt packages {}", missing.join(" "))));
         let mut args = vec!["-q", "-y", "--no-install-recommends", "install"];
         args.extend(missing.iter().map(String::as_str));
         if self.tools.output("apt-get", &args).is_err() {
@@ -168,7 +169,7 @@ fn parse_record(text: &str, name: &str) -> Option<Package> {
     })
 }
 
-/// Orders names with versions in them: runs of digits by their value, the rest by bytes.
+/// Orders names that contain versions: digits by their value, the rest by bytes.
 pub(crate) fn version_key(name: &str) -> Vec<(String, u64)> {
     let mut key = Vec::new();
     let mut rest = name;

@@ -1,5 +1,5 @@
-//! `resources/artifacts.toml`: versions and sums of what was built and tested, compiled into the program. A package
-//! of a recorded version with another sum is refused; what is not recorded is merely reported as such.
+//! `resources/artifacts.toml`, compiled into the program: versions and sums of the tested kernels. A package of a
+//! recorded version with another sum is refused; a version without a record is only reported.
 
 use serde::{Deserialize, Serialize};
 
@@ -38,7 +38,7 @@ struct SourceArtifact {
     vmlinux_sha256: Digest,
 }
 
-/// How an asset compares with the recorded one.
+/// Result of comparing an asset with the recorded one.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Recorded {
@@ -46,7 +46,7 @@ pub enum Recorded {
     Same,
     /// The same version and inputs, another kernel.
     Differs,
-    /// This version, configuration or compiler is not recorded.
+    /// The version, the configuration or the compiler has no record.
     Unknown,
 }
 

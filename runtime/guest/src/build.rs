@@ -1,4 +1,4 @@
-//! `hutch guest build`: makes an asset, or as much of it as is not there yet.
+//! `hutch guest build`: builds an asset, or the missing parts of it.
 
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
@@ -12,39 +12,40 @@ use super::initramfs;
 use super::kernel::{SourceBuild, SourceKernel, GUEST_CONFIG};
 use super::local::LocalKernel;
 use super::module::Modules;
-use super::progress::{phase, Event, Progress};
+use super::new_kernel::{NewKernel, Vmlinux};
+use super::progress::{phase, BuildEvent, Progress};
 use super::store::manifest::{
     FileRecord, KernelOrigin, KernelRecord, Manifest, ManifestError, FORMAT, INITRAMFS, VMLINUX,
 };
 use super::store::{AssetKind, Contents, Store};
 use super::GuestError;
 
-/// Where a kernel compiled from source is kept between builds, inside the guest directory.
+/// Directory within the guest directory that keeps a kernel compiled from source between builds.
 const SOURCE_DIR: &str = ".source-kernel";
 
-/// What to build.
+/// A build request.
 #[derive(Debug, Clone)]
 pub struct BuildRequest {
-    /// The guest directory.
+    /// The guest directory, usually `/var/lib/hutch/guest`.
     pub dir: PathBuf,
-    /// Which kernel.
+    /// Kernel of the asset.
     pub kernel: KernelChoice,
     /// The agent to embed; `None`: `HUTCH_AGENT`, or `hutch-agent` beside this executable.
     pub agent: Option<PathBuf>,
     /// The modules of a kernel file, if they are not in `/lib/modules/RELEASE`.
     pub modules: Option<PathBuf>,
-    /// Build even what is up to date.
+    /// Builds even an asset that is up to date.
     pub force: bool,
 }
 
-/// What a build had to do.
+/// Amount of work of a build.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum BuildAction {
-    /// Nothing: all was up to date.
+    /// The asset was up to date.
     Nothing,
-    /// Only put another agent into the initramfs.
+    /// Only the agent in the initramfs was replaced.
     Agent,
-    /// Everything.
+    /// Everything was built.
     All,
 }
 
@@ -53,36 +54,18 @@ pub enum BuildAction {
 pub struct BuildReport {
     /// The asset, ready to boot.
     pub assets: GuestAssets,
-    /// What was done.
+    /// Amount of work.
     pub action: BuildAction,
-    /// How long it took.
+    /// Duration of the build.
     pub elapsed: Duration,
 }
 
-/// The kernel part of a new asset.
-#[derive(Debug)]
-pub(crate) struct NewKernel {
-    pub(crate) vmlinux: Vmlinux,
-    pub(crate) release: Option<String>,
-    pub(crate) form: String,
-    pub(crate) key: String,
-    pub(crate) origin: KernelOrigin,
-    pub(crate) modules: Modules,
-}
-
-/// An ELF kernel, in memory or in a file that stays as it is.
-#[derive(Debug)]
-pub(crate) enum Vmlinux {
-    Bytes(Vec<u8>),
-    File(PathBuf, FileRecord),
-}
-
-/// Builds the asset that `request` describes, unless it is there and up to date; puts the present agent into it.
+/// Builds the asset that `request` describes, unless it exists and is up to date; embeds the present agent.
 ///
 /// Other processes see the old asset until the new one is complete. Two builds of one kind wait for each other.
 ///
 /// # Errors
-/// [`GuestError`]; the old asset, if there is one, is unchanged then.
+/// [`GuestError`]; an old asset is unchanged then.
 pub fn build(request: &BuildRequest, progress: &mut dyn Progress) -> Result<BuildReport, GuestError> {
     build_with(request, &Apt::default(), progress)
 }
@@ -99,7 +82,7 @@ pub(crate) fn build_with(
     let plan = Plan::make(request, apt, progress)?;
     let kind = plan.kind();
     let _lock = store.lock_build(&kind, &mut |who| {
-        progress.event(Event::Note(&format!("{who} is building the asset `{kind}`; waiting for it")));
+        progress.event(BuildEvent::Note(&format!("{who} is building the asset `{kind}`; waiting for it")));
     })?;
     let action = match reusable(&store, &kind, request.force)? {
         Some(old) if plan.is_done_in(&old, apt)? => {
@@ -125,20 +108,20 @@ pub(crate) fn build_with(
     Ok(BuildReport { assets, action, elapsed: start.elapsed() })
 }
 
-/// The manifest of an asset whose files are all there; `None` if there is nothing to reuse.
+/// The manifest of an asset whose files all exist; `None` if nothing can be reused.
 fn reusable(store: &Store, kind: &AssetKind, force: bool) -> Result<Option<Manifest>, GuestError> {
     if force {
         return Ok(None);
     }
     match assets::load(store, kind) {
         Ok(assets) => Ok(Some(assets.manifest)),
-        // Never over a newer program's asset, unless told to.
+        // Never replaces an asset of a newer program, unless forced.
         Err(error @ GuestError::Manifest(ManifestError::Newer { .. })) => Err(error),
         Err(_) => Ok(None),
     }
 }
 
-/// Which kernel exactly, found out before anything long starts.
+/// The exact kernel to build, determined before any long step.
 enum Plan {
     Distro(super::apt::Package),
     Source,
@@ -176,7 +159,7 @@ impl Plan {
         Ok(key.is_some_and(|key| key == old.kernel.key))
     }
 
-    /// Where the kernel's file is now, if its contents are known from elsewhere or from another time.
+    /// The present path of the kernel's file, if its contents are known from another path or time.
     fn moved_from(&self, then: &KernelOrigin) -> Option<KernelOrigin> {
         match self {
             Plan::Local(_, kernel) => kernel.moved_from(then),

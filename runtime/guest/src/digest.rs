@@ -1,4 +1,4 @@
-//! SHA-256 sums as they stand in manifests: 64 lower-case hexadecimal digits.
+//! SHA-256 sums in the form of manifests: 64 lower-case hexadecimal digits.
 
 use std::fmt;
 use std::fs::File;
@@ -19,9 +19,6 @@ impl Digest {
     }
 
     /// The sum of a file's contents, read in pieces, and their length in bytes.
-    ///
-    /// # Errors
-    /// What opening or reading the file returned.
     pub fn of_file(path: &Path) -> io::Result<(Digest, u64)> {
         let mut file = File::open(path)?;
         let mut hasher = Sha256::new();

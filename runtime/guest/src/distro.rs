@@ -4,25 +4,25 @@ use std::io::{self, Read};
 
 use super::apt::{version_key, Apt, Package};
 use super::artifacts;
-use super::build::NewKernel;
 use super::image;
 use super::module::{self, ModuleTree};
+use super::new_kernel::{NewKernel, Vmlinux};
 use super::progress::{phase, Progress};
 use super::store::manifest::KernelOrigin;
 use super::GuestError;
 
-/// The kernels wanted most, newest first taken; Debian 12's security suite and Debian 13 have them.
+/// The preferred kernels, newest first; Debian 12's security suite and Debian 13 have them.
 const FAVOURITE: &str = r"^linux-image-6\.12\.[0-9]+(\+deb[0-9]+)?-cloud-amd64$";
-/// The package that depends on the archive's present cloud kernel, whichever that is.
+/// The package that depends on the archive's current cloud kernel, whatever its version.
 const META: &str = "linux-image-cloud-amd64";
-/// Raised whenever the same package would give another asset: part of the key.
+/// Incremented when the same package gives another asset: part of the key.
 const METHOD: u32 = 2;
-/// No file of a kernel package comes near this, in bytes.
+/// Upper bound of a file in a kernel package, in bytes.
 const MAX_FILE: u64 = 256 << 20;
-/// Nor do all modules together, compressed.
+/// Upper bound of all modules together, compressed.
 const MAX_TOTAL: u64 = 1 << 30;
 
-/// The package apt would give now. Renews the package lists if they know none.
+/// The package that apt offers now. Updates the package lists if they have no kernel.
 pub(crate) fn choose(apt: &Apt, progress: &mut dyn Progress) -> Result<Package, GuestError> {
     if let Some(package) = known(apt)? {
         return Ok(package);
@@ -31,7 +31,7 @@ pub(crate) fn choose(apt: &Apt, progress: &mut dyn Progress) -> Result<Package, 
     known(apt)?.ok_or(GuestError::NoDistroKernel)
 }
 
-/// The package apt would give now, from the lists as they are.
+/// The package that apt offers now, from the present lists.
 pub(crate) fn known(apt: &Apt) -> Result<Option<Package>, GuestError> {
     let mut names = apt.search(FAVOURITE)?;
     names.sort_by_key(|name| version_key(name));
@@ -51,7 +51,7 @@ pub(crate) fn key(package: &Package) -> String {
     format!("{METHOD} {} {} {}", package.name, package.version, module::wanted_names().join(","))
 }
 
-/// Downloads `package` and takes kernel and modules out of it.
+/// Downloads `package` and extracts kernel and modules.
 pub(crate) fn build(apt: &Apt, package: &Package, progress: &mut dyn Progress) -> Result<NewKernel, GuestError> {
     let dir = tempfile::tempdir().map_err(|source| GuestError::TemporaryDir { source })?;
     let name = format!("download {} {}", package.name, package.version);
@@ -67,7 +67,7 @@ pub(crate) fn build(apt: &Apt, package: &Package, progress: &mut dyn Progress) -
         .map_err(|source| GuestError::BadKernel { path: deb.path.clone(), source })?;
     let modules = phase(progress, "select the modules", |_| module::select(&files.modules))?;
     Ok(NewKernel {
-        vmlinux: super::build::Vmlinux::Bytes(kernel.elf),
+        vmlinux: Vmlinux::Bytes(kernel.elf),
         release: kernel.release,
         form: kernel.form.to_string(),
         key: key(package),
@@ -80,7 +80,7 @@ pub(crate) fn build(apt: &Apt, package: &Package, progress: &mut dyn Progress) -
     })
 }
 
-/// What is needed of a kernel package, in memory.
+/// The needed files of a kernel package, in memory.
 #[derive(Default)]
 struct PackageFiles {
     image: Option<Vec<u8>>,

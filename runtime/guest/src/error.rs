@@ -1,4 +1,4 @@
-//! What can go wrong with guest assets. Messages name the thing and the remedy; the chain is printed once, at the top.
+//! Errors of guest assets. Messages name the file or package and the remedy; the chain is printed once, at the top.
 
 use std::io;
 use std::path::PathBuf;
@@ -16,13 +16,13 @@ use super::store::{AssetKind, StoreError};
 #[derive(Debug, thiserror::Error)]
 #[allow(missing_docs)]
 pub enum GuestError {
-    #[error("there is no guest asset `{kind}` in {}; make it with `hutch guest build --kernel {kind}`", dir.display())]
+    #[error("the guest asset `{kind}` does not exist in {}; make it with `hutch guest build --kernel {kind}`", dir.display())]
     NotBuilt { kind: AssetKind, dir: PathBuf },
     #[error("the guest asset's file {} is {what}; build it again with `hutch guest build --force`", path.display())]
     Damaged { path: PathBuf, what: String },
-    #[error("there is no agent at {}; build it (`cargo build -p hutch-agent`) or name it with --agent or HUTCH_AGENT", path.display())]
+    #[error("the agent {} does not exist; build it (`cargo build -p hutch-agent`) or name it with --agent or HUTCH_AGENT", path.display())]
     NoAgent { path: PathBuf },
-    #[error("there is no agent for containers at {}; build it (`cargo build -p hutch-agent-oci`) or name it with HUTCH_AGENT_OCI", path.display())]
+    #[error("the agent for containers {} does not exist; build it (`cargo build -p hutch-agent-oci`) or name it with HUTCH_AGENT_OCI", path.display())]
     NoOciAgent { path: PathBuf },
     #[error("cannot read the agent {}", path.display())]
     ReadAgent { path: PathBuf, source: io::Error },

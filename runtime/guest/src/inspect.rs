@@ -1,4 +1,4 @@
-//! `hutch guest inspect`: reads an asset wholly, compares every sum, and tells what is no longer up to date.
+//! `hutch guest inspect`: reads an asset completely, compares every sum and reports the parts that are out of date.
 
 use std::path::{Path, PathBuf};
 
@@ -17,65 +17,65 @@ use super::store::manifest::{KernelOrigin, Manifest, Stamp};
 use super::store::{AssetKind, Store};
 use super::GuestError;
 
-/// What was found.
+/// Result of an inspection.
 #[derive(Debug, Serialize)]
 pub struct Inspection {
-    /// Where the asset's files are.
+    /// Directory with the asset's files.
     pub dir: PathBuf,
-    /// What it claims to be.
+    /// Contents and origin as the manifest states them.
     pub manifest: Manifest,
-    /// Whether its files are what the manifest says.
+    /// The asset's files, compared with the manifest.
     pub files: Vec<FileCheck>,
-    /// How its kernel compares with the one hutch was tested with.
+    /// Comparison of its kernel with the one that hutch was tested with.
     pub recorded: Recorded,
-    /// What is out of date; a boot puts a changed agent in by itself.
+    /// The parts that are out of date. A boot replaces a changed agent by itself.
     pub stale: Vec<Stale>,
 }
 
 impl Inspection {
-    /// Whether every file is what the manifest says.
+    /// Whether every file matches the manifest.
     pub fn is_intact(&self) -> bool {
         self.files.iter().all(|file| file.problem.is_none())
     }
 }
 
-/// One file of the asset.
+/// A file of the asset.
 #[derive(Debug, Serialize)]
 pub struct FileCheck {
-    /// Its name.
+    /// Name within the asset's directory.
     pub name: String,
-    /// The sum of its contents now.
+    /// Sum of its present contents.
     pub sha256: Option<Digest>,
-    /// What is wrong with it.
+    /// Difference from the manifest, or the failure to read it.
     pub problem: Option<String>,
 }
 
-/// Something that `hutch guest build` would renew.
+/// A part that `hutch guest build` would renew.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 #[serde(tag = "what", rename_all = "kebab-case")]
 pub enum Stale {
-    /// The agent's file is no longer the one in the initramfs.
+    /// The agent's file differs from the one in the initramfs.
     Agent {
-        /// The agent's file.
+        /// Path of the agent's file.
         path: PathBuf,
-        /// Its sum.
+        /// Sum of the agent's file.
         sha256: Digest,
     },
-    /// The agent's file cannot be used (gone, not static, unreadable).
+    /// The agent's file cannot be used (missing, not static, unreadable).
     AgentUnusable {
-        /// Why.
+        /// The failure.
         reason: String,
     },
     /// The archive has another kernel package now.
     Package {
-        /// That package and version.
+        /// Name and version of the new package.
         available: String,
     },
-    /// The kernel would be compiled from another source or configuration now.
+    /// The kernel would now be compiled from another source or configuration.
     Source,
-    /// The kernel file the asset was made of has changed or is gone.
+    /// The kernel file of the asset has changed or is missing.
     KernelFile {
-        /// That file.
+        /// Path of the kernel file.
         path: PathBuf,
     },
 }
@@ -83,7 +83,7 @@ pub enum Stale {
 /// Inspects the asset `kind` in `dir`; `agent` as for a build.
 ///
 /// # Errors
-/// There is no such asset, or its manifest cannot be read. Damaged files are findings, not errors.
+/// The asset does not exist, or its manifest cannot be read. Damaged files are findings, not errors.
 pub fn inspect(dir: &Path, kind: &AssetKind, agent: Option<&Path>) -> Result<Inspection, GuestError> {
     inspect_with(dir, kind, agent, &Apt::default())
 }
@@ -124,7 +124,7 @@ fn check_file(dir: &Path, name: &str, expected: Digest, manifest: &Manifest) -> 
     check(Some(got), problem)
 }
 
-/// Whether agent and modules in the archive are those of the manifest.
+/// Checks that agent and modules in the archive are those of the manifest.
 fn initramfs_problem(bytes: &[u8], manifest: &Manifest) -> Option<String> {
     let archive = match Archive::read(bytes) {
         Ok(archive) => archive,
@@ -152,7 +152,7 @@ fn stale_agent(manifest: &Manifest, given: Option<&Path>) -> Option<Stale> {
     }
 }
 
-/// What the archive or the kernel's file says now; nothing if that cannot be asked.
+/// The current state of the archive or the kernel's file; empty if it cannot be determined.
 fn stale_kernel(manifest: &Manifest, apt: &Apt) -> Option<Stale> {
     let key = &manifest.kernel.key;
     match &manifest.kernel.origin {

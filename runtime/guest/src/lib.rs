@@ -1,4 +1,4 @@
-//! Guest assets: the kernel and the initramfs a pod's machine boots, made once and kept under `/var/lib/hutch/guest`.
+//! Guest assets: the kernel and the initramfs of a machine, built once and kept under `/var/lib/hutch/guest`.
 //!
 //! ```text
 //!             distro ── apt ─── .deb ──┐
@@ -9,8 +9,8 @@
 //!  --agent    PATH ────────────────── agent ───┴─ initramfs ──────────┘            manifest.json}
 //! ```
 //!
-//! [`build`] makes an asset, [`GuestAssets::open`] is what every boot calls, [`inspect`] checks it to the last byte.
-//! All run on the caller's thread and print nothing; a [`Progress`] is told what happens.
+//! [`build`] makes an asset, every boot calls [`GuestAssets::open`], [`inspect`] checks each byte. All run on the
+//! caller's thread and print nothing; they report to a [`Progress`].
 //!
 //! ```no_run
 //! use hutch_guest::{guest_dir, GuestAssets, GuestError, KernelChoice};
@@ -37,6 +37,8 @@ mod inspect;
 pub mod kernel;
 mod local;
 mod module;
+mod new_kernel;
+mod open;
 mod pod;
 mod progress;
 mod store;
@@ -54,7 +56,7 @@ pub use initramfs::CpioError;
 pub use inspect::{inspect, FileCheck, Inspection, Stale};
 pub use module::ModuleError;
 pub use pod::PodAssets;
-pub use progress::{Event, Progress};
+pub use progress::{BuildEvent, Progress};
 pub use store::lock::LockError;
 pub use store::manifest::{AgentRecord, FileRecord, KernelOrigin, KernelRecord, Manifest, ManifestError, Stamp};
 pub use store::{AssetKind, StoreError, UnknownKind};

@@ -1,27 +1,27 @@
-//! Kernels that lie on this host as files: the one it booted, or one the user names.
+//! Kernels in files of this host: the running kernel, or a file of the user.
 
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use super::build::{NewKernel, Vmlinux};
 use super::digest::Digest;
 use super::image;
 use super::module::{self, ModuleTree, Modules};
+use super::new_kernel::{NewKernel, Vmlinux};
 use super::store::manifest::{KernelOrigin, Stamp};
 use super::store::AssetKind;
 use super::GuestError;
 
-/// Raised whenever the same file would give another asset: part of the key.
+/// Incremented when the same file gives another asset: part of the key.
 const METHOD: u32 = 2;
 
-/// A kernel file, read.
+/// A kernel file in memory.
 #[derive(Debug)]
 pub(crate) struct LocalKernel {
     path: PathBuf,
     bytes: Vec<u8>,
     sha256: Digest,
     stamp: Stamp,
-    /// The directory of its modules, if one was given or belongs to it.
+    /// Directory of its modules, given or found.
     modules: Option<PathBuf>,
 }
 
@@ -40,7 +40,7 @@ impl LocalKernel {
         Ok(LocalKernel { path, bytes, sha256, stamp, modules: modules.map(Path::to_owned) })
     }
 
-    /// The kernel this host runs, from its /boot.
+    /// The kernel that this host runs, from its /boot.
     pub(crate) fn of_host(modules: Option<&Path>) -> Result<LocalKernel, GuestError> {
         let release =
             nix::sys::utsname::uname().map(|name| name.release().to_string_lossy().into_owned()).unwrap_or_default();
@@ -52,7 +52,7 @@ impl LocalKernel {
         LocalKernel::read(&path, Some(modules.unwrap_or(&own)))
     }
 
-    /// The kind of asset a file given by the user becomes.
+    /// Kind of the asset for a kernel file of the user.
     pub(crate) fn custom_kind(&self) -> AssetKind {
         AssetKind::Custom(self.sha256.short())
     }
@@ -62,7 +62,7 @@ impl LocalKernel {
         format!("{METHOD} {} {modules} {}", self.sha256, module::wanted_names().join(","))
     }
 
-    /// This file instead of the one of equal contents that an asset was made of, if that is another or was changed.
+    /// The present origin of a kernel with the same contents, if path or identity of the file have changed.
     pub(crate) fn moved_from(&self, then: &KernelOrigin) -> Option<KernelOrigin> {
         let KernelOrigin::File { path, stamp, modules, .. } = then else { return None };
         let moved = *path != self.path || *stamp != self.stamp;
@@ -74,7 +74,7 @@ impl LocalKernel {
         })
     }
 
-    /// Takes kernel and modules. A kernel whose modules are neither given nor installed here is taken to have
+    /// Extracts kernel and modules. A kernel without a given or installed module directory is assumed to have
     /// everything built in.
     pub(crate) fn build(self) -> Result<NewKernel, GuestError> {
         let key = self.key();
@@ -100,7 +100,7 @@ fn select_from(dir: &Path, kernel: &Path, release: Option<&str>) -> Result<Modul
     if tree.is_empty() {
         return Ok(Modules::default());
     }
-    // Beside the kernel on Debian, among the modules on Fedora.
+    // Debian has it beside the kernel, Fedora among the modules.
     let beside = kernel.with_file_name(format!("config-{}", release.unwrap_or_default()));
     if let Some(config) = [beside, dir.join("config")].iter().find_map(|path| fs::read_to_string(path).ok()) {
         tree.add_config(&config);

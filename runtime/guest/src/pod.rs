@@ -1,8 +1,9 @@
-//! What the machine of a pod boots: the kernel of an asset, and its initramfs with the agent that knows containers.
+//! Boot files of a pod's machine: the kernel of an asset, and its initramfs with the agent for containers.
 //!
-//! A pod keeps the paths in its records and may boot again long after the asset was replaced, so its files lie apart, in
-//! a directory named by their contents that never changes: `DIR/.pod-HASH/{vmlinux,initramfs.cpio,source.json}`. The
-//! kernel is a link to the asset's. Made at the first use (`hutch guest build` is one), found again by `source.json`.
+//! A pod records the paths and may boot again long after the asset was replaced. So its files lie in a directory that
+//! is named by their contents and never changes: `DIR/.pod-HASH/{vmlinux,initramfs.cpio,source.json}`. The kernel is a
+//! link to the asset's. The first use (for example `hutch guest build`) makes the directory; `source.json` identifies
+//! it later.
 
 use std::fs;
 use std::io;
@@ -19,39 +20,39 @@ use super::store::manifest::{AgentRecord, FileRecord, Stamp, INITRAMFS, VMLINUX}
 use super::store::{self, Contents, Store, StoreError};
 use super::GuestError;
 
-/// What the directories' names begin with.
+/// Prefix of the directories' names.
 const PREFIX: &str = ".pod-";
-/// The record beside the files.
+/// The record of the sources.
 const RECORD: &str = "source.json";
-/// Directories kept, the ones used last, beside those that pods name: a stopped pod boots from them again. A running
-/// machine does not need its directory any more.
+/// Number of directories to keep, the last used ones, in addition to those that pods name: a stopped pod boots from
+/// them again. A running machine no longer needs its directory.
 const KEPT: usize = 16;
 
-/// Kernel and initramfs for pods. The files stay as they are.
+/// Kernel and initramfs for pods. The files do not change.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct PodAssets {
     /// The ELF `vmlinux`.
     pub kernel: PathBuf,
     /// The initramfs with the agent for containers as `/init`.
     pub initrd: PathBuf,
-    /// Memory can be plugged into a guest with this kernel; see [`GuestAssets::can_grow`].
+    /// Whether the kernel supports hot-plugged memory; see [`GuestAssets::can_grow`].
     pub can_grow: bool,
 }
 
-/// What a directory was made of.
+/// Sources of a directory.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 struct Source {
     kernel: FileRecord,
-    /// The asset's initramfs, whose modules were taken over.
+    /// The asset's initramfs, from which the modules come.
     base: FileRecord,
     agent: AgentRecord,
 }
 
 impl PodAssets {
-    /// The files for `kernel` in `dir`, with the agent that `HUTCH_AGENT_OCI` names, or that is called
-    /// `hutch-agent-oci` and lies beside this executable or beside `HUTCH_AGENT`. Made first, if they are not there;
-    /// then old ones go that are not among the files which `named` returns, those of the recorded pods. With `None`
-    /// (nobody can tell) all stay.
+    /// The files for `kernel` in `dir`, with the agent that `HUTCH_AGENT_OCI` names, or with `hutch-agent-oci` beside
+    /// this executable or beside `HUTCH_AGENT`. Missing files are made first. Then old directories are removed, except
+    /// those that contain a file of `named`, the files of the recorded pods. If `named` returns `None` (unknown) all
+    /// stay.
     ///
     /// # Errors
     /// As [`GuestAssets::open`]; [`GuestError::NoOciAgent`].
@@ -118,7 +119,7 @@ fn at(path: &Path) -> PodAssets {
     PodAssets { kernel: path.join(VMLINUX), initrd: path.join(INITRAMFS), can_grow: false }
 }
 
-/// What a whole directory was made of.
+/// Sources of a complete directory.
 fn read(path: &Path) -> Option<Source> {
     let source: Source = serde_json::from_slice(&fs::read(path.join(RECORD)).ok()?).ok()?;
     let there = |name: &str, record: Option<FileRecord>| {
@@ -132,7 +133,7 @@ fn entries(dir: &Path) -> Vec<PathBuf> {
     entries.filter(|e| e.file_name().to_string_lossy().starts_with(PREFIX)).map(|e| e.path()).collect()
 }
 
-/// Puts the files in place, whole or not at all. Files of the same contents that are there already stay.
+/// Installs the files, all or none. Existing files with the same contents stay.
 fn install(dir: &Path, path: &Path, kernel: &Path, initramfs: &[u8], source: &Source) -> Result<(), GuestError> {
     Store::at(dir).create()?;
     let failed = |source| StoreError::Write { path: path.to_owned(), source };
@@ -140,7 +141,7 @@ fn install(dir: &Path, path: &Path, kernel: &Path, initramfs: &[u8], source: &So
     let record = serde_json::to_vec(source).map_err(|e| failed(e.into()))?;
     store::write_durably(&temporary.path().join(RECORD), &record)?;
     if read(path).is_some() {
-        // The same files by another way, for instance an agent that has moved.
+        // The same files from another path, for instance of an agent that has moved.
         fs::rename(temporary.path().join(RECORD), path.join(RECORD)).map_err(failed)?;
         return Ok(());
     }
@@ -159,17 +160,17 @@ fn install(dir: &Path, path: &Path, kernel: &Path, initramfs: &[u8], source: &So
     }
 }
 
-/// Notes that the directory is in use. Who may not write there may use it all the same.
+/// Records the use of the directory. A user without write permission can use it all the same.
 fn touch(path: &Path) {
     if let Err(error) = fs::File::open(path).and_then(|dir| dir.set_modified(SystemTime::now())) {
         log::debug!("{}: noting its use: {error}", path.display());
     }
 }
 
-/// Removes the directories whose use is longest ago, except those of `named` files. Failures do not matter: the next
-/// call tries again.
+/// Removes the directories with the oldest use, except those of `named` files. Failures do not matter: the next call
+/// tries again.
 fn forget_old(dir: &Path, present: &Path, named: &[PathBuf]) {
-    // By name alone, which tells the contents: the path to the directory may be written in several ways.
+    // Compares names alone, which identify the contents: the path of the directory may be written in several ways.
     let names: Vec<_> = named.iter().filter_map(|file| file.parent()?.file_name()).collect();
     let is_named = |path: &PathBuf| path.file_name().is_some_and(|name| names.contains(&name));
     let age = |path: &PathBuf| fs::metadata(path).and_then(|meta| meta.modified()).unwrap_or(SystemTime::UNIX_EPOCH);

@@ -1,33 +1,33 @@
-//! What a build tells while it runs. The library prints nothing; `hutch guest build` and the tasks do.
+//! Progress reports of a build. The library prints nothing; `hutch guest build` and the tasks print these.
 
 use std::time::{Duration, Instant};
 
-/// Something a build has to say.
+/// A report of a build.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Event<'a> {
+pub enum BuildEvent<'a> {
     /// A phase began.
     Begin(&'a str),
-    /// The phase came this far: `done` steps, of `expected` if that is known. `expected` is an estimate.
+    /// Progress of the phase: `done` steps out of an estimated `expected`, if there is an estimate.
     Step {
         /// Steps finished.
         done: u32,
-        /// Steps there will be, about.
+        /// Estimated number of steps.
         expected: Option<u32>,
     },
-    /// The phase ended after this time.
+    /// The phase ended; it took this time.
     End(&'a str, Duration),
-    /// Something to be told before it happens, such as the packages about to be installed.
+    /// A note before an action, such as the names of packages to be installed.
     Note(&'a str),
 }
 
-/// Where events go. Any `FnMut(Event)` is one.
+/// Receiver of the reports. Any `FnMut(BuildEvent)` is one.
 pub trait Progress {
-    /// Takes one event; called on the thread that builds.
-    fn event(&mut self, event: Event<'_>);
+    /// Takes one report; called on the thread that builds.
+    fn event(&mut self, event: BuildEvent<'_>);
 }
 
-impl<F: FnMut(Event<'_>)> Progress for F {
-    fn event(&mut self, event: Event<'_>) {
+impl<F: FnMut(BuildEvent<'_>)> Progress for F {
+    fn event(&mut self, event: BuildEvent<'_>) {
         self(event);
     }
 }
@@ -38,9 +38,9 @@ pub(crate) fn phase<T, E>(
     name: &str,
     work: impl FnOnce(&mut dyn Progress) -> Result<T, E>,
 ) -> Result<T, E> {
-    progress.event(Event::Begin(name));
+    progress.event(BuildEvent::Begin(name));
     let start = Instant::now();
     let result = work(progress)?;
-    progress.event(Event::End(name, start.elapsed()));
+    progress.event(BuildEvent::End(name, start.elapsed()));
     Ok(result)
 }

@@ -1,4 +1,4 @@
-//! Small files of the right form for tests: kernels, modules, agents, packages; and an archive that serves them.
+//! Small valid files for tests: kernels, modules, agents, packages; and an archive that serves them.
 
 use std::fs;
 use std::io::Write;
@@ -61,7 +61,7 @@ pub(crate) fn executable(contents: &[u8], interpreter: Option<&str>) -> Vec<u8> 
     out
 }
 
-/// A kernel that says its release.
+/// A kernel with a banner of this release.
 pub(crate) fn vmlinux(release: &str) -> Vec<u8> {
     let mut contents = b"%s version %s\0Linux version ".to_vec();
     contents.extend_from_slice(format!("{release} (hutch@hutch) #1\n\0").as_bytes());
@@ -102,7 +102,7 @@ pub(crate) fn module_with_section(modinfo: &str, more: &str) -> Vec<u8> {
     out
 }
 
-/// Packs as the kernel's build does.
+/// Packs like the kernel's build.
 pub(crate) fn compress(method: Compression, data: &[u8]) -> Vec<u8> {
     use liblzma::stream::{Check, Filters, LzmaOptions, Stream};
     let lzma = |stream| {
@@ -248,7 +248,7 @@ esac"#
         fs::write(dir.join(name), format!("Package: {name}\n{fields}")).unwrap();
     }
 
-    /// Offers a cloud kernel with all a guest needs.
+    /// Offers a cloud kernel with all files that a guest needs.
     pub(crate) fn offer_kernel(&self, name: &str, version: &str, later: bool) {
         let release = name.trim_start_matches("linux-image-");
         let lib = format!("./lib/modules/{release}");

@@ -13,7 +13,7 @@ use super::*;
 
 const PACKAGE: &str = "linux-image-6.12.5+deb12-cloud-amd64";
 
-/// A guest directory, an agent and an archive of one test.
+/// A guest directory, an agent and an archive for one test.
 struct Place {
     archive: FakeArchive,
     dir: tempfile::TempDir,
@@ -37,7 +37,7 @@ impl Place {
     }
 
     fn build(&self, kernel: KernelChoice) -> Result<BuildReport, GuestError> {
-        build_with(&self.request(kernel), &self.archive.apt(), &mut |_: Event<'_>| {})
+        build_with(&self.request(kernel), &self.archive.apt(), &mut |_: BuildEvent<'_>| {})
     }
 
     fn open(&self) -> Result<GuestAssets, GuestError> {
@@ -76,7 +76,10 @@ fn an_asset_is_built_then_opened_and_a_second_build_finds_nothing_to_do() {
     assert_eq!(assets.manifest.agent.version.as_deref(), Some("1.2.3"));
     assert_eq!(place.build(KernelChoice::Distro).unwrap().action, BuildAction::Nothing);
     let forced = BuildRequest { force: true, ..place.request(KernelChoice::Distro) };
-    assert_eq!(build_with(&forced, &place.archive.apt(), &mut |_: Event<'_>| {}).unwrap().action, BuildAction::All);
+    assert_eq!(
+        build_with(&forced, &place.archive.apt(), &mut |_: BuildEvent<'_>| {}).unwrap().action,
+        BuildAction::All
+    );
     place.archive.offer_kernel("linux-image-6.12.6+deb12-cloud-amd64", "6.12.6-1", false);
     assert_eq!(
         place.inspect().stale,
@@ -152,7 +155,7 @@ fn a_stale_agent_in_a_directory_that_cannot_be_changed_is_an_error() {
     let place = Place::new();
     place.build(KernelChoice::Distro).unwrap();
     agent_file(place.dir.path(), "second");
-    // A directory in the lock's place stops root too.
+    // A directory in the place of the lock stops root too.
     let lock = place.guest().join(".distro.install.lock");
     fs::remove_file(&lock).unwrap();
     fs::create_dir(&lock).unwrap();
@@ -166,7 +169,7 @@ fn an_agent_found_by_chance_does_not_replace_one_that_was_named() {
     let place = Place::new();
     place.build(KernelChoice::Distro).unwrap();
     fs::remove_file(&place.agent).unwrap();
-    // Nothing given now: the named one is gone, so the asset is used as it is.
+    // No agent is given now: the named one is gone, so the asset is used as it is.
     let assets = GuestAssets::open(&place.guest(), KernelChoice::Distro).unwrap();
     assert_eq!(init_of(&assets), agent("first"));
     let error = place.open().unwrap_err();
@@ -190,7 +193,7 @@ fn damaged_files_are_noticed() {
     let place = Place::new();
     place.build(KernelChoice::Distro).unwrap();
     let assets = place.open().unwrap();
-    // Same length: only a full reading sees it.
+    // Same length: only reading the whole file finds it.
     let mut bytes = fs::read(&assets.kernel).unwrap();
     bytes[500] ^= 1;
     fs::write(&assets.kernel, &bytes).unwrap();
@@ -198,13 +201,13 @@ fn damaged_files_are_noticed() {
     assert!(!inspection.is_intact());
     let problem = inspection.files.iter().find(|file| file.name == "vmlinux").unwrap().problem.clone();
     assert!(problem.unwrap().contains("has changed"));
-    // Another length: every boot sees it.
+    // Another length: every boot finds it.
     fs::write(&assets.kernel, b"short").unwrap();
     let error = place.open().unwrap_err();
     assert!(matches!(&error, GuestError::Damaged { path, .. } if path.ends_with("vmlinux")), "{error}");
     assert!(!place.inspect().is_intact());
     assert!(GuestAssets::list(&place.guest()).unwrap()[0].manifest.is_err());
-    // And a build repairs it.
+    // A build repairs it.
     assert_eq!(place.build(KernelChoice::Distro).unwrap().action, BuildAction::All);
     assert!(place.inspect().is_intact());
 }
@@ -232,7 +235,7 @@ fn a_manifest_of_a_newer_hutch_is_left_alone() {
     assert!(error.to_string().contains("newer hutch"), "{error}");
     assert!(place.build(KernelChoice::Distro).unwrap_err().to_string().contains("--force"));
     let forced = BuildRequest { force: true, ..place.request(KernelChoice::Distro) };
-    build_with(&forced, &place.archive.apt(), &mut |_: Event<'_>| {}).unwrap();
+    build_with(&forced, &place.archive.apt(), &mut |_: BuildEvent<'_>| {}).unwrap();
     place.open().unwrap();
 }
 
@@ -342,7 +345,7 @@ fn a_kernel_with_modules_takes_them_from_the_directory_given() {
     fs::write(modules.join("modules.builtin"), "kernel/virtiofs.ko\nkernel/vmw_vsock_virtio_transport.ko\n").unwrap();
     fs::write(modules.join("virtio_mmio.ko"), testing::module("depends=")).unwrap();
     let request = BuildRequest { modules: Some(modules), ..place.request(KernelChoice::Path(path)) };
-    let report = build_with(&request, &place.archive.apt(), &mut |_: Event<'_>| {}).unwrap();
+    let report = build_with(&request, &place.archive.apt(), &mut |_: BuildEvent<'_>| {}).unwrap();
     assert_eq!(report.assets.manifest.modules, ["virtio_mmio.ko"]);
 }
 
@@ -385,7 +388,7 @@ fn pods_boot_files_that_outlive_the_asset_they_were_made_of() {
         other => panic!("{other:?}"),
     }
     assert_eq!(make().unwrap(), first, "it is found again");
-    // The ordinary agent is replaced, twice; the contents for pods are the same.
+    // The ordinary agent is replaced, twice; the contents for pods stay the same.
     for name in ["second", "third"] {
         fs::write(&place.agent, super::testing::agent(name)).unwrap();
         assert_eq!(make().unwrap(), first);

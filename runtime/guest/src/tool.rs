@@ -1,4 +1,4 @@
-//! Runs the host's programs (apt, dpkg, tar, make): found through PATH, in the C locale, their last words kept.
+//! Runs the host's programs (apt, dpkg, tar, make): found through PATH, in the C locale; keeps the end of their stderr.
 
 #![allow(unsafe_code)] // one call between fork and exec, so that a killed build takes its compiler with it
 
@@ -11,7 +11,7 @@ use std::thread::JoinHandle;
 /// Lines of standard error kept for the message.
 const KEPT_LINES: usize = 12;
 
-/// A program that could not be run or failed.
+/// A program that did not start or failed.
 #[derive(Debug, thiserror::Error)]
 #[allow(missing_docs)]
 pub enum ToolError {
@@ -36,7 +36,7 @@ fn last_words(stderr: &str) -> String {
 /// How programs are found.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Tools {
-    /// PATH for the programs, if not this process's own: tests bring their own apt.
+    /// PATH for the programs; `None`: the PATH of this process. Tests bring their own apt.
     path: Option<OsString>,
 }
 
@@ -55,7 +55,7 @@ impl Tools {
         command
     }
 
-    /// Runs a program to its end and returns what it wrote to standard output.
+    /// Runs a program to its end and returns its standard output.
     pub(crate) fn output(&self, program: &str, args: &[&str]) -> Result<Vec<u8>, ToolError> {
         let mut command = self.command(program);
         command.args(args);
@@ -66,8 +66,8 @@ impl Tools {
     }
 }
 
-/// Sends SIGTERM to the program when the calling thread (which waits for it) dies. Not for programs that must
-/// not be torn down half-way, such as `apt-get install`.
+/// Sends SIGTERM to the program when the calling thread (which waits for it) dies. Not for programs that must not be
+/// interrupted, such as `apt-get install`.
 pub(crate) fn end_with_parent(command: &mut Command) {
     // SAFETY: prctl(PR_SET_PDEATHSIG) is one system call and thus fine between fork and exec; it takes no pointer.
     unsafe {
@@ -78,7 +78,7 @@ pub(crate) fn end_with_parent(command: &mut Command) {
     }
 }
 
-/// Starts `command`, hands its standard output to `reader`, waits, and keeps the end of its standard error.
+/// Starts `command`, passes its standard output to `reader`, waits, and keeps the end of its standard error.
 pub(crate) fn run<T>(
     mut command: Command,
     reader: impl FnOnce(&mut ChildStdout) -> io::Result<T>,

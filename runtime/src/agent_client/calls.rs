@@ -1,4 +1,4 @@
-//! One method per request, with the answer's own type.
+//! One method per request of the agent protocol, with the answer's own type.
 
 use std::time::Duration;
 
@@ -14,24 +14,24 @@ use super::{AgentError, Session};
 pub struct NewContainer {
     /// Container id.
     pub id: String,
-    /// Name of the init process.
+    /// Token of the container's init process.
     pub token: Token,
-    /// OCI runtime spec with the guest's paths.
+    /// OCI runtime configuration with paths of the guest.
     pub spec: serde_json::Value,
     /// Size of the terminal, if there is one.
     pub terminal_size: Option<WindowSize>,
-    /// Whether a stdin stream will be opened.
+    /// Whether the host will open a stdin stream.
     pub stdin: bool,
 }
 
-/// Typed calls. Each waits no longer than `deadline`; all fail as [`Session::call`] does.
+/// Typed calls. Each waits at most `deadline`; all fail as [`Session::call`] does.
 impl Session {
-    /// Is the agent alive?
+    /// Checks that the agent answers.
     pub fn ping(&self, deadline: Duration) -> Result<(), AgentError> {
         self.done("ping", Request::Ping, deadline)
     }
 
-    /// Sets up what processes share; once.
+    /// Sets up the environment that all processes of the guest share. Allowed once per guest.
     pub fn setup_sandbox(&self, spec: SandboxSpec, deadline: Duration) -> Result<(), AgentError> {
         self.done("set up the sandbox", Request::SetupSandbox(Box::new(spec)), deadline)
     }
@@ -41,8 +41,8 @@ impl Session {
         self.done("set the clock", Request::SetClock { unix_ns }, deadline)
     }
 
-    /// Starts a program; its pid in the guest. Refusals of kind `ProgramNotFound` and `ProgramNotExecutable` mean
-    /// the program itself.
+    /// Starts a program and returns its pid in the guest. Refusals of kind `ProgramNotFound` and `ProgramNotExecutable`
+    /// concern the program itself.
     pub fn start_process(
         &self,
         token: &str,
@@ -58,17 +58,17 @@ impl Session {
         self.started("start the process", request, deadline)
     }
 
-    /// Waits for the end of a process; `None` when `patience` has run out first. Without `patience` it waits as
-    /// long as the session lives.
-    pub fn wait_process(&self, token: &str, patience: Option<Duration>) -> Result<Option<ExitStatus>, AgentError> {
-        match self.call_patiently(Request::WaitProcess { token: token.to_owned() }, patience)? {
+    /// Waits for the end of a process; `None` when `timeout` has passed first. Without `timeout` it waits as long as
+    /// the session lives.
+    pub fn wait_process(&self, token: &str, timeout: Option<Duration>) -> Result<Option<ExitStatus>, AgentError> {
+        match self.call_with_timeout(Request::WaitProcess { token: token.to_owned() }, timeout)? {
             None => Ok(None),
             Some(Response::Exited(status)) => Ok(Some(status)),
             Some(_) => Err(AgentError::Unexpected("wait for the process")),
         }
     }
 
-    /// Signals a process, or with `all` what belongs to it too.
+    /// Signals a process, with `all` also the processes that belong to it.
     pub fn signal_process(&self, token: &str, signal: i32, all: bool, deadline: Duration) -> Result<(), AgentError> {
         let request = Request::SignalProcess { token: token.to_owned(), signal, all };
         self.done("signal the process", request, deadline)
@@ -79,7 +79,7 @@ impl Session {
         self.done("resize the terminal", Request::ResizeTerminal { token: token.to_owned(), size }, deadline)
     }
 
-    /// Ends the process's stdin after what was already sent.
+    /// Closes the process's stdin after the bytes that were already sent.
     pub fn close_stdin(&self, token: &str, deadline: Duration) -> Result<(), AgentError> {
         self.done("close stdin", Request::CloseStdin { token: token.to_owned() }, deadline)
     }
@@ -89,7 +89,7 @@ impl Session {
         self.done("forget the process", Request::ForgetProcess { token: token.to_owned() }, deadline)
     }
 
-    /// Creates a container; the guest pid of its waiting init.
+    /// Creates a container and returns the guest pid of its waiting init process.
     pub fn create_container(&self, new: NewContainer, deadline: Duration) -> Result<i32, AgentError> {
         let NewContainer { id, token, spec, terminal_size, stdin } = new;
         let request = Request::CreateContainer { id, token, spec: Box::new(spec), terminal_size, stdin };
@@ -134,7 +134,7 @@ impl Session {
         }
     }
 
-    /// Figures of a container.
+    /// Resource usage of a container.
     pub fn stats(&self, id: &str, deadline: Duration) -> Result<ContainerStats, AgentError> {
         match self.call(Request::Stats { id: id.to_owned() }, deadline)? {
             Response::Stats(stats) => Ok(*stats),
@@ -147,7 +147,7 @@ impl Session {
         self.done("mount in the guest", Request::Mount(mount), deadline)
     }
 
-    /// Unmounts it again.
+    /// Unmounts a file system in the guest.
     pub fn unmount(&self, target: &str, deadline: Duration) -> Result<(), AgentError> {
         self.done("unmount in the guest", Request::Unmount { target: target.to_owned() }, deadline)
     }
@@ -162,14 +162,14 @@ impl Session {
         self.done("bring CPUs online", Request::OnlineCpus { count }, deadline)
     }
 
-    /// Asks for an orderly power-off and waits until the agent has closed the session, which it does when file
-    /// systems are flushed. Whether the machine has stopped is for its owner to see.
+    /// Asks for an orderly power-off and waits until the agent closes the session, which it does once file systems are
+    /// flushed. The caller has to check that the machine has stopped.
     ///
     /// # Errors
     /// [`AgentError::Deadline`] if the session is still open after `deadline`, and the agent's refusal.
     pub fn power_off(&self, deadline: Duration) -> Result<(), AgentError> {
-        match self.call_patiently(Request::PowerOff, Some(deadline)) {
-            // The session's end is the answer.
+        match self.call_with_timeout(Request::PowerOff, Some(deadline)) {
+            // The end of the session is the answer.
             Err(AgentError::Dead(_)) | Ok(Some(_)) => Ok(()),
             Ok(None) => Err(AgentError::Deadline { what: "power off", after: deadline }),
             Err(error) => Err(error),

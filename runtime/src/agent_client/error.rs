@@ -1,4 +1,4 @@
-//! Why a call to the agent failed.
+//! Failures of calls to the agent.
 
 use std::io;
 use std::sync::Arc;
@@ -9,94 +9,94 @@ use hutch_agent_proto::{ErrorKind, FrameError, RemoteError, StdStream, PROTOCOL_
 /// A call or a connection to the agent failed.
 #[derive(Debug, thiserror::Error)]
 pub enum AgentError {
-    /// Another version of the protocol lives in the guest.
+    /// The agent in the guest speaks another version of the protocol.
     #[error(
         "the guest's agent ({program}) speaks protocol version {agent}, this hutch speaks {}: \
          rebuild the guest assets with `hutch guest build`",
         PROTOCOL_VERSION
     )]
     Version {
-        /// What the agent said.
+        /// Protocol version of the agent.
         agent: u32,
-        /// Its program, as it calls itself.
+        /// Name and version of the agent's program.
         program: String,
     },
-    /// No greeting came in time.
+    /// The agent sent no greeting in time.
     #[error("the guest's agent did not greet within {} s", .0.as_secs_f32())]
     Greeting(Duration),
-    /// The answer did not come in time. The session is dead since.
+    /// The answer did not come in time. The session is dead from then on.
     #[error("the guest's agent did not answer {what} within {} s", .after.as_secs_f32())]
     Deadline {
-        /// The request.
+        /// The request, in the words of a message.
         what: &'static str,
-        /// The deadline.
+        /// Time that the call had.
         after: Duration,
     },
-    /// The agent refused or failed.
+    /// The agent refused the request or failed.
     #[error("{what}")]
     Remote {
-        /// The request.
+        /// The request, in the words of a message.
         what: &'static str,
-        /// What the agent says.
+        /// The agent's own error.
         source: RemoteError,
     },
-    /// The answer is of another kind than the request asks for.
+    /// The answer is of another kind than the request requires.
     #[error("the guest's agent gave an answer to {0} that does not belong to it")]
     Unexpected(&'static str),
-    /// The request does not fit a frame.
+    /// The request exceeds the size of a frame.
     #[error("{what} is too large to send to the guest")]
     Encode {
-        /// The request.
+        /// The request, in the words of a message.
         what: &'static str,
-        /// The cause.
+        /// Reported by the encoder.
         source: FrameError,
     },
     /// The session had ended, or ended while the answer was awaited.
     #[error("the channel to the guest's agent is closed")]
     Dead(#[source] Arc<ChannelDeath>),
-    /// A standard stream could not be opened.
+    /// The host could not open a standard stream.
     #[error("open {} of the process in the guest", stream_name(*.stream))]
     OpenStream {
-        /// Which.
+        /// The stream that could not be opened.
         stream: StdStream,
-        /// The cause.
+        /// Failure of the connection.
         source: io::Error,
     },
     /// The agent could not be reached.
     #[error("connect to the guest's agent")]
     Connect(#[source] io::Error),
-    /// The host could not give a thread or a socket option.
+    /// The host could not create a thread or set a socket option.
     #[error("set up the agent session")]
     Host(#[source] io::Error),
 }
 
-/// What ended a session.
+/// The reason for which a session ended.
 #[derive(Debug, thiserror::Error)]
 pub enum ChannelDeath {
-    /// The guest closed it, or the guest is gone.
+    /// The guest closed the connection, or the machine is gone.
     #[error("the guest closed it")]
     ClosedByGuest,
-    /// This side closed it.
+    /// The host closed the connection.
     #[error("it was closed by hutch")]
     ClosedByHost,
-    /// It failed, or the agent sent something outside the protocol.
+    /// The connection failed, or the agent violated the protocol.
     #[error(transparent)]
     Broken(#[from] FrameError),
-    /// A reply carries an id that was never given out.
+    /// A reply has an id that no request had.
     #[error("the agent answered request {0}, which was never made")]
     UnknownReply(u64),
     /// A request was not answered in time.
     #[error("the agent did not answer {what} within {} s", .after.as_secs_f32())]
     Silent {
-        /// The request.
+        /// The request, in the words of a message.
         what: &'static str,
-        /// The deadline.
+        /// Time that the call had.
         after: Duration,
     },
 }
 
 impl AgentError {
-    /// What the agent said, if it was the agent that refused.
+    /// The agent's own error, if the agent refused the request.
     pub fn remote(&self) -> Option<&RemoteError> {
         match self {
             AgentError::Remote { source, .. } => Some(source),
@@ -104,7 +104,7 @@ impl AgentError {
         }
     }
 
-    /// Class of the agent's refusal.
+    /// Kind of the agent's refusal.
     pub fn remote_kind(&self) -> Option<ErrorKind> {
         self.remote().map(|e| e.kind)
     }
@@ -115,7 +115,7 @@ impl AgentError {
     }
 }
 
-/// The stream's usual name.
+/// Name of the stream in messages.
 pub(crate) fn stream_name(stream: StdStream) -> &'static str {
     match stream {
         StdStream::Stdin => "stdin",

@@ -1,4 +1,4 @@
-//! An agent without a guest, for tests: speaks the real protocol over socket pairs and answers as a closure says.
+//! An agent without a guest, for tests: speaks the real protocol over socket pairs; a closure gives the answers.
 
 use std::collections::HashMap;
 use std::io::{self, Write};
@@ -15,20 +15,20 @@ use hutch_agent_proto::{
 
 use super::Connector;
 
-/// How long a test waits for something that must come.
-const PATIENCE: Duration = Duration::from_secs(10);
+/// Bound of every wait in a test.
+const TEST_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// Decides what the agent does with a request.
+/// The agent's reaction to a request.
 pub type Script = Box<dyn Fn(&Peer, HostFrame) + Send + Sync>;
 
-/// The guest's side: what a connection to it means, and the streams the host has opened.
+/// The guest's side: the reaction to requests, and the streams that the host has opened.
 #[derive(Clone)]
 pub struct FakeGuest(Arc<Inner>);
 
 struct Inner {
     script: Script,
     version: u32,
-    /// Opened and not yet taken by the test; `None` once the machine is gone.
+    /// Opened by the host, not yet taken by the test; `None` once the machine is gone.
     streams: Mutex<Option<HashMap<(String, StdStream), UnixStream>>>,
     arrived: Condvar,
 }
@@ -64,24 +64,24 @@ impl Peer {
     }
 
     fn send(&self, frame: &AgentFrame) {
-        // The host may have hung up; that is what some tests are about.
+        // The host may have hung up; some tests check that.
         let _ = write_frame(&mut &*self.0, frame);
     }
 }
 
 impl FakeGuest {
-    /// A guest whose agent answers by `script`.
+    /// A guest whose agent reacts with `script`.
     pub fn new(script: impl Fn(&Peer, HostFrame) + Send + Sync + 'static) -> Self {
         Self::with_version(PROTOCOL_VERSION, script)
     }
 
-    /// The same with an agent of another protocol version.
+    /// A guest whose agent has another protocol version.
     pub fn with_version(version: u32, script: impl Fn(&Peer, HostFrame) + Send + Sync + 'static) -> Self {
         let streams = Mutex::new(Some(HashMap::new()));
         Self(Arc::new(Inner { script: Box::new(script), version, streams, arrived: Condvar::new() }))
     }
 
-    /// The host's end of the connection that the agent opens when it is ready.
+    /// The host's end of the connection that a ready agent opens.
     pub fn push(&self) -> UnixStream {
         let (host, guest) = UnixStream::pair().expect("socket pair");
         let inner = Arc::clone(&self.0);
@@ -92,7 +92,7 @@ impl FakeGuest {
         host
     }
 
-    /// As a connector for a session.
+    /// A connector to this guest.
     pub fn connector(&self) -> Arc<dyn Connector> {
         Arc::new(self.clone())
     }
@@ -104,7 +104,7 @@ impl FakeGuest {
         let (mut streams, _) = self
             .0
             .arrived
-            .wait_timeout_while(streams, PATIENCE, |s| s.as_ref().is_some_and(|s| !s.contains_key(&key)))
+            .wait_timeout_while(streams, TEST_TIMEOUT, |s| s.as_ref().is_some_and(|s| !s.contains_key(&key)))
             .expect("streams");
         streams
             .as_mut()
@@ -112,7 +112,7 @@ impl FakeGuest {
             .unwrap_or_else(|| panic!("the host did not open {stream:?} of {token}"))
     }
 
-    /// The machine is gone: streams that the test has not taken end, and no new ones are made.
+    /// Ends the machine: closes the streams that the test has not taken and refuses new ones.
     pub fn hang_up(&self) {
         *self.0.streams.lock().expect("streams") = None;
         self.0.arrived.notify_all();

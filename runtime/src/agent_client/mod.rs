@@ -1,4 +1,4 @@
-//! The host's side of the channel to the agent in the guest: typed calls with deadlines, events, standard streams.
+//! The host's side of the channel to the guest's agent: typed calls with deadlines, events, standard streams.
 //!
 //! A [`Session`] is one control connection. It is made from the connection that the agent pushes when it is ready
 //! ([`Session::accept`]) or by connecting to the agent ([`Session::connect`]); either way both sides compare

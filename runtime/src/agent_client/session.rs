@@ -18,18 +18,18 @@ use super::error::{AgentError, ChannelDeath};
 use super::text::{printable, LogQuota, TEXT_MAX};
 use super::Connector;
 
-/// A frame that the guest does not take off the channel for this long ends the session.
+/// The session ends if the guest does not take a frame within this time.
 const WRITE_TIMEOUT: Duration = Duration::from_secs(10);
-/// Events kept for a listener that is slow; the rest is dropped, since the guest must not fill the host's memory.
+/// Events kept for a slow listener. Later ones are dropped, so that the guest cannot fill the host's memory.
 pub(super) const EVENT_QUEUE: usize = 1024;
-/// Buffer of the reader; most frames fit.
+/// Buffer of the reader thread; most frames fit.
 const READ_BUFFER: usize = 8 << 10;
 
-/// What happens with an answer. Runs on the reader thread, or on the caller's if the session is already dead; must
-/// not block.
+/// Takes the answer. Runs on the reader thread, or on the caller's thread if the session is already dead; must not
+/// block.
 pub(super) type OnReply = Box<dyn FnOnce(Result<Response, AgentError>) + Send>;
 
-/// A control connection to the agent. See the [module](super) for its life.
+/// A control connection to the agent. The [module](super) describes its life.
 ///
 /// Dropping it closes the connection and ends the reader thread.
 pub struct Session {
@@ -39,15 +39,15 @@ pub struct Session {
     agent: Hello,
 }
 
-/// What callers and the reader have in common.
+/// State that callers and the reader thread share.
 struct Shared {
     stream: UnixStream,
-    /// Held while a frame is written, so that frames do not mix.
+    /// Held while a frame is written, so that frames do not interleave.
     writing: Mutex<()>,
     table: Mutex<Table>,
 }
 
-/// The answers that are awaited, and by whom.
+/// Pending requests and the receivers of their answers.
 #[derive(Default)]
 struct Table {
     next_id: u64,
@@ -62,11 +62,11 @@ struct Pending {
 }
 
 impl Session {
-    /// Takes the connection that the agent opened (to [`hutch_agent_proto::HOST_PORT`]) when it was ready.
+    /// Takes the connection that a ready agent opened (to [`hutch_agent_proto::HOST_PORT`]).
     ///
     /// # Errors
-    /// [`AgentError::Version`] if the agent is another one, [`AgentError::Greeting`] if it says nothing before the
-    /// `deadline`, [`AgentError::Dead`] if what it says is not the protocol.
+    /// [`AgentError::Version`] if the agent has another protocol version, [`AgentError::Greeting`] if it sends nothing
+    /// before the `deadline`, [`AgentError::Dead`] if it sends anything but a greeting.
     pub fn accept(
         stream: UnixStream,
         connector: Arc<dyn Connector>,
@@ -104,7 +104,7 @@ impl Session {
                 move || read_all(&shared, role, tell)
             })
             .map_err(AgentError::Host)?;
-        // From here on a return drops the session, which ends the reader.
+        // Returning from here drops the session, which ends the reader.
         let empty = Hello { version: PROTOCOL_VERSION, program: String::new(), kernel: String::new() };
         let mut session = Session { shared, connector, reader: Some(reader), agent: empty };
         let hello = match greeting.recv_timeout(deadline) {
@@ -123,15 +123,15 @@ impl Session {
         Ok(session)
     }
 
-    /// Who answers: program and kernel of the guest.
+    /// The greeting of the agent: its program and the guest's kernel.
     pub fn agent(&self) -> &Hello {
         &self.agent
     }
 
-    /// Sends `request` and waits for the answer. If none comes before the `deadline` the session is dead (P-205).
+    /// Sends `request` and waits for the answer. The session dies if none comes before the `deadline` (P-205).
     ///
     /// # Errors
-    /// Every variant of [`AgentError`] but those of the session's start.
+    /// Every variant of [`AgentError`] except those of the session's start.
     pub fn call(&self, request: Request, deadline: Duration) -> Result<Response, AgentError> {
         let what = name_of(&request);
         let (answer, id) = self.send(request);
@@ -142,20 +142,24 @@ impl Session {
                 self.shared.die(ChannelDeath::Silent { what, after: deadline });
                 Err(AgentError::Deadline { what, after: deadline })
             }
-            // The table is the only owner of the other end and always answers; it does so with a death.
+            // Only the table owns the sender, and it always sends: an answer or the death of the session.
             Err(RecvTimeoutError::Disconnected) => Err(AgentError::Dead(self.shared.cause())),
         }
     }
 
-    /// As [`Self::call`] for requests that may rightly stay unanswered: after `patience` the answer is given up and
-    /// `None` returned, and the session lives on. Without `patience` it waits as long as the session lives.
+    /// Like [`Self::call`] for requests that may stay unanswered: once `timeout` has passed, drops the answer, returns
+    /// `None` and keeps the session. Without `timeout` it waits as long as the session lives.
     ///
     /// # Errors
-    /// As [`Self::call`] but for the deadline.
-    pub fn call_patiently(&self, request: Request, patience: Option<Duration>) -> Result<Option<Response>, AgentError> {
+    /// As [`Self::call`], except for the deadline.
+    pub fn call_with_timeout(
+        &self,
+        request: Request,
+        timeout: Option<Duration>,
+    ) -> Result<Option<Response>, AgentError> {
         let (answer, id) = self.send(request);
-        let received = match patience {
-            Some(patience) => answer.recv_timeout(patience),
+        let received = match timeout {
+            Some(timeout) => answer.recv_timeout(timeout),
             None => answer.recv().map_err(|_| RecvTimeoutError::Disconnected),
         };
         match received {
@@ -168,14 +172,14 @@ impl Session {
         }
     }
 
-    /// Sends `request`; `on_reply` gets the answer, or the session's death, exactly once. It runs on the reader
-    /// thread (on this one if the request can't be sent) and must not block.
+    /// Sends `request`. `on_reply` gets the answer, or the session's death, exactly once. It runs on the reader thread
+    /// (on the caller's if the request cannot be sent) and must not block.
     pub fn call_then(&self, request: Request, on_reply: impl FnOnce(Result<Response, AgentError>) + Send + 'static) {
         self.shared.send(request, Box::new(on_reply));
     }
 
-    /// Events from now on. The receiver is disconnected when the session dies. A listener that falls behind by more
-    /// than a thousand events loses some; `WaitProcess` is the safe way to learn about an exit.
+    /// Subscribes to events. The session's death disconnects the receiver. A listener that falls behind by more than a
+    /// thousand events loses some; use `WaitProcess` to learn reliably about an exit.
     pub fn events(&self) -> Receiver<Event> {
         let (tell, events) = mpsc::sync_channel(EVENT_QUEUE);
         let mut table = self.shared.table();
@@ -185,7 +189,7 @@ impl Session {
         events
     }
 
-    /// Opens a connection for one standard stream of the process `token`. See [`Open::Stream`] for directions.
+    /// Opens a connection for one standard stream of the process `token`. [`Open::Stream`] defines the directions.
     ///
     /// # Errors
     /// [`AgentError::OpenStream`]; [`AgentError::Dead`] at once if the session is.
@@ -196,17 +200,17 @@ impl Session {
         open_stream(&*self.connector, token, stream, deadline)
     }
 
-    /// The connector, to open streams without holding the session.
+    /// The connector, for opening streams without a session.
     pub fn connector(&self) -> Arc<dyn Connector> {
         Arc::clone(&self.connector)
     }
 
-    /// Why the session is dead; `None` while it lives.
+    /// The reason of the session's death; `None` while it lives.
     pub fn death(&self) -> Option<Arc<ChannelDeath>> {
         self.shared.table().death.clone()
     }
 
-    /// Waits until the session has died, as it does after a power-off; false if it has not in time.
+    /// Waits until the session has died, as it does after a power-off; returns false on a time-out.
     pub fn wait_death(&self, timeout: Duration) -> bool {
         let events = self.events();
         let until = Instant::now() + timeout;
@@ -225,7 +229,7 @@ impl Session {
         (answer, id)
     }
 
-    /// Gives up an answer; a late one is ignored.
+    /// Drops a pending request; a late answer is ignored.
     fn forget(&self, id: Option<u64>) {
         if let Some(id) = id {
             self.shared.table().pending.remove(&id);
@@ -237,7 +241,7 @@ impl Drop for Session {
     fn drop(&mut self) {
         self.shared.die(ChannelDeath::ClosedByHost);
         if let Some(reader) = self.reader.take() {
-            // A callback may own the last handle of its session; the reader can't wait for itself.
+            // A callback may own the last handle of its session; the reader cannot join itself.
             if reader.thread().id() != thread::current().id() && reader.join().is_err() {
                 log::error!("the agent session's reader panicked");
             }
@@ -245,7 +249,7 @@ impl Drop for Session {
     }
 }
 
-/// See [`Session::open_stream`]; this one needs no session.
+/// Like [`Session::open_stream`], without a session.
 ///
 /// # Errors
 /// [`AgentError::OpenStream`].
@@ -266,14 +270,14 @@ pub fn open_stream(
     Ok(connection)
 }
 
-/// Who opened the connection.
+/// The side that opened the connection.
 #[derive(Clone, Copy, PartialEq)]
 enum Role {
     Accepting,
     Opening,
 }
 
-/// Says what this side has to say before anything else.
+/// Sends the first frame of this side.
 fn greet(mut stream: &UnixStream, role: Role) -> Result<(), FrameError> {
     if role == Role::Opening {
         write_frame(&mut stream, &Open::Control)?;
@@ -282,7 +286,7 @@ fn greet(mut stream: &UnixStream, role: Role) -> Result<(), FrameError> {
     write_frame(&mut stream, &Hello { version: PROTOCOL_VERSION, program, kernel: String::new() })
 }
 
-/// The reader thread: greeting first, then replies and events until the end.
+/// The reader thread: first the greeting, then replies and events until the end.
 fn read_all(shared: &Shared, role: Role, tell: SyncSender<Result<Hello, AgentError>>) {
     let mut input = BufReader::with_capacity(READ_BUFFER, &shared.stream);
     match read_greeting(&mut input, role) {
@@ -332,12 +336,12 @@ fn read_greeting(input: &mut BufReader<&UnixStream>, role: Role) -> Result<Hello
 
 impl Shared {
     fn table(&self) -> MutexGuard<'_, Table> {
-        // The table is whole between any two statements that hold it, even if one of them panicked.
+        // Each statement leaves the table consistent, so a panic of a holder does no harm.
         self.table.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Writes the request. `on_reply` is called in any case, now if the request can't be sent. Returns the id while
-    /// the answer is awaited.
+    /// Writes the request. `on_reply` is always called, at once if the request cannot be sent. Returns the id of a
+    /// pending request.
     fn send(&self, request: Request, on_reply: OnReply) -> Option<u64> {
         let what = name_of(&request);
         let id = {
@@ -359,7 +363,7 @@ impl Shared {
         match written {
             Ok(()) => Some(id),
             Err(FrameError::Io(error)) => {
-                // Part of the frame may be out: nothing more can be said on this channel.
+                // Part of the frame may have been sent: the channel cannot be used again.
                 self.die(ChannelDeath::Broken(FrameError::Io(error)));
                 None
             }
@@ -372,7 +376,7 @@ impl Shared {
         }
     }
 
-    /// Hands a reply to whoever awaits it.
+    /// Passes a reply to the receiver that waits for it.
     fn deliver(&self, id: u64, result: Result<Response, hutch_agent_proto::RemoteError>) -> Result<(), ChannelDeath> {
         let mut table = self.table();
         if id >= table.next_id {
@@ -388,7 +392,7 @@ impl Shared {
         Ok(())
     }
 
-    /// Hands an event to the listeners that still listen.
+    /// Passes an event to the listeners that are still connected.
     fn announce(&self, event: Event) {
         self.table().listeners.retain(|listener| match listener.try_send(event.clone()) {
             Ok(()) => true,
@@ -400,7 +404,7 @@ impl Shared {
         });
     }
 
-    /// Ends the session; the first cause stays. Everyone who waits is told.
+    /// Ends the session; the first reason stays. Every waiting caller gets it.
     fn die(&self, death: ChannelDeath) -> Arc<ChannelDeath> {
         let (cause, pending) = {
             let mut table = self.table();
@@ -425,7 +429,7 @@ impl Shared {
     }
 }
 
-/// The request as people call it.
+/// The request in the words of a message.
 fn name_of(request: &Request) -> &'static str {
     match request {
         Request::Ping => "ping",

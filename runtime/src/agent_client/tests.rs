@@ -22,7 +22,7 @@ fn session(script: impl Fn(&Peer, HostFrame) + Send + Sync + 'static) -> Session
     Session::accept(guest.push(), guest.connector(), SOON).unwrap()
 }
 
-fn mute(_: &Peer, _: HostFrame) {}
+fn silent(_: &Peer, _: HostFrame) {}
 
 fn death_of(session: &Session) -> Arc<ChannelDeath> {
     assert!(session.wait_death(SOON), "the session lives on");
@@ -41,7 +41,7 @@ fn the_push_and_a_connection_both_make_a_session() {
 
 #[test]
 fn another_protocol_version_is_refused_naming_both_and_the_remedy() {
-    let guest = FakeGuest::with_version(PROTOCOL_VERSION + 6, mute);
+    let guest = FakeGuest::with_version(PROTOCOL_VERSION + 6, silent);
     let error = Session::accept(guest.push(), guest.connector(), SOON).err().unwrap();
     let text = error.to_string();
     assert!(matches!(error, AgentError::Version { .. }), "{error:?}");
@@ -55,7 +55,7 @@ fn another_protocol_version_is_refused_naming_both_and_the_remedy() {
 fn an_agent_that_does_not_greet_is_given_up() {
     let (host, _guest) = UnixStream::pair().unwrap();
     let deadline = Duration::from_millis(30);
-    let error = Session::accept(host, FakeGuest::new(mute).connector(), deadline).err().unwrap();
+    let error = Session::accept(host, FakeGuest::new(silent).connector(), deadline).err().unwrap();
     assert!(matches!(error, AgentError::Greeting(d) if d == deadline), "{error:?}");
 }
 
@@ -73,7 +73,7 @@ fn a_slow_trickle_does_not_stretch_the_greeting() {
         }
     });
     let start = Instant::now();
-    let result = Session::accept(host, FakeGuest::new(mute).connector(), Duration::from_millis(60));
+    let result = Session::accept(host, FakeGuest::new(silent).connector(), Duration::from_millis(60));
     assert!(result.is_err());
     assert!(start.elapsed() < SOON);
     trickle.join().unwrap();
@@ -83,7 +83,7 @@ fn a_slow_trickle_does_not_stretch_the_greeting() {
 fn a_stream_instead_of_the_push_is_refused() {
     let (host, guest) = UnixStream::pair().unwrap();
     write_frame(&mut &guest, &Open::Stream { token: "t".into(), stream: StdStream::Stdin }).unwrap();
-    let error = Session::accept(host, FakeGuest::new(mute).connector(), SOON).err().unwrap();
+    let error = Session::accept(host, FakeGuest::new(silent).connector(), SOON).err().unwrap();
     assert!(matches!(error, AgentError::Dead(_)), "{error:?}");
 }
 
@@ -127,7 +127,7 @@ fn a_refusal_keeps_its_kind_and_leaves_the_session_alive() {
 
 #[test]
 fn p_205_a_missed_deadline_fails_pending_and_later_calls_at_once() {
-    let session = session(mute);
+    let session = session(silent);
     thread::scope(|scope| {
         let (started, ready) = mpsc::channel();
         let waiter = scope.spawn({
@@ -150,7 +150,7 @@ fn p_205_a_missed_deadline_fails_pending_and_later_calls_at_once() {
 }
 
 #[test]
-fn waiting_with_patience_does_not_kill_the_session_and_a_late_answer_is_ignored() {
+fn a_wait_with_a_timeout_does_not_kill_the_session_and_a_late_answer_is_ignored() {
     let held: Mutex<Option<u64>> = Mutex::default();
     let session = session(move |peer, frame| match frame.request {
         Request::WaitProcess { .. } => *held.lock().unwrap() = Some(frame.id),
@@ -274,7 +274,7 @@ fn power_off_is_answered_by_the_sessions_end() {
 
 #[test]
 fn streams_carry_bytes_of_their_process() {
-    let guest = FakeGuest::new(mute);
+    let guest = FakeGuest::new(silent);
     let session = Session::accept(guest.push(), guest.connector(), SOON).unwrap();
     let mut host = session.open_stream("p1", StdStream::Stdout, SOON).unwrap();
     let mut end = guest.stream("p1", StdStream::Stdout);
@@ -295,8 +295,8 @@ fn dropping_a_session_closes_it_and_leaves_no_thread() {
         assert!(read_frame::<Hello>(&mut &guest).unwrap().is_some());
         assert!(read_frame::<AgentFrame>(&mut &guest).unwrap().is_none(), "EOF expected");
     });
-    // `drop` joins the reader; the agent sees the end.
-    drop(Session::accept(host, FakeGuest::new(mute).connector(), SOON).unwrap());
+    // `drop` joins the reader; the agent sees the end of the connection.
+    drop(Session::accept(host, FakeGuest::new(silent).connector(), SOON).unwrap());
     agent.join().unwrap();
 }
 

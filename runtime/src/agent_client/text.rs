@@ -1,4 +1,4 @@
-//! Text that comes from the guest, made fit for the host's terminal and logs.
+//! Text from the guest, made safe for the host's terminal and logs.
 
 use std::time::{Duration, Instant};
 
@@ -7,7 +7,7 @@ pub(super) const TEXT_MAX: usize = 2000;
 /// Log lines that the guest may write to the host's log in a second.
 const LOG_LINES_PER_SECOND: u32 = 20;
 
-/// At most `max` characters of `text`, with control characters escaped so that it can't drive a terminal or forge
+/// At most `max` characters of `text`. Control characters are escaped, so that they cannot control a terminal or forge
 /// log lines. A cut is shown as `…`.
 pub fn printable(text: &str, max: usize) -> String {
     let mut out = String::with_capacity(text.len().min(max));
@@ -43,7 +43,7 @@ impl LogQuota {
         }
         let Some(left) = self.left.checked_sub(1) else { return };
         self.left = left;
-        // What the guest calls an error is the guest's trouble; on the host it is at most a warning.
+        // An error of the guest is at most a warning on the host.
         let level = match level {
             "error" | "warn" => log::Level::Warn,
             "info" => log::Level::Info,
@@ -51,7 +51,7 @@ impl LogQuota {
         };
         log::log!(target: "guest", level, "{}", printable(message, TEXT_MAX));
         if left == 0 {
-            log::warn!(target: "guest", "more lines of this second are dropped");
+            log::warn!(target: "guest", "too many lines; the rest of this second is dropped");
         }
     }
 }

@@ -58,7 +58,7 @@ impl OpenPod<'_> {
         };
         // First with its owner, who gives it back, then with the pod.
         if let Err(error) = self.put_container(index, state) {
-            self.state.blocks.give_back(block);
+            self.state.blocks.free(block);
             return Err(error);
         }
         self.put_state()?;
@@ -190,7 +190,7 @@ impl OpenPod<'_> {
             }
         }
         if let Err(error) = self.put_devices(index, devices.clone()) {
-            devices.0.iter().filter_map(|device| device.index).for_each(|index| self.state.blocks.give_back(index));
+            devices.0.iter().filter_map(|device| device.index).for_each(|index| self.state.blocks.free(index));
             return Err(error);
         }
         self.put_state()?;

@@ -1,4 +1,4 @@
-//! Hooks: programs of the host that run beside a pod's life (§8 of the contract).
+//! Host programs that run at fixed points of a pod's life (§8 of the contract).
 
 mod run;
 #[cfg(test)]
@@ -17,7 +17,7 @@ use crate::spec::HookSpec;
 pub use hutch_hook::{HookCause, HookFailure};
 pub(crate) use run::run;
 
-/// What a hook reads on its stdin: the state of the OCI runtime specification (P-161).
+/// The state of the OCI runtime specification, which a hook reads on its stdin (P-161).
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct HookState {
@@ -30,16 +30,13 @@ pub struct HookState {
     /// A process whose main thread is in the pod's network namespace: the VMM (P-167). Absent when it is gone.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub pid: Option<i32>,
-    /// The bundle of the sandbox container; empty if there is none.
+    /// Bundle of the sandbox container; empty without one.
     pub bundle: PathBuf,
     /// The pod's annotations.
     pub annotations: BTreeMap<String, String>,
 }
 
 /// Runs hooks in order; the first failure ends the list (P-063).
-///
-/// # Errors
-/// [`Error::Hook`].
 pub(crate) fn run_fatal(kind: &'static str, hooks: &[HookSpec], state: &HookState) -> Result<()> {
     for hook in hooks {
         fault::point_of(kind, "before")?;
@@ -50,9 +47,6 @@ pub(crate) fn run_fatal(kind: &'static str, hooks: &[HookSpec], state: &HookStat
 }
 
 /// Runs all hooks in order; failures are logged (P-076, P-088, P-164).
-///
-/// # Errors
-/// Only injected ones.
 pub(crate) fn run_logged(kind: &'static str, hooks: &[HookSpec], state: &HookState) -> Result<()> {
     for hook in hooks {
         fault::point_of(kind, "before")?;

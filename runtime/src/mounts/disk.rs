@@ -1,12 +1,12 @@
-//! What a disk image holds, by the magic numbers that file systems begin with. A guest may have written the image, so
-//! nothing else in it is looked at.
+//! The file system on a disk image, found by its magic number. A guest may have written the image, so nothing else in
+//! it is read.
 
 use std::fs::OpenOptions;
 use std::io;
 use std::os::unix::fs::{FileExt, OpenOptionsExt};
 use std::path::Path;
 
-/// Where which bytes are, and what they mean. A file system's own tool wipes what another has left there.
+/// Offset, bytes and file system. `mkfs` of one file system wipes the magic numbers of the others.
 const MAGIC: [(usize, &[u8], &str); 4] = [
     // s_magic of the superblock, which begins at 1024. Also ext2 and ext3, which the same driver mounts.
     (1024 + 56, &[0x53, 0xef], "ext4"),
@@ -14,15 +14,15 @@ const MAGIC: [(usize, &[u8], &str); 4] = [
     (0, b"hsqs", "squashfs"),
     (1024, &[0xe2, 0xe1, 0xf5, 0xe0], "erofs"),
 ];
-/// As much as holds all of them.
+/// Bytes to read so that all magic numbers are included.
 const HEAD: usize = 2048;
 
 /// The file system on the image or block device at `path`; `None` if none is recognised.
 ///
 /// # Errors
-/// If it cannot be read.
+/// If the image cannot be read.
 pub fn file_system_of(path: &Path) -> io::Result<Option<&'static str>> {
-    // A pipe in its place must not stop us.
+    // A pipe at this path must not block us.
     let file = OpenOptions::new().read(true).custom_flags(libc::O_NONBLOCK).open(path)?;
     let mut head = [0; HEAD];
     let mut filled = 0;

@@ -1,4 +1,4 @@
-//! Bind mounts made and taken apart with mount(2).
+//! Bind mounts made and removed with mount(2).
 #![allow(unsafe_code)] // mount_setattr(2), the only way to make a tree of mounts read-only at once, has no safe form.
 
 use std::ffi::CString;
@@ -16,7 +16,7 @@ use super::table;
 use crate::backend::{BackendError, BackendResult, HostMounts, RootDisk};
 use crate::store::BindRecord;
 
-/// Mounts stacked on one point that are taken apart before something must be wrong.
+/// Most mounts that are unmounted from one point before we give up.
 const MAX_STACKED: usize = 16;
 
 /// Bind mounts in this process's mount namespace. Needs CAP_SYS_ADMIN.
@@ -27,9 +27,9 @@ fn fail(what: &str, path: &Path, error: impl Into<io::Error>) -> BackendError {
     BackendError::system(format!("{what} {}", path.display()), error.into())
 }
 
-/// A directory or an empty file, to match what will be bound on it.
+/// Creates a directory or an empty file, like the source that will be bound on it.
 fn make_point(bind: &BindRecord) -> BackendResult<()> {
-    let source = fs::metadata(&bind.source).map_err(|e| fail("look at", &bind.source, e))?;
+    let source = fs::metadata(&bind.source).map_err(|e| fail("stat", &bind.source, e))?;
     let made = if source.is_dir() {
         fs::create_dir(&bind.target)
     } else {
@@ -44,7 +44,7 @@ fn make_point(bind: &BindRecord) -> BackendResult<()> {
 fn remove_point(target: &Path) -> BackendResult<()> {
     let removed = match fs::symlink_metadata(target) {
         Ok(found) if found.is_dir() => fs::remove_dir(target),
-        // Only what we have made: a mount point is an empty file.
+        // Removes only what we have made: a mount point is an empty file.
         Ok(found) if found.is_file() && found.len() == 0 => fs::remove_file(target),
         Ok(_) => return Err(fail("remove the mount point", target, io::Error::other("it is not empty"))),
         Err(e) => Err(e),
@@ -75,7 +75,7 @@ fn make_read_only(target: &Path) -> io::Result<()> {
 impl HostMounts for BindMounts {
     fn root_disk(&self, rootfs: &Path) -> BackendResult<Option<RootDisk>> {
         let device = rootfs.canonicalize().map_err(|e| fail("find", rootfs, e))?;
-        let kind = fs::metadata(&device).map_err(|e| fail("look at", &device, e))?.file_type();
+        let kind = fs::metadata(&device).map_err(|e| fail("stat", &device, e))?.file_type();
         if !kind.is_file() && !kind.is_block_device() {
             return Ok(None);
         }
@@ -92,7 +92,7 @@ impl HostMounts for BindMounts {
         let none = None::<&str>;
         mount(Some(&bind.source), &bind.target, none, MsFlags::MS_BIND | MsFlags::MS_REC, none)
             .map_err(|e| fail("bind", &bind.source, e))?;
-        // What happens in it later is nobody else's business, and the other way round.
+        // Later mounts in the source must not appear in the bind, nor the other way round.
         let isolated = mount(none, &bind.target, none, MsFlags::MS_SLAVE | MsFlags::MS_REC, none)
             .map_err(|e| fail("isolate the bind of", &bind.source, e));
         let done = isolated.and_then(|()| match bind.read_only {
@@ -107,26 +107,26 @@ impl HostMounts for BindMounts {
 
     fn unbind(&self, target: &Path) -> BackendResult<()> {
         for _ in 0..MAX_STACKED {
-            // Detached: a guest that still has something open in it does not keep the host from going on, and the
-            // mount point is free at once.
+            // Detached: a file that a guest still has open does not block the host, and the mount point is free at
+            // once.
             match umount2(target, MntFlags::MNT_DETACH | MntFlags::UMOUNT_NOFOLLOW) {
                 Ok(()) => {}
-                // Not a mount point (any more), or nothing there.
+                // Not a mount point (any longer), or it does not exist.
                 Err(Errno::EINVAL | Errno::ENOENT) => return remove_point(target),
                 Err(e) => return Err(fail("unmount", target, e)),
             }
         }
-        Err(fail("unmount", target, io::Error::other("too much is mounted there")))
+        Err(fail("unmount", target, io::Error::other("more mounts are stacked there than hutch makes")))
     }
 
     fn below(&self, dir: &Path) -> BackendResult<Vec<PathBuf>> {
-        // Without links, as in the table; a directory that is gone has nothing mounted in it.
+        // Links are resolved, as in the table; a directory that is gone has nothing mounted in it.
         let Ok(dir) = dir.canonicalize() else { return Ok(Vec::new()) };
         let mounts = table::read().map_err(|e| BackendError::system("read the mount table", e))?;
         let mut below: Vec<PathBuf> = mounts.into_iter().map(|mount| mount.point).collect();
         below.retain(|point| point.starts_with(&dir) && *point != dir);
-        // The outermost only. What is mounted inside of them goes with them, and its mount points belong to whoever owns
-        // the volume: they must not be removed.
+        // The outermost mounts only. Mounts inside them go with them; their mount points belong to the owner of the
+        // volume and must not be removed.
         below.sort();
         below.dedup();
         let mut outermost: Vec<PathBuf> = Vec::new();

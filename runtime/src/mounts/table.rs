@@ -5,14 +5,14 @@ use std::io;
 use std::os::unix::ffi::OsStringExt;
 use std::path::PathBuf;
 
-/// One mount.
+/// One line of the table.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Mount {
-    /// Where.
+    /// The mount point, with links resolved.
     pub(super) point: PathBuf,
 }
 
-/// All mounts, in the order in which they were made.
+/// Reads all mounts, in the order in which they were made.
 pub(super) fn read() -> io::Result<Vec<Mount>> {
     Ok(parse(&std::fs::read("/proc/self/mountinfo")?))
 }
@@ -23,7 +23,7 @@ fn parse(text: &[u8]) -> Vec<Mount> {
 
 fn parse_line(line: &[u8]) -> Option<Mount> {
     let fields: Vec<&[u8]> = line.split(|byte| *byte == b' ').collect();
-    // Optional fields end with a lone dash; a line without is none.
+    // Optional fields end with a lone dash; a line without one is malformed and skipped.
     fields.iter().position(|field| *field == b"-")?;
     Some(Mount { point: unescape(fields.get(4)?) })
 }

@@ -31,8 +31,8 @@ fn bind(source: &Path, target: &Path, read_only: bool) -> BindRecord {
     BindRecord { source: source.into(), target: target.into(), destination: "/x".into(), read_only }
 }
 
-/// P-100: a missing destination is made to match, links are resolved, read-only is enforced. P-104: links are not
-/// followed when it is taken apart.
+/// P-100: a missing destination is created to match, links are resolved, read-only is enforced. P-104: removal does not
+/// follow links.
 #[test]
 fn p_100_binds_are_made_and_taken_apart() {
     inside("inside_binds");
@@ -50,7 +50,7 @@ fn inside_binds() {
     symlink(&volume, dir.join("link")).unwrap();
     assert_eq!(mounts.resolve(&dir.join("link")).unwrap(), volume.canonicalize().unwrap());
     assert!(mounts.resolve(&dir.join("nowhere")).is_err());
-    // A mount below what is bound read-only is read-only too.
+    // A mount below a read-only bind is read-only too.
     Command::new("mount").args(["-t", "tmpfs", "tmpfs"]).arg(volume.join("sub")).status().unwrap();
 
     let (a, b, c) = (shared.join("a dir"), shared.join("b"), shared.join("c"));
@@ -80,7 +80,7 @@ fn inside_binds() {
     assert!(mounts.below(&shared).unwrap().is_empty());
     assert!(mounts.below(&dir.join("nowhere")).unwrap().is_empty());
 
-    // What is not a mount point that we have made is not removed.
+    // A path that is not one of our mount points is not removed.
     fs::write(shared.join("precious"), "data").unwrap();
     assert!(mounts.unbind(&shared.join("precious")).is_err());
     fs::create_dir_all(shared.join("full/of")).unwrap();
@@ -89,7 +89,7 @@ fn inside_binds() {
     assert!(mounts.unbind(&shared.join("link")).is_err());
     assert!(volume.join("data").exists());
 
-    // A file that is open in it does not keep the host from taking it apart.
+    // An open file does not keep the host from unmounting.
     mounts.bind(&bind(&volume, &a, false)).unwrap();
     let open = fs::File::open(a.join("data")).unwrap();
     mounts.unbind(&a).unwrap();
@@ -99,7 +99,7 @@ fn inside_binds() {
     println!("checked inside");
 }
 
-/// A directory goes by the shared directory, whatever it lies on; a file is a disk.
+/// A directory is shared through the shared directory on any file system; a file is a disk.
 #[test]
 fn p_200_an_image_is_a_disk_and_a_directory_is_none() {
     let dir = tempfile::tempdir().unwrap();

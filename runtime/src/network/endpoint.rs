@@ -1,4 +1,4 @@
-//! One connection between a namespace and the machine.
+//! An interface of a pod's network namespace and the way it reaches the guest.
 
 use std::fmt;
 
@@ -12,57 +12,46 @@ use crate::logger;
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "type", rename_all = "kebab-case")]
 pub enum EndpointKind {
-    /// A tap device joined to the interface.
+    /// A tap device; every packet is redirected between it and the interface.
     Tap {
-        /// Name of the tap in the namespace.
+        /// Name of the tap in the pod's network namespace.
         tap: String,
-        /// The interface had an ingress discipline before, which stays, with the filters that are not ours (P-068).
+        /// The interface had an ingress discipline before. It stays, with the filters that are not ours (P-068).
         #[serde(default, skip_serializing_if = "std::ops::Not::not")]
         keep_ingress: bool,
     },
-    /// A physical interface passed through.
+    /// A physical interface that the guest gets as a device. P-086 fixes when it goes back to the host; [`super::TcNetwork`]
+    /// makes none, because machines of type `hutch` cannot pass devices through.
     Physical {
         /// PCI address.
         address: String,
-        /// Driver to give it back to (P-086).
+        /// Host driver that gets the device back (P-086).
         driver: String,
-    },
-    /// A socket of a user-space switch.
-    VhostUser {
-        /// Its path.
-        socket: String,
     },
 }
 
-/// A connection: an interface of the namespace, its properties, and how it reaches the guest.
+/// An interface of the namespace, its properties, and the way it reaches the guest.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Endpoint {
-    /// How.
+    /// The connection to the guest.
     #[serde(flatten)]
     pub kind: EndpointKind,
-    /// Name of the interface in the namespace, and in the guest.
+    /// Name of the interface, the same in the namespace and in the guest.
     pub name: String,
-    /// MAC address the outside expects; the guest gets it (P-202).
+    /// MAC address that the outside expects; the guest's interface gets it (P-202).
     pub mac: String,
-    /// Copied to the guest (P-202).
+    /// Bytes; copied to the guest (P-202).
     #[serde(default)]
     pub mtu: u32,
-    /// CIDR form, IPv4 and IPv6.
+    /// IPv4 and IPv6 addresses in CIDR form.
     #[serde(default)]
     pub addresses: Vec<String>,
-    /// Without those the kernel makes by itself (P-203).
+    /// Routes, without those that the kernel adds by itself (P-203).
     #[serde(default)]
     pub routes: Vec<Route>,
     /// Static neighbours (P-203).
     #[serde(default)]
     pub neighbours: Vec<Neighbour>,
-}
-
-impl Endpoint {
-    /// Whether the namespace must outlive the VMM because a device goes back to its host driver (P-086).
-    pub fn is_physical(&self) -> bool {
-        matches!(self.kind, EndpointKind::Physical { .. })
-    }
 }
 
 impl fmt::Display for Endpoint {
@@ -71,7 +60,7 @@ impl fmt::Display for Endpoint {
     }
 }
 
-/// What the guest has to set up: interfaces first, then routes (P-203).
+/// The network set-up for the guest: interfaces first, then routes (P-203).
 pub(crate) fn guest_network(endpoints: &[Endpoint], dns: &[String]) -> NetworkSpec {
     NetworkSpec {
         interfaces: endpoints
@@ -89,7 +78,7 @@ pub(crate) fn guest_network(endpoints: &[Endpoint], dns: &[String]) -> NetworkSp
     }
 }
 
-/// Reads a list of endpoints and skips, with a line in the log, those of a kind this program does not know (P-050).
+/// Reads a list of endpoints. Skips, with a line in the log, every kind that this program does not know (P-050).
 pub(crate) fn known_endpoints<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<Endpoint>, D::Error> {
     let values = Vec::<Value>::deserialize(deserializer)?;
     let mut endpoints = Vec::new();
@@ -97,7 +86,7 @@ pub(crate) fn known_endpoints<'de, D: Deserializer<'de>>(deserializer: D) -> Res
         let tag = value["type"].as_str().unwrap_or_default().to_owned();
         match serde_json::from_value(value) {
             Ok(endpoint) => endpoints.push(endpoint),
-            Err(e) if matches!(tag.as_str(), "tap" | "physical" | "vhost-user") => {
+            Err(e) if matches!(tag.as_str(), "tap" | "physical") => {
                 return Err(serde::de::Error::custom(e));
             }
             Err(_) => logger::warn!("network record: endpoint of unknown kind {tag:?} skipped"),

@@ -1,9 +1,8 @@
-//! What connects a pod's machine to the world.
+//! The network of a pod's machine: namespaces, the interfaces in them, and the taps that connect them to the guest.
 
 mod endpoint;
 mod namespace;
 mod nat;
-mod netlink;
 mod tap;
 mod tc;
 #[cfg(test)]

@@ -1,20 +1,20 @@
-//! Network namespaces that live as long as a file: made on a thread of its own and bound to a path.
+//! Network namespaces that live as long as a file: a thread creates one and binds it to a path.
 
 use std::fs::{self, File, OpenOptions};
 use std::io;
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::Path;
 
+use hutch_netlink::{change_link, links, LinkChange, Netlink};
 use nix::errno::Errno;
 use nix::mount::{mount, umount2, MntFlags, MsFlags};
 use nix::sched::{unshare, CloneFlags};
+use nix::sys::statfs::{statfs, FsType};
 
-use super::netlink::{links, set_up, Netlink};
-
-/// Mounts stacked on one path that are taken apart before something must be wrong.
+/// Most mounts that [`remove`] unmounts from one path before it gives up.
 const MAX_STACKED: usize = 8;
 
-/// Makes a namespace with its loopback interface up, and binds it to `path`.
+/// Creates a namespace with its loopback interface up, and binds it to `path`.
 pub(super) fn make(path: &Path) -> io::Result<()> {
     create(path)?;
     let made = std::thread::scope(|scope| {
@@ -27,33 +27,33 @@ pub(super) fn make(path: &Path) -> io::Result<()> {
     made
 }
 
-/// The file to bind it to, and its directory, which the removal of another one may take away at any moment.
+/// Creates the file for the bind mount, and its directory. Another pod's removal may delete the directory meanwhile.
 fn create(path: &Path) -> io::Result<()> {
     let dir = path.parent().unwrap_or(Path::new("/"));
     loop {
         fs::DirBuilder::new().recursive(true).mode(0o750).create(dir)?;
         match OpenOptions::new().write(true).create(true).truncate(false).mode(0o600).open(path) {
             Ok(_) => return Ok(()),
-            // Ends: each time somebody else has made progress.
+            // Ends: each time another process has made progress.
             Err(e) if e.kind() == io::ErrorKind::NotFound => {}
             Err(e) => return Err(e),
         }
     }
 }
 
-/// On the thread that becomes the first of the namespace, and ends then.
+/// Runs on a thread of its own: the thread enters a new namespace, binds it and ends.
 fn fill(path: &Path) -> io::Result<()> {
     unshare(CloneFlags::CLONE_NEWNET)?;
     let mut netlink = Netlink::open()?;
     if let Some(loopback) = links(&mut netlink)?.iter().find(|link| link.loopback) {
-        set_up(&mut netlink, loopback.index, 0)?;
+        change_link(&mut netlink, loopback.index, LinkChange { up: Some(true), ..LinkChange::default() })?;
     }
     let none = None::<&str>;
     mount(Some("/proc/thread-self/ns/net"), path, none, MsFlags::MS_BIND, none)?;
     Ok(())
 }
 
-/// Takes the path away, and with it the namespace once no process is in it; a missing one is fine.
+/// Removes the path. The namespace ends once no process is in it. A missing path is fine.
 pub(super) fn remove(path: &Path) -> io::Result<()> {
     for _ in 0..MAX_STACKED {
         match umount2(path, MntFlags::MNT_DETACH | MntFlags::UMOUNT_NOFOLLOW) {
@@ -66,21 +66,21 @@ pub(super) fn remove(path: &Path) -> io::Result<()> {
         Err(e) if e.kind() != io::ErrorKind::NotFound => return Err(e),
         _ => {}
     }
-    // The last one takes the directory along; with others in it, or somebody else's mount, it stays.
+    // The last namespace removes the directory. It stays while others are in it, or a mount that is not ours.
     if let Some(dir) = path.parent() {
         let _ = fs::remove_dir(dir);
     }
     Ok(())
 }
 
-/// Whether there is a namespace at `path`, and not only the file for one.
+/// Whether a namespace is bound at `path`; the bare file does not count.
 pub(super) fn exists(path: &Path) -> bool {
-    // Magic number of the file system of namespaces (statfs(2), NSFS_MAGIC).
-    const NSFS_MAGIC: i64 = 0x6e73_6673;
-    rustix::fs::statfs(path).is_ok_and(|found| found.f_type == NSFS_MAGIC)
+    // Magic number of the namespace file system (statfs(2), NSFS_MAGIC).
+    const NSFS_MAGIC: FsType = FsType(0x6e73_6673);
+    statfs(path).is_ok_and(|found| found.filesystem_type() == NSFS_MAGIC)
 }
 
-/// Opens the namespace of this thread.
+/// Opens the network namespace of the calling thread.
 pub(super) fn own() -> io::Result<File> {
     File::open("/proc/thread-self/ns/net")
 }

@@ -1,8 +1,8 @@
-//! The standalone case: a namespace of its own behind address translation, with forwarded ports.
+//! Standalone pods: a namespace of the pod's own behind address translation, with forwarded ports.
 //!
-//! A pair of interfaces leads from the namespace to the host. The host's end is called `hutch-N`; N, which the kernel
-//! lets only one pod have, also gives the pair its addresses, so no other bookkeeping is needed. Translation and
-//! forwarding are rules of nftables in a table of the pod's own, put in place and removed by `nft` in one transaction.
+//! A veth pair leads from the namespace to the host. The host's end is called `hutch-N`. The kernel gives each N to one
+//! pod only, and N also determines the pair's addresses, so no other bookkeeping is needed. Translation and forwarding
+//! are nftables rules in a table of the pod's own, which `nft` adds and removes in one transaction.
 
 use std::fmt::Write as _;
 use std::fs::{self, File};
@@ -12,33 +12,36 @@ use std::os::fd::AsFd;
 use std::path::Path;
 use std::process::{Command, Stdio};
 
+use hutch_netlink::{
+    add_address, add_route, change_link, links, make_veth, Cidr, LinkChange, Netlink, Peer, RouteEntry,
+};
+use nix::errno::Errno;
 use sha2::{Digest, Sha256};
 
 use super::namespace;
-use super::netlink::{add_address, add_default_route, links, make_veth, set_up, Netlink, Peer};
 use crate::backend::{run_in_namespace, BackendError, BackendResult};
 use crate::spec::{NetworkConfig, PortForward, Protocol};
 
 /// First address of 16384 networks of four addresses each: 10.89.0.0/16.
 const BASE: u32 = u32::from_be_bytes([10, 89, 0, 0]);
 const NETWORKS: u32 = 1 << 14;
-/// Bits of such a network.
+/// Prefix length of each network.
 const PREFIX: u8 = 30;
 /// Name of the interface in the pod's namespace.
 const INSIDE: &str = "eth0";
 
-/// Addresses of the pair with number `index`.
+/// Addresses of pair number `index`: the host's end, the pod's end.
 fn pair(index: u32) -> (Ipv4Addr, Ipv4Addr) {
     let network = BASE + index * 4;
     (Ipv4Addr::from(network + 1), Ipv4Addr::from(network + 2))
 }
 
-/// Of the namespace's path: pods of other records may have the same id.
+/// Digest of the namespace's path. A pod id alone is not unique: two config roots may both have it.
 fn digest(path: &Path) -> [u8; 32] {
     Sha256::digest(path.as_os_str().as_encoded_bytes()).into()
 }
 
-/// Name of the pod's table of rules.
+/// Name of the pod's nftables table.
 fn table(path: &Path) -> String {
     let hex: String = digest(path).iter().take(8).map(|byte| format!("{byte:02x}")).collect();
     format!("hutch_{hex}")
@@ -57,17 +60,16 @@ pub(super) fn connect(pod: &str, path: &Path, config: &NetworkConfig) -> Backend
         let mut netlink = Netlink::open()?;
         let link = links(&mut netlink)?.into_iter().find(|link| link.name == name);
         let link = link.ok_or_else(|| io::Error::new(io::ErrorKind::NotFound, format!("no interface {name}")))?;
-        add_address(&mut netlink, link.index, outer.into(), PREFIX)?;
-        set_up(&mut netlink, link.index, 0)?;
+        bring_up(&mut netlink, link.index, outer)?;
         fs::write("/proc/sys/net/ipv4/ip_forward", "1")?;
-        // Forwarded ports are to be reachable from the host's loopback too.
+        // Forwarded ports must be reachable from the host's loopback too.
         fs::write(format!("/proc/sys/net/ipv4/conf/{name}/route_localnet"), "1")
     };
     outside().map_err(|e| fail("set up the host's end", e))?;
     apply(&rules(path, &name, inner, &config.publish))
 }
 
-/// Inside the namespace: makes the pair with the first free number, starting where its path points.
+/// Runs inside the namespace: creates the pair with the first free number, starting at one derived from the path.
 fn connect_inside(path: &Path, host: &File) -> io::Result<u32> {
     let mut netlink = Netlink::open()?;
     let bytes = digest(path);
@@ -75,28 +77,38 @@ fn connect_inside(path: &Path, host: &File) -> io::Result<u32> {
     for step in 0..NETWORKS {
         let index = (first + step) % NETWORKS;
         let name = format!("hutch-{index}");
-        match make_veth(&mut netlink, INSIDE, &Peer { name: &name, namespace: host.as_fd() }) {
+        match make_veth(&mut netlink, INSIDE, Peer { name: &name, namespace: host.as_fd() }) {
             Ok(()) => {
                 let (outer, inner) = pair(index);
                 let link = links(&mut netlink)?.into_iter().find(|link| link.name == INSIDE);
                 let link = link.ok_or_else(|| io::Error::other("the new interface is not there"))?;
-                add_address(&mut netlink, link.index, inner.into(), PREFIX)?;
-                set_up(&mut netlink, link.index, 0)?;
-                add_default_route(&mut netlink, link.index, IpAddr::V4(outer))?;
+                bring_up(&mut netlink, link.index, inner)?;
+                add_route(&mut netlink, &default_route(link.index, outer), false)?;
                 return Ok(index);
             }
-            Err(e) if e.kind() == io::ErrorKind::AlreadyExists => {}
-            Err(e) => return Err(e),
+            Err(Errno::EEXIST) => {}
+            Err(e) => return Err(e.into()),
         }
     }
     Err(io::Error::other("all 16384 networks for pods are in use"))
 }
 
-/// The pod's table: its packets leave with the host's address, packets to forwarded ports come to it.
+fn bring_up(netlink: &mut Netlink, link: u32, address: Ipv4Addr) -> io::Result<()> {
+    add_address(netlink, link, Cidr { address: address.into(), prefix: PREFIX })?;
+    change_link(netlink, link, LinkChange { up: Some(true), ..LinkChange::default() })?;
+    Ok(())
+}
+
+fn default_route(link: u32, gateway: Ipv4Addr) -> RouteEntry {
+    let destination = Cidr { address: Ipv4Addr::UNSPECIFIED.into(), prefix: 0 };
+    RouteEntry { destination, gateway: Some(gateway.into()), source: None, link, scope: 0, metric: 0 }
+}
+
+/// The pod's table: outgoing packets get the host's address, packets to forwarded ports go to the pod.
 fn rules(path: &Path, interface: &str, inner: Ipv4Addr, publish: &[PortForward]) -> String {
     let table = table(path);
     let mut text = String::new();
-    // Made first, so that the removal of an older one cannot fail.
+    // Created first, so that deleting an older table cannot fail.
     let _ = writeln!(text, "table ip {table} {{}}\ndelete table ip {table}\ntable ip {table} {{");
     let mut forwards = String::new();
     for forward in publish {
@@ -108,7 +120,7 @@ fn rules(path: &Path, interface: &str, inner: Ipv4Addr, publish: &[PortForward])
             None => "fib daddr type local ".into(),
             Some(IpAddr::V4(address)) if address.is_unspecified() => "fib daddr type local ".into(),
             Some(IpAddr::V4(address)) => format!("ip daddr {address} "),
-            // Refused by the configuration's check; other addresses must not be opened in its place.
+            // The configuration check refuses these. Never open another address in their place.
             Some(IpAddr::V6(_)) => continue,
         };
         let _ =
@@ -126,11 +138,11 @@ fn rules(path: &Path, interface: &str, inner: Ipv4Addr, publish: &[PortForward])
     text
 }
 
-/// Removes the pod's rules; missing ones are fine. The pair goes with the namespace.
+/// Removes the pod's rules; missing rules are fine. The veth pair ends with the namespace.
 pub(super) fn disconnect(path: &Path) -> BackendResult<()> {
     let table = table(path);
     match apply(&format!("table ip {table} {{}}\ndelete table ip {table}\n")) {
-        // Without the program there are no rules either.
+        // Without the program the rules cannot exist either.
         Err(BackendError::System { source, .. }) if source.kind() == io::ErrorKind::NotFound => Ok(()),
         other => other,
     }
@@ -142,7 +154,7 @@ fn apply(rules: &str) -> BackendResult<()> {
         BackendError::system(format!("run nft{hint}"), e)
     };
     let mut command = Command::new("nft");
-    // Callers of OCI runtimes may have cleared it.
+    // Callers of OCI runtimes may have cleared PATH.
     let path = std::env::var_os("PATH").filter(|path| !path.is_empty());
     command.env("PATH", path.unwrap_or_else(|| "/usr/sbin:/usr/bin:/sbin:/bin".into()));
     let mut child = command

@@ -1,5 +1,5 @@
-//! Persistent tap devices: made in a pod's namespace, opened by its VMM by name.
-#![allow(unsafe_code)] // The two requests of tun devices have no safe form.
+//! Persistent tap devices: created in a pod's namespace, opened by its VMM by name.
+#![expect(unsafe_code, reason = "the two requests of tun devices have no safe form")]
 
 use std::fs::{File, OpenOptions};
 use std::io;
@@ -11,8 +11,8 @@ const MAX_NAME: usize = libc::IFNAMSIZ - 1;
 nix::ioctl_write_int!(tun_set_iff, b'T', 202);
 nix::ioctl_write_int!(tun_set_persist, b'T', 203);
 
-/// Makes a tap device in this thread's network namespace that stays when nobody has it open. One of that name that is
-/// there already, and not in use, is taken over.
+/// Creates a tap device in this thread's network namespace that stays when no process has it open. Reuses a device of
+/// that name that is not in use.
 pub(super) fn make_tap(name: &str) -> io::Result<()> {
     let file = open_tap(name)?;
     // SAFETY: TUNSETPERSIST takes a number.
@@ -20,7 +20,7 @@ pub(super) fn make_tap(name: &str) -> io::Result<()> {
     Ok(())
 }
 
-/// Opens a tap device, making it if it is not there.
+/// Opens a tap device, creating it if necessary.
 pub(super) fn open_tap(name: &str) -> io::Result<File> {
     if name.is_empty() || name.len() > MAX_NAME || name.contains(['\0', '/']) {
         return Err(io::Error::new(io::ErrorKind::InvalidInput, format!("{name:?} cannot name an interface")));

@@ -1,5 +1,5 @@
-//! Kernel networking: namespaces by path, and each interface in them joined to a tap of the machine by redirection in
-//! both directions, so that the guest is where the interface was (model tc-filter, M-14).
+//! Kernel networking: each interface of a namespace is joined to a tap of the machine by redirection in both
+//! directions, so that the guest takes the interface's place (model tc-filter).
 //!
 //! ```text
 //!   outside ──▶ eth0 ─ ingress: redirect ──▶ htapN ──▶ VMM, guest
@@ -11,10 +11,12 @@
 use std::io;
 use std::path::PathBuf;
 
-use super::netlink::{
-    add_ingress, addresses, delete_ingress, delete_link, delete_redirect, has_ingress, links, neighbours, redirect,
-    routes, set_up, Link, Netlink,
+use hutch_agent_proto::{Neighbour, Route};
+use hutch_netlink::{
+    add_ingress, addresses, change_link, delete_ingress, delete_link, delete_redirect, has_ingress, links, neighbours,
+    redirect, routes, Link, LinkChange, NeighbourEntry, Netlink, RouteEntry,
 };
+
 use super::tap::make_tap;
 use super::{namespace, nat, Endpoint, EndpointKind};
 use crate::backend::{run_in_namespace, BackendError, BackendResult, Namespace, Network};
@@ -27,7 +29,7 @@ pub struct TcNetwork {
 }
 
 impl TcNetwork {
-    /// Namespaces made for pods are bound below `dir`, usually `/run/hutch/pods.netns`.
+    /// Binds the namespaces of pods below `dir`, usually `/run/hutch/pods.netns`.
     pub fn new(dir: impl Into<PathBuf>) -> Self {
         Self { dir: dir.into() }
     }
@@ -48,11 +50,34 @@ fn tap_name(index: u32) -> String {
     format!("htap{index}")
 }
 
+fn mac_text(mac: &[u8]) -> String {
+    let hex: Vec<String> = mac.iter().map(|byte| format!("{byte:02x}")).collect();
+    hex.join(":")
+}
+
+/// The route in the form of the agent protocol. A default route has an empty destination: its gateway identifies the
+/// family. Without a gateway the destination is written out.
+fn route_of(link: &Link, route: &RouteEntry) -> Route {
+    let is_default = route.destination.prefix == 0 && route.gateway.is_some();
+    Route {
+        destination: if is_default { String::new() } else { route.destination.to_string() },
+        gateway: route.gateway.map(|address| address.to_string()).unwrap_or_default(),
+        device: link.name.clone(),
+        source: route.source.map(|address| address.to_string()).unwrap_or_default(),
+        scope: route.scope,
+        metric: route.metric,
+    }
+}
+
+fn neighbour_of(link: &Link, entry: &NeighbourEntry) -> Neighbour {
+    Neighbour { address: entry.address.to_string(), mac: mac_text(&entry.mac), device: link.name.clone() }
+}
+
 impl Network for TcNetwork {
     fn plan(&self, pod: &str, config: &NetworkConfig) -> BackendResult<Namespace> {
         match &config.namespace {
             Some(path) if namespace::exists(path) => Ok(Namespace { path: Some(path.clone()), created: false }),
-            Some(path) => Err(BackendError::Refused(format!("{} is no network namespace", path.display()))),
+            Some(path) => Err(BackendError::Refused(format!("{} is not a network namespace", path.display()))),
             None => Ok(Namespace { path: Some(self.dir.join(pod)), created: true }),
         }
     }
@@ -76,9 +101,9 @@ impl Network for TcNetwork {
             let mut netlink = Netlink::open()?;
             let all = links(&mut netlink)?;
             let addresses = addresses(&mut netlink)?;
-            let routes = routes(&mut netlink, &all)?;
-            let neighbours = neighbours(&mut netlink, &all)?;
-            // With its tap there the discipline is ours.
+            let routes = routes(&mut netlink)?;
+            let neighbours = neighbours(&mut netlink)?;
+            // If its tap exists, the discipline is ours.
             let is_joined = |link: &Link| all.iter().any(|other| other.name == tap_name(link.index));
             let mut foreign = Vec::new();
             for link in all.iter().filter(|link| !is_joined(link)) {
@@ -87,21 +112,29 @@ impl Network for TcNetwork {
                 }
             }
             let plan = |link: &Link| {
-                let mine = addresses.iter().filter(|(index, _)| *index == link.index);
-                let mine: Vec<String> = mine.map(|(_, address)| address.clone()).collect();
+                let mine = addresses.iter().filter(|address| address.link == link.index);
+                let mine: Vec<String> = mine.map(|address| address.cidr.to_string()).collect();
                 (!link.loopback && !link.mac.is_empty() && !mine.is_empty()).then(|| Endpoint {
                     kind: EndpointKind::Tap { tap: tap_name(link.index), keep_ingress: foreign.contains(&link.index) },
                     name: link.name.clone(),
-                    mac: link.mac.clone(),
+                    mac: mac_text(&link.mac),
                     mtu: link.mtu,
                     addresses: mine,
-                    routes: routes.iter().filter(|route| route.device == link.name).cloned().collect(),
-                    neighbours: neighbours.iter().filter(|entry| entry.device == link.name).cloned().collect(),
+                    routes: routes
+                        .iter()
+                        .filter(|route| route.link == link.index)
+                        .map(|route| route_of(link, route))
+                        .collect(),
+                    neighbours: neighbours
+                        .iter()
+                        .filter(|entry| entry.link == link.index)
+                        .map(|entry| neighbour_of(link, entry))
+                        .collect(),
                 })
             };
             Ok(all.iter().filter_map(plan).collect())
         };
-        look().map_err(|e| BackendError::system("look at the interfaces of the namespace", e))
+        look().map_err(|e| BackendError::system("list the interfaces of the namespace", e))
     }
 
     fn attach(&self, _: &Namespace, endpoint: &Endpoint) -> BackendResult<()> {
@@ -117,22 +150,23 @@ impl Network for TcNetwork {
                 found.ok_or_else(|| io::Error::new(io::ErrorKind::NotFound, format!("no interface {name}")))
             };
             let (outside, inside) = (index(&endpoint.name)?, index(tap)?);
-            set_up(&mut netlink, inside, endpoint.mtu)?;
+            change_link(&mut netlink, inside, LinkChange { mtu: endpoint.mtu, up: Some(true), name: None })?;
             add_ingress(&mut netlink, outside)?;
             add_ingress(&mut netlink, inside)?;
             redirect(&mut netlink, outside, inside)?;
-            redirect(&mut netlink, inside, outside)
+            redirect(&mut netlink, inside, outside)?;
+            Ok(())
         };
         join().map_err(|e| fail("join it to a tap", &endpoint.name, e))
     }
 
     fn detach(&self, given: &Namespace, endpoint: &Endpoint) -> BackendResult<()> {
         let EndpointKind::Tap { tap, keep_ingress } = &endpoint.kind else { return Ok(()) };
-        // A namespace that is gone has taken its interfaces along.
+        // A namespace that is gone has taken its interfaces with it.
         let Some(path) = given.path.as_deref().filter(|path| namespace::exists(path)) else { return Ok(()) };
         let mut result = Ok(());
         run_in_namespace(Some(path), &mut || result = part(&endpoint.name, tap, *keep_ingress))?;
-        result.map_err(|e| fail("take it apart", &endpoint.name, e))
+        result.map_err(|e| fail("detach it from its tap", &endpoint.name, e))
     }
 
     fn delete(&self, _: &str, made: &Namespace) -> BackendResult<()> {
@@ -143,8 +177,8 @@ impl Network for TcNetwork {
     }
 }
 
-/// Inside the namespace: the interface gets its packets back, and the tap goes, last, since it tells which filter is
-/// ours.
+/// Runs inside the namespace: gives the interface its packets back, then deletes the tap. The tap goes last because it
+/// identifies the filter that is ours.
 fn part(name: &str, tap: &str, keep_ingress: bool) -> io::Result<()> {
     let mut netlink = Netlink::open()?;
     let all = links(&mut netlink)?;
@@ -157,7 +191,7 @@ fn part(name: &str, tap: &str, keep_ingress: bool) -> io::Result<()> {
         _ => {}
     }
     match index(tap) {
-        Some(inside) => delete_link(&mut netlink, inside),
+        Some(inside) => Ok(delete_link(&mut netlink, inside)?),
         None => Ok(()),
     }
 }

@@ -8,7 +8,7 @@ use super::{EndpointKind, TcNetwork};
 use crate::backend::{run_in_namespace, Namespace, Network};
 use crate::spec::{NetworkConfig, NetworkKind, PortForward};
 
-/// Runs one of the ignored tests below. Where the kernel lacks something, the test says so and is skipped, aloud.
+/// Runs one of the ignored tests below. If the kernel lacks a feature, the test prints that it was skipped.
 fn inside(test: &str) {
     let dir = tempfile::tempdir().unwrap();
     let me = std::env::current_exe().unwrap();
@@ -22,7 +22,7 @@ fn inside(test: &str) {
         .unwrap();
     let text = String::from_utf8_lossy(&output.stdout).into_owned() + &String::from_utf8_lossy(&output.stderr);
     if let Some(skipped) = text.lines().find_map(|line| line.find("SKIPPED: ").map(|at| &line[at..])) {
-        // Past the test harness, so that it is counted.
+        // Bypasses the output capture of libtest, so that the skip is counted.
         return std::io::stdout().write_all(format!("{skipped}\n").as_bytes()).unwrap();
     }
     assert!(output.status.success() && text.contains("checked inside"), "{text}");
@@ -106,7 +106,7 @@ fn inside_scan_and_join() {
     }
     assert!(sh_in(&namespace, &format!("ip -o link show {tap}")).contains("mtu 1400"));
 
-    // A scan of a namespace in use plans the same, without the tap, which has no address.
+    // A scan of a namespace in use gives the same plan, without the tap, which has no address.
     let mut again = Vec::new();
     network.run(&namespace, &mut || again = network.scan("p", &namespace, &config).unwrap()).unwrap();
     assert_eq!(again, found);
@@ -124,19 +124,20 @@ fn inside_scan_and_join() {
     assert!(!dir().join("netns/p").exists());
     network.detach(&namespace, zeta).unwrap();
 
-    // A given namespace has to be one.
+    // A given path must be a namespace.
     let given = NetworkConfig { namespace: Some(dir().join("no-namespace")), ..config };
     assert!(network.plan("p", &given).is_err());
     println!("checked inside");
 }
 
-/// Both ways: what comes to the interface is read from the tap, what is written to the tap leaves by the interface.
+/// Both directions: a packet to the interface is read from the tap, a packet written to the tap leaves by the
+/// interface.
 fn frames_go_through(tap: &str) {
     use std::io::Read;
-    // struct virtio_net_hdr without anything to say.
+    // An empty struct virtio_net_hdr.
     const HEADER: usize = 10;
     let mut machine = super::tap::open_tap(tap).unwrap();
-    // A broadcast on the far end of the pair: somebody asks for an address.
+    // A broadcast on the far end of the pair: an ARP request.
     sh("ip addr add 10.7.0.1/24 dev zeta-far");
     let socket = std::net::UdpSocket::bind("0.0.0.0:0").unwrap();
     let device = std::ffi::OsString::from("zeta-far");
@@ -232,7 +233,7 @@ fn p_065_only_the_dedicated_thread_is_in_the_namespace() {
     inside("inside_dedicated_thread");
 }
 
-/// P-065, P-087, P-167: what is started by the job has its main thread in there.
+/// P-065, P-087, P-167: a process that the job starts has its main thread in the namespace.
 #[test]
 #[ignore = "the inner half of the test above"]
 fn inside_dedicated_thread() {
@@ -259,7 +260,7 @@ fn inside_dedicated_thread() {
     }));
     assert!(panicking.is_err());
     assert_eq!(std::fs::read_link("/proc/thread-self/ns/net").unwrap(), here);
-    // A given one is not deleted.
+    // A namespace that the caller gave is not deleted.
     let given = Namespace { created: false, ..namespace.clone() };
     network.delete("p", &given).unwrap();
     assert!(dir().join("netns/p").exists());
@@ -304,7 +305,7 @@ fn inside_nat() {
         network.delete(pod, namespace).unwrap();
     }
     assert!(!sh("nft list ruleset").contains("hutch_"));
-    // The kernel takes the pairs away with the namespaces, in the background.
+    // The kernel removes the pairs with the namespaces, in the background.
     let deadline = std::time::Instant::now() + std::time::Duration::from_secs(10);
     while sh("ip -o link").contains("hutch-") {
         assert!(std::time::Instant::now() < deadline, "{}", sh("ip -o link"));

@@ -10,29 +10,29 @@ use crate::runtime::Runtime;
 use crate::spec::oci::{classify, container_from_oci, pod_from_oci, OciConfig, Role};
 use crate::spec::PodConfig;
 
-/// A bundle to create a container from, and what it does not tell.
+/// A bundle to create a container from, and the options of the caller.
 #[derive(Debug, Clone)]
 pub struct Bundle<'a> {
     /// Id of the container; unique on the host.
     pub id: &'a str,
-    /// The directory with `config.json`.
+    /// The bundle directory, with `config.json`.
     pub path: &'a Path,
-    /// Machine, agent and network for a pod that is made for it.
+    /// Machine, agent and network of the pod that is created for it.
     pub base: PodConfig,
     /// Terminal for the container's process.
     pub console: Option<&'a Path>,
-    /// The caller does not stay.
+    /// The caller does not wait for the container.
     pub detach: bool,
-    /// Written last.
+    /// File for the container's PID; written last.
     pub pid_file: Option<&'a Path>,
 }
 
 impl Runtime {
-    /// Creates a container from a bundle: in the pod that its annotations name, or in one of its own (P-193, P-194).
+    /// Creates a container from a bundle: in the pod that its annotations name, or in a pod of its own (P-193, P-194).
     ///
     /// # Errors
     /// [`Error::InvalidConfig`], [`Error::AlreadyExists`] for an id in use anywhere on the host (P-192); else as
-    /// [`Runtime::create_pod`] and [`Runtime::create_container`]. Nothing is left then.
+    /// [`Runtime::create_pod`] and [`Runtime::create_container`]. A failed call leaves nothing behind.
     ///
     /// # Examples
     /// ```
@@ -61,7 +61,7 @@ impl Runtime {
         let text =
             std::fs::read_to_string(&file).map_err(|e| Error::invalid(file.display().to_string(), e.to_string()))?;
         let path = bundle.path.canonicalize().map_err(|e| Error::invalid(file.display().to_string(), e.to_string()))?;
-        let role = classify(&OciConfig::parse(&text)?.annotations)?;
+        let role = classify(&OciConfig::parse(&text)?.annotations.unwrap_or_default())?;
         self.check_unused(bundle.id)?;
         let handle = match &role {
             Role::Single | Role::Sandbox => {
@@ -84,7 +84,7 @@ impl Runtime {
         if let Some(pid_file) = bundle.pid_file {
             if let Err(error) = write_pid_file(pid_file, handle.pid()) {
                 if let Err(error) = self.delete(bundle.id, true) {
-                    logger::warn!("container {}: taking back its creation: {}", bundle.id, error.chain());
+                    logger::warn!("container {}: rolling back its creation: {}", bundle.id, error.chain());
                 }
                 return Err(error);
             }

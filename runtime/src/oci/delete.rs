@@ -7,7 +7,8 @@ use crate::state::State;
 use crate::verb::Verb;
 
 impl Runtime {
-    /// Deletes a container that does not run, with `force` one that does: a sandbox with its whole pod, a member alone.
+    /// Deletes a container that does not run; with `force` a running one too. A sandbox goes with its whole pod, a
+    /// member alone.
     ///
     /// # Errors
     /// [`Error::NoSuchContainer`]; [`Error::WrongState`] for a running or paused one without `force`; else as the calls

@@ -1,4 +1,4 @@
-//! Exec and run by container id (P-197, P-198).
+//! `exec` and `run` by container id (P-197, P-198).
 
 use std::path::Path;
 use std::time::Duration;
@@ -9,11 +9,11 @@ use crate::oci::{write_pid_file, Bundle};
 use crate::runtime::Runtime;
 use crate::spec::{Command, Exit};
 
-/// A wait is repeated in slices of this length; it ends with the process, not with the slice.
+/// Waits are repeated in slices of this length until the process ends.
 const SLICE: Duration = Duration::from_secs(3600);
 
 impl Runtime {
-    /// Runs a command in a container. Detached, it returns when the command runs; else when it has ended, with how.
+    /// Runs a command in a container. Detached: returns once the command runs. Else: waits and returns how it ended.
     ///
     /// # Errors
     /// [`Error::NoSuchContainer`](crate::Error::NoSuchContainer); else as [`Runtime::exec_container`].
@@ -56,12 +56,12 @@ impl Runtime {
         }
     }
 
-    /// Creates and starts a container from a bundle. Unless it is detached, waits for its end and deletes it, and tells
+    /// Creates and starts a container from a bundle. Unless it is detached, waits for its end, deletes it and returns
     /// how it ended.
     ///
     /// # Errors
-    /// As [`Runtime::create_from_bundle`] and [`Runtime::start`]. A container that could not be started is deleted,
-    /// unless it is detached.
+    /// As [`Runtime::create_from_bundle`] and [`Runtime::start`]. A container that did not start is deleted, unless it
+    /// is detached.
     pub fn run_bundle(&self, bundle: Bundle<'_>) -> Result<Option<Exit>> {
         let (id, detach) = (bundle.id.to_owned(), bundle.detach);
         let container = self.create_from_bundle(bundle)?;

@@ -1,4 +1,5 @@
-//! The pod API as callers of an OCI runtime see it: ids without pods, bundles, pid files (§11.1 of the contract).
+//! The operations of the OCI runtime specification (create, start, state, kill, delete) by container id: bundles and
+//! pid files, without pod ids.
 
 mod create;
 mod delete;

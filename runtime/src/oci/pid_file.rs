@@ -1,4 +1,4 @@
-//! The file that tells a caller the PID, written last of all (P-197).
+//! The pid file of a container, written last (P-197).
 
 use std::fs::{self, OpenOptions};
 use std::io::Write;
@@ -8,10 +8,10 @@ use std::path::Path;
 use crate::error::{Error, Result};
 use crate::fault;
 
-/// Writes `pid` in decimal to `path`, through a temporary file in the same directory, replacing an older one.
+/// Writes `pid` in decimal to `path`, through a temporary file in the same directory; replaces an older file.
 ///
 /// # Errors
-/// [`Error::InvalidConfig`] naming the path.
+/// [`Error::InvalidConfig`] with the path.
 pub fn write_pid_file(path: &Path, pid: i32) -> Result<()> {
     fault::point("pid-file")?;
     let fail = |e: std::io::Error| Error::invalid(format!("PID file {}", path.display()), e.to_string());

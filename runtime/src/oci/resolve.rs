@@ -7,28 +7,28 @@ use crate::runtime::Runtime;
 use crate::spec::oci::ROLE_KEY;
 use crate::spec::ContainerConfig;
 
-/// A container and the pod it is in.
+/// A container and its pod.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Found {
     /// Id of the pod.
     pub pod: String,
-    /// Its configuration.
+    /// Configuration of the container.
     pub container: ContainerConfig,
 }
 
 impl Found {
-    /// Whether it stands for its whole pod (P-194).
+    /// Whether the container stands for its whole pod (P-194).
     pub fn is_sandbox(&self) -> bool {
         match self.container.annotations.get(ROLE_KEY).map(String::as_str) {
             Some(role) => role != "container",
-            // Not made from a bundle: the container that is named like its pod.
+            // Not made from a bundle: the container that has its pod's name.
             None => self.container.id == self.pod,
         }
     }
 }
 
 impl Runtime {
-    /// Looks for a container through all pods (P-192).
+    /// Searches all pods for a container (P-192).
     ///
     /// # Errors
     /// [`Error::NoSuchContainer`]; [`Error::Store`] if the roots cannot be read.
@@ -44,7 +44,7 @@ impl Runtime {
                 }
                 // Deleted meanwhile.
                 Ok(None) => {}
-                Err(error) => logger::warn!("pod {pod} is not looked through: {}", error.chain()),
+                Err(error) => logger::warn!("pod {pod} is skipped in the search for a container: {}", error.chain()),
             }
         }
         Err(Error::NoSuchContainer { pod: "any".into(), container: id.to_string() })

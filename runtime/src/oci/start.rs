@@ -4,7 +4,7 @@ use crate::error::Result;
 use crate::runtime::Runtime;
 
 impl Runtime {
-    /// Starts a container: the whole pod, if it stands for one, else itself.
+    /// Starts a container. A sandbox container starts its whole pod.
     ///
     /// # Errors
     /// [`Error::NoSuchContainer`](crate::Error::NoSuchContainer); else as [`Runtime::start_pod`] and

@@ -1,4 +1,4 @@
-//! A container's state in the terms of the OCI runtime specification (P-195).
+//! `state` of the OCI runtime specification (P-195).
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
@@ -11,7 +11,7 @@ use crate::spec::oci::{BUNDLE_KEY, CONFIG_KEY, ROLE_KEY};
 use crate::state::State;
 use crate::timestamp::Timestamp;
 
-/// Status in the terms of the OCI runtime specification.
+/// `status` of the OCI runtime specification.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum OciStatus {
@@ -39,32 +39,32 @@ impl From<Option<State>> for OciStatus {
     }
 }
 
-/// State of a container, as `state` prints it.
+/// The state of a container, as `state` prints it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct OciState {
     /// Version of the OCI runtime specification.
     pub oci_version: String,
-    /// The container.
+    /// Id of the container.
     pub id: String,
-    /// Its status, now.
+    /// Status at the time of the call.
     pub status: OciStatus,
-    /// PID of its shim; absent when it has ended.
+    /// PID of the container's shim; absent once the container has ended.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub pid: Option<i32>,
-    /// Its bundle; empty if it was not made from one.
+    /// Path of the bundle; empty if the container was not created from one.
     pub bundle: PathBuf,
-    /// The annotations of its configuration.
+    /// Annotations of the container's configuration.
     pub annotations: BTreeMap<String, String>,
-    /// Its root file system.
+    /// Root file system on the host.
     pub rootfs: PathBuf,
-    /// When its process was created.
+    /// Time at which the container's process was created.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub created: Option<Timestamp>,
 }
 
 impl Runtime {
-    /// State of a container, wherever it is.
+    /// Returns the state of a container in any pod.
     ///
     /// # Errors
     /// [`Error::NoSuchContainer`](crate::Error::NoSuchContainer); else as [`Runtime::status_container`].

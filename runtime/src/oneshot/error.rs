@@ -1,4 +1,4 @@
-//! How a run fails.
+//! Failures of a run.
 
 use std::time::Duration;
 
@@ -8,26 +8,26 @@ use hutch_vmm::MachineExit;
 use crate::agent_client::AgentError;
 use crate::stdio::RelayError;
 
-/// Why a run has no exit status of its command.
+/// The reason for which a run has no exit status of its command.
 #[derive(Debug, thiserror::Error)]
 pub enum RunError {
-    /// The machine ended although nobody asked for it.
+    /// The machine ended, and the run had not stopped it.
     #[error("the guest ended unasked {when}: {exit}")]
     GuestEnded {
-        /// What the run was doing.
+        /// Phase of the run, such as "while booting".
         when: &'static str,
-        /// How it ended.
+        /// How the machine ended.
         exit: MachineExit,
     },
     /// The agent in the guest is lost, but the machine still runs.
     #[error("lost the guest's agent {when}")]
     AgentLost {
-        /// What the run was doing.
+        /// Phase of the run.
         when: &'static str,
-        /// The cause.
+        /// Failure of the last call.
         source: AgentError,
     },
-    /// Nothing came from the agent.
+    /// The agent did not report in time.
     #[error(
         "the guest did not report within {} s: see the console (--console FILE), or rebuild the guest assets with \
          `hutch guest build`", .0.as_secs_f32()
@@ -42,33 +42,33 @@ pub enum RunError {
     /// The program does not exist.
     #[error("exec {program:?}")]
     ProgramNotFound {
-        /// As it was given.
+        /// Program as the caller gave it.
         program: String,
-        /// What the agent says.
+        /// The agent's own error.
         source: RemoteError,
     },
-    /// The program can't be executed.
+    /// The program cannot be executed.
     #[error("exec {program:?}")]
     ProgramNotExecutable {
-        /// As it was given.
+        /// Program as the caller gave it.
         program: String,
-        /// What the agent says.
+        /// The agent's own error.
         source: RemoteError,
     },
-    /// The bound of the whole run has passed; the guest was well.
+    /// The timeout of the whole run has passed; the guest still answered.
     #[error("time is up {when}: the run was given {} s", .after.as_secs_f32())]
     Timeout {
-        /// What the run was doing.
+        /// Phase of the run.
         when: &'static str,
-        /// The bound.
+        /// The timeout.
         after: Duration,
     },
-    /// The bound of the whole run has passed, and the guest does not answer, or has not yet.
+    /// The timeout of the whole run has passed, and the guest does not answer, or has not yet.
     #[error("time is up {when} after {} s, and the guest does not answer: it hangs, or is slow", .after.as_secs_f32())]
     Hung {
-        /// What the run was doing.
+        /// Phase of the run.
         when: &'static str,
-        /// The bound.
+        /// The timeout.
         after: Duration,
     },
     /// A signal ended the run before the command, or against a guest that does not take signals.
@@ -76,19 +76,19 @@ pub enum RunError {
     Interrupted {
         /// Signal number.
         signal: i32,
-        /// What the run was doing.
+        /// Phase of the run.
         when: &'static str,
     },
     /// The command's streams could not be relayed.
     #[error("relay the command's streams")]
     Relay(#[from] RelayError),
-    /// The host could not give a thread.
+    /// The host could not create a thread.
     #[error("start a thread of the run")]
     Thread(#[source] std::io::Error),
 }
 
 impl RunError {
-    /// Whether the guest's console may tell more.
+    /// Whether the guest's console may explain the failure.
     pub fn is_guests_fault(&self) -> bool {
         matches!(
             self,

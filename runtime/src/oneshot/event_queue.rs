@@ -1,4 +1,4 @@
-//! What can happen to a run, as values in one queue with one reader.
+//! The events of a run, in one queue with one reader.
 
 use std::sync::mpsc::{self, Receiver, Sender};
 use std::time::Instant;
@@ -12,30 +12,30 @@ use crate::stdio::{Drained, RelayError};
 /// An answer of the agent.
 type Answer = Result<Response, AgentError>;
 
-/// Something happened.
+/// An event of the machine, the agent or the caller.
 pub enum RunEvent {
-    /// A signal came to this process, to be passed on.
+    /// This process received a signal for the command.
     Signal {
-        /// Its number.
+        /// Signal number.
         number: i32,
-        /// It came from the terminal, so it is meant for the whole foreground job.
+        /// The signal came from the terminal, so it is meant for the whole foreground job.
         whole_job: bool,
     },
     /// The caller's terminal has a new size.
     Resize(WindowSize),
-    /// The agent reported, or failed to.
+    /// The agent has reported, or failed to.
     Ready(Result<Session, AgentError>),
     /// The machine ended.
     VmEnded(MachineExit),
-    /// Answer to the sandbox's set-up.
+    /// Answer to the set-up of the guest.
     SetUp(Answer),
-    /// Answer to the process's start.
+    /// Answer to the start of the process.
     Started(Answer),
     /// Answer to the wait for the process.
     Exited(Answer),
-    /// Answer to a passed-on signal.
+    /// Answer to a forwarded signal.
     Delivered(Answer),
-    /// All output is with the caller.
+    /// The caller has all output.
     Drained(Result<Drained, RelayError>),
     /// The agent closed the session after a power-off request.
     Flushed(Answer),
@@ -52,7 +52,7 @@ pub struct RunEventQueue {
 pub struct RunEventSender(Sender<RunEvent>);
 
 impl RunEventSender {
-    /// Puts `event` into the queue. A reader that has gone does not care any more.
+    /// Puts `event` into the queue. An event without a reader is dropped.
     pub fn send(&self, event: RunEvent) {
         let _ = self.0.send(event);
     }
@@ -66,17 +66,17 @@ impl RunEventQueue {
         Self { sender: RunEventSender(sender), events }
     }
 
-    /// A writing end.
+    /// Returns another writing end.
     pub fn sender(&self) -> RunEventSender {
         self.sender.clone()
     }
 
-    /// The next event; `None` when `until` has passed.
+    /// Takes the next event; `None` when `until` has passed.
     pub(super) fn next(&self, until: Option<Instant>) -> Option<RunEvent> {
         match until {
             None => self.events.recv().ok(),
             Some(until) => {
-                // Only a time-out can end this with an error: `sender` lives as long as the queue.
+                // Only a time-out can be an error here: `sender` lives as long as the queue.
                 self.events.recv_timeout(until.saturating_duration_since(Instant::now())).ok()
             }
         }

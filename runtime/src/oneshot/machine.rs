@@ -1,4 +1,4 @@
-//! A [`Machine`] of this process as a sandbox: built, listening for its agent, started.
+//! A [`Machine`] of this process: built, listening for its agent, started.
 
 use std::io;
 use std::os::unix::net::UnixStream;
@@ -13,24 +13,24 @@ use hutch_vmm::{BuildError, Machine, MachineConfig, MachineError, MachineExit, S
 use super::{run, OneshotTask, OneshotVm, PhaseMarks, RunError, RunEventQueue};
 use crate::agent_client::Connector;
 
-/// Why there is no running machine.
+/// The reason for which no machine runs.
 #[derive(Debug, thiserror::Error)]
 pub enum LaunchError {
-    /// It could not be built.
+    /// The machine could not be built.
     #[error(transparent)]
     Build(#[from] BuildError),
-    /// It was built without the device that the agent is reached by.
+    /// The machine has no vsock device, through which the agent is reached.
     #[error("the machine has no vsock device")]
     NoVsock,
-    /// The agent's report could not be listened for.
+    /// The host cannot listen for the agent's report.
     #[error("listen for the guest's agent")]
     Listen(#[source] io::Error),
-    /// Its vCPUs could not be started.
+    /// The vCPUs could not be started.
     #[error("start the machine")]
     Start(#[from] MachineError),
 }
 
-/// A machine that runs, and the way to its agent. Dropping it ends the guest and takes everything away.
+/// A running machine and the connection to its agent. Dropping it ends the guest and frees all resources.
 pub struct OneshotMachine {
     vm: Arc<MachineVm>,
     connector: Arc<dyn Connector>,
@@ -64,7 +64,7 @@ impl OneshotMachine {
     pub fn launch(config: &MachineConfig) -> Result<Self, LaunchError> {
         let mut machine = Machine::build(config)?;
         let vsock = machine.vsock().ok_or(LaunchError::NoVsock)?;
-        // Before the start, so that the agent's report can't come too early.
+        // Before the start, so that the agent cannot report too early.
         let push = vsock.listen(HOST_PORT).map_err(LaunchError::Listen)?;
         drop_program_pages(ProgramPages::Data);
         machine.start()?;
@@ -73,10 +73,10 @@ impl OneshotMachine {
         Ok(Self { vm: Arc::new(MachineVm { machine, stopper }), connector, push })
     }
 
-    /// Sees one command through; afterwards the machine has been stopped. See [`run`].
+    /// Runs one command; the machine has been stopped when it returns ([`run`]).
     ///
     /// # Errors
-    /// [`RunError`], and the machine for what it can still tell.
+    /// [`RunError`], and the machine for its console and counters.
     pub fn run(
         self,
         task: OneshotTask,
@@ -93,12 +93,12 @@ impl OneshotMachine {
 pub struct OneshotEnd(Arc<MachineVm>);
 
 impl OneshotEnd {
-    /// The machine, for its marks, counters and console.
+    /// The machine, for its boot marks, counters and console.
     pub fn machine(&self) -> &Machine {
         &self.0.machine
     }
 
-    /// Leaves the machine to the end of the process, which is about to come and takes it away faster than dropping it.
+    /// Leaves the machine to the end of the process, which frees it faster than dropping it.
     pub fn leave(self) {
         self.0.machine.defer_teardown();
         std::mem::forget(self);

@@ -1,8 +1,7 @@
-//! One machine in this process that runs one command: what `hutch run` is made of.
+//! One machine in this process that runs one command: the engine of `hutch run`.
 //!
-//! The caller builds the machine ([`OneshotMachine`]), then [`run`] sees it through: one thread waits for what happens
-//! and decides; whoever learns something (the machine, the agent, the caller's signal handling) puts a [`RunEvent`] into
-//! the [`RunEventQueue`].
+//! The caller builds the machine ([`OneshotMachine`]) and calls [`run`]: one thread waits for events and decides. The
+//! machine, the agent client and the caller's signal handling put each [`RunEvent`] into the [`RunEventQueue`].
 //!
 //! ```text
 //!  booting ──Ready──▶ setting up ──Started──▶ running ──Exited──▶ draining ──Drained──▶ stopping ──▶ status

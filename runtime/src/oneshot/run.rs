@@ -1,4 +1,4 @@
-//! The run itself: a state per phase, one reader of the queue. Runs on the thread that calls [`run`].
+//! The run itself: one method per phase, one reader of the queue. Runs on the thread that calls [`run`].
 
 use std::os::unix::net::UnixStream;
 use std::sync::mpsc::{Receiver, RecvTimeoutError};
@@ -15,65 +15,66 @@ use super::event_queue::{RunEvent, RunEventQueue, RunEventSender};
 use crate::agent_client::{AgentError, Connector, Session};
 use crate::stdio::{Drained, Relay, StdioFds};
 
-/// Name of the one process.
+/// Token of the only process.
 const TOKEN: &str = "command";
-/// How long a machine's end may lag behind the end of its channels.
-const END_LAG: Duration = Duration::from_secs(2);
-/// How long output is waited for that a guest wrote before it died.
-const LAST_WORDS: Duration = Duration::from_secs(1);
-/// How long an agent that lives may take to say so.
-const PING: Duration = Duration::from_secs(3);
-/// How long a greeting may take once the connection is there.
-const GREETING: Duration = Duration::from_secs(30);
-/// Output that is still held open although everything has been killed counts as ended after so much silence.
-const QUIET: Duration = Duration::from_secs(2);
-/// What a command that has ended usually needs for its last output; only then a thread is spent on the wait.
-const SHORT_DRAIN: Duration = Duration::from_millis(20);
-/// Bound for opening a stream.
-const OPEN_STREAM: Duration = Duration::from_secs(30);
-/// Bound for flushing what the guest has not written yet.
-const FLUSH: Duration = Duration::from_secs(30);
+/// Time by which a machine's end may lag behind the end of its channels.
+const END_TIMEOUT: Duration = Duration::from_secs(2);
+/// Time for the output that a guest wrote before it died.
+const LAST_OUTPUT_TIMEOUT: Duration = Duration::from_secs(1);
+/// Time in which a live agent answers a ping.
+const PING_TIMEOUT: Duration = Duration::from_secs(3);
+/// Time for the greeting once the connection exists.
+const GREETING_TIMEOUT: Duration = Duration::from_secs(30);
+/// After all processes were killed, an output that is still open counts as ended after this time without bytes.
+const QUIET_TIMEOUT: Duration = Duration::from_secs(2);
+/// Usual time for the last output of an ended command; a thread is spent only on a longer wait.
+const SHORT_DRAIN_TIMEOUT: Duration = Duration::from_millis(20);
+/// Time to open a stream.
+const OPEN_STREAM_TIMEOUT: Duration = Duration::from_secs(30);
+/// Time for the guest to flush its file systems.
+const FLUSH_TIMEOUT: Duration = Duration::from_secs(30);
 
 /// The machine, as a run needs it.
 pub trait OneshotVm: Send + Sync {
-    /// Waits for the machine's end; `None` when time is up. Any number of threads may wait.
+    /// Waits for the machine's end; `None` on a time-out. Any number of threads may wait.
     fn wait(&self, timeout: Option<Duration>) -> Option<MachineExit>;
     /// Ends the machine at once: `wait` returns.
     fn stop(&self);
-    /// The agent is there: has all of the machine's memory plugged in. Returns at once, with the bytes that come.
+    /// Called when the agent is there: starts plugging in the rest of the machine's memory. Returns at once, with the
+    /// bytes that will come.
     fn grow(&self) -> u64 {
         0
     }
 }
 
-/// What to run and how.
+/// The command and the conditions of its run.
 pub struct OneshotTask {
     /// Set-up of the guest.
     pub sandbox: SandboxSpec,
     /// The command.
     pub process: ProcessSpec,
-    /// The caller's side of its streams.
+    /// The caller's ends of the command's streams.
     pub fds: StdioFds,
-    /// Bound from the machine's start to the agent's report.
+    /// Time from the machine's start to the agent's report.
     pub boot_timeout: Duration,
-    /// Bound of the whole run, and when it passes.
+    /// Timeout of the whole run, and the moment at which it passes.
     pub timeout: Option<(Duration, Instant)>,
-    /// How the machine is ended.
+    /// The way to end the machine.
     pub stop: Stop,
-    /// Called right before the command starts; until then a terminal of the caller is its own.
+    /// Called right before the command starts; until then the caller may use its terminal.
     pub on_start: Box<dyn FnOnce() + Send>,
 }
 
-/// How a machine is ended after its command.
+/// The way a machine ends after its command.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Stop {
     /// The guest ends its processes and flushes its file systems, then the machine is stopped.
     Flush,
-    /// As `Flush`, and the guest powers off: unmounts disks.
+    /// Like `Flush`, and the guest unmounts its disks and powers off.
     PowerOff,
 }
 
-/// When what happened: CLOCK_MONOTONIC, nanoseconds; in order.
+/// Points of the run in order: name and CLOCK_MONOTONIC in nanoseconds.
 #[derive(Debug, Default)]
 pub struct PhaseMarks(pub Vec<(&'static str, u64)>);
 
@@ -83,11 +84,11 @@ impl PhaseMarks {
     }
 }
 
-/// Sees the command through in a machine that has been started. `push` gives the connection that the agent opens
-/// when it is ready. When it returns the machine has been told to stop, whatever happened.
+/// Runs the command in a started machine. `push` returns the connection that a ready agent opens. When `run` returns it
+/// has stopped the machine, whatever happened.
 ///
 /// # Errors
-/// [`RunError`], for everything but the command's own end.
+/// [`RunError`] for everything except the command's own end.
 pub fn run(
     vm: Arc<dyn OneshotVm>,
     push: Receiver<UnixStream>,
@@ -104,7 +105,7 @@ pub fn run(
     result
 }
 
-/// Tells the queue when the machine ends.
+/// Starts a thread that reports the machine's end to the queue.
 fn watch(vm: &Arc<dyn OneshotVm>, sender: RunEventSender) -> Result<(), RunError> {
     let vm = Arc::clone(vm);
     spawn("vm-watch", move || {
@@ -114,7 +115,7 @@ fn watch(vm: &Arc<dyn OneshotVm>, sender: RunEventSender) -> Result<(), RunError
     })
 }
 
-/// Tells the queue when the agent is there.
+/// Starts a thread that reports the agent to the queue.
 fn await_push(
     vm: &Arc<dyn OneshotVm>,
     push: Receiver<UnixStream>,
@@ -125,12 +126,12 @@ fn await_push(
     let vm = Arc::clone(vm);
     spawn("agent-push", move || match push.recv_timeout(timeout) {
         Ok(stream) => {
-            // Not a moment later: the guest adds memory while the two of us greet.
+            // Not later: the guest adds memory during the greeting.
             vm.grow();
-            sender.send(RunEvent::Ready(Session::accept(stream, connector, GREETING)));
+            sender.send(RunEvent::Ready(Session::accept(stream, connector, GREETING_TIMEOUT)));
         }
         Err(RecvTimeoutError::Timeout) => sender.send(RunEvent::Ready(Err(AgentError::Greeting(timeout)))),
-        // The machine is gone, which somebody else tells.
+        // The machine is gone; the thread of [`watch`] reports that.
         Err(RecvTimeoutError::Disconnected) => {}
     })
 }
@@ -144,11 +145,11 @@ struct Run<'a> {
     vm: &'a dyn OneshotVm,
     queue: &'a RunEventQueue,
     timeout: Option<(Duration, Instant)>,
-    /// Signals passed on and not yet taken by the agent.
+    /// Forwarded signals that the agent has not acknowledged.
     undelivered: u32,
 }
 
-/// What the run is doing, for messages.
+/// The phase of the run, for messages.
 type When = &'static str;
 const BOOTING: When = "while booting";
 const SETTING_UP: When = "while being set up";
@@ -173,8 +174,8 @@ impl Run<'_> {
         let status = match ended {
             Ok(status) => status,
             Err(error) => {
-                // What the guest said before it died is on its way; the caller shall have it.
-                let _ = relay.finish(Some(LAST_WORDS));
+                // The caller gets the output that the guest wrote before it died.
+                let _ = relay.finish(Some(LAST_OUTPUT_TIMEOUT));
                 return Err(error);
             }
         };
@@ -215,7 +216,7 @@ impl Run<'_> {
         }
     }
 
-    /// Starts the command, its relays at the same time: the agent holds their streams until the process is there.
+    /// Starts the command and, at the same time, its relays: the agent holds the streams until the process exists.
     fn start(
         &mut self,
         session: &Session,
@@ -230,13 +231,13 @@ impl Run<'_> {
         let sender = self.queue.sender();
         let request = Request::StartProcess { token: TOKEN.into(), container: None, process: Box::new(process) };
         session.call_then(request, move |a| sender.send(RunEvent::Started(a)));
-        // The agent takes requests in order, so it knows the process by then.
+        // The agent handles requests in order, so it knows the process by then.
         let sender = self.queue.sender();
         let wait = Request::WaitProcess { token: TOKEN.into() };
         session.call_then(wait, move |a| sender.send(RunEvent::Exited(a)));
         let connector = session.connector();
-        let open = move |stream| crate::agent_client::open_stream(&*connector, TOKEN, stream, OPEN_STREAM);
-        let relay = Relay::start(Arc::new(open), fds, terminal, QUIET)?;
+        let open = move |stream| crate::agent_client::open_stream(&*connector, TOKEN, stream, OPEN_STREAM_TIMEOUT);
+        let relay = Relay::start(Arc::new(open), fds, terminal, QUIET_TIMEOUT)?;
         loop {
             match self.next(Some(session), SETTING_UP)? {
                 RunEvent::Started(Ok(Response::Started { .. })) => return Ok(relay),
@@ -247,7 +248,7 @@ impl Run<'_> {
         }
     }
 
-    /// Passes signals and sizes on until the command has ended.
+    /// Forwards signals and terminal sizes until the command has ended.
     fn supervise(&mut self, session: &Session, terminal: bool) -> Result<ExitStatus, RunError> {
         loop {
             match self.next(Some(session), RUNNING)? {
@@ -267,7 +268,7 @@ impl Run<'_> {
     fn pass_on(&mut self, session: &Session, signal: i32, all: bool) -> Result<(), RunError> {
         if is_deadly(signal) {
             if self.undelivered > 0 {
-                // The guest has not taken the one before: it hangs, and whoever insists shall not wait for it.
+                // The guest has not taken the previous signal: it hangs. A repeated signal ends the run at once.
                 return Err(RunError::Interrupted { signal, when: RUNNING });
             }
             self.undelivered += 1;
@@ -286,17 +287,17 @@ impl Run<'_> {
         self.undelivered = self.undelivered.saturating_sub(1);
         match answer {
             Ok(_) => {}
-            // It ended at the same time, which is being told too.
+            // The command ended at the same time; that event is on its way.
             Err(error) if error.is_fatal() => {}
             Err(error) if matches!(error.remote_kind(), Some(ErrorKind::NotFound | ErrorKind::WrongState)) => {}
             Err(error) => log::warn!("a signal was not passed on: {error}"),
         }
     }
 
-    /// Waits until the caller has all output. What the command has left running ends with it, as in a container, and
-    /// with that the streams that it holds open.
+    /// Waits until the caller has all output. Processes that the command left behind are killed, as in a container;
+    /// that closes the streams they hold open.
     fn drain(&mut self, session: &Session, mut relay: Relay) -> Result<(), RunError> {
-        if relay.finish(Some(SHORT_DRAIN))? == Drained::All {
+        if relay.finish(Some(SHORT_DRAIN_TIMEOUT))? == Drained::All {
             return Ok(());
         }
         let kill = Request::SignalProcess { token: TOKEN.into(), signal: Signal::SIGKILL as i32, all: true };
@@ -315,14 +316,14 @@ impl Run<'_> {
         }
     }
 
-    /// Ends the guest without losing what it has yet to write.
+    /// Ends the guest after it has written its data.
     fn end(&mut self, session: &Session, stop: Stop) -> Result<(), RunError> {
         let sender = self.queue.sender();
         session.call_then(Request::PowerOff, move |answer| sender.send(RunEvent::Flushed(answer)));
-        let until = Instant::now() + FLUSH;
+        let until = Instant::now() + FLUSH_TIMEOUT;
         loop {
             match self.queue.next(Some(self.timeout.map_or(until, |(_, t)| t.min(until)))) {
-                // The session's end is the answer: file systems are flushed.
+                // The end of the session is the answer: file systems are flushed.
                 Some(RunEvent::Flushed(Err(AgentError::Dead(_)) | Ok(_))) if stop == Stop::Flush => return Ok(()),
                 Some(RunEvent::Flushed(Err(AgentError::Dead(_)) | Ok(_))) => {}
                 Some(RunEvent::Flushed(Err(source))) => return Err(RunError::AgentLost { when: DRAINING, source }),
@@ -332,14 +333,14 @@ impl Run<'_> {
                 }
                 Some(_) => {}
                 None => {
-                    let after = self.timeout.filter(|(_, t)| *t < until).map_or(FLUSH, |(after, _)| after);
+                    let after = self.timeout.filter(|(_, t)| *t < until).map_or(FLUSH_TIMEOUT, |(after, _)| after);
                     return Err(self.time_is_up(Some(session), after, DRAINING));
                 }
             }
         }
     }
 
-    /// The next event, unless it is the end: the machine's, or that of the given time.
+    /// Takes the next event; the machine's end and the timeout of the run are errors.
     fn next(&mut self, session: Option<&Session>, when: When) -> Result<RunEvent, RunError> {
         match self.queue.next(self.timeout.map(|(_, until)| until)) {
             Some(RunEvent::VmEnded(exit)) => Err(RunError::GuestEnded { when, exit }),
@@ -351,7 +352,7 @@ impl Run<'_> {
         }
     }
 
-    /// What a event means that this phase does not wait for.
+    /// Handles an event that this phase does not wait for.
     fn early(&self, event: RunEvent, when: When) -> Result<(), RunError> {
         match event {
             RunEvent::Signal { number, .. } if is_deadly(number) => Err(RunError::Interrupted { signal: number, when }),
@@ -361,17 +362,17 @@ impl Run<'_> {
 
     fn time_is_up(&self, session: Option<&Session>, after: Duration, when: When) -> RunError {
         match session {
-            Some(session) if session.ping(PING).is_ok() => RunError::Timeout { when, after },
+            Some(session) if session.ping(PING_TIMEOUT).is_ok() => RunError::Timeout { when, after },
             _ => RunError::Hung { when, after },
         }
     }
 
-    /// The agent is lost. If the machine has ended, that is the better reason.
+    /// The error for a lost agent. The machine's end is the better reason if it has ended.
     fn lost(&self, error: AgentError, when: When) -> RunError {
         if !matches!(error, AgentError::Dead(_)) {
             return RunError::AgentLost { when, source: error };
         }
-        match self.vm.wait(Some(END_LAG)) {
+        match self.vm.wait(Some(END_TIMEOUT)) {
             Some(exit) => RunError::GuestEnded { when, exit },
             None => RunError::AgentLost { when, source: error },
         }
@@ -393,11 +394,11 @@ impl Run<'_> {
 }
 
 fn resize(session: &Session, size: WindowSize) {
-    // A size that does not arrive is put right by the next one.
+    // The next size corrects one that did not arrive.
     session.call_then(Request::ResizeTerminal { token: TOKEN.into(), size }, drop);
 }
 
-/// Signals that people send to end something.
+/// Signals that users send to end a program.
 fn is_deadly(signal: i32) -> bool {
     [Signal::SIGINT, Signal::SIGTERM, Signal::SIGHUP, Signal::SIGQUIT].iter().any(|s| *s as i32 == signal)
 }

@@ -1,4 +1,4 @@
-//! Runs against a machine and an agent that are fakes.
+//! Runs against a fake machine and a fake agent.
 
 use std::fs::File;
 use std::io::{self, Read, Write};
@@ -51,7 +51,7 @@ impl OneshotVm for FakeVm {
     }
 }
 
-/// A run in the making.
+/// A run under construction.
 struct Bench {
     vm: Arc<FakeVm>,
     guest: FakeGuest,
@@ -99,7 +99,7 @@ fn vm() -> Arc<FakeVm> {
     Arc::default()
 }
 
-/// The agent of a command that waits for nothing and exits with 7.
+/// The agent of a command that reads no input and exits with 7.
 fn simple(peer: &Peer, frame: HostFrame) {
     match frame.request {
         Request::StartProcess { .. } => peer.reply(frame.id, Ok(Response::Started { pid: 2 })),
@@ -176,7 +176,7 @@ fn a_guest_that_dies_is_reported_with_how_in_every_phase() {
         matches!(&result, Err(RunError::GuestEnded { exit: MachineExit::GuestPanic, when }) if when.contains("boot"))
     );
 
-    // While the command runs: the channel's end is noticed first or the machine's, the message is the same.
+    // While the command runs: the message is the same whether the channel's end or the machine's is noticed first.
     for channel_first in [true, false] {
         let vm = self::vm();
         let dying = Arc::clone(&vm);
@@ -212,12 +212,12 @@ fn an_agent_that_never_reports_is_given_up() {
     let mut bench = Bench::new(&vm(), simple);
     bench.push = false;
     bench.task.boot_timeout = Duration::from_millis(30);
-    // The sender must live on, or it would look like the machine's end.
+    // The sender must stay alive: its end would count as the machine's.
     let (tell, push) = mpsc::channel();
     let vm = Arc::clone(&bench.vm);
     let result = run(vm, push, bench.guest.connector(), bench.task, &bench.queue, &mut bench.marks);
     drop(tell);
-    assert_eq!(bench.vm.grown.load(Ordering::SeqCst), 0, "nobody would use it");
+    assert_eq!(bench.vm.grown.load(Ordering::SeqCst), 0, "no command would use it");
     assert!(matches!(result, Err(RunError::BootTimeout(_))), "{result:?}");
 }
 
@@ -254,7 +254,7 @@ fn signals_and_sizes_reach_the_command() {
     let (guest, sender) = (bench.guest.clone(), bench.queue.sender());
     let command = thread::spawn(move || {
         let terminal = guest.stream("command", StdStream::Terminal);
-        // The relay starts with the command; signals are passed on once it is known to run.
+        // The relay starts with the command; signals are forwarded once the command runs.
         thread::sleep(Duration::from_millis(50));
         sender.send(RunEvent::Signal { number: 2, whole_job: true });
         sender.send(RunEvent::Resize(WindowSize { rows: 3, cols: 4 }));

@@ -237,7 +237,7 @@ impl OpenPod<'_> {
                 mac: endpoint.mac.clone(),
                 mtu: endpoint.mtu,
             }),
-            EndpointKind::Physical { .. } | EndpointKind::VhostUser { .. } => None,
+            EndpointKind::Physical { .. } => None,
         });
         VmSpec {
             name: self.id.to_string(),

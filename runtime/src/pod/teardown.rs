@@ -68,7 +68,7 @@ impl OpenPod<'_> {
         for device in &mut devices.0 {
             device.vmm_id = None;
             if let Some(index) = device.index.take() {
-                self.state.blocks.give_back(index);
+                self.state.blocks.free(index);
             }
         }
         self.put_state()?;
@@ -81,7 +81,7 @@ impl OpenPod<'_> {
             self.unplug(id)?;
         }
         if let Some(block) = state.block_index {
-            self.state.blocks.give_back(block);
+            self.state.blocks.free(block);
             self.put_state()?;
         }
         if state.drive.is_some() || state.block_index.is_some() {

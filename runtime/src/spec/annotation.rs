@@ -1,4 +1,4 @@
-//! Annotations that change a pod's machine, and what the host allows of them (P-190, P-191).
+//! Annotations that change a pod's machine, and the host's policy for them (P-190, P-191).
 
 use std::collections::BTreeSet;
 use std::fs::File;
@@ -11,12 +11,12 @@ use sha2::{Digest, Sha512};
 use super::{need_absolute, PodConfig};
 use crate::error::{Error, Result};
 
-/// hutch's prefix.
+/// Prefix of hutch's own annotations.
 pub const ANNOTATION_PREFIX: &str = "dev.hutch.hypervisor.";
-/// The prefix of Kata Containers, accepted as well.
+/// Prefix of Kata Containers' annotations, accepted as well.
 pub const KATA_PREFIX: &str = "io.katacontainers.config.hypervisor.";
 
-/// Something that an annotation can replace.
+/// A file of the machine that an annotation can replace.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Override {
@@ -26,9 +26,9 @@ pub enum Override {
     Image,
     /// The initial RAM file system.
     Initrd,
-    /// The VMM's program.
+    /// Program of the machine monitor.
     Vmm,
-    /// The firmware.
+    /// The firmware. Type `hutch` boots without it and refuses the override (P-190).
     Firmware,
 }
 
@@ -47,25 +47,25 @@ impl Override {
     }
 }
 
-/// What the host allows pods to override. By default nothing (P-191).
+/// The overrides that the host allows to pods. None by default (P-191).
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct AssetPolicy {
     /// Overrides that are enabled.
     pub enabled: BTreeSet<Override>,
-    /// Files, or directories below which files, may be used.
+    /// Files that may be used, and directories whose files may be used.
     pub allowed_paths: Vec<PathBuf>,
 }
 
 impl AssetPolicy {
-    /// Applies the pod's annotations to its machine: checks each against the policy and its hash (P-190, P-191).
+    /// Applies the pod's annotations to its machine; checks each against the policy and its hash (P-190, P-191).
     ///
     /// # Errors
-    /// [`Error::InvalidConfig`] naming the annotation.
+    /// [`Error::InvalidConfig`] with the annotation.
     pub fn apply(&self, config: &mut PodConfig) -> Result<()> {
         if let (Some((prefix, key, _)), Some(_)) = (find(config, Override::Image), find(config, Override::Initrd)) {
             let what = format!("annotation {prefix}{key}");
-            return Err(Error::invalid(what, "comes with one for the initrd; give one of the two"));
+            return Err(Error::invalid(what, "cannot be given together with one for the initrd; give one of the two"));
         }
         for asset in Override::ALL {
             let Some((prefix, key, path)) = find(config, asset) else { continue };
@@ -81,7 +81,7 @@ impl AssetPolicy {
             let machine = &mut config.hypervisor;
             match asset {
                 Override::Kernel => machine.kernel = path,
-                // The two exclude each other, so the override takes the place of whichever was configured.
+                // Image and initrd exclude each other, so the override replaces either.
                 Override::Image => (machine.image, machine.initrd) = (Some(path), None),
                 Override::Initrd => (machine.image, machine.initrd) = (None, Some(path)),
                 Override::Vmm => machine.vmm = Some(path),
@@ -91,7 +91,8 @@ impl AssetPolicy {
         Ok(())
     }
 
-    /// The file behind `path`, if the policy lets a pod name it. Links are resolved first, so that one cannot lead out.
+    /// The file at `path`, if the policy allows it. Links are resolved first, so that none can lead out of the allowed
+    /// paths.
     fn admit(&self, asset: Override, annotation: &str, path: &Path) -> Result<PathBuf> {
         if !self.enabled.contains(&asset) {
             return Err(Error::invalid(annotation, "is not enabled in the host's configuration"));
@@ -115,7 +116,7 @@ fn find(config: &PodConfig, asset: Override) -> Option<(&'static str, &'static s
     })
 }
 
-/// SHA-512 only; an empty file never matches (P-190).
+/// Supports SHA-512 only. An empty file never matches (P-190).
 fn check_hash(annotation: &str, path: &Path, kind: &str, expected: &str) -> Result<()> {
     if !kind.eq_ignore_ascii_case("sha512") {
         return Err(Error::invalid(annotation, format!("hash type {kind:?} is not supported; use sha512")));

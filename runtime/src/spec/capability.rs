@@ -10,19 +10,19 @@ use crate::error::{Error, Result};
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, JsonSchema)]
 #[serde(default)]
 pub struct Capabilities {
-    /// Upper bound of what can ever be gained.
+    /// Upper bound of the capabilities that the process can gain.
     pub bounding: Vec<String>,
-    /// In force.
+    /// Capabilities in force.
     pub effective: Vec<String>,
-    /// Kept across an exec of a file with inheritable bits.
+    /// Kept across the execution of a file with inheritable bits.
     pub inheritable: Vec<String>,
-    /// May be put in force.
+    /// Capabilities that the process may put in force.
     pub permitted: Vec<String>,
-    /// Kept across an exec of an ordinary file.
+    /// Kept across the execution of an ordinary file.
     pub ambient: Vec<String>,
 }
 
-/// The object form.
+/// The object form of OCI configurations.
 #[derive(Default, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 struct Lists {
@@ -34,7 +34,7 @@ struct Lists {
 }
 
 impl Capabilities {
-    /// The same list for all five sets.
+    /// Uses the same list for all five sets.
     pub fn all(list: Vec<String>) -> Self {
         Self {
             bounding: list.clone(),
@@ -45,7 +45,7 @@ impl Capabilities {
         }
     }
 
-    /// Reads the two forms that OCI configurations have: an object of lists, or one flat list for all five.
+    /// Reads both forms of OCI configurations: an object of lists, or one flat list for all five sets.
     ///
     /// # Errors
     /// [`Error::InvalidConfig`] for anything else.

@@ -15,11 +15,11 @@ use crate::error::{Error, Result};
 pub struct EnvVar {
     /// Not empty, without `=`.
     pub name: String,
-    /// May be empty.
+    /// Value; may be empty.
     pub value: String,
 }
 
-/// A program, its arguments and its surroundings.
+/// A program with its arguments and environment.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct Command {
@@ -27,22 +27,22 @@ pub struct Command {
     pub args: Vec<String>,
     /// The whole environment.
     pub env: Vec<EnvVar>,
-    /// Absolute; empty is `/`.
+    /// Absolute; empty means `/`.
     pub cwd: String,
     /// `uid` or `uid:gid`, numbers or names; names are looked up inside the image (P-124).
     pub user: String,
-    /// Overrides the group part of `user`.
+    /// Replaces the group of `user`.
     pub primary_group: String,
-    /// More groups.
+    /// Supplementary groups, numbers or names.
     pub supplementary_groups: Vec<String>,
-    /// With a terminal.
+    /// Gives the process a terminal.
     pub interactive: bool,
     /// Host terminal that the shim connects to the process.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub console: Option<PathBuf>,
-    /// The caller does not stay: no standard streams of its own.
+    /// The caller does not wait, so the process gets none of its standard streams.
     pub detach: bool,
-    /// Keep the guest process's stdin open for the host.
+    /// Keeps the process's stdin open for the host.
     pub stdin: bool,
     /// Set `no_new_privs`.
     pub no_new_privileges: bool,
@@ -52,10 +52,10 @@ pub struct Command {
 }
 
 impl Command {
-    /// Checks everything that does not need the image.
+    /// Checks all fields that can be checked without the image.
     ///
     /// # Errors
-    /// [`Error::InvalidConfig`] naming the field.
+    /// [`Error::InvalidConfig`] with the field.
     pub fn validate(&self) -> Result<()> {
         if self.args.first().is_none_or(String::is_empty) {
             return Err(Error::invalid("command.args", "has no program; give at least one argument"));
@@ -73,7 +73,7 @@ impl Command {
         Ok(())
     }
 
-    /// User and primary group for the guest: `user[:group]`, the explicit group first (P-124).
+    /// User and primary group for the guest: `user[:group]`; `primary_group` wins (P-124).
     ///
     /// # Errors
     /// [`Error::InvalidConfig`] if `user` has more than one colon.
@@ -89,10 +89,7 @@ impl Command {
         })
     }
 
-    /// The process as the guest agent wants it.
-    ///
-    /// # Errors
-    /// As [`Command::validate`].
+    /// The process in the form of the agent protocol.
     pub fn to_process(&self, terminal: Option<WindowSize>, rlimits: Vec<Rlimit>) -> Result<ProcessSpec> {
         self.validate()?;
         Ok(ProcessSpec {
@@ -135,7 +132,7 @@ fn check_env(name: &str, value: &str) -> Result<()> {
     Err(Error::invalid(format!("environment variable {name:?}"), reason))
 }
 
-/// Splits `user[:group]` (P-124). Both stay text: only the image knows names.
+/// Splits `user[:group]` (P-124). Both stay text: only the image can resolve names.
 ///
 /// # Errors
 /// [`Error::InvalidConfig`] if there is more than one colon.

@@ -7,12 +7,13 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::{
-    need_absolute, oci, BlockVolume, Command, Device, DeviceInfo, DeviceKind, HookSpec, Seccomp, SeccompProfile,
+    need_absolute, oci, BlockVolume, Command, Device, DeviceInfo, DeviceKind, HookSpec, Resources, Seccomp,
+    SeccompProfile,
 };
 use crate::error::{Error, Result};
 use crate::id::{ContainerId, VolumeName};
 
-/// A container as asked for.
+/// The configuration of a container.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct ContainerConfig {
@@ -20,23 +21,24 @@ pub struct ContainerConfig {
     pub id: String,
     /// Root file system on the host: a directory, or a disk image or block device, which the guest gets as a disk.
     pub rootfs: PathBuf,
-    /// File system of a `rootfs` that is a disk, such as `ext4`; empty: whatever it holds.
+    /// File system of a `rootfs` that is a disk, such as `ext4`; empty: the file system found on it.
     #[serde(skip_serializing_if = "String::is_empty")]
     pub rootfs_type: String,
     /// The container cannot write to its root file system.
     pub readonly_rootfs: bool,
-    /// What it runs.
+    /// The command of the container.
     pub command: Command,
     /// Unique keys in reverse-domain form. [`super::oci::CONFIG_KEY`] may hold the whole OCI `config.json`.
     pub annotations: BTreeMap<String, String>,
-    /// Mounts inside of it, in order.
+    /// Mounts in the container, in order.
     pub mounts: Vec<MountSpec>,
     /// Host devices.
     pub devices: Vec<DeviceInfo>,
-    /// Limits.
+    /// CPU, memory and process limits.
     pub resources: Resources,
-    /// The system calls its processes may make: a profile in the form of the OCI specification, or the absolute path of
-    /// a file with one. Absent: all, unless the OCI configuration in the annotations has a profile.
+    /// The system calls that the container's processes may make: a profile in the form of the OCI runtime
+    /// specification, or the absolute path of a file with one. Absent: all calls, unless the OCI configuration in the
+    /// annotations has a profile.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub seccomp: Option<Seccomp>,
 }
@@ -45,49 +47,29 @@ pub struct ContainerConfig {
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct MountSpec {
-    /// Host path of a bind mount, disk image or block device; name of a volume; otherwise what the file system wants.
+    /// Host path of a bind mount, disk image or block device; name of a volume; else the source that the file system
+    /// expects.
     pub source: String,
     /// Absolute path in the container.
     pub destination: String,
-    /// `bind`, `tmpfs`, …; `volume`: a named volume, made at its first use; `block`: the file system on a disk image or
-    /// block device.
+    /// `bind`, `tmpfs`, …; `volume`: a named volume, created at its first use; `block`: the file system on a disk image
+    /// or block device.
     #[serde(rename = "type")]
     pub kind: String,
     /// `ro`, `nosuid`, `size=64m`, …; `fstype=NAME` for type `block`.
     pub options: Vec<String>,
     /// Neither the container nor the guest can write to it.
     pub read_only: bool,
-    /// Where the host has bound the source for the guest; filled by the runtime.
+    /// Path at which the host has bound the source for the guest. The runtime fills it in.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub host_path: Option<PathBuf>,
 }
 
-/// Limits of a container; absent is unlimited.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
-#[serde(deny_unknown_fields, default)]
-pub struct Resources {
-    /// Microseconds of CPU per period; negative is unlimited (P-183).
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub cpu_quota: Option<i64>,
-    /// Microseconds.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub cpu_period: Option<u64>,
-    /// Weight, 2 to 262144.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub cpu_shares: Option<u64>,
-    /// Bytes; -1 is unlimited.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub memory: Option<i64>,
-    /// Processes; -1 is unlimited.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub pids: Option<i64>,
-}
-
 impl ContainerConfig {
-    /// Checks everything that needs no look at the host.
+    /// Checks all fields that can be checked without the host's files.
     ///
     /// # Errors
-    /// [`Error::NeedContainerId`] for an empty id, else [`Error::InvalidConfig`] naming container and field.
+    /// [`Error::NeedContainerId`] for an empty id, else [`Error::InvalidConfig`] with container and field.
     pub fn validate(&self) -> Result<()> {
         ContainerId::new(&self.id)?;
         self.check_fields().map_err(|e| in_container(&self.id, e))
@@ -112,23 +94,23 @@ impl ContainerConfig {
         if let Some(seccomp) = &self.seccomp {
             seccomp.validate()?;
         }
-        // That the text is JSON at all is looked at where all of it is needed.
+        // The call that needs all of the annotation checks that it is JSON.
         let config = self.annotations.get(oci::CONFIG_KEY).and_then(|text| serde_json::from_str(text).ok());
         config.as_ref().map(SeccompProfile::of_oci).transpose()?;
         self.resources.validate()
     }
 
-    /// The startContainer hooks of its OCI configuration, if it brings one.
+    /// The startContainer hooks of the container's OCI configuration, if it has one.
     pub(crate) fn start_container_hooks(&self) -> Vec<HookSpec> {
         let oci = self.annotations.get(oci::CONFIG_KEY).and_then(|text| oci::OciConfig::parse(text).ok());
-        let hooks = oci.and_then(|oci| oci.hooks).map(|hooks| hooks.start_container).unwrap_or_default();
-        hooks.into_iter().map(HookSpec::from).collect()
+        let hooks = oci.and_then(|oci| oci.hooks);
+        hooks.map(|hooks| oci::hook_specs(hooks.start_container())).unwrap_or_default()
     }
 
-    /// Reads the files that the configuration names, so that it means the same whenever the container starts again.
+    /// Reads the files that the configuration names, so that a later start of the container gives the same result.
     ///
     /// # Errors
-    /// [`Error::InvalidConfig`] naming container and file.
+    /// [`Error::InvalidConfig`] with container and file.
     pub fn load_files(&mut self) -> Result<()> {
         match &mut self.seccomp {
             Some(seccomp) => seccomp.load().map_err(|e| in_container(&self.id, e)),
@@ -145,7 +127,7 @@ fn in_container(id: &str, error: Error) -> Error {
 }
 
 impl ContainerConfig {
-    /// What the machine has to be given for it: the devices that can be, and its block volumes.
+    /// The devices and block volumes that the machine must have for the container.
     pub(crate) fn machine_devices(&self) -> Vec<Device> {
         let devices = self.devices.iter().filter_map(DeviceInfo::resolve);
         let volumes = self.mounts.iter().filter(|mount| mount.is_block()).map(|mount| Device {
@@ -164,11 +146,14 @@ impl ContainerConfig {
     }
 }
 
-/// Checks a type of file system that was given; none is fine.
+/// Checks the name of a file system; an empty one is fine.
 fn check_fstype(what: &str, fstype: &str) -> Result<()> {
     let plain = |c: char| c.is_ascii_alphanumeric() || matches!(c, '_' | '-' | '.');
     if fstype.len() > 64 || !fstype.chars().all(plain) {
-        return Err(Error::invalid(format!("{what} {fstype:?}"), "is no name of a file system; give for example ext4"));
+        return Err(Error::invalid(
+            format!("{what} {fstype:?}"),
+            "is not the name of a file system; give for example ext4",
+        ));
     }
     Ok(())
 }
@@ -179,17 +164,17 @@ impl MountSpec {
         self.kind == "volume"
     }
 
-    /// Whether it is the file system on a disk image or block device.
+    /// Whether it is the file system of a disk image or block device.
     pub fn is_block(&self) -> bool {
         self.kind == "block"
     }
 
-    /// What `fstype=` says.
+    /// Value of the option `fstype`.
     fn fstype(&self) -> &str {
         self.options.iter().find_map(|option| option.strip_prefix("fstype=")).unwrap_or_default()
     }
 
-    /// Whether the host shares a path of its own.
+    /// Whether it mounts a path of the host.
     pub fn is_bind(&self) -> bool {
         self.kind == "bind" || (self.kind.is_empty() || self.kind == "none") && self.has_bind_option()
     }
@@ -198,7 +183,7 @@ impl MountSpec {
         self.options.iter().any(|option| option == "bind" || option == "rbind")
     }
 
-    /// Whether it may not be written.
+    /// Whether it is read-only.
     pub fn is_read_only(&self) -> bool {
         self.read_only || self.options.iter().any(|option| option == "ro" || option == "rro")
     }
@@ -234,19 +219,4 @@ impl MountSpec {
 
 fn is_block_option(option: &str) -> bool {
     matches!(option, "ro" | "rw") || option.starts_with("fstype=")
-}
-
-impl Resources {
-    fn validate(&self) -> Result<()> {
-        if let Some(bytes) = self.memory {
-            super::memory_mib(bytes)?;
-        }
-        if self.cpu_shares.is_some_and(|shares| shares != 0 && !(2..=262_144).contains(&shares)) {
-            return Err(Error::invalid("resources.cpu_shares", "must be 2 to 262144"));
-        }
-        if self.cpu_quota.is_some_and(|quota| quota == 0) {
-            return Err(Error::invalid("resources.cpu_quota", "is 0; leave it out or give -1 for unlimited"));
-        }
-        Ok(())
-    }
 }

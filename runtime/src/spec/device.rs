@@ -1,4 +1,4 @@
-//! Host devices for containers, and the accounting behind hot-plugged ones.
+//! Host devices for containers, and the indices and slots of hot-plugged ones.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
@@ -10,17 +10,17 @@ use sha2::{Digest, Sha256};
 use crate::error::{Error, Result};
 
 /// Hot-plug slots of a bridge (P-188).
-pub const BRIDGE_SLOTS: u8 = 30;
+pub(super) const BRIDGE_SLOTS: u8 = 30;
 /// Longest device id: what a virtio-blk serial number can hold (VIRTIO 1.2, 5.2.6).
 const MAX_DEVICE_ID: usize = 20;
-/// Targets times units that a SCSI controller can address.
+/// Most addresses of a SCSI controller: targets times units.
 const MAX_SCSI_INDEX: i64 = 65_535;
 
-/// A host device as asked for.
+/// A host device for a container.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct DeviceInfo {
-    /// Path on the host; found by type and numbers if absent.
+    /// Path on the host; absent: found by type and numbers.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub host_path: Option<PathBuf>,
     /// Path in the container.
@@ -46,27 +46,27 @@ pub struct DeviceInfo {
 pub enum DeviceKind {
     /// The IOMMU group is passed through.
     Vfio,
-    /// A virtio disk.
+    /// As a virtio disk.
     Block,
-    /// Not passed.
+    /// The guest does not get it.
     Generic,
 }
 
-/// A device of a container as recorded: type tag and body. An unknown tag in a record is an error (P-050).
+/// A container's device as recorded: type tag and body. An unknown tag in a record is an error (P-050).
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Device {
-    /// Type tag.
+    /// The way in which the device reaches the guest.
     #[serde(rename = "type")]
     pub kind: DeviceKind,
-    /// What was asked for, with `host_path` found.
+    /// The configured device, with `host_path` filled in.
     pub info: DeviceInfo,
-    /// Id towards the VMM, if it was or is being attached.
+    /// Id of the device in the VMM, once an attach has begun.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub vmm_id: Option<String>,
-    /// Block index, if it has one.
+    /// Block index of a disk.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub index: Option<u32>,
-    /// The guest mounts its file system for the container, which gets no node of it.
+    /// The guest mounts the device's file system for the container, which gets no device node.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub volume: Option<BlockVolume>,
 }
@@ -74,7 +74,7 @@ pub struct Device {
 /// The file system on a block device of a container.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct BlockVolume {
-    /// Which; empty: to be found out.
+    /// Name of the file system; empty: found on the device.
     pub fstype: String,
     /// The guest cannot write to it.
     pub read_only: bool,
@@ -99,8 +99,8 @@ impl DeviceInfo {
         Ok(())
     }
 
-    /// Finds the device on the host and tells how it can be passed: through sysfs by type and numbers, and by the
-    /// container's path where sysfs has no entry. `None` for a type that is not supported and hence ignored.
+    /// Finds the device on the host, through sysfs by type and numbers, else by the container's path, and decides how
+    /// to pass it. `None` for an unsupported type, which is ignored.
     pub fn resolve(&self) -> Option<Device> {
         let class = match self.kind.as_str() {
             "b" => "block",
@@ -130,8 +130,8 @@ impl DeviceInfo {
     }
 }
 
-/// Id of a device towards the VMM: short enough for a disk's serial number and still unique, because what is cut off
-/// is replaced by a digest of the whole (P-187).
+/// Id of a device for the VMM: short enough for a disk's serial number. A digest of the whole id replaces its tail, so
+/// that ids with a common prefix stay different (P-187).
 pub(crate) fn device_id(prefix: &str, owner: &str) -> String {
     let digest = Sha256::digest(owner.as_bytes());
     let hex: String = digest.iter().map(|byte| format!("{byte:02x}")).collect();
@@ -139,8 +139,8 @@ pub(crate) fn device_id(prefix: &str, owner: &str) -> String {
     format!("{prefix}-{}", &hex[..keep])
 }
 
-/// Name the guest's kernel gives the virtio disk with `index`: 0 is vda, 25 vdz, 26 vdaa, 702 vdaaa (P-186). Only for
-/// people: the guest finds a disk by its serial number.
+/// Name that the guest's kernel gives to virtio disk `index`: 0 is vda, 25 vdz, 26 vdaa, 702 vdaaa. P-186 fixes it; the
+/// runtime does not call it, because the guest finds a disk by its serial number.
 ///
 /// # Errors
 /// [`Error::InvalidConfig`] for a negative index.
@@ -157,7 +157,8 @@ pub fn drive_name(index: i64) -> Result<String> {
     Ok(format!("vd{}", letters.into_iter().rev().collect::<String>()))
 }
 
-/// SCSI target and unit of the disk with `index`: `(index / 256):(index % 256)` (P-186).
+/// SCSI address of disk `index`: `(index / 256):(index % 256)`. P-186 fixes it; the runtime does not call it, because
+/// its disks are virtio-blk.
 ///
 /// # Errors
 /// [`Error::InvalidConfig`] for a negative index or one above 65535.
@@ -176,51 +177,51 @@ fn check_index(index: i64) -> Result<i64> {
     Ok(index)
 }
 
-/// The block indices a pod has given out: taken on attach, given back on a failed attach and on detach (P-185).
+/// The block indices of a pod in use: taken on attach, freed on detach and on a failed attach (P-185).
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(transparent)]
 pub struct BlockIndices(BTreeSet<u32>);
 
 impl BlockIndices {
-    /// The lowest free index.
+    /// Takes the lowest free index.
     pub fn take(&mut self) -> u32 {
         let free = (0..).find(|index| !self.0.contains(index)).unwrap_or(u32::MAX);
         self.0.insert(free);
         free
     }
 
-    /// Gives `index` back; giving back what is free does nothing.
-    pub fn give_back(&mut self, index: u32) {
+    /// Frees `index`; a free one stays free.
+    pub fn free(&mut self, index: u32) {
         self.0.remove(&index);
     }
 
-    /// Exactly these are out.
+    /// The set in which exactly these indices are in use.
     pub fn of(indices: impl IntoIterator<Item = u32>) -> Self {
         Self(indices.into_iter().collect())
     }
 
-    /// How many are out.
+    /// Number of indices in use.
     pub fn len(&self) -> usize {
         self.0.len()
     }
 
-    /// Whether none is out.
+    /// Whether no index is in use.
     pub fn is_empty(&self) -> bool {
         self.0.is_empty()
     }
 }
 
-/// A hot-plug bridge: which device sits in which slot (P-188).
+/// A hot-plug bridge and its slots (P-188). Records keep it; machines of type `hutch` have no bridges.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Bridge {
-    /// Name.
+    /// Unique in the pod.
     pub id: String,
     /// Device ids by slot, from 1.
     pub slots: BTreeMap<u8, String>,
 }
 
 impl Bridge {
-    /// An empty bridge.
+    /// A bridge whose slots are free.
     pub fn new(id: impl Into<String>) -> Self {
         Self { id: id.into(), slots: BTreeMap::new() }
     }

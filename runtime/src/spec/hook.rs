@@ -1,4 +1,4 @@
-//! Programs that run beside a pod's life (§8 of the contract).
+//! Hooks: host programs that run at fixed points of a pod's life (§8 of the contract).
 
 use std::path::PathBuf;
 
@@ -8,17 +8,17 @@ use serde::{Deserialize, Serialize};
 use super::need_absolute;
 use crate::error::{Error, Result};
 
-/// One hook (P-160).
+/// A hook (P-160).
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct HookSpec {
-    /// Program on the host (for `start_container`: in the container).
+    /// Absolute path on the host (`start_container`: in the container).
     pub path: PathBuf,
-    /// Argument vector, the program's name first; empty: the path alone.
+    /// Arguments including the program's name; empty: only the path.
     pub args: Vec<String>,
     /// The whole environment, as `NAME=VALUE`.
     pub env: Vec<String>,
-    /// Seconds; 0 is no limit.
+    /// Timeout in seconds; 0 means none.
     #[serde(alias = "timeout_secs")]
     pub timeout: u64,
 }
@@ -29,23 +29,23 @@ pub struct HookSpec {
 pub struct Hooks {
     /// In the pod's network namespace, before its interfaces are looked up. A failure fails the creation.
     pub prestart: Vec<HookSpec>,
-    /// Like `prestart` and right after it.
+    /// As `prestart`, and right after it.
     #[serde(alias = "createRuntime")]
     pub create_runtime: Vec<HookSpec>,
-    /// On the host in the VMM's namespaces, before the first container is made. A failure fails the creation.
+    /// On the host in the VMM's namespaces, before the first container is created. A failure fails the creation.
     #[serde(alias = "createContainer")]
     pub create_container: Vec<HookSpec>,
     /// In the guest, inside the container, before its program.
     #[serde(alias = "startContainer")]
     pub start_container: Vec<HookSpec>,
-    /// After the last container was started, in the caller's namespaces. Failures are logged.
+    /// After the last container has started, in the caller's namespaces. Failures are logged.
     pub poststart: Vec<HookSpec>,
-    /// After the pod's network is gone, in the caller's namespaces. Failures are logged.
+    /// After the pod's network was removed, in the caller's namespaces. Failures are logged.
     pub poststop: Vec<HookSpec>,
 }
 
 impl Hooks {
-    /// Whether there is none.
+    /// Whether all lists are empty.
     pub fn is_empty(&self) -> bool {
         self.iter().next().is_none()
     }

@@ -8,27 +8,27 @@ use serde::{Deserialize, Serialize};
 use super::{need_absolute, HypervisorKind};
 use crate::error::{Error, Result};
 
-/// vCPUs if none are asked for.
+/// Default number of vCPUs.
 pub const DEFAULT_VCPUS: u32 = 1;
-/// Memory in MiB if none is asked for.
+/// Default memory in MiB.
 pub const DEFAULT_MEMORY_MIB: u64 = 2048;
-/// Most vCPUs a machine can have here, as the machine monitor has it.
+/// Most vCPUs that the machine monitor supports on this host.
 pub(crate) const PLATFORM_MAX_VCPUS: u32 = 254;
-/// Hot-plug bridges if none are asked for.
+/// Default number of hot-plug bridges.
 const DEFAULT_BRIDGES: u32 = 1;
-/// Most drive slots: a machine has 19 devices at most, 3 of which every pod needs.
+/// Most empty drive slots: a machine has at most 19 devices, and every pod needs 3 of them.
 const MAX_BLOCK_SLOTS: u32 = 16;
-/// A guest does not boot with less.
+/// Least memory in MiB with which a guest boots.
 const MIN_MEMORY_MIB: u64 = 32;
 
-/// How block devices appear to the guest.
+/// The way in which disks appear to the guest.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub enum BlockDriver {
-    /// One virtio device per disk.
+    /// Each disk is a virtio device.
     #[default]
     #[serde(rename = "virtio-blk")]
     VirtioBlk,
-    /// Disks behind one virtio SCSI controller.
+    /// Disks of one virtio SCSI controller. Type `hutch` refuses it (P-186); only the no-op hypervisor takes it.
     #[serde(rename = "virtio-scsi")]
     VirtioScsi,
 }
@@ -39,13 +39,13 @@ pub enum BlockDriver {
 pub struct KernelParameter {
     /// Not empty (P-182).
     pub key: String,
-    /// Empty for a bare word.
+    /// Empty for a parameter without a value.
     #[serde(default)]
     pub value: String,
 }
 
 impl KernelParameter {
-    /// As it appears on the command line.
+    /// The parameter in the form of the command line.
     pub fn text(&self) -> String {
         match self.value.as_str() {
             "" => self.key.clone(),
@@ -54,54 +54,54 @@ impl KernelParameter {
     }
 }
 
-/// The machine. Zero stands for the default, which status shows filled in (P-181).
+/// Configuration of the machine. Zero means the default; status shows the value in use (P-181).
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct HypervisorConfig {
-    /// Which monitor.
+    /// The machine monitor.
     #[serde(rename = "type")]
     pub kind: HypervisorKind,
-    /// Guest kernel; required.
+    /// Path of the guest kernel; required.
     pub kernel: PathBuf,
-    /// Root disk image; this or an initrd.
+    /// Root disk image; exclusive with `initrd`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub image: Option<PathBuf>,
-    /// Initial RAM file system; this or an image.
+    /// Initial RAM file system; exclusive with `image`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub initrd: Option<PathBuf>,
-    /// Firmware; not with type `hutch`.
+    /// Firmware (P-190). Type `hutch` boots without it and refuses it.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub firmware: Option<PathBuf>,
     /// Program of the machine monitor; absent: hutch itself.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub vmm: Option<PathBuf>,
-    /// Added to the kernel's command line, last, so that they win.
+    /// Parameters at the end of the kernel's command line, so that they win over the defaults.
     pub kernel_parameters: Vec<KernelParameter>,
-    /// Block device driver; type `hutch` has `virtio-blk` only.
+    /// Block device driver; type `hutch` supports only `virtio-blk`.
     pub block_driver: BlockDriver,
     /// vCPUs at boot.
     pub vcpus: u32,
-    /// Most vCPUs.
+    /// Most vCPUs after hot-plug.
     pub max_vcpus: u32,
-    /// Memory at boot.
+    /// Memory at boot, in MiB.
     pub memory_mib: u64,
-    /// Most memory: up to it the machine gets on top what its containers' limits add up to. 0: it keeps what it has. The
-    /// kernel needs CONFIG_VIRTIO_MEM and must bring memory online by itself.
+    /// Upper limit of memory in MiB. The machine grows with its containers' limits, up to this. 0: it does not grow.
+    /// The kernel needs CONFIG_VIRTIO_MEM and must bring memory online by itself.
     pub max_memory_mib: u64,
-    /// Hot-plug bridges.
+    /// Number of hot-plug bridges.
     pub bridges: u32,
-    /// Empty drive slots, for disks of containers that are made later; at most 16. Each disk of a container that the machine
-    /// boots with has a slot of its own beside these.
+    /// Empty drive slots for disks of later containers, at most 16. Each disk of a container that exists at boot has a
+    /// slot of its own beside these.
     pub block_slots: u32,
-    /// Never give a root file system to the guest as a block device.
+    /// Never passes a root file system to the guest as a block device.
     pub disable_block: bool,
-    /// Verbose guest.
+    /// Makes the guest verbose.
     pub debug: bool,
-    /// Touch all memory before the guest starts.
+    /// Touches all memory before the guest starts.
     pub memory_prealloc: bool,
-    /// Huge pages for guest memory.
+    /// Uses huge pages for guest memory.
     pub huge_pages: bool,
-    /// Lock guest memory: what is used is not swapped out.
+    /// Locks guest memory, so that pages in use are never swapped out.
     pub mlock: bool,
 }
 
@@ -109,7 +109,7 @@ impl HypervisorConfig {
     /// Checks the configuration and fills in the defaults (P-181).
     ///
     /// # Errors
-    /// [`Error::InvalidConfig`] naming the field.
+    /// [`Error::InvalidConfig`] with the field.
     pub fn complete(mut self) -> Result<Self> {
         if self.kernel.as_os_str().is_empty() {
             return Err(Error::invalid("hypervisor.kernel", "is empty; give the path of a guest kernel"));
@@ -144,7 +144,7 @@ impl HypervisorConfig {
             let what = format!("hypervisor.block_slots {}", self.block_slots);
             return Err(Error::invalid(
                 what,
-                format!("is more than a machine has room for; give {MAX_BLOCK_SLOTS} at most"),
+                format!("is more than a machine supports; give at most {MAX_BLOCK_SLOTS}"),
             ));
         }
         if self.max_memory_mib != 0 && self.max_memory_mib < self.memory_mib {
@@ -153,7 +153,10 @@ impl HypervisorConfig {
         }
         if self.max_memory_mib != 0 && (self.huge_pages || self.memory_prealloc) {
             let what = format!("hypervisor.max_memory_mib {}", self.max_memory_mib);
-            return Err(Error::invalid(what, "does not go with huge_pages or memory_prealloc; leave one of them out"));
+            return Err(Error::invalid(
+                what,
+                "cannot be combined with huge_pages or memory_prealloc; leave one of them out",
+            ));
         }
         if self.vcpus > self.max_vcpus {
             let what = format!("hypervisor.vcpus {}", self.vcpus);
@@ -162,7 +165,7 @@ impl HypervisorConfig {
         Ok(self)
     }
 
-    /// Refuses what this type of hypervisor would have to ignore.
+    /// Refuses settings that this type of hypervisor would ignore.
     fn refuse_unsupported(&self) -> Result<()> {
         if self.kind != HypervisorKind::Hutch {
             return Ok(());
@@ -180,11 +183,5 @@ impl HypervisorConfig {
             ));
         }
         Ok(())
-    }
-
-    /// The kernel's command line: architecture, common, configured; the last ones win (P-182).
-    pub fn command_line(&self, architecture: &[&str], common: &[&str]) -> Vec<String> {
-        let defaults = architecture.iter().chain(common).map(|&text| text.to_owned());
-        defaults.chain(self.kernel_parameters.iter().map(KernelParameter::text)).collect()
     }
 }

@@ -1,4 +1,4 @@
-//! Names of the implementations a pod can choose. An unknown name is refused, never replaced by another (P-005).
+//! Names of the implementations that a pod can choose. An unknown name is refused, never replaced (P-005).
 
 use std::fmt;
 use std::str::FromStr;
@@ -17,7 +17,7 @@ macro_rules! kinds {
         }
 
         impl $name {
-            /// The name in configurations.
+            /// Name in configurations.
             pub fn name(self) -> &'static str {
                 match self {
                     $($name::$variant => $text,)*
@@ -50,52 +50,53 @@ macro_rules! kinds {
 }
 
 kinds! {
-    /// Which machine monitor runs the pod.
+    /// The machine monitor of the pod.
     HypervisorKind, "hypervisor" {
         /// hutch's own.
         #[default]
         Hutch = "hutch",
-        /// None: the whole API works, no guest runs (§11).
+        /// None: the whole API works, but no guest runs (§11).
         None = "none",
     }
 }
 kinds! {
-    /// Which agent serves the guest.
+    /// The agent in the guest.
     AgentKind, "agent" {
         /// hutch's own.
         #[default]
         Hutch = "hutch",
-        /// None: every request succeeds and does nothing.
+        /// None: every request succeeds without effect.
         None = "none",
     }
 }
 kinds! {
-    /// What stands between the runtime and the agent's channel.
+    /// The proxy between the runtime and the agent's channel. hutch has none, but P-005 requires that unknown names are
+    /// refused.
     ProxyKind, "proxy" {
-        /// Nothing: vsock needs no multiplexer.
+        /// No proxy: vsock needs no multiplexer.
         #[default]
         None = "none",
     }
 }
 kinds! {
-    /// What stands for a guest process on the host.
+    /// The host process that represents a process of the guest.
     ShimKind, "shim" {
         /// A process of hutch that ends with the guest process.
         #[default]
         Hutch = "hutch",
-        /// Nothing; the PID is 0.
+        /// No process; the PID is 0.
         None = "none",
     }
 }
 kinds! {
-    /// How the pod is connected.
+    /// The pod's connection to the network.
     NetworkKind, "network" {
-        /// No network, no namespace.
+        /// No network and no namespace.
         #[default]
         None = "none",
         /// The interfaces of a given namespace, or of a new one that hooks may fill.
         Scan = "scan",
-        /// A namespace of its own with address translation to the host's network.
+        /// A namespace of the pod's own with address translation to the host's network.
         Nat = "nat",
     }
 }

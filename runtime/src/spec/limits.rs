@@ -1,11 +1,49 @@
-//! Sizing the machine from what its containers may use (P-183, P-184).
+//! Limits of containers, and the size of the machine that follows from them (P-183, P-184).
 
-use super::Resources;
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
 use crate::error::{Error, Result};
 
 const MIB: i64 = 1 << 20;
 
-/// Thousandths of a CPU that the limits allow; 0 if unconstrained. A quota below zero or a period of zero is no limit.
+/// Limits of a container; an absent one means unlimited.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct Resources {
+    /// Microseconds of CPU time per period; negative means unlimited (P-183).
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub cpu_quota: Option<i64>,
+    /// Length of the CPU period in microseconds.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub cpu_period: Option<u64>,
+    /// CPU weight, 2 to 262144.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub cpu_shares: Option<u64>,
+    /// Memory in bytes; -1 means unlimited.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub memory: Option<i64>,
+    /// Number of processes; -1 means unlimited.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub pids: Option<i64>,
+}
+
+impl Resources {
+    pub(super) fn validate(&self) -> Result<()> {
+        if let Some(bytes) = self.memory {
+            memory_mib(bytes)?;
+        }
+        if self.cpu_shares.is_some_and(|shares| shares != 0 && !(2..=262_144).contains(&shares)) {
+            return Err(Error::invalid("resources.cpu_shares", "must be 2 to 262144"));
+        }
+        if self.cpu_quota.is_some_and(|quota| quota == 0) {
+            return Err(Error::invalid("resources.cpu_quota", "is 0; leave it out or give -1 for unlimited"));
+        }
+        Ok(())
+    }
+}
+
+/// Thousandths of a CPU that the limits allow; 0 means unlimited, as does a negative quota or a period of zero.
 fn milli_cpus(resources: &Resources) -> u64 {
     let quota = resources.cpu_quota.unwrap_or(-1);
     let period = resources.cpu_period.unwrap_or(100_000);
@@ -18,25 +56,19 @@ fn milli_cpus(resources: &Resources) -> u64 {
     }
 }
 
-/// vCPUs one container asks for: its share, rounded up.
-pub fn vcpus_for(resources: &Resources) -> u32 {
-    vcpus_for_all(std::iter::once(resources))
-}
-
-/// vCPUs that the containers together ask for on top of the machine's default: the sum of their shares, rounded up
-/// once (P-183).
+/// vCPUs that the containers need on top of the machine's default: the sum of their shares, rounded up once (P-183).
 pub fn vcpus_for_all<'a>(containers: impl IntoIterator<Item = &'a Resources>) -> u32 {
     let milli = containers.into_iter().map(milli_cpus).fold(0, u64::saturating_add);
     u32::try_from(milli.div_ceil(1000)).unwrap_or(u32::MAX)
 }
 
-/// Memory that the containers may use together, in MiB; one without a limit adds none.
+/// Memory in MiB that the containers may use together; a container without a limit adds none.
 pub fn memory_mib_for_all<'a>(containers: impl IntoIterator<Item = &'a Resources>) -> u64 {
     let limit = |resources: &Resources| resources.memory.and_then(|bytes| memory_mib(bytes).ok().flatten());
     containers.into_iter().filter_map(limit).fold(0, u64::saturating_add)
 }
 
-/// A memory limit in MiB, rounded up; `None` for -1, which is no limit (P-184).
+/// A memory limit in MiB, rounded up; `None` for -1, which means unlimited (P-184).
 ///
 /// # Errors
 /// [`Error::InvalidConfig`] for zero and for other negative values.

@@ -1,7 +1,7 @@
-//! What a caller asks for: configurations of pods and containers, checked before anything happens (§10 of the contract).
+//! Configurations of pods and containers as callers give them, checked before any other action (§10 of the contract).
 //!
 //! All types read and write JSON and TOML; [`pod_schema`] and [`container_schema`] describe them. A field that the
-//! types do not know is an error, so that a misspelt one is not silently ignored.
+//! types do not know is an error, so that misspelt fields are found.
 
 mod annotation;
 mod capability;
@@ -26,21 +26,19 @@ mod tests;
 pub use annotation::{AssetPolicy, Override, ANNOTATION_PREFIX, KATA_PREFIX};
 pub use capability::Capabilities;
 pub use command::{parse_env, parse_user, Command, EnvVar};
-pub use container::{ContainerConfig, MountSpec, Resources};
-pub use device::{
-    drive_name, scsi_address, BlockIndices, BlockVolume, Bridge, Device, DeviceInfo, DeviceKind, BRIDGE_SLOTS,
-};
+pub use container::{ContainerConfig, MountSpec};
+pub use device::{drive_name, scsi_address, BlockIndices, BlockVolume, Bridge, Device, DeviceInfo, DeviceKind};
 pub use hook::{HookSpec, Hooks};
 pub(crate) use hypervisor::PLATFORM_MAX_VCPUS;
 pub use hypervisor::{BlockDriver, HypervisorConfig, KernelParameter, DEFAULT_MEMORY_MIB, DEFAULT_VCPUS};
 pub use kinds::{AgentKind, HypervisorKind, NetworkKind, ProxyKind, ShimKind};
-pub use limits::{memory_mib, memory_mib_for_all, vcpus_for, vcpus_for_all};
+pub use limits::{memory_mib, memory_mib_for_all, vcpus_for_all, Resources};
 pub use network::{NetworkConfig, PortForward, Protocol};
 pub use pod::{AgentConfig, PodConfig, ProxyConfig, ShimConfig, VmResources, MAX_HOSTNAME};
 pub use seccomp::{Seccomp, SeccompAction, SeccompArg, SeccompFlag, SeccompOperator, SeccompProfile, SeccompRule};
 pub use signal::parse_signal;
 pub use status::{ContainerStatus, Exit, PodStatus};
-pub use volume::{parse_sockets, parse_volumes, Socket, Volume};
+pub use volume::Volume;
 
 pub(crate) use device::device_id;
 
@@ -53,7 +51,7 @@ use crate::error::{Error, Result};
 /// Reads a configuration from JSON text.
 ///
 /// # Errors
-/// [`Error::InvalidConfig`] with the place of the first mistake.
+/// [`Error::InvalidConfig`] with line and column of the first mistake.
 pub fn from_json<T: DeserializeOwned>(text: &str) -> Result<T> {
     serde_json::from_str(text).map_err(|e| Error::invalid("configuration", e.to_string()))
 }
@@ -61,15 +59,15 @@ pub fn from_json<T: DeserializeOwned>(text: &str) -> Result<T> {
 /// Reads a configuration from TOML text.
 ///
 /// # Errors
-/// [`Error::InvalidConfig`] with the place of the first mistake.
+/// [`Error::InvalidConfig`] with line and column of the first mistake.
 pub fn from_toml<T: DeserializeOwned>(text: &str) -> Result<T> {
     toml::from_str(text).map_err(|e| Error::invalid("configuration", e.to_string()))
 }
 
-/// Reads a configuration from a file: TOML if its name ends in `.toml`, else JSON.
+/// Reads a configuration file: TOML if its name ends in `.toml`, else JSON.
 ///
 /// # Errors
-/// [`Error::NeedFile`] for an empty path, [`Error::InvalidConfig`] if the file cannot be read or understood.
+/// [`Error::NeedFile`] for an empty path, [`Error::InvalidConfig`] if the file cannot be read or parsed.
 pub fn from_file<T: DeserializeOwned>(path: &Path) -> Result<T> {
     if path.as_os_str().is_empty() {
         return Err(Error::NeedFile("the configuration"));
@@ -96,7 +94,7 @@ pub fn container_schema() -> serde_json::Value {
     schemars::schema_for!(ContainerConfig).to_value()
 }
 
-/// Checks that a path is absolute.
+/// Refuses a relative path.
 pub(crate) fn need_absolute(what: &str, path: &Path) -> Result<()> {
     if path.is_absolute() {
         return Ok(());

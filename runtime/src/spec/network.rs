@@ -1,4 +1,4 @@
-//! How a pod is connected.
+//! Network configuration of a pod.
 
 use std::net::IpAddr;
 use std::path::PathBuf;
@@ -9,19 +9,19 @@ use serde::{Deserialize, Serialize};
 use super::{need_absolute, NetworkKind};
 use crate::error::{Error, Result};
 
-/// Network of a pod.
+/// Network configuration of a pod.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct NetworkConfig {
-    /// The model.
+    /// The pod's connection to the network.
     #[serde(rename = "type")]
     pub kind: NetworkKind,
-    /// Existing namespace; empty: one is made, and deleted at the end.
+    /// Path of an existing namespace; absent: the runtime creates one and deletes it at the end.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub namespace: Option<PathBuf>,
-    /// Ports of the host passed to the guest (model `nat`).
+    /// Ports of the host that are forwarded to the guest (type `nat` only).
     pub publish: Vec<PortForward>,
-    /// Lines for the guest's /etc/resolv.conf.
+    /// Lines of the guest's /etc/resolv.conf.
     pub dns: Vec<String>,
 }
 
@@ -36,27 +36,27 @@ pub enum Protocol {
     Udp,
 }
 
-/// A port of the host that leads to a port of the guest.
+/// A port of the host that is forwarded to a port of the guest.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct PortForward {
-    /// Address of the host, IPv4; absent: all IPv4 addresses.
+    /// IPv4 address of the host; absent: all IPv4 addresses.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub host_address: Option<IpAddr>,
     /// Port of the host.
     pub host_port: u16,
     /// Port of the guest.
     pub guest_port: u16,
-    /// Transport.
+    /// TCP unless given.
     #[serde(default)]
     pub protocol: Protocol,
 }
 
 impl PortForward {
-    /// From `[ADDRESS:]HOST:GUEST[/tcp|/udp]`.
+    /// Parses `[ADDRESS:]HOST:GUEST[/tcp|/udp]`.
     ///
     /// # Errors
-    /// [`Error::InvalidConfig`] for anything else, and for port 0.
+    /// [`Error::InvalidConfig`] for another form and for port 0.
     pub fn parse(text: &str) -> Result<Self> {
         let bad = || Error::invalid(format!("port {text:?}"), "is not of the form [ADDRESS:]HOST:GUEST[/tcp|/udp]");
         let (ports, protocol) = match text.split_once('/') {
@@ -76,10 +76,7 @@ impl PortForward {
 }
 
 impl NetworkConfig {
-    /// Checks the fields against each other.
-    ///
-    /// # Errors
-    /// [`Error::InvalidConfig`].
+    /// Checks that the fields fit together.
     pub fn validate(&self) -> Result<()> {
         if let Some(namespace) = &self.namespace {
             need_absolute("network.namespace", namespace)?;

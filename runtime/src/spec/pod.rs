@@ -18,15 +18,15 @@ pub const MAX_HOSTNAME: usize = 64;
 /// Longest tag of a shared directory (VIRTIO 1.2, 5.11.4).
 const MAX_TAG: usize = 36;
 
-/// A pod as asked for: a machine and what runs in it.
+/// The configuration of a pod: a machine and its containers.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct PodConfig {
     /// Unique on the host.
     pub id: String,
-    /// Name of the guest; its first 64 bytes are used.
+    /// Host name of the guest, cut to 64 bytes.
     pub hostname: String,
-    /// Programs beside the pod's life.
+    /// Host programs that run at fixed points of the pod's life.
     pub hooks: Hooks,
     /// Size of the machine.
     pub resources: VmResources,
@@ -34,19 +34,19 @@ pub struct PodConfig {
     pub hypervisor: HypervisorConfig,
     /// The agent in the guest.
     pub agent: AgentConfig,
-    /// What stands between.
+    /// The proxy to the agent's channel.
     pub proxy: ProxyConfig,
-    /// What stands for a guest process on the host.
+    /// The host processes that represent processes of the guest.
     pub shim: ShimConfig,
     /// The network.
     pub network: NetworkConfig,
     /// Host directories shared into the machine.
     pub volumes: Vec<Volume>,
-    /// Containers made with the pod; may be empty (P-062).
+    /// Containers created with the pod; may be empty (P-062).
     pub containers: Vec<ContainerConfig>,
     /// Unique keys in reverse-domain form.
     pub annotations: BTreeMap<String, String>,
-    /// Control group on the host for the pod's processes, below the root of the hierarchy; empty: the caller's.
+    /// Control group of the pod's processes on the host, below the root of the hierarchy; empty: the caller's group.
     pub cgroup: String,
 }
 
@@ -54,7 +54,7 @@ pub struct PodConfig {
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct VmResources {
-    /// Replaces the hypervisor's memory if not zero.
+    /// Memory in MiB; replaces the hypervisor's memory unless 0.
     pub memory_mib: u64,
 }
 
@@ -62,11 +62,11 @@ pub struct VmResources {
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct AgentConfig {
-    /// Which agent.
+    /// Implementation of the agent.
     #[serde(rename = "type")]
     pub kind: AgentKind,
-    /// Containers must bring their OCI configuration as an annotation (P-101); otherwise it is derived from the
-    /// container's own fields where it is missing.
+    /// Containers must have their OCI configuration as an annotation (P-101). Otherwise a missing one is derived from
+    /// the container's own fields.
     pub require_oci_config: bool,
     /// Directory in the guest, outside of containers, with hooks that run there for each container: the executables in
     /// its `prestart`, `poststart` and `poststop` (P-166). For example one of the pod's volumes,
@@ -76,26 +76,26 @@ pub struct AgentConfig {
     pub guest_hooks: Option<PathBuf>,
 }
 
-/// What stands between the runtime and the agent's channel.
+/// The proxy between the runtime and the agent's channel.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct ProxyConfig {
-    /// Which.
+    /// Implementation of the proxy.
     #[serde(rename = "type")]
     pub kind: ProxyKind,
 }
 
-/// What stands for a guest process on the host.
+/// The host processes that represent processes of the guest.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct ShimConfig {
-    /// Which.
+    /// Implementation of the shim.
     #[serde(rename = "type")]
     pub kind: ShimKind,
 }
 
 impl PodConfig {
-    /// Checks the whole configuration and fills in defaults. Looks at nothing but the configuration itself.
+    /// Checks the whole configuration and fills in defaults. Reads no file.
     ///
     /// # Errors
     /// [`Error::NeedPodId`], [`Error::NeedContainerId`], [`Error::AlreadyExists`] for a container id given twice, else
@@ -109,7 +109,10 @@ impl PodConfig {
         self.hooks.validate()?;
         self.network.validate()?;
         if self.hostname.contains(['\0', '/', ' ', '\n']) {
-            return Err(Error::invalid(format!("hostname {:?}", self.hostname), "has a character no host name has"));
+            return Err(Error::invalid(
+                format!("hostname {:?}", self.hostname),
+                "has a character that a host name cannot have",
+            ));
         }
         if !self.cgroup.is_empty() && crate::cgroup::clean_name(&self.cgroup).is_none() {
             return Err(Error::invalid(format!("cgroup {:?}", self.cgroup), "does not name a group below the root"));
@@ -139,7 +142,10 @@ impl PodConfig {
                 return Err(Error::invalid(what, format!("needs a tag of 1 to {MAX_TAG} bytes")));
             }
             if volume.tag.starts_with("hutch") {
-                return Err(Error::invalid(what, "tags that begin with hutch are the runtime's own"));
+                return Err(Error::invalid(
+                    what,
+                    "has a prefix that is reserved for the runtime; choose a tag that does not begin with hutch",
+                ));
             }
             need_absolute("volume", &volume.path)?;
             if !tags.insert(&volume.tag) {
@@ -149,7 +155,7 @@ impl PodConfig {
         Ok(())
     }
 
-    /// Name of the guest, cut to 64 bytes at a character boundary (P-180).
+    /// Host name of the guest, cut to 64 bytes at a character boundary (P-180).
     pub fn guest_hostname(&self) -> &str {
         let mut end = self.hostname.len().min(MAX_HOSTNAME);
         while !self.hostname.is_char_boundary(end) {
@@ -158,7 +164,7 @@ impl PodConfig {
         &self.hostname[..end]
     }
 
-    /// vCPUs the machine should have now: its own and those its containers ask for, up to the maximum (P-183).
+    /// Number of vCPUs for the current containers: the machine's own and the containers', up to the maximum (P-183).
     pub fn target_vcpus(&self) -> u32 {
         let extra = vcpus_for_all(self.containers.iter().map(|container| &container.resources));
         self.hypervisor.vcpus.saturating_add(extra).min(self.hypervisor.max_vcpus.max(1))

@@ -1,4 +1,4 @@
-//! What status calls report.
+//! Status of pods and containers.
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
@@ -11,24 +11,24 @@ use super::{AgentKind, HypervisorConfig, HypervisorKind};
 use crate::state::State;
 use crate::timestamp::Timestamp;
 
-/// How and when a process ended.
+/// The end of a process.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct Exit {
-    /// Exit code, if it ended by itself.
+    /// Exit code, if the process exited.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub code: Option<u8>,
-    /// Signal, if one ended it.
+    /// Signal, if one ended the process.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub signal: Option<i32>,
-    /// When it was noticed.
+    /// Time at which the runtime noticed the end.
     pub at: Timestamp,
-    /// Why nothing better is known, for instance that the machine died.
+    /// Reason for which neither is known, for instance the death of the machine.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub reason: Option<String>,
 }
 
 impl Exit {
-    /// What the guest reported.
+    /// The end that the guest reported.
     pub fn reported(status: ExitStatus, at: Timestamp) -> Self {
         match status {
             ExitStatus::Code(code) => Self { code: Some(code), signal: None, at, reason: None },
@@ -36,7 +36,7 @@ impl Exit {
         }
     }
 
-    /// Nobody saw the end.
+    /// An end that was not observed.
     pub fn unknown(reason: impl Into<String>, at: Timestamp) -> Self {
         Self { code: None, signal: None, at, reason: Some(reason.into()) }
     }
@@ -54,23 +54,23 @@ impl Exit {
 /// Status of a container (P-115).
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct ContainerStatus {
-    /// Its id.
+    /// Id of the container.
     pub id: String,
-    /// Its state; absent if its creation left none.
+    /// State of the container; absent if its creation left none.
     pub state: Option<State>,
-    /// PID of its shim; 0 if it has none.
+    /// PID of the container's shim; 0 without one.
     pub pid: i32,
-    /// When its process was created.
+    /// Time at which the container's process was created.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub started_at: Option<Timestamp>,
     /// Root file system on the host.
     pub rootfs: PathBuf,
-    /// Its annotations.
+    /// Annotations of its configuration.
     pub annotations: BTreeMap<String, String>,
-    /// How its process ended, kept until deletion (P-112).
+    /// End of its process, kept until deletion (P-112).
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub exit: Option<Exit>,
-    /// The guest killed one of its processes for want of memory.
+    /// Whether the guest's kernel killed one of its processes for lack of memory.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub oom_killed: bool,
 }
@@ -78,29 +78,29 @@ pub struct ContainerStatus {
 /// Status of a pod (P-019).
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct PodStatus {
-    /// Its id.
+    /// Id of the pod.
     pub id: String,
-    /// Its state; absent if its records are broken.
+    /// State of the pod; absent if its records are damaged.
     pub state: Option<State>,
-    /// Which monitor runs it.
+    /// Implementation of the machine monitor.
     pub hypervisor_type: HypervisorKind,
-    /// The machine's configuration with defaults filled in.
+    /// Configuration of the machine with defaults filled in.
     pub hypervisor: HypervisorConfig,
-    /// Which agent serves it.
+    /// Implementation of the agent.
     pub agent_type: AgentKind,
-    /// Its annotations.
+    /// Annotations of its configuration.
     pub annotations: BTreeMap<String, String>,
-    /// Its containers in creation order.
+    /// Status of its containers in the order of creation.
     pub containers: Vec<ContainerStatus>,
     /// PID of the VMM; 0 if none runs.
     pub vmm_pid: i32,
-    /// Why it is as it is: the machine died, the host was restarted.
+    /// Explanation of the state, for example that the machine died or the host was restarted.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub reason: Option<String>,
-    /// Another call holds the pod; what is shown are its last complete records (P-029).
+    /// Another call holds the pod's lock; the status shows the last complete records (P-029).
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub busy: bool,
-    /// Its records cannot be read; it can still be deleted (P-018).
+    /// Reason for which its records cannot be read; the pod can still be deleted (P-018).
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub error: Option<String>,
 }

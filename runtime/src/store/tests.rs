@@ -193,7 +193,7 @@ fn p_050_known_endpoints_round_trip_and_unknown_ones_are_skipped() {
     let endpoints = vec![
         endpoint("a", EndpointKind::Tap { tap: "t".into(), keep_ingress: true }),
         endpoint("b", EndpointKind::Physical { address: "0:1".into(), driver: "d".into() }),
-        endpoint("c", EndpointKind::VhostUser { socket: "/s".into() }),
+        endpoint("c", EndpointKind::Tap { tap: "u".into(), keep_ingress: false }),
     ];
     let record = NetworkRecord { namespace: Some("/n".into()), created: true, endpoints };
     store.put(&pod.network_record(), &record).unwrap();

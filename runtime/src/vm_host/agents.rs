@@ -46,7 +46,7 @@ impl AgentSession for Connected {
     }
 
     fn call_patiently(&mut self, request: Request, patience: Duration) -> BackendResult<Option<Response>> {
-        self.session.call_patiently(request, Some(patience)).map_err(backend_error)
+        self.session.call_with_timeout(request, Some(patience)).map_err(backend_error)
     }
 
     fn next_event(&mut self, timeout: Duration) -> BackendResult<Option<Event>> {

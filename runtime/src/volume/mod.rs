@@ -1,8 +1,9 @@
 //! Named volumes: directories of the host that outlive pods, `volumes/NAME` beside the config root.
 //!
-//! A volume is made at its first use. Nothing is recorded about it: who uses it, the configurations of pods say. Whoever is
-//! about to use one holds a shared flock(2) on its directory until that is on record (or, without records, for as long as it
-//! uses it); a removal takes the exclusive one, so neither can come between the other's look and deed.
+//! A volume is created at its first use and has no record: the pods' configurations name their volumes. A call that is
+//! about to use a volume holds a shared flock(2) on its directory until the pod's record is written (`hutch run`, which
+//! has no record: as long as it uses the volume). A removal takes the exclusive lock, so neither can act between the
+//! other's check and its change.
 
 #[cfg(test)]
 mod tests;
@@ -25,22 +26,22 @@ use crate::runtime::Runtime;
 use crate::store::{directories_in, StoreCause};
 use crate::timestamp::Timestamp;
 
-/// What the directories of volumes that are being removed begin with; no name of a volume does.
+/// Prefix of the directories of volumes under removal. The name of a volume cannot have it.
 const REMOVED: &str = ".removed-";
-/// Attempts to get hold of a volume that somebody else removes at the same time.
+/// Attempts to lock a volume that other processes keep removing.
 const TRIES: usize = 100;
 
 /// A named volume.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct VolumeStatus {
-    /// Its name.
+    /// Unique among the volumes of a config root.
     pub name: String,
-    /// Its directory.
+    /// Absolute path of its directory on the host.
     pub path: PathBuf,
-    /// When it was made, if the file system knows.
+    /// Time of creation, if the file system records it.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub created_at: Option<Timestamp>,
-    /// Pods whose configuration names it.
+    /// Ids of the pods that name it in their configuration.
     pub pods: Vec<String>,
 }
 
@@ -50,7 +51,7 @@ pub struct Volumes {
     dir: PathBuf,
 }
 
-/// A volume that cannot be removed for as long as this lives.
+/// A volume that cannot be removed while this value lives.
 #[derive(Debug)]
 pub struct VolumeHold {
     path: PathBuf,
@@ -70,15 +71,12 @@ impl Volumes {
         Self { dir: dir.into() }
     }
 
-    /// The volumes that belong to a config root: those of the directory `volumes` beside it.
+    /// The volumes of a config root: the directory `volumes` beside it.
     pub fn beside(config_root: &Path) -> Self {
         Self::at(config_root.parent().unwrap_or(config_root).join("volumes"))
     }
 
-    /// Gets hold of a volume, which is made if it is not there.
-    ///
-    /// # Errors
-    /// [`Error::Store`].
+    /// Locks a volume against removal; creates it if necessary.
     pub fn hold(&self, name: &VolumeName) -> Result<VolumeHold> {
         let path = self.path(name);
         for _ in 0..TRIES {
@@ -91,14 +89,14 @@ impl Volumes {
                 None => continue,
             }
         }
-        Err(Error::invalid(format!("volume {name}"), "is removed again and again by somebody else; try again"))
+        Err(Error::invalid(format!("volume {name}"), "other processes keep removing it; try again"))
     }
 
     fn path(&self, name: &VolumeName) -> PathBuf {
         self.dir.join(name.as_str())
     }
 
-    /// Whether it was not there before.
+    /// Creates the directory; returns false if it existed.
     fn make(&self, name: &VolumeName) -> Result<bool> {
         let path = self.path(name);
         let fail = |e| Error::Store { path: path.clone(), source: StoreCause::Directory(e) };
@@ -110,7 +108,7 @@ impl Volumes {
         }
     }
 
-    /// Opens and locks a volume's directory; `None` if it is not there, or was removed meanwhile.
+    /// Opens and locks a volume's directory; `None` if it does not exist or was removed meanwhile.
     fn open_locked(&self, name: &VolumeName, how: FlockOperation) -> Result<Option<File>> {
         let path = self.path(name);
         let fail = |e| Error::Store { path: path.clone(), source: StoreCause::Lock(e) };
@@ -142,7 +140,8 @@ impl Volumes {
         directories_in(&self.dir, |name| VolumeName::new(name).ok())
     }
 
-    /// Removes a volume, unless `users` names somebody. Gone at once for everybody else, whatever becomes of its files.
+    /// Removes a volume unless `users` returns pods. It is renamed first, so other processes cannot use it even if the
+    /// removal of its files fails.
     fn remove(&self, name: &VolumeName, users: impl FnOnce() -> Result<Vec<String>>) -> Result<()> {
         self.cleanup();
         let missing = || Error::NoSuchVolume(name.to_string());
@@ -162,11 +161,11 @@ impl Volumes {
         fs::remove_dir_all(&doomed).map_err(|e| fail(&doomed, e))
     }
 
-    /// Removes the files of volumes whose removal was cut short.
+    /// Removes the files of volumes whose removal was interrupted.
     fn cleanup(&self) {
         for entry in fs::read_dir(&self.dir).into_iter().flatten().flatten() {
             if entry.file_name().to_string_lossy().starts_with(REMOVED) {
-                // Somebody else may be at it.
+                // Another process may be removing it.
                 if let Err(error) = fs::remove_dir_all(entry.path()) {
                     log::debug!("{}: {error}", entry.path().display());
                 }
@@ -180,10 +179,10 @@ impl Runtime {
         Volumes::beside(self.store().config_root())
     }
 
-    /// Creates a volume; one that is there already is fine, as it would be for a container that uses it.
+    /// Creates a volume. An existing one is fine, as it is for a container that uses it.
     ///
     /// # Errors
-    /// [`Error::InvalidConfig`] for a name that cannot be one, [`Error::Store`].
+    /// [`Error::InvalidConfig`] for a malformed name.
     ///
     /// # Examples
     /// ```
@@ -202,14 +201,11 @@ impl Runtime {
     }
 
     /// All volumes, by name.
-    ///
-    /// # Errors
-    /// [`Error::Store`] if they cannot be told.
     pub fn list_volumes(&self) -> Result<Vec<VolumeStatus>> {
         self.volumes().names()?.iter().map(|name| self.volume_status(name)).collect()
     }
 
-    /// One volume.
+    /// The status of one volume.
     ///
     /// # Errors
     /// [`Error::NoSuchVolume`].
@@ -221,11 +217,11 @@ impl Runtime {
         self.volume_status(&name)
     }
 
-    /// Removes a volume with all that is in it.
+    /// Removes a volume with all its files.
     ///
     /// # Errors
-    /// [`Error::NoSuchVolume`]; [`Error::InvalidConfig`] if a pod uses it, which is named, or is about to;
-    /// [`Error::Store`], also if records of a pod are damaged, so that nobody knows whether it uses it.
+    /// [`Error::NoSuchVolume`]; [`Error::InvalidConfig`] if a pod uses it (the message names the pod) or is about to;
+    /// [`Error::Store`], also if a pod's records are damaged: that pod may use it.
     pub fn remove_volume(&self, name: &str) -> Result<()> {
         let name = VolumeName::new(name)?;
         self.volumes().remove(&name, || self.users_of_volume(&name, true))
@@ -237,7 +233,7 @@ impl Runtime {
         Ok(VolumeStatus { name: name.to_string(), path, created_at, pods: self.users_of_volume(name, false)? })
     }
 
-    /// Ids of the pods whose containers name the volume. Damaged records: an error if `strict`, else nobody.
+    /// Ids of the pods whose containers name the volume. Damaged records are an error if `strict`, else skipped.
     fn users_of_volume(&self, name: &VolumeName, strict: bool) -> Result<Vec<String>> {
         let store = self.store();
         let mut users = Vec::new();
@@ -258,8 +254,8 @@ impl Runtime {
 }
 
 impl OpenPod<'_> {
-    /// Makes mounts of named volumes in an OCI configuration to bind mounts of their directories. The volumes are held for
-    /// the rest of the call, which puts on record that they are used.
+    /// Turns mounts of named volumes in an OCI configuration into bind mounts of their directories. Holds the volumes
+    /// for the rest of the call, which records their use.
     pub(crate) fn resolve_volumes(&mut self, oci: &mut Value) -> Result<()> {
         let mounts = oci.get_mut("mounts").and_then(Value::as_array_mut).into_iter().flatten();
         for mount in mounts.filter(|mount| mount["type"] == "volume") {

@@ -8,7 +8,7 @@ fn name(text: &str) -> VolumeName {
     VolumeName::new(text).unwrap()
 }
 
-fn nobody() -> Result<Vec<String>> {
+fn no_users() -> Result<Vec<String>> {
     Ok(Vec::new())
 }
 
@@ -39,19 +39,19 @@ fn what_is_held_or_used_stays() {
     let dir = tempfile::tempdir().unwrap();
     let volumes = Volumes::at(dir.path());
     let held = volumes.hold(&name("v")).unwrap();
-    let error = volumes.remove(&name("v"), nobody).unwrap_err();
+    let error = volumes.remove(&name("v"), no_users).unwrap_err();
     assert!(error.to_string().contains("hutch run"), "{error}");
     drop(held);
     let error = volumes.remove(&name("v"), || Ok(vec!["web".into()])).unwrap_err();
     assert!(error.to_string().contains("pod web"), "{error}");
     fs::create_dir_all(dir.path().join("v/deep/er")).unwrap();
     std::os::unix::fs::symlink("/etc", dir.path().join("v/link")).unwrap();
-    volumes.remove(&name("v"), nobody).unwrap();
-    assert_eq!(volumes.remove(&name("v"), nobody).unwrap_err().kind(), ErrorKind::NoSuchVolume);
+    volumes.remove(&name("v"), no_users).unwrap();
+    assert_eq!(volumes.remove(&name("v"), no_users).unwrap_err().kind(), ErrorKind::NoSuchVolume);
     assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 0);
 }
 
-/// A link in the place of a volume leads nowhere.
+/// A symbolic link in the place of a volume is not followed.
 #[test]
 fn a_link_is_no_volume() {
     let dir = tempfile::tempdir().unwrap();
@@ -59,7 +59,7 @@ fn a_link_is_no_volume() {
     std::os::unix::fs::symlink(outside.path(), dir.path().join("v")).unwrap();
     let volumes = Volumes::at(dir.path());
     assert_eq!(volumes.hold(&name("v")).unwrap_err().kind(), ErrorKind::Store);
-    assert_eq!(volumes.remove(&name("v"), nobody).unwrap_err().kind(), ErrorKind::Store);
+    assert_eq!(volumes.remove(&name("v"), no_users).unwrap_err().kind(), ErrorKind::Store);
     assert!(outside.path().is_dir());
 }
 
@@ -70,11 +70,11 @@ fn a_removal_that_was_cut_short_is_finished_by_the_next() {
     let volumes = Volumes::at(dir.path());
     assert_eq!(volumes.names().unwrap(), []);
     volumes.hold(&name("v")).unwrap();
-    volumes.remove(&name("v"), nobody).unwrap();
+    volumes.remove(&name("v"), no_users).unwrap();
     assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 0);
 }
 
-/// Whoever holds a volume has a directory that is there, however often others remove it.
+/// A held volume keeps its directory while others try to remove it.
 #[test]
 fn a_volume_that_is_held_is_not_removed_by_somebody_else() {
     let dir = tempfile::tempdir().unwrap();
@@ -83,7 +83,7 @@ fn a_volume_that_is_held_is_not_removed_by_somebody_else() {
     thread::scope(|scope| {
         scope.spawn(|| {
             while !stop.load(Ordering::SeqCst) {
-                if volumes.remove(&name("v"), nobody).is_ok() {
+                if volumes.remove(&name("v"), no_users).is_ok() {
                     removed.store(true, Ordering::SeqCst);
                 }
             }

@@ -11,7 +11,7 @@ use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
 use hutch_guest::kernel::build_from_source;
-use hutch_guest::Event;
+use hutch_guest::BuildEvent;
 use hutch_testbed_host::kernel::{own_dir, OWN_REQUEST};
 
 /// Configuration of the testbed's own kernel.
@@ -45,16 +45,16 @@ fn main() -> ExitCode {
 fn own() -> Result<(), Box<dyn Error>> {
     let dir = own_dir();
     let mut said = Instant::now();
-    let mut report = |event: Event<'_>| match event {
-        Event::Begin(phase) => eprintln!("testbed-kernel: {phase}"),
-        Event::Note(text) => eprintln!("testbed-kernel: {text}"),
-        Event::End(phase, time) => eprintln!("testbed-kernel: {phase}: {:.1} s", time.as_secs_f64()),
-        Event::Step { done, expected } if said.elapsed() >= SAY_EVERY => {
+    let mut report = |event: BuildEvent<'_>| match event {
+        BuildEvent::Begin(phase) => eprintln!("testbed-kernel: {phase}"),
+        BuildEvent::Note(text) => eprintln!("testbed-kernel: {text}"),
+        BuildEvent::End(phase, time) => eprintln!("testbed-kernel: {phase}: {:.1} s", time.as_secs_f64()),
+        BuildEvent::Step { done, expected } if said.elapsed() >= SAY_EVERY => {
             let of = expected.map(|n| format!(" of about {n}")).unwrap_or_default();
             eprintln!("testbed-kernel:   {done}{of} steps");
             said = Instant::now();
         }
-        Event::Step { .. } => {}
+        BuildEvent::Step { .. } => {}
     };
     build_from_source(TESTBED_CONFIG, &dir, &mut report)?;
     fs::write(dir.join(OWN_REQUEST), TESTBED_CONFIG)?;

@@ -5,13 +5,14 @@ use super::metadata::Metadata;
 use crate::Result;
 
 /// Each workspace package, and the workspace packages that it may use outside of tests. Arrows only point down.
-const ARROWS: [(&str, &[&str]); 16] = [
+const ARROWS: [(&str, &[&str]); 17] = [
     ("hutch", &["hutch-guest", "hutch-runtime", "hutch-vmm", "hutch-agent-proto"]),
-    ("hutch-runtime", &["hutch-vmm", "hutch-agent-proto", "hutch-hook"]),
+    ("hutch-runtime", &["hutch-vmm", "hutch-agent-proto", "hutch-hook", "hutch-netlink"]),
     ("hutch-guest", &[]),
+    ("hutch-netlink", &[]),
     ("hutch-vmm", &["hutch-devices"]),
     ("hutch-devices", &[]),
-    ("hutch-agent", &["hutch-agent-proto"]),
+    ("hutch-agent", &["hutch-agent-proto", "hutch-netlink"]),
     ("hutch-agent-oci", &["hutch-agent", "hutch-agent-proto", "hutch-hook"]),
     ("hutch-agent-proto", &[]),
     ("hutch-hook", &[]),

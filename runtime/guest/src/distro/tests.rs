@@ -1,10 +1,10 @@
-//! Which package is taken, and what out of it. The archive is a shim; the programs around it are real.
+//! The choice of the package and of its files. The archive is a shim; the programs around it are real.
 
-use super::super::progress::Event;
+use super::super::progress::BuildEvent;
 use super::super::testing::FakeArchive;
 use super::*;
 
-fn quiet(_: Event<'_>) {}
+fn silent(_: BuildEvent<'_>) {}
 
 #[test]
 fn the_newest_6_12_cloud_kernel_is_chosen() {
@@ -23,7 +23,7 @@ fn the_newest_6_12_cloud_kernel_is_chosen() {
     ] {
         archive.record(other, "Version: 1\n", false);
     }
-    let package = choose(&archive.apt(), &mut quiet).unwrap();
+    let package = choose(&archive.apt(), &mut silent).unwrap();
     assert_eq!((package.name.as_str(), package.version.as_str()), ("linux-image-6.12.117+deb12-cloud-amd64", "117"));
     assert_eq!(archive.apt_get_log(), "", "nothing to update");
 }
@@ -33,7 +33,7 @@ fn without_6_12_the_archives_own_cloud_kernel_is_chosen() {
     let archive = FakeArchive::new();
     archive.record("linux-image-cloud-amd64", "Version: 6.1.1\nDepends: linux-image-6.1.0-9-cloud-amd64\n", false);
     archive.record("linux-image-6.1.0-9-cloud-amd64", "Version: 6.1.9-1\n", false);
-    let package = choose(&archive.apt(), &mut quiet).unwrap();
+    let package = choose(&archive.apt(), &mut silent).unwrap();
     assert_eq!(package.name, "linux-image-6.1.0-9-cloud-amd64");
 }
 
@@ -42,8 +42,8 @@ fn empty_lists_are_renewed_once_after_saying_so() {
     let archive = FakeArchive::new();
     archive.offer_kernel("linux-image-6.12.5+deb12-cloud-amd64", "5", true);
     let mut notes = Vec::new();
-    let package = choose(&archive.apt(), &mut |event: Event<'_>| {
-        if let Event::Note(text) = event {
+    let package = choose(&archive.apt(), &mut |event: BuildEvent<'_>| {
+        if let BuildEvent::Note(text) = event {
             notes.push(text.to_owned());
         }
     });
@@ -53,7 +53,7 @@ fn empty_lists_are_renewed_once_after_saying_so() {
 
 #[test]
 fn an_archive_without_cloud_kernels_is_reported_with_the_remedy() {
-    let error = choose(&FakeArchive::new().apt(), &mut quiet).unwrap_err();
+    let error = choose(&FakeArchive::new().apt(), &mut silent).unwrap_err();
     assert!(matches!(error, GuestError::NoDistroKernel));
     assert!(error.to_string().contains("--kernel host"), "{error}");
 }
@@ -64,8 +64,8 @@ fn kernel_and_modules_come_out_of_the_package() {
     let name = "linux-image-6.12.5+deb12-cloud-amd64";
     archive.offer_kernel(name, "6.12.5-1", false);
     let apt = archive.apt();
-    let package = choose(&apt, &mut quiet).unwrap();
-    let kernel = build(&apt, &package, &mut quiet).unwrap();
+    let package = choose(&apt, &mut silent).unwrap();
+    let kernel = build(&apt, &package, &mut silent).unwrap();
     assert_eq!(kernel.release.as_deref(), Some("6.12.5+deb12-cloud-amd64"));
     assert_eq!(kernel.form, "bzImage, zstd");
     let modules: Vec<_> = kernel.modules.all.iter().map(|module| module.file.as_str()).collect();
@@ -83,7 +83,7 @@ fn a_package_changed_on_the_way_is_refused() {
     bytes[700] ^= 1;
     std::fs::write(&deb, bytes).unwrap();
     let apt = archive.apt();
-    let error = build(&apt, &choose(&apt, &mut quiet).unwrap(), &mut quiet).unwrap_err();
+    let error = build(&apt, &choose(&apt, &mut silent).unwrap(), &mut silent).unwrap_err();
     assert!(matches!(error, GuestError::Apt(super::super::AptError::WrongSum { .. })), "{error}");
 }
 
@@ -93,7 +93,7 @@ fn a_package_without_a_kernel_is_refused() {
     let name = "linux-image-6.12.5+deb12-cloud-amd64";
     archive.offer(name, "1", &[("./usr/share/doc/x", b"x".to_vec())], false);
     let apt = archive.apt();
-    let error = build(&apt, &choose(&apt, &mut quiet).unwrap(), &mut quiet).unwrap_err();
+    let error = build(&apt, &choose(&apt, &mut silent).unwrap(), &mut silent).unwrap_err();
     assert!(matches!(error, GuestError::NoKernelInPackage { .. }), "{error}");
 }
 

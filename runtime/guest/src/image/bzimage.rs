@@ -9,16 +9,16 @@ const KERNEL_VERSION: usize = 0x20e;
 const PAYLOAD_OFFSET: usize = 0x248;
 const PAYLOAD_LENGTH: usize = 0x24c;
 const SECTOR: usize = 512;
-/// The protocol that brought `payload_offset` and `payload_length`.
+/// First protocol version with `payload_offset` and `payload_length`.
 const FIRST_WITH_PAYLOAD: u16 = 0x0208;
 
 /// The compressed kernel inside a bzImage.
 pub(super) struct Payload<'a> {
     /// The bytes, still compressed.
     pub(super) data: &'a [u8],
-    /// The length after unpacking, from the payload's last four bytes.
+    /// The length after unpacking, from the last four bytes of the payload.
     pub(super) unpacked_len: usize,
-    /// The release, first word of the version string.
+    /// The release: first word of the version string.
     pub(super) release: Option<String>,
 }
 
@@ -43,7 +43,7 @@ pub(super) fn payload(image: &[u8]) -> Result<Payload<'_>, ImageError> {
         .checked_add(length)
         .and_then(|end| image.get(start..end))
         .ok_or(ImageError::Truncated { what: "the compressed kernel" })?;
-    // The kernel's build appends the unpacked size to every compressed form; gzip ends with it by itself.
+    // The kernel's build appends the unpacked size to every compressed form; gzip itself ends with it.
     let tail = length.checked_sub(4).ok_or(ImageError::Truncated { what: "the compressed kernel" })?;
     let unpacked_len = u32_at(data, tail)?;
     Ok(Payload { data, unpacked_len, release: release(image) })

@@ -1,13 +1,13 @@
-//! The compressions kernels and modules come in. Each output is bounded before it is read.
+//! The compressions of kernels and modules. Each output has a bound before it is read.
 
 use std::io::{self, Read};
 
 use super::{elf, ImageError};
 
-/// How the payload of a bzImage, or a module file, is packed.
+/// Compression of a bzImage's payload or a module file.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Compression {
-    /// Not at all (`CONFIG_KERNEL_UNCOMPRESSED`).
+    /// No compression (`CONFIG_KERNEL_UNCOMPRESSED`).
     None,
     /// gzip, RFC 1952.
     Gzip,
@@ -44,7 +44,7 @@ const LZ4_BLOCK: usize = 8 << 20;
 const LZMA_MEMORY: u64 = 512 << 20;
 
 impl Compression {
-    /// Tells the compression from the first bytes, as the kernel's own lib/decompress.c does.
+    /// Detects the compression from the first bytes, as the kernel's lib/decompress.c does.
     pub(crate) fn detect(data: &[u8]) -> Result<Compression, ImageError> {
         Ok(match data {
             _ if data.starts_with(elf::MAGIC) => Compression::None,
@@ -62,7 +62,7 @@ impl Compression {
 
 /// Unpacks `data`, whose result must have `expected` bytes and may have at most `limit`.
 ///
-/// What follows the compressed stream is ignored: a bzImage's payload ends with the unpacked length.
+/// Ignores bytes after the compressed stream: a bzImage's payload ends with the unpacked length.
 pub(super) fn decompress(
     method: Compression,
     data: &[u8],
@@ -82,7 +82,7 @@ pub(super) fn decompress(
     Ok(out)
 }
 
-/// Unpacks `data` of which nothing says how long it gets, to at most `limit` bytes.
+/// Unpacks `data` of unknown unpacked length, to at most `limit` bytes.
 pub(crate) fn decompress_file(method: Compression, data: &[u8], limit: usize) -> Result<Vec<u8>, ImageError> {
     if method == Compression::None {
         return Ok(data.to_vec());

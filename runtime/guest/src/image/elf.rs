@@ -1,5 +1,4 @@
-//! The few questions asked of ELF files: is this a kernel, is this a static executable, what does a module say
-//! about itself.
+//! Checks of ELF files: whether a file is a kernel or a static executable, and the metadata of a module.
 
 use object::elf::{FileHeader64, EM_X86_64, ET_DYN, ET_EXEC, ET_REL, PT_INTERP, PT_LOAD, SHT_NOBITS};
 use object::read::elf::{FileHeader as _, ProgramHeader as _, SectionHeader as _};
@@ -55,7 +54,7 @@ pub(super) fn check_vmlinux(data: &[u8]) -> Result<usize, ImageError> {
     Ok(end.min(data.len()))
 }
 
-/// Where the section headers and sections end. A kernel without readable section headers still boots.
+/// End of the section headers and sections. A kernel without readable section headers still boots.
 fn sections_end(header: &Header, data: &[u8]) -> Option<u64> {
     let sections = header.section_headers(LE, data).ok()?;
     let mut end = header.e_shoff(LE).checked_add(std::mem::size_of_val(sections) as u64)?;
@@ -65,7 +64,7 @@ fn sections_end(header: &Header, data: &[u8]) -> Option<u64> {
     Some(end)
 }
 
-/// Looks for the kernel's banner, "Linux version RELEASE (…".
+/// Searches for the kernel's banner, "Linux version RELEASE (…".
 pub(super) fn release(data: &[u8]) -> Option<String> {
     const BANNER: &[u8] = b"Linux version ";
     memchr::memmem::find_iter(data, BANNER).find_map(|at| {
@@ -76,7 +75,7 @@ pub(super) fn release(data: &[u8]) -> Option<String> {
     })
 }
 
-/// Whether `word` may be a kernel release. It becomes part of paths and is printed.
+/// Whether `word` can be a kernel release. It becomes part of paths and is printed.
 pub(super) fn plausible_release(word: &str) -> bool {
     word.starts_with(|c: char| c.is_ascii_digit())
         && word.chars().all(|c| c.is_ascii_alphanumeric() || matches!(c, '.' | '-' | '+' | '_' | '~'))

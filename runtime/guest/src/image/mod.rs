@@ -1,7 +1,7 @@
-//! Kernel image files: from whatever the user or the distribution has to the ELF `vmlinux` the VMM loads.
+//! Kernel image files: from the forms in which kernels come to the ELF `vmlinux` that the VMM loads.
 //!
-//! Called by [`super::build`] on the caller's thread. Everything here is a pure function from bytes to bytes:
-//! the input is a file somebody else made, so each length and offset in it is a claim until it was checked.
+//! Called by [`super::build`] on the caller's thread. All functions are pure, from bytes to bytes. The input is
+//! untrusted: each length and offset in it is checked before use.
 
 mod bzimage;
 mod decompress;
@@ -16,7 +16,7 @@ use std::io;
 /// The largest `vmlinux` accepted, in bytes. Distribution kernels have 50 to 80 MiB.
 pub const MAX_VMLINUX: usize = 512 << 20;
 
-/// What [`extract_vmlinux`] or a check of an executable rejects.
+/// The reasons to reject a kernel or an executable.
 #[derive(Debug, thiserror::Error)]
 #[allow(missing_docs)]
 pub enum ImageError {
@@ -24,7 +24,7 @@ pub enum ImageError {
     NotAKernel,
     #[error("cut short: {what} lies beyond the end of the file; fetch or build the file again")]
     Truncated { what: &'static str },
-    #[error("bzImage of boot protocol {}.{:02}, which does not tell where the kernel is; 2.08 (Linux 2.6.26) or later is needed", version >> 8, version & 0xff)]
+    #[error("bzImage of boot protocol {}.{:02}, which lacks the position of the kernel; 2.08 (Linux 2.6.26) or later is needed", version >> 8, version & 0xff)]
     OldProtocol { version: u16 },
     #[error("bzImage with a payload in no known format (it starts with {magic:02x?}); known: ELF, gzip, xz, zstd, lz4, lzma, bzip2")]
     UnknownCompression { magic: Vec<u8> },
@@ -42,7 +42,7 @@ pub enum ImageError {
     NotStatic { interpreter: String },
 }
 
-/// The form in which a kernel file came.
+/// The form of a kernel file.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ImageForm {
     /// An ELF `vmlinux`, used as it is.
@@ -65,17 +65,17 @@ impl std::fmt::Display for ImageForm {
 pub struct Vmlinux {
     /// The ELF file.
     pub elf: Vec<u8>,
-    /// The form it was taken from.
+    /// The form of the source file.
     pub form: ImageForm,
-    /// The kernel's release, for example `6.12.9-cloud-amd64`, where the file tells it.
+    /// The kernel's release, for example `6.12.9-cloud-amd64`, if the file contains it.
     pub release: Option<String>,
 }
 
-/// Takes the ELF `vmlinux` out of `image`, which is either one already or a bzImage.
+/// Extracts the ELF `vmlinux` from `image`, which is a vmlinux or a bzImage.
 ///
-/// The payload of a bzImage is found as Documentation/arch/x86/boot.rst says (`payload_offset`,
-/// `payload_length`), unpacked with an upper bound, and cut behind the last byte that belongs to the ELF file
-/// (the relocation table that the kernel's own decompressor uses follows it).
+/// Documentation/arch/x86/boot.rst defines the position of a bzImage's payload (`payload_offset`, `payload_length`). It
+/// is unpacked with an upper bound and cut after the last byte of the ELF file: the relocation table for the kernel's
+/// own decompressor follows.
 ///
 /// # Errors
 /// [`ImageError`] for anything but a complete x86-64 kernel with loadable segments.
@@ -83,7 +83,7 @@ pub fn extract_vmlinux(image: &[u8]) -> Result<Vec<u8>, ImageError> {
     Ok(open(image)?.elf)
 }
 
-/// Like [`extract_vmlinux`], telling also the form of the file and the kernel's release.
+/// Like [`extract_vmlinux`]; also returns the form of the file and the kernel's release.
 ///
 /// # Errors
 /// As [`extract_vmlinux`].

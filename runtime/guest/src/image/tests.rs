@@ -17,7 +17,7 @@ const ALL: [Compression; 7] = [
     Compression::Bzip2,
 ];
 
-/// One small kernel in every form; packing takes more time than all the rest of a test.
+/// One small kernel in every form. Packing takes most of a test's time.
 static SMALL_IMAGES: LazyLock<Vec<Vec<u8>>> =
     LazyLock::new(|| ALL.map(|method| bzimage(method, &executable(&[42; 600], None), "6.12.1")).to_vec());
 
@@ -60,7 +60,7 @@ fn other_files_are_told_apart() {
     assert!(matches!(open(b""), Err(ImageError::NotAKernel)));
     assert!(matches!(open(&[0; 4096]), Err(ImageError::NotAKernel)));
     assert!(matches!(open(b"\x7fELF"), Err(ImageError::BadElf { .. })));
-    assert!(matches!(open(&module("depends=")), Err(ImageError::BadElf { .. })), "a module is no kernel");
+    assert!(matches!(open(&module("depends=")), Err(ImageError::BadElf { .. })), "a module is not a kernel");
     let mut arm = vmlinux("6.12.1");
     arm[18] = 183;
     assert!(matches!(open(&arm), Err(ImageError::BadElf { reason: "not for x86-64" })));

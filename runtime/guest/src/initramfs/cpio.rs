@@ -1,6 +1,6 @@
 //! The archive format of an initramfs: cpio "newc" (Linux Documentation/driver-api/early-userspace/buffer-format.rst).
 //!
-//! Written so that equal contents give equal bytes: sorted by path, inode numbers counted, no times, owner root.
+//! The same contents give the same bytes: sorted by path, numbered inodes, no times, owner root.
 
 use std::collections::BTreeMap;
 
@@ -49,7 +49,7 @@ pub struct Archive {
 }
 
 impl Archive {
-    /// Puts an entry into the archive, in place of one with the same path.
+    /// Inserts an entry; replaces one with the same path.
     ///
     /// # Errors
     /// The path is empty, absolute, or has `.`, `..`, empty components or a NUL; or it lies in a directory that

@@ -1,4 +1,4 @@
-//! The guest's first file system: the agent as `/init`, and the modules it loads.
+//! The guest's first file system: the agent as `/init`, and its modules.
 //!
 //! Uncompressed, since unpacking costs boot time and the VMM may map the file. Called by [`super::build`], and by
 //! [`super::GuestAssets::open`] when only the agent has changed.
@@ -9,13 +9,13 @@ use super::module::Modules;
 pub use cpio::CpioError;
 pub(crate) use cpio::{Archive, Node};
 
-/// Directories the agent mounts on, or that the entries below need.
+/// Mount points of the agent, and parents of the entries below.
 const DIRECTORIES: [&str; 5] = ["dev", "modules", "proc", "run", "sys"];
-/// The guest's name for the order of modules: one file name per line.
+/// File with the order of modules: one file name per line.
 const ORDER: &str = "modules/order";
-/// The guest's name for the list of occasions that call for modules: `always`, `virtio:N` (a device of that type is
-/// there) or `fs:NAME` (such a file system is to be mounted), then the files to load, in order, on one line each.
-/// Loading by it instead of by `order` spares a boot what it does not use.
+/// File with the modules of each occasion, one per line: `always`, `virtio:N` (the guest has a device of that type) or
+/// `fs:NAME` (before a file system of that type is mounted), then the files to load in order. Loading by it instead of
+/// by `order` saves the time for unused modules.
 const DEMANDS: &str = "modules/demands";
 
 /// Builds the archive for an agent and its modules, in the order they must be loaded.
@@ -40,7 +40,7 @@ pub(crate) fn assemble(agent: &[u8], modules: &Modules) -> Result<Vec<u8>, CpioE
     archive.write()
 }
 
-/// The same archive with another agent.
+/// Returns the archive with another agent.
 pub(crate) fn replace_agent(initramfs: &[u8], agent: &[u8]) -> Result<Vec<u8>, CpioError> {
     let mut archive = Archive::read(initramfs)?;
     archive.insert("init", Node::File(0o755, agent.to_vec()))?;

@@ -1,4 +1,4 @@
-//! The archive, read back by ourselves and by the system's cpio.
+//! The archive, read by our own code and by the system's cpio.
 
 use std::io::Write;
 use std::process::{Command, Stdio};
@@ -83,7 +83,7 @@ fn paths_out_of_the_archive_are_refused() {
     let error = archive.insert("a/b", Node::Directory(0o755)).unwrap_err();
     assert_eq!(error, CpioError::NoParent { path: "a/b".into() });
     archive.insert("a", Node::File(0o644, Vec::new())).unwrap();
-    assert!(archive.insert("a/b", Node::Directory(0o755)).is_err(), "a file is no parent");
+    assert!(archive.insert("a/b", Node::Directory(0o755)).is_err(), "a file cannot be a parent");
 }
 
 #[test]

@@ -1,7 +1,7 @@
-//! A request for a kernel configuration, and whether Kconfig has followed it.
+//! Requests for kernel configurations, and the check that Kconfig has followed them.
 //!
-//! `make allnoconfig KCONFIG_ALLCONFIG=request` drops an option without a word when a dependency is missing or the
-//! name is no longer known. Here that is an error: a kernel without virtio-mmio costs an evening.
+//! `make allnoconfig KCONFIG_ALLCONFIG=request` silently drops an option if a dependency is missing or the name is
+//! unknown. Here that is an error: a kernel without virtio-mmio would fail much later, without a hint.
 
 use std::collections::BTreeMap;
 
@@ -24,18 +24,18 @@ fn list(dropped: &[Dropped]) -> String {
     dropped.iter().map(each).collect::<Vec<_>>().join(", ")
 }
 
-/// An option that came out otherwise than asked.
+/// An option with another value than requested.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Dropped {
     /// The option's name, without `CONFIG_`.
     pub name: String,
-    /// The value that was asked for.
+    /// Requested value.
     pub asked: String,
-    /// The value it has.
+    /// Value in the finished configuration.
     pub got: String,
 }
 
-/// The options asked for.
+/// A set of requested options.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Request {
     options: BTreeMap<String, String>,
@@ -83,7 +83,7 @@ impl Request {
         }
     }
 
-    /// The sum of what is asked for; comments and order do not count.
+    /// Sum of the request; comments and order do not count.
     pub fn digest(&self) -> Digest {
         let mut text = String::new();
         for (name, value) in &self.options {
@@ -92,7 +92,7 @@ impl Request {
         Digest::of(text.as_bytes())
     }
 
-    /// The value asked for `name` (without `CONFIG_`).
+    /// Requested value of `name` (without `CONFIG_`).
     pub fn get(&self, name: &str) -> Option<&str> {
         self.options.get(name).map(String::as_str)
     }

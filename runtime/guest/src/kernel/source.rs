@@ -1,8 +1,8 @@
 //! Compiles a kernel from Debian's `linux-source` package. About five minutes on two cores; kept until the request,
 //! the package's version or this file's method changes.
 //!
-//! `OUT/` holds `vmlinux`, `config` and, written last, `kernel.json`, which says what they are; and while a build
-//! runs `.work-*` with sources and objects (3 GB), removed at the end or by the next build.
+//! `OUT/` holds `vmlinux`, `config` and their record `kernel.json`, which is written last. During a build `.work-*` has
+//! sources and objects (3 GB); the end of the build or the next one removes it.
 
 use std::fs;
 use std::io::{self, BufRead, BufReader};
@@ -14,21 +14,21 @@ use serde::{Deserialize, Serialize};
 
 use super::super::apt::{Apt, AptError, Package};
 use super::super::digest::Digest;
-use super::super::progress::{phase, Event, Progress};
+use super::super::progress::{phase, BuildEvent, Progress};
 use super::super::store::lock::{Lock, LockError};
 use super::super::tool::{end_with_parent, run, ToolError, Tools};
 use super::kconfig::{KconfigError, Request};
 
 /// The source package.
 const PACKAGE: &str = "linux-source-6.12";
-/// What compiling takes, beyond what every Debian has.
+/// Packages that a build needs, in addition to those of every Debian.
 const BUILD_PACKAGES: [&str; 10] =
     ["bc", "binutils", "bison", "flex", "gcc", "libc6-dev", "libelf-dev", "make", "tar", "xz-utils"];
-/// Raised whenever the same request would give another kernel: part of the key.
+/// Incremented when the same request gives another kernel: part of the key.
 const METHOD: u32 = 2;
-/// Lines that make prints for the guest kernel; the first build's estimate.
+/// Lines that make prints for the guest kernel; the estimate of the first build.
 const FIRST_ESTIMATE: u32 = 2_250;
-/// Parts of the source tree that no x86 kernel of ours needs, a third of it.
+/// Parts of the source tree that our x86 kernels do not need; a third of it.
 const LEFT_OUT: [&str; 6] = [
     "*/drivers/gpu/drm/*/*.[ch]",
     "*/drivers/gpu/drm/*/*/*.[ch]",
@@ -40,8 +40,8 @@ const LEFT_OUT: [&str; 6] = [
 const VMLINUX: &str = "vmlinux";
 const CONFIG: &str = "config";
 const RECORD: &str = "kernel.json";
-/// How long another process may be building in the same directory.
-const PATIENCE: Duration = Duration::from_secs(3600);
+/// Longest wait for another process that builds in the same directory.
+const BUILD_TIMEOUT: Duration = Duration::from_secs(3600);
 
 /// A kernel that could not be built.
 #[derive(Debug, thiserror::Error)]
@@ -69,7 +69,7 @@ pub enum SourceError {
     Lock(#[from] LockError),
 }
 
-/// A finished kernel.
+/// A kernel that was compiled, or found up to date.
 #[derive(Debug, Clone)]
 pub struct SourceKernel {
     /// The ELF file, without symbols.
@@ -78,7 +78,7 @@ pub struct SourceKernel {
     pub config: PathBuf,
     /// `uname -r` of it.
     pub release: String,
-    /// Equal keys, equal kernels: sum of request, package version and method.
+    /// Same key, same kernel: the sum of request, package version and method.
     pub key: String,
     /// Name and version of the source package.
     pub package: (String, String),
@@ -86,11 +86,11 @@ pub struct SourceKernel {
     pub source_sha256: Digest,
     /// The sum of the request.
     pub config_sha256: Digest,
-    /// The compiler's name and version.
+    /// Name and version of the compiler.
     pub compiler: String,
-    /// Whether it was there already.
+    /// Whether the kernel existed already.
     pub reused: bool,
-    /// How long the build took when it was made.
+    /// Duration of the build.
     pub build_time: Duration,
 }
 
@@ -108,23 +108,24 @@ struct Record {
     build_ms: u64,
 }
 
-/// What to build, and where.
+/// Request and directory of a build.
 #[derive(Debug, Clone)]
 pub struct SourceBuild {
     /// Options over `allnoconfig`, as in `resources/kernel/*.config`.
     pub config: String,
-    /// Where the kernel and its record go; kept between builds.
+    /// Directory for the kernel and its record; kept between builds.
     pub out_dir: PathBuf,
-    /// Build even if an equal kernel is there.
+    /// Builds even if the same kernel exists.
     pub force: bool,
 }
 
-/// Builds the kernel that `config` asks for in `out_dir`, unless it is there already.
+/// Builds the kernel that `config` requests in `out_dir`, unless it exists.
 ///
-/// Says which apt packages it installs before it does (only root can; without any missing, any user may build).
+/// Installs missing apt packages after a note with their names. Only root can install; without missing packages any
+/// user can build.
 ///
 /// # Errors
-/// [`SourceError`]; among them every option that Kconfig did not take.
+/// [`SourceError`], for example with every option that Kconfig did not set.
 pub fn build_from_source(
     config: &str,
     out_dir: &Path,
@@ -133,7 +134,7 @@ pub fn build_from_source(
     SourceBuild { config: config.to_owned(), out_dir: out_dir.to_owned(), force: false }.run(progress)
 }
 
-/// The key of the kernel that `config` gives with the source package apt would take now.
+/// Key of the kernel that `config` gives with apt's present source package.
 pub(crate) fn source_key(config: &str, apt: &Apt) -> Result<Option<String>, SourceError> {
     let request = Request::parse(config)?;
     Ok(find_package(apt)?.map(|package| key(&request, &package)))
@@ -152,10 +153,7 @@ fn find_package(apt: &Apt) -> Result<Option<Package>, SourceError> {
 }
 
 impl SourceBuild {
-    /// See [`build_from_source`].
-    ///
-    /// # Errors
-    /// [`SourceError`].
+    /// [`build_from_source`] with this request.
     pub fn run(&self, progress: &mut dyn Progress) -> Result<SourceKernel, SourceError> {
         self.run_with(&Apt::default(), progress)
     }
@@ -164,8 +162,8 @@ impl SourceBuild {
         let request = Request::parse(&self.config)?;
         let out = &self.out_dir;
         fs::create_dir_all(out).map_err(write_error(out))?;
-        let _lock = Lock::acquire(&out.join(".lock"), PATIENCE, &mut |who| {
-            progress.event(Event::Note(&format!("{who} is building in {}; waiting", out.display())));
+        let _lock = Lock::acquire(&out.join(".lock"), BUILD_TIMEOUT, &mut |who| {
+            progress.event(BuildEvent::Note(&format!("{who} is building in {}; waiting", out.display())));
         })?;
         let package = match find_package(apt)? {
             Some(package) => package,
@@ -245,7 +243,7 @@ impl SourceBuild {
         Ok(record)
     }
 
-    /// Removes what interrupted builds left (the lock is held) and makes a new directory.
+    /// Removes the remains of interrupted builds (the lock is held) and makes a new directory.
     fn fresh_work_dir(&self) -> Result<tempfile::TempDir, SourceError> {
         let out = &self.out_dir;
         for entry in fs::read_dir(out).map_err(read_error(out))?.filter_map(Result::ok) {
@@ -256,7 +254,7 @@ impl SourceBuild {
         tempfile::Builder::new().prefix(".work-").tempdir_in(out).map_err(write_error(out))
     }
 
-    /// The record goes first and comes last, so that it never describes another kernel.
+    /// Removes the record first and writes it last, so that it never describes another kernel.
     fn keep(&self, config: &Path, vmlinux: &Path, record: &Record) -> Result<(), SourceError> {
         let [to_record, to_vmlinux, to_config] = [RECORD, VMLINUX, CONFIG].map(|name| self.out_dir.join(name));
         match fs::remove_file(&to_record) {
@@ -290,7 +288,7 @@ impl Tree<'_> {
         self.dir.join("obj")
     }
 
-    /// The source archive: where the installed package put it, else out of the downloaded package.
+    /// The source archive: from the installed package, else from the downloaded one.
     fn archive(&self, apt: &Apt, package: &Package) -> Result<PathBuf, SourceError> {
         let name = format!("{}.tar.xz", package.name);
         let there = Path::new("/usr/src").join(&name);
@@ -330,7 +328,7 @@ impl Tree<'_> {
     fn make(&self) -> std::process::Command {
         let mut command = self.tools.command("make");
         command.arg("-C").arg(self.sources()).arg(format!("O={}", self.objects().display()));
-        // Nothing of the caller's own kernel builds, and names that do not depend on this host.
+        // Removes settings of the caller's own kernel builds, and names of this host.
         for variable in ["MAKEFLAGS", "ARCH", "CROSS_COMPILE", "KCFLAGS", "LOCALVERSION", "KCONFIG_CONFIG"] {
             command.env_remove(variable);
         }
@@ -350,12 +348,12 @@ impl Tree<'_> {
         Ok(request.check(&text)?)
     }
 
-    /// Compiles, counting the lines make prints, and returns their number.
+    /// Compiles and returns the number of lines that make printed.
     fn compile(&self, archive: &Path, estimate: u32, progress: &mut dyn Progress) -> Result<u32, SourceError> {
         let jobs = std::thread::available_parallelism().map_or(1, NonZero::get);
         let mut command = self.make();
         command.arg(format!("-j{jobs}")).arg("vmlinux");
-        // `uname -v` tells the age of the source, so equal sources give equal kernels.
+        // `uname -v` contains the date of the source, so the same source gives the same kernel.
         let date = fs::metadata(archive).and_then(|meta| meta.modified()).map_err(read_error(archive))?;
         let seconds = date.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default().as_secs();
         let date = self.tools.output("date", &["-u", "-d", &format!("@{seconds}")]).map_err(AptError::from)?;
@@ -366,7 +364,7 @@ impl Tree<'_> {
                 line?;
                 done = done.saturating_add(1);
                 let expected = Some(estimate).filter(|&estimate| done <= estimate);
-                progress.event(Event::Step { done, expected });
+                progress.event(BuildEvent::Step { done, expected });
             }
             Ok(done)
         };

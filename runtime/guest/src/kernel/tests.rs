@@ -1,10 +1,10 @@
-//! The steps around the compiler, with shims for make and gcc; compiling itself is what CI does for real.
+//! The steps around the compiler, with shims for make and gcc; CI compiles a real kernel.
 
 use std::cell::RefCell;
 use std::fs;
 use std::path::Path;
 
-use super::super::progress::Event;
+use super::super::progress::BuildEvent;
 use super::super::testing::{vmlinux, FakeArchive};
 use super::source::SourceError;
 use super::*;
@@ -53,7 +53,8 @@ fn offer_source(archive: &FakeArchive, version: &str) {
 }
 
 fn build(archive: &FakeArchive, out: &Path, config: &str, force: bool) -> Result<SourceKernel, SourceError> {
-    SourceBuild { config: config.into(), out_dir: out.into(), force }.run_with(&archive.apt(), &mut |_: Event<'_>| {})
+    SourceBuild { config: config.into(), out_dir: out.into(), force }
+        .run_with(&archive.apt(), &mut |_: BuildEvent<'_>| {})
 }
 
 fn compilations(archive: &FakeArchive) -> usize {
@@ -119,8 +120,8 @@ fn a_failed_build_leaves_the_former_kernel() {
 fn progress_counts_the_lines_of_make_and_learns_how_many_there_are() {
     let (archive, out) = (archive("1"), tempfile::tempdir().unwrap());
     let steps = RefCell::new(Vec::new());
-    let mut tell = |event: Event<'_>| {
-        if let Event::Step { done, expected } = event {
+    let mut tell = |event: BuildEvent<'_>| {
+        if let BuildEvent::Step { done, expected } = event {
             steps.borrow_mut().push((done, expected));
         }
     };
@@ -142,8 +143,8 @@ fn missing_build_packages_are_named_before_they_are_installed() {
     let mut notes = Vec::new();
     let result = SourceBuild { config: REQUEST.into(), out_dir: out.path().into(), force: false }.run_with(
         &archive.apt(),
-        &mut |event: Event<'_>| {
-            if let Event::Note(text) = event {
+        &mut |event: BuildEvent<'_>| {
+            if let BuildEvent::Note(text) = event {
                 notes.push(format!("{text}; apt-get so far: {}", archive.apt_get_log()));
             }
         },

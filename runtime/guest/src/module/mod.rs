@@ -1,6 +1,6 @@
-//! The kernel modules a guest needs, with what they need in turn, ready for the initramfs.
+//! The kernel modules of a guest and their dependencies, ready for the initramfs.
 //!
-//! Only for kernels that have modules: our own (`--kernel source`) has none.
+//! Our own kernel (`--kernel source`) has no modules.
 
 mod modinfo;
 mod slim;
@@ -17,7 +17,7 @@ pub(crate) use tree::ModuleTree;
 /// The largest module accepted, unpacked, in bytes.
 pub(crate) const MAX_MODULE: usize = 64 << 20;
 
-/// Modules that could not be had.
+/// Modules that are not available.
 #[derive(Debug, thiserror::Error)]
 #[allow(missing_docs)]
 pub enum ModuleError {
@@ -47,24 +47,23 @@ pub(crate) struct Module {
 pub(crate) struct Modules {
     /// All of them, each after those it needs.
     pub(crate) all: Vec<Module>,
-    /// Which of them an occasion calls for: see [`Wanted::when`]; each list is complete and in order.
+    /// Subsets for the occasions of [`Wanted::when`], each complete and in order.
     pub(crate) demands: Vec<(&'static str, Vec<String>)>,
 }
 
 /// A module the guest is given, unless it is built into the kernel.
 struct Wanted {
     name: &'static str,
-    /// When it is needed: `always`, `virtio:N` if there is a virtio device of that type, `fs:NAME` before a file
+    /// Occasion to load it: `always`, `virtio:N` if the guest has a virtio device of that type, `fs:NAME` before a file
     /// system of that type is mounted.
     when: &'static str,
-    /// The guest is of no use without it.
+    /// The guest cannot work without it.
     required: bool,
     why: &'static str,
 }
 
-/// All modules a guest gets, and why. Each costs boot time, so the list is short: containers share the pod's
-/// network, hence no veth, bridge or nf_tables; what only some guests use, they can have with the kernel built
-/// from source.
+/// All modules of a guest, with reasons. Each costs boot time, so the list is short: containers share the pod's network
+/// and need no veth, bridge or nf_tables. A kernel compiled from source has more.
 const WANTED: &[Wanted] = &[
     Wanted { name: "virtio_mmio", when: "always", required: true, why: "every device is on this bus" },
     Wanted {
@@ -81,12 +80,12 @@ const WANTED: &[Wanted] = &[
     Wanted { name: "virtio_rng", when: "virtio:4", required: false, why: "seeds the random pool without RDRAND" },
 ];
 
-/// Which modules [`select`] looks for; part of the key that tells whether an asset is up to date.
+/// The modules that [`select`] wants; part of the key of an asset.
 pub(crate) fn wanted_names() -> Vec<&'static str> {
     WANTED.iter().map(|wanted| wanted.name).collect()
 }
 
-/// Picks the wanted modules and all they depend on, each after those it needs.
+/// Selects the wanted modules and their dependencies, each after those it needs.
 pub(crate) fn select(tree: &ModuleTree) -> Result<Modules, ModuleError> {
     let mut reader = Reader { tree, read: BTreeMap::new() };
     let mut modules = Modules::default();
@@ -121,8 +120,8 @@ struct Reader<'a> {
 }
 
 impl Reader<'_> {
-    /// Appends `name` to `order` after what it needs. A module seen already is done, or (in a circle, which the
-    /// kernel's build refuses) being done further up.
+    /// Appends `name` to `order` after its dependencies. A module that was visited is done, or (in a circle, which the
+    /// kernel's build refuses) in progress further up the stack.
     fn collect(&mut self, name: &str, seen: &mut BTreeSet<String>, order: &mut Vec<String>) -> Result<(), ModuleError> {
         if self.tree.is_builtin(name) || !seen.insert(name.to_owned()) {
             return Ok(());
@@ -156,7 +155,7 @@ impl Reader<'_> {
     }
 }
 
-/// Module names are the same with `-` and `_`.
+/// In module names `-` and `_` are the same.
 fn canonical(name: &str) -> String {
     name.replace('-', "_")
 }

@@ -1,15 +1,15 @@
-//! What a kernel module says of itself (`modinfo`): the modules it needs.
+//! Dependencies of a kernel module from its own metadata (`modinfo`).
 //!
-//! Read from the modules, not from `modules.dep`: packages come without it, depmod makes it at installation.
+//! Read from the modules, not from `modules.dep`: packages lack that file, depmod makes it at installation.
 
 use super::super::image::{modinfo, ImageError};
 
-/// The modules that must be loaded before one.
+/// The modules to load before a module.
 #[derive(Debug, Default, Clone, PartialEq, Eq)]
 pub(super) struct Needs {
-    /// `depends=`: it does not load without these.
+    /// `depends=`: required.
     pub(super) hard: Vec<String>,
-    /// `softdep=pre:`: it works better with these, by name or alias.
+    /// `softdep=pre:`: recommended; names or aliases.
     pub(super) soft: Vec<String>,
 }
 

@@ -1,17 +1,17 @@
-//! Takes out of a module what costs a guest time to load and serves nobody in it.
+//! Removes parts of a module that cost load time and that a guest does not use.
 //!
-//! The *signature*: the kernel checks one with 4096-bit RSA, ten times in each boot, which is nine tenths of the time
-//! that loading takes. The modules were checked when they came: by apt's signed index, or as the host's own files. A
-//! kernel that insists on signatures ([`insists_on_signatures`]) gets them. The price is the flag E in the guest's
+//! The *signature*: the kernel verifies 4096-bit RSA, ten times in each boot, which is nine tenths of the load time.
+//! The modules were verified before: by apt's signed index, or as the host's own files. A kernel that requires
+//! signatures ([`insists_on_signatures`]) keeps them. The price is the flag E in the guest's
 //! `/proc/sys/kernel/tainted`.
 //!
-//! The *BTF section*, types for BPF programs that trace the module's inside: a third of the rest.
+//! The *BTF section*, types for BPF programs that trace the module: a third of the remaining load time.
 
 use object::elf::FileHeader64;
 use object::read::elf::FileHeader as _;
 use object::LittleEndian;
 
-/// The file's last bytes if it is signed (Linux kernel/module_signature.c).
+/// The last bytes of a signed file (Linux kernel/module_signature.c).
 const MAGIC: &[u8] = b"~Module signature appended~\n";
 /// `struct module_signature` before them: lengths of a signer's name and a key's id in bytes 3 and 4, the signature's
 /// length, big-endian, in its last four.
@@ -29,7 +29,7 @@ pub(crate) fn insists_on_signatures(dot_config: &str) -> bool {
     })
 }
 
-/// Cuts the signature off, if there is a well-formed one.
+/// Removes a well-formed signature.
 pub(super) fn drop_signature(module: &mut Vec<u8>) {
     if let Some(length) = unsigned_length(module) {
         module.truncate(length);
@@ -44,7 +44,7 @@ fn unsigned_length(module: &[u8]) -> Option<usize> {
     rest.len().checked_sub(signature)?.checked_sub(usize::from(signer))?.checked_sub(usize::from(key))
 }
 
-/// Makes the kernel overlook the BTF section: it is looked up by its name, which becomes the empty one.
+/// Hides the BTF section from the kernel, which looks it up by name: the name becomes the empty one.
 pub(super) fn hide_types(module: &mut [u8]) {
     for at in type_section_names(module).unwrap_or_default() {
         if let Some(name) = module.get_mut(at..at + 4) {
@@ -53,7 +53,7 @@ pub(super) fn hide_types(module: &mut [u8]) {
     }
 }
 
-/// Where the `sh_name` fields of the BTF sections lie.
+/// Offsets of the `sh_name` fields of the BTF sections.
 fn type_section_names(module: &[u8]) -> Option<Vec<usize>> {
     let header = FileHeader64::<LittleEndian>::parse(module).ok()?;
     let start = usize::try_from(header.e_shoff(LittleEndian)).ok()?;

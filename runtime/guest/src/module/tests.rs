@@ -1,4 +1,4 @@
-//! Which modules are taken, and in which order.
+//! Selection and order of modules.
 
 use std::fs;
 
@@ -6,7 +6,7 @@ use super::super::image::Compression;
 use super::super::testing::{compress, module};
 use super::*;
 
-/// The modules without which [`select`] refuses a kernel, and these.
+/// The required modules, and the given ones.
 fn tree(more: &[(&str, &str)]) -> ModuleTree {
     let mut tree = ModuleTree::default();
     tree.add_builtin("kernel/fs/fuse/virtiofs.ko\n");
@@ -101,7 +101,7 @@ fn a_directory_of_modules_packed_in_any_way_is_read() {
     fs::write(kernel.join("vmw_vsock_virtio_transport.ko.zst"), compress(Compression::Zstd, &plain)).unwrap();
     fs::write(kernel.join("virtio_blk.ko.gz"), compress(Compression::Gzip, &plain)).unwrap();
     fs::write(kernel.join("overlay.ko.xz"), compress(Compression::Xz, &plain)).unwrap();
-    // As in a real one: links that lead out of it, or round.
+    // As in a real tree: links that lead out of it, or in a circle.
     std::os::unix::fs::symlink("..", dir.path().join("build")).unwrap();
     let modules = select(&ModuleTree::scan(dir.path()).unwrap()).unwrap().all;
     assert_eq!(modules.len(), 4);

@@ -1,4 +1,4 @@
-//! The modules of one kernel, as a directory on this host or as the files of a package in memory.
+//! The modules of one kernel, in a directory of this host or in memory as the files of a package.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use super::super::image::{decompress_file, Compression};
 use super::{canonical, insists_on_signatures, ModuleError, MAX_MODULE};
 
-/// Where a module's bytes are.
+/// Location of a module's bytes.
 #[derive(Debug)]
 enum Data {
     Path(PathBuf),
@@ -17,7 +17,7 @@ enum Data {
 
 #[derive(Debug)]
 struct Entry {
-    /// `virtio-rng.ko`, without the suffix of a compression.
+    /// File name without the suffix of a compression, such as `virtio-rng.ko`.
     file: String,
     data: Data,
 }
@@ -27,7 +27,7 @@ struct Entry {
 pub(crate) struct ModuleTree {
     modules: BTreeMap<String, Entry>,
     builtin: BTreeSet<String>,
-    /// The kernel's configuration is known and lets unsigned modules in.
+    /// The kernel's configuration is known and allows unsigned modules.
     may_drop_signatures: bool,
 }
 
@@ -49,7 +49,7 @@ impl ModuleTree {
             for entry in fs::read_dir(&dir).map_err(failed(&dir))? {
                 let entry = entry.map_err(failed(&dir))?;
                 let kind = entry.file_type().map_err(failed(&entry.path()))?;
-                // Not through links: `build` and `source` lead out of the tree.
+                // Do not follow links: `build` and `source` lead out of the tree.
                 if kind.is_dir() {
                     pending.push(entry.path());
                 } else if let Some(name) = entry.file_name().to_str().filter(|_| kind.is_file()) {
@@ -60,12 +60,12 @@ impl ModuleTree {
         Ok(tree)
     }
 
-    /// Takes a file of a package; true if it was a module.
+    /// Adds a file of a package; returns whether it is a module.
     pub(crate) fn add_bytes(&mut self, file_name: &str, bytes: Vec<u8>) -> bool {
         self.add(file_name, Data::Bytes(bytes))
     }
 
-    /// Takes the text of a `modules.builtin`.
+    /// Adds the text of a `modules.builtin`.
     pub(crate) fn add_builtin(&mut self, list: &str) {
         self.builtin
             .extend(list.lines().filter_map(|line| module_file(line.rsplit('/').next()?)).map(|(name, _)| name));
@@ -77,7 +77,7 @@ impl ModuleTree {
         true
     }
 
-    /// Takes the kernel's `.config`.
+    /// Adds the kernel's `.config`.
     pub(crate) fn add_config(&mut self, dot_config: &str) {
         self.may_drop_signatures = !insists_on_signatures(dot_config);
     }

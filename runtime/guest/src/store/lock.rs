@@ -9,7 +9,7 @@ use std::time::Duration;
 use nix::errno::Errno;
 use nix::fcntl::{Flock, FlockArg};
 
-/// A lock that was not had.
+/// A lock that was not acquired.
 #[derive(Debug, thiserror::Error)]
 #[allow(missing_docs)]
 pub enum LockError {
@@ -21,15 +21,15 @@ pub enum LockError {
     Busy { path: PathBuf, holder: String, waited: Duration },
 }
 
-/// A held lock. The kernel releases it when this is dropped and when the process dies.
+/// A held lock. The kernel releases it when this value is dropped and when the process dies.
 #[derive(Debug)]
 pub(crate) struct Lock {
     _file: Flock<File>,
 }
 
 impl Lock {
-    /// Takes the lock at `path`, waiting for at most `patience`; `on_wait` is told who holds it before a wait.
-    pub(crate) fn acquire(path: &Path, patience: Duration, on_wait: &mut dyn FnMut(&str)) -> Result<Lock, LockError> {
+    /// Acquires the lock at `path`, waits at most `timeout`. Calls `on_wait` with the holder before a wait.
+    pub(crate) fn acquire(path: &Path, timeout: Duration, on_wait: &mut dyn FnMut(&str)) -> Result<Lock, LockError> {
         let open = || OpenOptions::new().read(true).write(true).create(true).truncate(false).open(path);
         let file = open().map_err(|source| LockError::Open { path: path.to_owned(), source })?;
         let failed = |errno: Errno| LockError::Lock { path: path.to_owned(), source: errno.into() };
@@ -40,17 +40,17 @@ impl Lock {
         };
         let holder = holder(path);
         on_wait(&holder);
-        // flock() has no time limit, so a thread waits. If we give up first, it drops the lock as it gets it.
+        // flock() has no timeout, so a thread waits. After our timeout it drops the lock when it gets it.
         let (sender, receiver) = mpsc::channel();
         std::thread::spawn(move || sender.send(Flock::lock(file, FlockArg::LockExclusive)));
-        match receiver.recv_timeout(patience) {
+        match receiver.recv_timeout(timeout) {
             Ok(Ok(file)) => Ok(Lock::held(file)),
             Ok(Err((_, errno))) => Err(failed(errno)),
-            Err(_) => Err(LockError::Busy { path: path.to_owned(), holder, waited: patience }),
+            Err(_) => Err(LockError::Busy { path: path.to_owned(), holder, waited: timeout }),
         }
     }
 
-    /// Writes down who holds the lock. Only for messages, so a failure to write is none.
+    /// Records the holder of the lock, only for messages; a failure to write does not matter.
     fn held(mut file: Flock<File>) -> Lock {
         let _ = file.set_len(0).and_then(|()| file.rewind()).and_then(|()| write!(file, "{}", std::process::id()));
         Lock { _file: file }
@@ -69,13 +69,13 @@ mod tests {
     use super::*;
     use std::time::Instant;
 
-    fn nobody(_: &str) {}
+    fn ignore(_: &str) {}
 
     #[test]
     fn a_second_taker_waits_for_the_first() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("lock");
-        let first = Lock::acquire(&path, Duration::ZERO, &mut nobody).unwrap();
+        let first = Lock::acquire(&path, Duration::ZERO, &mut ignore).unwrap();
         let (waiting, is_waiting) = mpsc::channel();
         let second = std::thread::spawn({
             let path = path.clone();
@@ -89,12 +89,12 @@ mod tests {
     }
 
     #[test]
-    fn patience_ends_and_the_holder_is_named() {
+    fn a_timeout_ends_the_wait_and_names_the_holder() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("lock");
-        let _first = Lock::acquire(&path, Duration::ZERO, &mut nobody).unwrap();
+        let _first = Lock::acquire(&path, Duration::ZERO, &mut ignore).unwrap();
         let start = Instant::now();
-        let error = Lock::acquire(&path, Duration::from_millis(30), &mut nobody).unwrap_err();
+        let error = Lock::acquire(&path, Duration::from_millis(30), &mut ignore).unwrap_err();
         assert!(start.elapsed() >= Duration::from_millis(30));
         assert!(error.to_string().contains(&std::process::id().to_string()), "{error}");
     }
@@ -103,9 +103,9 @@ mod tests {
     fn who_gave_up_does_not_keep_the_lock_later() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("lock");
-        let first = Lock::acquire(&path, Duration::ZERO, &mut nobody).unwrap();
-        Lock::acquire(&path, Duration::from_millis(1), &mut nobody).unwrap_err();
+        let first = Lock::acquire(&path, Duration::ZERO, &mut ignore).unwrap();
+        Lock::acquire(&path, Duration::from_millis(1), &mut ignore).unwrap_err();
         drop(first);
-        Lock::acquire(&path, Duration::from_secs(20), &mut nobody).unwrap();
+        Lock::acquire(&path, Duration::from_secs(20), &mut ignore).unwrap();
     }
 }

@@ -1,4 +1,4 @@
-//! `manifest.json` beside each asset: what it is, where it came from, and the sums of its files.
+//! `manifest.json` of each asset: contents, origin, and the sums of its files.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -11,13 +11,13 @@ use serde::{Deserialize, Serialize};
 use super::super::digest::Digest;
 use super::AssetKind;
 
-/// The layout of this file. A program meeting a higher number refuses it.
+/// Version of the layout of this file. A program refuses a higher number.
 pub(crate) const FORMAT: u32 = 1;
-/// Its name.
+/// File name of the manifest.
 pub(crate) const FILE: &str = "manifest.json";
-/// The kernel's file name.
+/// File name of the kernel.
 pub(crate) const VMLINUX: &str = "vmlinux";
-/// The initial file system's name.
+/// File name of the initramfs.
 pub(crate) const INITRAMFS: &str = "initramfs.cpio";
 
 /// A manifest that cannot be used.
@@ -34,12 +34,12 @@ pub enum ManifestError {
     WrongKind { path: PathBuf, found: AssetKind, expected: AssetKind },
 }
 
-/// What one asset is made of.
+/// Contents and origin of an asset.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Manifest {
     /// Layout of the manifest.
     pub format: u32,
-    /// Which asset this is.
+    /// The kind of asset.
     pub kind: AssetKind,
     /// The kernel.
     pub kernel: KernelRecord,
@@ -49,18 +49,18 @@ pub struct Manifest {
     pub modules: Vec<String>,
     /// The asset's files by name.
     pub files: BTreeMap<String, FileRecord>,
-    /// When the kernel was built or taken over, seconds since 1970 (UTC).
+    /// Time at which the kernel was built or copied, seconds since 1970 (UTC).
     pub built_unix_s: u64,
-    /// How long that took, in milliseconds.
+    /// Duration of that step, in milliseconds.
     pub built_in_ms: u64,
-    /// The program that did it.
+    /// Version of the program that made the asset.
     pub builder: String,
 }
 
 /// A file of an asset.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct FileRecord {
-    /// Its sum.
+    /// SHA-256 of the contents.
     pub sha256: Digest,
     /// Its length in bytes.
     pub size: u64,
@@ -75,51 +75,51 @@ impl FileRecord {
 /// The kernel of an asset.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct KernelRecord {
-    /// `uname -r` in the guest, where the image tells it.
+    /// `uname -r` in the guest, if the image contains it.
     pub release: Option<String>,
-    /// The form it came in, such as "bzImage, zstd".
+    /// The form of the source file, such as "bzImage, zstd".
     pub form: String,
-    /// Equal keys: nothing to build.
+    /// A build with the same key gives the same kernel.
     pub key: String,
-    /// Where it came from.
+    /// Origin of the kernel.
     pub origin: KernelOrigin,
 }
 
-/// Where a kernel came from.
+/// Origin of a kernel.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "from", rename_all = "kebab-case")]
 pub enum KernelOrigin {
     /// A kernel package of the distribution.
     Package {
-        /// The package's name.
+        /// Name of the package.
         package: String,
-        /// Its version.
+        /// Version of the package.
         version: String,
         /// The sum of the `.deb`.
         sha256: Digest,
     },
     /// Compiled from the distribution's source package.
     Source {
-        /// The package's name.
+        /// Name of the package.
         package: String,
-        /// Its version.
+        /// Version of the package.
         version: String,
         /// The sum of the source archive.
         sha256: Digest,
         /// The sum of the requested configuration.
         config_sha256: Digest,
-        /// The compiler's own name and version.
+        /// Name and version of the compiler.
         compiler: String,
     },
     /// A file on this host.
     File {
-        /// Its path.
+        /// Path of the kernel file.
         path: PathBuf,
-        /// Its sum.
+        /// SHA-256 of the file.
         sha256: Digest,
-        /// Its identity then, so that it need not be read again to know that it is the same.
+        /// Identity of the file at that time. A file with the same identity need not be read again.
         stamp: Stamp,
-        /// Where its modules were taken from.
+        /// Directory of its modules.
         modules: Option<PathBuf>,
     },
 }
@@ -127,19 +127,19 @@ pub enum KernelOrigin {
 /// The agent in an asset.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct AgentRecord {
-    /// The file it was taken from.
+    /// Path of the source file.
     pub path: PathBuf,
-    /// Whether that path was given, instead of found beside the program.
+    /// Whether the path was given, not found beside the program.
     pub given: bool,
-    /// Its sum.
+    /// SHA-256 of the file.
     pub sha256: Digest,
-    /// The file's identity then.
+    /// Identity of the file at that time.
     pub stamp: Stamp,
-    /// The version the agent bears, if it does.
+    /// Version of the agent, if the file contains it.
     pub version: Option<String>,
 }
 
-/// The identity of a file without its contents.
+/// Identity of a file apart from its contents.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Stamp {
     /// Length in bytes.
@@ -148,7 +148,7 @@ pub struct Stamp {
     pub mtime_ns: i64,
     /// Last change of the inode, in nanoseconds since 1970.
     pub ctime_ns: i64,
-    /// Inode number. (Not the device's: that changes with each mount of some file systems.)
+    /// Inode number. (The device number may change with each mount.)
     pub inode: u64,
 }
 

@@ -1,7 +1,8 @@
-//! Where assets lie: `DIR/KIND` is a link to a directory of its own generation, whose kernel and initramfs never change
-//! once it has its name. A new one is written aside, made durable, named, and the link renamed over the old one; so readers
-//! need no lock, see the old asset or the new one whole, and keep the files they have resolved. The generation
-//! before the present one stays until the next change, for those who are about to open its files.
+//! The guest directory. `DIR/KIND` is a link to the directory of a generation, whose kernel and initramfs never change
+//! once it has its name. A new generation is written under a temporary name, made durable and renamed; then a new link
+//! is renamed over the old one. So readers need no lock: they see the old asset or the new one, whole, and keep the
+//! files they have resolved. The previous generation stays until the next change, for readers that are about to open
+//! its files.
 //!
 //! ```text
 //! /var/lib/hutch/guest/distro                     -> .distro-1764000000123-4711
@@ -27,22 +28,22 @@ use serde::{Deserialize, Serialize};
 pub(crate) use lock::{Lock, LockError};
 use manifest::{FILE, INITRAMFS, VMLINUX};
 
-/// How long a change of the link by another process may take.
-const INSTALL_PATIENCE: Duration = Duration::from_secs(30);
-/// How long another build may take.
-const BUILD_PATIENCE: Duration = Duration::from_secs(3600);
+/// Longest wait for another process that changes the link.
+const INSTALL_TIMEOUT: Duration = Duration::from_secs(30);
+/// Longest wait for another build.
+const BUILD_TIMEOUT: Duration = Duration::from_secs(3600);
 
-/// Which asset: the name of its directory.
+/// A kind of asset: the name of its directory.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(try_from = "String", into = "String")]
 pub enum AssetKind {
     /// The distribution's kernel package.
     Distro,
-    /// The kernel this host booted, from its /boot.
+    /// The kernel that this host runs, from its /boot.
     Host,
     /// Our own kernel, compiled from the distribution's source.
     Source,
-    /// A kernel file of the user's, by the first twelve digits of its sum.
+    /// A kernel file of the user, by the first twelve digits of its sum.
     Custom(String),
 }
 
@@ -57,9 +58,9 @@ impl fmt::Display for AssetKind {
     }
 }
 
-/// A word that names no kind of asset.
+/// A word that does not name a kind of asset.
 #[derive(Debug, thiserror::Error, PartialEq, Eq)]
-#[error("`{0}` is no guest asset; there are distro, host, source and custom-HASH (see `hutch guest ls`)")]
+#[error("`{0}` is not a guest asset; known are distro, host, source and custom-HASH (see `hutch guest ls`)")]
 pub struct UnknownKind(String);
 
 impl FromStr for AssetKind {
@@ -109,11 +110,11 @@ pub enum StoreError {
     Lock(#[from] LockError),
 }
 
-/// The contents of a file to be stored.
+/// The contents of a file for the store.
 pub(crate) enum Contents<'a> {
-    /// Bytes to write.
+    /// Bytes in memory.
     Bytes(&'a [u8]),
-    /// An existing file of the same guest directory, never written again: linked, or copied if that fails.
+    /// An existing file of the same guest directory that never changes: linked, or copied if that fails.
     Link(&'a Path),
 }
 
@@ -140,7 +141,7 @@ impl Store {
             .map_err(|source| StoreError::CreateDir { path: self.dir.clone(), source })
     }
 
-    /// The directory of `kind`'s present generation; `None` if it was never built.
+    /// Directory of `kind`'s present generation; `None` if it was never built.
     pub(crate) fn current(&self, kind: &AssetKind) -> Result<Option<PathBuf>, StoreError> {
         let link = self.dir.join(kind.to_string());
         match fs::read_link(&link) {
@@ -174,15 +175,15 @@ impl Store {
         }
     }
 
-    /// Held from the decision to build `kind` until it is installed.
+    /// Lock from the decision to build `kind` until it is installed.
     pub(crate) fn lock_build(&self, kind: &AssetKind, on_wait: &mut dyn FnMut(&str)) -> Result<Lock, StoreError> {
-        Ok(Lock::acquire(&self.dir.join(format!(".{kind}.build.lock")), BUILD_PATIENCE, on_wait)?)
+        Ok(Lock::acquire(&self.dir.join(format!(".{kind}.build.lock")), BUILD_TIMEOUT, on_wait)?)
     }
 
-    /// Held from reading the present generation of `kind` until it is replaced.
+    /// Lock from reading the present generation of `kind` until it is replaced.
     pub(crate) fn lock_install(&self, kind: &AssetKind) -> Result<InstallLock<'_>, StoreError> {
         let path = self.dir.join(format!(".{kind}.install.lock"));
-        let lock = Lock::acquire(&path, INSTALL_PATIENCE, &mut |_| {})?;
+        let lock = Lock::acquire(&path, INSTALL_TIMEOUT, &mut |_| {})?;
         Ok(InstallLock { store: self, kind: kind.clone(), _lock: lock })
     }
 }
@@ -195,7 +196,7 @@ pub(crate) struct InstallLock<'a> {
 }
 
 impl InstallLock<'_> {
-    /// Makes these files the present generation and returns its directory.
+    /// Installs these files as the present generation and returns its directory.
     pub(crate) fn install(
         &self,
         vmlinux: Contents<'_>,
@@ -233,7 +234,8 @@ impl InstallLock<'_> {
         Ok(generation)
     }
 
-    /// Replaces the manifest of the present generation, of which only remarks on files outside have changed.
+    /// Replaces the manifest of the present generation, in which only paths and identities of source files have
+    /// changed.
     pub(crate) fn amend(&self, manifest: &[u8]) -> Result<(), StoreError> {
         let Some(dir) = self.store.current(&self.kind)? else { return Ok(()) };
         let staged = dir.join(format!(".{FILE}"));
@@ -247,7 +249,7 @@ impl InstallLock<'_> {
         rename(&staged, &dir.join(FILE))
     }
 
-    /// A name later than all there are, even if the clock was set back.
+    /// A name that sorts after all others, even if the clock was set back.
     fn next_name(&self) -> Result<String, StoreError> {
         let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_millis();
         let now = u64::try_from(now).unwrap_or(u64::MAX);
@@ -265,7 +267,7 @@ impl InstallLock<'_> {
         Ok(all)
     }
 
-    /// Removes all generations but the present one and the one before.
+    /// Removes all generations except the present and the previous one.
     fn forget_old(&self) -> Result<(), StoreError> {
         let current = self.store.current(&self.kind)?;
         let mut others: Vec<String> = self.generations()?.into_iter().map(|(_, name)| name).collect();
@@ -317,7 +319,7 @@ fn sync_dir(path: &Path) -> Result<(), StoreError> {
         .map_err(|source| StoreError::Write { path: path.to_owned(), source })
 }
 
-/// Places at which a test ends the process as SIGKILL would.
+/// Points at which a test ends the process as SIGKILL would.
 mod fault {
     #[cfg(test)]
     pub(super) fn reached(place: &str) {

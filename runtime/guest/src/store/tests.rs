@@ -1,4 +1,4 @@
-//! Installing and reading at once, and being killed in the middle.
+//! Concurrent installing and reading, and kills in the middle.
 
 use std::os::unix::process::ExitStatusExt;
 use std::process::Command;
@@ -8,7 +8,7 @@ use super::*;
 
 const KILL_AT: &str = "HUTCH_TEST_GUEST_KILL_AT";
 const KILL_DIR: &str = "HUTCH_TEST_GUEST_KILL_DIR";
-/// The places of [`InstallLock::install`], and whether the new generation is the present one after a kill there.
+/// The kill points of [`InstallLock::install`], and whether the new generation is the present one after a kill there.
 const PLACES: [(&str, bool); 7] = [
     ("staged", false),
     ("kernel", false),
@@ -109,10 +109,10 @@ fn readers_see_whole_generations_while_writers_write() {
         let reader = scope.spawn(|| {
             let mut reads = 0;
             while !done.load(Ordering::Relaxed) || reads == 0 {
-                // Resolved once, then read: as a machine does that is about to boot.
+                // Resolved once, then read: like a machine that is about to boot.
                 let now = store.current(&AssetKind::Distro).unwrap().unwrap();
                 let [a, b] = [VMLINUX, FILE].map(|name| fs::read_to_string(now.join(name)));
-                // Two installs between the two steps take the files away, but never mix them.
+                // Two installs between the two steps remove the files, but never mix them.
                 if let (Ok(a), Ok(b)) = (a, b) {
                     assert_eq!(a, b);
                     reads += 1;
@@ -136,7 +136,7 @@ fn readers_see_whole_generations_while_writers_write() {
     assert_eq!(generations(&store), 2);
 }
 
-/// Not a test: the process that [`a_kill_at_any_place_leaves_an_asset_whole`] has killed.
+/// Not a test: the process that [`a_kill_at_any_place_leaves_an_asset_whole`] kills.
 #[test]
 #[ignore = "run by another test, in a process of its own"]
 fn child_that_is_killed() {
@@ -164,7 +164,7 @@ fn a_kill_at_any_place_leaves_an_asset_whole() {
             "{place}"
         );
         assert_eq!(store.kinds().unwrap(), [AssetKind::Distro], "{place}");
-        // The next change works and takes the remains away.
+        // The next change works and removes the remains.
         install(&store, &AssetKind::Distro, "newest");
         assert_eq!(contents(&store, &AssetKind::Distro).as_deref(), Some("newest"), "{place}");
         install(&store, &AssetKind::Distro, "and one more");

@@ -1,8 +1,15 @@
-//! The parts of an OCI `config.json` that the host acts on. Unknown fields are ignored here and reach the guest with
-//! the raw JSON.
+//! The parts of an OCI `config.json` that the host acts on, with the types of `oci-spec`. Unknown fields are ignored here
+//! and reach the guest with the raw JSON.
+//!
+//! Four types are our own. `oci-spec` refuses a process without `user` or `cwd` (P-007 wants defaults) and capabilities as
+//! one flat list (§10 of the contract); and its `Spec`, `Linux` and `LinuxResources` refuse a configuration for a mistake
+//! in a section that means nothing to the host, such as device rules, which do not reach the guest either. Their code would
+//! also bring a machine for regular expressions into the program.
 
 use std::collections::BTreeMap;
+use std::path::PathBuf;
 
+use oci_spec::runtime::{Hooks, LinuxCpu, LinuxDevice, LinuxMemory, LinuxNamespace, LinuxPids, Mount, Root, User};
 use serde::Deserialize;
 use serde_json::Value;
 
@@ -11,172 +18,54 @@ use crate::error::{Error, Result};
 /// An OCI runtime configuration.
 #[derive(Debug, Clone, Default, PartialEq, Deserialize)]
 #[serde(rename_all = "camelCase", default)]
-pub struct OciConfig {
-    /// Version of the runtime specification.
-    pub oci_version: String,
-    /// The container's process.
-    pub process: Option<Process>,
-    /// Its root file system.
-    pub root: Option<Root>,
-    /// Its host name.
-    pub hostname: String,
-    /// Its mounts.
-    pub mounts: Vec<Mount>,
-    /// Its hooks.
-    pub hooks: Option<Hooks>,
-    /// Its annotations.
-    pub annotations: BTreeMap<String, String>,
-    /// The Linux section.
-    pub linux: Option<Linux>,
+pub(crate) struct OciConfig {
+    pub(crate) process: Option<OciProcess>,
+    pub(crate) root: Option<Root>,
+    pub(crate) hostname: Option<String>,
+    pub(crate) mounts: Option<Vec<Mount>>,
+    pub(crate) hooks: Option<Hooks>,
+    pub(crate) annotations: Option<BTreeMap<String, String>>,
+    pub(crate) linux: Option<OciLinux>,
 }
 
 /// `process`.
 #[derive(Debug, Clone, Default, PartialEq, Deserialize)]
 #[serde(rename_all = "camelCase", default)]
-#[allow(missing_docs)] // As the OCI runtime specification names them.
-pub struct Process {
-    pub terminal: bool,
-    pub user: User,
-    pub args: Vec<String>,
-    pub env: Vec<String>,
-    pub cwd: String,
-    pub capabilities: Option<Value>,
-    pub no_new_privileges: bool,
-}
-
-/// `process.user`.
-#[derive(Debug, Clone, Default, PartialEq, Deserialize)]
-#[serde(rename_all = "camelCase", default)]
-#[allow(missing_docs)]
-pub struct User {
-    pub uid: u32,
-    pub gid: u32,
-    pub additional_gids: Vec<u32>,
-}
-
-/// `root`.
-#[derive(Debug, Clone, Default, PartialEq, Deserialize)]
-#[serde(default)]
-#[allow(missing_docs)]
-pub struct Root {
-    pub path: String,
-    pub readonly: bool,
-}
-
-/// An entry of `mounts`.
-#[derive(Debug, Clone, Default, PartialEq, Deserialize)]
-#[serde(default)]
-#[allow(missing_docs)]
-pub struct Mount {
-    pub destination: String,
-    #[serde(rename = "type")]
-    pub kind: String,
-    pub source: String,
-    pub options: Vec<String>,
-}
-
-/// `hooks`.
-#[derive(Debug, Clone, Default, PartialEq, Deserialize)]
-#[serde(rename_all = "camelCase", default)]
-#[allow(missing_docs)]
-pub struct Hooks {
-    pub prestart: Vec<Hook>,
-    pub create_runtime: Vec<Hook>,
-    pub create_container: Vec<Hook>,
-    pub start_container: Vec<Hook>,
-    pub poststart: Vec<Hook>,
-    pub poststop: Vec<Hook>,
-}
-
-/// One hook.
-#[derive(Debug, Clone, Default, PartialEq, Deserialize)]
-#[serde(default)]
-#[allow(missing_docs)]
-pub struct Hook {
-    pub path: String,
-    pub args: Vec<String>,
-    pub env: Vec<String>,
-    pub timeout: Option<i64>,
+pub(crate) struct OciProcess {
+    pub(crate) terminal: bool,
+    pub(crate) user: Option<User>,
+    pub(crate) args: Option<Vec<String>>,
+    pub(crate) env: Option<Vec<String>>,
+    pub(crate) cwd: Option<PathBuf>,
+    pub(crate) capabilities: Option<Value>,
+    pub(crate) no_new_privileges: bool,
 }
 
 /// `linux`.
 #[derive(Debug, Clone, Default, PartialEq, Deserialize)]
 #[serde(rename_all = "camelCase", default)]
-#[allow(missing_docs)]
-pub struct Linux {
-    pub namespaces: Vec<Namespace>,
-    pub devices: Vec<LinuxDevice>,
-    pub resources: Option<LinuxResources>,
-    pub cgroups_path: String,
-}
-
-/// An entry of `linux.namespaces`.
-#[derive(Debug, Clone, Default, PartialEq, Deserialize)]
-#[serde(default)]
-#[allow(missing_docs)]
-pub struct Namespace {
-    #[serde(rename = "type")]
-    pub kind: String,
-    pub path: String,
-}
-
-/// An entry of `linux.devices`.
-#[derive(Debug, Clone, Default, PartialEq, Deserialize)]
-#[serde(rename_all = "camelCase", default)]
-#[allow(missing_docs)]
-pub struct LinuxDevice {
-    pub path: String,
-    #[serde(rename = "type")]
-    pub kind: String,
-    pub major: i64,
-    pub minor: i64,
-    pub file_mode: Option<u32>,
-    pub uid: Option<u32>,
-    pub gid: Option<u32>,
+pub(crate) struct OciLinux {
+    pub(crate) namespaces: Option<Vec<LinuxNamespace>>,
+    pub(crate) devices: Option<Vec<LinuxDevice>>,
+    pub(crate) resources: Option<OciResources>,
+    pub(crate) cgroups_path: String,
 }
 
 /// `linux.resources`.
 #[derive(Debug, Clone, Default, PartialEq, Deserialize)]
 #[serde(default)]
-#[allow(missing_docs)]
-pub struct LinuxResources {
-    pub cpu: Option<Cpu>,
-    pub memory: Option<Memory>,
-    pub pids: Option<Pids>,
-}
-
-/// `linux.resources.cpu`.
-#[derive(Debug, Clone, Default, PartialEq, Deserialize)]
-#[serde(default)]
-#[allow(missing_docs)]
-pub struct Cpu {
-    pub quota: Option<i64>,
-    pub period: Option<u64>,
-    pub shares: Option<u64>,
-}
-
-/// `linux.resources.memory`.
-#[derive(Debug, Clone, Default, PartialEq, Deserialize)]
-#[serde(default)]
-#[allow(missing_docs)]
-pub struct Memory {
-    pub limit: Option<i64>,
-}
-
-/// `linux.resources.pids`.
-#[derive(Debug, Clone, Default, PartialEq, Deserialize)]
-#[serde(default)]
-#[allow(missing_docs)]
-pub struct Pids {
-    pub limit: Option<i64>,
+pub(crate) struct OciResources {
+    pub(crate) cpu: Option<LinuxCpu>,
+    pub(crate) memory: Option<LinuxMemory>,
+    pub(crate) pids: Option<LinuxPids>,
 }
 
 impl OciConfig {
     /// Reads a `config.json`.
     ///
     /// # Errors
-    /// [`Error::InvalidConfig`] with the place of the first mistake.
-    pub fn parse(text: &str) -> Result<Self> {
+    /// [`Error::InvalidConfig`] with line and column of the first mistake.
+    pub(crate) fn parse(text: &str) -> Result<Self> {
         serde_json::from_str(text).map_err(|e| Error::invalid("OCI config.json", e.to_string()))
     }
 }

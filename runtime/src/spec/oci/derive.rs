@@ -1,4 +1,4 @@
-//! The OCI configuration of a container that brings none: derived from its own fields.
+//! The OCI configuration of a container that has none, derived from the container's own fields.
 
 use serde_json::{json, Value};
 
@@ -6,7 +6,7 @@ use super::{GUEST_GROUPS_KEY, GUEST_USER_KEY};
 use crate::error::Result;
 use crate::spec::{Command, ContainerConfig, Resources};
 
-/// What a container gets if it names no capabilities.
+/// Capabilities of a container whose configuration names none.
 const DEFAULT_CAPABILITIES: [&str; 14] = [
     "CAP_AUDIT_WRITE",
     "CAP_CHOWN",
@@ -34,7 +34,7 @@ const MASKED: [&str; 7] = [
 ];
 const READ_ONLY: [&str; 5] = ["/proc/bus", "/proc/fs", "/proc/irq", "/proc/sys", "/proc/sysrq-trigger"];
 
-/// The whole configuration, with the host's paths still in it.
+/// The whole configuration, with paths of the host.
 pub(crate) fn derive_config(config: &ContainerConfig, hostname: &str) -> Result<Value> {
     let mut mounts = default_mounts();
     for mount in &config.mounts {
@@ -89,7 +89,8 @@ fn process(command: &Command) -> Value {
     };
     json!({
         "terminal": command.interactive,
-        // Names are resolved by the agent, from the annotations; these serve where they are numbers.
+        // The agent resolves names, which are in the annotations; these numbers serve where the configuration has
+        // numbers.
         "user": {"uid": number(user), "gid": number(group), "additionalGids": groups},
         "args": command.args,
         "env": env,

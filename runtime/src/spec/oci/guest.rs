@@ -1,38 +1,38 @@
-//! The OCI configuration as the guest gets it (P-098, P-099).
+//! The OCI configuration in the form that the guest gets (P-098, P-099).
 
 use serde_json::{json, Value};
 
 use crate::error::{Error, Result};
 use crate::spec::HookSpec;
 
-/// Destinations below which host files make no sense in the guest (P-099).
+/// Destinations at which files of the host make no sense in the guest (P-099).
 const PSEUDO: [&str; 3] = ["/proc", "/sys", "/dev"];
-/// Size of `/dev/shm` if the host's is not known.
+/// Size of `/dev/shm` if the host's is unknown.
 const DEFAULT_SHM: u64 = 64 << 20;
 
-/// A bind mount that the host has made reachable for the guest.
+/// A bind mount that the host shares with the guest.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct GuestBind {
     /// Destination in the container, as in the configuration.
     pub(crate) destination: String,
-    /// Where the guest finds the source.
+    /// Path of the source in the guest.
     pub(crate) source: String,
 }
 
-/// What the guest calls things.
+/// Paths and properties of the guest that the configuration must use.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub(crate) struct GuestPaths {
-    /// The root file system.
+    /// Path of the root file system.
     pub(crate) rootfs: String,
     /// The shared bind mounts.
     pub(crate) binds: Vec<GuestBind>,
-    /// Hooks to run inside the container before its program, unless the configuration has its own.
+    /// Hooks that run in the container before its program, unless the configuration has its own.
     pub(crate) start_container: Vec<HookSpec>,
-    /// Directory of the guest with hooks that run for each container.
+    /// Directory of the guest with hooks for each container.
     pub(crate) guest_hooks: Option<String>,
-    /// The guest can apply seccomp profiles.
+    /// Whether the guest can apply seccomp profiles.
     pub(crate) seccomp: bool,
-    /// Size of the host's `/dev/shm` for the container, bytes.
+    /// Size of the host's `/dev/shm` for the container, in bytes.
     pub(crate) shm_bytes: Option<u64>,
 }
 
@@ -65,14 +65,14 @@ pub(crate) fn has_seccomp(config: &Value) -> bool {
     config["linux"]["seccomp"].is_object()
 }
 
-/// Host directory that `config` binds on `/dev/shm`, whose size the guest's tmpfs gets.
+/// The directory of the host that `config` binds on `/dev/shm`. The guest's tmpfs gets its size.
 pub(crate) fn shm_source(config: &Value) -> Option<&str> {
     let mounts = config["mounts"].as_array()?;
     let shm = mounts.iter().find(|mount| is_bind(mount) && mount["destination"].as_str().is_some_and(is_shm))?;
     shm["source"].as_str()
 }
 
-/// Bind mounts of `config` that the host has to share: source, destination, read-only.
+/// Bind mounts of `config` that the host must share: source, destination, read-only.
 pub(crate) fn shared_binds(config: &Value) -> Vec<(String, String, bool)> {
     let mounts = config["mounts"].as_array().map(Vec::as_slice).unwrap_or_default();
     let shared = mounts.iter().filter(|mount| is_bind(mount)).filter_map(|mount| {
@@ -85,8 +85,9 @@ pub(crate) fn shared_binds(config: &Value) -> Vec<(String, String, bool)> {
     shared.collect()
 }
 
-/// Rewrites `config` for the guest: host hooks, cgroup path, network namespace and a seccomp profile that the guest
-/// cannot apply are removed, other namespaces lose their host path, root path and bind sources become the guest's, `/dev/shm` becomes a tmpfs.
+/// Rewrites `config` for the guest. Removes host hooks, the cgroup path, the network namespace, and a seccomp profile
+/// that the guest cannot apply; other namespaces lose their host path. Root path and bind sources become paths of the
+/// guest, `/dev/shm` becomes a tmpfs.
 ///
 /// # Errors
 /// [`Error::InvalidConfig`] if `config` is not an object.
@@ -106,9 +107,9 @@ pub(crate) fn guest_config(mut config: Value, paths: &GuestPaths) -> Result<Valu
     }
     let annotations = object.entry("annotations").or_insert_with(|| json!({}));
     if let Some(annotations) = annotations.as_object_mut() {
-        // The guest has no use for a copy of the very document it is part of.
+        // The guest has no use for a copy of the document itself.
         annotations.remove(super::CONFIG_KEY);
-        // For the pod to say, not for a container.
+        // The pod decides about these hooks, not the container.
         annotations.remove(super::GUEST_HOOKS_KEY);
         if let Some(dir) = &paths.guest_hooks {
             annotations.insert(super::GUEST_HOOKS_KEY.into(), json!(dir));
@@ -135,7 +136,7 @@ fn rewrite_linux(linux: &mut serde_json::Map<String, Value>, seccomp: bool) {
         }
     }
     if let Some(resources) = linux.get_mut("resources").and_then(Value::as_object_mut) {
-        // Device rules name host numbers; the guest's agent knows what its container may touch.
+        // Device rules use numbers of the host; the guest's agent knows the devices of its container.
         resources.remove("devices");
     }
 }

@@ -1,15 +1,15 @@
-//! Whether an OCI container is a pod of its own, the first container of a pod, or a member (P-193).
+//! The role of an OCI container: a pod of its own, the first container of a pod, or a member (P-193).
 
 use std::collections::BTreeMap;
 
 use crate::error::{Error, Result};
 
-/// What a container is to its pod.
+/// The role of a container in its pod.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Role {
-    /// Nobody said anything: a pod with one container.
+    /// No annotation decides: a pod with this one container.
     Single,
-    /// The container that stands for the pod.
+    /// The container that represents the pod.
     Sandbox,
     /// A further container of the named pod.
     Member {
@@ -19,7 +19,7 @@ pub enum Role {
 }
 
 impl Role {
-    /// Name in annotations.
+    /// Name of the role in annotations.
     pub fn name(&self) -> &'static str {
         match self {
             Role::Single => "single",
@@ -29,7 +29,7 @@ impl Role {
     }
 }
 
-/// How one caller marks its containers.
+/// Annotations of one caller.
 struct Caller {
     type_key: &'static str,
     sandbox: &'static str,
@@ -37,7 +37,7 @@ struct Caller {
     pod_key: &'static str,
 }
 
-/// In the order in which the keys are tried.
+/// Tried in this order.
 const CALLERS: [Caller; 3] = [
     Caller {
         type_key: "io.kubernetes.cri.container-type",
@@ -73,7 +73,7 @@ pub fn classify(annotations: &BTreeMap<String, String>) -> Result<Role> {
             Some(pod) => Ok(Role::Member { pod: pod.clone() }),
             None => Err(Error::invalid(
                 format!("annotation {}", caller.pod_key),
-                "is missing; a member container has to name its pod",
+                "is missing; a member container must name its pod",
             )),
         },
         value => Err(Error::invalid(

@@ -250,6 +250,6 @@ fn a_derived_configuration_has_what_a_program_expects() {
     assert!(oci["process"]["capabilities"]["bounding"].as_array().unwrap().len() > 5);
     assert!(oci["linux"]["maskedPaths"].as_array().unwrap().len() > 3);
     assert_eq!(oci["hostname"], "name");
-    // What comes out is itself a configuration that can be read.
+    // The derived configuration can itself be parsed.
     OciConfig::parse(&oci.to_string()).unwrap();
 }
