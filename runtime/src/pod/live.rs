@@ -195,7 +195,7 @@ impl Live {
 
 /// An answer of another kind than the request asks for.
 pub(crate) fn unexpected(operation: &'static str) -> Error {
-    let source = BackendError::Refused("the guest agent gave an answer that does not belong to the request".into());
+    let source = BackendError::UnexpectedReply("the guest agent");
     Error::Backend { component: Component::Agent, operation, source }
 }
 

@@ -14,6 +14,7 @@ use nix::sys::signal::Signal;
 use super::{signals, StartMessage, SYNC_PIPE};
 use crate::agent_client::{AgentError, Session};
 use crate::backend::ShimSpec;
+use crate::error::chain;
 use crate::stdio::{Relay, StdioFds};
 use crate::store::{write_record, write_record_if_absent, ExitRecord, FailureRecord};
 use crate::timestamp::Timestamp;
@@ -46,7 +47,7 @@ pub fn shim_verb() -> u8 {
         }
         Err(error) => {
             note_failure(&spec);
-            ExitRecord { token: spec.token.clone(), status: None, reason: Some(reason(error)), at: Timestamp::now() }
+            ExitRecord { token: spec.token.clone(), status: None, reason: Some(chain(error)), at: Timestamp::now() }
         }
     };
     // The container's directory may be gone; then nobody asks any more.
@@ -154,14 +155,4 @@ fn note_failure(spec: &ShimSpec) {
     let reason = "the virtual machine's process has ended unexpectedly".to_owned();
     // The machine's process may be writing down why, and knows better.
     let _ = write_record_if_absent(&spec.failure_record, &FailureRecord { reason, at: Timestamp::now() });
-}
-
-fn reason(error: &AgentError) -> String {
-    let mut text = error.to_string();
-    let mut source = std::error::Error::source(error);
-    while let Some(cause) = source {
-        text.push_str(&format!(": {cause}"));
-        source = cause.source();
-    }
-    text
 }

@@ -9,6 +9,7 @@ use hutch_agent_proto::{Event, Request, Response};
 use super::client::ControlConnector;
 use crate::agent_client::{AgentError, Session};
 use crate::backend::{AgentCapabilities, AgentHost, AgentSession, BackendError, BackendResult};
+use crate::error::chain;
 use crate::store::VmRecord;
 
 /// Opens sessions with agents through the control sockets of their machines.
@@ -73,14 +74,4 @@ fn backend_error(error: AgentError) -> BackendError {
             BackendError::Lost(chain(&error))
         }
     }
-}
-
-fn chain(error: &AgentError) -> String {
-    let mut text = error.to_string();
-    let mut source = std::error::Error::source(error);
-    while let Some(cause) = source {
-        text.push_str(&format!(": {cause}"));
-        source = cause.source();
-    }
-    text
 }

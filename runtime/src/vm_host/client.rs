@@ -76,7 +76,7 @@ impl ControlClient {
             ControlReply::Connected => {
                 receive_fd(&self.stream).map_err(|e| BackendError::system("receive a connection to the guest", e))
             }
-            _ => Err(BackendError::Refused("the virtual machine's process gave an answer to another question".into())),
+            _ => Err(BackendError::UnexpectedReply("the virtual machine's process")),
         }
     }
 }

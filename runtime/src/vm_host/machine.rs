@@ -16,6 +16,7 @@ use hutch_vmm::footprint::{drop_program_pages, ProgramPages};
 use hutch_vmm::{BlockSlot, Machine, MachineConfig, MachineExit, MemHandle, Stopper};
 
 use crate::backend::{BackendError, BackendResult, BlockDevice, VmSpec};
+use crate::error::chain;
 
 /// The guest's address; it means something inside its own machine only.
 const GUEST_CID: u64 = 3;
@@ -375,16 +376,6 @@ fn parse_mac(text: &str) -> BackendResult<[u8; 6]> {
         None => Ok(mac),
         Some(_) => Err(bad()),
     }
-}
-
-fn chain(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut source = error.source();
-    while let Some(cause) = source {
-        text.push_str(&format!(": {cause}"));
-        source = cause.source();
-    }
-    text
 }
 
 #[cfg(test)]

@@ -5,6 +5,7 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 
 use crate::backend::{BackendError, BlockDevice, VmSpec, VmState};
+use crate::error::chain;
 
 /// A request to a VMM process.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -103,15 +104,9 @@ impl ControlReply {
             BackendError::Timeout { .. } => FailureKind::Timeout,
             BackendError::Lost(_) => FailureKind::Lost,
             BackendError::Unsupported(_) => FailureKind::Unsupported,
-            BackendError::Remote(_) | BackendError::Refused(_) | BackendError::System { .. } => FailureKind::Refused,
+            _ => FailureKind::Refused,
         };
-        let mut message = error.to_string();
-        let mut source = std::error::Error::source(error);
-        while let Some(cause) = source {
-            message.push_str(&format!(": {cause}"));
-            source = cause.source();
-        }
-        ControlReply::Failed { kind, message }
+        ControlReply::Failed { kind, message: chain(error) }
     }
 
     /// The backend's error for a failed reply, or the reply. `waited` is what a time-out is reported with.

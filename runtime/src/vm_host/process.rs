@@ -162,7 +162,7 @@ impl VmHandle for Handle {
     fn state(&mut self) -> BackendResult<VmState> {
         match self.client()?.call(&ControlRequest::State)? {
             ControlReply::State(state) => Ok(state),
-            _ => Err(BackendError::Refused("the virtual machine's process gave an answer to another question".into())),
+            _ => Err(BackendError::UnexpectedReply("the virtual machine's process")),
         }
     }
 
@@ -193,7 +193,7 @@ impl VmHandle for Handle {
     fn set_memory(&mut self, mib: u64) -> BackendResult<u64> {
         match self.client()?.call(&ControlRequest::SetMemory(mib))? {
             ControlReply::Memory(more) => Ok(more),
-            _ => Err(BackendError::Refused("the virtual machine's process gave an answer to another question".into())),
+            _ => Err(BackendError::UnexpectedReply("the virtual machine's process")),
         }
     }
 
