@@ -27,6 +27,16 @@ pub enum BackendError {
     /// Its answer is of another kind than the request asks for.
     #[error("{0} gave an answer that does not belong to the request")]
     UnexpectedReply(&'static str),
+    /// The VMM process was started by another version of hutch and speaks another control protocol.
+    #[error(
+        "the machine's process is of another version of hutch ({theirs}, this is {ours}); stop the pod with that one"
+    )]
+    OtherVersion {
+        /// The version of the process.
+        theirs: String,
+        /// The version of this program.
+        ours: String,
+    },
     /// It cannot do that at all.
     #[error("{0} is not supported")]
     Unsupported(&'static str),

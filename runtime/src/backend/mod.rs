@@ -23,7 +23,8 @@ pub use mounts::{HostMounts, RootDisk};
 pub use network::{run_in_namespace, Namespace, Network};
 pub use shim::{PidNamespace, Shim, ShimSpec, Shims};
 pub use vm::{
-    BlockDevice, NetDevice, Share, VmCapabilities, VmHandle, VmHost, VmLaunch, VmSpec, VmState, VmStats, SHARED_TAG,
+    BlockDevice, NetDevice, Share, VmCapabilities, VmHandle, VmHost, VmLaunch, VmReply, VmRequest, VmSpec, VmState,
+    VmStats, SHARED_TAG,
 };
 
 use std::sync::Arc;

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use hutch_agent_proto::{ErrorKind, Event, Request, Response};
 
-use crate::backend::{AgentSession, BackendError, BackendResult, Backends, VmHandle, VmState};
+use crate::backend::{AgentSession, BackendError, BackendResult, Backends, VmHandle, VmState, VmStats};
 use crate::error::{Component, Error, Result};
 use crate::fault;
 use crate::options::Options;
@@ -85,6 +85,15 @@ impl Live {
                 }
             };
             call(vm.as_mut())
+        })
+    }
+
+    /// Statistics of the VMM process.
+    pub(crate) fn vm_stats(&self) -> Result<VmStats> {
+        let host = &self.backends.vm;
+        guarded(Component::Vmm, "stats", || match &self.record {
+            Some(record) => host.stats(record),
+            None => Err(BackendError::Lost("it is not running".into())),
         })
     }
 

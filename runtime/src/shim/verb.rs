@@ -13,12 +13,11 @@ use nix::sys::signal::Signal;
 
 use super::{signals, StartMessage, SYNC_PIPE};
 use crate::agent_client::{AgentError, Session};
-use crate::backend::ShimSpec;
+use crate::backend::{ShimSpec, VmRequest};
 use crate::error::chain;
 use crate::stdio::{Relay, StdioFds};
 use crate::store::{write_record, write_record_if_absent, ExitRecord, FailureRecord};
 use crate::timestamp::Timestamp;
-use crate::vm_host::message::ControlRequest;
 use crate::vm_host::{ControlClient, ControlConnector};
 
 /// Status with which a shim ends that does not know how its guest process did.
@@ -148,7 +147,7 @@ fn resize(session: &Session, token: &str) {
 /// The channel broke: if the machine's process is gone, that is noted for the whole pod.
 fn note_failure(spec: &ShimSpec) {
     // A process on its way out may still accept connections, but it answers none.
-    let answers = || ControlClient::connect(&spec.socket).and_then(|mut vmm| vmm.call(&ControlRequest::State)).is_ok();
+    let answers = || ControlClient::connect(&spec.socket).and_then(|mut vmm| vmm.call(VmRequest::State)).is_ok();
     if spec.failure_record.exists() || answers() {
         return;
     }

@@ -33,11 +33,6 @@ impl<T: Record> RecordPath<T> {
     pub fn path(&self) -> &Path {
         &self.path
     }
-
-    /// The file as a URI.
-    pub fn uri(&self) -> String {
-        format!("file://{}", self.path.display())
-    }
 }
 
 /// What all versions have in common.

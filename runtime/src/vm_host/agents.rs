@@ -67,6 +67,8 @@ fn backend_error(error: AgentError) -> BackendError {
     match error {
         AgentError::Remote { source, .. } => BackendError::Remote(source),
         AgentError::Deadline { after, .. } | AgentError::Greeting(after) => BackendError::Timeout { after },
+        // Not a lost guest: its machine must not be killed for want of the right program.
+        AgentError::Connect(e) if is_other_version(&e) => BackendError::system("connect to the guest's agent", e),
         AgentError::Connect(e) if e.kind() == std::io::ErrorKind::TimedOut => BackendError::Lost(e.to_string()),
         AgentError::Encode { .. } | AgentError::Unexpected(_) => BackendError::Refused(chain(&error)),
         AgentError::Version { .. } => BackendError::Refused(chain(&error)),
@@ -74,4 +76,9 @@ fn backend_error(error: AgentError) -> BackendError {
             BackendError::Lost(chain(&error))
         }
     }
+}
+
+fn is_other_version(error: &std::io::Error) -> bool {
+    let inner = error.get_ref().and_then(|inner| inner.downcast_ref());
+    matches!(inner, Some(BackendError::OtherVersion { .. }))
 }
