@@ -71,6 +71,7 @@ pub mod shim;
 pub mod spec;
 pub mod state;
 pub mod store;
+mod sync;
 mod timestamp;
 mod undo;
 pub mod verb;

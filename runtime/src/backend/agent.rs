@@ -39,12 +39,12 @@ pub trait AgentSession: Send {
     /// [`super::BackendError::Lost`] if it does not answer, after which the session is of no use.
     fn call(&mut self, request: Request, deadline: Duration) -> BackendResult<Response>;
 
-    /// Sends a request whose answer may take its time; `None` if it did not come within `patience`. The session stays
+    /// Sends a request whose answer may take its time; `None` if it did not come within `timeout`. The session stays
     /// usable; a late answer is dropped.
     ///
     /// # Errors
     /// As [`AgentSession::call`].
-    fn call_patiently(&mut self, request: Request, patience: Duration) -> BackendResult<Option<Response>>;
+    fn call_with_timeout(&mut self, request: Request, timeout: Duration) -> BackendResult<Option<Response>>;
 
     /// The next event, at most `timeout` away; `None` if there was none.
     ///

@@ -81,8 +81,8 @@ impl AgentSession for NoAgent {
             _ => Response::Done,
         })
     }
-    fn call_patiently(&mut self, request: Request, patience: Duration) -> BackendResult<Option<Response>> {
-        self.call(request, patience).map(Some)
+    fn call_with_timeout(&mut self, request: Request, timeout: Duration) -> BackendResult<Option<Response>> {
+        self.call(request, timeout).map(Some)
     }
     fn next_event(&mut self, timeout: Duration) -> BackendResult<Option<Event>> {
         std::thread::sleep(timeout);

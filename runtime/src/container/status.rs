@@ -29,15 +29,14 @@ impl Runtime {
     pub fn status_container(&self, pod: &str, container: &str) -> Result<ContainerStatus> {
         let (id, container) = ids(pod, container)?;
         let pod = OpenPod::shared(self, &id)?;
-        let index = pod.find(&container)?;
-        let deaths = pod.detect_dead(Some(index));
+        let found = pod.find(&container)?;
+        let deaths = pod.detect_dead(Some(&container));
         if deaths.is_empty() {
-            return Ok(pod.container_status(index));
+            return Ok(found.status());
         }
         drop(pod);
         self.reconcile(&id, &deaths, self.options().lock_timeout);
         let pod = OpenPod::shared(self, &id)?;
-        let index = pod.find(&container)?;
-        Ok(pod.container_status(index))
+        Ok(pod.find(&container)?.status())
     }
 }

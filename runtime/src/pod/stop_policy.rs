@@ -2,18 +2,18 @@
 
 use std::time::Instant;
 
-/// How a container is stopped.
+/// How to stop a container.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct StopMode {
     /// Ignore every failure of the guest; the host's side is always done (P-111).
     pub(crate) force: bool,
-    /// Until when the process may end by itself; `None`: it is killed at once.
+    /// The process may end by itself until then; `None`: it is killed at once.
     pub(crate) grace_deadline: Option<Instant>,
-    /// What a guest that does not answer means.
+    /// The consequence of a guest that does not answer.
     pub(crate) on_unreachable: UnreachablePolicy,
 }
 
-/// What a guest that does not answer means for a stop.
+/// The consequence of a guest that does not answer for a stop.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum UnreachablePolicy {
     /// The stop fails: the process may still run.

@@ -40,8 +40,8 @@ impl Runtime {
     pub fn wait_pod(&self, pod: &str, timeout: Duration) -> Result<Option<PodEnd>> {
         let id = PodId::new(pod)?;
         let pod = OpenPod::shared(self, &id)?;
-        let host = pod.live.backends.vm.clone();
-        let record = pod.live.record().cloned();
+        let host = pod.sandbox.backends.vm.clone();
+        let record = pod.sandbox.record().cloned();
         drop(pod);
         if let Some(record) = record {
             if !guarded(Component::Vmm, "wait-end", || host.wait_end(&record, timeout))? {

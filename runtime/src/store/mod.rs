@@ -62,6 +62,7 @@ use std::sync::Arc;
 use crate::error::{Error, Result};
 use crate::fault;
 use crate::id::PodId;
+use crate::logger;
 
 /// The two roots and what lies below them.
 #[derive(Clone)]
@@ -138,6 +139,14 @@ impl Store {
     /// [`Error::Store`], with [`StoreCause::Missing`] if there is none.
     pub fn need<T: Record>(&self, at: &RecordPath<T>) -> Result<T> {
         self.get(at)?.ok_or_else(|| Error::Store { path: at.path().to_owned(), source: StoreCause::Missing })
+    }
+
+    /// Reads a record for a clean-up, which ignores a record that cannot be read.
+    pub(crate) fn get_or_warn<T: Record>(&self, at: &RecordPath<T>) -> Option<T> {
+        self.get(at).unwrap_or_else(|e| {
+            logger::warn!("{}; ignored while cleaning", e.chain());
+            None
+        })
     }
 
     /// Writes a record: a temporary file in the same directory, flushed, then renamed (P-042).

@@ -46,8 +46,8 @@ impl AgentSession for Connected {
         self.session.call(request, deadline).map_err(backend_error)
     }
 
-    fn call_patiently(&mut self, request: Request, patience: Duration) -> BackendResult<Option<Response>> {
-        self.session.call_patiently(request, Some(patience)).map_err(backend_error)
+    fn call_with_timeout(&mut self, request: Request, timeout: Duration) -> BackendResult<Option<Response>> {
+        self.session.call_patiently(request, Some(timeout)).map_err(backend_error)
     }
 
     fn next_event(&mut self, timeout: Duration) -> BackendResult<Option<Event>> {

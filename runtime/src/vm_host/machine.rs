@@ -16,6 +16,7 @@ use hutch_vmm::{BlockSlot, Machine, MachineConfig, MachineExit, MemHandle};
 
 use crate::backend::{BackendError, BackendResult, BlockDevice, VmReply, VmRequest, VmSpec, VmState};
 use crate::error::chain;
+use crate::sync;
 
 /// The guest's address; it means something inside its own machine only.
 const GUEST_CID: u64 = 3;
@@ -105,11 +106,11 @@ impl KvmMachine {
     }
 
     fn slots(&self) -> MutexGuard<'_, Vec<Slot>> {
-        self.slots.lock().unwrap_or_else(PoisonError::into_inner)
+        sync::lock(&self.slots)
     }
 
     fn phase(&self) -> MutexGuard<'_, Phase> {
-        self.phase.0.lock().unwrap_or_else(PoisonError::into_inner)
+        sync::lock(&self.phase.0)
     }
 }
 
@@ -122,7 +123,7 @@ fn watch_reports(reports: Receiver<UnixStream>, phase: &Arc<(Mutex<Phase>, Condv
         while let Ok(report) = reports.recv() {
             kept.truncate(7);
             kept.push(report);
-            phase.0.lock().unwrap_or_else(PoisonError::into_inner).ready = true;
+            sync::lock(&phase.0).ready = true;
             phase.1.notify_all();
         }
     };
@@ -158,14 +159,14 @@ impl GuestMachine for KvmMachine {
     fn wait_end(&self) -> MachineEnd {
         let exit = loop {
             // In slices: a pause needs the machine for itself.
-            let machine = self.machine.read().unwrap_or_else(PoisonError::into_inner);
+            let machine = sync::read(&self.machine);
             if let Some(exit) = machine.wait(Some(WATCH)) {
                 break exit;
             }
         };
         let mut reason = exit.to_string();
         if exit == MachineExit::GuestPanic {
-            let machine = self.machine.read().unwrap_or_else(PoisonError::into_inner);
+            let machine = sync::read(&self.machine);
             let tail = machine.console_tail(50);
             if let Some(line) = tail.iter().find(|line| line.contains("Kernel panic")) {
                 reason.push_str(&format!(": {}", crate::agent_client::printable(line, 200)));
@@ -200,7 +201,7 @@ impl KvmMachine {
         if self.phase().paused {
             return Ok(());
         }
-        let mut machine = self.machine.write().unwrap_or_else(PoisonError::into_inner);
+        let mut machine = sync::write(&self.machine);
         machine.pause().map_err(|e| BackendError::Refused(chain(&e)))?;
         self.phase().paused = true;
         Ok(())
@@ -210,7 +211,7 @@ impl KvmMachine {
         if !self.phase().paused {
             return Ok(());
         }
-        let mut machine = self.machine.write().unwrap_or_else(PoisonError::into_inner);
+        let mut machine = sync::write(&self.machine);
         machine.resume().map_err(|e| BackendError::Refused(chain(&e)))?;
         self.phase().paused = false;
         Ok(())
@@ -241,7 +242,7 @@ impl KvmMachine {
     }
 
     fn set_vcpus(&self, count: u32) -> BackendResult<()> {
-        let machine = self.machine.read().unwrap_or_else(PoisonError::into_inner);
+        let machine = sync::read(&self.machine);
         machine.ensure_vcpus(count).map_err(|e| BackendError::Refused(chain(&e)))
     }
 

@@ -59,7 +59,7 @@ fn p_080_only_an_unexpected_end_is_a_failure() {
     let (stage, runtime) = running();
     let failure = stage.dir().join("run/p/failure.json");
     let fault = arm("vm.wait-end:after", 1, Action::Error);
-    assert!(runtime.stop_pod("p", StopOptions { force: true }).is_err(), "{:?}", passed());
+    assert!(runtime.stop_pod("p", StopOptions::forced()).is_err(), "{:?}", passed());
     drop(fault);
     assert!(!failure.exists());
     runtime.stop_pod("p", StopOptions::default()).unwrap();
@@ -112,7 +112,7 @@ fn p_126_an_exec_of_another_process_can_be_waited_for() {
     assert_eq!(exit.code, Some(9));
     let command = spec::Command { args: vec!["serve".into()], detach: true, ..spec::Command::default() };
     let (_, _, process) = runtime.exec_container("p", "a", &command, Default::default()).unwrap();
-    runtime.stop_container("p", "a", StopOptions { force: true }).unwrap();
+    runtime.stop_container("p", "a", StopOptions::forced()).unwrap();
     let shim = ProcessIdentity { pid: process.pid, start_ticks: 0 };
     assert!(!shim.is_alive());
     finish(&stage, &runtime);

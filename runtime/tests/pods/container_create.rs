@@ -284,7 +284,7 @@ fn p_183_the_machine_has_the_vcpus_that_its_containers_may_use() {
     runtime.create_container("p", config("d", -1)).unwrap();
     assert_eq!(world.vcpus("p"), 2, "-1 is no limit");
     world.guest("p", |guest| assert_eq!(guest.cpus(), 2));
-    runtime.stop_container("p", "b", StopOptions { force: true }).unwrap();
+    runtime.stop_container("p", "b", StopOptions::forced()).unwrap();
     runtime.delete_container("p", "c").unwrap();
     assert_eq!(world.vcpus("p"), 1);
     runtime
@@ -332,12 +332,12 @@ fn p_184_the_machine_has_the_memory_that_its_containers_may_use() {
     runtime.update_container("p", "b", &limits(4 << 30)).unwrap();
     assert_eq!(world.memory_mib("p"), 1024, "there is no more");
     runtime.start_container("p", "b").unwrap();
-    runtime.stop_container("p", "b", StopOptions { force: true }).unwrap();
+    runtime.stop_container("p", "b", StopOptions::forced()).unwrap();
     assert_eq!(world.memory_mib("p"), 256 + 101);
     runtime.start_container("p", "b").unwrap();
     assert_eq!(world.memory_mib("p"), 1024, "a restart counts again");
     world.fail("shim.spawn", Failing::Refuses);
-    runtime.stop_container("p", "b", StopOptions { force: true }).unwrap();
+    runtime.stop_container("p", "b", StopOptions::forced()).unwrap();
     assert_eq!(kind(runtime.start_container("p", "b")), ErrorKind::Backend);
     assert_eq!(world.memory_mib("p"), 256 + 101, "and one that failed does not");
     runtime.delete_container("p", "c").unwrap();
@@ -364,7 +364,7 @@ fn p_206_a_change_of_size_that_was_cut_short_waits_while_the_pod_is_paused() {
     let (world, runtime) = capable();
     runtime.create_container("p", world.container("b")).unwrap();
     runtime.start_container("p", "b").unwrap();
-    runtime.stop_container("p", "b", StopOptions { force: true }).unwrap();
+    runtime.stop_container("p", "b", StopOptions::forced()).unwrap();
     let limits = hutch_runtime::Limits { memory: Some(128 << 20), ..Default::default() };
     world.fail("vm.set-memory", Failing::Refuses);
     assert_eq!(kind(runtime.update_container("p", "a", &limits)), ErrorKind::Backend);
@@ -414,7 +414,7 @@ fn p_046_devices_come_from_their_record() {
     assert_eq!(kinds, ["generic", "block"], "a fifo is not supported and ignored");
     assert_eq!(world.devices("p").len(), 1);
     runtime.start_container("p", "b").unwrap();
-    runtime.stop_container("p", "b", StopOptions { force: true }).unwrap();
+    runtime.stop_container("p", "b", StopOptions::forced()).unwrap();
     assert!(world.devices("p").is_empty());
     finish(&world, &runtime);
 }

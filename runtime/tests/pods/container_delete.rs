@@ -9,8 +9,8 @@ fn p_102_a_ready_or_stopped_container_is_deleted_in_any_pod() {
     let (world, runtime) = running(&["a", "b", "c", "d"]);
     runtime.create_container("p", world.container("ready")).unwrap();
     assert_eq!(kind(runtime.delete_container("p", "a")), ErrorKind::WrongState);
-    runtime.stop_container("p", "b", StopOptions { force: true }).unwrap();
-    runtime.stop_container("p", "c", StopOptions { force: true }).unwrap();
+    runtime.stop_container("p", "b", StopOptions::forced()).unwrap();
+    runtime.stop_container("p", "c", StopOptions::forced()).unwrap();
     runtime.delete_container("p", "b").unwrap();
     runtime.delete_container("p", "ready").unwrap();
     assert!(!world.dir().join("run/p/b").exists() && !world.dir().join("config/p/b").exists());

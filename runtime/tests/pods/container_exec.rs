@@ -24,7 +24,7 @@ fn p_121_a_ready_or_running_container_can_be_entered() {
     runtime.create_container("p", world.container("b")).unwrap();
     runtime.exec_container("p", "a", &command(&["x"]), Default::default()).unwrap();
     runtime.exec_container("p", "b", &command(&["x"]), Default::default()).unwrap();
-    runtime.stop_container("p", "a", StopOptions { force: true }).unwrap();
+    runtime.stop_container("p", "a", StopOptions::forced()).unwrap();
     assert_eq!(kind(runtime.exec_container("p", "a", &command(&["x"]), Default::default())), ErrorKind::WrongState);
     finish(&world, &runtime);
 }

@@ -90,7 +90,7 @@ fn p_133_no_such_process_is_success_for_every_signal() {
 #[test]
 fn p_134_a_stopped_container_takes_kill_and_term_and_nothing_else() {
     let (world, runtime) = running(&["a"]);
-    runtime.stop_container("p", "a", StopOptions { force: true }).unwrap();
+    runtime.stop_container("p", "a", StopOptions::forced()).unwrap();
     runtime.kill_container("p", "a", 9, true).unwrap();
     runtime.kill_container("p", "a", 15, false).unwrap();
     assert_eq!(kind(runtime.kill_container("p", "a", 10, false)), ErrorKind::WrongState);

@@ -86,7 +86,7 @@ fn p_094_a_stopped_container_is_created_in_the_guest_again() {
 fn p_094_a_restart_that_fails_leaves_the_container_stopped() {
     for call in ["mounts.bind", "agent.create-container", "shim.spawn", "shim.start"] {
         let (world, runtime) = running(&["a"]);
-        runtime.stop_container("p", "a", StopOptions { force: true }).unwrap();
+        runtime.stop_container("p", "a", StopOptions::forced()).unwrap();
         world.fail(call, Failing::Refuses);
         assert_eq!(kind(runtime.start_container("p", "a")), ErrorKind::Backend, "{call}");
         assert_eq!(state(&runtime, "a"), Some(State::Stopped), "{call}");

@@ -17,7 +17,7 @@ fn recorded(world: &hutch_runtime_fakes::World, id: &str) -> String {
 #[test]
 fn p_106_stopping_a_stopped_container_does_nothing_in_any_pod() {
     let (world, runtime) = running(&["a", "b"]);
-    runtime.stop_container("p", "a", StopOptions { force: true }).unwrap();
+    runtime.stop_container("p", "a", StopOptions::forced()).unwrap();
     world.calls();
     runtime.stop_container("p", "a", Default::default()).unwrap();
     runtime.pause_pod("p").unwrap();
@@ -121,13 +121,13 @@ fn p_110_a_process_that_survives_sigkill_fails_the_stop_with_a_timeout() {
 fn p_111_stopped_is_recorded_only_when_the_hosts_side_is_released() {
     let (world, runtime) = running(&["a"]);
     world.fail_always("mounts.unbind", Failing::Refuses);
-    assert_eq!(kind(runtime.stop_container("p", "a", StopOptions { force: true })), ErrorKind::Backend);
+    assert_eq!(kind(runtime.stop_container("p", "a", StopOptions::forced())), ErrorKind::Backend);
     assert_eq!(recorded(&world, "a"), "running", "not even by force");
     assert_eq!(world.mounts().len(), 1);
     world.heal();
     // Force ignores the guest, and nothing else.
     world.fail_always("agent.connect", Failing::Refuses);
-    runtime.stop_container("p", "a", StopOptions { force: true }).unwrap();
+    runtime.stop_container("p", "a", StopOptions::forced()).unwrap();
     assert_eq!(recorded(&world, "a"), "stopped");
     assert!(world.mounts().is_empty());
     finish(&world, &runtime);
@@ -139,7 +139,7 @@ fn p_111_without_force_a_guest_that_does_not_answer_fails_the_stop() {
     world.guest("p", |guest| guest.hangs = true);
     assert_eq!(kind(runtime.stop_container("p", "a", Default::default())), ErrorKind::Timeout);
     assert_eq!(recorded(&world, "a"), "running");
-    runtime.stop_container("p", "a", StopOptions { force: true }).unwrap();
+    runtime.stop_container("p", "a", StopOptions::forced()).unwrap();
     assert_eq!(recorded(&world, "a"), "stopped");
     finish(&world, &runtime);
 }

@@ -55,7 +55,7 @@ fn p_018_a_damaged_pod_can_be_ended_and_deleted() {
             let machine_known = !record.contains("hypervisor");
             if machine_known {
                 assert_eq!(kind(runtime.delete_pod("p", Default::default())), ErrorKind::Store, "its machine lives");
-                runtime.stop_pod("p", StopOptions { force: true }).unwrap_or_else(|e| panic!("{record}: {e}"));
+                runtime.stop_pod("p", StopOptions::forced()).unwrap_or_else(|e| panic!("{record}: {e}"));
             } else {
                 // Nobody can tell which process it was.
                 world.kill_vm("p");
@@ -80,7 +80,7 @@ fn p_051_records_of_a_newer_program_are_left_to_it() {
         assert!(refused.chain().contains("99"), "{}", refused.chain());
         if !record.contains("/a/") {
             assert_eq!(kind(runtime.delete_pod("p", DeleteOptions { force: true })), ErrorKind::Store, "{record}");
-            assert_eq!(kind(runtime.stop_pod("p", StopOptions { force: true })), ErrorKind::Store, "{record}");
+            assert_eq!(kind(runtime.stop_pod("p", StopOptions::forced())), ErrorKind::Store, "{record}");
             assert_eq!(snapshot(&world), before, "{record}");
             assert!(world.leaks().iter().any(|leak| leak == "machine of p"), "{record}: untouched");
         }
@@ -147,7 +147,7 @@ fn p_042_a_disk_that_fills_up_at_any_write_loses_nothing() {
         failures += 1;
         assert_eq!(failed, [ErrorKind::Store], "write {nth}");
         assert_eq!(runtime.status_container("other", "x").unwrap().state, Some(State::Running), "write {nth}");
-        match runtime.stop_pod("p", StopOptions { force: true }) {
+        match runtime.stop_pod("p", StopOptions::forced()) {
             Ok(_) => drop(runtime.delete_pod("p", Default::default()).unwrap()),
             Err(error) => assert!(error.is_not_found(), "write {nth}: {}", error.chain()),
         }

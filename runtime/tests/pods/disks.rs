@@ -9,7 +9,7 @@ use hutch_runtime_fakes::{Failing, World};
 
 use crate::support::{error, finish, kind, new, state};
 
-const FORCE: StopOptions = StopOptions { force: true };
+const FORCE: StopOptions = StopOptions::forced();
 
 /// As the product: disks go into slots that the machine has had from its boot.
 fn with_slots() -> (World, Runtime) {

@@ -25,7 +25,7 @@ fn prepared(verb: &str) -> (World, Runtime) {
         }
         "start stopped pod" => {
             let (world, runtime) = running(&["a", "b"]);
-            runtime.stop_pod("p", StopOptions { force: true }).unwrap();
+            runtime.stop_pod("p", StopOptions::forced()).unwrap();
             (world, runtime)
         }
         _ => {
@@ -84,10 +84,10 @@ fn shown(runtime: &Runtime) -> Vec<String> {
 /// A finite sequence of stops and deletes that ends with nothing.
 fn leave(runtime: &Runtime, case: &str) {
     for id in shown(runtime) {
-        let _ = runtime.stop_container("p", &id, StopOptions { force: true });
+        let _ = runtime.stop_container("p", &id, StopOptions::forced());
         let _ = runtime.delete_container("p", &id);
     }
-    runtime.stop_pod("p", StopOptions { force: true }).unwrap_or_else(|e| panic!("{case}: {}", e.chain()));
+    runtime.stop_pod("p", StopOptions::forced()).unwrap_or_else(|e| panic!("{case}: {}", e.chain()));
     runtime.delete_pod("p", Default::default()).unwrap_or_else(|e| panic!("{case}: {}", e.chain()));
 }
 
@@ -117,7 +117,7 @@ fn p_174_delete_after_a_failed_start_is_direct_and_after_a_failed_stop_refused()
     assert!(runtime.stop_container("p", "a", Default::default()).is_err());
     assert_eq!(runtime.delete_container("p", "a").unwrap_err().kind(), ErrorKind::WrongState);
     assert_eq!(runtime.delete_pod("p", Default::default()).unwrap_err().kind(), ErrorKind::WrongState);
-    runtime.stop_container("p", "a", StopOptions { force: true }).unwrap();
+    runtime.stop_container("p", "a", StopOptions::forced()).unwrap();
     runtime.delete_container("p", "a").unwrap();
     assert_eq!(runtime.status_pod("p").unwrap().state, Some(State::Running));
     crate::support::finish(&world, &runtime);

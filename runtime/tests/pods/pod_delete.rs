@@ -8,7 +8,7 @@ use crate::support::{assert_clean, finish, kind, new, pod_state, running, snapsh
 #[test]
 fn p_053_a_deleted_pod_is_gone_and_its_id_free() {
     let (world, runtime) = running(&["a"]);
-    runtime.stop_pod("p", StopOptions { force: true }).unwrap();
+    runtime.stop_pod("p", StopOptions::forced()).unwrap();
     assert_eq!(runtime.delete_pod("p", Default::default()).unwrap().id(), "p");
     assert_eq!(kind(runtime.status_pod("p")), ErrorKind::NoSuchPod);
     assert!(!world.dir().join("run/p").exists() && !world.dir().join("config/p").exists());
@@ -62,7 +62,7 @@ fn p_057_any_number_of_containers_is_deleted() {
         let ids: Vec<String> = (0..count).map(|n| format!("c{n}")).collect();
         let ids: Vec<&str> = ids.iter().map(String::as_str).collect();
         let (world, runtime) = running(&ids);
-        runtime.stop_pod("p", StopOptions { force: true }).unwrap();
+        runtime.stop_pod("p", StopOptions::forced()).unwrap();
         runtime.delete_pod("p", Default::default()).unwrap();
         assert_clean(&world);
     }
@@ -72,7 +72,7 @@ fn p_057_any_number_of_containers_is_deleted() {
 fn p_058_a_deletion_that_failed_is_finished_by_the_next() {
     let points = {
         let (world, runtime) = running(&["a", "b"]);
-        runtime.stop_pod("p", StopOptions { force: true }).unwrap();
+        runtime.stop_pod("p", StopOptions::forced()).unwrap();
         let _recording = hutch_runtime::fault::arm("", 1, hutch_runtime::fault::Action::Error);
         runtime.delete_pod("p", Default::default()).unwrap();
         drop(world);
@@ -82,7 +82,7 @@ fn p_058_a_deletion_that_failed_is_finished_by_the_next() {
     for (number, name) in points.iter().enumerate() {
         let nth = points[..=number].iter().filter(|other| *other == name).count();
         let (world, runtime) = running(&["a", "b"]);
-        runtime.stop_pod("p", StopOptions { force: true }).unwrap();
+        runtime.stop_pod("p", StopOptions::forced()).unwrap();
         {
             let _armed = hutch_runtime::fault::arm(name, nth, hutch_runtime::fault::Action::Error);
             // A container's own leftovers are logged, everything else is the call's error.

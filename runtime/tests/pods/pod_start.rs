@@ -36,7 +36,7 @@ fn p_071_a_paused_pod_is_not_started() {
 fn p_072_a_stopped_pod_gets_a_new_machine() {
     let (world, runtime) = running(&["a", "b"]);
     let first = runtime.status_pod("p").unwrap().vmm_pid;
-    runtime.stop_pod("p", StopOptions { force: true }).unwrap();
+    runtime.stop_pod("p", StopOptions::forced()).unwrap();
     assert_eq!(runtime.status_pod("p").unwrap().vmm_pid, 0);
     runtime.start_pod("p").unwrap();
     let status = runtime.status_pod("p").unwrap();
@@ -49,7 +49,7 @@ fn p_072_a_stopped_pod_gets_a_new_machine() {
 #[test]
 fn p_072_a_boot_that_fails_leaves_the_pod_stopped() {
     let (world, runtime) = running(&["a"]);
-    runtime.stop_pod("p", StopOptions { force: true }).unwrap();
+    runtime.stop_pod("p", StopOptions::forced()).unwrap();
     for call in ["network.create", "vm.spawn", "vm.start", "vm.wait-ready", "agent.setup-sandbox"] {
         world.fail(call, Failing::Refuses);
         assert_eq!(kind(runtime.start_pod("p")), ErrorKind::Backend, "{call}");
@@ -104,7 +104,7 @@ fn p_075_after_a_failed_start_everything_else_works() {
     runtime.start_container("p", "c").unwrap();
     runtime.start_container("p", "b").unwrap();
     assert!(states(&runtime).iter().all(|(_, state)| *state == Some(State::Running)));
-    runtime.stop_pod("p", StopOptions { force: true }).unwrap();
+    runtime.stop_pod("p", StopOptions::forced()).unwrap();
     runtime.delete_pod("p", Default::default()).unwrap();
     crate::support::assert_clean(&world);
 }

@@ -2,8 +2,8 @@
 
 use std::time::{Duration, Instant};
 
-use hutch_runtime::{ErrorKind, State, StopOptions};
-use hutch_runtime_fakes::Failing;
+use hutch_runtime::{ErrorKind, Runtime, State, StopOptions};
+use hutch_runtime_fakes::{Failing, World};
 
 use crate::support::{finish, kind, new, pod_state, running, state, states};
 
@@ -64,7 +64,7 @@ fn p_083_a_paused_machine_that_does_not_resume_is_killed() {
 #[test]
 fn p_084_stopping_a_stopped_pod_succeeds() {
     let (world, runtime) = running(&["a"]);
-    runtime.stop_pod("p", StopOptions { force: true }).unwrap();
+    runtime.stop_pod("p", StopOptions::forced()).unwrap();
     runtime.stop_pod("p", Default::default()).unwrap();
     runtime.stop_pod("p", Default::default()).unwrap();
     assert_eq!(pod_state(&runtime), State::Stopped);
@@ -82,7 +82,9 @@ fn p_085_a_dead_or_deaf_guest_does_not_keep_the_pod_from_being_stopped() {
             _ => world.guest("p", |guest| guest.hangs = true),
         }
         let start = Instant::now();
-        runtime.stop_pod("p", StopOptions { force: case.contains("forced") }).unwrap_or_else(|e| panic!("{case}: {e}"));
+        runtime
+            .stop_pod("p", StopOptions { force: case.contains("forced"), signal: None })
+            .unwrap_or_else(|e| panic!("{case}: {e}"));
         assert!(start.elapsed() < Duration::from_secs(2), "{case}");
         assert_eq!(pod_state(&runtime), State::Stopped, "{case}");
         assert!(states(&runtime).iter().all(|(_, state)| *state == Some(State::Stopped)), "{case}");
@@ -98,7 +100,51 @@ fn p_085_a_refusal_of_the_guest_fails_a_stop_unless_it_is_forced() {
     world.fail_always("agent.remove-container", Failing::Refuses);
     assert_eq!(kind(runtime.stop_pod("p", Default::default())), ErrorKind::Backend);
     assert_eq!(kind(runtime.stop_pod("p", Default::default())), ErrorKind::Backend);
-    runtime.stop_pod("p", StopOptions { force: true }).unwrap();
+    runtime.stop_pod("p", StopOptions::forced()).unwrap();
+    finish(&world, &runtime);
+}
+
+/// Without a signal the stop only waits (P-108).
+#[test]
+fn p_108_a_stop_begins_with_the_signal_that_the_caller_names() {
+    let signals = |world: &World| {
+        let calls = world.calls();
+        calls
+            .into_iter()
+            .filter(|call| call.starts_with("agent.kill-container") && !call.contains(" 9"))
+            .collect::<Vec<_>>()
+    };
+    let ends = |runtime: &Runtime| {
+        let containers = runtime.status_pod("p").unwrap().containers;
+        containers.into_iter().map(|container| container.exit.unwrap().signal).collect::<Vec<_>>()
+    };
+    let term = StopOptions { signal: Some(libc::SIGTERM), ..StopOptions::default() };
+    for (options, sent, end) in [
+        (term, vec!["agent.kill-container a 15", "agent.kill-container b 15"], libc::SIGTERM),
+        (StopOptions::default(), vec![], libc::SIGKILL),
+        (StopOptions { force: true, ..term }, vec![], libc::SIGKILL),
+    ] {
+        let (world, runtime) = running(&["a", "b"]);
+        runtime.stop_pod("p", options).unwrap();
+        assert_eq!(
+            (signals(&world), ends(&runtime)),
+            (sent.iter().map(|s| s.to_string()).collect(), vec![Some(end); 2])
+        );
+        finish(&world, &runtime);
+    }
+    let (world, runtime) = running(&["a", "b"]);
+    runtime.stop_container("p", "b", term).unwrap();
+    assert_eq!(signals(&world), ["agent.kill-container b 15"]);
+    // A guest that refuses the signal does not keep the pod from being stopped.
+    world.fail("agent.kill-container", Failing::Refuses);
+    runtime.stop_pod("p", term).unwrap();
+    assert_eq!(ends(&runtime), [Some(libc::SIGKILL), Some(libc::SIGTERM)]);
+    assert_eq!(kind(runtime.stop_pod("p", StopOptions { signal: Some(65), ..term })), ErrorKind::InvalidConfig);
+    finish(&world, &runtime);
+    let (world, runtime) = running(&["a"]);
+    runtime.pause_pod("p").unwrap();
+    runtime.stop_pod("p", term).unwrap();
+    assert!(signals(&world).is_empty(), "the processes of a paused pod cannot end by themselves");
     finish(&world, &runtime);
 }
 

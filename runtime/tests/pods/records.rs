@@ -81,7 +81,7 @@ fn p_046_containers_are_rebuilt_from_config_and_records() {
     let status = world.runtime().status_pod("p").unwrap();
     assert_eq!((status.containers[1].state, status.containers[1].pid), (None, 0));
     runtime.delete_container("p", "b").unwrap();
-    runtime.stop_pod("p", StopOptions { force: true }).unwrap();
+    runtime.stop_pod("p", StopOptions::forced()).unwrap();
     runtime.delete_pod("p", Default::default()).unwrap();
 }
 
@@ -117,7 +117,7 @@ fn p_050_unknown_endpoints_are_skipped_and_unknown_devices_refused() {
     strange["type"] = "wormhole".into();
     value["data"]["endpoints"].as_array_mut().unwrap().push(strange);
     fs::write(&path, value.to_string()).unwrap();
-    runtime.stop_pod("p", StopOptions { force: true }).unwrap();
+    runtime.stop_pod("p", StopOptions::forced()).unwrap();
     assert!(world.calls().iter().any(|call| call == "network.detach eth0"));
     runtime.delete_pod("p", Default::default()).unwrap();
     runtime.run_pod(world.pod("p", &["a"])).unwrap();

@@ -56,7 +56,7 @@ pub fn states(runtime: &Runtime) -> Vec<(String, Option<State>)> {
 #[track_caller]
 pub fn finish(world: &World, runtime: &Runtime) {
     world.heal();
-    runtime.stop_pod("p", StopOptions { force: true }).expect("a forced stop");
+    runtime.stop_pod("p", StopOptions::forced()).expect("a forced stop");
     runtime.delete_pod("p", Default::default()).expect("a deletion");
     assert_clean(world);
 }

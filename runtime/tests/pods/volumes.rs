@@ -6,7 +6,7 @@ use hutch_runtime_fakes::{Failing, World};
 
 use crate::support::{assert_clean, error, finish, kind, new, running};
 
-const FORCE: StopOptions = StopOptions { force: true };
+const FORCE: StopOptions = StopOptions::forced();
 
 fn with_volume(world: &World, id: &str, volume: &str, options: &[&str]) -> ContainerConfig {
     let mount = MountSpec {

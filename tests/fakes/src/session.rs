@@ -38,7 +38,7 @@ fn gone() -> BackendError {
     BackendError::Lost("the guest closed the channel".into())
 }
 
-/// A held or hung guest does not answer. The caller's patience is not waited for: the answer would be the same.
+/// A paused or hung guest does not answer. The bound is not waited for: the result would be the same.
 fn answering(vm: &FakeVm, timeout: Duration) -> BackendResult<()> {
     if vm.paused || vm.guest.hangs || vm.spec.is_none() {
         return Err(BackendError::Timeout { after: timeout });
@@ -47,7 +47,7 @@ fn answering(vm: &FakeVm, timeout: Duration) -> BackendResult<()> {
 }
 
 impl Session {
-    fn ask(&mut self, request: Request, deadline: Duration) -> BackendResult<Answer> {
+    fn send(&mut self, request: Request, deadline: Duration) -> BackendResult<Answer> {
         let (name, detail) = describe(&request);
         self.world.called(&format!("agent.{name}"), &detail, |state| {
             let vm = state.vms.get_mut(&self.uuid).filter(|vm| vm.alive).ok_or_else(gone)?;
@@ -67,16 +67,16 @@ impl Session {
 
 impl AgentSession for Session {
     fn call(&mut self, request: Request, deadline: Duration) -> BackendResult<Response> {
-        self.call_patiently(request, deadline)?.ok_or(BackendError::Timeout { after: deadline })
+        self.call_with_timeout(request, deadline)?.ok_or(BackendError::Timeout { after: deadline })
     }
 
-    fn call_patiently(&mut self, request: Request, patience: Duration) -> BackendResult<Option<Response>> {
-        match self.ask(request, patience)? {
+    fn call_with_timeout(&mut self, request: Request, timeout: Duration) -> BackendResult<Option<Response>> {
+        match self.send(request, timeout)? {
             Answer::Now(result) => Ok(result.map(Some)?),
             Answer::PowerOff => Ok(Some(Response::Done)),
             Answer::WhenEnded(token) => {
                 let uuid = self.uuid.clone();
-                let ended = self.world.wait(patience, |state| match state.vms.get(&uuid).filter(|vm| vm.alive) {
+                let ended = self.world.wait(timeout, |state| match state.vms.get(&uuid).filter(|vm| vm.alive) {
                     None => Some(Err(gone())),
                     Some(vm) => vm.guest.status(&token).map(|status| Ok(Response::Exited(status))),
                 });

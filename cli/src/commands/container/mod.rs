@@ -6,7 +6,7 @@ pub(super) mod show;
 use std::io::{self, Write};
 
 use hutch_runtime::oci::write_pid_file;
-use hutch_runtime::{ListProcessesOptions, Runtime, State, StopOptions};
+use hutch_runtime::{ListProcessesOptions, Runtime, StopOptions};
 
 use super::records::{each, host, options, runtime, stop_signal, typed, usual, wait, TIMED_OUT};
 use crate::args::container::{
@@ -64,16 +64,8 @@ fn stop(records: &RecordArgs, args: &StopContainers) -> Result<u8, Failure> {
     let runtime = runtime(records, options(None, args.how.timeout.as_deref())?);
     let signal = stop_signal(&args.how)?;
     let pod = &args.ids.pod;
-    each(&args.ids.containers, |container| {
-        let running = || runtime.status_container(pod, container).is_ok_and(|c| c.state == Some(State::Running));
-        if let Some(signal) = signal.filter(|_| running()) {
-            // One that cannot be asked is killed by the stop.
-            if let Err(error) = runtime.kill_container(pod, container, signal, false) {
-                log::info!("container {container}: {}", error.chain());
-            }
-        }
-        Ok(runtime.stop_container(pod, container, StopOptions { force: args.how.force }).map(drop)?)
-    })
+    let options = StopOptions { force: args.how.force, signal };
+    each(&args.ids.containers, |container| Ok(runtime.stop_container(pod, container, options).map(drop)?))
 }
 
 fn remove(runtime: &Runtime, args: &RemoveContainers) -> Result<u8, Failure> {
@@ -81,7 +73,7 @@ fn remove(runtime: &Runtime, args: &RemoveContainers) -> Result<u8, Failure> {
     each(&args.ids.containers, |container| {
         let removed = match args.force {
             true => runtime
-                .stop_container(pod, container, StopOptions { force: true })
+                .stop_container(pod, container, StopOptions::forced())
                 .and_then(|_| runtime.delete_container(pod, container)),
             false => runtime.delete_container(pod, container),
         };

@@ -6,7 +6,7 @@ mod show;
 use std::io::{self, Write};
 use std::time::Duration;
 
-use hutch_runtime::{DeleteOptions, PodEvent, Runtime, State, StopOptions};
+use hutch_runtime::{DeleteOptions, PodEvent, Runtime, StopOptions};
 use serde_json::json;
 
 use super::records::{each, options, runtime, stop_signal, typed, usual, wait, TIMED_OUT};
@@ -56,25 +56,8 @@ pub fn run(args: PodArgs) -> Result<u8, Failure> {
 fn stop(records: &RecordArgs, args: &StopPods) -> Result<u8, Failure> {
     let runtime = runtime(records, options(None, args.how.timeout.as_deref())?);
     let signal = stop_signal(&args.how)?;
-    each(&all_or(&runtime, args.all, &args.pods)?, |pod| {
-        if let Some(signal) = signal {
-            ask_to_end(&runtime, pod, signal);
-        }
-        Ok(runtime.stop_pod(pod, StopOptions { force: args.how.force }).map(drop)?)
-    })
-}
-
-/// Asks the processes of a running pod to end. One that cannot be asked is killed by the stop.
-fn ask_to_end(runtime: &Runtime, pod: &str, signal: i32) {
-    let Ok(status) = runtime.status_pod(pod) else { return };
-    if status.state != Some(State::Running) {
-        return;
-    }
-    for container in status.containers.iter().filter(|c| c.state == Some(State::Running)) {
-        if let Err(error) = runtime.kill_container(pod, &container.id, signal, false) {
-            log::info!("container {}: {}", container.id, error.chain());
-        }
-    }
+    let options = StopOptions { force: args.how.force, signal };
+    each(&all_or(&runtime, args.all, &args.pods)?, |pod| Ok(runtime.stop_pod(pod, options).map(drop)?))
 }
 
 fn remove(records: &RecordArgs, args: &RemovePods) -> Result<u8, Failure> {

@@ -127,7 +127,7 @@ fn perform(subject: &dyn Subject, step: Step) -> (Result<()>, Option<Shown>) {
         },
         Step::CreatePod(p) => runtime.create_pod(subject.pod(PODS[p])).map(drop),
         Step::StartPod(p) => runtime.start_pod(PODS[p]).map(drop),
-        Step::StopPod(p, force) => runtime.stop_pod(PODS[p], StopOptions { force }).map(drop),
+        Step::StopPod(p, force) => runtime.stop_pod(PODS[p], StopOptions { force, ..StopOptions::default() }).map(drop),
         Step::DeletePod(p) => runtime.delete_pod(PODS[p], DeleteOptions::default()).map(drop),
         Step::PausePod(p) => runtime.pause_pod(PODS[p]).map(drop),
         Step::ResumePod(p) => runtime.resume_pod(PODS[p]).map(drop),
@@ -137,7 +137,9 @@ fn perform(subject: &dyn Subject, step: Step) -> (Result<()>, Option<Shown>) {
             let mut start = || runtime.start_container(PODS[p], CONTAINERS[c]).map(drop);
             subject.while_refusing(PODS[p], CONTAINERS[c], &mut start)
         }
-        Step::Stop(p, c, force) => runtime.stop_container(PODS[p], CONTAINERS[c], StopOptions { force }).map(drop),
+        Step::Stop(p, c, force) => {
+            runtime.stop_container(PODS[p], CONTAINERS[c], StopOptions { force, ..StopOptions::default() }).map(drop)
+        }
         Step::Delete(p, c) => runtime.delete_container(PODS[p], CONTAINERS[c]).map(drop),
         Step::Kill(p, c, signal) => runtime.kill_container(PODS[p], CONTAINERS[c], signal, true),
         Step::Enter(p, c) => {
