@@ -18,11 +18,11 @@ impl Runtime {
     ///
     /// # Examples
     /// ```
-    /// # use hutch_runtime_fakes::World;
-    /// # let world = World::new();
-    /// # let runtime = world.runtime();
-    /// runtime.run_pod(world.pod("web", &[]))?;
-    /// let (_, container) = runtime.create_container("web", world.container("side"))?;
+    /// # use hutch_runtime_fakes::FakeHost;
+    /// # let host = FakeHost::new();
+    /// # let runtime = host.runtime();
+    /// runtime.run_pod(host.pod("web", &[]))?;
+    /// let (_, container) = runtime.create_container("web", host.container("side"))?;
     /// assert!(container.pid() > 0);
     /// # Ok::<(), hutch_runtime::Error>(())
     /// ```

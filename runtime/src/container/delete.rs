@@ -17,10 +17,10 @@ impl Runtime {
     ///
     /// # Examples
     /// ```
-    /// # use hutch_runtime_fakes::World;
-    /// # let world = World::new();
-    /// # let runtime = world.runtime();
-    /// runtime.create_pod(world.pod("web", &["server"]))?;
+    /// # use hutch_runtime_fakes::FakeHost;
+    /// # let host = FakeHost::new();
+    /// # let runtime = host.runtime();
+    /// runtime.create_pod(host.pod("web", &["server"]))?;
     /// runtime.delete_container("web", "server")?;
     /// assert!(runtime.status_container("web", "server").unwrap_err().is_not_found());
     /// # Ok::<(), hutch_runtime::Error>(())

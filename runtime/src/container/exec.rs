@@ -46,12 +46,12 @@ impl Runtime {
     ///
     /// # Examples
     /// ```
-    /// # use hutch_runtime_fakes::World;
+    /// # use hutch_runtime_fakes::FakeHost;
     /// # use hutch_runtime::spec::Command;
     /// # use std::time::Duration;
-    /// # let world = World::new();
-    /// # let runtime = world.runtime();
-    /// runtime.run_pod(world.pod("web", &["server"]))?;
+    /// # let host = FakeHost::new();
+    /// # let runtime = host.runtime();
+    /// runtime.run_pod(host.pod("web", &["server"]))?;
     /// let command = Command { args: vec!["exit".into(), "3".into()], ..Command::default() };
     /// let (_, _, process) = runtime.exec_container("web", "server", &command, Default::default())?;
     /// let exit = runtime.wait_process("web", "server", &process.token, Duration::from_secs(5))?;

@@ -135,11 +135,11 @@ impl Runtime {
     ///
     /// # Examples
     /// ```
-    /// # use hutch_runtime_fakes::World;
+    /// # use hutch_runtime_fakes::FakeHost;
     /// # use hutch_runtime::ListProcessesOptions;
-    /// # let world = World::new();
-    /// # let runtime = world.runtime();
-    /// runtime.run_pod(world.pod("web", &["server"]))?;
+    /// # let host = FakeHost::new();
+    /// # let runtime = host.runtime();
+    /// runtime.run_pod(host.pod("web", &["server"]))?;
     /// let table = runtime.list_processes("web", "server", &ListProcessesOptions::default())?;
     /// assert!(table.starts_with(b"UID"));
     /// # Ok::<(), hutch_runtime::Error>(())

@@ -27,11 +27,11 @@ impl Runtime {
     ///
     /// # Examples
     /// ```
-    /// # use hutch_runtime_fakes::World;
-    /// # let world = World::new();
-    /// # let runtime = world.runtime();
-    /// runtime.run_pod(world.pod("web", &[]))?;
-    /// runtime.create_container("web", world.container("side"))?;
+    /// # use hutch_runtime_fakes::FakeHost;
+    /// # let host = FakeHost::new();
+    /// # let runtime = host.runtime();
+    /// runtime.run_pod(host.pod("web", &[]))?;
+    /// runtime.create_container("web", host.container("side"))?;
     /// runtime.start_container("web", "side")?;
     /// assert_eq!(runtime.status_container("web", "side")?.state, Some(hutch_runtime::State::Running));
     /// # Ok::<(), hutch_runtime::Error>(())

@@ -16,11 +16,11 @@ impl Runtime {
     ///
     /// # Examples
     /// ```
-    /// # use hutch_runtime_fakes::World;
-    /// # let world = World::new();
-    /// # let runtime = world.runtime();
-    /// runtime.run_pod(world.pod("web", &["server"]))?;
-    /// world.guest("web", |guest| guest.exit("server", 7));
+    /// # use hutch_runtime_fakes::FakeHost;
+    /// # let host = FakeHost::new();
+    /// # let runtime = host.runtime();
+    /// runtime.run_pod(host.pod("web", &["server"]))?;
+    /// host.guest("web", |guest| guest.exit("server", 7));
     /// let status = runtime.status_container("web", "server")?;
     /// assert_eq!(status.state, Some(hutch_runtime::State::Stopped));
     /// assert_eq!(status.exit.unwrap().code, Some(7));

@@ -29,11 +29,11 @@ impl Runtime {
     ///
     /// # Examples
     /// ```
-    /// # use hutch_runtime_fakes::World;
+    /// # use hutch_runtime_fakes::FakeHost;
     /// # use hutch_runtime::StopOptions;
-    /// # let world = World::new();
-    /// # let runtime = world.runtime();
-    /// runtime.run_pod(world.pod("web", &["server"]))?;
+    /// # let host = FakeHost::new();
+    /// # let runtime = host.runtime();
+    /// runtime.run_pod(host.pod("web", &["server"]))?;
     /// runtime.stop_container("web", "server", StopOptions { signal: Some(15), ..StopOptions::default() })?;
     /// let status = runtime.status_container("web", "server")?;
     /// assert_eq!(status.exit.unwrap().signal, Some(15));

@@ -19,12 +19,12 @@ impl Runtime {
     ///
     /// # Examples
     /// ```
-    /// # use hutch_runtime_fakes::World;
+    /// # use hutch_runtime_fakes::FakeHost;
     /// # use std::time::Duration;
-    /// # let world = World::new();
-    /// # let runtime = world.runtime();
-    /// runtime.run_pod(world.pod("web", &["server"]))?;
-    /// world.guest("web", |guest| guest.exit("server", 0));
+    /// # let host = FakeHost::new();
+    /// # let runtime = host.runtime();
+    /// runtime.run_pod(host.pod("web", &["server"]))?;
+    /// host.guest("web", |guest| guest.exit("server", 0));
     /// let exit = runtime.wait_container("web", "server", Duration::from_secs(5))?;
     /// assert_eq!(exit.unwrap().code, Some(0));
     /// # Ok::<(), hutch_runtime::Error>(())

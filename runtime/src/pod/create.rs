@@ -22,10 +22,10 @@ impl Runtime {
     ///
     /// # Examples
     /// ```
-    /// # use hutch_runtime_fakes::World;
-    /// # let world = World::new();
-    /// # let runtime = world.runtime();
-    /// let config = world.pod("web", &["server"]);
+    /// # use hutch_runtime_fakes::FakeHost;
+    /// # let host = FakeHost::new();
+    /// # let runtime = host.runtime();
+    /// let config = host.pod("web", &["server"]);
     /// let pod = runtime.create_pod(config)?;
     /// assert_eq!(pod.id(), "web");
     /// assert_eq!(runtime.status_pod("web")?.state, Some(hutch_runtime::State::Ready));

@@ -56,14 +56,14 @@ impl Runtime {
     ///
     /// # Examples
     /// ```
-    /// # use hutch_runtime_fakes::World;
+    /// # use hutch_runtime_fakes::FakeHost;
     /// # use hutch_runtime::PodEvent;
     /// # use std::time::Duration;
-    /// # let world = World::new();
-    /// # let runtime = world.runtime();
-    /// runtime.run_pod(world.pod("web", &["server"]))?;
+    /// # let host = FakeHost::new();
+    /// # let runtime = host.runtime();
+    /// runtime.run_pod(host.pod("web", &["server"]))?;
     /// let mut events = runtime.events("web")?;
-    /// world.guest("web", |guest| guest.out_of_memory("server"));
+    /// host.guest("web", |guest| guest.out_of_memory("server"));
     /// let event = events.next(Duration::from_secs(1))?;
     /// assert_eq!(event, Some(PodEvent::OutOfMemory { container: "server".into() }));
     /// # Ok::<(), hutch_runtime::Error>(())

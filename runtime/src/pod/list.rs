@@ -22,11 +22,11 @@ impl Runtime {
     ///
     /// # Examples
     /// ```
-    /// # use hutch_runtime_fakes::World;
-    /// # let world = World::new();
-    /// # let runtime = world.runtime();
-    /// runtime.create_pod(world.pod("a", &[]))?;
-    /// runtime.create_pod(world.pod("b", &[]))?;
+    /// # use hutch_runtime_fakes::FakeHost;
+    /// # let host = FakeHost::new();
+    /// # let runtime = host.runtime();
+    /// runtime.create_pod(host.pod("a", &[]))?;
+    /// runtime.create_pod(host.pod("b", &[]))?;
     /// assert_eq!(runtime.list_pods()?.len(), 2);
     /// # Ok::<(), hutch_runtime::Error>(())
     /// ```

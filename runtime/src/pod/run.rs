@@ -14,10 +14,10 @@ impl Runtime {
     ///
     /// # Examples
     /// ```
-    /// # use hutch_runtime_fakes::World;
-    /// # let world = World::new();
-    /// # let runtime = world.runtime();
-    /// let pod = runtime.run_pod(world.pod("web", &["server"]))?;
+    /// # use hutch_runtime_fakes::FakeHost;
+    /// # let host = FakeHost::new();
+    /// # let runtime = host.runtime();
+    /// let pod = runtime.run_pod(host.pod("web", &["server"]))?;
     /// assert_eq!(pod.containers(), ["server"]);
     /// # Ok::<(), hutch_runtime::Error>(())
     /// ```

@@ -20,10 +20,10 @@ impl Runtime {
     ///
     /// # Examples
     /// ```
-    /// # use hutch_runtime_fakes::World;
-    /// # let world = World::new();
-    /// # let runtime = world.runtime();
-    /// runtime.create_pod(world.pod("web", &["server"]))?;
+    /// # use hutch_runtime_fakes::FakeHost;
+    /// # let host = FakeHost::new();
+    /// # let runtime = host.runtime();
+    /// runtime.create_pod(host.pod("web", &["server"]))?;
     /// runtime.start_pod("web")?;
     /// assert_eq!(runtime.status_pod("web")?.state, Some(hutch_runtime::State::Running));
     /// # Ok::<(), hutch_runtime::Error>(())

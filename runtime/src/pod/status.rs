@@ -21,10 +21,10 @@ impl Runtime {
     ///
     /// # Examples
     /// ```
-    /// # use hutch_runtime_fakes::World;
-    /// # let world = World::new();
-    /// # let runtime = world.runtime();
-    /// runtime.run_pod(world.pod("web", &["server", "side"]))?;
+    /// # use hutch_runtime_fakes::FakeHost;
+    /// # let host = FakeHost::new();
+    /// # let runtime = host.runtime();
+    /// runtime.run_pod(host.pod("web", &["server", "side"]))?;
     /// let status = runtime.status_pod("web")?;
     /// let names: Vec<_> = status.containers.iter().map(|c| c.id.as_str()).collect();
     /// assert_eq!(names, ["server", "side"]);

@@ -26,12 +26,12 @@ impl Runtime {
     ///
     /// # Examples
     /// ```
-    /// # use hutch_runtime_fakes::World;
+    /// # use hutch_runtime_fakes::FakeHost;
     /// # use hutch_runtime::StopOptions;
     /// # use std::time::Duration;
-    /// # let world = World::new();
-    /// # let runtime = world.runtime();
-    /// runtime.run_pod(world.pod("web", &[]))?;
+    /// # let host = FakeHost::new();
+    /// # let runtime = host.runtime();
+    /// runtime.run_pod(host.pod("web", &[]))?;
     /// assert!(runtime.wait_pod("web", Duration::from_millis(1))?.is_none());
     /// runtime.stop_pod("web", StopOptions::default())?;
     /// assert!(runtime.wait_pod("web", Duration::from_millis(1))?.is_some());

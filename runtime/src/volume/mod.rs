@@ -176,9 +176,9 @@ impl Runtime {
     ///
     /// # Examples
     /// ```
-    /// # use hutch_runtime_fakes::World;
-    /// # let world = World::new();
-    /// # let runtime = world.runtime();
+    /// # use hutch_runtime_fakes::FakeHost;
+    /// # let host = FakeHost::new();
+    /// # let runtime = host.runtime();
     /// let volume = runtime.create_volume("data")?;
     /// assert!(volume.path.is_dir());
     /// runtime.remove_volume("data")?;

@@ -4,19 +4,19 @@ use std::time::Duration;
 
 use hutch_agent_proto::{Event, Request, Response};
 
+use super::fake_host::FakeHost;
 use super::guest::Answer;
 use super::vm::FakeVm;
-use super::world::World;
 use hutch_runtime::backend::{AgentCapabilities, AgentHost, AgentSession, BackendError, BackendResult};
 use hutch_runtime::store::VmRecord;
 
 struct Session {
-    world: World,
+    host: FakeHost,
     uuid: String,
     seen: usize,
 }
 
-impl AgentHost for World {
+impl AgentHost for FakeHost {
     fn capabilities(&self) -> AgentCapabilities {
         self.lock().agent_capabilities
     }
@@ -29,7 +29,7 @@ impl AgentHost for World {
             }
             answering(found, timeout)?;
             let seen = found.guest.events_from(0).len();
-            Ok(Box::new(Session { world: self.clone(), uuid: vm.uuid.clone(), seen }) as Box<dyn AgentSession>)
+            Ok(Box::new(Session { host: self.clone(), uuid: vm.uuid.clone(), seen }) as Box<dyn AgentSession>)
         })
     }
 }
@@ -49,7 +49,7 @@ fn answering(vm: &FakeVm, timeout: Duration) -> BackendResult<()> {
 impl Session {
     fn send(&mut self, request: Request, deadline: Duration) -> BackendResult<Answer> {
         let (name, detail) = describe(&request);
-        self.world.called(&format!("agent.{name}"), &detail, |state| {
+        self.host.called(&format!("agent.{name}"), &detail, |state| {
             let vm = state.vms.get_mut(&self.uuid).filter(|vm| vm.alive).ok_or_else(gone)?;
             if vm.paused {
                 state.violations.push(format!("a guest whose vCPUs are held was asked for {name} {detail}"));
@@ -76,7 +76,7 @@ impl AgentSession for Session {
             Answer::PowerOff => Ok(Some(Response::Done)),
             Answer::WhenEnded(token) => {
                 let uuid = self.uuid.clone();
-                let ended = self.world.wait(timeout, |state| match state.vms.get(&uuid).filter(|vm| vm.alive) {
+                let ended = self.host.wait(timeout, |state| match state.vms.get(&uuid).filter(|vm| vm.alive) {
                     None => Some(Err(gone())),
                     Some(vm) => vm.guest.status(&token).map(|status| Ok(Response::Exited(status))),
                 });
@@ -87,7 +87,7 @@ impl AgentSession for Session {
 
     fn next_event(&mut self, timeout: Duration) -> BackendResult<Option<Event>> {
         let (uuid, seen) = (self.uuid.clone(), self.seen);
-        let event = self.world.wait(timeout, |state| match state.vms.get(&uuid).filter(|vm| vm.alive) {
+        let event = self.host.wait(timeout, |state| match state.vms.get(&uuid).filter(|vm| vm.alive) {
             None => Some(Err(gone())),
             Some(vm) => vm.guest.events_from(seen).first().cloned().map(Ok),
         });

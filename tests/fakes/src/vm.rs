@@ -4,8 +4,8 @@ use std::collections::BTreeSet;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use super::fake_host::{FakeHost, State};
 use super::guest::FakeGuest;
-use super::world::{State, World};
 use hutch_runtime::backend::{
     BackendError, BackendResult, BlockDevice, VmCapabilities, VmHandle, VmHost, VmLaunch, VmReply, VmRequest, VmSpec,
     VmState, VmStats,
@@ -31,7 +31,7 @@ pub(super) struct FakeVm {
 
 /// The outside of a machine. Dropped before the machine was started, it takes the process with it.
 struct Handle {
-    world: World,
+    host: FakeHost,
     uuid: String,
     process: ProcessIdentity,
 }
@@ -44,7 +44,7 @@ fn living<'a>(state: &'a mut State, uuid: &str) -> BackendResult<&'a mut FakeVm>
         .ok_or_else(|| BackendError::Lost("the virtual machine's process has ended".into()))
 }
 
-impl VmHost for World {
+impl VmHost for FakeHost {
     fn capabilities(&self) -> VmCapabilities {
         self.lock().vm_capabilities
     }
@@ -73,7 +73,7 @@ impl VmHost for World {
             Ok(process)
         });
         match process {
-            Ok(process) => Ok(Box::new(Handle { world: self.clone(), uuid: launch.uuid.to_owned(), process })),
+            Ok(process) => Ok(Box::new(Handle { host: self.clone(), uuid: launch.uuid.to_owned(), process })),
             Err(error) => {
                 // The contract of a spawn: a failed one leaves no process.
                 self.change(|state| state.vms.remove(launch.uuid));
@@ -85,7 +85,7 @@ impl VmHost for World {
     fn attach(&self, record: &VmRecord) -> BackendResult<Box<dyn VmHandle>> {
         self.called("vm.attach", "", |state| {
             let process = living(state, &record.uuid)?.process;
-            Ok(Box::new(Handle { world: self.clone(), uuid: record.uuid.clone(), process }) as Box<dyn VmHandle>)
+            Ok(Box::new(Handle { host: self.clone(), uuid: record.uuid.clone(), process }) as Box<dyn VmHandle>)
         })
     }
 
@@ -133,7 +133,7 @@ impl VmHandle for Handle {
             VmRequest::ExpectEnd(expected) => expected.to_string(),
             _ => String::new(),
         };
-        self.world.called(&format!("vm.{}", request.name()), &detail, |state| {
+        self.host.called(&format!("vm.{}", request.name()), &detail, |state| {
             let slots = state.vm_capabilities.block_slots;
             living(state, &self.uuid)?.handle(request, slots)
         })
@@ -184,7 +184,7 @@ impl FakeVm {
 
 impl Drop for Handle {
     fn drop(&mut self) {
-        self.world.change(|state| {
+        self.host.change(|state| {
             if let Some(vm) = state.vms.get_mut(&self.uuid).filter(|vm| vm.spec.is_none()) {
                 vm.alive = false;
             }
