@@ -1,4 +1,4 @@
-//! The one error type of the pod API. Callers decide by [`Error::kind`]; the text is for people (§2 of the contract).
+//! The error type of the pod API. Callers decide by [`Error::kind`]; the text is for people (§2 of the contract).
 
 use std::fmt;
 use std::path::PathBuf;
@@ -105,49 +105,49 @@ impl fmt::Display for Component {
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum Error {
-    /// See [`ErrorKind::NeedPodId`].
+    /// The pod id is empty.
     #[error("a pod id is required")]
     NeedPodId,
-    /// See [`ErrorKind::NeedContainerId`].
+    /// The container id is empty.
     #[error("a container id is required")]
     NeedContainerId,
-    /// See [`ErrorKind::NeedState`].
+    /// A state is required and none was given.
     #[error("a state is required: ready, running, paused or stopped")]
     NeedState,
-    /// See [`ErrorKind::NeedFile`].
+    /// A path is required and none was given.
     #[error("a path is required for {0}")]
     NeedFile(&'static str),
-    /// See [`ErrorKind::InvalidConfig`].
+    /// The configuration, an id or an option is not acceptable.
     #[error("{what}: {reason}")]
     InvalidConfig {
         /// The field or object.
         what: String,
-        /// What is wrong and what would be right.
+        /// The fault and its remedy.
         reason: String,
     },
-    /// See [`ErrorKind::NoSuchPod`].
+    /// No pod of that id.
     #[error("pod {0} does not exist")]
     NoSuchPod(String),
-    /// See [`ErrorKind::NoSuchContainer`].
+    /// The pod has no container of that id.
     #[error("container {container} does not exist in pod {pod}")]
     NoSuchContainer {
         /// The pod.
         pod: String,
-        /// What was looked for in it.
+        /// The id or token that was not found in it.
         container: String,
     },
-    /// See [`ErrorKind::NoSuchProcess`].
+    /// No process with that token is tracked.
     #[error("no process with token {token} in container {container}: it has ended and was forgotten, or never was")]
     NoSuchProcess {
         /// The container.
         container: String,
-        /// What was looked for in it.
+        /// The id or token that was not found in it.
         token: String,
     },
-    /// See [`ErrorKind::NoSuchVolume`].
+    /// No volume of that name.
     #[error("volume {0} does not exist")]
     NoSuchVolume(String),
-    /// See [`ErrorKind::NoSuchAnnotation`].
+    /// The object has no annotation of that name.
     #[error("{object} has no annotation {key}")]
     NoSuchAnnotation {
         /// Pod or container.
@@ -155,67 +155,67 @@ pub enum Error {
         /// The key.
         key: String,
     },
-    /// See [`ErrorKind::AlreadyExists`].
+    /// The id is in use.
     #[error("{0} already exists")]
     AlreadyExists(Object),
-    /// See [`ErrorKind::InvalidTransition`].
+    /// The state machine forbids the move.
     #[error("{object} cannot go from {from} to {to} (expected to find it {expected})")]
     InvalidTransition {
-        /// What should have moved.
+        /// The object that was to move.
         object: Object,
         /// The state it is in.
         from: State,
         /// The state the caller believed it to be in.
         expected: State,
-        /// The state it should have got.
+        /// The state that the caller asked for.
         to: State,
     },
-    /// See [`ErrorKind::WrongState`].
+    /// The verb is not allowed in this state.
     #[error("{verb}: {object} is {have}, must be {needed}")]
     WrongState {
         /// The object whose state is in the way.
         object: Object,
         /// Its state; `none` if it has none yet.
         have: String,
-        /// The states that would do.
+        /// The states in which the verb is allowed.
         needed: &'static str,
-        /// What was asked for.
+        /// The verb.
         verb: Verb,
     },
-    /// See [`ErrorKind::Backend`].
+    /// The network, the VMM, the guest agent, a shim or a host mount failed.
     #[error("{component}: {operation}")]
     Backend {
-        /// Which part.
+        /// The part that failed.
         component: Component,
-        /// What it was doing.
+        /// The operation.
         operation: &'static str,
-        /// Its own words.
+        /// Its error.
         source: BackendError,
     },
-    /// See [`ErrorKind::Timeout`].
+    /// A bounded wait ran out.
     #[error("{}{what}: not within {} s", prefix(.component), .after.as_secs_f32())]
     Timeout {
         /// The part that did not answer in time; `None` if the runtime itself waited.
         component: Option<Component>,
-        /// What was waited for.
+        /// The operation that was waited for.
         what: String,
-        /// For how long.
+        /// The bound.
         after: Duration,
     },
-    /// See [`ErrorKind::Store`].
+    /// A record could not be read or written.
     #[error("record {}", .path.display())]
     Store {
         /// The record.
         path: PathBuf,
-        /// What is wrong with it.
+        /// The fault.
         source: StoreCause,
     },
-    /// See [`ErrorKind::Hook`].
+    /// A hook failed or timed out.
     #[error("hook {}", .path.display())]
     Hook {
         /// The hook's program.
         path: PathBuf,
-        /// How it failed, with what it printed.
+        /// The failure, with the hook's output.
         source: HookFailure,
     },
     /// A fault that a test asked for; counted as [`ErrorKind::Backend`].
@@ -285,7 +285,7 @@ impl Error {
         }
     }
 
-    /// Whether the object simply is not there (P-006); deleting callers treat this as success.
+    /// Whether the object does not exist (P-006). Callers that delete treat this as success.
     pub fn is_not_found(&self) -> bool {
         use ErrorKind::{NoSuchContainer, NoSuchPod, NoSuchProcess, NoSuchVolume};
         matches!(self.kind(), NoSuchPod | NoSuchContainer | NoSuchProcess | NoSuchVolume)
@@ -306,7 +306,7 @@ impl Error {
         }
     }
 
-    /// Whether the guest cannot be talked to any more, as opposed to having answered with a refusal (P-085).
+    /// Whether the guest no longer answers, as opposed to having refused (P-085).
     pub(crate) fn is_guest_lost(&self) -> bool {
         match self {
             Error::Backend { component: Component::Agent, source, .. } => source.is_lost(),

@@ -54,7 +54,7 @@ mod armed {
         pub point: String,
     }
 
-    /// What happens at an armed point.
+    /// The action at an armed point.
     #[derive(Debug, Clone, Copy, PartialEq, Eq)]
     pub enum Action {
         /// SIGKILL to this process.

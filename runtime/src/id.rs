@@ -127,7 +127,7 @@ macro_rules! id_traits {
 }
 id_traits!(PodId, ContainerId, VolumeName);
 
-/// `count` random bytes as lower-case hex, from the kernel's generator: names that nobody else has.
+/// `count` random bytes as lower-case hex, from the kernel's generator: for names that are unique.
 ///
 /// # Errors
 /// [`Error::InvalidConfig`] if the kernel gives none.

@@ -21,14 +21,14 @@ pub struct ProcessIdentity {
     pub start_ticks: u64,
 }
 
-/// What `/proc/PID/stat` tells.
+/// The used part of `/proc/PID/stat`.
 struct Stat {
     state: char,
     start_ticks: u64,
 }
 
 impl ProcessIdentity {
-    /// Nobody.
+    /// No process.
     pub const NONE: ProcessIdentity = ProcessIdentity { pid: 0, start_ticks: 0 };
 
     /// The process that has `pid` now.
@@ -57,7 +57,7 @@ impl ProcessIdentity {
     }
 
     fn raw(self) -> Option<Pid> {
-        // The library's constructor does not accept negative numbers.
+        // The constructor panics on negative numbers.
         if self.pid > 0 {
             Pid::from_raw(self.pid)
         } else {
@@ -67,7 +67,7 @@ impl ProcessIdentity {
 
     /// Whether the process still runs. One that has ended and waits for its parent to collect it does not.
     ///
-    /// If `/proc` does not tell (permission), the process counts as alive.
+    /// If `/proc` cannot be read (permission), the process counts as alive.
     pub fn is_alive(self) -> bool {
         if !self.is_some() {
             return false;
@@ -81,26 +81,20 @@ impl ProcessIdentity {
     }
 
     /// A descriptor of the process, for waiting; `None` if it is gone.
-    ///
-    /// # Errors
-    /// The kernel's, other than "no such process".
     pub fn open(self) -> io::Result<Option<OwnedFd>> {
         let Some(pid) = self.raw() else { return Ok(None) };
         let fd = match pidfd_open(pid, PidfdFlags::empty()) {
             Ok(fd) => fd,
-            // EINVAL: a process that is being collected right now has a number and is no process any more, or the number
-            // has become that of a thread, which newer kernels call ENOENT.
+            // EINVAL: the process is being reaped right now and only has a number left, or the number now belongs to a
+            // thread, for which newer kernels return ENOENT.
             Err(Errno::SRCH | Errno::INVAL | Errno::NOENT) => return Ok(None),
             Err(e) => return Err(e.into()),
         };
-        // Looked at after opening: what the descriptor names is what `/proc` describes, or that has ended since.
+        // Checked after opening: the descriptor names the process that `/proc` describes, or that has ended since.
         Ok(self.is_alive().then_some(fd))
     }
 
     /// Sends `signal`; `false` if the process is gone. Never reaches another process.
-    ///
-    /// # Errors
-    /// The kernel's, other than "no such process".
     pub fn signal(self, signal: Signal) -> io::Result<bool> {
         let Some(fd) = self.open()? else { return Ok(false) };
         match pidfd_send_signal(fd, signal) {
@@ -110,10 +104,7 @@ impl ProcessIdentity {
         }
     }
 
-    /// Waits until the process has ended, at most `timeout`; tells whether it has.
-    ///
-    /// # Errors
-    /// The kernel's.
+    /// Waits until the process has ended, at most `timeout`; returns whether it has.
     pub fn wait_end(self, timeout: Duration) -> io::Result<bool> {
         match self.open()? {
             None => Ok(true),
@@ -121,10 +112,7 @@ impl ProcessIdentity {
         }
     }
 
-    /// SIGKILL, then a bounded wait for the end; tells whether it is gone.
-    ///
-    /// # Errors
-    /// The kernel's.
+    /// SIGKILL, then a bounded wait for the end; returns whether it is gone.
     pub fn kill_and_wait(self, timeout: Duration) -> io::Result<bool> {
         if !self.signal(Signal::KILL)? {
             return Ok(true);
@@ -133,12 +121,12 @@ impl ProcessIdentity {
     }
 }
 
-/// Collects a child of this process that has ended; anything else is left alone.
+/// Reaps a child of this process that has ended. Other processes are left alone.
 pub(crate) fn reap(process: ProcessIdentity) {
     let zombie =
         matches!(stat(process.pid), Ok(Some(stat)) if stat.start_ticks == process.start_ticks && stat.state == 'Z');
     if let (true, Some(pid)) = (zombie, process.raw()) {
-        // Not our child: the kernel says so, and that is fine.
+        // It may not be our child; then the kernel refuses.
         let _ = rustix::process::waitpid(Some(pid), rustix::process::WaitOptions::NOHANG);
     }
 }
@@ -253,13 +241,13 @@ mod tests {
 
     #[test]
     fn p_114_the_number_of_a_thread_is_not_a_process() {
-        let (tell, told) = std::sync::mpsc::channel();
+        let (send_id, receive_id) = std::sync::mpsc::channel();
         let (end, ended) = std::sync::mpsc::channel::<()>();
         let thread = std::thread::spawn(move || {
-            tell.send(rustix::thread::gettid().as_raw_nonzero().get()).unwrap();
+            send_id.send(rustix::thread::gettid().as_raw_nonzero().get()).unwrap();
             ended.recv().unwrap_err();
         });
-        let identity = ProcessIdentity::of(told.recv().unwrap()).unwrap();
+        let identity = ProcessIdentity::of(receive_id.recv().unwrap()).unwrap();
         assert!(identity.open().unwrap().is_none());
         assert!(identity.kill_and_wait(Duration::ZERO).unwrap());
         drop(end);
@@ -286,7 +274,7 @@ mod tests {
 
     #[test]
     fn p_114_no_permission_means_alive() {
-        // Process 1 belongs to somebody else or to us; either way it is there.
+        // Process 1 exists, under whichever user.
         assert!(ProcessIdentity::of(1).unwrap().is_alive());
     }
 

@@ -70,7 +70,7 @@ pub enum ParseStateError {
 /// ```
 ///
 /// - A *pod* is `ready` while its machine is up and nothing of the workload has run, `running` after StartPod, `paused`
-///   while its vCPUs are held, `stopped` when its machine and network are gone. StartPod on a stopped pod boots a new
+///   while its vCPUs are paused, `stopped` when its machine and network are gone. StartPod on a stopped pod boots a new
 ///   machine from the stored configuration (P-072).
 /// - A *container* is `ready` when the guest has created it, `running` after its program was executed, `paused` with its
 ///   pod, `stopped` after its process has ended and its binds and devices are released. StartContainer on a stopped one
@@ -82,13 +82,13 @@ pub enum ParseStateError {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum State {
-    /// Created, never started.
+    /// Created and not started.
     Ready,
-    /// Started.
+    /// Started and not ended.
     Running,
-    /// Held by a pause of the pod.
+    /// Paused with its pod.
     Paused,
-    /// Ended.
+    /// Ended, or stopped by a call.
     Stopped,
 }
 

@@ -21,10 +21,10 @@ pub enum BackendError {
     /// The guest agent refused.
     #[error(transparent)]
     Remote(#[from] RemoteError),
-    /// The other side said no, in its own words.
+    /// The other side refused, for this reason.
     #[error("{0}")]
     Refused(String),
-    /// Its answer is of another kind than the request asks for.
+    /// The reply is of another kind than the request asks for.
     #[error("{0} gave an answer that does not belong to the request")]
     UnexpectedReply(&'static str),
     /// The VMM process was started by another version of hutch and speaks another control protocol.
@@ -37,15 +37,15 @@ pub enum BackendError {
         /// The version of this program.
         ours: String,
     },
-    /// It cannot do that at all.
+    /// The other side cannot do that at all.
     #[error("{0} is not supported")]
     Unsupported(&'static str),
     /// A system call failed.
     #[error("{what}")]
     System {
-        /// What was attempted.
+        /// The operation.
         what: String,
-        /// How it failed.
+        /// The error of the system.
         source: io::Error,
     },
 }
@@ -69,7 +69,7 @@ impl BackendError {
         }
     }
 
-    /// Whether the guest says that the process or container is not there any more.
+    /// Whether the guest reports that the process or container no longer exists.
     pub fn is_gone(&self) -> bool {
         match self {
             BackendError::Remote(error) => error.kind == ErrorKind::NotFound || error.errno == Some(libc::ESRCH),

@@ -1,11 +1,12 @@
-//! What the pod API needs from outside: six small traits (§11 of the contract).
+//! Everything that the pod API needs from outside, as six small traits (§11 of the contract).
 //!
 //! The product puts a VMM process, an agent session, shim processes, kernel networking and bind mounts behind them;
-//! [`noop`] does nothing, successfully; `crate::testing` models a guest, records calls and injects failures.
+//! [`noop`] does nothing, successfully; the crate `hutch-runtime-fakes` models a guest, records
+//! calls and injects failures.
 //!
-//! Every creating operation is split so that the runtime can record what it is about to need for the clean-up: a VMM
-//! or a shim that was spawned does nothing until it is told to go on, and ends by itself if the runtime dies first
-//! (P-206). Every removing operation succeeds if there is nothing left to remove.
+//! Every creating operation is split, so that the runtime can record first what a clean-up would need: a VMM or a shim
+//! that was spawned does nothing until the runtime starts it, and ends by itself if the runtime dies first (P-206). Every
+//! removing operation succeeds if there is nothing left to remove.
 
 mod agent;
 mod cgroup;
@@ -29,7 +30,7 @@ pub use vm::{
 
 use std::sync::Arc;
 
-/// The outside as one runtime uses it.
+/// The backends of one runtime.
 #[derive(Clone)]
 pub struct Backends {
     /// Makes and finds VMM processes.

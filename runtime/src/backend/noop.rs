@@ -1,5 +1,5 @@
 //! Backends that do nothing, successfully, so that the whole API works without a machine (§11). The shim has PID 0,
-//! which is never waited for, signalled, or taken for dead (P-113, P-120).
+//! which the runtime never waits for, signals or considers dead (P-113, P-120).
 
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -15,7 +15,7 @@ use crate::process::ProcessIdentity;
 use crate::spec::NetworkConfig;
 use crate::store::{BindRecord, VmRecord};
 
-/// No machine. One that does not exist cannot die either.
+/// No machine. It never dies.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct NoVm;
 

@@ -12,12 +12,12 @@ use crate::store::VmRecord;
 /// Mount tag of the directory shared for the pod's containers.
 pub const SHARED_TAG: &str = "hutchShared";
 
-/// What a kind of machine can do (P-200).
+/// Capabilities of a kind of machine (P-200).
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct VmCapabilities {
     /// Disks can be plugged into a running machine.
     pub block_hotplug: bool,
-    /// … but only into the slots that it has had from its boot.
+    /// Disks fit only into the slots that the machine was booted with.
     pub block_slots: bool,
     /// vCPUs can be added to and taken from a running machine.
     pub cpu_hotplug: bool,
@@ -50,13 +50,13 @@ pub struct BlockDevice {
 /// A network interface.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct NetDevice {
-    /// Id.
+    /// Id of the device.
     pub id: String,
     /// Name of the tap device in the VMM's network namespace.
     pub tap: String,
     /// `aa:bb:cc:dd:ee:ff`.
     pub mac: String,
-    /// 0 is the default.
+    /// MTU; 0 is the default.
     pub mtu: u32,
 }
 
@@ -73,7 +73,7 @@ pub struct VmSpec {
     pub initrd: Option<PathBuf>,
     /// Root disk image.
     pub image: Option<PathBuf>,
-    /// Firmware.
+    /// Firmware image.
     pub firmware: Option<PathBuf>,
     /// Configured kernel parameters; the machine's own come before them (P-182).
     pub kernel_parameters: Vec<String>,
@@ -81,18 +81,18 @@ pub struct VmSpec {
     pub vcpus: u32,
     /// Most vCPUs.
     pub max_vcpus: u32,
-    /// Memory.
+    /// Memory, MiB.
     pub memory_mib: u64,
-    /// Most memory; 0: as much as at the start.
+    /// Most memory, MiB; 0: as much as at the start.
     #[serde(default)]
     pub max_memory_mib: u64,
-    /// Huge pages.
+    /// Back guest memory with huge pages.
     pub huge_pages: bool,
-    /// Touch all memory first.
+    /// Allocate all memory at the start.
     pub memory_prealloc: bool,
-    /// Lock guest memory.
+    /// Lock guest memory, so that it is never swapped out.
     pub mlock: bool,
-    /// Verbose guest.
+    /// Let the guest's kernel log verbosely.
     pub debug: bool,
     /// Shared directories, [`SHARED_TAG`] among them.
     pub shares: Vec<Share>,
@@ -104,7 +104,7 @@ pub struct VmSpec {
     /// File for the guest's console.
     #[serde(default)]
     pub console: Option<PathBuf>,
-    /// Where the VMM process leaves a [`FailureRecord`](crate::store::FailureRecord) if its machine ends unexpectedly.
+    /// Path for a [`FailureRecord`](crate::store::FailureRecord), written by the VMM process if its machine ends unexpectedly.
     #[serde(default)]
     pub failure_record: PathBuf,
 }
@@ -120,23 +120,23 @@ pub struct VmLaunch<'a> {
     pub run_dir: &'a Path,
     /// Control socket, to be made by the launch.
     pub socket: &'a Path,
-    /// File for what the process prints.
+    /// File for the output of the process.
     pub log: &'a Path,
-    /// Program instead of hutch itself.
+    /// Another program than hutch itself.
     pub program: Option<&'a Path>,
 }
 
-/// What a machine is doing.
+/// The state of a machine.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum VmState {
-    /// The process waits for its machine.
+    /// The machine was not started yet.
     Created,
-    /// vCPUs run.
+    /// The vCPUs run.
     Running,
-    /// vCPUs are held.
+    /// The vCPUs are paused.
     Paused,
-    /// The machine has ended, and why.
+    /// The machine has ended, for this reason.
     Ended(String),
 }
 
@@ -147,15 +147,15 @@ pub struct VmStats {
     pub cpu_us: u64,
     /// Resident memory, bytes.
     pub resident_bytes: u64,
-    /// Threads.
+    /// Number of threads.
     pub threads: u64,
-    /// Open descriptors.
+    /// Number of open descriptors.
     pub descriptors: u64,
 }
 
 /// Makes and finds VMM processes.
 pub trait VmHost: Send + Sync {
-    /// What machines of this host can do.
+    /// Capabilities of the machines of this host.
     fn capabilities(&self) -> VmCapabilities;
 
     /// Spawns a VMM process in the calling thread's namespaces. It does nothing until [`VmHandle::start`], and ends by
@@ -174,17 +174,17 @@ pub trait VmHost: Send + Sync {
     /// Whether the recorded process lives.
     fn is_alive(&self, record: &VmRecord) -> bool;
 
-    /// Kills the recorded process, if it lives, and waits until it is gone. Needs no cooperation of it. Removes its
-    /// control socket.
+    /// Kills the recorded process, if it lives, waits until it is gone, and removes its control socket. Needs no
+    /// cooperation of it.
     ///
     /// # Errors
     /// If it is not gone within `timeout`.
     fn kill(&self, record: &VmRecord, timeout: Duration) -> BackendResult<()>;
 
-    /// Waits until the recorded process has ended, at most `timeout`; tells whether it has.
+    /// Waits until the recorded process has ended, at most `timeout`; returns whether it has.
     ///
     /// # Errors
-    /// If waiting is not possible.
+    /// If the process cannot be waited for.
     fn wait_end(&self, record: &VmRecord, timeout: Duration) -> BackendResult<bool>;
 
     /// Statistics of the recorded process. Needs no cooperation of it.
@@ -312,7 +312,7 @@ impl dyn VmHandle + '_ {
         self.command(VmRequest::Unplug { id: id.to_owned() })
     }
 
-    /// Changes the number of vCPUs. The caller tells the guest: before the call if the number falls, after it if the
+    /// Changes the number of vCPUs. The caller also resizes the guest: before the call if the number falls, after it if the
     /// number rises.
     pub fn set_vcpus(&mut self, count: u32) -> BackendResult<()> {
         self.command(VmRequest::SetVcpus(count))

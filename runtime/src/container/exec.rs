@@ -41,7 +41,7 @@ impl Runtime {
     ///
     /// # Errors
     /// [`Error::WrongState`](crate::Error::WrongState), [`Error::InvalidConfig`](crate::Error::InvalidConfig), the
-    /// guest's. If the guest refuses, no shim is left; if the shim cannot start, the guest process is killed
+    /// agent's. If the guest refuses, no shim is left; if the shim cannot start, the guest process is killed
     /// (P-123).
     ///
     /// # Examples

@@ -144,7 +144,7 @@ impl ContainerRef<'_, '_> {
             (true, false) => Ok(disk.fstype.clone()),
             (true, true) => Err(Error::invalid(
                 format!("container {}: {what} {}", self.id, path.display()),
-                format!("holds no file system that is known here; make one (mkfs.ext4), or tell its type with {field}"),
+                format!("holds no file system that is known here; make one (mkfs.ext4), or name its type with {field}"),
             )),
         }
     }

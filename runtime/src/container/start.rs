@@ -22,7 +22,7 @@ impl Runtime {
     /// Starts a container of a running pod (P-092). A stopped one is created in the guest again first (P-094).
     ///
     /// # Errors
-    /// [`Error::WrongState`](crate::Error::WrongState); the pod is checked first. If the guest refuses, the guest's error, after the container was
+    /// [`Error::WrongState`](crate::Error::WrongState); the pod is checked first. If the guest refuses, its error, after the container was
     /// stopped; it is not deleted (P-093).
     ///
     /// # Examples

@@ -18,7 +18,7 @@ impl Runtime {
     ///
     /// # Errors
     /// [`Error::InvalidConfig`](crate::Error::InvalidConfig), [`Error::WrongState`](crate::Error::WrongState), the
-    /// guest's; nothing is recorded then.
+    /// agent's; nothing is recorded then.
     ///
     /// # Examples
     /// ```

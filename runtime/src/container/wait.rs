@@ -44,6 +44,6 @@ impl Runtime {
             }
         }
         let status = self.status_container(pod, container.as_str())?;
-        Ok(Some(status.exit.unwrap_or_else(|| Exit::unknown("nobody saw it end", Timestamp::now()))))
+        Ok(Some(status.exit.unwrap_or_else(|| Exit::unknown("its end was not observed", Timestamp::now()))))
     }
 }

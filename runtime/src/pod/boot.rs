@@ -17,7 +17,7 @@ use crate::spec::Bridge;
 use crate::store::{AgentRecord, NetworkRecord, VmRecord};
 use crate::undo::Undo;
 
-/// Version of the OCI runtime specification that hooks are told.
+/// Version of the OCI runtime specification in the state that hooks get.
 const OCI_VERSION: &str = "1.2.0";
 
 /// A step of a creation, to be undone if it fails.

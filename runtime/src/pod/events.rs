@@ -1,4 +1,4 @@
-//! Events of a pod: ended processes, processes killed for want of memory (M-08), the machine's end.
+//! Events of a pod: ended processes, processes killed because memory ran out (M-08), the machine's end.
 
 use std::time::{Duration, Instant};
 
@@ -29,7 +29,7 @@ pub enum PodEvent {
         /// How it ended.
         status: ExitStatus,
     },
-    /// The guest killed a process of the container for want of memory.
+    /// The guest killed a process of the container because memory ran out.
     OutOfMemory {
         /// Id of the container.
         container: String,

@@ -15,7 +15,7 @@ use crate::timestamp::Timestamp;
 /// Bound for a machine that has recorded its failure to end.
 const FAILING_MACHINE: Duration = Duration::from_secs(1);
 
-/// What a reader found dead. Noting it needs the exclusive lock.
+/// Deaths that a reader found. Noting them needs the exclusive lock.
 #[derive(Debug, Default)]
 pub(crate) struct Deaths {
     dead: Vec<(ContainerId, ProcessRecord)>,

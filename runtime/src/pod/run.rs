@@ -24,7 +24,7 @@ impl Runtime {
     pub fn run_pod(&self, config: PodConfig) -> Result<PodHandle> {
         let created = self.create_pod(config)?;
         match self.start_pod(created.id()) {
-            // Somebody else started it between the two.
+            // Another call started it between the two.
             Err(Error::InvalidTransition { .. }) => Ok(created),
             other => other,
         }

@@ -24,7 +24,7 @@ impl Runtime {
     /// Statistics of a pod and its running containers. Of a paused pod only the machine's: its guest cannot answer.
     ///
     /// # Errors
-    /// [`Error::WrongState`](crate::Error::WrongState) for a stopped pod; the guest's.
+    /// [`Error::WrongState`](crate::Error::WrongState) for a stopped pod; an error of the agent.
     ///
     /// # Examples
     /// ```

@@ -51,7 +51,7 @@ pub(crate) fn check_signal(signal: i32) -> Result<()> {
 
 impl Runtime {
     /// Stops a pod: its containers in order, the guest, the machine, the network; then the poststop hooks, once (P-080,
-    /// P-088). A machine or guest that is dead or does not answer is no obstacle (P-085). For a stopped pod, completes
+    /// P-088). A machine or guest that is dead or does not answer does not prevent the stop (P-085). For a stopped pod, completes
     /// what an earlier stop left over (P-084).
     ///
     /// # Errors

@@ -9,15 +9,15 @@ use crate::id::PodId;
 use crate::pod::{guarded, OpenPod};
 use crate::runtime::Runtime;
 
-/// How a pod's machine ended.
+/// The end of a pod's machine.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct PodEnd {
-    /// Why, if nobody asked for it.
+    /// The reason, if the end was not asked for.
     pub reason: Option<String>,
 }
 
 impl Runtime {
-    /// Waits until the pod has no machine any more, at most `timeout`; `None` if it still has one. Holds no lock while
+    /// Waits for the end of the pod's machine, at most `timeout`; `None` if the machine still runs. Holds no lock while
     /// it waits. A machine that died is reported at once.
     ///
     /// # Errors

@@ -6,7 +6,7 @@ use std::io;
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum StoreCause {
-    /// It should exist and does not.
+    /// The record is missing.
     #[error("is missing; the pod's records are damaged")]
     Missing,
     /// It cannot be read.
@@ -24,7 +24,7 @@ pub enum StoreCause {
     /// A directory cannot be made.
     #[error("the directory cannot be made")]
     Directory(#[source] io::Error),
-    /// It is not what it should be.
+    /// The record is not valid JSON of its kind.
     #[error("is damaged")]
     Parse(#[source] serde_json::Error),
     /// A newer program wrote it.
@@ -38,9 +38,9 @@ pub enum StoreCause {
     /// The file holds a record of another kind.
     #[error("holds a record of kind {found:?}, expected {expected:?}")]
     WrongRecord {
-        /// In the file.
+        /// The kind in the file.
         found: String,
-        /// Asked for.
+        /// The kind that the caller asked for.
         expected: &'static str,
     },
     /// A directory still has something mounted in it, so that removing it would remove what is mounted.

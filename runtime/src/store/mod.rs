@@ -13,7 +13,7 @@
 //! | network | run root `/P/network.json` | [`NetworkRecord`] | before the namespace is made, before and after each endpoint |
 //! | hypervisor | run root `/P/hypervisor.json` | [`VmRecord`] | when the VMM process exists, before it may act; each hot-plug |
 //! | agent | run root `/P/agent.json` | [`AgentRecord`] | before the first guest request |
-//! | failure | run root `/P/failure.json` | [`FailureRecord`] | by whoever notices that machine or agent died |
+//! | failure | run root `/P/failure.json` | [`FailureRecord`] | by the process that notices that machine or agent died |
 //! | container state | run root `/P/C/state.json` | [`ContainerState`] | each change |
 //! | process | run root `/P/C/process.json` | [`ProcessRecord`] of the init process | when its shim exists, before it may act |
 //! | mounts | run root `/P/C/mounts.json` | [`MountsRecord`] | before the binds are made |
@@ -72,7 +72,7 @@ pub struct Store {
     disk: Arc<dyn Disk>,
 }
 
-/// Directories in `dir` whose names `parse` takes, in order; none if it does not exist.
+/// The directories in `dir` whose names `parse` accepts, sorted; none if `dir` does not exist.
 ///
 /// # Errors
 /// [`Error::Store`].
@@ -110,12 +110,12 @@ impl Store {
         &self.config_root
     }
 
-    /// The directory of everything that dies with the host.
+    /// The directory of everything that does not survive a restart of the host.
     pub fn run_root(&self) -> &Path {
         &self.run_root
     }
 
-    /// Where the records of a pod lie.
+    /// Paths of the records of a pod.
     pub fn pod(&self, id: &PodId) -> PodDirs {
         PodDirs::new(&self.config_root, &self.run_root, id)
     }
@@ -133,7 +133,7 @@ impl Store {
         }
     }
 
-    /// Reads a record that has to be there.
+    /// Reads a record that must exist.
     ///
     /// # Errors
     /// [`Error::Store`], with [`StoreCause::Missing`] if there is none.
@@ -173,7 +173,7 @@ impl Store {
         Ok(())
     }
 
-    /// Removes a record; one that is not there is fine.
+    /// Removes a record. A missing one is fine.
     ///
     /// # Errors
     /// [`Error::Store`].
@@ -185,7 +185,7 @@ impl Store {
     /// Whether the pod's config record exists, which is what makes it a pod (P-014).
     ///
     /// # Errors
-    /// [`Error::Store`] if that cannot be told.
+    /// [`Error::Store`] if that cannot be found out.
     pub fn exists(&self, pod: &PodDirs) -> Result<bool> {
         let path = pod.config_record();
         path.path().try_exists().map_err(|e| Error::Store { path: path.path().to_owned(), source: StoreCause::Read(e) })
@@ -226,8 +226,8 @@ impl Store {
         Ok(ids)
     }
 
-    /// Removes a pod's runtime directory, the lock file last: whoever waits for the lock must not find it gone while
-    /// something of the old pod is still there (P-026).
+    /// Removes a pod's runtime directory, the lock file last: a waiter for the lock must not find it gone while something
+    /// of the old pod still exists (P-026).
     pub(crate) fn remove_run_dir(&self, pod: &PodDirs) -> Result<()> {
         let dir = pod.run_dir();
         let lock = pod.lock();
@@ -272,7 +272,7 @@ impl Store {
     }
 }
 
-/// Writes a record to a path outside of any call of the API: a shim leaves its exit record that way. The directory
+/// Writes a record outside of any call of the API: a shim leaves its exit record that way. The directory
 /// has to exist.
 ///
 /// # Errors
@@ -283,12 +283,12 @@ pub fn write_record<T: Record>(path: &Path, record: &T) -> Result<()> {
     HostDisk.write(path, &bytes, &mut || Ok(())).map_err(|e| fail(StoreCause::Write(e)))
 }
 
-/// As [`write_record`], but leaves one that is there, also one that somebody else writes at the same time.
+/// As [`write_record`], but keeps an existing record, even one that another process writes at the same time.
 ///
 /// # Errors
 /// [`Error::Store`].
 pub(crate) fn write_record_if_absent<T: Record>(path: &Path, record: &T) -> Result<()> {
-    // A blank marks what is unfinished, for whoever clears up.
+    // A blank in the name marks an unfinished file for the clean-up.
     let mut own = path.to_owned().into_os_string();
     own.push(format!(" {}", std::process::id()));
     let own = PathBuf::from(own);

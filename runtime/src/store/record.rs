@@ -35,7 +35,7 @@ impl<T: Record> RecordPath<T> {
     }
 }
 
-/// What all versions have in common.
+/// The part that all versions have in common.
 #[derive(Deserialize)]
 struct Header {
     version: u32,

@@ -15,7 +15,7 @@ use crate::store::VmRecord;
 /// Opens sessions with agents through the control sockets of their machines.
 #[derive(Debug, Clone, Default)]
 pub struct VsockAgents {
-    /// What the agents can do.
+    /// Capabilities of the agents.
     pub capabilities: AgentCapabilities,
 }
 
@@ -40,7 +40,7 @@ impl AgentHost for VsockAgents {
 impl AgentSession for Connected {
     fn call(&mut self, request: Request, deadline: Duration) -> BackendResult<Response> {
         if request == Request::PowerOff {
-            // Its answer is the end of the connection.
+            // The end of the connection is the reply.
             return self.session.power_off(deadline).map(|()| Response::Done).map_err(backend_error);
         }
         self.session.call(request, deadline).map_err(backend_error)
@@ -62,12 +62,12 @@ impl AgentSession for Connected {
     }
 }
 
-/// The session's errors as the pod API sees them.
+/// Translates a session's errors for the pod API.
 fn backend_error(error: AgentError) -> BackendError {
     match error {
         AgentError::Remote { source, .. } => BackendError::Remote(source),
         AgentError::Deadline { after, .. } | AgentError::Greeting(after) => BackendError::Timeout { after },
-        // Not a lost guest: its machine must not be killed for want of the right program.
+        // Not a lost guest: its machine must not be killed only because this is the wrong program.
         AgentError::Connect(e) if is_other_version(&e) => BackendError::system("connect to the guest's agent", e),
         AgentError::Connect(e) if e.kind() == std::io::ErrorKind::TimedOut => BackendError::Lost(e.to_string()),
         AgentError::Encode { .. } | AgentError::Unexpected(_) => BackendError::Refused(chain(&error)),

@@ -57,9 +57,6 @@ impl ControlClient {
     }
 
     /// Opens a connection to a vsock port of the guest.
-    ///
-    /// # Errors
-    /// As [`ControlClient::call`].
     pub fn open_port(&mut self, port: u32, timeout: Duration) -> BackendResult<OwnedFd> {
         match self.exchange(&ControlRequest::Connect { port, timeout }, timeout)? {
             ControlReply::Connected => {

@@ -18,9 +18,9 @@ use crate::backend::{BackendError, BackendResult, BlockDevice, VmReply, VmReques
 use crate::error::chain;
 use crate::sync;
 
-/// The guest's address; it means something inside its own machine only.
+/// The guest's vsock address, which is local to its machine.
 const GUEST_CID: u64 = 3;
-/// How long a pause may have to wait for the thread that watches for the machine's end.
+/// Slice in which a thread waits for the machine's end. A pause may have to wait for one.
 const WATCH: Duration = Duration::from_millis(100);
 /// Size of a huge page, MiB.
 const HUGE_PAGE_MIB: u64 = 2;
@@ -28,9 +28,9 @@ const HUGE_PAGE_MIB: u64 = 2;
 /// How a machine ended.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct MachineEnd {
-    /// In words.
+    /// Text for people.
     pub reason: String,
-    /// Somebody had asked for it.
+    /// The end was asked for.
     pub expected: bool,
 }
 
@@ -60,8 +60,9 @@ pub struct KvmMachine {
     machine: RwLock<Machine>,
     connect: Box<Connect>,
     slots: Mutex<Vec<Slot>>,
-    /// What can be plugged in, and what the guest's kernel begins with.
+    /// Memory that can be plugged in; `None` if the machine cannot grow.
     memory: Option<MemHandle>,
+    /// Memory that the guest's kernel boots with, MiB.
     boot_mib: u64,
     phase: Arc<(Mutex<Phase>, Condvar)>,
 }
@@ -83,7 +84,7 @@ impl KvmMachine {
     /// Builds and starts the machine.
     ///
     /// # Errors
-    /// [`BackendError::Refused`] with what the machine monitor says.
+    /// [`BackendError::Refused`] with the machine monitor's error.
     pub fn launch(spec: &VmSpec) -> BackendResult<Self> {
         let refused = |e: &dyn std::error::Error| BackendError::Refused(chain(e));
         let config = machine_config(spec)?;
@@ -114,11 +115,11 @@ impl KvmMachine {
     }
 }
 
-/// Notes the agent's report. The connection itself is not needed: sessions are opened from the host.
+/// Notes the agent's report. The connection itself is not used: the host opens sessions.
 fn watch_reports(reports: Receiver<UnixStream>, phase: &Arc<(Mutex<Phase>, Condvar)>) -> BackendResult<()> {
     let phase = Arc::clone(phase);
     let watch = move || {
-        // Kept until the machine is gone: the agent may take a closed report for a host that went away.
+        // Kept until the machine is gone: the agent may take a closed connection for a host that went away.
         let mut kept = Vec::new();
         while let Ok(report) = reports.recv() {
             kept.truncate(7);
@@ -220,7 +221,7 @@ impl KvmMachine {
     fn plug_block(&self, device: &BlockDevice) -> BackendResult<()> {
         let mut slots = self.slots();
         let count = slots.len();
-        // One that is there already is from a call that did not live to see the answer.
+        // The disk may be there already, from a call that was killed before it saw the reply.
         let place = slots.iter().position(|slot| slot.disk.as_ref() == Some(&device.id));
         let place = place.or_else(|| slots.iter().position(|slot| slot.disk.is_none()));
         let slot = place.and_then(|place| slots.get_mut(place)).ok_or_else(|| {
@@ -260,12 +261,12 @@ impl KvmMachine {
 /// guest's memory is made.
 fn lock_memory() -> BackendResult<()> {
     use rustix::mm::{mlockall, MlockAllFlags};
-    // Without ONFAULT the whole guest memory would be taken at once; that is what memory_prealloc is for.
+    // Without ONFAULT the whole guest memory would be allocated at once; memory_prealloc is for that.
     mlockall(MlockAllFlags::CURRENT | MlockAllFlags::FUTURE | MlockAllFlags::ONFAULT)
         .map_err(|e| BackendError::system("lock memory (hypervisor.mlock; see RLIMIT_MEMLOCK)", e.into()))
 }
 
-/// The pod API's machine in the machine monitor's terms.
+/// Translates the pod API's machine to a configuration of the machine monitor.
 fn machine_config(spec: &VmSpec) -> BackendResult<MachineConfig> {
     let mut config = MachineConfig::new(&spec.name, &spec.kernel);
     config.vcpus = spec.vcpus.max(1);

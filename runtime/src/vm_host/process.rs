@@ -22,19 +22,18 @@ use crate::store::VmRecord;
 /// Machines in processes of their own.
 #[derive(Debug, Clone)]
 pub struct ProcessVmHost {
-    /// How to start one.
+    /// Starts such a process.
     pub reexec: ReExec,
-    /// What the machines can do.
+    /// Capabilities of the machines.
     pub capabilities: VmCapabilities,
-    /// Collect processes of ours that have ended. For programs that live on; a program that ends leaves that to whoever
-    /// inherits its children.
+    /// Reap child processes that have ended. For long-lived programs. A program that ends soon leaves its children to init.
     pub reap: bool,
 }
 
 struct Handle {
     process: ProcessIdentity,
     socket: PathBuf,
-    /// The launcher's connection until the start; later whichever was opened first.
+    /// The launcher's connection until the start; later the first one that was opened.
     client: Option<ControlClient>,
 }
 
@@ -53,7 +52,7 @@ impl ProcessVmHost {
         }
         let listener = UnixListener::bind(launch.socket)?;
         fs::set_permissions(launch.socket, Permissions::from_mode(0o600))?;
-        // The first connection, which tells the process whose it is: when it breaks before the start, the process ends.
+        // The first connection is the launcher's: if it breaks before the start, the process ends.
         let client = ControlClient::connect(launch.socket).map_err(io::Error::other)?;
         let log = OpenOptions::new().create(true).append(true).mode(0o600).open(launch.log)?;
         let name = format!("hutch-vmm {}", launch.pod);

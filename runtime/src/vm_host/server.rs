@@ -1,4 +1,4 @@
-//! The main loop of a VMM process: the launcher's connection first, then everybody's.
+//! The main loop of a VMM process: first the launcher's connection, then all others.
 
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
@@ -37,9 +37,6 @@ pub enum ServeError {
 }
 
 /// Serves the control socket that is this process's stdin; what the hidden verb does. Stdin is /dev/null afterwards.
-///
-/// # Errors
-/// As [`serve`].
 pub fn serve_stdin<M: GuestMachine + 'static>(
     launch: impl FnOnce(&VmSpec) -> BackendResult<M>,
 ) -> Result<MachineEnd, ServeError> {
@@ -95,7 +92,7 @@ pub fn serve<M: GuestMachine + 'static>(
 
 struct Server<M> {
     machine: Arc<M>,
-    /// Somebody asked for the end.
+    /// The end was asked for.
     expected: AtomicBool,
     connections: AtomicUsize,
 }
@@ -105,7 +102,7 @@ impl<M: GuestMachine + 'static> Server<M> {
         loop {
             match listener.accept() {
                 Ok((stream, _)) => self.clone().connection(stream, false),
-                // Out of descriptors, for instance; whoever tried sees a closed connection or tries again.
+                // Out of descriptors, for instance. The caller sees a closed connection or tries again.
                 Err(e) => {
                     log::warn!("control socket: {e}");
                     std::thread::sleep(Duration::from_millis(100));

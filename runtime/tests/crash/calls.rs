@@ -249,7 +249,7 @@ pub fn assert_recovers_within(stage: &Stage, label: &str, agent_timeout: Duratio
     assert_no_leaks(stage, label);
 }
 
-/// A process that was told to end, or noticed that its runtime died, takes a moment.
+/// A process that was asked to end, or noticed that its runtime died, takes a moment.
 pub fn assert_no_leaks(stage: &Stage, label: &str) {
     let deadline = Instant::now() + Duration::from_secs(10);
     loop {

@@ -32,7 +32,7 @@ impl Random {
     }
 }
 
-/// What may come out of a verb while others are at work: success, or an error that says that somebody else was first.
+/// The possible results of a verb beside concurrent calls: success, or an error that says that another call was first.
 /// Anything else is a mistake.
 fn acceptable(verb: &str, error: &Error) -> bool {
     match error.kind() {
@@ -94,14 +94,14 @@ pub fn hammer(stage: &Stage, runtime: &Runtime) -> u8 {
 fn check_list(list: &[hutch_runtime::spec::PodStatus]) {
     assert!(list.len() <= 1, "{list:?}");
     for status in list {
-        // What is shown of a busy pod was read while somebody changed it.
+        // The records of a busy pod were read while another call changed them.
         if !status.busy && status.error.is_none() {
             check_status(status);
         }
     }
 }
 
-/// What must hold in every state that anybody can see.
+/// Invariants of every state that a reader can see.
 fn check_status(status: &hutch_runtime::spec::PodStatus) {
     let pod = status.state.expect("a state");
     let mut seen = Vec::new();

@@ -22,7 +22,7 @@ fn running() -> (Stage, hutch_runtime::Runtime) {
     let stage = Stage::new(ROLE_TEST);
     let runtime = stage.runtime();
     runtime.run_pod(pod(&stage, "p")).unwrap();
-    // What the other tests count on when they find nothing: that it would be found.
+    // The other tests find nothing left; this shows that they would find it.
     assert_eq!(stage.processes().len(), 2, "the VMM and a shim");
     assert!(stage.leaks().iter().any(|leak| leak.contains("namespace")), "{:?}", stage.leaks());
     (stage, runtime)
@@ -41,7 +41,7 @@ fn a_shim_lives_as_long_as_its_process_and_exits_with_its_code() {
     let pid = runtime.status_container("p", "a").unwrap().pid;
     let shim = ProcessIdentity::of(pid).unwrap();
     assert!(shim.is_alive());
-    stage.tell_guest("p", "exit a 37").unwrap();
+    stage.control_guest("p", "exit a 37").unwrap();
     assert!(shim.wait_end(Duration::from_secs(10)).unwrap());
     // It is a child of this process.
     let pid = rustix::process::Pid::from_raw(pid).unwrap();
@@ -53,7 +53,7 @@ fn a_shim_lives_as_long_as_its_process_and_exits_with_its_code() {
 }
 
 /// A power-off that was asked for leaves no failure record, not even for the moment until the stop removes it; one that
-/// nobody asked for does.
+/// no call asked for does.
 #[test]
 fn p_080_only_an_unexpected_end_is_a_failure() {
     let (stage, runtime) = running();
@@ -96,7 +96,7 @@ fn p_097_a_caller_that_stays_gets_the_output_of_the_process() {
     let processes = runtime.list_execs("p", "a").unwrap();
     assert_eq!(processes.len(), 1);
     assert!(ProcessIdentity::of(processes[0].pid).unwrap().is_alive(), "it outlives the call that started it");
-    // Detached: nobody keeps the caller's pipe (O-009); it ends with the call.
+    // Detached: no process keeps the caller's pipe (O-009); it ends with the call.
     let mut output = String::new();
     child.stdout.take().unwrap().read_to_string(&mut output).unwrap();
     finish(&stage, &runtime);
@@ -167,7 +167,7 @@ fn the_control_socket_answers_several_callers_and_survives_nonsense() {
     }
     let spec = Box::default();
     assert!(matches!(clients[0].call(VmRequest::Start(spec)), Err(BackendError::Refused(_))));
-    assert!(clients[0].open_port(4711, Duration::from_secs(1)).is_err(), "nobody listens there");
+    assert!(clients[0].open_port(4711, Duration::from_secs(1)).is_err(), "nothing listens there");
     for nonsense in [b"\xff\xff\xff\xff".as_slice(), b"\x02\x00\x00\x00{}", b"x"] {
         use std::io::Write;
         let mut stream = std::os::unix::net::UnixStream::connect(&socket).unwrap();
@@ -222,9 +222,9 @@ fn a_machine_that_does_not_start_says_why_and_leaves_nothing() {
     assert_no_leaks(&stage, "a program that is no VMM");
 }
 
-/// The figures of the VMM process come from the host.
+/// The statistics of the VMM process come from the host.
 #[test]
-fn a_pods_figures_include_its_vmm_process() {
+fn a_pods_statistics_include_its_vmm_process() {
     let (stage, runtime) = running();
     let stats = runtime.stats_pod("p").unwrap();
     assert!(stats.machine.resident_bytes > 100_000 && stats.machine.threads > 1, "{stats:?}");
@@ -247,7 +247,7 @@ fn a_pod_in_a_process_can_be_paused_resumed_and_stopped() {
     finish(&stage, &runtime);
 }
 
-/// P-114: the PID of a shim that is gone, in use by somebody else.
+/// P-114: the PID of a shim that is gone, in use by another process.
 #[test]
 fn p_114_a_recycled_pid_is_left_alone() {
     let (stage, runtime) = running();

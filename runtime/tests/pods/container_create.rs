@@ -282,7 +282,7 @@ fn p_183_the_machine_has_the_vcpus_that_its_containers_may_use() {
     runtime.create_container("p", config("c", 50_000)).unwrap();
     assert_eq!(host.vcpus("p"), 2, "two halves are one");
     runtime.create_container("p", config("d", -1)).unwrap();
-    assert_eq!(host.vcpus("p"), 2, "-1 is no limit");
+    assert_eq!(host.vcpus("p"), 2, "-1 means unlimited");
     host.guest("p", |guest| assert_eq!(guest.cpus(), 2));
     runtime.stop_container("p", "b", StopOptions::forced()).unwrap();
     runtime.delete_container("p", "c").unwrap();
@@ -321,7 +321,7 @@ fn p_184_the_machine_has_the_memory_that_its_containers_may_use() {
     runtime.create_container("p", config("b", 100 << 20)).unwrap();
     runtime.create_container("p", config("c", (100 << 20) + 1)).unwrap();
     runtime.create_container("p", config("d", -1)).unwrap();
-    assert_eq!(host.memory_mib("p"), 256 + 100 + 101, "rounded up; -1 is no limit");
+    assert_eq!(host.memory_mib("p"), 256 + 100 + 101, "rounded up; -1 means unlimited");
     host.guest("p", |guest| assert_eq!(guest.memory_more(), 457 << 20, "it was waited for"));
     let record = std::fs::read_to_string(host.dir().join("run/p/hypervisor.json")).unwrap();
     assert!(record.contains("\"hotplugged_mib\": 201") || record.contains("\"hotplugged_mib\":201"), "{record}");
@@ -358,7 +358,7 @@ fn p_206_a_change_of_size_that_was_cut_short_is_made_later() {
     finish(&host, &runtime);
 }
 
-/// Nor is a held guest asked for it: the first call that looks at the size of a running machine makes the change.
+/// A paused guest is not asked for it: the first call that checks the size of a running machine makes the change.
 #[test]
 fn p_206_a_change_of_size_that_was_cut_short_waits_while_the_pod_is_paused() {
     let (host, runtime) = capable();

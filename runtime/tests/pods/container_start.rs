@@ -113,7 +113,7 @@ fn p_173_a_start_whose_record_was_not_written_can_be_repeated() {
     finish(&host, &runtime);
 }
 
-/// A program that ends at once is running for as long as nobody looks, and stopped with its code when somebody does.
+/// A program that ends at once counts as running until a status call, which finds it stopped with its code.
 #[test]
 fn p_112_a_short_program_leaves_its_code() {
     let (host, runtime) = running(&[]);

@@ -114,7 +114,7 @@ fn p_024_two_status_calls_that_both_find_a_dead_process_both_finish() {
     }
 }
 
-/// What the reader saw may be history when the exclusive lock is there.
+/// The reader's finding may be out of date once the exclusive lock is taken.
 #[test]
 fn p_025_a_reconciling_stop_acts_only_on_what_is_still_so() {
     // Deleted meanwhile: nothing is written into the directory of a pod that is gone.

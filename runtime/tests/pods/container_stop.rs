@@ -82,7 +82,7 @@ fn p_109_a_guest_process_without_shim_is_killed_before_it_is_removed() {
     let remove = calls.iter().position(|call| call == "agent.remove-container a").unwrap();
     assert!(kill < remove, "{calls:?}");
     let exit = runtime.status_container("p", "a").unwrap().exit.unwrap();
-    assert_eq!(exit.signal, Some(9), "the guest tells how it ended");
+    assert_eq!(exit.signal, Some(9), "the guest reports how it ended");
     finish(&host, &runtime);
 }
 
@@ -173,7 +173,7 @@ fn p_113_a_recorded_pid_that_names_a_group_is_never_used() {
         record["data"]["pid"] = pid.into();
         std::fs::write(&path, record.to_string()).unwrap();
         host.calls();
-        assert_eq!(state(&runtime, "a"), Some(State::Running), "nobody to be found dead");
+        assert_eq!(state(&runtime, "a"), Some(State::Running), "there is no shim that could be dead");
         assert!(!host.calls().iter().any(|call| call.starts_with("shim.")));
     }
     runtime.stop_container("p", "a", Default::default()).unwrap();

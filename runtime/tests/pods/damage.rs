@@ -57,7 +57,7 @@ fn p_018_a_damaged_pod_can_be_ended_and_deleted() {
                 assert_eq!(kind(runtime.delete_pod("p", Default::default())), ErrorKind::Store, "its machine lives");
                 runtime.stop_pod("p", StopOptions::forced()).unwrap_or_else(|e| panic!("{record}: {e}"));
             } else {
-                // Nobody can tell which process it was.
+                // Nothing says which process it was.
                 host.kill_vm("p");
             }
             runtime.delete_pod("p", Default::default()).unwrap_or_else(|e| panic!("{record}: {}", e.chain()));

@@ -120,9 +120,9 @@ fn p_185_indices_and_slots_follow_a_pod_that_boots_again() {
     finish(&host, &runtime);
 }
 
-/// Records that a killed call has left at odds are set right by the next one.
+/// Records that a killed call has left inconsistent are repaired by the next one.
 #[test]
-fn p_185_an_index_that_nobody_has_is_free() {
+fn p_185_an_index_without_an_owner_is_free() {
     let (host, runtime) = running(3, &["a"]);
     let path = host.dir().join("run/p/state.json");
     let text = std::fs::read_to_string(&path).unwrap();
@@ -255,7 +255,7 @@ fn p_067_a_pod_whose_disk_is_no_file_system_is_not_created() {
     let text = refused.to_string();
     assert!(text.contains("container b") && text.contains("garbage.img") && text.contains("rootfs_type"), "{text}");
     assert!(host.leaks().is_empty(), "{:?}", host.leaks());
-    // Whoever says what it is, is believed.
+    // A configured type is not questioned.
     runtime.create_pod(config(&host, "btrfs")).unwrap();
     host.guest("p", |guest| assert_eq!(guest.mounted()[0].fstype, "btrfs"));
     finish(&host, &runtime);
@@ -335,7 +335,7 @@ fn block_volumes_are_checked() {
         assert!(refused.to_string().contains(part), "{refused}");
     }
     assert_eq!((taken(&host), indices(&host)), (0, vec![]));
-    // What a device node would be needed for is refused still.
+    // A device that needs a node is still refused.
     let mut config = host.container("b");
     config.devices = vec![DeviceInfo {
         container_path: "/dev/loop9".into(),

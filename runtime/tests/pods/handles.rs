@@ -1,4 +1,4 @@
-//! What the handles of pods and containers can do (§1).
+//! Handles of pods and containers (§1).
 
 use std::collections::BTreeMap;
 
@@ -37,8 +37,8 @@ fn p_030_merged_annotations_are_persisted_under_the_exclusive_lock() {
     let id = PodId::new("p").unwrap();
     let mut options = host.options();
     options.lock_timeout = std::time::Duration::from_millis(20);
-    let impatient = hutch_runtime::Runtime::new(host.store(), host.backends(), options);
-    let pod = impatient.run_pod(host.pod("q", &[])).unwrap();
+    let quick = hutch_runtime::Runtime::new(host.store(), host.backends(), options);
+    let pod = quick.run_pod(host.pod("q", &[])).unwrap();
     let held = host.store().lock(&PodId::new("q").unwrap(), LockMode::Shared, Default::default()).unwrap();
     assert_eq!(kind(pod.merge_annotations(&added)), ErrorKind::Timeout);
     drop(held);
@@ -47,7 +47,7 @@ fn p_030_merged_annotations_are_persisted_under_the_exclusive_lock() {
         kind(pod.merge_annotations(&BTreeMap::from([(String::new(), String::new())]))),
         ErrorKind::InvalidConfig
     );
-    impatient.delete_pod("q", hutch_runtime::DeleteOptions { force: true }).unwrap();
+    quick.delete_pod("q", hutch_runtime::DeleteOptions { force: true }).unwrap();
     drop(id);
     finish(&host, &runtime);
 }
@@ -64,7 +64,7 @@ fn p_030_concurrent_merges_lose_nothing() {
                     let handle = pod.pause_pod("p").or_else(|_| pod.resume_pod("p"));
                     (handle, ())
                 };
-                // Whoever comes second to a state gets an error; any handle will do.
+                // The second call into a state gets an error; any handle will do.
                 let Ok(handle) = handle else { return };
                 for number in 0..5 {
                     let added = BTreeMap::from([(format!("k{thread}.{number}"), String::from("v"))]);

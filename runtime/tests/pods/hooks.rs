@@ -145,7 +145,7 @@ fn p_161_a_hook_reads_the_state_on_its_stdin() {
     finish(&host, &runtime);
 }
 
-/// The guest is told where its own hooks are, and given time for them and for those inside of containers.
+/// The guest gets the place of its own hooks, and time for them and for those inside of containers.
 #[test]
 fn p_166_hooks_in_the_guest_have_time() {
     let (host, runtime) = new();
@@ -156,26 +156,26 @@ fn p_166_hooks_in_the_guest_have_time() {
     let spec = host.guest("p", |guest| guest.spec("a")).unwrap();
     assert_eq!(spec["annotations"]["dev.hutch.guest.hooks"], "/run/hutch/volumes/hooks");
     runtime.start_pod("p").unwrap();
-    let patience = |call| host.guest("p", |guest| guest.patience[call]) - runtime.options().agent_timeout;
+    let extra = |call| host.guest("p", |guest| guest.timeouts[call]) - runtime.options().agent_timeout;
     runtime.create_container("p", host.container("b")).unwrap();
     runtime.delete_container("p", "b").unwrap();
-    // 30 s for those of one kind, the last of which may take 10 s, and those inside.
+    // 30 s for those of one kind, 10 s more for the last one, and those inside.
     for call in ["create-container", "start-container", "remove-container"] {
-        assert_eq!(patience(call), Duration::from_secs(48), "{call}");
+        assert_eq!(extra(call), Duration::from_secs(48), "{call}");
     }
-    assert_eq!(patience("setup-sandbox"), Duration::ZERO);
+    assert_eq!(extra("setup-sandbox"), Duration::ZERO);
     // A container's own come instead of the pod's; without a limit they have what the guest allows.
     let mut own = host.container("own");
     let hooks = serde_json::json!({"startContainer": [{"path": "/a"}, {"path": "/b", "timeout": 5}]});
     let oci = serde_json::json!({"process": {"args": ["a"], "cwd": "/"}, "root": {"path": "r"}, "hooks": hooks});
     own.annotations.insert(hutch_runtime::spec::oci::CONFIG_KEY.into(), oci.to_string());
     runtime.create_container("p", own).unwrap();
-    assert_eq!(patience("create-container"), Duration::from_secs(45 + 120));
+    assert_eq!(extra("create-container"), Duration::from_secs(45 + 120));
     finish(&host, &runtime);
 
     let (host, runtime) = new();
     runtime.run_pod(host.pod("p", &["a"])).unwrap();
-    let patience = host.guest("p", |guest| guest.patience["start-container"]);
-    assert_eq!(patience, runtime.options().agent_timeout, "there is nothing to wait for");
+    let timeout = host.guest("p", |guest| guest.timeouts["start-container"]);
+    assert_eq!(timeout, runtime.options().agent_timeout, "there is nothing to wait for");
     finish(&host, &runtime);
 }

@@ -229,7 +229,7 @@ fn p_089_run_is_create_and_start() {
 
 #[test]
 fn p_003_no_handle_comes_with_an_error() {
-    // The types say it: a call returns a handle or an error. What is checked is that a failed call made no pod.
+    // The types say it: a call returns a handle or an error. This checks that a failed call made no pod.
     let (host, runtime) = new();
     host.fail("vm.start", Failing::Refuses);
     assert!(runtime.create_pod(host.pod("p", &[])).is_err());

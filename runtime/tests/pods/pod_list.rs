@@ -121,7 +121,7 @@ fn files_that_pods_boot_from_are_known() {
     let path = host.dir().join("config/p/config.json");
     let text = std::fs::read(&path).unwrap();
     std::fs::write(&path, "").unwrap();
-    assert_eq!(kind(runtime.boot_files()), ErrorKind::Store, "nobody can tell");
+    assert_eq!(kind(runtime.boot_files()), ErrorKind::Store, "that cannot be found out");
     std::fs::write(&path, text).unwrap();
     finish(&host, &runtime);
 }

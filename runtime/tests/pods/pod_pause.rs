@@ -102,7 +102,7 @@ fn p_144_a_paused_pod_is_not_taken_for_dead() {
         assert_eq!((status.state, status.reason), (Some(State::Paused), None));
         assert_eq!(status.containers[0].state, Some(State::Paused));
     }
-    assert_eq!(runtime.stats_pod("p").unwrap().containers.len(), 0, "the machine's own figures only");
+    assert_eq!(runtime.stats_pod("p").unwrap().containers.len(), 0, "the machine's own statistics only");
     runtime.resume_pod("p").unwrap();
     assert_eq!(state(&runtime, "a"), Some(State::Running));
     finish(&host, &runtime);

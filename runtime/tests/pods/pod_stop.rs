@@ -148,7 +148,7 @@ fn p_108_a_stop_begins_with_the_signal_that_the_caller_names() {
     finish(&host, &runtime);
 }
 
-/// P-205: once the guest was found not to answer, nobody asks it again in the same call.
+/// P-205: a call does not ask a guest again that did not answer.
 #[test]
 fn p_205_a_lost_guest_is_asked_once() {
     let (host, runtime) = running(&["a", "b", "c"]);

@@ -1,4 +1,4 @@
-//! What is on disk (§5).
+//! The records on disk (§5).
 
 use std::fs;
 use std::os::unix::fs::PermissionsExt;

@@ -1,4 +1,4 @@
-//! What a container sees of the host, and the configuration that the guest gets (P-097 to P-100).
+//! The host's files that a container sees, and the configuration that the guest gets (P-097 to P-100).
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex};
@@ -127,7 +127,7 @@ fn p_124_names_of_users_reach_the_guest_as_they_are() {
     finish(&host, &runtime);
 }
 
-/// What a shim is asked to be: P-097.
+/// The specification of a shim: P-097.
 #[test]
 fn p_097_a_shim_joins_the_pods_network_and_gets_the_console() {
     let (host, runtime) = running(&[]);
@@ -143,7 +143,7 @@ fn p_097_a_shim_joins_the_pods_network_and_gets_the_console() {
     finish(&host, &runtime);
 }
 
-/// What the runtime has logged in this process.
+/// The log of the runtime in this process.
 #[derive(Default)]
 struct Lines(Mutex<Vec<String>>);
 
@@ -188,7 +188,7 @@ fn p_098_a_profile_reaches_a_guest_that_applies_it() {
     let mut from_file = host.container("file");
     from_file.seccomp = Some(Seccomp::File(file.clone()));
     runtime.create_container("p", from_file).unwrap();
-    // What is made again later does not need the file.
+    // A later restart does not need the file.
     std::fs::write(&file, "{").unwrap();
     let record: Value =
         serde_json::from_slice(&std::fs::read(host.dir().join("config/p/file/config.json")).unwrap()).unwrap();

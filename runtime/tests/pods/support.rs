@@ -1,4 +1,4 @@
-//! What the tests share.
+//! Helpers of the tests.
 
 use hutch_runtime::{Error, ErrorKind, Result, Runtime, State, StopOptions};
 use hutch_runtime_fakes::FakeHost;

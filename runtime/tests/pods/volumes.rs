@@ -61,7 +61,7 @@ fn a_volume_that_a_recorded_pod_uses_is_not_removed() {
     refused();
     host.host_restart();
     refused();
-    // Records that nobody can read may name it.
+    // Damaged records may name it.
     let config = host.dir().join("config/p/config.json");
     let good = std::fs::read(&config).unwrap();
     std::fs::write(&config, "{").unwrap();

@@ -47,7 +47,7 @@ pub(super) struct State {
     pub(super) root_disks: BTreeMap<PathBuf, RootDisk>,
     pub(super) vm_capabilities: VmCapabilities,
     pub(super) agent_capabilities: AgentCapabilities,
-    /// What should never have happened.
+    /// Violations of the contract.
     pub(super) violations: Vec<String>,
     next_pid: i32,
 }
@@ -191,7 +191,7 @@ impl FakeHost {
         self.inner.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Changes the state and tells everybody who waits for a change.
+    /// Changes the state and wakes all that wait for a change.
     pub(super) fn change<T>(&self, change: impl FnOnce(&mut State) -> T) -> T {
         let mut state = self.lock();
         let result = change(&mut state);
@@ -299,7 +299,7 @@ impl FakeHost {
         let _ = std::fs::remove_dir_all(self.dir().join("run"));
     }
 
-    /// Whether the pod's vCPUs are held.
+    /// Whether the pod's vCPUs are paused.
     pub fn is_paused(&self, pod: &str) -> bool {
         self.change(|state| state.vm_of(pod).is_some_and(|vm| vm.paused))
     }
@@ -314,7 +314,7 @@ impl FakeHost {
         self.change(|state| state.vm_of(pod).map_or(0, |vm| vm.memory_mib))
     }
 
-    /// What the pod's machine was started with.
+    /// The specification that the pod's machine was started with.
     pub fn machine(&self, pod: &str) -> Option<hutch_runtime::backend::VmSpec> {
         self.change(|state| state.vm_of(pod).and_then(|vm| vm.spec.clone()))
     }
@@ -329,12 +329,12 @@ impl FakeHost {
         self.change(|state| state.vm_of(pod).map(|vm| vm.disks.clone()).unwrap_or_default())
     }
 
-    /// What machines can do from now on.
+    /// Sets the capabilities of machines.
     pub fn set_vm_capabilities(&self, capabilities: VmCapabilities) {
         self.lock().vm_capabilities = capabilities;
     }
 
-    /// What agents can do from now on.
+    /// Sets the capabilities of agents.
     pub fn set_agent_capabilities(&self, capabilities: AgentCapabilities) {
         self.lock().agent_capabilities = capabilities;
     }
@@ -382,8 +382,7 @@ impl FakeHost {
         self.dir().join("netns").join(pod)
     }
 
-    /// What is left behind by pods that are gone: processes, namespaces, endpoints, mounts, files; and what should never
-    /// have happened.
+    /// The leaks of deleted pods (processes, namespaces, endpoints, mounts, files) and the violations of the contract.
     pub fn leaks(&self) -> Vec<String> {
         let state = self.lock();
         let mut leaks = state.violations.clone();

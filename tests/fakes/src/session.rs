@@ -25,7 +25,7 @@ impl AgentHost for FakeHost {
         self.called("agent.connect", "", |state| {
             let found = state.vms.get_mut(&vm.uuid).filter(|vm| vm.alive).ok_or_else(gone)?;
             if found.paused {
-                state.violations.push("a connection to a guest whose vCPUs are held".into());
+                state.violations.push("a connection to a guest whose vCPUs are paused".into());
             }
             answering(found, timeout)?;
             let seen = found.guest.events_from(0).len();
@@ -52,9 +52,9 @@ impl Session {
         self.host.called(&format!("agent.{name}"), &detail, |state| {
             let vm = state.vms.get_mut(&self.uuid).filter(|vm| vm.alive).ok_or_else(gone)?;
             if vm.paused {
-                state.violations.push(format!("a guest whose vCPUs are held was asked for {name} {detail}"));
+                state.violations.push(format!("a guest whose vCPUs are paused was asked for {name} {detail}"));
             }
-            vm.guest.patience.insert(name, deadline);
+            vm.guest.timeouts.insert(name, deadline);
             answering(vm, deadline)?;
             let answer = vm.guest.handle(request);
             if answer == Answer::PowerOff {

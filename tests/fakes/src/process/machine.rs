@@ -51,7 +51,7 @@ impl Shared {
             if state.end.is_some() {
                 return None;
             }
-            // A held guest does nothing.
+            // A paused guest does nothing.
             if !state.paused {
                 if let Some(result) = ready(&mut state) {
                     return Some(result);
@@ -140,7 +140,7 @@ impl GuestMachine for FakeMachine {
     }
 }
 
-/// What a test wants the guest to do.
+/// Carries out a command of a test.
 fn obey(shared: &Shared, mut stream: UnixStream) {
     let mut text = String::new();
     let _ = stream.read_to_string(&mut text);
