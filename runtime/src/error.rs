@@ -1,4 +1,4 @@
-//! The one error type of the pod API. Callers decide by [`Error::kind`]; the text is for people (§2 of the contract).
+//! The error type of the pod API. Callers decide by [`Error::kind`]; the text is for people (§2 of the contract).
 
 use std::fmt;
 use std::path::PathBuf;
@@ -7,9 +7,11 @@ use std::time::Duration;
 use crate::backend::BackendError;
 use crate::fault::Injected;
 use crate::hook::HookFailure;
-use crate::state::State;
+use crate::state::{InvalidTransition, ParseStateError, State};
 use crate::store::StoreCause;
-use crate::verb::Verb;
+use crate::verb::{Verb, VerbError};
+
+pub use crate::state::Object;
 
 /// Result of a call of the pod API.
 pub type Result<T, E = Error> = std::result::Result<T, E>;
@@ -52,24 +54,6 @@ pub enum ErrorKind {
     Store,
     /// A hook failed or timed out.
     Hook,
-}
-
-/// The object that was in the wrong state.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Object {
-    /// A pod, by id.
-    Pod(String),
-    /// A container, by id.
-    Container(String),
-}
-
-impl fmt::Display for Object {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Object::Pod(id) => write!(f, "pod {id}"),
-            Object::Container(id) => write!(f, "container {id}"),
-        }
-    }
 }
 
 /// The part outside of the pod API that failed.
@@ -121,49 +105,49 @@ impl fmt::Display for Component {
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum Error {
-    /// See [`ErrorKind::NeedPodId`].
+    /// The pod id is empty.
     #[error("a pod id is required")]
     NeedPodId,
-    /// See [`ErrorKind::NeedContainerId`].
+    /// The container id is empty.
     #[error("a container id is required")]
     NeedContainerId,
-    /// See [`ErrorKind::NeedState`].
+    /// A state is required and none was given.
     #[error("a state is required: ready, running, paused or stopped")]
     NeedState,
-    /// See [`ErrorKind::NeedFile`].
+    /// A path is required and none was given.
     #[error("a path is required for {0}")]
     NeedFile(&'static str),
-    /// See [`ErrorKind::InvalidConfig`].
+    /// The configuration, an id or an option is not acceptable.
     #[error("{what}: {reason}")]
     InvalidConfig {
         /// The field or object.
         what: String,
-        /// What is wrong and what would be right.
+        /// The fault and its remedy.
         reason: String,
     },
-    /// See [`ErrorKind::NoSuchPod`].
+    /// No pod of that id.
     #[error("pod {0} does not exist")]
     NoSuchPod(String),
-    /// See [`ErrorKind::NoSuchContainer`].
+    /// The pod has no container of that id.
     #[error("container {container} does not exist in pod {pod}")]
     NoSuchContainer {
         /// The pod.
         pod: String,
-        /// What was looked for in it.
+        /// The id or token that was not found in it.
         container: String,
     },
-    /// See [`ErrorKind::NoSuchProcess`].
+    /// No process with that token is tracked.
     #[error("no process with token {token} in container {container}: it has ended and was forgotten, or never was")]
     NoSuchProcess {
         /// The container.
         container: String,
-        /// What was looked for in it.
+        /// The id or token that was not found in it.
         token: String,
     },
-    /// See [`ErrorKind::NoSuchVolume`].
+    /// No volume of that name.
     #[error("volume {0} does not exist")]
     NoSuchVolume(String),
-    /// See [`ErrorKind::NoSuchAnnotation`].
+    /// The object has no annotation of that name.
     #[error("{object} has no annotation {key}")]
     NoSuchAnnotation {
         /// Pod or container.
@@ -171,71 +155,108 @@ pub enum Error {
         /// The key.
         key: String,
     },
-    /// See [`ErrorKind::AlreadyExists`].
+    /// The id is in use.
     #[error("{0} already exists")]
     AlreadyExists(Object),
-    /// See [`ErrorKind::InvalidTransition`].
+    /// The state machine forbids the move.
     #[error("{object} cannot go from {from} to {to} (expected to find it {expected})")]
     InvalidTransition {
-        /// What should have moved.
+        /// The object that was to move.
         object: Object,
         /// The state it is in.
         from: State,
         /// The state the caller believed it to be in.
         expected: State,
-        /// The state it should have got.
+        /// The state that the caller asked for.
         to: State,
     },
-    /// See [`ErrorKind::WrongState`].
+    /// The verb is not allowed in this state.
     #[error("{verb}: {object} is {have}, must be {needed}")]
     WrongState {
         /// The object whose state is in the way.
         object: Object,
         /// Its state; `none` if it has none yet.
         have: String,
-        /// The states that would do.
+        /// The states in which the verb is allowed.
         needed: &'static str,
-        /// What was asked for.
+        /// The verb.
         verb: Verb,
     },
-    /// See [`ErrorKind::Backend`].
+    /// The network, the VMM, the guest agent, a shim or a host mount failed.
     #[error("{component}: {operation}")]
     Backend {
-        /// Which part.
+        /// The part that failed.
         component: Component,
-        /// What it was doing.
+        /// The operation.
         operation: &'static str,
-        /// Its own words.
+        /// Its error.
         source: BackendError,
     },
-    /// See [`ErrorKind::Timeout`].
-    #[error("{what}: not within {} s", .after.as_secs_f32())]
+    /// A bounded wait ran out.
+    #[error("{}{what}: not within {} s", prefix(.component), .after.as_secs_f32())]
     Timeout {
-        /// What was waited for.
+        /// The part that did not answer in time; `None` if the runtime itself waited.
+        component: Option<Component>,
+        /// The operation that was waited for.
         what: String,
-        /// For how long.
+        /// The bound.
         after: Duration,
     },
-    /// See [`ErrorKind::Store`].
+    /// A record could not be read or written.
     #[error("record {}", .path.display())]
     Store {
         /// The record.
         path: PathBuf,
-        /// What is wrong with it.
+        /// The fault.
         source: StoreCause,
     },
-    /// See [`ErrorKind::Hook`].
+    /// A hook failed or timed out.
     #[error("hook {}", .path.display())]
     Hook {
         /// The hook's program.
         path: PathBuf,
-        /// How it failed, with what it printed.
+        /// The failure, with the hook's output.
         source: HookFailure,
     },
     /// A fault that a test asked for; counted as [`ErrorKind::Backend`].
+    #[cfg(any(test, feature = "faults"))]
     #[doc(hidden)]
     #[error(transparent)]
     Injected(#[from] Injected),
+}
+
+/// A fault point cannot fail in this build.
+#[cfg(not(any(test, feature = "faults")))]
+impl From<Injected> for Error {
+    fn from(never: Injected) -> Self {
+        match never {}
+    }
+}
+
+impl From<InvalidTransition> for Error {
+    fn from(InvalidTransition { object, from, expected, to }: InvalidTransition) -> Self {
+        Error::InvalidTransition { object, from, expected, to }
+    }
+}
+
+impl From<ParseStateError> for Error {
+    fn from(error: ParseStateError) -> Self {
+        match error {
+            ParseStateError::Empty => Error::NeedState,
+            ParseStateError::Unknown(text) => {
+                Error::invalid(format!("state {text:?}"), "is none of ready, running, paused, stopped")
+            }
+        }
+    }
+}
+
+impl From<VerbError> for Error {
+    fn from(error: VerbError) -> Self {
+        match error {
+            VerbError::InvalidTransition(error) => error.into(),
+            VerbError::WrongState { object, have, needed, verb } => Error::WrongState { object, have, needed, verb },
+        }
+    }
 }
 
 impl Error {
@@ -255,14 +276,16 @@ impl Error {
             Error::AlreadyExists(_) => ErrorKind::AlreadyExists,
             Error::InvalidTransition { .. } => ErrorKind::InvalidTransition,
             Error::WrongState { .. } => ErrorKind::WrongState,
-            Error::Backend { .. } | Error::Injected(_) => ErrorKind::Backend,
+            Error::Backend { .. } => ErrorKind::Backend,
+            #[cfg(any(test, feature = "faults"))]
+            Error::Injected(_) => ErrorKind::Backend,
             Error::Timeout { .. } => ErrorKind::Timeout,
             Error::Store { .. } => ErrorKind::Store,
             Error::Hook { .. } => ErrorKind::Hook,
         }
     }
 
-    /// Whether the object simply is not there (P-006); deleting callers treat this as success.
+    /// Whether the object does not exist (P-006). Callers that delete treat this as success.
     pub fn is_not_found(&self) -> bool {
         use ErrorKind::{NoSuchContainer, NoSuchPod, NoSuchProcess, NoSuchVolume};
         matches!(self.kind(), NoSuchPod | NoSuchContainer | NoSuchProcess | NoSuchVolume)
@@ -276,29 +299,66 @@ impl Error {
     /// The failure of a backend, with the time-outs kept apart (P-204).
     pub(crate) fn backend(component: Component, operation: &'static str, source: BackendError) -> Self {
         match source {
-            BackendError::Timeout { after } => Error::Timeout { what: format!("{component}: {operation}"), after },
+            BackendError::Timeout { after } => {
+                Error::Timeout { component: Some(component), what: operation.to_owned(), after }
+            }
             source => Error::Backend { component, operation, source },
         }
     }
 
-    /// Whether the guest cannot be talked to any more, as opposed to having answered with a refusal (P-085).
+    /// Whether the guest no longer answers, as opposed to having refused (P-085).
     pub(crate) fn is_guest_lost(&self) -> bool {
         match self {
             Error::Backend { component: Component::Agent, source, .. } => source.is_lost(),
-            Error::Timeout { what, .. } => what.starts_with("guest agent"),
+            Error::Timeout { component, .. } => *component == Some(Component::Agent),
             _ => false,
         }
     }
 
+    /// Whether a test made the call fail. Where the product ignores a failure, it must not ignore this one.
+    pub(crate) fn is_injected(&self) -> bool {
+        #[cfg(any(test, feature = "faults"))]
+        return matches!(self, Error::Injected(_));
+        #[cfg(not(any(test, feature = "faults")))]
+        false
+    }
+
     /// The error and its causes on one line, for logs and for the status of a broken pod.
     pub fn chain(&self) -> String {
-        let mut text = self.to_string();
-        let mut source = std::error::Error::source(self);
-        while let Some(cause) = source {
-            text.push_str(": ");
-            text.push_str(&cause.to_string());
-            source = cause.source();
-        }
-        text
+        chain(self)
+    }
+}
+
+/// An error and its causes on one line.
+pub(crate) fn chain(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut source = error.source();
+    while let Some(cause) = source {
+        text.push_str(": ");
+        text.push_str(&cause.to_string());
+        source = cause.source();
+    }
+    text
+}
+
+fn prefix(component: &Option<Component>) -> String {
+    component.map(|component| format!("{component}: ")).unwrap_or_default()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// P-085, P-204.
+    #[test]
+    fn p_085_only_an_agent_that_does_not_answer_is_a_lost_guest() {
+        let after = Duration::from_secs(2);
+        let late = |component| Error::backend(component, "mount", BackendError::Timeout { after });
+        assert!(late(Component::Agent).is_guest_lost());
+        assert!(!late(Component::Vmm).is_guest_lost());
+        assert_eq!(late(Component::Agent).to_string(), "guest agent: mount: not within 2 s");
+        let own = Error::Timeout { component: None, what: "guest agent: the end of a process".into(), after };
+        assert!(!own.is_guest_lost(), "the text does not decide");
+        assert_eq!(own.to_string(), "guest agent: the end of a process: not within 2 s");
     }
 }

@@ -15,20 +15,20 @@ pub const VMM_VERB: &str = "__vmm";
 /// Hidden verb of a shim: its `main` calls [`shim_verb`](crate::shim::shim_verb).
 pub const SHIM_VERB: &str = "__shim";
 
-/// What the backends of a host need to know.
+/// Configuration of the product's backends.
 #[derive(Debug, Clone)]
 pub struct HostBackends {
-    /// How to start a VMM process.
+    /// Starts a VMM process.
     pub vmm: ReExec,
-    /// How to start a shim.
+    /// Starts a shim.
     pub shim: ReExec,
     /// Directory for the network namespaces that are made for pods.
     pub network_namespaces: PathBuf,
     /// Where control groups are mounted.
     pub cgroups: PathBuf,
-    /// What the guest's agent can do.
+    /// Capabilities of the guest's agent.
     pub agent: AgentCapabilities,
-    /// This program lives on and collects the processes it has started.
+    /// Reap the processes that this program has started. For long-lived programs.
     pub reap: bool,
 }
 

@@ -10,9 +10,9 @@
 //!
 //! ```
 //! use hutch_runtime::{State, StopOptions};
-//! # let world = hutch_runtime_fakes::World::new();
-//! # let runtime = world.runtime();
-//! # let config = world.pod("web", &["server"]);
+//! # let host = hutch_runtime_fakes::FakeHost::new();
+//! # let runtime = host.runtime();
+//! # let config = host.pod("web", &["server"]);
 //! let pod = runtime.run_pod(config)?;
 //! assert_eq!(runtime.status_pod(pod.id())?.state, Some(State::Running));
 //! runtime.kill_container("web", "server", 15, false)?;
@@ -71,6 +71,7 @@ pub mod shim;
 pub mod spec;
 pub mod state;
 pub mod store;
+mod sync;
 mod timestamp;
 mod undo;
 pub mod verb;

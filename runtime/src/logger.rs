@@ -1,9 +1,11 @@
 //! Where the runtime's log records go (entry point SetLogger). Every record carries its source and the architecture.
 
 use std::fmt;
-use std::sync::{Arc, PoisonError, RwLock};
+use std::sync::{Arc, RwLock};
 
 use log::{Level, Log, Record};
+
+use crate::sync;
 
 /// Source field of every record, and its target.
 pub const SOURCE: &str = "hutch-runtime";
@@ -14,12 +16,12 @@ static LOGGER: RwLock<Option<Arc<dyn Log>>> = RwLock::new(None);
 ///
 /// Each record has the key-values `source` (`hutch-runtime`) and `arch` (`x86_64`).
 pub fn set_logger(logger: Option<Arc<dyn Log>>) {
-    *LOGGER.write().unwrap_or_else(PoisonError::into_inner) = logger;
+    *sync::write(&LOGGER) = logger;
 }
 
 /// Hands one record on.
 pub(crate) fn emit(level: Level, args: fmt::Arguments<'_>) {
-    let own = LOGGER.read().unwrap_or_else(PoisonError::into_inner).clone();
+    let own = sync::read(&LOGGER).clone();
     let fields = [("source", SOURCE), ("arch", std::env::consts::ARCH)];
     let record = Record::builder()
         .level(level)

@@ -21,7 +21,7 @@ pub struct Options {
     pub power_off_timeout: Duration,
     /// For a killed process to be gone, on the host or in the guest (§7.4: the second wait of a stop).
     pub kill_timeout: Duration,
-    /// What annotations may override (P-191).
+    /// Settings that annotations may override (P-191).
     pub assets: AssetPolicy,
 }
 

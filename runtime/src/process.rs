@@ -21,14 +21,14 @@ pub struct ProcessIdentity {
     pub start_ticks: u64,
 }
 
-/// What `/proc/PID/stat` tells.
+/// The used part of `/proc/PID/stat`.
 struct Stat {
     state: char,
     start_ticks: u64,
 }
 
 impl ProcessIdentity {
-    /// Nobody.
+    /// No process.
     pub const NONE: ProcessIdentity = ProcessIdentity { pid: 0, start_ticks: 0 };
 
     /// The process that has `pid` now.
@@ -57,7 +57,7 @@ impl ProcessIdentity {
     }
 
     fn raw(self) -> Option<Pid> {
-        // The library's constructor does not accept negative numbers.
+        // The constructor panics on negative numbers.
         if self.pid > 0 {
             Pid::from_raw(self.pid)
         } else {
@@ -67,7 +67,7 @@ impl ProcessIdentity {
 
     /// Whether the process still runs. One that has ended and waits for its parent to collect it does not.
     ///
-    /// If `/proc` does not tell (permission), the process counts as alive.
+    /// If `/proc` cannot be read (permission), the process counts as alive.
     pub fn is_alive(self) -> bool {
         if !self.is_some() {
             return false;
@@ -81,26 +81,20 @@ impl ProcessIdentity {
     }
 
     /// A descriptor of the process, for waiting; `None` if it is gone.
-    ///
-    /// # Errors
-    /// The kernel's, other than "no such process".
     pub fn open(self) -> io::Result<Option<OwnedFd>> {
         let Some(pid) = self.raw() else { return Ok(None) };
         let fd = match pidfd_open(pid, PidfdFlags::empty()) {
             Ok(fd) => fd,
-            // EINVAL: a process that is being collected right now has a number and is no process any more, or the number
-            // has become that of a thread, which newer kernels call ENOENT.
+            // EINVAL: the process is being reaped right now and only has a number left, or the number now belongs to a
+            // thread, for which newer kernels return ENOENT.
             Err(Errno::SRCH | Errno::INVAL | Errno::NOENT) => return Ok(None),
             Err(e) => return Err(e.into()),
         };
-        // Looked at after opening: what the descriptor names is what `/proc` describes, or that has ended since.
+        // Checked after opening: the descriptor names the process that `/proc` describes, or that has ended since.
         Ok(self.is_alive().then_some(fd))
     }
 
     /// Sends `signal`; `false` if the process is gone. Never reaches another process.
-    ///
-    /// # Errors
-    /// The kernel's, other than "no such process".
     pub fn signal(self, signal: Signal) -> io::Result<bool> {
         let Some(fd) = self.open()? else { return Ok(false) };
         match pidfd_send_signal(fd, signal) {
@@ -110,10 +104,7 @@ impl ProcessIdentity {
         }
     }
 
-    /// Waits until the process has ended, at most `timeout`; tells whether it has.
-    ///
-    /// # Errors
-    /// The kernel's.
+    /// Waits until the process has ended, at most `timeout`; returns whether it has.
     pub fn wait_end(self, timeout: Duration) -> io::Result<bool> {
         match self.open()? {
             None => Ok(true),
@@ -121,10 +112,7 @@ impl ProcessIdentity {
         }
     }
 
-    /// SIGKILL, then a bounded wait for the end; tells whether it is gone.
-    ///
-    /// # Errors
-    /// The kernel's.
+    /// SIGKILL, then a bounded wait for the end; returns whether it is gone.
     pub fn kill_and_wait(self, timeout: Duration) -> io::Result<bool> {
         if !self.signal(Signal::KILL)? {
             return Ok(true);
@@ -133,18 +121,31 @@ impl ProcessIdentity {
     }
 }
 
-/// Collects a child of this process that has ended; anything else is left alone.
+/// Reaps a child of this process that has ended. Other processes are left alone.
 pub(crate) fn reap(process: ProcessIdentity) {
     let zombie =
         matches!(stat(process.pid), Ok(Some(stat)) if stat.start_ticks == process.start_ticks && stat.state == 'Z');
     if let (true, Some(pid)) = (zombie, process.raw()) {
-        // Not our child: the kernel says so, and that is fine.
+        // It may not be our child; then the kernel refuses.
         let _ = rustix::process::waitpid(Some(pid), rustix::process::WaitOptions::NOHANG);
     }
 }
 
-/// Figures of a process: CPU time in microseconds, resident bytes, threads, open descriptors.
-pub(crate) fn figures(pid: i32) -> io::Result<(u64, u64, u64, u64)> {
+/// Statistics of a process.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct ProcessStats {
+    /// CPU time, microseconds.
+    pub(crate) cpu_us: u64,
+    /// Resident memory, bytes.
+    pub(crate) resident_bytes: u64,
+    /// Number of threads.
+    pub(crate) threads: u64,
+    /// Number of open descriptors.
+    pub(crate) descriptors: u64,
+}
+
+/// Reads the statistics of a process from `/proc`.
+pub(crate) fn stats(pid: i32) -> io::Result<ProcessStats> {
     let odd = || io::Error::other(format!("/proc/{pid}/stat is not as expected"));
     let text = fs::read_to_string(format!("/proc/{pid}/stat"))?;
     let (_, rest) = text.rsplit_once(')').ok_or_else(odd)?;
@@ -156,7 +157,12 @@ pub(crate) fn figures(pid: i32) -> io::Result<(u64, u64, u64, u64)> {
     let per_second = rustix::param::clock_ticks_per_second().max(1);
     let page = rustix::param::page_size() as u64;
     let descriptors = fs::read_dir(format!("/proc/{pid}/fd"))?.count() as u64;
-    Ok((ticks * 1_000_000 / per_second, field(24)? * page, field(20)?, descriptors))
+    Ok(ProcessStats {
+        cpu_us: ticks * 1_000_000 / per_second,
+        resident_bytes: field(24)? * page,
+        threads: field(20)?,
+        descriptors,
+    })
 }
 
 /// Waits until `fd` is readable (a process descriptor is, once its process has ended), at most `timeout`.
@@ -235,13 +241,13 @@ mod tests {
 
     #[test]
     fn p_114_the_number_of_a_thread_is_not_a_process() {
-        let (tell, told) = std::sync::mpsc::channel();
+        let (send_id, receive_id) = std::sync::mpsc::channel();
         let (end, ended) = std::sync::mpsc::channel::<()>();
         let thread = std::thread::spawn(move || {
-            tell.send(rustix::thread::gettid().as_raw_nonzero().get()).unwrap();
+            send_id.send(rustix::thread::gettid().as_raw_nonzero().get()).unwrap();
             ended.recv().unwrap_err();
         });
-        let identity = ProcessIdentity::of(told.recv().unwrap()).unwrap();
+        let identity = ProcessIdentity::of(receive_id.recv().unwrap()).unwrap();
         assert!(identity.open().unwrap().is_none());
         assert!(identity.kill_and_wait(Duration::ZERO).unwrap());
         drop(end);
@@ -268,7 +274,7 @@ mod tests {
 
     #[test]
     fn p_114_no_permission_means_alive() {
-        // Process 1 belongs to somebody else or to us; either way it is there.
+        // Process 1 exists, under whichever user.
         assert!(ProcessIdentity::of(1).unwrap().is_alive());
     }
 
@@ -284,10 +290,10 @@ mod tests {
     }
 
     #[test]
-    fn a_process_has_figures() {
-        let (_, resident, threads, descriptors) = figures(std::process::id() as i32).unwrap();
-        assert!(resident > 100_000 && threads >= 1 && descriptors >= 3);
-        assert!(figures(-1).is_err());
+    fn a_process_has_statistics() {
+        let stats = super::stats(std::process::id() as i32).unwrap();
+        assert!(stats.resident_bytes > 100_000 && stats.threads >= 1 && stats.descriptors >= 3, "{stats:?}");
+        assert!(super::stats(-1).is_err());
     }
 
     #[test]

@@ -25,7 +25,7 @@ pub(crate) struct Inner {
 }
 
 impl Runtime {
-    /// A runtime over `store` that reaches the world through `backends`.
+    /// A runtime over `store` that reaches everything outside through `backends`.
     pub fn new(store: Store, backends: Backends, options: Options) -> Self {
         Self { inner: Arc::new(Inner { store, backends, options }) }
     }

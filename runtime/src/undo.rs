@@ -2,10 +2,9 @@
 
 /// A stack of effects to roll back, newest first.
 ///
-/// The call pushes a step before (so that a failure half way is covered) each effect, and decides at its very end, by
-/// its final result, whether to take them back. Taking back is idempotent and goes by the records, so a step whose
-/// effect never happened is harmless, and a creation that was cut short by the death of the runtime is rolled back by the
-/// same code later.
+/// The call pushes a step before each effect (so that a failure half way is covered), and decides at its end, by its
+/// final result, whether to roll them back. The rollback is idempotent and goes by the records. A step whose effect never
+/// happened is harmless, and the same code later rolls back a creation that the death of the runtime cut short.
 #[derive(Debug)]
 pub(crate) struct Undo<S> {
     steps: Vec<S>,

@@ -7,20 +7,20 @@ use hutch_agent_proto::{Event, Request, Response};
 use super::BackendResult;
 use crate::store::VmRecord;
 
-/// What an agent can do (P-200).
+/// Capabilities of an agent (P-200).
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct AgentCapabilities {
-    /// It can mount a root file system from a disk.
+    /// Can mount a root file system from a disk.
     pub block_devices: bool,
-    /// It can give a container the node of a plugged device.
+    /// Can give a container the node of a plugged device.
     pub device_nodes: bool,
-    /// It applies seccomp profiles (P-098).
+    /// Applies seccomp profiles (P-098).
     pub seccomp: bool,
 }
 
 /// Opens sessions with guest agents. Each call of the pod API opens its own.
 pub trait AgentHost: Send + Sync {
-    /// What the agents can do.
+    /// Capabilities of the agents.
     fn capabilities(&self) -> AgentCapabilities;
 
     /// Opens a session with the agent behind the recorded machine.
@@ -36,15 +36,12 @@ pub trait AgentSession: Send {
     ///
     /// # Errors
     /// [`super::BackendError::Remote`] if the agent refuses; [`super::BackendError::Timeout`] or
-    /// [`super::BackendError::Lost`] if it does not answer, after which the session is of no use.
+    /// [`super::BackendError::Lost`] if it does not answer, which makes the session unusable.
     fn call(&mut self, request: Request, deadline: Duration) -> BackendResult<Response>;
 
-    /// Sends a request whose answer may take its time; `None` if it did not come within `patience`. The session stays
-    /// usable; a late answer is dropped.
-    ///
-    /// # Errors
-    /// As [`AgentSession::call`].
-    fn call_patiently(&mut self, request: Request, patience: Duration) -> BackendResult<Option<Response>>;
+    /// Sends a request whose reply may be late; `None` if it did not come within `timeout`. The session stays usable; a late
+    /// reply is dropped.
+    fn call_with_timeout(&mut self, request: Request, timeout: Duration) -> BackendResult<Option<Response>>;
 
     /// The next event, at most `timeout` away; `None` if there was none.
     ///

@@ -6,27 +6,16 @@ use super::BackendResult;
 
 /// Control groups of the host.
 pub trait Cgroups: Send + Sync {
-    /// Where the group named `name` is or will be. Makes nothing. `None`: this host has no control groups to speak of.
-    ///
-    /// # Errors
-    /// If that cannot be told.
+    /// The directory of the group `name`, which need not exist. Creates nothing. `None`: this host has no usable control
+    /// groups.
     fn plan(&self, name: &str) -> BackendResult<Option<PathBuf>>;
 
-    /// Makes a planned group; an existing one is fine.
-    ///
-    /// # Errors
-    /// The system's.
+    /// Creates a planned group. An existing one is fine.
     fn create(&self, dir: &Path) -> BackendResult<()>;
 
-    /// Moves a process into the group; nobody (PID 0) is fine, and so is one that has ended.
-    ///
-    /// # Errors
-    /// The system's.
+    /// Moves a process into the group. PID 0 is ignored, and so is a process that has ended.
     fn add(&self, dir: &Path, pid: i32) -> BackendResult<()>;
 
-    /// Removes the group; a missing one is fine. Its processes must be gone.
-    ///
-    /// # Errors
-    /// The system's.
+    /// Removes the group. A missing one is fine. Its processes must have ended.
     fn remove(&self, dir: &Path) -> BackendResult<()>;
 }

@@ -5,27 +5,27 @@ use std::path::{Path, PathBuf};
 use super::BackendResult;
 use crate::store::BindRecord;
 
-/// A root file system that is a disk of its own.
+/// A root file system on a disk of its own.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct RootDisk {
     /// The image or block device, links resolved.
     pub device: PathBuf,
-    /// Its file system; empty if that cannot be told.
+    /// Its file system; empty if it is not known.
     pub fstype: String,
-    /// Where the root directory lies in it; empty or `/` is its top.
+    /// Path of the root directory in it; empty or `/` is its top.
     pub path: PathBuf,
 }
 
 /// Bind mounts on the host.
 pub trait HostMounts: Send + Sync {
-    /// The disk that `rootfs` is, if it is one: an image or a block device, and no directory. What the host has mounted is
-    /// not given away, unlike in §7.1: two kernels must not write to one file system.
+    /// The disk at `rootfs`, if that is an image or a block device rather than a directory. Unlike in §7.1, a device that
+    /// the host has mounted is not given to the guest: two kernels must not write to one file system.
     ///
     /// # Errors
     /// If it does not exist or cannot be read.
     fn root_disk(&self, rootfs: &Path) -> BackendResult<Option<RootDisk>>;
 
-    /// Links resolved (P-100).
+    /// Resolves links (P-100).
     ///
     /// # Errors
     /// If the path does not exist.
@@ -34,16 +34,16 @@ pub trait HostMounts: Send + Sync {
     /// Makes the mount point (a directory or a file, to match) and binds; read-only is enforced on the host (P-100).
     ///
     /// # Errors
-    /// The system's; nothing is mounted then.
+    /// If it fails, nothing is mounted.
     fn bind(&self, bind: &BindRecord) -> BackendResult<()>;
 
-    /// Takes the bind apart and removes the empty mount point; follows no links; a missing one is fine (P-104).
+    /// Unmounts and removes the empty mount point. Does not follow links. A missing mount is fine (P-104).
     ///
     /// # Errors
-    /// The system's; what is mounted is untouched then.
+    /// If it fails, the mount is untouched.
     fn unbind(&self, target: &Path) -> BackendResult<()>;
 
-    /// What is mounted in `dir`; without what is mounted inside of that.
+    /// The mounts in `dir`, without the mounts inside of those.
     ///
     /// # Errors
     /// If the mount table cannot be read.

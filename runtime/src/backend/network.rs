@@ -15,22 +15,22 @@ use std::os::fd::AsFd;
 pub struct Namespace {
     /// Its path; `None`: the caller's own, for pods without network.
     pub path: Option<PathBuf>,
-    /// It was or will be made for the pod.
+    /// The pod owns the namespace: it is created and deleted with the pod.
     pub created: bool,
 }
 
 /// Namespaces and the endpoints that join them to a machine.
 pub trait Network: Send + Sync {
-    /// Decides where the namespace of `pod` is or will be. Makes nothing.
+    /// Decides the path of `pod`'s namespace. Creates nothing.
     ///
     /// # Errors
     /// If the configuration cannot be served.
     fn plan(&self, pod: &str, config: &NetworkConfig) -> BackendResult<Namespace>;
 
-    /// Makes a planned namespace; called only for those to be created.
+    /// Creates a planned namespace. Called only for namespaces that the pod owns.
     ///
     /// # Errors
-    /// The system's; nothing is left then.
+    /// If it fails, nothing is left.
     fn create(&self, pod: &str, namespace: &Namespace, config: &NetworkConfig) -> BackendResult<()>;
 
     /// Runs `job` on a thread of its own inside the namespace (P-065). Must call it exactly once if it succeeds.
@@ -41,36 +41,24 @@ pub trait Network: Send + Sync {
         run_in_namespace(namespace.path.as_deref(), job)
     }
 
-    /// Looks for interfaces and plans an endpoint for each: all but loopback and those without an address, in the
-    /// kernel's order (P-201). Changes nothing. Called inside the namespace.
-    ///
-    /// # Errors
-    /// The system's.
+    /// Plans an endpoint for each interface: all but loopback and those without an address, in the kernel's order (P-201).
+    /// Changes nothing. Called inside the namespace.
     fn scan(&self, pod: &str, namespace: &Namespace, config: &NetworkConfig) -> BackendResult<Vec<Endpoint>>;
 
-    /// Makes a planned endpoint. Called inside the namespace.
-    ///
-    /// # Errors
-    /// The system's.
+    /// Creates a planned endpoint. Called inside the namespace.
     fn attach(&self, namespace: &Namespace, endpoint: &Endpoint) -> BackendResult<()>;
 
-    /// Takes an endpoint apart, attached or only planned; a missing one is fine. Gives a physical interface back to
-    /// its driver. Enters the namespace itself.
-    ///
-    /// # Errors
-    /// The system's.
+    /// Removes an endpoint, attached or only planned. A missing one is fine. Returns a physical interface to its driver.
+    /// Enters the namespace itself.
     fn detach(&self, namespace: &Namespace, endpoint: &Endpoint) -> BackendResult<()>;
 
-    /// Deletes a namespace that was made for a pod; a missing one is fine.
-    ///
-    /// # Errors
-    /// The system's.
+    /// Deletes a namespace that was created for a pod. A missing one is fine.
     fn delete(&self, pod: &str, namespace: &Namespace) -> BackendResult<()>;
 }
 
 /// Runs `job` on a dedicated thread whose network namespace is the one at `path`; without a path, in the caller's.
 ///
-/// The thread ends with the job, so that no other work can ever find itself in a foreign namespace (P-065).
+/// The thread ends with the job, so that no other work can run in a foreign namespace (P-065).
 ///
 /// # Errors
 /// If the namespace cannot be opened or entered; the job did not run then.

@@ -1,4 +1,4 @@
-//! The host process that stands for a guest process: its PID is what callers see.
+//! Shims: host processes that stand for guest processes. Callers see their PIDs.
 
 use std::path::PathBuf;
 use std::time::Duration;
@@ -12,9 +12,9 @@ use crate::process::ProcessIdentity;
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum PidNamespace {
-    /// A new one: the shim of a container.
+    /// A new namespace, for the shim of a container.
     New,
-    /// That of the container's own shim: an exec.
+    /// The namespace of the container's own shim, for an exec.
     Join(ProcessIdentity),
 }
 
@@ -29,9 +29,9 @@ pub struct ShimSpec {
     pub token: String,
     /// Control socket of the VMM, behind which the agent answers.
     pub socket: PathBuf,
-    /// Where it leaves its [`ExitRecord`](crate::store::ExitRecord).
+    /// Path for its [`ExitRecord`](crate::store::ExitRecord).
     pub exit_record: PathBuf,
-    /// Where it leaves a [`FailureRecord`](crate::store::FailureRecord) if the machine dies under it.
+    /// Path for a [`FailureRecord`](crate::store::FailureRecord), written if the machine dies first.
     pub failure_record: PathBuf,
     /// Terminal that becomes its standard streams and its controlling terminal.
     pub console: Option<PathBuf>,
@@ -39,7 +39,7 @@ pub struct ShimSpec {
     pub terminal: bool,
     /// The guest process has a stdin.
     pub stdin: bool,
-    /// The caller goes away: no standard streams (unless there is a console).
+    /// The caller does not stay: no standard streams, unless there is a console.
     pub detach: bool,
     /// Network namespace to join.
     pub network_namespace: Option<PathBuf>,
@@ -56,36 +56,30 @@ pub trait Shims: Send + Sync {
     /// If the process cannot be made; none is left then.
     fn spawn(&self, spec: &ShimSpec) -> BackendResult<Box<dyn Shim>>;
 
-    /// Whether the process lives. Nobody (PID 0) does not.
+    /// Whether the process lives. [`ProcessIdentity::NONE`] does not.
     fn is_alive(&self, process: ProcessIdentity) -> bool;
 
-    /// Waits for the end of the process, at most `timeout`; tells whether it has come.
+    /// Waits for the end of the process, at most `timeout`; returns whether it has come.
     ///
     /// # Errors
-    /// If waiting is not possible.
+    /// If the process cannot be waited for.
     fn wait_end(&self, process: ProcessIdentity, timeout: Duration) -> BackendResult<bool>;
 
-    /// Kills the process and waits until it is gone; one that is gone is fine.
+    /// Kills the process and waits until it is gone. A process that is gone already is fine.
     ///
     /// # Errors
     /// If it is not gone within `timeout`.
     fn kill(&self, process: ProcessIdentity, timeout: Duration) -> BackendResult<()>;
-
-    /// Passes `signal` to the process; `false` if it is gone.
-    ///
-    /// # Errors
-    /// If the signal cannot be sent.
-    fn signal(&self, process: ProcessIdentity, signal: i32) -> BackendResult<bool>;
 }
 
-/// A shim that waits to be released.
+/// A shim that waits for its start.
 pub trait Shim: Send {
-    /// The process; nobody for a kind that makes none.
+    /// The process; [`ProcessIdentity::NONE`] for a kind that makes none.
     fn process(&self) -> ProcessIdentity;
 
-    /// Lets it go on. From here on it lives as long as the guest process.
+    /// Starts the shim. From here on it lives as long as the guest process.
     ///
     /// # Errors
-    /// If it is gone already.
+    /// If the shim has ended already.
     fn start(self: Box<Self>) -> BackendResult<()>;
 }

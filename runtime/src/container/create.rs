@@ -18,11 +18,11 @@ impl Runtime {
     ///
     /// # Examples
     /// ```
-    /// # use hutch_runtime_fakes::World;
-    /// # let world = World::new();
-    /// # let runtime = world.runtime();
-    /// runtime.run_pod(world.pod("web", &[]))?;
-    /// let (_, container) = runtime.create_container("web", world.container("side"))?;
+    /// # use hutch_runtime_fakes::FakeHost;
+    /// # let host = FakeHost::new();
+    /// # let runtime = host.runtime();
+    /// runtime.run_pod(host.pod("web", &[]))?;
+    /// let (_, container) = runtime.create_container("web", host.container("side"))?;
     /// assert!(container.pid() > 0);
     /// # Ok::<(), hutch_runtime::Error>(())
     /// ```
@@ -37,40 +37,35 @@ impl Runtime {
             return Err(Error::AlreadyExists(Object::Container(id.to_string())));
         }
         pod.check_devices(&config)?;
-        let result = pod.add_container(config).and_then(|index| pod.commit_container(index));
-        match result {
-            Ok(index) => Ok((PodHandle::new(self, &pod), ContainerHandle::new(self, &pod, index))),
-            Err(error) => {
-                pod.roll_back_creation(&id);
-                Err(error)
-            }
+        let result = pod.add_container(config).and_then(|container| {
+            // The container's config first: the pod's is what makes the container a part of it.
+            container.put_config()?;
+            container.pod.put_config()?;
+            Ok((PodHandle::new(container.pod), container.handle()))
+        });
+        if result.is_err() {
+            pod.roll_back_creation(&id);
         }
+        result
     }
 }
 
 impl OpenPod<'_> {
-    /// Writes the container's config, then the pod's, which makes the container part of it.
-    fn commit_container(&mut self, index: usize) -> Result<usize> {
-        let container = &self.containers[index];
-        self.store().put(&container.dirs.config_record(), &container.config)?;
-        self.put_config()?;
-        Ok(index)
-    }
-
-    /// Takes a failed creation back. What fails here is logged, and tried again by the next call on the pod.
+    /// Rolls a failed creation back. A failure of that is logged; the next call on the pod tries again.
     fn roll_back_creation(&mut self, id: &ContainerId) {
         let result = (|| {
-            let Ok(index) = self.find(id) else { return Ok(()) };
-            let taken = self.roll_back_container(index);
-            let last = self.containers.remove(index);
-            taken?;
+            let Ok(mut container) = self.container(id) else { return Ok(()) };
+            let rolled_back = container.roll_back();
+            container.remove();
+            rolled_back?;
             // The list may have been written before the failure.
             self.put_config()?;
-            self.remove_container_dirs(&last.id)?;
+            self.remove_container_dirs(id)?;
             self.sync_size()
         })();
         if let Err(error) = result {
-            logger::warn!("pod {}: taking back the creation of container {id}: {}", self.id, Error::chain(&error));
+            let error: Error = error;
+            logger::warn!("pod {}: rolling back the creation of container {id}: {}", self.id, error.chain());
         }
     }
 }

@@ -4,7 +4,7 @@ use hutch_agent_proto::{Request, Rlimit, WindowSize};
 use serde::{Deserialize, Serialize};
 
 use crate::backend::{PidNamespace, ShimSpec};
-use crate::container::{ids, ContainerHandle};
+use crate::container::{ids, ContainerHandle, ContainerRef};
 use crate::error::{Component, Result};
 use crate::logger;
 use crate::pod::{guarded, OpenPod, PodHandle};
@@ -17,7 +17,7 @@ use crate::verb::Verb;
 /// A further process in a container.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Process {
-    /// Names it for the other calls.
+    /// Names the process in other calls.
     pub token: String,
     /// PID of its shim; 0 if it has none.
     pub pid: i32,
@@ -25,7 +25,7 @@ pub struct Process {
     pub started_at: Timestamp,
 }
 
-/// What a further process gets beside its command.
+/// Options of a further process.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct ExecOptions {
     /// Size of its terminal, if it has one.
@@ -41,17 +41,17 @@ impl Runtime {
     ///
     /// # Errors
     /// [`Error::WrongState`](crate::Error::WrongState), [`Error::InvalidConfig`](crate::Error::InvalidConfig), the
-    /// guest's. If the guest refuses, no shim is left; if the shim cannot start, the guest process is killed
+    /// agent's. If the guest refuses, no shim is left; if the shim cannot start, the guest process is killed
     /// (P-123).
     ///
     /// # Examples
     /// ```
-    /// # use hutch_runtime_fakes::World;
+    /// # use hutch_runtime_fakes::FakeHost;
     /// # use hutch_runtime::spec::Command;
     /// # use std::time::Duration;
-    /// # let world = World::new();
-    /// # let runtime = world.runtime();
-    /// runtime.run_pod(world.pod("web", &["server"]))?;
+    /// # let host = FakeHost::new();
+    /// # let runtime = host.runtime();
+    /// runtime.run_pod(host.pod("web", &["server"]))?;
     /// let command = Command { args: vec!["exit".into(), "3".into()], ..Command::default() };
     /// let (_, _, process) = runtime.exec_container("web", "server", &command, Default::default())?;
     /// let exit = runtime.wait_process("web", "server", &process.token, Duration::from_secs(5))?;
@@ -68,70 +68,68 @@ impl Runtime {
         let (pod, container) = ids(pod, container)?;
         let process = command.to_process(options.terminal, options.rlimits)?;
         let mut pod = OpenPod::shared(self, &pod)?;
-        let index = pod.find(&container)?;
-        Verb::ExecContainer.check_pod(pod.id.as_str(), pod.state.state)?;
-        Verb::ExecContainer.check_container(container.as_str(), pod.containers[index].state.state)?;
-        let token = pod.fresh_token()?;
+        let mut container = pod.container(&container)?;
+        Verb::ExecContainer.check_pod(container.pod.id.as_str(), container.pod.state.state)?;
+        Verb::ExecContainer.check_container(container.id.as_str(), container.state.state)?;
+        let token = container.pod.fresh_token()?;
         let request = Request::StartProcess {
             token: token.clone(),
-            container: Some(container.to_string()),
+            container: Some(container.id.to_string()),
             process: Box::new(process),
         };
-        pod.live.ask("start-process", request)?;
-        let record = match pod.track(index, token.clone(), command) {
+        container.pod.sandbox.call("start-process", request)?;
+        let record = match container.track(token.clone(), command) {
             Ok(record) => record,
             Err(error) => {
-                pod.untrack(index, &token);
+                container.untrack(&token);
                 return Err(error);
             }
         };
         let process = Process { token, pid: record.shim.pid, started_at: record.started_at };
-        Ok((PodHandle::new(self, &pod), ContainerHandle::new(self, &pod, index), process))
+        Ok((PodHandle::new(container.pod), container.handle(), process))
     }
 }
 
-impl OpenPod<'_> {
-    /// Gives the process a shim in the namespaces of the container's own (P-122).
-    fn track(&self, index: usize, token: String, command: &Command) -> Result<ProcessRecord> {
-        let shims = &self.live.backends.shims;
-        let container = &self.containers[index];
-        let own = container.shim();
+impl ContainerRef<'_, '_> {
+    /// Gives the process a shim in the namespaces of the container's own shim (P-122).
+    fn track(&self, token: String, command: &Command) -> Result<ProcessRecord> {
+        let (shims, store) = (&self.pod.sandbox.backends.shims, self.pod.store());
+        let own = self.shim();
         let spec = ShimSpec {
-            container: container.id.to_string(),
+            container: self.id.to_string(),
             token: token.clone(),
-            exit_record: container.dirs.exec_exit_record(&token).path().to_owned(),
+            exit_record: self.dirs.exec_exit_record(&token).path().to_owned(),
             console: command.console.clone(),
             terminal: command.interactive,
             stdin: command.stdin || command.interactive,
             detach: command.detach,
             pid_namespace: if own.is_some() { PidNamespace::Join(own) } else { PidNamespace::New },
-            ..self.shim_base()?
+            ..self.pod.shim_base()?
         };
-        self.store().make_dir(&container.dirs.exec_dir())?;
+        store.make_dir(&self.dirs.exec_dir())?;
         let shim = guarded(Component::Shim, "spawn-exec", || shims.spawn(&spec))?;
         let record = ProcessRecord { token: token.clone(), shim: shim.process(), started_at: Timestamp::now() };
-        self.store().put(&container.dirs.exec_record(&token), &record)?;
-        self.join_cgroup(record.shim)?;
+        store.put(&self.dirs.exec_record(&token), &record)?;
+        self.pod.join_cgroup(record.shim)?;
         guarded(Component::Shim, "start-exec", || shim.start())?;
         Ok(record)
     }
 
     /// Ends a process that cannot be tracked (P-123).
-    fn untrack(&mut self, index: usize, token: &str) {
-        let dirs = self.containers[index].dirs.clone();
+    fn untrack(&mut self, token: &str) {
+        let record = self.dirs.exec_record(token);
         let kill = Request::SignalProcess { token: token.into(), signal: libc::SIGKILL, all: true };
         let forget = Request::ForgetProcess { token: token.into() };
-        let result = self
-            .live
-            .tell_gone("signal-process", kill)
-            .and_then(|()| self.live.tell_gone("forget-process", forget))
-            .and_then(|()| match self.store().get(&dirs.exec_record(token))? {
-                Some(record) => self.kill_shim(record.shim),
-                None => Ok(()),
-            })
-            .and_then(|()| self.store().delete(&dirs.exec_record(token)));
+        let result = (|| {
+            self.pod.sandbox.send_unless_gone("signal-process", kill)?;
+            self.pod.sandbox.send_unless_gone("forget-process", forget)?;
+            if let Some(record) = self.pod.store().get(&record)? {
+                self.pod.kill_shim(record.shim)?;
+            }
+            self.pod.store().delete(&record)
+        })();
         if let Err(error) = result {
-            logger::warn!("pod {}: ending process {token}: {}", self.id, error.chain());
+            logger::warn!("pod {}: ending process {token}: {}", self.pod.id, error.chain());
         }
     }
 }

@@ -1,18 +1,18 @@
-//! The further life of a process that ExecContainer started: by its token (P-126, M-03).
+//! Calls on a process that ExecContainer started: wait, signal, forget; by its token (P-126, M-03).
 
 use std::time::Duration;
 
 use hutch_agent_proto::{Request, Response, WindowSize};
 
-use crate::container::{ids, Process};
+use crate::container::{ids, OpenContainer, Process};
 use crate::error::{Component, Error, Result};
 use crate::pod::{guarded, is_wrong_state, OpenPod};
 use crate::runtime::Runtime;
 use crate::spec::Exit;
-use crate::store::ProcessRecord;
+use crate::store::{ProcessRecord, Store};
 use crate::timestamp::Timestamp;
 
-/// How long the guest may take to tell how an ended process ended.
+/// Bound for the guest to report the exit status of an ended process.
 const EXIT_STATUS_TIMEOUT: Duration = Duration::from_secs(1);
 
 impl Runtime {
@@ -23,7 +23,7 @@ impl Runtime {
     pub fn list_execs(&self, pod: &str, container: &str) -> Result<Vec<Process>> {
         let (pod, container) = ids(pod, container)?;
         let pod = OpenPod::shared(self, &pod)?;
-        let dirs = &pod.containers[pod.find(&container)?].dirs;
+        let dirs = &pod.find(&container)?.dirs;
         let mut list = Vec::new();
         for token in dirs.exec_tokens()? {
             if let Some(record) = self.store().get(&dirs.exec_record(&token))? {
@@ -43,12 +43,11 @@ impl Runtime {
     pub fn wait_process(&self, pod: &str, container: &str, token: &str, timeout: Duration) -> Result<Option<Exit>> {
         let (id, container) = ids(pod, container)?;
         let pod = OpenPod::shared(self, &id)?;
-        let index = pod.find(&container)?;
-        let record = pod.exec(index, token)?;
-        let shims = pod.live.backends.shims.clone();
-        let exit = pod.containers[index].dirs.exec_exit_record(token);
-        // The lock goes, the way to the guest stays.
-        let OpenPod { mut live, .. } = pod;
+        let found = pod.find(&container)?;
+        let record = found.exec(self.store(), token)?;
+        let exit = found.dirs.exec_exit_record(token);
+        let mut sandbox = pod.into_sandbox();
+        let shims = sandbox.backends.shims.clone();
         if record.shim.is_some() && !guarded(Component::Shim, "wait-end", || shims.wait_end(record.shim, timeout))? {
             return Ok(None);
         }
@@ -56,8 +55,8 @@ impl Runtime {
             return Ok(Some(noted.to_exit()));
         }
         // The shim was killed, or there is none: the guest knows.
-        let patience = if record.shim.is_some() { EXIT_STATUS_TIMEOUT } else { timeout };
-        match live.ask_patiently("wait-process", Request::WaitProcess { token: token.into() }, patience) {
+        let timeout = if record.shim.is_some() { EXIT_STATUS_TIMEOUT } else { timeout };
+        match sandbox.call_with_timeout("wait-process", Request::WaitProcess { token: token.into() }, timeout) {
             Ok(Some(Response::Exited(status))) => Ok(Some(Exit::reported(status, Timestamp::now()))),
             Ok(_) => Ok(None),
             Err(Error::Backend { source, .. }) if source.is_gone() => {
@@ -74,30 +73,30 @@ impl Runtime {
     /// Sends a signal to a tracked process; `all`: to its descendants too. One that has ended is fine.
     ///
     /// # Errors
-    /// [`Error::NoSuchProcess`], the guest's.
+    /// [`Error::NoSuchProcess`], an error of the agent.
     pub fn signal_process(&self, pod: &str, container: &str, token: &str, signal: i32, all: bool) -> Result<()> {
         let request = Request::SignalProcess { token: token.into(), signal, all };
-        match self.tell_process(pod, container, token, "signal-process", request) {
+        match self.send_to_process(pod, container, token, "signal-process", request) {
             Err(error) if is_wrong_state(&error) => Ok(()),
             other => other,
         }
     }
 
-    /// Tells a tracked process the new size of its terminal.
+    /// Sets the size of a tracked process's terminal.
     ///
     /// # Errors
-    /// [`Error::NoSuchProcess`], the guest's.
+    /// [`Error::NoSuchProcess`], an error of the agent.
     pub fn resize_process(&self, pod: &str, container: &str, token: &str, size: WindowSize) -> Result<()> {
         let request = Request::ResizeTerminal { token: token.into(), size };
-        self.tell_process(pod, container, token, "resize-terminal", request)
+        self.send_to_process(pod, container, token, "resize-terminal", request)
     }
 
     /// Ends the stdin of a tracked process.
     ///
     /// # Errors
-    /// [`Error::NoSuchProcess`], the guest's.
+    /// [`Error::NoSuchProcess`], an error of the agent.
     pub fn close_stdin(&self, pod: &str, container: &str, token: &str) -> Result<()> {
-        self.tell_process(pod, container, token, "close-stdin", Request::CloseStdin { token: token.into() })
+        self.send_to_process(pod, container, token, "close-stdin", Request::CloseStdin { token: token.into() })
     }
 
     /// Forgets a tracked process that has ended.
@@ -107,23 +106,22 @@ impl Runtime {
     pub fn forget_process(&self, pod: &str, container: &str, token: &str) -> Result<()> {
         let (pod, container) = ids(pod, container)?;
         let mut pod = OpenPod::shared(self, &pod)?;
-        let index = pod.find(&container)?;
-        let record = pod.exec(index, token)?;
-        if pod.live.backends.shims.is_alive(record.shim) {
+        let found = pod.find(&container)?;
+        let (record, dirs) = (found.exec(self.store(), token)?, found.dirs.clone());
+        if pod.sandbox.backends.shims.is_alive(record.shim) {
             return Err(Error::invalid(format!("process {token}"), "still runs; signal it or wait for its end first"));
         }
-        if pod.live.vm_alive() {
-            match pod.live.tell_gone("forget-process", Request::ForgetProcess { token: token.into() }) {
+        if pod.sandbox.vm_alive() {
+            match pod.sandbox.send_unless_gone("forget-process", Request::ForgetProcess { token: token.into() }) {
                 Err(error) if !error.is_guest_lost() => return Err(error),
                 _ => {}
             }
         }
-        let dirs = &pod.containers[index].dirs;
         self.store().delete(&dirs.exec_exit_record(token))?;
         self.store().delete(&dirs.exec_record(token))
     }
 
-    fn tell_process(
+    fn send_to_process(
         &self,
         pod: &str,
         container: &str,
@@ -133,21 +131,19 @@ impl Runtime {
     ) -> Result<()> {
         let (pod, container) = ids(pod, container)?;
         let mut pod = OpenPod::shared(self, &pod)?;
-        let index = pod.find(&container)?;
-        pod.exec(index, token)?;
-        match pod.live.tell(operation, request) {
+        pod.find(&container)?.exec(self.store(), token)?;
+        match pod.sandbox.send(operation, request) {
             Err(Error::Backend { source, .. }) if source.is_gone() => Ok(()),
             other => other,
         }
     }
 }
 
-impl OpenPod<'_> {
+impl OpenContainer {
     /// The record of a tracked process.
-    pub(crate) fn exec(&self, index: usize, token: &str) -> Result<ProcessRecord> {
-        let container = &self.containers[index];
+    fn exec(&self, store: &Store, token: &str) -> Result<ProcessRecord> {
         let known = !token.is_empty() && token.bytes().all(|b| b.is_ascii_alphanumeric());
-        let record = if known { self.store().get(&container.dirs.exec_record(token))? } else { None };
-        record.ok_or_else(|| Error::NoSuchProcess { container: container.id.to_string(), token: token.into() })
+        let record = if known { store.get(&self.dirs.exec_record(token))? } else { None };
+        record.ok_or_else(|| Error::NoSuchProcess { container: self.id.to_string(), token: token.into() })
     }
 }

@@ -1,7 +1,8 @@
-//! What calls on containers return.
+//! The handle that calls on containers return.
 
 use std::collections::BTreeMap;
 
+use crate::container::OpenContainer;
 use crate::error::{Error, Object, Result};
 use crate::pod::OpenPod;
 use crate::process::ProcessIdentity;
@@ -19,10 +20,9 @@ pub struct ContainerHandle {
 }
 
 impl ContainerHandle {
-    pub(crate) fn new(runtime: &Runtime, pod: &OpenPod<'_>, index: usize) -> Self {
-        let container = &pod.containers[index];
+    pub(crate) fn new(pod: &OpenPod<'_>, container: &OpenContainer) -> Self {
         Self {
-            runtime: runtime.clone(),
+            runtime: pod.rt.clone(),
             pod: pod.id.to_string(),
             id: container.id.to_string(),
             annotations: container.config.annotations.clone(),
@@ -30,12 +30,12 @@ impl ContainerHandle {
         }
     }
 
-    /// Its id.
+    /// The container's id.
     pub fn id(&self) -> &str {
         &self.id
     }
 
-    /// Id of its pod.
+    /// Id of the pod.
     pub fn pod(&self) -> &str {
         &self.pod
     }
@@ -56,25 +56,25 @@ impl ContainerHandle {
             .ok_or_else(|| Error::NoSuchAnnotation { object: Object::Container(self.id.clone()), key: key.to_owned() })
     }
 
-    /// The record of its init process; `None` if it has none.
+    /// The record of the init process; `None` if there is none.
     pub fn process(&self) -> Option<&ProcessRecord> {
         self.process.as_ref()
     }
 
-    /// Token of its init process; empty if it has none.
+    /// Token of the init process; empty if there is none.
     pub fn token(&self) -> &str {
         self.process.as_ref().map_or("", |process| &process.token)
     }
 
-    /// PID of the shim of its init process; 0 if it has none.
+    /// PID of the shim of the init process; 0 if there is none.
     pub fn pid(&self) -> i32 {
         self.process.as_ref().map_or(0, |process| process.shim.pid)
     }
 
-    /// Overwrites the PID and writes the record, for callers that bring a shim of their own. 0 takes it away.
+    /// Replaces the shim's PID in the record, for callers that bring a shim of their own. 0 removes it.
     ///
     /// # Errors
-    /// [`Error::InvalidConfig`] for a PID that names no process (P-113), [`Error::NoSuchContainer`], [`Error::Store`].
+    /// [`Error::InvalidConfig`] for a PID that does not name a process (P-113), [`Error::NoSuchContainer`], [`Error::Store`].
     pub fn set_pid(&mut self, pid: i32) -> Result<()> {
         let shim = match pid {
             0 => ProcessIdentity::NONE,
@@ -82,8 +82,7 @@ impl ContainerHandle {
         };
         let (id, container) = crate::container::ids(&self.pod, &self.id)?;
         let pod = OpenPod::exclusive(&self.runtime, &id)?;
-        let index = pod.find(&container)?;
-        let found = &pod.containers[index];
+        let found = pod.find(&container)?;
         let record = found
             .process
             .clone()

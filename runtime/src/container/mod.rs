@@ -7,13 +7,16 @@ mod exec_process;
 mod handle;
 mod hotplug;
 mod kill;
+mod open;
 mod prepare;
 mod processes;
+mod records;
 mod share;
 mod start;
 mod stats;
 mod status;
 mod stop;
+mod teardown;
 mod update;
 mod wait;
 
@@ -22,7 +25,8 @@ pub use handle::ContainerHandle;
 pub use processes::{ListFormat, ListProcessesOptions};
 pub use update::Limits;
 
-pub(crate) use stop::StopMode;
+pub(crate) use open::ContainerRef;
+pub(crate) use records::OpenContainer;
 
 use crate::error::Result;
 use crate::id::{ContainerId, PodId};

@@ -1,73 +1,36 @@
-//! Everything a container needs before it can be started: root file system, binds, devices, the container in the
+//! Preparing a container for its start: root file system, binds, devices, the container in the
 //! guest, its shim. The middle part of CreateContainer, and of a restart (P-094).
 
 use hutch_agent_proto::{Request, WindowSize};
 use serde_json::{json, Value};
 
 use crate::backend::{PidNamespace, ShimSpec};
+use crate::container::{ContainerRef, OpenContainer};
 use crate::error::{Component, Error, Result};
 use crate::id::{random_hex, ContainerId};
 use crate::logger;
-use crate::pod::{guarded, OpenContainer, OpenPod};
+use crate::pod::{guarded, OpenPod};
 use crate::spec::oci::{derive_config, guest_config, has_seccomp, CONFIG_KEY};
 use crate::spec::{ContainerConfig, Seccomp};
 use crate::state::State;
-use crate::store::{ContainerState, DevicesRecord, MountsRecord, ProcessRecord};
+use crate::store::{ContainerState, ProcessRecord};
 use crate::timestamp::Timestamp;
 
-impl OpenPod<'_> {
-    /// Adds a container to the pod in memory and prepares it; it is `ready` then. On failure the caller takes it back.
-    pub(crate) fn add_container(&mut self, config: ContainerConfig) -> Result<usize> {
+impl<'r> OpenPod<'r> {
+    /// Adds a container to the pod in memory and prepares it, which makes it `ready`. On failure the caller rolls it back.
+    pub(crate) fn add_container(&mut self, config: ContainerConfig) -> Result<ContainerRef<'_, 'r>> {
         let id = ContainerId::new(&config.id)?;
         let oci = self.oci_config(&config)?;
         let dirs = self.dirs.container(&id);
-        // What an earlier attempt left must not be mistaken for this one's (P-048).
+        // Leftovers of an earlier attempt must not be mistaken for this one's records (P-048).
         self.store().remove_dir(dirs.run_dir())?;
         self.store().make_dir(dirs.run_dir())?;
         self.store().make_dir(dirs.config_dir())?;
-        let devices = DevicesRecord(config.machine_devices());
-        self.containers.push(OpenContainer {
-            id,
-            dirs,
-            config,
-            state: ContainerState::default(),
-            process: None,
-            mounts: MountsRecord::default(),
-            devices,
-        });
-        let index = self.containers.len() - 1;
-        self.put_container(index, ContainerState::default())?;
-        self.prepare_container(index, oci)?;
-        self.set_container_state(index, State::Ready, |_| {})?;
-        Ok(index)
-    }
-
-    /// Prepares a container that is in the list. Does not change its state.
-    pub(crate) fn prepare_container(&mut self, index: usize, oci: Value) -> Result<()> {
-        let drive = self.plug_root(index)?;
-        self.plug_devices(index)?;
-        self.sync_size_with(Some(index))?;
-        let paths = self.share(index, &oci, drive)?;
-        if !paths.seccomp && has_seccomp(&oci) {
-            let container = &self.containers[index].id;
-            logger::warn!(
-                "pod {}: container {container}: the guest does not apply seccomp profiles; it runs without its profile",
-                self.id
-            );
-        }
-        let spec = guest_config(oci, &paths)?;
-        let token = self.fresh_token()?;
-        let command = &self.containers[index].config.command;
-        let request = Request::CreateContainer {
-            id: self.containers[index].id.to_string(),
-            token: token.clone(),
-            spec: Box::new(spec),
-            terminal_size: command.interactive.then(WindowSize::default),
-            stdin: command.stdin || command.interactive,
-        };
-        self.expect_hooks(index);
-        self.live.ask("create-container", request)?;
-        self.give_shim(index, token)
+        let mut container = self.push_container(OpenContainer::new(id, dirs, config));
+        container.put_state(ContainerState::default())?;
+        container.prepare(oci)?;
+        container.set_state(State::Ready, |_| {})?;
+        Ok(container)
     }
 
     /// The OCI configuration of a container, with the host's paths.
@@ -88,7 +51,7 @@ impl OpenPod<'_> {
             )),
             None => derive_config(config, self.config.guest_hostname()),
         }?;
-        // What is said beside the whole is said on purpose.
+        // A profile that is configured beside the OCI document was meant to replace the document's.
         if let (Some(Seccomp::Profile(profile)), Some(oci)) = (&config.seccomp, oci.as_object_mut()) {
             let linux = oci.entry("linux").or_insert_with(|| json!({}));
             if let Some(linux) = linux.as_object_mut() {
@@ -103,40 +66,14 @@ impl OpenPod<'_> {
         random_hex(8)
     }
 
-    /// The shim is recorded before it may do anything (P-206).
-    fn give_shim(&mut self, index: usize, token: String) -> Result<()> {
-        let shims = self.live.backends.shims.clone();
-        let container = &self.containers[index];
-        let exit = container.dirs.exit_record();
-        let spec = ShimSpec {
-            container: container.id.to_string(),
-            token: token.clone(),
-            exit_record: exit.path().to_owned(),
-            console: container.config.command.console.clone(),
-            terminal: container.config.command.interactive,
-            stdin: container.config.command.stdin || container.config.command.interactive,
-            detach: container.config.command.detach,
-            pid_namespace: PidNamespace::New,
-            ..self.shim_base()?
-        };
-        self.store().delete(&exit)?;
-        let shim = guarded(Component::Shim, "spawn", || shims.spawn(&spec))?;
-        let record = ProcessRecord { token, shim: shim.process(), started_at: Timestamp::now() };
-        let container = &mut self.containers[index];
-        self.rt.store().put(&container.dirs.process_record(), &record)?;
-        container.process = Some(record);
-        self.join_cgroup(shim.process())?;
-        guarded(Component::Shim, "start", || shim.start())
-    }
-
-    /// What all shims of the pod have in common.
+    /// The part of a shim's specification that is the same in the whole pod.
     pub(crate) fn shim_base(&self) -> Result<ShimSpec> {
         let network = self.store().get(&self.dirs.network_record())?;
         Ok(ShimSpec {
             pod: self.id.to_string(),
             container: String::new(),
             token: String::new(),
-            socket: self.live.record().map(|record| record.socket.clone()).unwrap_or_default(),
+            socket: self.sandbox.record().map(|record| record.socket.clone()).unwrap_or_default(),
             exit_record: Default::default(),
             failure_record: self.dirs.failure_record().path().to_owned(),
             console: None,
@@ -146,5 +83,60 @@ impl OpenPod<'_> {
             network_namespace: network.and_then(|network| network.namespace),
             pid_namespace: PidNamespace::New,
         })
+    }
+}
+
+impl ContainerRef<'_, '_> {
+    /// Prepares the container for its start. Does not change its state.
+    pub(crate) fn prepare(&mut self, oci: Value) -> Result<()> {
+        let drive = self.plug_root()?;
+        self.plug_devices()?;
+        let id = self.id.clone();
+        self.pod.sync_size_with(Some(&id))?;
+        let paths = self.share(&oci, drive)?;
+        if !paths.seccomp && has_seccomp(&oci) {
+            logger::warn!(
+                "pod {}: container {id}: the guest does not apply seccomp profiles; it runs without its profile",
+                self.pod.id
+            );
+        }
+        let spec = guest_config(oci, &paths)?;
+        let token = self.pod.fresh_token()?;
+        let command = &self.config.command;
+        let request = Request::CreateContainer {
+            id: id.to_string(),
+            token: token.clone(),
+            spec: Box::new(spec),
+            terminal_size: command.interactive.then(WindowSize::default),
+            stdin: command.stdin || command.interactive,
+        };
+        self.expect_hooks();
+        self.pod.sandbox.call("create-container", request)?;
+        self.spawn_shim(token)
+    }
+
+    /// The shim is recorded before it may act (P-206).
+    fn spawn_shim(&mut self, token: String) -> Result<()> {
+        let (shims, store) = (self.pod.sandbox.backends.shims.clone(), self.pod.store());
+        let exit = self.dirs.exit_record();
+        let command = &self.config.command;
+        let spec = ShimSpec {
+            container: self.id.to_string(),
+            token: token.clone(),
+            exit_record: exit.path().to_owned(),
+            console: command.console.clone(),
+            terminal: command.interactive,
+            stdin: command.stdin || command.interactive,
+            detach: command.detach,
+            pid_namespace: PidNamespace::New,
+            ..self.pod.shim_base()?
+        };
+        store.delete(&exit)?;
+        let shim = guarded(Component::Shim, "spawn", || shims.spawn(&spec))?;
+        let record = ProcessRecord { token, shim: shim.process(), started_at: Timestamp::now() };
+        store.put(&self.dirs.process_record(), &record)?;
+        self.process = Some(record);
+        self.pod.join_cgroup(shim.process())?;
+        guarded(Component::Shim, "start", || shim.start())
     }
 }

@@ -108,7 +108,7 @@ impl Column {
 }
 
 impl ListProcessesOptions {
-    /// Checks the options before anybody is asked (P-150).
+    /// Checks the options before the guest is asked (P-150).
     fn parse(&self) -> Result<(ListFormat, Vec<Column>)> {
         let format = if self.format.is_empty() { ListFormat::Table } else { self.format.parse()? };
         let args: Vec<&str> = self.args.iter().map(String::as_str).collect();
@@ -131,15 +131,15 @@ impl Runtime {
     /// The processes of a running container in a running pod, as bytes to be printed unmodified (P-150).
     ///
     /// # Errors
-    /// [`Error::InvalidConfig`] for unknown options, before the guest is asked; [`Error::WrongState`]; the guest's.
+    /// [`Error::InvalidConfig`] for unknown options, before the guest is asked; [`Error::WrongState`]; an error of the agent.
     ///
     /// # Examples
     /// ```
-    /// # use hutch_runtime_fakes::World;
+    /// # use hutch_runtime_fakes::FakeHost;
     /// # use hutch_runtime::ListProcessesOptions;
-    /// # let world = World::new();
-    /// # let runtime = world.runtime();
-    /// runtime.run_pod(world.pod("web", &["server"]))?;
+    /// # let host = FakeHost::new();
+    /// # let runtime = host.runtime();
+    /// runtime.run_pod(host.pod("web", &["server"]))?;
     /// let table = runtime.list_processes("web", "server", &ListProcessesOptions::default())?;
     /// assert!(table.starts_with(b"UID"));
     /// # Ok::<(), hutch_runtime::Error>(())
@@ -148,10 +148,10 @@ impl Runtime {
         let (pod, container) = ids(pod, container)?;
         let (format, columns) = options.parse()?;
         let mut pod = OpenPod::shared(self, &pod)?;
-        let index = pod.find(&container)?;
+        let state = pod.find(&container)?.state.state;
         Verb::ListProcesses.check_pod(pod.id.as_str(), pod.state.state)?;
-        Verb::ListProcesses.check_container(container.as_str(), pod.containers[index].state.state)?;
-        match pod.live.ask("list-processes", Request::ListProcesses { id: container.to_string() })? {
+        Verb::ListProcesses.check_container(container.as_str(), state)?;
+        match pod.sandbox.call("list-processes", Request::ListProcesses { id: container.to_string() })? {
             Response::Processes(list) => Ok(render(&list, format, &columns)),
             _ => Err(unexpected("list-processes")),
         }

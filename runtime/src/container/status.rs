@@ -16,11 +16,11 @@ impl Runtime {
     ///
     /// # Examples
     /// ```
-    /// # use hutch_runtime_fakes::World;
-    /// # let world = World::new();
-    /// # let runtime = world.runtime();
-    /// runtime.run_pod(world.pod("web", &["server"]))?;
-    /// world.guest("web", |guest| guest.exit("server", 7));
+    /// # use hutch_runtime_fakes::FakeHost;
+    /// # let host = FakeHost::new();
+    /// # let runtime = host.runtime();
+    /// runtime.run_pod(host.pod("web", &["server"]))?;
+    /// host.guest("web", |guest| guest.exit("server", 7));
     /// let status = runtime.status_container("web", "server")?;
     /// assert_eq!(status.state, Some(hutch_runtime::State::Stopped));
     /// assert_eq!(status.exit.unwrap().code, Some(7));
@@ -29,15 +29,14 @@ impl Runtime {
     pub fn status_container(&self, pod: &str, container: &str) -> Result<ContainerStatus> {
         let (id, container) = ids(pod, container)?;
         let pod = OpenPod::shared(self, &id)?;
-        let index = pod.find(&container)?;
-        let deaths = pod.detect_dead(Some(index));
+        let found = pod.find(&container)?;
+        let deaths = pod.detect_dead(Some(&container));
         if deaths.is_empty() {
-            return Ok(pod.container_status(index));
+            return Ok(found.status());
         }
         drop(pod);
         self.reconcile(&id, &deaths, self.options().lock_timeout);
         let pod = OpenPod::shared(self, &id)?;
-        let index = pod.find(&container)?;
-        Ok(pod.container_status(index))
+        Ok(pod.find(&container)?.status())
     }
 }

@@ -18,15 +18,15 @@ impl Runtime {
     ///
     /// # Errors
     /// [`Error::InvalidConfig`](crate::Error::InvalidConfig), [`Error::WrongState`](crate::Error::WrongState), the
-    /// guest's; nothing is recorded then.
+    /// agent's; nothing is recorded then.
     ///
     /// # Examples
     /// ```
-    /// # use hutch_runtime_fakes::World;
+    /// # use hutch_runtime_fakes::FakeHost;
     /// # use hutch_runtime::Limits;
-    /// # let world = World::new();
-    /// # let runtime = world.runtime();
-    /// runtime.run_pod(world.pod("web", &["server"]))?;
+    /// # let host = FakeHost::new();
+    /// # let runtime = host.runtime();
+    /// runtime.run_pod(host.pod("web", &["server"]))?;
     /// let limits = Limits { memory: Some(64 << 20), ..Limits::default() };
     /// runtime.update_container("web", "server", &limits)?;
     /// # Ok::<(), hutch_runtime::Error>(())
@@ -37,14 +37,13 @@ impl Runtime {
             memory_mib(bytes)?;
         }
         let mut pod = OpenPod::exclusive(self, &pod)?;
-        let index = pod.find(&container)?;
-        Verb::UpdateContainer.check_pod(pod.id.as_str(), pod.state.state)?;
-        Verb::UpdateContainer.check_container(container.as_str(), pod.containers[index].state.state)?;
+        let mut found = pod.container(&container)?;
+        Verb::UpdateContainer.check_pod(found.pod.id.as_str(), found.pod.state.state)?;
+        Verb::UpdateContainer.check_container(container.as_str(), found.state.state)?;
         let request = Request::UpdateContainer { id: container.to_string(), limits: limits.clone() };
-        pod.live.tell("update-container", request)?;
-        merge(&mut pod.containers[index].config.resources, limits);
-        let found = &pod.containers[index];
-        self.store().put(&found.dirs.config_record(), &found.config)?;
+        found.pod.sandbox.send("update-container", request)?;
+        merge(&mut found.config.resources, limits);
+        found.put_config()?;
         pod.put_config()?;
         pod.sync_size()
     }

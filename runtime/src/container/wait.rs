@@ -10,8 +10,8 @@ use crate::spec::Exit;
 use crate::timestamp::Timestamp;
 
 impl Runtime {
-    /// Waits until a container's process has ended, at most `timeout`, and tells how; `None` if it has not. Holds no
-    /// lock while it waits. The container is stopped when this returns an exit.
+    /// Waits until a container's process has ended, at most `timeout`, and returns how it ended; `None` if it has not.
+    /// Holds no lock while it waits. The container is stopped when this returns an exit.
     ///
     /// # Errors
     /// [`Error::NoSuchPod`](crate::Error::NoSuchPod), [`Error::NoSuchContainer`](crate::Error::NoSuchContainer), also if
@@ -19,12 +19,12 @@ impl Runtime {
     ///
     /// # Examples
     /// ```
-    /// # use hutch_runtime_fakes::World;
+    /// # use hutch_runtime_fakes::FakeHost;
     /// # use std::time::Duration;
-    /// # let world = World::new();
-    /// # let runtime = world.runtime();
-    /// runtime.run_pod(world.pod("web", &["server"]))?;
-    /// world.guest("web", |guest| guest.exit("server", 0));
+    /// # let host = FakeHost::new();
+    /// # let runtime = host.runtime();
+    /// runtime.run_pod(host.pod("web", &["server"]))?;
+    /// host.guest("web", |guest| guest.exit("server", 0));
     /// let exit = runtime.wait_container("web", "server", Duration::from_secs(5))?;
     /// assert_eq!(exit.unwrap().code, Some(0));
     /// # Ok::<(), hutch_runtime::Error>(())
@@ -32,19 +32,18 @@ impl Runtime {
     pub fn wait_container(&self, pod: &str, container: &str, timeout: Duration) -> Result<Option<Exit>> {
         let (id, container) = ids(pod, container)?;
         let opened = OpenPod::shared(self, &id)?;
-        let index = opened.find(&container)?;
-        let stopped = opened.containers[index].is_stopped();
-        let shim = opened.containers[index].shim();
-        let shims = opened.live.backends.shims.clone();
+        let found = opened.find(&container)?;
+        let (stopped, shim) = (found.is_stopped(), found.shim());
+        let shims = opened.sandbox.backends.shims.clone();
         drop(opened);
         if !stopped {
-            // Without a shim there is nothing to wait on; the state alone tells.
+            // Without a shim there is nothing to wait for; only the state says whether it has ended.
             let ended = shim.is_some() && guarded(Component::Shim, "wait-end", || shims.wait_end(shim, timeout))?;
             if !ended {
                 return Ok(None);
             }
         }
         let status = self.status_container(pod, container.as_str())?;
-        Ok(Some(status.exit.unwrap_or_else(|| Exit::unknown("nobody saw it end", Timestamp::now()))))
+        Ok(Some(status.exit.unwrap_or_else(|| Exit::unknown("its end was not observed", Timestamp::now()))))
     }
 }

@@ -36,18 +36,18 @@ impl Runtime {
     ///
     /// # Examples
     /// ```
-    /// # use hutch_runtime_fakes::World;
+    /// # use hutch_runtime_fakes::FakeHost;
     /// # use hutch_runtime::oci::{Bundle, OciStatus};
-    /// # let world = World::new();
-    /// # let runtime = world.runtime();
-    /// # let bundle = world.dir().join("bundle");
+    /// # let host = FakeHost::new();
+    /// # let runtime = host.runtime();
+    /// # let bundle = host.dir().join("bundle");
     /// # std::fs::create_dir_all(bundle.join("rootfs")).unwrap();
     /// std::fs::write(
     ///     bundle.join("config.json"),
     ///     r#"{"ociVersion":"1.2.0","process":{"args":["serve"],"cwd":"/"},"root":{"path":"rootfs"}}"#,
     /// ).unwrap();
     /// let bundle = Bundle {
-    ///     id: "web", path: &bundle, base: world.pod("", &[]), console: None, detach: true, pid_file: None,
+    ///     id: "web", path: &bundle, base: host.pod("", &[]), console: None, detach: true, pid_file: None,
     /// };
     /// runtime.create_from_bundle(bundle)?;
     /// assert_eq!(runtime.oci_state("web")?.status, OciStatus::Created);

@@ -29,11 +29,11 @@ impl Runtime {
             });
         }
         if found.is_sandbox() {
-            self.stop_pod(&found.pod, StopOptions { force })?;
+            self.stop_pod(&found.pod, StopOptions { force, ..StopOptions::default() })?;
             self.delete_pod(&found.pod, Default::default()).map(drop)
         } else {
             if lives {
-                self.stop_container(&found.pod, id, StopOptions { force: true })?;
+                self.stop_container(&found.pod, id, StopOptions::forced())?;
             }
             self.delete_container(&found.pod, id).map(drop)
         }

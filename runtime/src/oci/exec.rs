@@ -20,11 +20,11 @@ impl Runtime {
     ///
     /// # Examples
     /// ```
-    /// # use hutch_runtime_fakes::World;
+    /// # use hutch_runtime_fakes::FakeHost;
     /// # use hutch_runtime::spec::Command;
-    /// # let world = World::new();
-    /// # let runtime = world.runtime();
-    /// # runtime.run_pod(world.pod("web", &["web"]))?;
+    /// # let host = FakeHost::new();
+    /// # let runtime = host.runtime();
+    /// # runtime.run_pod(host.pod("web", &["web"]))?;
     /// let command = Command { args: vec!["exit".into(), "3".into()], ..Command::default() };
     /// let (_, exit) = runtime.exec("web", &command, Default::default(), None)?;
     /// assert_eq!(exit.unwrap().shell_code(), 3);

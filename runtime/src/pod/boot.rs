@@ -8,7 +8,7 @@ use hutch_agent_proto::{GuestMount, Request, SandboxSpec, AGENT_PORT};
 use crate::backend::{Namespace, NetDevice, Share, VmHandle, VmLaunch, VmSpec, SHARED_TAG};
 use crate::error::{Component, Error, Result};
 use crate::hook::{self, HookState};
-use crate::id::random_hex;
+use crate::id::{random_hex, ContainerId};
 use crate::network::{guest_network, Endpoint, EndpointKind};
 use crate::pod::{guarded, OpenPod};
 use crate::process::ProcessIdentity;
@@ -17,11 +17,11 @@ use crate::spec::Bridge;
 use crate::store::{AgentRecord, NetworkRecord, VmRecord};
 use crate::undo::Undo;
 
-/// Version of the OCI runtime specification that hooks are told.
+/// Version of the OCI runtime specification in the state that hooks get.
 const OCI_VERSION: &str = "1.2.0";
 
-/// What a creation has done so far.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+/// A step of a creation, to be undone if it fails.
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum PodStep {
     /// Directories and records.
     Directories,
@@ -29,12 +29,12 @@ pub(crate) enum PodStep {
     Network,
     /// The VMM process.
     Machine,
-    /// The container at this index.
-    Container(usize),
+    /// A container.
+    Container(ContainerId),
 }
 
 impl OpenPod<'_> {
-    /// Boots the pod's machine. Every effect is recorded before it can be needed for the clean-up.
+    /// Boots the pod's machine. Every effect is recorded before the clean-up can need it.
     pub(crate) fn boot(&mut self, undo: &mut Undo<PodStep>) -> Result<()> {
         self.store().delete(&self.dirs.failure_record())?;
         self.init_machine()?;
@@ -45,18 +45,18 @@ impl OpenPod<'_> {
         self.run_early_hooks(&namespace)?;
         self.connect_network(&namespace, &mut network)?;
         let spec = self.machine_spec(&network.endpoints);
-        self.live.vm_call("start", |vm| vm.start(&spec))?;
+        self.sandbox.vm_call("start", |vm| vm.start(&spec))?;
         let timeout = self.rt.options().boot_timeout;
-        self.live.vm_call("wait-ready", |vm| vm.wait_ready(timeout))?;
-        self.meet_agent(&network.endpoints)?;
+        self.sandbox.vm_call("wait-ready", |vm| vm.wait_ready(timeout))?;
+        self.setup_sandbox(&network.endpoints)?;
         self.run_container_hooks(&namespace)
     }
 
-    /// Takes the machine and the network back, newest first. Records stay.
-    pub(crate) fn roll_back_boot(&mut self, step: PodStep) -> Result<()> {
+    /// Undoes one step of a boot. Records stay.
+    pub(crate) fn roll_back_boot(&mut self, step: &PodStep) -> Result<()> {
         match step {
             PodStep::Machine => {
-                self.live.kill_vm()?;
+                self.sandbox.kill_vm()?;
                 self.forget_machine()
             }
             PodStep::Network => {
@@ -70,16 +70,16 @@ impl OpenPod<'_> {
     /// Removes control group and records of a machine that is gone, with all shims.
     pub(crate) fn forget_machine(&mut self) -> Result<()> {
         let store = self.store();
-        if let Some(record) = self.live.record() {
+        if let Some(record) = self.sandbox.record() {
             if let Some(dir) = &record.cgroup {
-                let cgroups = &self.live.backends.cgroups;
+                let cgroups = &self.sandbox.backends.cgroups;
                 guarded(Component::Cgroups, "remove", || cgroups.remove(dir))?;
             }
             store.remove_file(&record.socket)?;
         }
         store.delete(&self.dirs.agent_record())?;
         store.delete(&self.dirs.vm_record())?;
-        self.live.set_record(None);
+        self.sandbox.set_record(None);
         Ok(())
     }
 
@@ -89,12 +89,12 @@ impl OpenPod<'_> {
         let socket = self.dirs.control_socket(&uuid)?;
         let bridges = (0..self.config.hypervisor.bridges).map(|n| Bridge::new(format!("bridge-{n}"))).collect();
         let process = ProcessIdentity::NONE;
-        let cgroups = self.live.backends.cgroups.clone();
+        let cgroups = self.sandbox.backends.cgroups.clone();
         let cgroup = match self.config.cgroup.as_str() {
             "" => None,
             name => guarded(Component::Cgroups, "plan", || cgroups.plan(name))?,
         };
-        let slots = self.live.backends.vm.capabilities().block_slots;
+        let slots = self.sandbox.backends.vm.capabilities().block_slots;
         let record = VmRecord {
             uuid,
             process,
@@ -107,7 +107,7 @@ impl OpenPod<'_> {
             resizing: false,
             cgroup: cgroup.clone(),
         };
-        self.live.set_record(Some(record));
+        self.sandbox.set_record(Some(record));
         self.store().make_dir(&self.dirs.shared_dir())?;
         self.put_vm_record()?;
         match cgroup {
@@ -118,13 +118,13 @@ impl OpenPod<'_> {
 
     /// Moves a process of the pod into its control group, if it has one.
     pub(crate) fn join_cgroup(&self, process: ProcessIdentity) -> Result<()> {
-        let Some(dir) = self.live.record().and_then(|record| record.cgroup.as_ref()) else { return Ok(()) };
-        let cgroups = &self.live.backends.cgroups;
+        let Some(dir) = self.sandbox.record().and_then(|record| record.cgroup.as_ref()) else { return Ok(()) };
+        let cgroups = &self.sandbox.backends.cgroups;
         guarded(Component::Cgroups, "add", || cgroups.add(dir, process.pid))
     }
 
     fn make_namespace(&mut self) -> Result<(Namespace, NetworkRecord)> {
-        let network = self.live.backends.network.clone();
+        let network = self.sandbox.backends.network.clone();
         let (id, config) = (self.id.as_str(), &self.config.network);
         let namespace = guarded(Component::Network, "plan", || network.plan(id, config))?;
         let record =
@@ -138,8 +138,8 @@ impl OpenPod<'_> {
 
     /// The VMM process is born inside the namespace (P-065) and recorded before it may do anything (P-206).
     fn spawn_machine(&mut self, namespace: &Namespace) -> Result<()> {
-        let record = self.live.record().cloned().ok_or_else(|| unrecorded("spawn"))?;
-        let backends = self.live.backends.clone();
+        let record = self.sandbox.record().cloned().ok_or_else(|| unrecorded("spawn"))?;
+        let backends = self.sandbox.backends.clone();
         let log = self.dirs.vmm_log();
         let launch = VmLaunch {
             pod: self.id.as_str(),
@@ -155,16 +155,16 @@ impl OpenPod<'_> {
         })?;
         let vm: Box<dyn VmHandle> =
             spawned.ok_or_else(|| unrecorded("spawn"))?.map_err(|e| Error::backend(Component::Vmm, "spawn", e))?;
-        if let Some(record) = self.live.record_mut() {
+        if let Some(record) = self.sandbox.record_mut() {
             record.process = vm.process();
         }
         self.put_vm_record()?;
         let process = vm.process();
-        self.live.set_vm(vm);
+        self.sandbox.set_vm(vm);
         self.join_cgroup(process)
     }
 
-    /// Prestart and createRuntime hooks, in the namespace and before its interfaces are looked up (P-064, P-166).
+    /// Prestart and createRuntime hooks, in the namespace and before its interfaces are scanned (P-064, P-166).
     fn run_early_hooks(&mut self, namespace: &Namespace) -> Result<()> {
         let hooks = &self.config.hooks;
         if hooks.prestart.is_empty() && hooks.create_runtime.is_empty() {
@@ -189,10 +189,10 @@ impl OpenPod<'_> {
         self.in_namespace(namespace, || hook::run_fatal("hook.createContainer", &hooks, &state))
     }
 
-    /// Runs `job` in the pod's network namespace and hands its result on.
+    /// Runs `job` in the pod's network namespace and returns its result.
     fn in_namespace<T: Send>(&self, namespace: &Namespace, job: impl FnOnce() -> Result<T> + Send) -> Result<T> {
         let (mut job, mut result) = (Some(job), None);
-        self.live
+        self.sandbox
             .backends
             .network
             .run(namespace, &mut || result = job.take().map(|job| job()))
@@ -202,7 +202,7 @@ impl OpenPod<'_> {
 
     /// Each endpoint is recorded before it is made.
     fn connect_network(&mut self, namespace: &Namespace, record: &mut NetworkRecord) -> Result<()> {
-        let network = self.live.backends.network.clone();
+        let network = self.sandbox.backends.network.clone();
         let (id, config) = (self.id.clone(), self.config.network.clone());
         let endpoints = guarded(Component::Network, "scan", || {
             let mut found = Ok(Vec::new());
@@ -223,7 +223,7 @@ impl OpenPod<'_> {
 
     fn machine_spec(&self, endpoints: &[Endpoint]) -> VmSpec {
         let machine = &self.config.hypervisor;
-        let hotplug = self.live.backends.vm.capabilities().cpu_hotplug;
+        let hotplug = self.sandbox.backends.vm.capabilities().cpu_hotplug;
         let shared = Share { tag: SHARED_TAG.into(), path: self.dirs.shared_dir(), read_only: false };
         let volumes = self.config.volumes.iter().map(|volume| Share {
             tag: volume.tag.clone(),
@@ -241,7 +241,7 @@ impl OpenPod<'_> {
         });
         VmSpec {
             name: self.id.to_string(),
-            uuid: self.live.record().map(|record| record.uuid.clone()).unwrap_or_default(),
+            uuid: self.sandbox.record().map(|record| record.uuid.clone()).unwrap_or_default(),
             kernel: machine.kernel.clone(),
             initrd: machine.initrd.clone(),
             image: machine.image.clone(),
@@ -249,7 +249,7 @@ impl OpenPod<'_> {
             kernel_parameters: machine.kernel_parameters.iter().map(|parameter| parameter.text()).collect(),
             // A machine that cannot grow gets all its containers may use from the start.
             vcpus: if hotplug { machine.vcpus } else { self.config.target_vcpus() },
-            max_vcpus: self.live.record().map_or(0, |record| record.max_vcpus),
+            max_vcpus: self.sandbox.record().map_or(0, |record| record.max_vcpus),
             memory_mib: machine.memory_mib,
             max_memory_mib: if self.grows() { machine.max_memory_mib } else { 0 },
             huge_pages: machine.huge_pages,
@@ -258,15 +258,15 @@ impl OpenPod<'_> {
             debug: machine.debug,
             shares: std::iter::once(shared).chain(volumes).collect(),
             nets: nets.collect(),
-            block_slots: self.live.record().and_then(|record| record.block_slots).unwrap_or(0),
+            block_slots: self.sandbox.record().and_then(|record| record.block_slots).unwrap_or(0),
             console: machine.debug.then(|| self.dirs.console_log()),
             failure_record: self.dirs.failure_record().path().to_owned(),
         }
     }
 
-    /// The agent is recorded before the first request; then the sandbox is set up: host name, shares, network.
-    fn meet_agent(&mut self, endpoints: &[Endpoint]) -> Result<()> {
-        let socket = self.live.record().map(|record| record.socket.clone()).unwrap_or_default();
+    /// Records the agent, then sets the guest up: host name, shares, network.
+    fn setup_sandbox(&mut self, endpoints: &[Endpoint]) -> Result<()> {
+        let socket = self.sandbox.record().map(|record| record.socket.clone()).unwrap_or_default();
         let url = format!("unix://{}:{AGENT_PORT}", socket.display());
         self.store().put(&self.dirs.agent_record(), &AgentRecord { proxy_pid: 0, url })?;
         let sandbox = SandboxSpec {
@@ -277,7 +277,7 @@ impl OpenPod<'_> {
             memory_more: self.first_memory()?,
             ..SandboxSpec::default()
         };
-        self.live.tell("setup-sandbox", Request::SetupSandbox(Box::new(sandbox)))
+        self.sandbox.send("setup-sandbox", Request::SetupSandbox(Box::new(sandbox)))
     }
 
     fn guest_mounts(&self) -> Vec<GuestMount> {
@@ -299,9 +299,9 @@ impl OpenPod<'_> {
             .collect()
     }
 
-    /// What hooks read on their stdin (P-161). The PID is the VMM's, whose main thread is in the namespace (P-167).
+    /// The state that hooks read on their stdin (P-161). The PID is the VMM's, whose main thread is in the namespace (P-167).
     pub(crate) fn hook_state(&self, status: &str) -> HookState {
-        let pid = self.live.record().map(|record| record.process.pid).filter(|pid| *pid > 0);
+        let pid = self.sandbox.record().map(|record| record.process.pid).filter(|pid| *pid > 0);
         let bundle = self.config.annotations.get(BUNDLE_KEY).cloned().unwrap_or_default();
         HookState {
             oci_version: OCI_VERSION.into(),
@@ -314,7 +314,7 @@ impl OpenPod<'_> {
     }
 }
 
-/// A backend that says it succeeded did not do what it is for.
+/// A backend reported success without a result.
 fn unrecorded(operation: &'static str) -> Error {
     let source = crate::backend::BackendError::Refused("the operation had no result".into());
     Error::Backend { component: Component::Vmm, operation, source }

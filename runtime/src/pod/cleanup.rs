@@ -1,17 +1,16 @@
-//! Removing what calls that died half way have left: containers that the pod does not list, pods that do not exist.
+//! Removing the leftovers of calls that died half way: containers that the pod does not list, pods that do not exist.
 
 use std::path::Path;
 
-use hutch_agent_proto::Request;
-
+use crate::container::OpenContainer;
 use crate::error::{Error, Result};
 use crate::id::{ContainerId, PodId};
 use crate::logger;
-use crate::pod::{Live, OpenContainer, OpenPod};
+use crate::pod::{OpenPod, Sandbox};
 use crate::runtime::Runtime;
-use crate::spec::{BlockIndices, ContainerConfig, NetworkConfig, NetworkKind, PodConfig};
+use crate::spec::{BlockIndices, NetworkConfig, NetworkKind, PodConfig};
 use crate::state::State;
-use crate::store::{LockMode, PodState, Record, RecordPath, Store};
+use crate::store::{LockMode, PodState};
 
 impl OpenPod<'_> {
     /// Removes leftovers of calls on this pod. Under the exclusive lock only.
@@ -21,58 +20,31 @@ impl OpenPod<'_> {
                 self.discard_container(&id)?;
             }
         }
-        // A call that was killed between two records may have left them at odds; containers know what they have (P-185).
-        let indices = self.containers.iter().flat_map(|container| {
+        // A call that was killed between two records may have left them inconsistent. The containers' records decide
+        // (P-185).
+        let indices = self.containers().iter().flat_map(|container| {
             let devices = container.devices.0.iter().filter_map(|device| device.index);
             devices.chain(container.state.block_index)
         });
         self.state.blocks = BlockIndices::of(indices);
         remove_temporary(self.dirs.config_dir());
         remove_temporary(self.dirs.run_dir());
-        for container in &self.containers {
+        for container in self.containers() {
             remove_temporary(container.dirs.config_dir());
             remove_temporary(container.dirs.run_dir());
         }
         Ok(())
     }
 
-    /// Takes back everything that a creation of the unlisted container `id` may have done (P-048, P-096).
+    /// Rolls back everything that a creation of the unlisted container `id` may have done (P-048, P-096).
     pub(crate) fn discard_container(&mut self, id: &ContainerId) -> Result<()> {
-        let dirs = self.dirs.container(id);
-        let store = self.store();
-        // Records that cannot be read name nothing that could be released.
-        let leftover = OpenContainer {
-            id: id.clone(),
-            config: ContainerConfig { id: id.to_string(), ..ContainerConfig::default() },
-            state: read_or_warn(store, &dirs.state_record()).unwrap_or_default(),
-            process: read_or_warn(store, &dirs.process_record()),
-            mounts: read_or_warn(store, &dirs.mounts_record()).unwrap_or_default(),
-            devices: read_or_warn(store, &dirs.devices_record()).unwrap_or_default(),
-            dirs,
-        };
-        self.containers.push(leftover);
-        let index = self.containers.len() - 1;
-        let result = self.roll_back_container(index);
-        let leftover = self.containers.remove(index);
+        let leftover = OpenContainer::load_leftover(self.store(), id.clone(), self.dirs.container(id));
+        let mut leftover = self.push_container(leftover);
+        let result = leftover.roll_back();
+        let leftover = leftover.remove();
         result?;
         self.remove_container_dirs(&leftover.id)?;
         self.sync_size()
-    }
-
-    /// Shims, guest container, binds, devices, disk, newest first; not the directories.
-    pub(crate) fn roll_back_container(&mut self, index: usize) -> Result<()> {
-        self.teardown_execs(index)?;
-        self.kill_shim(self.containers[index].shim())?;
-        if self.live.vm_alive() && !self.live.agent_lost() {
-            let id = self.containers[index].id.to_string();
-            let removed = self.live.tell_gone("remove-container", Request::RemoveContainer { id, force: true });
-            match removed.and_then(|()| self.unmount_disks(index)) {
-                // A guest that does not answer cannot be waited for; the host's side is released all the same.
-                Err(e) if !e.is_guest_lost() => return Err(e),
-                _ => {}
-            }
-        }
-        self.teardown_container(index)
     }
 
     /// Removes everything that is left of a pod without config record. Under its exclusive lock; the lock file goes
@@ -81,15 +53,16 @@ impl OpenPod<'_> {
         OpenPod::of_leftovers(rt, id).discard()
     }
 
-    /// A shim for a pod whose configuration is not known: enough to find what it holds on the host.
+    /// A pod whose configuration is not known: enough to find what it holds on the host.
     pub(crate) fn of_leftovers<'r>(rt: &'r Runtime, id: &PodId) -> OpenPod<'r> {
         let store = rt.store();
         let dirs = store.pod(id);
-        // The given backends, not those that do nothing: they find nothing to do where nothing was done.
+        // The real backends rather than no-ops: where nothing was created they find nothing to remove.
         let mut config = PodConfig { id: id.to_string(), ..PodConfig::default() };
         config.network = NetworkConfig { kind: NetworkKind::Scan, ..NetworkConfig::default() };
-        let live = Live::new(rt.backends_for(&config), rt.options().clone(), read_or_warn(store, &dirs.vm_record()));
-        let state = read_or_warn(store, &dirs.state_record()).unwrap_or_else(|| PodState::new(State::Stopped));
+        let sandbox =
+            Sandbox::new(rt.backends_for(&config), rt.options().clone(), store.get_or_warn(&dirs.vm_record()));
+        let state = store.get_or_warn(&dirs.state_record()).unwrap_or_else(|| PodState::new(State::Stopped));
         OpenPod {
             rt,
             lock: None,
@@ -98,20 +71,20 @@ impl OpenPod<'_> {
             config,
             state,
             containers: Vec::new(),
-            live,
+            sandbox,
             volumes: Vec::new(),
         }
     }
 
-    /// Kills what lives, releases what is held, removes what is stored, the lock file last.
+    /// Kills processes, releases resources, removes records, and the lock file last.
     pub(crate) fn discard(&mut self) -> Result<()> {
         self.discard_contents()?;
         self.remove_records()
     }
 
-    /// Kills what lives and releases what is held; removes what is stored except the lock file.
+    /// Kills processes, releases resources and removes records, except the lock file.
     pub(crate) fn discard_contents(&mut self) -> Result<()> {
-        self.live.kill_vm()?;
+        self.sandbox.kill_vm()?;
         for id in self.dirs.container_dirs()? {
             self.discard_container(&id)?;
         }
@@ -130,7 +103,7 @@ impl OpenPod<'_> {
     /// ends its existence, then the state and the lock.
     pub(crate) fn remove_records(&self) -> Result<()> {
         let store = self.store();
-        if let Some(record) = self.live.record() {
+        if let Some(record) = self.sandbox.record() {
             store.remove_file(&record.socket)?;
         }
         store.delete(&self.dirs.agent_record())?;
@@ -145,11 +118,11 @@ impl OpenPod<'_> {
 }
 
 impl Runtime {
-    /// Removes what creations and deletions that died half way have left on the host, of every id that nobody works
-    /// on right now; returns the ids cleaned. Pods are not touched.
+    /// Removes what creations and deletions that died half way have left on the host, except for ids that another call
+    /// works on right now. Returns the ids cleaned. Does not touch pods.
     ///
     /// # Errors
-    /// [`Error::Store`] if a root cannot be read; the first failure of a cleaning, after the others were tried.
+    /// [`Error::Store`] if a root cannot be read; otherwise the first failure, after all ids were tried.
     pub fn cleanup(&self) -> Result<Vec<String>> {
         let store = self.store();
         let mut cleaned = Vec::new();
@@ -173,9 +146,9 @@ impl Runtime {
             return Ok(false);
         }
         let lock = match store.lock(id, LockMode::Exclusive, std::time::Duration::ZERO) {
-            // Someone is at it.
+            // Another call works on it.
             Err(Error::Timeout { .. }) => return Ok(false),
-            // No lock file: nobody can be at it except a creation that takes the same lock first.
+            // No lock file: only a creation can work on it, and that takes the same lock first.
             Err(Error::NoSuchPod(_)) => match store.lock_new(id, std::time::Duration::ZERO) {
                 Err(Error::Timeout { .. } | Error::AlreadyExists(_)) => return Ok(false),
                 other => other?,
@@ -193,15 +166,7 @@ impl Runtime {
     }
 }
 
-/// A record, or `None` if there is none that can be read.
-pub(crate) fn read_or_warn<T: Record>(store: &Store, at: &RecordPath<T>) -> Option<T> {
-    store.get(at).unwrap_or_else(|e| {
-        logger::warn!("{}; ignored while cleaning", e.chain());
-        None
-    })
-}
-
-/// Removes temporary files of writes that never came to their end. Their names, and no others, hold a blank.
+/// Removes temporary files of unfinished writes. Their names, and no others, hold a blank.
 fn remove_temporary(dir: &Path) {
     let Ok(entries) = std::fs::read_dir(dir) else { return };
     for entry in entries.flatten() {

@@ -4,7 +4,7 @@ use std::fs::File;
 use std::path::Path;
 
 use crate::error::{Error, Result};
-use crate::id::PodId;
+use crate::id::{ContainerId, PodId};
 use crate::logger;
 use crate::pod::boot::PodStep;
 use crate::pod::{OpenPod, PodHandle};
@@ -22,10 +22,10 @@ impl Runtime {
     ///
     /// # Examples
     /// ```
-    /// # use hutch_runtime_fakes::World;
-    /// # let world = World::new();
-    /// # let runtime = world.runtime();
-    /// let config = world.pod("web", &["server"]);
+    /// # use hutch_runtime_fakes::FakeHost;
+    /// # let host = FakeHost::new();
+    /// # let runtime = host.runtime();
+    /// let config = host.pod("web", &["server"]);
     /// let pod = runtime.create_pod(config)?;
     /// assert_eq!(pod.id(), "web");
     /// assert_eq!(runtime.status_pod("web")?.state, Some(hutch_runtime::State::Ready));
@@ -43,13 +43,13 @@ impl Runtime {
         }
         check_assets(&config)?;
         let lock = self.store().lock_new(&id, self.options().lock_timeout)?;
-        // What an earlier attempt has left has to go first; it may be what makes this one fail.
+        // Leftovers of an earlier attempt go first: they could make this one fail.
         OpenPod::of_leftovers(self, &id).discard_contents()?;
         let wanted = config.containers.clone();
         let mut pod = OpenPod::fresh(self, lock, id, PodConfig { containers: Vec::new(), ..config });
         let mut undo = Undo::new();
         match pod.create(wanted, &mut undo) {
-            Ok(()) => Ok(PodHandle::new(self, &pod)),
+            Ok(()) => Ok(PodHandle::new(&pod)),
             Err(error) => {
                 pod.roll_back(undo);
                 Err(error)
@@ -68,36 +68,37 @@ impl OpenPod<'_> {
         self.config.containers = wanted.clone();
         self.boot(undo)?;
         for config in wanted {
-            undo.push(PodStep::Container(self.containers.len()));
+            undo.push(PodStep::Container(ContainerId::new(&config.id)?));
             self.add_container(config)?;
         }
-        for container in &self.containers {
-            self.store().put(&container.dirs.config_record(), &container.config)?;
-        }
+        self.for_each_container(|container| container.put_config())?;
         self.state.poststop_due = !self.config.hooks.poststop.is_empty();
         self.put_state()?;
         // Last: this is what makes it a pod (P-014).
         self.put_config()
     }
 
-    /// Takes everything back, newest first. Failures are logged: the caller gets the error that led here, and what is
-    /// left is found again by the next call on this id.
+    /// Undoes the steps, newest first. Failures are logged: the caller gets the error that led here, and the next call on
+    /// this id removes the rest.
     fn roll_back(&mut self, undo: Undo<PodStep>) {
         for step in undo.newest_first() {
             let result = match step {
-                PodStep::Container(index) if index < self.containers.len() => self.roll_back_container(index),
-                PodStep::Container(_) => Ok(()),
-                PodStep::Machine | PodStep::Network => self.roll_back_boot(step),
+                PodStep::Container(ref id) => match self.container(id) {
+                    Ok(mut container) => container.roll_back(),
+                    // Its creation failed before that.
+                    Err(_) => Ok(()),
+                },
+                PodStep::Machine | PodStep::Network => self.roll_back_boot(&step),
                 PodStep::Directories => self.discard(),
             };
             if let Err(error) = result {
-                logger::warn!("pod {}: taking back its creation ({step:?}): {}", self.id, error.chain());
+                logger::warn!("pod {}: rolling back its creation ({step:?}): {}", self.id, error.chain());
             }
         }
     }
 }
 
-/// Boot assets are looked at when a pod is created, and never again (P-045).
+/// Boot assets are checked when a pod is created, and never again (P-045).
 fn check_assets(config: &PodConfig) -> Result<()> {
     let machine = &config.hypervisor;
     if machine.kind == HypervisorKind::None {

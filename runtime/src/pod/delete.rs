@@ -1,14 +1,13 @@
 //! DeletePod (§6.5).
 
+use crate::container::OpenContainer;
 use crate::error::{Error, Result};
 use crate::id::{ContainerId, PodId};
 use crate::logger;
-use crate::pod::cleanup::read_or_warn;
-use crate::pod::{OpenContainer, OpenPod, PodHandle};
+use crate::pod::{OpenPod, PodHandle, StopOptions};
 use crate::runtime::Runtime;
-use crate::spec::ContainerConfig;
 use crate::state::State;
-use crate::store::{ContainerState, StoreCause};
+use crate::store::StoreCause;
 use crate::verb::Verb;
 
 /// How to delete a pod.
@@ -29,10 +28,10 @@ impl Runtime {
     ///
     /// # Examples
     /// ```
-    /// # use hutch_runtime_fakes::World;
-    /// # let world = World::new();
-    /// # let runtime = world.runtime();
-    /// runtime.create_pod(world.pod("web", &["server"]))?;
+    /// # use hutch_runtime_fakes::FakeHost;
+    /// # let host = FakeHost::new();
+    /// # let runtime = host.runtime();
+    /// runtime.create_pod(host.pod("web", &["server"]))?;
     /// runtime.delete_pod("web", Default::default())?;
     /// assert!(runtime.status_pod("web").unwrap_err().is_not_found());
     /// # Ok::<(), hutch_runtime::Error>(())
@@ -44,8 +43,8 @@ impl Runtime {
                 if !options.force {
                     Verb::DeletePod.check_pod(pod.id.as_str(), pod.state.state)?;
                 }
-                pod.stop(true)?;
-                let handle = PodHandle::new(self, &pod);
+                pod.stop(StopOptions::forced())?;
+                let handle = PodHandle::new(&pod);
                 pod.remove_containers();
                 pod.remove_records()?;
                 Ok(handle)
@@ -56,15 +55,15 @@ impl Runtime {
         }
     }
 
-    /// Damaged records do not tell whether the pod runs; a living machine does.
+    /// Damaged records do not say whether the pod runs, so a living machine decides.
     fn delete_damaged(&self, id: &PodId, options: DeleteOptions, error: Error) -> Result<PodHandle> {
         let _lock = OpenPod::lock_exclusive(self, id)?;
         let mut pod = OpenPod::of_leftovers(self, id);
         pod.refuse_newer()?;
-        if pod.live.vm_alive() && !options.force {
+        if pod.sandbox.vm_alive() && !options.force {
             return Err(error);
         }
-        let handle = PodHandle::new(self, &pod);
+        let handle = PodHandle::new(&pod);
         pod.discard()?;
         Ok(handle)
     }
@@ -72,8 +71,8 @@ impl Runtime {
 
 impl OpenPod<'_> {
     /// Removes the directories of all containers; a failure is logged, and deletion continues (P-057, P-058).
-    fn remove_containers(&mut self) {
-        for container in &self.containers {
+    fn remove_containers(&self) {
+        for container in self.containers() {
             if let Err(error) = self.remove_container_dirs(&container.id) {
                 logger::warn!("pod {}: container {}: {}", self.id, container.id, error.chain());
             }
@@ -97,22 +96,13 @@ impl OpenPod<'_> {
         Ok(())
     }
 
-    /// Ends what a container has on the host, going by the records that can be read, and notes that it is stopped.
+    /// Ends what a container has on the host, as far as its records can be read, and records that it is stopped.
     pub(crate) fn teardown_damaged(&mut self, id: &ContainerId) -> Result<()> {
-        let (store, dirs) = (self.store(), self.dirs.container(id));
-        let state = read_or_warn(store, &dirs.state_record()).unwrap_or_default();
-        self.containers.push(OpenContainer {
-            id: id.clone(),
-            config: ContainerConfig { id: id.to_string(), ..ContainerConfig::default() },
-            state: ContainerState { state: Some(State::Stopped), ..state },
-            process: read_or_warn(store, &dirs.process_record()),
-            mounts: read_or_warn(store, &dirs.mounts_record()).unwrap_or_default(),
-            devices: read_or_warn(store, &dirs.devices_record()).unwrap_or_default(),
-            dirs,
-        });
-        let index = self.containers.len() - 1;
-        self.roll_back_container(index)?;
-        let state = self.containers[index].state.clone();
-        self.put_container(index, state)
+        let mut leftover = OpenContainer::load_leftover(self.store(), id.clone(), self.dirs.container(id));
+        leftover.state.state = Some(State::Stopped);
+        let mut container = self.push_container(leftover);
+        container.roll_back()?;
+        let state = container.state.clone();
+        container.put_state(state)
     }
 }

@@ -1,4 +1,4 @@
-//! What happens in a pod, as it happens: ended processes, processes killed for want of memory (M-08), the machine's end.
+//! Events of a pod: ended processes, processes killed because memory ran out (M-08), the machine's end.
 
 use std::time::{Duration, Instant};
 
@@ -8,30 +8,30 @@ use serde::{Deserialize, Serialize};
 use crate::backend::VmHost;
 use crate::error::Result;
 use crate::id::PodId;
-use crate::pod::{Live, OpenPod};
+use crate::pod::{OpenPod, Sandbox};
 use crate::runtime::Runtime;
 use crate::store::{ProcessRecord, VmRecord};
 
-/// How often a quiet channel is looked past, at the machine itself. A dead machine closes the channel, which is noticed
-/// at once; this covers one that hangs while it dies.
-const LOOK: Duration = Duration::from_millis(500);
+/// Interval at which the machine itself is checked while the channel is quiet. A dead machine closes the channel, which
+/// is noticed at once; this covers one that hangs while it dies.
+const CHECK_INTERVAL: Duration = Duration::from_millis(500);
 
-/// Something that happened in a pod.
+/// An event of a pod.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum PodEvent {
     /// A process ended.
     Exited {
-        /// Its token.
+        /// Token of the process.
         token: String,
         /// The container, if it was the init process of one.
         container: Option<String>,
-        /// How.
+        /// How it ended.
         status: ExitStatus,
     },
-    /// The guest killed a process of the container for want of memory.
+    /// The guest killed a process of the container because memory ran out.
     OutOfMemory {
-        /// The container.
+        /// Id of the container.
         container: String,
     },
     /// The machine is gone. Nothing follows.
@@ -40,7 +40,7 @@ pub enum PodEvent {
 
 /// Events of one pod, from the moment [`Runtime::events`] returned.
 pub struct PodEvents {
-    live: Live,
+    sandbox: Sandbox,
     host: std::sync::Arc<dyn VmHost>,
     record: Option<VmRecord>,
     inits: Vec<(String, ProcessRecord)>,
@@ -51,32 +51,33 @@ impl Runtime {
     /// Subscribes to the events of a pod. Holds no lock.
     ///
     /// # Errors
-    /// [`Error::NoSuchPod`](crate::Error::NoSuchPod), [`Error::Store`](crate::Error::Store), and that the guest does
-    /// not answer.
+    /// [`Error::NoSuchPod`](crate::Error::NoSuchPod), [`Error::Store`](crate::Error::Store); an error of the agent if
+    /// the guest does not answer.
     ///
     /// # Examples
     /// ```
-    /// # use hutch_runtime_fakes::World;
+    /// # use hutch_runtime_fakes::FakeHost;
     /// # use hutch_runtime::PodEvent;
     /// # use std::time::Duration;
-    /// # let world = World::new();
-    /// # let runtime = world.runtime();
-    /// runtime.run_pod(world.pod("web", &["server"]))?;
+    /// # let host = FakeHost::new();
+    /// # let runtime = host.runtime();
+    /// runtime.run_pod(host.pod("web", &["server"]))?;
     /// let mut events = runtime.events("web")?;
-    /// world.guest("web", |guest| guest.out_of_memory("server"));
+    /// host.guest("web", |guest| guest.out_of_memory("server"));
     /// let event = events.next(Duration::from_secs(1))?;
     /// assert_eq!(event, Some(PodEvent::OutOfMemory { container: "server".into() }));
     /// # Ok::<(), hutch_runtime::Error>(())
     /// ```
     pub fn events(&self, pod: &str) -> Result<PodEvents> {
         let mut pod = OpenPod::shared(self, &PodId::new(pod)?)?;
-        if pod.live.vm_alive() {
+        if pod.sandbox.vm_alive() {
             // Subscribed from here on: the session is open.
-            pod.live.next_event(Duration::ZERO)?;
+            pod.sandbox.next_event(Duration::ZERO)?;
         }
-        let inits = pod.containers.iter().filter_map(|c| Some((c.id.to_string(), c.process.clone()?))).collect();
-        let OpenPod { live, .. } = pod;
-        Ok(PodEvents { host: live.backends.vm.clone(), record: live.record().cloned(), live, inits, ended: false })
+        let inits = pod.containers().iter().filter_map(|c| Some((c.id.to_string(), c.process.clone()?))).collect();
+        let sandbox = pod.into_sandbox();
+        let (host, record) = (sandbox.backends.vm.clone(), sandbox.record().cloned());
+        Ok(PodEvents { host, record, sandbox, inits, ended: false })
     }
 }
 
@@ -84,7 +85,7 @@ impl PodEvents {
     /// The next event, at most `timeout` away; `None` if there was none.
     ///
     /// # Errors
-    /// That the guest does not answer although its machine lives.
+    /// An error of the agent if the guest does not answer although its machine lives.
     pub fn next(&mut self, timeout: Duration) -> Result<Option<PodEvent>> {
         let deadline = Instant::now() + timeout;
         while !self.ended {
@@ -92,7 +93,7 @@ impl PodEvents {
                 return Ok(Some(self.end()));
             }
             let left = deadline.saturating_duration_since(Instant::now());
-            match self.live.next_event(left.min(LOOK)) {
+            match self.sandbox.next_event(left.min(CHECK_INTERVAL)) {
                 Ok(Some(event)) => {
                     if let Some(event) = self.translate(event) {
                         return Ok(Some(event));
@@ -103,7 +104,7 @@ impl PodEvents {
                 Err(error) if error.is_guest_lost() => {
                     let Some(record) = &self.record else { return Ok(Some(self.end())) };
                     // The channel breaks a moment before the process is gone.
-                    if self.host.wait_end(record, LOOK).unwrap_or(false) {
+                    if self.host.wait_end(record, CHECK_INTERVAL).unwrap_or(false) {
                         return Ok(Some(self.end()));
                     }
                     return Err(error);
@@ -126,7 +127,7 @@ impl PodEvents {
                 Some(PodEvent::Exited { token, container, status })
             }
             Event::OutOfMemory { container } => Some(PodEvent::OutOfMemory { container }),
-            // The guest's log goes to the host's log, with the session; it is no event of the pod.
+            // The session passes the guest's log on to the host's log. It is not an event of the pod.
             _ => None,
         }
     }

@@ -1,13 +1,14 @@
-//! What calls on pods return: the pod's id and annotations, and the way to its containers.
+//! The handle that calls on pods return: the pod's id, annotations and containers.
 
 use std::collections::BTreeMap;
-use std::sync::{Arc, PoisonError, RwLock};
+use std::sync::{Arc, RwLock};
 
 use crate::container::ContainerHandle;
 use crate::error::{Error, Object, Result};
 use crate::id::ContainerId;
 use crate::pod::OpenPod;
 use crate::runtime::Runtime;
+use crate::sync;
 
 /// A pod as a call left it. Clones share the annotations.
 #[derive(Debug, Clone)]
@@ -19,33 +20,33 @@ pub struct PodHandle {
 }
 
 impl PodHandle {
-    pub(crate) fn new(runtime: &Runtime, pod: &OpenPod<'_>) -> Self {
+    pub(crate) fn new(pod: &OpenPod<'_>) -> Self {
         Self {
-            runtime: runtime.clone(),
+            runtime: pod.rt.clone(),
             id: pod.id.to_string(),
-            containers: pod.containers.iter().map(|container| container.id.to_string()).collect(),
+            containers: pod.containers().iter().map(|container| container.id.to_string()).collect(),
             annotations: Arc::new(RwLock::new(pod.config.annotations.clone())),
         }
     }
 
-    /// Its id.
+    /// The pod's id.
     pub fn id(&self) -> &str {
         &self.id
     }
 
-    /// Ids of its containers, in creation order, as of the call that returned this.
+    /// Ids of the containers, in creation order, as of the call that returned this.
     pub fn containers(&self) -> &[String] {
         &self.containers
     }
 
-    /// One of its containers; `None` if there is no such container.
+    /// A container of the pod; `None` if there is no such container.
     ///
     /// # Errors
     /// [`Error::NeedContainerId`], [`Error::NoSuchPod`], [`Error::Store`].
     pub fn container(&self, id: &str) -> Result<Option<ContainerHandle>> {
         let id = ContainerId::new(id)?;
         let pod = OpenPod::shared(&self.runtime, &crate::id::PodId::new(&self.id)?)?;
-        Ok(pod.find(&id).ok().map(|index| ContainerHandle::new(&self.runtime, &pod, index)))
+        Ok(pod.find(&id).ok().map(|container| ContainerHandle::new(&pod, container)))
     }
 
     /// One annotation.
@@ -53,7 +54,7 @@ impl PodHandle {
     /// # Errors
     /// [`Error::NoSuchAnnotation`] if the key is absent.
     pub fn annotation(&self, key: &str) -> Result<String> {
-        let annotations = self.annotations.read().unwrap_or_else(PoisonError::into_inner);
+        let annotations = sync::read(&self.annotations);
         annotations
             .get(key)
             .cloned()
@@ -62,7 +63,7 @@ impl PodHandle {
 
     /// All annotations.
     pub fn annotations(&self) -> BTreeMap<String, String> {
-        self.annotations.read().unwrap_or_else(PoisonError::into_inner).clone()
+        sync::read(&self.annotations).clone()
     }
 
     /// Adds and replaces annotations, here and in the record, under the pod's exclusive lock (P-030).
@@ -74,8 +75,8 @@ impl PodHandle {
             return Err(Error::invalid("annotation", "has an empty key"));
         }
         let mut pod = OpenPod::exclusive(&self.runtime, &crate::id::PodId::new(&self.id)?)?;
-        // Inside the pod's lock, never the other way round.
-        let mut annotations = self.annotations.write().unwrap_or_else(PoisonError::into_inner);
+        // Lock order: the pod first.
+        let mut annotations = sync::write(&self.annotations);
         pod.config.annotations.extend(added.clone());
         pod.put_config()?;
         annotations.clone_from(&pod.config.annotations);

@@ -22,11 +22,11 @@ impl Runtime {
     ///
     /// # Examples
     /// ```
-    /// # use hutch_runtime_fakes::World;
-    /// # let world = World::new();
-    /// # let runtime = world.runtime();
-    /// runtime.create_pod(world.pod("a", &[]))?;
-    /// runtime.create_pod(world.pod("b", &[]))?;
+    /// # use hutch_runtime_fakes::FakeHost;
+    /// # let host = FakeHost::new();
+    /// # let runtime = host.runtime();
+    /// runtime.create_pod(host.pod("a", &[]))?;
+    /// runtime.create_pod(host.pod("b", &[]))?;
     /// assert_eq!(runtime.list_pods()?.len(), 2);
     /// # Ok::<(), hutch_runtime::Error>(())
     /// ```
@@ -51,7 +51,7 @@ impl Runtime {
         let store = self.store();
         let mut files = Vec::new();
         for id in store.pods()? {
-            // One that vanishes meanwhile needs nothing.
+            // It may have been deleted meanwhile.
             let Some(config) = store.get(&store.pod(&id).config_record())? else { continue };
             let machine = config.hypervisor;
             files.extend([Some(machine.kernel), machine.image, machine.initrd].into_iter().flatten());
@@ -67,7 +67,7 @@ impl Runtime {
     }
 }
 
-/// A pod of which only the id is known.
+/// The status of a pod whose records cannot be read.
 fn damaged(id: &PodId, error: &Error) -> PodStatus {
     PodStatus {
         id: id.to_string(),

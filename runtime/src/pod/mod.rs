@@ -1,7 +1,8 @@
 //! The verbs of pods. Each file holds one entry point of [`Runtime`](crate::Runtime) and what only it needs.
 //!
 //! Every verb opens the pod first (`OpenPod`): takes the lock, reads the records, removes what a call that died
-//! half way has left. All decisions are then made on the open pod, and each change goes to disk before the next step.
+//! half way has left. It then decides on the open pod and writes each change to disk before the next step. The verbs of
+//! containers work on a `ContainerRef`, which is a container together with its open pod.
 
 mod boot;
 mod cleanup;
@@ -10,17 +11,18 @@ mod delete;
 mod events;
 mod handle;
 mod list;
-mod live;
 mod load;
 mod open;
 mod pause;
 mod reconcile;
 mod run;
+mod sandbox;
 mod size;
 mod start;
 mod stats;
 mod status;
 mod stop;
+mod stop_policy;
 mod teardown;
 mod wait;
 
@@ -31,6 +33,7 @@ pub use stats::PodStats;
 pub use stop::StopOptions;
 pub use wait::PodEnd;
 
-pub(crate) use live::{guarded, is_wrong_state, unexpected, Live};
-pub(crate) use open::{OpenContainer, OpenPod};
-pub(crate) use stop::UnreachablePolicy;
+pub(crate) use open::OpenPod;
+pub(crate) use sandbox::{guarded, is_wrong_state, unexpected, Sandbox};
+pub(crate) use stop::check_signal;
+pub(crate) use stop_policy::{StopMode, UnreachablePolicy};

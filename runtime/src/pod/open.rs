@@ -1,18 +1,15 @@
-//! A pod during one call: its lock, its records, its live half.
+//! A pod during one call: its lock, its records, its running half.
 
 use std::time::Duration;
 
+use crate::container::OpenContainer;
 use crate::error::{Error, Object, Result};
 use crate::id::{ContainerId, PodId};
-use crate::pod::Live;
-use crate::process::ProcessIdentity;
+use crate::pod::Sandbox;
 use crate::runtime::Runtime;
-use crate::spec::{ContainerConfig, PodConfig};
+use crate::spec::PodConfig;
 use crate::state::State;
-use crate::store::{
-    ContainerDirs, ContainerState, DevicesRecord, LockMode, MountsRecord, PodDirs, PodLock, PodState, ProcessRecord,
-    Store,
-};
+use crate::store::{LockMode, PodDirs, PodLock, PodState, Store};
 use crate::volume::VolumeHold;
 
 /// A pod whose records have been read, usually under its lock.
@@ -23,33 +20,12 @@ pub(crate) struct OpenPod<'r> {
     pub(crate) dirs: PodDirs,
     pub(crate) config: PodConfig,
     pub(crate) state: PodState,
+    /// In creation order. Reached through [`OpenPod::containers`], [`OpenPod::find`] and
+    /// [`ContainerRef`](crate::container::ContainerRef).
     pub(crate) containers: Vec<OpenContainer>,
-    pub(crate) live: Live,
-    /// Volumes that this call is about to use.
+    pub(crate) sandbox: Sandbox,
+    /// Volumes in use, from this call until they are on record.
     pub(crate) volumes: Vec<VolumeHold>,
-}
-
-/// One of its containers.
-pub(crate) struct OpenContainer {
-    pub(crate) id: ContainerId,
-    pub(crate) dirs: ContainerDirs,
-    pub(crate) config: ContainerConfig,
-    pub(crate) state: ContainerState,
-    pub(crate) process: Option<ProcessRecord>,
-    pub(crate) mounts: MountsRecord,
-    pub(crate) devices: DevicesRecord,
-}
-
-impl OpenContainer {
-    /// The shim of its init process; nobody if there is none.
-    pub(crate) fn shim(&self) -> ProcessIdentity {
-        self.process.as_ref().map_or(ProcessIdentity::NONE, |process| process.shim)
-    }
-
-    /// Whether it has something that a stop has to end.
-    pub(crate) fn is_stopped(&self) -> bool {
-        self.state.state == Some(State::Stopped)
-    }
 }
 
 impl<'r> OpenPod<'r> {
@@ -59,14 +35,14 @@ impl<'r> OpenPod<'r> {
     }
 
     /// As [`OpenPod::shared`], with another bound for the wait.
-    pub(crate) fn shared_within(rt: &'r Runtime, id: &PodId, patience: Duration) -> Result<OpenPod<'r>> {
-        let lock = rt.store().lock(id, LockMode::Shared, patience)?;
+    pub(crate) fn shared_within(rt: &'r Runtime, id: &PodId, timeout: Duration) -> Result<OpenPod<'r>> {
+        let lock = rt.store().lock(id, LockMode::Shared, timeout)?;
         let mut pod = OpenPod::load(rt, id)?;
         pod.lock = lock;
         Ok(pod)
     }
 
-    /// Opens the pod alone, and removes what a call that died half way has left in it.
+    /// Opens the pod exclusively, and removes what a call that died half way has left in it.
     pub(crate) fn exclusive(rt: &'r Runtime, id: &PodId) -> Result<OpenPod<'r>> {
         let lock = OpenPod::lock_exclusive(rt, id)?;
         let mut pod = OpenPod::load(rt, id)?;
@@ -75,8 +51,8 @@ impl<'r> OpenPod<'r> {
         Ok(pod)
     }
 
-    /// Takes the exclusive lock of an existing pod. What a creation or deletion has left without finishing is removed;
-    /// it never was, or no longer is, a pod.
+    /// Takes the exclusive lock of an existing pod. Leftovers of an unfinished creation or deletion are removed: they are
+    /// not a pod.
     pub(crate) fn lock_exclusive(rt: &Runtime, id: &PodId) -> Result<PodLock> {
         let store = rt.store();
         let lock = store.lock_existing(id, rt.options().lock_timeout)?;
@@ -90,9 +66,9 @@ impl<'r> OpenPod<'r> {
     /// A pod that is about to be created, under its new lock.
     pub(crate) fn fresh(rt: &'r Runtime, lock: PodLock, id: PodId, config: PodConfig) -> OpenPod<'r> {
         let dirs = rt.store().pod(&id);
-        let live = Live::new(rt.backends_for(&config), rt.options().clone(), None);
+        let sandbox = Sandbox::new(rt.backends_for(&config), rt.options().clone(), None);
         let state = PodState::new(State::Ready);
-        OpenPod { rt, lock: Some(lock), id, dirs, config, state, containers: Vec::new(), live, volumes: Vec::new() }
+        OpenPod { rt, lock: Some(lock), id, dirs, config, state, containers: Vec::new(), sandbox, volumes: Vec::new() }
     }
 
     pub(crate) fn store(&self) -> &'r Store {
@@ -103,12 +79,24 @@ impl<'r> OpenPod<'r> {
         Object::Pod(self.id.to_string())
     }
 
-    /// Index of a container.
-    pub(crate) fn find(&self, id: &ContainerId) -> Result<usize> {
-        self.containers
-            .iter()
-            .position(|container| container.id == *id)
-            .ok_or_else(|| Error::NoSuchContainer { pod: self.id.to_string(), container: id.to_string() })
+    /// The containers, in creation order.
+    pub(crate) fn containers(&self) -> &[OpenContainer] {
+        &self.containers
+    }
+
+    /// A container, to be read.
+    pub(crate) fn find(&self, id: &ContainerId) -> Result<&OpenContainer> {
+        let found = self.containers.iter().find(|container| container.id == *id);
+        found.ok_or_else(|| self.no_such_container(id))
+    }
+
+    pub(crate) fn no_such_container(&self, id: &ContainerId) -> Error {
+        Error::NoSuchContainer { pod: self.id.to_string(), container: id.to_string() }
+    }
+
+    /// Gives the lock up and keeps the running half.
+    pub(crate) fn into_sandbox(self) -> Sandbox {
+        self.sandbox
     }
 
     /// Writes the pod's state record as it is in memory.
@@ -125,31 +113,6 @@ impl<'r> OpenPod<'r> {
         Ok(())
     }
 
-    /// Writes a container's state record, and on success changes it in memory.
-    pub(crate) fn put_container(&mut self, index: usize, next: ContainerState) -> Result<()> {
-        let container = &mut self.containers[index];
-        self.rt.store().put(&container.dirs.state_record(), &next)?;
-        container.state = next;
-        Ok(())
-    }
-
-    /// Moves a container from its present state to `to`, with `change` made to its record in the same write.
-    pub(crate) fn set_container_state(
-        &mut self,
-        index: usize,
-        to: State,
-        change: impl FnOnce(&mut ContainerState),
-    ) -> Result<()> {
-        let container = &self.containers[index];
-        if let Some(from) = container.state.state.filter(|from| *from != to) {
-            from.check(Object::Container(container.id.to_string()), from, to)?;
-        }
-        let mut next = container.state.clone();
-        change(&mut next);
-        next.state = Some(to);
-        self.put_container(index, next)
-    }
-
     /// Writes the pod's config record, with the containers as they are now.
     pub(crate) fn put_config(&mut self) -> Result<()> {
         self.config.containers = self.containers.iter().map(|container| container.config.clone()).collect();
@@ -158,7 +121,7 @@ impl<'r> OpenPod<'r> {
 
     /// Writes the hypervisor record.
     pub(crate) fn put_vm_record(&self) -> Result<()> {
-        match self.live.record() {
+        match self.sandbox.record() {
             Some(record) => self.store().put(&self.dirs.vm_record(), record),
             None => self.store().delete(&self.dirs.vm_record()),
         }

@@ -1,5 +1,6 @@
 //! PausePod and ResumePod (§7.8).
 
+use crate::container::ContainerRef;
 use crate::error::{Error, Object, Result};
 use crate::id::PodId;
 use crate::pod::{OpenPod, PodHandle};
@@ -9,17 +10,17 @@ use crate::store::ContainerState;
 use crate::verb::Verb;
 
 impl Runtime {
-    /// Holds a running pod: its vCPUs stop, its containers and then the pod become `paused` (P-140).
+    /// Pauses a running pod: its vCPUs stop, its containers and then the pod become `paused` (P-140).
     ///
     /// # Errors
     /// [`Error::WrongState`] unless it runs (P-141). If the machine refuses, no state changes.
     ///
     /// # Examples
     /// ```
-    /// # use hutch_runtime_fakes::World;
-    /// # let world = World::new();
-    /// # let runtime = world.runtime();
-    /// runtime.run_pod(world.pod("web", &["server"]))?;
+    /// # use hutch_runtime_fakes::FakeHost;
+    /// # let host = FakeHost::new();
+    /// # let runtime = host.runtime();
+    /// runtime.run_pod(host.pod("web", &["server"]))?;
     /// runtime.pause_pod("web")?;
     /// runtime.resume_pod("web")?;
     /// assert_eq!(runtime.status_pod("web")?.state, Some(hutch_runtime::State::Running));
@@ -28,15 +29,13 @@ impl Runtime {
     pub fn pause_pod(&self, pod: &str) -> Result<PodHandle> {
         let mut pod = OpenPod::exclusive(self, &PodId::new(pod)?)?;
         Verb::PausePod.check_pod(pod.id.as_str(), pod.state.state)?;
-        pod.live.vm_call("pause", |vm| vm.pause())?;
-        for index in 0..pod.containers.len() {
-            pod.pause_container(index)?;
-        }
+        pod.sandbox.vm_call("pause", |vm| vm.pause())?;
+        pod.for_each_container(|container| container.pause())?;
         pod.set_state(State::Running, State::Paused)?;
-        Ok(PodHandle::new(self, &pod))
+        Ok(PodHandle::new(&pod))
     }
 
-    /// Lets a paused pod go on; every container becomes again what it was (P-142).
+    /// Resumes a paused pod. Every container returns to its state before the pause (P-142).
     ///
     /// # Errors
     /// [`Error::WrongState`] unless it is paused (P-141). If the machine refuses, no state changes.
@@ -46,38 +45,35 @@ impl Runtime {
     pub fn resume_pod(&self, pod: &str) -> Result<PodHandle> {
         let mut pod = OpenPod::exclusive(self, &PodId::new(pod)?)?;
         Verb::ResumePod.check_pod(pod.id.as_str(), pod.state.state)?;
-        pod.live.vm_call("resume", |vm| vm.resume())?;
-        for index in 0..pod.containers.len() {
-            pod.unpause_container(index)?;
-        }
+        pod.sandbox.vm_call("resume", |vm| vm.resume())?;
+        pod.for_each_container(|container| container.unpause())?;
         pod.set_state(State::Paused, State::Running)?;
-        Ok(PodHandle::new(self, &pod))
+        Ok(PodHandle::new(&pod))
     }
 }
 
-impl OpenPod<'_> {
-    /// Forced, whatever the drawing of the states says (P-015); a stopped one has nothing to be held.
-    fn pause_container(&mut self, index: usize) -> Result<()> {
-        let state = self.containers[index].state.clone();
+impl ContainerRef<'_, '_> {
+    /// Forces the container to `paused`, whatever the state machine says (P-015). A stopped one stays stopped.
+    fn pause(&mut self) -> Result<()> {
+        let state = self.state.clone();
         match state.state {
             None | Some(State::Stopped | State::Paused) => Ok(()),
             Some(State::Ready | State::Running) => {
-                let next = ContainerState { before_pause: state.state, state: Some(State::Paused), ..state };
-                self.put_container(index, next)
+                self.put_state(ContainerState { before_pause: state.state, state: Some(State::Paused), ..state })
             }
         }
     }
 
-    fn unpause_container(&mut self, index: usize) -> Result<()> {
-        let state = self.containers[index].state.clone();
+    fn unpause(&mut self) -> Result<()> {
+        let state = self.state.clone();
         if state.state != Some(State::Paused) {
             return Ok(());
         }
         let before = state.before_pause.unwrap_or(State::Running);
         if before == State::Paused {
-            let object = Object::Container(self.containers[index].id.to_string());
+            let object = Object::Container(self.id.to_string());
             return Err(Error::InvalidTransition { object, from: before, expected: before, to: before });
         }
-        self.put_container(index, ContainerState { before_pause: None, state: Some(before), ..state })
+        self.put_state(ContainerState { before_pause: None, state: Some(before), ..state })
     }
 }

@@ -14,17 +14,17 @@ impl Runtime {
     ///
     /// # Examples
     /// ```
-    /// # use hutch_runtime_fakes::World;
-    /// # let world = World::new();
-    /// # let runtime = world.runtime();
-    /// let pod = runtime.run_pod(world.pod("web", &["server"]))?;
+    /// # use hutch_runtime_fakes::FakeHost;
+    /// # let host = FakeHost::new();
+    /// # let runtime = host.runtime();
+    /// let pod = runtime.run_pod(host.pod("web", &["server"]))?;
     /// assert_eq!(pod.containers(), ["server"]);
     /// # Ok::<(), hutch_runtime::Error>(())
     /// ```
     pub fn run_pod(&self, config: PodConfig) -> Result<PodHandle> {
         let created = self.create_pod(config)?;
         match self.start_pod(created.id()) {
-            // Somebody else started it between the two.
+            // Another call started it between the two.
             Err(Error::InvalidTransition { .. }) => Ok(created),
             other => other,
         }

@@ -1,38 +1,39 @@
 //! The machine's size follows its containers: vCPUs (P-183) and memory, up to what was configured as the most.
 //!
-//! What the machine is to have is on record before anybody is told; a call that is cut short leaves `resizing` set, and
-//! the next call that looks at the size does it again.
+//! The wanted size is recorded before machine and guest are asked for it. A call that is cut short leaves `resizing` set,
+//! and the next call that checks the size repeats the change.
 
 use hutch_agent_proto::Request;
 
 use crate::backend::BackendError;
 use crate::error::{Error, Result};
+use crate::id::ContainerId;
 use crate::logger;
 use crate::pod::OpenPod;
 use crate::spec::{memory_mib_for_all, vcpus_for_all, Resources, PLATFORM_MAX_VCPUS};
 use crate::state::State;
 
-/// vCPUs that a guest is told of unasked: each costs its boot a third of a millisecond, and above that more.
-const MOST_UNASKED: u32 = 8;
+/// vCPUs that a guest can grow to by default. Each costs its boot a third of a millisecond, and beyond this number more.
+const DEFAULT_MAX_VCPUS: u32 = 8;
 
 impl OpenPod<'_> {
-    /// Gives the machine the vCPUs and the memory that its containers may use now, and has the guest use them. Memory that
-    /// it shall have no longer it gives back as far as it can.
+    /// Gives the machine the vCPUs and the memory that its containers may use now, and makes the guest use them. The guest
+    /// returns surplus memory as far as it can.
     pub(crate) fn sync_size(&mut self) -> Result<()> {
         self.sync_size_with(None)
     }
 
-    /// The same, with a container that may still be stopped and will not be.
-    pub(crate) fn sync_size_with(&mut self, coming: Option<usize>) -> Result<()> {
-        // A guest that does not answer is on its way out, and is not waited for once more.
-        // Nor is one that is held: what a call has left undone is for one that comes when it runs.
-        let held = self.state.state == State::Paused;
-        if held || !self.live.vm_alive() || self.live.agent_lost() {
+    /// As [`OpenPod::sync_size`]; counts the stopped container `starting`, which is about to start.
+    pub(crate) fn sync_size_with(&mut self, starting: Option<&ContainerId>) -> Result<()> {
+        // Skip a guest that stopped answering: it is being torn down. Skip a paused one too: the first call after the
+        // resume repeats the change.
+        let paused = self.state.state == State::Paused;
+        if paused || !self.sandbox.vm_alive() || self.sandbox.agent_lost() {
             return Ok(());
         }
-        let (vcpus, more_mib) = (self.wanted_vcpus(coming), self.wanted_mib(coming));
+        let (vcpus, more_mib) = (self.wanted_vcpus(starting), self.wanted_mib(starting));
         let first = self.config.hypervisor.vcpus;
-        let Some(record) = self.live.record_mut() else { return Ok(()) };
+        let Some(record) = self.sandbox.record_mut() else { return Ok(()) };
         let plugged = (first..vcpus).collect();
         let same_cpus = !record.resizing && record.hotplugged_vcpus == plugged;
         let same_memory = !record.resizing && record.hotplugged_mib == more_mib;
@@ -45,13 +46,13 @@ impl OpenPod<'_> {
         record.hotplugged_mib = more_mib;
         record.resizing = true;
         self.put_vm_record()?;
-        if !same_cpus && self.live.backends.vm.capabilities().cpu_hotplug {
+        if !same_cpus && self.sandbox.backends.vm.capabilities().cpu_hotplug {
             self.resize_cpus(vcpus, more_cpus)?;
         }
         if !same_memory && self.grows() {
             self.resize_memory(more_mib, grows)?;
         }
-        if let Some(record) = self.live.record_mut() {
+        if let Some(record) = self.sandbox.record_mut() {
             record.resizing = false;
         }
         self.put_vm_record()
@@ -59,78 +60,77 @@ impl OpenPod<'_> {
 
     fn resize_cpus(&mut self, count: u32, more: bool) -> Result<()> {
         if more {
-            self.live.vm_call("set-vcpus", |vm| vm.set_vcpus(count))?;
+            self.sandbox.vm_call("set-vcpus", |vm| vm.set_vcpus(count))?;
         }
-        match self.live.tell("online-cpus", Request::OnlineCpus { count }) {
-            // A processor that the guest cannot do without now is no reason for a container not to stop.
+        match self.sandbox.send("online-cpus", Request::OnlineCpus { count }) {
+            // A container must be able to stop even if the guest cannot give up a processor.
             Err(Error::Backend { source: BackendError::Remote(error), .. }) if !more => {
                 logger::warn!("pod {}: the guest keeps more than {count} processors: {error}", self.id);
             }
             result => result?,
         }
         if !more {
-            self.live.vm_call("set-vcpus", |vm| vm.set_vcpus(count))?;
+            self.sandbox.vm_call("set-vcpus", |vm| vm.set_vcpus(count))?;
         }
         Ok(())
     }
 
     fn resize_memory(&mut self, more_mib: u64, grows: bool) -> Result<()> {
         let mib = self.config.hypervisor.memory_mib.saturating_add(more_mib);
-        let more = self.live.vm_call("set-memory", |vm| vm.set_memory(mib))?;
+        let more = self.sandbox.vm_call("set-memory", |vm| vm.set_memory(mib))?;
         if grows {
-            self.live.tell("await-memory", Request::AwaitMemory { more })?;
+            self.sandbox.send("await-memory", Request::AwaitMemory { more })?;
         }
         Ok(())
     }
 
-    /// Bytes that come to a guest whose kernel boots with a part of the machine's memory.
+    /// The first memory of a guest whose kernel boots with a part of it: bytes to wait for.
     pub(crate) fn first_memory(&mut self) -> Result<u64> {
         if !self.grows() {
             return Ok(0);
         }
         let mib = self.config.hypervisor.memory_mib;
-        self.live.vm_call("set-memory", |vm| vm.set_memory(mib))
+        self.sandbox.vm_call("set-memory", |vm| vm.set_memory(mib))
     }
 
     /// Whether memory can be plugged into this machine.
     pub(crate) fn grows(&self) -> bool {
-        self.config.hypervisor.max_memory_mib > 0 && self.live.backends.vm.capabilities().memory_hotplug
+        self.config.hypervisor.max_memory_mib > 0 && self.sandbox.backends.vm.capabilities().memory_hotplug
     }
 
-    /// How many vCPUs the guest is told that there may be. Unless a number was configured, there are eight, or as many as
-    /// the containers known so far ask for.
+    /// The number of vCPUs that the guest prepares for. By default eight, or more if the containers known so far ask for
+    /// more.
     pub(crate) fn most_vcpus(&self) -> u32 {
-        if !self.live.backends.vm.capabilities().cpu_hotplug {
+        if !self.sandbox.backends.vm.capabilities().cpu_hotplug {
             return self.config.target_vcpus();
         }
         let most = self.config.hypervisor.max_vcpus.max(1);
         if most < PLATFORM_MAX_VCPUS {
             return most;
         }
-        most.min(self.config.target_vcpus().max(MOST_UNASKED))
+        most.min(self.config.target_vcpus().max(DEFAULT_MAX_VCPUS))
     }
 
-    fn wanted_vcpus(&self, coming: Option<usize>) -> u32 {
+    fn wanted_vcpus(&self, starting: Option<&ContainerId>) -> u32 {
         let first = self.config.hypervisor.vcpus;
-        if !self.live.backends.vm.capabilities().cpu_hotplug {
+        if !self.sandbox.backends.vm.capabilities().cpu_hotplug {
             return first;
         }
-        let most = self.live.record().map_or(first, |record| record.max_vcpus);
-        first.saturating_add(vcpus_for_all(self.active(coming))).min(most.max(first))
+        let most = self.sandbox.record().map_or(first, |record| record.max_vcpus);
+        first.saturating_add(vcpus_for_all(self.active(starting))).min(most.max(first))
     }
 
-    fn wanted_mib(&self, coming: Option<usize>) -> u64 {
+    fn wanted_mib(&self, starting: Option<&ContainerId>) -> u64 {
         let machine = &self.config.hypervisor;
         if !self.grows() {
             return 0;
         }
-        memory_mib_for_all(self.active(coming)).min(machine.max_memory_mib.saturating_sub(machine.memory_mib))
+        memory_mib_for_all(self.active(starting)).min(machine.max_memory_mib.saturating_sub(machine.memory_mib))
     }
 
-    /// Limits of the containers that are not stopped, or not for long.
-    fn active(&self, coming: Option<usize>) -> impl Iterator<Item = &Resources> {
-        let all = self.containers.iter().enumerate();
-        let active = all.filter(move |(index, container)| !container.is_stopped() || Some(*index) == coming);
-        active.map(|(_, container)| &container.config.resources)
+    /// Limits of the containers that are not stopped, and of the one that is about to start.
+    fn active<'a>(&'a self, starting: Option<&'a ContainerId>) -> impl Iterator<Item = &'a Resources> {
+        let active = self.containers().iter().filter(move |c| !c.is_stopped() || Some(&c.id) == starting);
+        active.map(|container| &container.config.resources)
     }
 }

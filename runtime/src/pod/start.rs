@@ -1,6 +1,6 @@
 //! StartPod (§6.2).
 
-use crate::error::{Error, Result};
+use crate::error::Result;
 use crate::hook;
 use crate::id::PodId;
 use crate::logger;
@@ -15,15 +15,15 @@ impl Runtime {
     /// network from its stored configuration first (P-072).
     ///
     /// # Errors
-    /// [`Error::InvalidTransition`] for a running pod (P-073), [`Error::WrongState`] for a paused one (P-071). The first
+    /// [`Error::InvalidTransition`](crate::Error::InvalidTransition) for a running pod (P-073), [`Error::WrongState`](crate::Error::WrongState) for a paused one (P-071). The first
     /// container that fails to start ends the call with its error; earlier ones run, nothing is deleted (P-074).
     ///
     /// # Examples
     /// ```
-    /// # use hutch_runtime_fakes::World;
-    /// # let world = World::new();
-    /// # let runtime = world.runtime();
-    /// runtime.create_pod(world.pod("web", &["server"]))?;
+    /// # use hutch_runtime_fakes::FakeHost;
+    /// # let host = FakeHost::new();
+    /// # let runtime = host.runtime();
+    /// runtime.create_pod(host.pod("web", &["server"]))?;
     /// runtime.start_pod("web")?;
     /// assert_eq!(runtime.status_pod("web")?.state, Some(hutch_runtime::State::Running));
     /// # Ok::<(), hutch_runtime::Error>(())
@@ -31,7 +31,7 @@ impl Runtime {
     pub fn start_pod(&self, pod: &str) -> Result<PodHandle> {
         let mut pod = OpenPod::exclusive(self, &PodId::new(pod)?)?;
         pod.start()?;
-        Ok(PodHandle::new(self, &pod))
+        Ok(PodHandle::new(&pod))
     }
 }
 
@@ -43,9 +43,7 @@ impl OpenPod<'_> {
             self.boot_again()?;
         }
         self.set_state(from, State::Running)?;
-        for index in 0..self.containers.len() {
-            self.start_container(index)?;
-        }
+        self.for_each_container(|container| container.start())?;
         hook::run_logged("hook.poststart", &self.config.hooks.poststart, &self.hook_state("running"))
     }
 
@@ -61,8 +59,8 @@ impl OpenPod<'_> {
         });
         if booted.is_err() {
             for step in undo.newest_first() {
-                if let Err(error) = self.roll_back_boot(step) {
-                    logger::warn!("pod {}: taking back its boot ({step:?}): {}", self.id, Error::chain(&error));
+                if let Err(error) = self.roll_back_boot(&step) {
+                    logger::warn!("pod {}: rolling back its boot ({step:?}): {}", self.id, error.chain());
                 }
             }
         }

@@ -2,12 +2,13 @@
 
 use std::time::Duration;
 
+use crate::container::OpenContainer;
 use crate::error::Result;
 use crate::id::PodId;
 use crate::logger;
 use crate::pod::OpenPod;
 use crate::runtime::Runtime;
-use crate::spec::{ContainerStatus, PodStatus};
+use crate::spec::PodStatus;
 use crate::state::State;
 
 impl Runtime {
@@ -20,10 +21,10 @@ impl Runtime {
     ///
     /// # Examples
     /// ```
-    /// # use hutch_runtime_fakes::World;
-    /// # let world = World::new();
-    /// # let runtime = world.runtime();
-    /// runtime.run_pod(world.pod("web", &["server", "side"]))?;
+    /// # use hutch_runtime_fakes::FakeHost;
+    /// # let host = FakeHost::new();
+    /// # let runtime = host.runtime();
+    /// runtime.run_pod(host.pod("web", &["server", "side"]))?;
     /// let status = runtime.status_pod("web")?;
     /// let names: Vec<_> = status.containers.iter().map(|c| c.id.as_str()).collect();
     /// assert_eq!(names, ["server", "side"]);
@@ -33,18 +34,18 @@ impl Runtime {
         self.present_status(&PodId::new(pod)?, self.options().lock_timeout)
     }
 
-    /// The status once what has ended is noted; each wait for the lock takes at most `patience`.
-    pub(crate) fn present_status(&self, id: &PodId, patience: Duration) -> Result<PodStatus> {
-        let pod = OpenPod::shared_within(self, id, patience)?;
+    /// The status after ended containers were stopped; each wait for the lock takes at most `timeout`.
+    pub(crate) fn present_status(&self, id: &PodId, timeout: Duration) -> Result<PodStatus> {
+        let pod = OpenPod::shared_within(self, id, timeout)?;
         let deaths = pod.detect_dead(None);
         if deaths.is_empty() {
             return Ok(pod.status());
         }
-        // Never upgraded in place: two readers would wait for each other (P-024).
+        // The lock is not upgraded in place: two readers would wait for each other (P-024).
         drop(pod);
-        self.reconcile(id, &deaths, patience);
-        // Locked again: others may be changing the records by now.
-        Ok(OpenPod::shared_within(self, id, patience)?.status())
+        self.reconcile(id, &deaths, timeout);
+        // Locked again: another call may be changing the records by now.
+        Ok(OpenPod::shared_within(self, id, timeout)?.status())
     }
 }
 
@@ -58,30 +59,15 @@ impl OpenPod<'_> {
             hypervisor: self.config.hypervisor.clone(),
             agent_type: self.config.agent.kind,
             annotations: self.config.annotations.clone(),
-            containers: (0..self.containers.len()).map(|index| self.container_status(index)).collect(),
-            vmm_pid: self.live.record().map_or(0, |record| record.process.pid),
+            containers: self.containers().iter().map(OpenContainer::status).collect(),
+            vmm_pid: self.sandbox.record().map_or(0, |record| record.process.pid),
             reason: self.reason(),
             busy: false,
             error: None,
         }
     }
 
-    /// The status of one container as the records have it (P-115).
-    pub(crate) fn container_status(&self, index: usize) -> ContainerStatus {
-        let container = &self.containers[index];
-        ContainerStatus {
-            id: container.id.to_string(),
-            state: container.state.state,
-            pid: container.shim().pid,
-            started_at: container.process.as_ref().map(|process| process.started_at),
-            rootfs: container.config.rootfs.clone(),
-            annotations: container.config.annotations.clone(),
-            exit: container.state.exit.clone(),
-            oom_killed: container.state.oom_killed,
-        }
-    }
-
-    /// Why the pod is as it is, if there is something to say.
+    /// The reason of the pod's end or failure, if one is recorded.
     fn reason(&self) -> Option<String> {
         if self.state.state == State::Stopped {
             return self.state.reason.clone();

@@ -5,12 +5,11 @@ use std::time::Instant;
 use hutch_agent_proto::Request;
 
 use crate::backend::VmState;
-use crate::container::StopMode;
 use crate::error::{Error, Result};
 use crate::hook;
 use crate::id::PodId;
 use crate::logger;
-use crate::pod::{OpenPod, PodHandle};
+use crate::pod::{OpenPod, PodHandle, StopMode, UnreachablePolicy};
 use crate::runtime::Runtime;
 use crate::state::State;
 
@@ -20,20 +19,39 @@ pub struct StopOptions {
     /// Ignore every failure of the guest and do not wait for it; everything on the host is released all the same
     /// (P-085, P-111).
     pub force: bool,
+    /// The signal that running containers get first, so that they can end by themselves; `None` sends none (P-108). Not
+    /// sent by force, nor in a paused pod.
+    pub signal: Option<i32>,
 }
 
-/// What a guest that does not answer means for a stop.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum UnreachablePolicy {
-    /// The stop fails: the process may still run.
-    Fails,
-    /// The machine is killed, which ends all its processes: a stop of the whole pod (P-085).
-    KillsMachine,
+impl StopOptions {
+    /// By force.
+    pub const fn forced() -> Self {
+        Self { force: true, signal: None }
+    }
+
+    /// Checks the options.
+    pub(crate) fn check(&self) -> Result<()> {
+        self.signal.map_or(Ok(()), check_signal)
+    }
+
+    /// The signal to send, if any.
+    pub(crate) fn first_signal(&self) -> Option<i32> {
+        self.signal.filter(|_| !self.force)
+    }
+}
+
+/// Checks a signal number.
+pub(crate) fn check_signal(signal: i32) -> Result<()> {
+    if (1..=64).contains(&signal) {
+        return Ok(());
+    }
+    Err(Error::invalid(format!("signal {signal}"), "is not a signal; 1 to 64 are"))
 }
 
 impl Runtime {
     /// Stops a pod: its containers in order, the guest, the machine, the network; then the poststop hooks, once (P-080,
-    /// P-088). A machine or guest that is dead or does not answer is no obstacle (P-085). For a stopped pod, completes
+    /// P-088). A machine or guest that is dead or does not answer does not prevent the stop (P-085). For a stopped pod, completes
     /// what an earlier stop left over (P-084).
     ///
     /// # Errors
@@ -41,25 +59,25 @@ impl Runtime {
     ///
     /// # Examples
     /// ```
-    /// # use hutch_runtime_fakes::World;
+    /// # use hutch_runtime_fakes::FakeHost;
     /// # use hutch_runtime::StopOptions;
-    /// # let world = World::new();
-    /// # let runtime = world.runtime();
-    /// runtime.run_pod(world.pod("web", &["server"]))?;
-    /// runtime.kill_container("web", "server", 15, true)?;
-    /// runtime.stop_pod("web", StopOptions::default())?;
+    /// # let host = FakeHost::new();
+    /// # let runtime = host.runtime();
+    /// runtime.run_pod(host.pod("web", &["server"]))?;
+    /// runtime.stop_pod("web", StopOptions { signal: Some(15), ..StopOptions::default() })?;
     /// runtime.delete_pod("web", Default::default())?;
     /// assert!(runtime.list_pods()?.is_empty());
     /// # Ok::<(), hutch_runtime::Error>(())
     /// ```
     pub fn stop_pod(&self, pod: &str, options: StopOptions) -> Result<PodHandle> {
         let id = PodId::new(pod)?;
+        options.check()?;
         match OpenPod::exclusive(self, &id) {
             Ok(mut pod) => {
-                pod.stop(options.force)?;
-                Ok(PodHandle::new(self, &pod))
+                pod.stop(options)?;
+                Ok(PodHandle::new(&pod))
             }
-            // Records that cannot be read must not keep a machine alive that an operator wants gone.
+            // A machine must be stoppable by force even if its records cannot be read.
             Err(Error::Store { .. }) if options.force => self.stop_damaged(&id),
             Err(error) => Err(error),
         }
@@ -67,55 +85,58 @@ impl Runtime {
 }
 
 impl OpenPod<'_> {
-    pub(crate) fn stop(&mut self, force: bool) -> Result<()> {
+    pub(crate) fn stop(&mut self, options: StopOptions) -> Result<()> {
         if self.state.state != State::Stopped {
-            self.stop_containers(force)?;
-            self.stop_guest(force)?;
-            self.live.end_vm(self.rt.options().power_off_timeout)?;
+            self.stop_containers(options)?;
+            self.stop_guest(options.force)?;
+            self.sandbox.end_vm(self.rt.options().power_off_timeout)?;
             let from = self.state.state;
             self.set_state(from, State::Stopped)?;
         }
         self.finish_stop()
     }
 
-    fn stop_containers(&mut self, force: bool) -> Result<()> {
-        // One wait for all: a container that is reached later has had its time.
-        let mut grace = Some(Instant::now() + self.rt.options().stop_timeout).filter(|_| !force);
-        if self.state.state == State::Paused || self.live.vm_state() == VmState::Paused {
-            grace = None;
+    fn stop_containers(&mut self, options: StopOptions) -> Result<()> {
+        if let Some(signal) = options.first_signal() {
+            self.for_each_container(|container| container.send_stop_signal(signal))?;
+        }
+        let force = options.force;
+        // One deadline for all: a container that is reached later has had its time.
+        let mut grace_deadline = Some(Instant::now() + self.rt.options().stop_timeout).filter(|_| !force);
+        if self.state.state == State::Paused || self.sandbox.vm_state() == VmState::Paused {
+            grace_deadline = None;
             self.wake_or_kill()?;
         }
-        for index in 0..self.containers.len() {
-            if !self.containers[index].is_stopped() {
-                self.stop_container(index, StopMode { force, grace, loss: UnreachablePolicy::KillsMachine })?;
-            }
-        }
-        Ok(())
+        let how = StopMode { force, grace_deadline, on_unreachable: UnreachablePolicy::KillsMachine };
+        self.for_each_container(|container| match container.is_stopped() {
+            true => Ok(()),
+            false => container.stop(how),
+        })
     }
 
     /// P-083: a paused machine is resumed, or killed.
     fn wake_or_kill(&mut self) -> Result<()> {
-        if !self.live.vm_alive() {
+        if !self.sandbox.vm_alive() {
             return Ok(());
         }
-        match self.live.vm_call("resume", |vm| vm.resume()) {
+        match self.sandbox.vm_call("resume", |vm| vm.resume()) {
             Ok(()) => Ok(()),
-            Err(Error::Injected(injected)) => Err(injected.into()),
+            Err(error) if error.is_injected() => Err(error),
             Err(error) => {
                 logger::warn!("pod {}: its machine does not resume and is killed: {}", self.id, error.chain());
-                self.live.kill_vm()
+                self.sandbox.kill_vm()
             }
         }
     }
 
-    /// The guest powers off, if it can be asked.
+    /// Powers the guest off, if it can be reached.
     fn stop_guest(&mut self, force: bool) -> Result<()> {
-        if !self.live.vm_alive() || self.live.agent_lost() {
+        if !self.sandbox.vm_alive() || self.sandbox.agent_lost() {
             return Ok(());
         }
         self.expect_end(true)?;
-        match self.live.tell("power-off", Request::PowerOff) {
-            Err(Error::Injected(injected)) => Err(injected.into()),
+        match self.sandbox.send("power-off", Request::PowerOff) {
+            Err(error) if error.is_injected() => Err(error),
             Err(error) if force || error.is_guest_lost() => Ok(()),
             Err(error) => {
                 self.expect_end(false)?;
@@ -125,11 +146,11 @@ impl OpenPod<'_> {
         }
     }
 
-    /// Tells the VMM process whether its machine is asked to end. One that cannot be told notes a failure, which the
-    /// rest of the stop removes.
+    /// Announces to the VMM process that its machine is asked to end. A process that cannot be reached records a failure,
+    /// which the rest of the stop removes.
     fn expect_end(&mut self, expected: bool) -> Result<()> {
-        match self.live.vm_call("expect-end", |vm| vm.expect_end(expected)) {
-            Err(Error::Injected(injected)) => Err(injected.into()),
+        match self.sandbox.vm_call("expect-end", |vm| vm.expect_end(expected)) {
+            Err(error) if error.is_injected() => Err(error),
             Err(error) => {
                 logger::warn!("pod {}: {}", self.id, error.chain());
                 Ok(())
@@ -138,18 +159,18 @@ impl OpenPod<'_> {
         }
     }
 
-    /// What follows the end of the machine, and whatever an earlier stop has left over (P-084). Idempotent.
+    /// The steps after the end of the machine, and those that an earlier stop left undone (P-084). Idempotent.
     pub(crate) fn finish_stop(&mut self) -> Result<()> {
-        self.live.kill_vm()?;
-        for index in 0..self.containers.len() {
-            self.teardown_execs(index)?;
-            self.kill_shim(self.containers[index].shim())?;
-            self.teardown_container(index)?;
-        }
+        self.sandbox.kill_vm()?;
+        self.for_each_container(|container| {
+            container.teardown_execs()?;
+            container.kill_shim()?;
+            container.teardown()
+        })?;
         self.teardown_network()?;
         self.teardown_mounts()?;
         self.forget_machine()?;
-        // An end that was asked for is no failure, whatever the machine's process thought of it.
+        // An end that was asked for is not a failure, even if the machine's process recorded one.
         self.store().delete(&self.dirs.failure_record())?;
         if self.state.poststop_due {
             let state = self.hook_state("stopped");
@@ -167,7 +188,7 @@ impl Runtime {
         let _lock = OpenPod::lock_exclusive(self, id)?;
         let mut pod = OpenPod::of_leftovers(self, id);
         pod.refuse_newer()?;
-        pod.live.kill_vm()?;
+        pod.sandbox.kill_vm()?;
         for container in pod.dirs.container_dirs()? {
             pod.teardown_damaged(&container)?;
         }
@@ -176,6 +197,6 @@ impl Runtime {
         pod.forget_machine()?;
         pod.state.state = State::Stopped;
         pod.put_state()?;
-        Ok(PodHandle::new(self, &pod))
+        Ok(PodHandle::new(&pod))
     }
 }

@@ -9,15 +9,15 @@ use crate::id::PodId;
 use crate::pod::{guarded, OpenPod};
 use crate::runtime::Runtime;
 
-/// How a pod's machine ended.
+/// The end of a pod's machine.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct PodEnd {
-    /// Why, if nobody asked for it.
+    /// The reason, if the end was not asked for.
     pub reason: Option<String>,
 }
 
 impl Runtime {
-    /// Waits until the pod has no machine any more, at most `timeout`; `None` if it still has one. Holds no lock while
+    /// Waits for the end of the pod's machine, at most `timeout`; `None` if the machine still runs. Holds no lock while
     /// it waits. A machine that died is reported at once.
     ///
     /// # Errors
@@ -26,12 +26,12 @@ impl Runtime {
     ///
     /// # Examples
     /// ```
-    /// # use hutch_runtime_fakes::World;
+    /// # use hutch_runtime_fakes::FakeHost;
     /// # use hutch_runtime::StopOptions;
     /// # use std::time::Duration;
-    /// # let world = World::new();
-    /// # let runtime = world.runtime();
-    /// runtime.run_pod(world.pod("web", &[]))?;
+    /// # let host = FakeHost::new();
+    /// # let runtime = host.runtime();
+    /// runtime.run_pod(host.pod("web", &[]))?;
     /// assert!(runtime.wait_pod("web", Duration::from_millis(1))?.is_none());
     /// runtime.stop_pod("web", StopOptions::default())?;
     /// assert!(runtime.wait_pod("web", Duration::from_millis(1))?.is_some());
@@ -40,8 +40,8 @@ impl Runtime {
     pub fn wait_pod(&self, pod: &str, timeout: Duration) -> Result<Option<PodEnd>> {
         let id = PodId::new(pod)?;
         let pod = OpenPod::shared(self, &id)?;
-        let host = pod.live.backends.vm.clone();
-        let record = pod.live.record().cloned();
+        let host = pod.sandbox.backends.vm.clone();
+        let record = pod.sandbox.record().cloned();
         drop(pod);
         if let Some(record) = record {
             if !guarded(Component::Vmm, "wait-end", || host.wait_end(&record, timeout))? {

@@ -1,7 +1,7 @@
 //! Shims: host processes whose PID lives exactly as long as a guest process and that exit with its code (§11).
 //!
 //! ```text
-//!  ProcessShims::spawn ── exec, one descriptor ──▶ shim_verb(): reads its ShimSpec from the sync_pipe
+//!  ProcessShims::spawn ── exec, one descriptor ──▶ shim_verb(): reads its ShimSpec from the sync pipe
 //!     record the PID                                    waits for the start message (ends, if the runtime died first)
 //!  Shim::start ── start message ────────────────▶  connects to the agent through the VMM's control socket,
 //!        … the call returns, the process stays …        relays standard streams and signals, waits for the end,
@@ -19,15 +19,15 @@ use serde::{Deserialize, Serialize};
 
 use crate::backend::ShimSpec;
 
-/// Environment variable with the number of the sync_pipe's descriptor.
+/// Environment variable with the number of the sync pipe's descriptor.
 const SYNC_PIPE: &str = "HUTCH_SHIM_SYNC_PIPE";
 
-/// What the runtime says through the sync_pipe.
+/// A message of the runtime through the sync pipe.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 enum StartMessage {
-    /// Who you are.
+    /// The process to stand for.
     Spec(Box<ShimSpec>),
-    /// You are on record; go on.
+    /// The shim is on record and may start.
     Go,
 }

@@ -8,7 +8,6 @@ use std::process::{Child, Stdio};
 use std::time::Duration;
 
 use hutch_agent_proto::write_frame;
-use rustix::process::Signal;
 use rustix::thread::{move_into_link_name_space, LinkNameSpaceType};
 
 use super::{StartMessage, SYNC_PIPE};
@@ -16,19 +15,19 @@ use crate::backend::{BackendError, BackendResult, PidNamespace, Shim, ShimSpec, 
 use crate::process::ProcessIdentity;
 use crate::vm_host::ReExec;
 
-/// A reaper makes one system call.
+/// Stack of a reaper, which makes one system call.
 const REAPER_STACK: usize = 64 << 10;
 
 /// Shims as processes.
 #[derive(Debug, Clone)]
 pub struct ProcessShims {
-    /// How to start one.
+    /// Starts such a process.
     pub reexec: ReExec,
-    /// Put them into the namespaces they are asked for (P-097). Needs CAP_SYS_ADMIN.
+    /// Put the shims into the requested namespaces (P-097). Needs CAP_SYS_ADMIN.
     pub namespaces: bool,
-    /// Collect the processes as soon as they have ended, each on a small thread. For programs that live on: the container's
-    /// shim is pid 1 of a namespace, and ends only when all others in there, those of execs, were collected. A
-    /// program that ends leaves that to whoever inherits its children.
+    /// Reap the processes as soon as they have ended, each on a small thread. For long-lived programs: the container's shim
+    /// is pid 1 of a namespace and ends only after all others in there, those of execs, were reaped. A program that ends
+    /// soon leaves its children to init.
     pub reap: bool,
 }
 
@@ -91,12 +90,12 @@ impl Shims for ProcessShims {
         let mut child = self.spawn_process(spec, &other).map_err(fail)?;
         drop(other);
         let waiting = ProcessIdentity::of(child.id() as i32).map(|process| Waiting { process, sync_pipe });
-        let told = waiting.and_then(|mut waiting| {
+        let sent = waiting.and_then(|mut waiting| {
             write_frame(&mut waiting.sync_pipe, &StartMessage::Spec(Box::new(spec.clone())))
                 .map_err(io::Error::other)?;
             Ok(waiting)
         });
-        match told {
+        match sent {
             Ok(waiting) => {
                 if self.reap {
                     let collect = move || drop(child.wait());
@@ -128,12 +127,6 @@ impl Shims for ProcessShims {
         }
         Ok(())
     }
-
-    fn signal(&self, process: ProcessIdentity, signal: i32) -> BackendResult<bool> {
-        let signal = Signal::from_named_raw(signal)
-            .ok_or_else(|| BackendError::Refused(format!("signal {signal} cannot be passed to a shim")))?;
-        process.signal(signal).map_err(|e| BackendError::system(format!("signal the shim {}", process.pid), e))
-    }
 }
 
 impl Shim for Waiting {
@@ -143,6 +136,6 @@ impl Shim for Waiting {
 
     fn start(mut self: Box<Self>) -> BackendResult<()> {
         write_frame(&mut self.sync_pipe, &StartMessage::Go)
-            .map_err(|e| BackendError::Lost(format!("the shim has ended before it was released: {e}")))
+            .map_err(|e| BackendError::Lost(format!("the shim ended before it was started: {e}")))
     }
 }

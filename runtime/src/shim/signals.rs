@@ -4,7 +4,7 @@ use std::io;
 
 use nix::sys::signal::{SigSet, Signal};
 
-/// What is passed on. SIGKILL cannot be; it ends the shim, and the next look at the container kills the process.
+/// The signals that are passed on. SIGKILL cannot be: it ends the shim, and the next status call kills the process.
 const PASSED: [Signal; 9] = [
     Signal::SIGHUP,
     Signal::SIGINT,

@@ -13,26 +13,26 @@ use nix::sys::signal::Signal;
 
 use super::{signals, StartMessage, SYNC_PIPE};
 use crate::agent_client::{AgentError, Session};
-use crate::backend::ShimSpec;
+use crate::backend::{ShimSpec, VmRequest};
+use crate::error::chain;
 use crate::stdio::{Relay, StdioFds};
 use crate::store::{write_record, write_record_if_absent, ExitRecord, FailureRecord};
 use crate::timestamp::Timestamp;
-use crate::vm_host::message::ControlRequest;
 use crate::vm_host::{ControlClient, ControlConnector};
 
-/// Status with which a shim ends that does not know how its guest process did.
+/// Exit status of a shim that does not know how its guest process ended.
 const UNKNOWN: u8 = 255;
-/// For the agent to answer.
-const DEADLINE: Duration = Duration::from_secs(30);
-/// An output on which nothing comes for so long after the process's end counts as ended.
-const QUIET: Duration = Duration::from_millis(200);
+/// Bound for replies of the agent.
+const AGENT_TIMEOUT: Duration = Duration::from_secs(30);
+/// After the process's end, an output that stays silent for this long counts as ended.
+const DRAIN_TIMEOUT: Duration = Duration::from_millis(200);
 
 /// Stands for a guest process until it ends; what `hutch` does when it is started again for that. Returns the status to
 /// exit with: the code of the guest process, or 128 plus the signal that ended it.
 pub fn shim_verb() -> u8 {
     let spec = match read_sync_pipe() {
         Ok(Some(spec)) => spec,
-        // The runtime died, or took it back: there is nothing to stand for.
+        // The runtime died or rolled back: there is no process to stand for.
         Ok(None) => return UNKNOWN,
         Err(e) => {
             log::error!("shim: {e}");
@@ -46,17 +46,17 @@ pub fn shim_verb() -> u8 {
         }
         Err(error) => {
             note_failure(&spec);
-            ExitRecord { token: spec.token.clone(), status: None, reason: Some(reason(error)), at: Timestamp::now() }
+            ExitRecord { token: spec.token.clone(), status: None, reason: Some(chain(error)), at: Timestamp::now() }
         }
     };
-    // The container's directory may be gone; then nobody asks any more.
+    // The container's directory may be gone; then no call needs the record.
     if let Err(error) = write_record(&spec.exit_record, &record) {
         log::debug!("shim: {}", error.chain());
     }
     result.map_or(UNKNOWN, ExitStatus::code)
 }
 
-/// Reads the sync_pipe: who to stand for, and that it is on record. `None`: never mind.
+/// Reads the process to stand for and the start message from the sync pipe. `None`: the runtime gave up.
 fn read_sync_pipe() -> io::Result<Option<ShimSpec>> {
     let number = std::env::var(SYNC_PIPE).ok().and_then(|text| text.parse::<RawFd>().ok()).filter(|fd| *fd > 2);
     let number = number.ok_or_else(|| io::Error::other(format!("{SYNC_PIPE} does not name a descriptor")))?;
@@ -68,9 +68,9 @@ fn read_sync_pipe() -> io::Result<Option<ShimSpec>> {
     }
 }
 
-#[allow(unsafe_code)] // A descriptor that a process is born with has no owner in Rust's sense.
+#[expect(unsafe_code, reason = "a descriptor that a process is born with has no owner in Rust's sense")]
 fn inherited(number: RawFd) -> io::Result<OwnedFd> {
-    // SAFETY: only looked at, to see that it is open; nothing closes it meanwhile, this is the only thread.
+    // SAFETY: borrowed only to check that it is open; nothing closes it meanwhile, this is the only thread.
     let borrowed = unsafe { BorrowedFd::borrow_raw(number) };
     rustix::io::fcntl_setfd(borrowed, rustix::io::FdFlags::CLOEXEC)?;
     // SAFETY: the runtime has passed it to this process for this purpose, and nothing else in it uses the number.
@@ -82,7 +82,7 @@ fn stand(spec: &ShimSpec) -> Result<ExitStatus, AgentError> {
         take_console(console).map_err(AgentError::Host)?;
     }
     let connector = Arc::new(ControlConnector::new(&spec.socket));
-    let session = Arc::new(Session::connect(connector, DEADLINE)?);
+    let session = Arc::new(Session::connect(connector, AGENT_TIMEOUT)?);
     pass_signals(&session, spec).map_err(AgentError::Host)?;
     let mut relay = relay(&session, spec)?;
     let status = loop {
@@ -114,8 +114,8 @@ fn relay(session: &Arc<Session>, spec: &ShimSpec) -> Result<Relay, AgentError> {
         stderr: (!spec.terminal).then(|| copy(rustix::stdio::stderr())).transpose()?,
     };
     let (opener, token) = (Arc::clone(session), spec.token.clone());
-    let open = Arc::new(move |stream: StdStream| opener.open_stream(&token, stream, DEADLINE));
-    Relay::start(open, fds, spec.terminal, QUIET).map_err(|e| AgentError::Host(io::Error::other(e.to_string())))
+    let open = Arc::new(move |stream: StdStream| opener.open_stream(&token, stream, AGENT_TIMEOUT));
+    Relay::start(open, fds, spec.terminal, DRAIN_TIMEOUT).map_err(|e| AgentError::Host(io::Error::other(e.to_string())))
 }
 
 /// Signals go to the guest process, a new size of the terminal too.
@@ -128,7 +128,7 @@ fn pass_signals(session: &Arc<Session>, spec: &ShimSpec) -> io::Result<()> {
         Signal::SIGWINCH if terminal => resize(&session, &token),
         Signal::SIGWINCH => {}
         signal => {
-            if let Err(error) = session.signal_process(&token, signal as i32, false, DEADLINE) {
+            if let Err(error) = session.signal_process(&token, signal as i32, false, AGENT_TIMEOUT) {
                 log::warn!("passing {signal} on: {error}");
             }
         }
@@ -140,28 +140,18 @@ fn resize(session: &Session, token: &str) {
     let Ok(size) = rustix::termios::tcgetwinsize(stdout.as_fd()) else { return };
     let size = WindowSize { rows: size.ws_row, cols: size.ws_col };
     if size.rows > 0 {
-        let _ = session.resize_terminal(token, size, DEADLINE);
+        let _ = session.resize_terminal(token, size, AGENT_TIMEOUT);
     }
 }
 
-/// The channel broke: if the machine's process is gone, that is noted for the whole pod.
+/// Called when the channel broke: if the machine's process is gone, records that for the whole pod.
 fn note_failure(spec: &ShimSpec) {
     // A process on its way out may still accept connections, but it answers none.
-    let answers = || ControlClient::connect(&spec.socket).and_then(|mut vmm| vmm.call(&ControlRequest::State)).is_ok();
+    let answers = || ControlClient::connect(&spec.socket).and_then(|mut vmm| vmm.call(VmRequest::State)).is_ok();
     if spec.failure_record.exists() || answers() {
         return;
     }
     let reason = "the virtual machine's process has ended unexpectedly".to_owned();
-    // The machine's process may be writing down why, and knows better.
+    // The machine's process may be writing its own record, which knows more.
     let _ = write_record_if_absent(&spec.failure_record, &FailureRecord { reason, at: Timestamp::now() });
-}
-
-fn reason(error: &AgentError) -> String {
-    let mut text = error.to_string();
-    let mut source = std::error::Error::source(error);
-    while let Some(cause) = source {
-        text.push_str(&format!(": {cause}"));
-        source = cause.source();
-    }
-    text
 }

@@ -1,4 +1,4 @@
-//! The few file operations that records need; a backend, so that tests can make them fail.
+//! The file operations that records need, as a trait, so that tests can make them fail.
 
 use std::fs::{self, DirBuilder, File, OpenOptions, Permissions};
 use std::io::{self, Read, Write};
@@ -8,42 +8,33 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 /// Mode of directories.
 const DIR_MODE: u32 = 0o750;
-/// Mode of records; they hold environment variables.
+/// Mode of records. They contain environment variables.
 const FILE_MODE: u32 = 0o600;
-/// A record is never that large; a file that is was not written by this program.
+/// Limit for reading. No record is that large.
 const MAX_RECORD: u64 = 64 << 20;
 
 /// File operations on records.
 pub trait Disk: Send + Sync {
-    /// The whole file; `None` if there is none.
-    ///
-    /// # Errors
-    /// The system's.
+    /// Reads the whole file; `None` if there is none.
     fn read(&self, path: &Path) -> io::Result<Option<Vec<u8>>>;
 
     /// Replaces the file atomically. `before_rename` is called when the new content is complete and flushed under its
     /// temporary name.
     ///
     /// # Errors
-    /// The system's, or that of `before_rename`; the old file is untouched then.
+    /// If it fails, or `before_rename` does, the old file is untouched.
     fn write(&self, path: &Path, bytes: &[u8], before_rename: &mut dyn FnMut() -> io::Result<()>) -> io::Result<()>;
 
-    /// Removes a file; none is fine.
-    ///
-    /// # Errors
-    /// The system's.
+    /// Removes a file. A missing one is fine.
     fn remove_file(&self, path: &Path) -> io::Result<()>;
 
-    /// Makes a directory and those above it; an existing one is fine.
-    ///
-    /// # Errors
-    /// The system's.
+    /// Makes a directory and its parents. An existing one is fine.
     fn make_dir(&self, path: &Path) -> io::Result<()>;
 
-    /// Removes a directory and its content; none is fine. Does not cross mounts, does not follow links.
+    /// Removes a directory and its content. A missing one is fine. Does not cross mounts, does not follow links.
     ///
     /// # Errors
-    /// The system's; `EXDEV` or `EBUSY` if something is mounted below.
+    /// `EXDEV` or `EBUSY` if something is mounted below.
     fn remove_tree(&self, path: &Path) -> io::Result<()>;
 }
 
@@ -68,7 +59,7 @@ impl Disk for HostDisk {
         let dir = path.parent().ok_or_else(no_name)?;
         let name = path.file_name().and_then(|name| name.to_str()).ok_or_else(no_name)?;
         static COUNT: AtomicU64 = AtomicU64::new(0);
-        // The blank keeps the name apart from every id and record.
+        // The blank makes the name different from every id and record.
         let unique = COUNT.fetch_add(1, Ordering::Relaxed);
         let temporary = dir.join(format!("{name} {}.{unique}", std::process::id()));
         let written = write_new(&temporary, bytes)
@@ -90,7 +81,7 @@ impl Disk for HostDisk {
 
     fn make_dir(&self, path: &Path) -> io::Result<()> {
         match DirBuilder::new().mode(DIR_MODE).create(path) {
-            // The mask of the process must not decide who can look into the directory.
+            // The umask of the process must not decide who can read the directory.
             Ok(()) => fs::set_permissions(path, Permissions::from_mode(DIR_MODE)),
             Err(e) if e.kind() == io::ErrorKind::AlreadyExists && path.is_dir() => Ok(()),
             Err(e) if e.kind() == io::ErrorKind::NotFound => match path.parent() {

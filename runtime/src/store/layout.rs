@@ -1,4 +1,4 @@
-//! Which file is where. The table is in the documentation of the [module](super).
+//! The paths of the records. The table is in the documentation of the [module](super).
 
 use std::path::{Path, PathBuf};
 
@@ -17,33 +17,19 @@ pub const DEFAULT_CONFIG_ROOT: &str = "/var/lib/hutch/pods";
 /// Run root if none is given.
 pub const DEFAULT_RUN_ROOT: &str = "/run/hutch/pods";
 
-/// Names in a pod's directories that are not containers.
-pub const RESERVED_NAMES: [&str; 10] = [
-    "config.json",
-    "state.json",
-    "lock",
-    "network.json",
-    "hypervisor.json",
-    "agent.json",
-    "failure.json",
-    "shared",
-    "vmm.log",
-    "console.log",
-];
-
 /// Longest path of a Unix socket: `sun_path` has 108 bytes, one of them for the end (unix(7)).
 const MAX_SOCKET_PATH: usize = 107;
 /// Hexadecimal digits of the UUID in the name of the control socket.
 const SOCKET_DIGITS: usize = 8;
 
-/// Where the records of one pod lie.
+/// Paths of the records of one pod.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct PodDirs {
     config: PathBuf,
     run: PathBuf,
 }
 
-/// Where the records of one container lie.
+/// Paths of the records of one container.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ContainerDirs {
     config: PathBuf,
@@ -134,7 +120,7 @@ impl PodDirs {
         RecordPath::new(self.run.join("failure.json"))
     }
 
-    /// Where the records of a container lie.
+    /// Paths of the records of a container.
     pub fn container(&self, id: &ContainerId) -> ContainerDirs {
         ContainerDirs { config: self.config.join(id.as_str()), run: self.run.join(id.as_str()) }
     }
@@ -206,7 +192,7 @@ impl ContainerDirs {
         RecordPath::new(self.run.join("devices.json"))
     }
 
-    /// How the init process ended, as its shim saw it.
+    /// Exit record of the init process, written by its shim.
     pub fn exit_record(&self) -> RecordPath<ExitRecord> {
         RecordPath::new(self.run.join("exit.json"))
     }
@@ -216,7 +202,7 @@ impl ContainerDirs {
         RecordPath::new(self.exec_dir().join(format!("{token}.json")))
     }
 
-    /// How an exec ended, as its shim saw it.
+    /// Exit record of an exec, written by its shim.
     pub fn exec_exit_record(&self, token: &str) -> RecordPath<ExitRecord> {
         RecordPath::new(self.exec_dir().join(format!("{token}.exit.json")))
     }

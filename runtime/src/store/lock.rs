@@ -1,10 +1,10 @@
 //! The lock of a pod: one advisory whole-file lock (flock(2)) on a file in its runtime directory (§4).
 //!
-//! flock has no time limit of its own. A waiter therefore asks without blocking and, while somebody else holds the
-//! lock, sleeps on an inotify watch of the lock file: every release closes the file, which wakes it. A fall-back timer
-//! that doubles from a millisecond to a second covers what the watch cannot: hosts without a free inotify instance, and
-//! a holder that was killed (the kernel reports the close a moment before it drops the lock). So an idle waiter costs
-//! one wake-up per second, and a release is noticed at once.
+//! flock has no time limit of its own. A waiter therefore tries without blocking and, while another process holds the
+//! lock, sleeps on an inotify watch of the lock file: every release closes the file, which wakes the waiter. A fallback
+//! timer, which doubles from a millisecond to a second, covers two cases that the watch does not: hosts without a free
+//! inotify instance, and a killed holder (the kernel reports the close a moment before it drops the lock). So an idle
+//! waiter costs one wake-up per second and notices a release at once.
 
 use std::fs::{self, File, OpenOptions};
 use std::io;
@@ -29,9 +29,9 @@ const LONGEST_WAIT: Duration = Duration::from_secs(1);
 /// How a pod is locked.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum LockMode {
-    /// Together with other readers.
+    /// Shared with other readers.
     Shared,
-    /// Alone.
+    /// Excludes all others.
     Exclusive,
 }
 
@@ -43,7 +43,7 @@ pub struct PodLock {
 
 impl Drop for PodLock {
     fn drop(&mut self) {
-        // Before the close, so that whoever the close wakes finds the lock free.
+        // Before the close, so that the waiter that the close wakes finds the lock free.
         let _ = flock(&self.file, FlockOperation::Unlock);
     }
 }
@@ -135,7 +135,11 @@ fn lock_path(
 }
 
 fn timed_out(id: &PodId, after: Duration) -> Error {
-    Error::Timeout { what: format!("pod {id} is in use by another call; its lock was not free"), after }
+    Error::Timeout {
+        component: None,
+        what: format!("pod {id} is in use by another call; its lock was not free"),
+        after,
+    }
 }
 
 /// Whether `path` still names the file that was locked: a deletion unlinks it while holding the lock (P-026).
@@ -156,7 +160,7 @@ fn acquire(file: &File, path: &Path, mode: LockMode, deadline: Instant) -> io::R
     let watch = watch(path);
     let mut wait = FIRST_WAIT;
     loop {
-        // Asked again after the watch is set, so that a release in between is not missed.
+        // Tried again after the watch is set, so that a release in between is not missed.
         if try_lock(file, mode)? {
             return Ok(true);
         }
@@ -195,7 +199,7 @@ fn try_lock(file: &File, mode: LockMode) -> io::Result<bool> {
     }
 }
 
-/// Watches the closing and unlinking of `path`; `None` if that is not possible, then the timer alone has to do.
+/// Watches `path` for being closed and unlinked; `None` if that is not possible, which leaves the timer.
 fn watch(path: &Path) -> Option<OwnedFd> {
     let fd = inotify::init(inotify::CreateFlags::CLOEXEC | inotify::CreateFlags::NONBLOCK).ok()?;
     let flags = inotify::WatchFlags::CLOSE_WRITE | inotify::WatchFlags::CLOSE_NOWRITE | inotify::WatchFlags::ATTRIB;

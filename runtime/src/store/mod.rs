@@ -13,7 +13,7 @@
 //! | network | run root `/P/network.json` | [`NetworkRecord`] | before the namespace is made, before and after each endpoint |
 //! | hypervisor | run root `/P/hypervisor.json` | [`VmRecord`] | when the VMM process exists, before it may act; each hot-plug |
 //! | agent | run root `/P/agent.json` | [`AgentRecord`] | before the first guest request |
-//! | failure | run root `/P/failure.json` | [`FailureRecord`] | by whoever notices that machine or agent died |
+//! | failure | run root `/P/failure.json` | [`FailureRecord`] | by the process that notices that machine or agent died |
 //! | container state | run root `/P/C/state.json` | [`ContainerState`] | each change |
 //! | process | run root `/P/C/process.json` | [`ProcessRecord`] of the init process | when its shim exists, before it may act |
 //! | mounts | run root `/P/C/mounts.json` | [`MountsRecord`] | before the binds are made |
@@ -33,6 +33,7 @@
 //! A pod **exists** if its pod config record does. Everything else without one is left over from a creation or deletion
 //! that was cut short; the next exclusive call on that id removes it.
 
+mod cause;
 mod disk;
 mod layout;
 mod lock;
@@ -43,8 +44,9 @@ mod records;
 mod tests;
 mod tree;
 
+pub use cause::StoreCause;
 pub use disk::{Disk, HostDisk};
-pub use layout::{ContainerDirs, PodDirs, DEFAULT_CONFIG_ROOT, DEFAULT_RUN_ROOT, RESERVED_NAMES};
+pub use layout::{ContainerDirs, PodDirs, DEFAULT_CONFIG_ROOT, DEFAULT_RUN_ROOT};
 pub use lock::{LockMode, PodLock};
 pub use record::{Record, RecordPath, RECORD_VERSION};
 pub use records::{
@@ -60,52 +62,7 @@ use std::sync::Arc;
 use crate::error::{Error, Result};
 use crate::fault;
 use crate::id::PodId;
-
-/// What is wrong with a record, or with the place it should be in.
-#[derive(Debug, thiserror::Error)]
-#[non_exhaustive]
-pub enum StoreCause {
-    /// It should exist and does not.
-    #[error("is missing; the pod's records are damaged")]
-    Missing,
-    /// It cannot be read.
-    #[error("cannot be read")]
-    Read(#[source] io::Error),
-    /// It cannot be written.
-    #[error("cannot be written")]
-    Write(#[source] io::Error),
-    /// It cannot be removed.
-    #[error("cannot be removed")]
-    Remove(#[source] io::Error),
-    /// It cannot be locked.
-    #[error("cannot be locked")]
-    Lock(#[source] io::Error),
-    /// A directory cannot be made.
-    #[error("the directory cannot be made")]
-    Directory(#[source] io::Error),
-    /// It is not what it should be.
-    #[error("is damaged")]
-    Parse(#[source] serde_json::Error),
-    /// A newer program wrote it.
-    #[error("has format version {found}, this program knows up to {known}; use the newer hutch that wrote it")]
-    Newer {
-        /// The version in the file.
-        found: u32,
-        /// [`RECORD_VERSION`].
-        known: u32,
-    },
-    /// The file holds a record of another kind.
-    #[error("holds a record of kind {found:?}, expected {expected:?}")]
-    WrongRecord {
-        /// In the file.
-        found: String,
-        /// Asked for.
-        expected: &'static str,
-    },
-    /// A directory still has something mounted in it, so that removing it would remove what is mounted.
-    #[error("has something mounted in it; unmount it first")]
-    Mounted,
-}
+use crate::logger;
 
 /// The two roots and what lies below them.
 #[derive(Clone)]
@@ -115,7 +72,7 @@ pub struct Store {
     disk: Arc<dyn Disk>,
 }
 
-/// Directories in `dir` whose names `parse` takes, in order; none if it does not exist.
+/// The directories in `dir` whose names `parse` accepts, sorted; none if `dir` does not exist.
 ///
 /// # Errors
 /// [`Error::Store`].
@@ -153,12 +110,12 @@ impl Store {
         &self.config_root
     }
 
-    /// The directory of everything that dies with the host.
+    /// The directory of everything that does not survive a restart of the host.
     pub fn run_root(&self) -> &Path {
         &self.run_root
     }
 
-    /// Where the records of a pod lie.
+    /// Paths of the records of a pod.
     pub fn pod(&self, id: &PodId) -> PodDirs {
         PodDirs::new(&self.config_root, &self.run_root, id)
     }
@@ -176,12 +133,20 @@ impl Store {
         }
     }
 
-    /// Reads a record that has to be there.
+    /// Reads a record that must exist.
     ///
     /// # Errors
     /// [`Error::Store`], with [`StoreCause::Missing`] if there is none.
     pub fn need<T: Record>(&self, at: &RecordPath<T>) -> Result<T> {
         self.get(at)?.ok_or_else(|| Error::Store { path: at.path().to_owned(), source: StoreCause::Missing })
+    }
+
+    /// Reads a record for a clean-up, which ignores a record that cannot be read.
+    pub(crate) fn get_or_warn<T: Record>(&self, at: &RecordPath<T>) -> Option<T> {
+        self.get(at).unwrap_or_else(|e| {
+            logger::warn!("{}; ignored while cleaning", e.chain());
+            None
+        })
     }
 
     /// Writes a record: a temporary file in the same directory, flushed, then renamed (P-042).
@@ -208,7 +173,7 @@ impl Store {
         Ok(())
     }
 
-    /// Removes a record; one that is not there is fine.
+    /// Removes a record. A missing one is fine.
     ///
     /// # Errors
     /// [`Error::Store`].
@@ -220,7 +185,7 @@ impl Store {
     /// Whether the pod's config record exists, which is what makes it a pod (P-014).
     ///
     /// # Errors
-    /// [`Error::Store`] if that cannot be told.
+    /// [`Error::Store`] if that cannot be found out.
     pub fn exists(&self, pod: &PodDirs) -> Result<bool> {
         let path = pod.config_record();
         path.path().try_exists().map_err(|e| Error::Store { path: path.path().to_owned(), source: StoreCause::Read(e) })
@@ -261,8 +226,8 @@ impl Store {
         Ok(ids)
     }
 
-    /// Removes a pod's runtime directory, the lock file last: whoever waits for the lock must not find it gone while
-    /// something of the old pod is still there (P-026).
+    /// Removes a pod's runtime directory, the lock file last: a waiter for the lock must not find it gone while something
+    /// of the old pod still exists (P-026).
     pub(crate) fn remove_run_dir(&self, pod: &PodDirs) -> Result<()> {
         let dir = pod.run_dir();
         let lock = pod.lock();
@@ -307,7 +272,7 @@ impl Store {
     }
 }
 
-/// Writes a record to a path outside of any call of the API: a shim leaves its exit record that way. The directory
+/// Writes a record outside of any call of the API: a shim leaves its exit record that way. The directory
 /// has to exist.
 ///
 /// # Errors
@@ -318,12 +283,12 @@ pub fn write_record<T: Record>(path: &Path, record: &T) -> Result<()> {
     HostDisk.write(path, &bytes, &mut || Ok(())).map_err(|e| fail(StoreCause::Write(e)))
 }
 
-/// As [`write_record`], but leaves one that is there, also one that somebody else writes at the same time.
+/// As [`write_record`], but keeps an existing record, even one that another process writes at the same time.
 ///
 /// # Errors
 /// [`Error::Store`].
 pub(crate) fn write_record_if_absent<T: Record>(path: &Path, record: &T) -> Result<()> {
-    // A blank marks what is unfinished, for whoever clears up.
+    // A blank in the name marks an unfinished file for the clean-up.
     let mut own = path.to_owned().into_os_string();
     own.push(format!(" {}", std::process::id()));
     let own = PathBuf::from(own);

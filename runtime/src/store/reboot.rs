@@ -21,11 +21,8 @@ impl PodState {
 }
 
 impl Store {
-    /// Locks a pod alone. One whose host was restarted gets its runtime directory back, with everything in it in state
-    /// `stopped` (P-049). It may be that only leftovers of a pod are locked, or, if it was deleted meanwhile, nothing.
-    ///
-    /// # Errors
-    /// As [`Store::lock`].
+    /// Locks a pod exclusively. After a restart of the host, recreates the runtime directory with everything in state
+    /// `stopped` (P-049). The id may have only leftovers, or nothing if the pod was deleted meanwhile.
     pub fn lock_existing(&self, id: &PodId, timeout: Duration) -> Result<PodLock> {
         let dirs = self.pod(id);
         let lock = match self.lock(id, LockMode::Exclusive, timeout)? {
@@ -40,7 +37,7 @@ impl Store {
 
     /// Whether the runtime directory of a pod does not exist, or holds nothing but what a call that was killed while it
     /// [refreshed](Self::lock_existing) the pod may have left: the lock, and state records of containers. With anything else
-    /// in it the pod's state record was lost, which is another matter (P-043).
+    /// in it the pod's state record was lost, which is an error (P-043).
     pub(crate) fn is_blank(&self, dirs: &PodDirs) -> Result<bool> {
         let fail = |e| Error::Store { path: dirs.run_dir().to_owned(), source: StoreCause::Read(e) };
         let only = |dir: &Path, wanted: &str| -> io::Result<bool> {
@@ -75,9 +72,9 @@ impl Store {
 
     /// The pod's own record comes last: until then the pod is still one whose host was restarted.
     fn refresh_after_reboot(&self, dirs: &PodDirs) -> Result<()> {
-        // A configuration that cannot be read must not keep the pod from being deleted.
+        // The pod must stay deletable even if its configuration cannot be read.
         let config = self.get(&dirs.config_record()).unwrap_or_else(|e| {
-            logger::warn!("{}; its containers are not looked at", e.chain());
+            logger::warn!("{}; its containers are ignored", e.chain());
             None
         });
         let stopped = ContainerState { state: Some(State::Stopped), ..ContainerState::default() };

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
-use super::StoreCause;
+use super::cause::StoreCause;
 
 /// Version of the records' format (P-051).
 pub const RECORD_VERSION: u32 = 1;
@@ -33,14 +33,9 @@ impl<T: Record> RecordPath<T> {
     pub fn path(&self) -> &Path {
         &self.path
     }
-
-    /// The file as a URI.
-    pub fn uri(&self) -> String {
-        format!("file://{}", self.path.display())
-    }
 }
 
-/// What all versions have in common.
+/// The part that all versions have in common.
 #[derive(Deserialize)]
 struct Header {
     version: u32,

@@ -16,7 +16,7 @@ use crate::timestamp::Timestamp;
 /// State of a pod.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct PodState {
-    /// Its state.
+    /// The pod's state.
     pub state: State,
     /// Block indices in use.
     #[serde(default)]
@@ -24,7 +24,7 @@ pub struct PodState {
     /// The poststop hooks have still to run, once, when the pod has stopped (P-088).
     #[serde(default)]
     pub poststop_due: bool,
-    /// Why it is stopped, if nobody asked for that.
+    /// The reason why it is stopped, if no call asked for that.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub reason: Option<String>,
 }
@@ -39,10 +39,10 @@ impl PodState {
 /// State of a container.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ContainerState {
-    /// Its state; absent while it is being created.
+    /// The container's state; absent while it is being created.
     #[serde(default)]
     pub state: Option<State>,
-    /// What it was before the pod was paused (P-142).
+    /// Its state before the pod was paused (P-142).
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub before_pause: Option<State>,
     /// Block index of its root disk.
@@ -60,24 +60,24 @@ pub struct ContainerState {
     /// How its process ended; kept until deletion or restart (P-112).
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub exit: Option<Exit>,
-    /// The guest killed one of its processes for want of memory.
+    /// The guest killed one of its processes because memory ran out.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub oom_killed: bool,
 }
 
-/// A shim and the guest process it stands for.
+/// A guest process and its shim.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ProcessRecord {
-    /// Names the guest process; unique in the pod.
+    /// Token of the guest process; unique in the pod.
     pub token: String,
     /// The shim.
     #[serde(flatten)]
     pub shim: ProcessIdentity,
-    /// When it was made.
+    /// Time at which the shim was spawned.
     pub started_at: Timestamp,
 }
 
-/// What shims leave behind.
+/// The exit of a guest process, recorded by its shim.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ExitRecord {
     /// The guest process; a record of an earlier one is ignored.
@@ -85,10 +85,10 @@ pub struct ExitRecord {
     /// How it ended, if the guest said so.
     #[serde(default)]
     pub status: Option<ExitStatus>,
-    /// Why there is no status.
+    /// The reason why there is no status.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub reason: Option<String>,
-    /// When.
+    /// Time of the exit.
     pub at: Timestamp,
 }
 
@@ -97,7 +97,7 @@ impl ExitRecord {
     pub fn to_exit(&self) -> Exit {
         match self.status {
             Some(status) => Exit::reported(status, self.at),
-            None => Exit::unknown(self.reason.clone().unwrap_or_else(|| "nobody saw it end".into()), self.at),
+            None => Exit::unknown(self.reason.clone().unwrap_or_else(|| "its end was not observed".into()), self.at),
         }
     }
 }
@@ -105,9 +105,9 @@ impl ExitRecord {
 /// One bind mount on the host.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct BindRecord {
-    /// What is bound, links resolved.
+    /// The bound path, links resolved.
     pub source: PathBuf,
-    /// Where, in the pod's shared directory.
+    /// The mount point, in the pod's shared directory.
     pub target: PathBuf,
     /// Destination in the container; `/` for the root file system.
     pub destination: String,
@@ -134,7 +134,7 @@ pub struct NetworkRecord {
     /// It was made for this pod and goes with it.
     #[serde(default)]
     pub created: bool,
-    /// What connects the machine. Kinds that this program does not know are skipped (P-050).
+    /// Endpoints of the machine. Kinds that this program does not know are skipped (P-050).
     #[serde(default, deserialize_with = "crate::network::known_endpoints")]
     pub endpoints: Vec<Endpoint>,
 }
@@ -142,12 +142,12 @@ pub struct NetworkRecord {
 /// The machine of a pod.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct VmRecord {
-    /// Of the machine; a new one for each boot.
+    /// UUID of the machine; a new one for each boot.
     pub uuid: String,
-    /// The process that holds it; nobody before it was made.
+    /// The VMM process; [`ProcessIdentity::NONE`] before it exists.
     #[serde(default, flatten)]
     pub process: ProcessIdentity,
-    /// Its control socket.
+    /// Control socket of the process.
     pub socket: PathBuf,
     /// Slots of hot-plugged devices.
     #[serde(default)]
@@ -155,7 +155,7 @@ pub struct VmRecord {
     /// Drive slots the machine has had from its boot; absent: disks can be plugged in as long as a bridge has room.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub block_slots: Option<u32>,
-    /// vCPUs that the guest's kernel was told of.
+    /// vCPUs that the guest's kernel has prepared for.
     #[serde(default)]
     pub max_vcpus: u32,
     /// vCPUs plugged in after the boot.
@@ -164,10 +164,10 @@ pub struct VmRecord {
     /// MiB of memory plugged in after the boot, beyond what the machine was created with.
     #[serde(default)]
     pub hotplugged_mib: u64,
-    /// The machine is being made as large as this says, or was when that was cut short.
+    /// A change to this size is under way, or was cut short.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub resizing: bool,
-    /// Control group of the pod's processes, set before it is made.
+    /// Control group of the pod's processes; recorded before it is created.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub cgroup: Option<PathBuf>,
 }
@@ -185,9 +185,9 @@ pub struct AgentRecord {
 /// The machine or the agent died.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct FailureRecord {
-    /// What happened.
+    /// The reason.
     pub reason: String,
-    /// When it was noticed.
+    /// The time at which it was noticed.
     pub at: Timestamp,
 }
 

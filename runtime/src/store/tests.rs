@@ -31,8 +31,6 @@ fn a_record_comes_back_as_it_was() {
     store.delete(&pod.state_record()).unwrap();
     store.delete(&pod.state_record()).unwrap();
     assert_eq!(store.need(&pod.state_record()).unwrap_err().kind(), ErrorKind::Store);
-    let uri = pod.state_record().uri();
-    assert!(uri.starts_with("file:///") && uri.ends_with("/run/p/state.json"), "{uri}");
 }
 
 #[test]
@@ -44,7 +42,7 @@ fn p_040_directories_have_their_mode_whatever_the_mask() {
     }
     store.make_dir(pod.run_dir()).unwrap();
     fs::write(pod.run_dir().join("file"), "").unwrap();
-    assert!(store.make_dir(&pod.run_dir().join("file")).is_err(), "a file is no directory");
+    assert!(store.make_dir(&pod.run_dir().join("file")).is_err(), "a file is not a directory");
 }
 
 #[test]
@@ -150,7 +148,7 @@ fn p_051_newer_and_foreign_records_are_told_apart() {
         assert!(matches!(cause(text), StoreCause::Parse(_)), "{text:?}");
     }
     let bad_state = cause(r#"{"version":1,"record":"pod-state","data":{"state":""}}"#);
-    assert!(matches!(bad_state, StoreCause::Parse(_)), "P-010: the empty string is no state");
+    assert!(matches!(bad_state, StoreCause::Parse(_)), "P-010: the empty string is not a state");
 }
 
 #[test]

@@ -9,14 +9,13 @@ use std::path::Path;
 use rustix::fs::{openat2, unlinkat, AtFlags, Dir, FileType, Mode, OFlags, ResolveFlags, CWD};
 use rustix::io::Errno;
 
-/// Deepest tree that is removed; what the runtime makes is four deep.
+/// Limit of depth. The trees that the runtime makes are four deep.
 const MAX_DEPTH: usize = 64;
 
 /// Removes the directory `path` and everything in it; a missing one is fine.
 ///
 /// # Errors
-/// `EXDEV` or `EBUSY` if something is mounted in the tree: nothing of what is mounted was touched. Otherwise the
-/// system's.
+/// `EXDEV` or `EBUSY` if something is mounted in the tree. The mounted files are not touched.
 pub fn remove_tree(path: &Path) -> io::Result<()> {
     let name = CString::new(path.as_os_str().as_bytes())?;
     match open_child(CWD, &name, false) {

@@ -9,12 +9,13 @@ use hutch_agent_proto::{Event, Request, Response};
 use super::client::ControlConnector;
 use crate::agent_client::{AgentError, Session};
 use crate::backend::{AgentCapabilities, AgentHost, AgentSession, BackendError, BackendResult};
+use crate::error::chain;
 use crate::store::VmRecord;
 
 /// Opens sessions with agents through the control sockets of their machines.
 #[derive(Debug, Clone, Default)]
 pub struct VsockAgents {
-    /// What the agents can do.
+    /// Capabilities of the agents.
     pub capabilities: AgentCapabilities,
 }
 
@@ -39,14 +40,14 @@ impl AgentHost for VsockAgents {
 impl AgentSession for Connected {
     fn call(&mut self, request: Request, deadline: Duration) -> BackendResult<Response> {
         if request == Request::PowerOff {
-            // Its answer is the end of the connection.
+            // The end of the connection is the reply.
             return self.session.power_off(deadline).map(|()| Response::Done).map_err(backend_error);
         }
         self.session.call(request, deadline).map_err(backend_error)
     }
 
-    fn call_patiently(&mut self, request: Request, patience: Duration) -> BackendResult<Option<Response>> {
-        self.session.call_with_timeout(request, Some(patience)).map_err(backend_error)
+    fn call_with_timeout(&mut self, request: Request, timeout: Duration) -> BackendResult<Option<Response>> {
+        self.session.call_with_timeout(request, Some(timeout)).map_err(backend_error)
     }
 
     fn next_event(&mut self, timeout: Duration) -> BackendResult<Option<Event>> {
@@ -61,11 +62,13 @@ impl AgentSession for Connected {
     }
 }
 
-/// The session's errors as the pod API sees them.
+/// Translates a session's errors for the pod API.
 fn backend_error(error: AgentError) -> BackendError {
     match error {
         AgentError::Remote { source, .. } => BackendError::Remote(source),
         AgentError::Deadline { after, .. } | AgentError::Greeting(after) => BackendError::Timeout { after },
+        // Not a lost guest: its machine must not be killed only because this is the wrong program.
+        AgentError::Connect(e) if is_other_version(&e) => BackendError::system("connect to the guest's agent", e),
         AgentError::Connect(e) if e.kind() == std::io::ErrorKind::TimedOut => BackendError::Lost(e.to_string()),
         AgentError::Encode { .. } | AgentError::Unexpected(_) => BackendError::Refused(chain(&error)),
         AgentError::Version { .. } => BackendError::Refused(chain(&error)),
@@ -75,12 +78,7 @@ fn backend_error(error: AgentError) -> BackendError {
     }
 }
 
-fn chain(error: &AgentError) -> String {
-    let mut text = error.to_string();
-    let mut source = std::error::Error::source(error);
-    while let Some(cause) = source {
-        text.push_str(&format!(": {cause}"));
-        source = cause.source();
-    }
-    text
+fn is_other_version(error: &std::io::Error) -> bool {
+    let inner = error.get_ref().and_then(|inner| inner.downcast_ref());
+    matches!(inner, Some(BackendError::OtherVersion { .. }))
 }

@@ -2,7 +2,6 @@
 
 use std::io;
 use std::os::unix::net::UnixStream;
-use std::path::Path;
 use std::sync::mpsc::Receiver;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, RwLock};
 use std::time::{Duration, Instant};
@@ -13,13 +12,15 @@ use hutch_vmm::config::{
     TapSource, VsockConfig, GROWTH_STEP_MIB, GROWTH_THRESHOLD_MIB,
 };
 use hutch_vmm::footprint::{drop_program_pages, ProgramPages};
-use hutch_vmm::{BlockSlot, Machine, MachineConfig, MachineExit, MemHandle, Stopper};
+use hutch_vmm::{BlockSlot, Machine, MachineConfig, MachineExit, MemHandle};
 
-use crate::backend::{BackendError, BackendResult, BlockDevice, VmSpec};
+use crate::backend::{BackendError, BackendResult, BlockDevice, VmReply, VmRequest, VmSpec, VmState};
+use crate::error::chain;
+use crate::sync;
 
-/// The guest's address; it means something inside its own machine only.
+/// The guest's vsock address, which is local to its machine.
 const GUEST_CID: u64 = 3;
-/// How long a pause may have to wait for the thread that watches for the machine's end.
+/// Slice in which a thread waits for the machine's end. A pause may have to wait for one.
 const WATCH: Duration = Duration::from_millis(100);
 /// Size of a huge page, MiB.
 const HUGE_PAGE_MIB: u64 = 2;
@@ -27,37 +28,19 @@ const HUGE_PAGE_MIB: u64 = 2;
 /// How a machine ended.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct MachineEnd {
-    /// In words.
+    /// Text for people.
     pub reason: String,
-    /// Somebody had asked for it.
+    /// The end was asked for.
     pub expected: bool,
 }
 
 /// A started machine, as the control server uses it, from several threads at once.
 pub trait GuestMachine: Send + Sync {
-    /// Waits for the guest to report.
+    /// Carries out a request. The server itself handles [`VmRequest::Start`] and [`VmRequest::ExpectEnd`].
     ///
     /// # Errors
-    /// [`BackendError::Timeout`]; [`BackendError::Lost`] with the reason if it ended before.
-    fn wait_ready(&self, timeout: Duration) -> BackendResult<()>;
-
-    /// Waits for the machine's end.
-    fn wait_end(&self) -> MachineEnd;
-
-    /// Holds the vCPUs; held ones stay held.
-    ///
-    /// # Errors
-    /// If they cannot be held.
-    fn pause(&self) -> BackendResult<()>;
-
-    /// Lets the vCPUs run; running ones run on.
-    ///
-    /// # Errors
-    /// If they cannot be let run.
-    fn resume(&self) -> BackendResult<()>;
-
-    /// Whether the vCPUs are held.
-    fn is_paused(&self) -> bool;
+    /// [`BackendError::Timeout`]; [`BackendError::Lost`] with the reason if the machine has ended; otherwise a refusal.
+    fn handle(&self, request: VmRequest) -> BackendResult<VmReply>;
 
     /// Opens a connection to a vsock port of the guest.
     ///
@@ -65,41 +48,8 @@ pub trait GuestMachine: Send + Sync {
     /// `TimedOut`, `ConnectionRefused`.
     fn connect(&self, port: u32, timeout: Duration) -> io::Result<UnixStream>;
 
-    /// Plugs a disk in.
-    ///
-    /// # Errors
-    /// If that is not possible.
-    fn plug_block(&self, device: &BlockDevice) -> BackendResult<()>;
-
-    /// Passes a host device through.
-    ///
-    /// # Errors
-    /// If that is not possible.
-    fn plug_vfio(&self, id: &str, path: &Path) -> BackendResult<()>;
-
-    /// Takes a device out; one that is not there is fine.
-    ///
-    /// # Errors
-    /// If that is not possible.
-    fn unplug(&self, id: &str) -> BackendResult<()>;
-
-    /// Changes the number of vCPUs.
-    ///
-    /// # Errors
-    /// If that is not possible.
-    fn set_vcpus(&self, count: u32) -> BackendResult<()>;
-
-    /// Changes the memory; returns the bytes that the guest is to have beyond what its kernel booted with.
-    ///
-    /// # Errors
-    /// If that is not possible.
-    fn set_memory(&self, mib: u64) -> BackendResult<u64>;
-
-    /// The last lines of the console.
-    fn console(&self, lines: usize) -> Vec<String>;
-
-    /// Ends the machine.
-    fn stop(&self);
+    /// Waits for the machine's end.
+    fn wait_end(&self) -> MachineEnd;
 }
 
 /// Opens a connection to a port of the guest.
@@ -109,10 +59,10 @@ type Connect = dyn Fn(u32, Duration) -> io::Result<UnixStream> + Send + Sync;
 pub struct KvmMachine {
     machine: RwLock<Machine>,
     connect: Box<Connect>,
-    stopper: Stopper,
     slots: Mutex<Vec<Slot>>,
-    /// What can be plugged in, and what the guest's kernel begins with.
+    /// Memory that can be plugged in; `None` if the machine cannot grow.
     memory: Option<MemHandle>,
+    /// Memory that the guest's kernel boots with, MiB.
     boot_mib: u64,
     phase: Arc<(Mutex<Phase>, Condvar)>,
 }
@@ -134,7 +84,7 @@ impl KvmMachine {
     /// Builds and starts the machine.
     ///
     /// # Errors
-    /// [`BackendError::Refused`] with what the machine monitor says.
+    /// [`BackendError::Refused`] with the machine monitor's error.
     pub fn launch(spec: &VmSpec) -> BackendResult<Self> {
         let refused = |e: &dyn std::error::Error| BackendError::Refused(chain(e));
         let config = machine_config(spec)?;
@@ -147,35 +97,34 @@ impl KvmMachine {
         let reports = vsock.listen(HOST_PORT).map_err(|e| BackendError::system("listen for the guest's agent", e))?;
         drop_program_pages(ProgramPages::DataAndCode);
         machine.start().map_err(|e| refused(&e))?;
-        let stopper = machine.stopper();
         let slots = machine.block_slots().iter().map(|slot| Slot { slot: slot.clone(), disk: None }).collect();
         let phase = Arc::default();
         watch_reports(reports, &phase)?;
         let connect = Box::new(move |port, timeout| vsock.connect(port, timeout));
         let (memory, boot_mib) = (machine.memory(), config.memory.size_mib);
         let slots = Mutex::new(slots);
-        Ok(Self { machine: RwLock::new(machine), connect, stopper, slots, memory, boot_mib, phase })
+        Ok(Self { machine: RwLock::new(machine), connect, slots, memory, boot_mib, phase })
     }
 
     fn slots(&self) -> MutexGuard<'_, Vec<Slot>> {
-        self.slots.lock().unwrap_or_else(PoisonError::into_inner)
+        sync::lock(&self.slots)
     }
 
     fn phase(&self) -> MutexGuard<'_, Phase> {
-        self.phase.0.lock().unwrap_or_else(PoisonError::into_inner)
+        sync::lock(&self.phase.0)
     }
 }
 
-/// Notes the agent's report. The connection itself is not needed: sessions are opened from the host.
+/// Notes the agent's report. The connection itself is not used: the host opens sessions.
 fn watch_reports(reports: Receiver<UnixStream>, phase: &Arc<(Mutex<Phase>, Condvar)>) -> BackendResult<()> {
     let phase = Arc::clone(phase);
     let watch = move || {
-        // Kept until the machine is gone: the agent may take a closed report for a host that went away.
+        // Kept until the machine is gone: the agent may take a closed connection for a host that went away.
         let mut kept = Vec::new();
         while let Ok(report) = reports.recv() {
             kept.truncate(7);
             kept.push(report);
-            phase.0.lock().unwrap_or_else(PoisonError::into_inner).ready = true;
+            sync::lock(&phase.0).ready = true;
             phase.1.notify_all();
         }
     };
@@ -184,6 +133,53 @@ fn watch_reports(reports: Receiver<UnixStream>, phase: &Arc<(Mutex<Phase>, Condv
 }
 
 impl GuestMachine for KvmMachine {
+    fn handle(&self, request: VmRequest) -> BackendResult<VmReply> {
+        match request {
+            VmRequest::WaitReady { timeout } => self.wait_ready(timeout)?,
+            VmRequest::State => {
+                let paused = self.phase().paused;
+                return Ok(VmReply::State(if paused { VmState::Paused } else { VmState::Running }));
+            }
+            VmRequest::Pause => self.pause()?,
+            VmRequest::Resume => self.resume()?,
+            VmRequest::PlugBlock(device) => self.plug_block(&device)?,
+            VmRequest::Unplug { id } => self.unplug(&id),
+            VmRequest::SetVcpus(count) => self.set_vcpus(count)?,
+            VmRequest::SetMemory { mib } => return self.set_memory(mib).map(VmReply::Memory),
+            VmRequest::Start(_) | VmRequest::ExpectEnd(_) => {
+                return Err(BackendError::Unsupported("this request inside of a machine"));
+            }
+        }
+        Ok(VmReply::Done)
+    }
+
+    fn connect(&self, port: u32, timeout: Duration) -> io::Result<UnixStream> {
+        (self.connect)(port, timeout)
+    }
+
+    fn wait_end(&self) -> MachineEnd {
+        let exit = loop {
+            // In slices: a pause needs the machine for itself.
+            let machine = sync::read(&self.machine);
+            if let Some(exit) = machine.wait(Some(WATCH)) {
+                break exit;
+            }
+        };
+        let mut reason = exit.to_string();
+        if exit == MachineExit::GuestPanic {
+            let machine = sync::read(&self.machine);
+            let tail = machine.console_tail(50);
+            if let Some(line) = tail.iter().find(|line| line.contains("Kernel panic")) {
+                reason.push_str(&format!(": {}", crate::agent_client::printable(line, 200)));
+            }
+        }
+        self.phase().ended = Some(reason.clone());
+        self.phase.1.notify_all();
+        MachineEnd { reason, expected: exit == MachineExit::Stopped }
+    }
+}
+
+impl KvmMachine {
     fn wait_ready(&self, timeout: Duration) -> BackendResult<()> {
         let deadline = Instant::now() + timeout;
         let mut phase = self.phase();
@@ -202,32 +198,11 @@ impl GuestMachine for KvmMachine {
         }
     }
 
-    fn wait_end(&self) -> MachineEnd {
-        let exit = loop {
-            // In slices: a pause needs the machine for itself.
-            let machine = self.machine.read().unwrap_or_else(PoisonError::into_inner);
-            if let Some(exit) = machine.wait(Some(WATCH)) {
-                break exit;
-            }
-        };
-        let mut reason = exit.to_string();
-        if exit == MachineExit::GuestPanic {
-            let machine = self.machine.read().unwrap_or_else(PoisonError::into_inner);
-            let tail = machine.console_tail(50);
-            if let Some(line) = tail.iter().find(|line| line.contains("Kernel panic")) {
-                reason.push_str(&format!(": {}", crate::agent_client::printable(line, 200)));
-            }
-        }
-        self.phase().ended = Some(reason.clone());
-        self.phase.1.notify_all();
-        MachineEnd { reason, expected: exit == MachineExit::Stopped }
-    }
-
     fn pause(&self) -> BackendResult<()> {
         if self.phase().paused {
             return Ok(());
         }
-        let mut machine = self.machine.write().unwrap_or_else(PoisonError::into_inner);
+        let mut machine = sync::write(&self.machine);
         machine.pause().map_err(|e| BackendError::Refused(chain(&e)))?;
         self.phase().paused = true;
         Ok(())
@@ -237,24 +212,16 @@ impl GuestMachine for KvmMachine {
         if !self.phase().paused {
             return Ok(());
         }
-        let mut machine = self.machine.write().unwrap_or_else(PoisonError::into_inner);
+        let mut machine = sync::write(&self.machine);
         machine.resume().map_err(|e| BackendError::Refused(chain(&e)))?;
         self.phase().paused = false;
         Ok(())
     }
 
-    fn is_paused(&self) -> bool {
-        self.phase().paused
-    }
-
-    fn connect(&self, port: u32, timeout: Duration) -> io::Result<UnixStream> {
-        (self.connect)(port, timeout)
-    }
-
     fn plug_block(&self, device: &BlockDevice) -> BackendResult<()> {
         let mut slots = self.slots();
         let count = slots.len();
-        // One that is there already is from a call that did not live to see the answer.
+        // The disk may be there already, from a call that was killed before it saw the reply.
         let place = slots.iter().position(|slot| slot.disk.as_ref() == Some(&device.id));
         let place = place.or_else(|| slots.iter().position(|slot| slot.disk.is_none()));
         let slot = place.and_then(|place| slots.get_mut(place)).ok_or_else(|| {
@@ -268,20 +235,15 @@ impl GuestMachine for KvmMachine {
         Ok(())
     }
 
-    fn plug_vfio(&self, _: &str, _: &Path) -> BackendResult<()> {
-        Err(BackendError::Unsupported("passing devices through"))
-    }
-
-    fn unplug(&self, id: &str) -> BackendResult<()> {
+    fn unplug(&self, id: &str) {
         for slot in self.slots().iter_mut().filter(|slot| slot.disk.as_deref() == Some(id)) {
             slot.slot.eject();
             slot.disk = None;
         }
-        Ok(())
     }
 
     fn set_vcpus(&self, count: u32) -> BackendResult<()> {
-        let machine = self.machine.read().unwrap_or_else(PoisonError::into_inner);
+        let machine = sync::read(&self.machine);
         machine.ensure_vcpus(count).map_err(|e| BackendError::Refused(chain(&e)))
     }
 
@@ -293,26 +255,18 @@ impl GuestMachine for KvmMachine {
             None => Err(BackendError::Unsupported("changing the memory of a machine that was not made for it")),
         }
     }
-
-    fn console(&self, lines: usize) -> Vec<String> {
-        self.machine.read().unwrap_or_else(PoisonError::into_inner).console_tail(lines)
-    }
-
-    fn stop(&self) {
-        self.stopper.stop();
-    }
 }
 
 /// Keeps all memory of this process, and with it the guest's, from being swapped out once it is used. Set before the
 /// guest's memory is made.
 fn lock_memory() -> BackendResult<()> {
     use rustix::mm::{mlockall, MlockAllFlags};
-    // Without ONFAULT the whole guest memory would be taken at once; that is what memory_prealloc is for.
+    // Without ONFAULT the whole guest memory would be allocated at once; memory_prealloc is for that.
     mlockall(MlockAllFlags::CURRENT | MlockAllFlags::FUTURE | MlockAllFlags::ONFAULT)
         .map_err(|e| BackendError::system("lock memory (hypervisor.mlock; see RLIMIT_MEMLOCK)", e.into()))
 }
 
-/// The pod API's machine in the machine monitor's terms.
+/// Translates the pod API's machine to a configuration of the machine monitor.
 fn machine_config(spec: &VmSpec) -> BackendResult<MachineConfig> {
     let mut config = MachineConfig::new(&spec.name, &spec.kernel);
     config.vcpus = spec.vcpus.max(1);
@@ -375,16 +329,6 @@ fn parse_mac(text: &str) -> BackendResult<[u8; 6]> {
         None => Ok(mac),
         Some(_) => Err(bad()),
     }
-}
-
-fn chain(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut source = error.source();
-    while let Some(cause) = source {
-        text.push_str(&format!(": {cause}"));
-        source = cause.source();
-    }
-    text
 }
 
 #[cfg(test)]

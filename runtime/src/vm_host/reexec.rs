@@ -1,8 +1,8 @@
 //! Starting hutch again with a hidden verb: the VMM process and the shims are born here.
 //!
-//! What such a process must not inherit: descriptors of the caller beyond the three standard ones (an inherited one
-//! keeps a lock or a pipe of the caller alive, P-031), its session, and signals that it ignores or blocks.
-#![allow(unsafe_code)] // The few calls between fork and exec have no safe form.
+//! Such a process must not inherit the caller's descriptors beyond the three standard ones (they would keep a lock or a
+//! pipe of the caller alive, P-031), its session, nor its ignored and blocked signals.
+#![expect(unsafe_code, reason = "the calls between fork and exec have no safe form")]
 
 use std::ffi::OsString;
 use std::io;
@@ -16,7 +16,7 @@ use nix::sys::signal::SigSet;
 /// How to start hutch again.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ReExec {
-    /// The program.
+    /// Path of the program.
     pub program: PathBuf,
     /// Its arguments: the hidden verb.
     pub args: Vec<OsString>,
@@ -25,7 +25,7 @@ pub struct ReExec {
 }
 
 impl ReExec {
-    /// This very program with a hidden verb. Works also when its file was replaced meanwhile.
+    /// This program with a hidden verb. Works even if its file was replaced meanwhile.
     pub fn itself(verb: &str) -> Self {
         Self { program: "/proc/self/exe".into(), args: vec![verb.into()], env: Vec::new() }
     }

@@ -18,9 +18,6 @@ pub fn vmm_verb() -> Result<MachineEnd, ServeError> {
 }
 
 /// As [`vmm_verb`] with another kind of machine.
-///
-/// # Errors
-/// As [`vmm_verb`].
 pub fn vmm_verb_with<M: GuestMachine + 'static>(
     launch: impl FnOnce(&VmSpec) -> BackendResult<M>,
 ) -> Result<MachineEnd, ServeError> {
@@ -31,7 +28,7 @@ pub fn vmm_verb_with<M: GuestMachine + 'static>(
     })?;
     if !end.expected && !failure_record.as_os_str().is_empty() {
         let record = FailureRecord { reason: end.reason.clone(), at: Timestamp::now() };
-        // The pod's directory may be gone; then nobody asks any more.
+        // The pod's directory may be gone; then no call needs the record.
         if let Err(error) = write_record(&failure_record, &record) {
             log::warn!("{}", error.chain());
         }

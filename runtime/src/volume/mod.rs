@@ -5,6 +5,7 @@
 //! has no record: as long as it uses the volume). A removal takes the exclusive lock, so neither can act between the
 //! other's check and its change.
 
+mod hold;
 #[cfg(test)]
 mod tests;
 
@@ -25,6 +26,8 @@ use crate::pod::OpenPod;
 use crate::runtime::Runtime;
 use crate::store::{directories_in, StoreCause};
 use crate::timestamp::Timestamp;
+
+pub use hold::VolumeHold;
 
 /// Prefix of the directories of volumes under removal. The name of a volume cannot have it.
 const REMOVED: &str = ".removed-";
@@ -51,20 +54,6 @@ pub struct Volumes {
     dir: PathBuf,
 }
 
-/// A volume that cannot be removed while this value lives.
-#[derive(Debug)]
-pub struct VolumeHold {
-    path: PathBuf,
-    _lock: File,
-}
-
-impl VolumeHold {
-    /// The volume's directory.
-    pub fn path(&self) -> &Path {
-        &self.path
-    }
-}
-
 impl Volumes {
     /// The volumes in `dir`, which need not exist yet.
     pub fn at(dir: impl Into<PathBuf>) -> Self {
@@ -84,7 +73,7 @@ impl Volumes {
             match self.open_locked(name, FlockOperation::LockShared)? {
                 Some(lock) => {
                     fault::point("volume.held")?;
-                    return Ok(VolumeHold { path, _lock: lock });
+                    return Ok(VolumeHold::new(path, lock));
                 }
                 None => continue,
             }
@@ -186,9 +175,9 @@ impl Runtime {
     ///
     /// # Examples
     /// ```
-    /// # use hutch_runtime_fakes::World;
-    /// # let world = World::new();
-    /// # let runtime = world.runtime();
+    /// # use hutch_runtime_fakes::FakeHost;
+    /// # let host = FakeHost::new();
+    /// # let runtime = host.runtime();
     /// let volume = runtime.create_volume("data")?;
     /// assert!(volume.path.is_dir());
     /// runtime.remove_volume("data")?;

@@ -135,7 +135,7 @@ fn disk_pod(stage: &Stage) -> PodConfig {
 
 /// Makes a call.
 pub fn perform(stage: &Stage, runtime: &Runtime, call: &str) -> Result<()> {
-    let force = StopOptions { force: true };
+    let force = StopOptions::forced();
     match call {
         "host_restart" => {
             stage.host_restart();
@@ -229,7 +229,7 @@ pub fn assert_recovers_within(stage: &Stage, label: &str, agent_timeout: Duratio
                 Err(error) => panic!("{label}: status of {}: {}", container.id, error.chain()),
             }
         }
-        runtime.stop_pod("p", StopOptions { force: true }).unwrap_or_else(|e| panic!("{label}: stop: {}", e.chain()));
+        runtime.stop_pod("p", StopOptions::forced()).unwrap_or_else(|e| panic!("{label}: stop: {}", e.chain()));
         let stopped = runtime.status_pod("p").expect("status after the stop");
         assert_eq!(stopped.state, Some(State::Stopped), "{label}");
         runtime.delete_pod("p", Default::default()).unwrap_or_else(|e| panic!("{label}: delete: {}", e.chain()));
@@ -249,7 +249,7 @@ pub fn assert_recovers_within(stage: &Stage, label: &str, agent_timeout: Duratio
     assert_no_leaks(stage, label);
 }
 
-/// A process that was told to end, or noticed that its runtime died, takes a moment.
+/// A process that was asked to end, or noticed that its runtime died, takes a moment.
 pub fn assert_no_leaks(stage: &Stage, label: &str) {
     let deadline = Instant::now() + Duration::from_secs(10);
     loop {

@@ -32,7 +32,7 @@ impl Random {
     }
 }
 
-/// What may come out of a verb while others are at work: success, or an error that says that somebody else was first.
+/// The possible results of a verb beside concurrent calls: success, or an error that says that another call was first.
 /// Anything else is a mistake.
 fn acceptable(verb: &str, error: &Error) -> bool {
     match error.kind() {
@@ -56,7 +56,7 @@ pub fn hammer(stage: &Stage, runtime: &Runtime) -> u8 {
     let mut random = Random(number(SEED).wrapping_mul(0x9E37_79B9_7F4A_7C15) | 1);
     let end = Instant::now() + Duration::from_millis(number(MILLIS));
     let command = Command { args: vec!["serve".into()], detach: true, ..Command::default() };
-    let force = StopOptions { force: true };
+    let force = StopOptions::forced();
     let mut done = 0;
     // On a busy machine a call may take its time; each makes some all the same.
     while Instant::now() < end || done < CALLS {
@@ -64,7 +64,7 @@ pub fn hammer(stage: &Stage, runtime: &Runtime) -> u8 {
         let (verb, result) = match random.below(20) {
             0 => ("create", runtime.create_pod(pod(stage, "p")).map(drop)),
             1 | 2 => ("start", runtime.start_pod("p").map(drop)),
-            3 => ("stop", runtime.stop_pod("p", StopOptions { force: random.below(2) == 0 }).map(drop)),
+            3 => ("stop", runtime.stop_pod("p", StopOptions { force: random.below(2) == 0, signal: None }).map(drop)),
             4 => ("delete", runtime.delete_pod("p", DeleteOptions { force: random.below(4) == 0 }).map(drop)),
             5 => ("pause", runtime.pause_pod("p").map(drop)),
             6 | 7 => ("resume", runtime.resume_pod("p").map(drop)),
@@ -94,14 +94,14 @@ pub fn hammer(stage: &Stage, runtime: &Runtime) -> u8 {
 fn check_list(list: &[hutch_runtime::spec::PodStatus]) {
     assert!(list.len() <= 1, "{list:?}");
     for status in list {
-        // What is shown of a busy pod was read while somebody changed it.
+        // The records of a busy pod were read while another call changed them.
         if !status.busy && status.error.is_none() {
             check_status(status);
         }
     }
 }
 
-/// What must hold in every state that anybody can see.
+/// Invariants of every state that a reader can see.
 fn check_status(status: &hutch_runtime::spec::PodStatus) {
     let pod = status.state.expect("a state");
     let mut seen = Vec::new();

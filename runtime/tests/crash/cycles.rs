@@ -1,7 +1,7 @@
 //! A thousand lives of a pod leave nothing: no descriptors, no memory to speak of, no files.
 
 use hutch_runtime::{Runtime, StopOptions};
-use hutch_runtime_fakes::World;
+use hutch_runtime_fakes::FakeHost;
 
 use crate::calls::{assert_no_leaks, pod, ROLE_TEST};
 
@@ -43,31 +43,31 @@ fn a_thousand_cycles_in_memory_leave_nothing() {
 #[test]
 #[ignore = "the inner half of the test above"]
 fn inside_a_process_of_its_own() {
-    let world = World::new();
-    let mut options = world.options();
+    let host = FakeHost::new();
+    let mut options = host.options();
     options.stop_timeout = std::time::Duration::from_millis(1);
-    let runtime = Runtime::new(world.store(), world.backends(), options);
+    let runtime = Runtime::new(host.store(), host.backends(), options);
     let cycle = || {
-        runtime.create_pod(world.pod("p", &["a"])).unwrap();
+        runtime.create_pod(host.pod("p", &["a"])).unwrap();
         runtime.start_pod("p").unwrap();
         runtime.kill_container("p", "a", 9, true).unwrap();
         runtime.stop_pod("p", StopOptions::default()).unwrap();
         runtime.delete_pod("p", Default::default()).unwrap();
-        world.calls();
-        world.forget_the_dead();
+        host.calls();
+        host.forget_the_dead();
     };
     for _ in 0..100 {
         cycle();
     }
-    let before = (descriptors(), files(world.dir()), resident_kib());
+    let before = (descriptors(), files(host.dir()), resident_kib());
     for _ in 0..1000 {
         cycle();
     }
-    let after = (descriptors(), files(world.dir()), resident_kib());
+    let after = (descriptors(), files(host.dir()), resident_kib());
     println!("descriptors, files, KiB: {before:?} {after:?}");
     assert_eq!((after.0, after.1), (before.0, before.1));
     assert!(after.2 < before.2 + 4096, "{before:?} {after:?}");
-    assert!(world.leaks().is_empty());
+    assert!(host.leaks().is_empty());
 }
 
 #[test]

@@ -33,7 +33,7 @@ fn kill(pid: i32) {
     }
 }
 
-/// Who dies.
+/// The process that dies.
 #[derive(Debug, Clone, Copy)]
 enum Victim {
     Machine,
@@ -50,12 +50,12 @@ fn slay(stage: &Stage, victim: Victim) {
         Victim::Machine => read("run/p/hypervisor.json").map(kill),
         Victim::Shim => read("run/p/a/process.json").map(kill),
         // Before its record there is no machine yet that could be talked to.
-        Victim::Agent if stage.dir().join("run/p/agent.json").exists() => stage.tell_guest("p", "hang").ok(),
+        Victim::Agent if stage.dir().join("run/p/agent.json").exists() => stage.control_guest("p", "hang").ok(),
         Victim::Agent => None,
     };
 }
 
-/// At every `step`-th point of each call, somebody dies while the call waits; then it goes on. Whatever it answers, it
+/// At every `step`-th point of each call, a process dies while the call waits; then it goes on. Whatever it answers, it
 /// ends, and everything can be cleaned up.
 fn deaths(victim: Victim, step: usize, cases: &[Case]) -> usize {
     let mut count = 0;
@@ -66,10 +66,10 @@ fn deaths(victim: Victim, step: usize, cases: &[Case]) -> usize {
             let label = format!("{}: {victim:?} dies at {point}", case.label());
             let mut command = case.command(&stage);
             command.env("HUTCH_FAULT", format!("{point}:stop"));
-            let mut patience = stage.options().agent_timeout;
+            let mut timeout = stage.options().agent_timeout;
             if let Victim::Agent = victim {
                 // A guest that does not answer is waited for; not for long, here.
-                patience = SILENT_GUEST;
+                timeout = SILENT_GUEST;
                 command.env("HUTCH_TEST_AGENT_TIMEOUT_MS", "300");
             }
             let child = command.spawn().expect("a child");
@@ -83,7 +83,7 @@ fn deaths(victim: Victim, step: usize, cases: &[Case]) -> usize {
             let output = child.wait_with_output().expect("its end");
             let errors = String::from_utf8_lossy(&output.stderr);
             assert!(matches!(output.status.code(), Some(0 | 3)), "{label}: {:?} {errors}", output.status.signal());
-            assert_recovers_within(&stage, &label, patience);
+            assert_recovers_within(&stage, &label, timeout);
             count += usize::from(stopped);
         }
     }
@@ -118,7 +118,7 @@ fn a_machine_that_dies_is_noticed_within_a_second_and_recorded() {
         let start = Instant::now();
         match how {
             "killed" => kill(runtime.status_pod("p").unwrap().vmm_pid),
-            _ => stage.tell_guest("p", "panic").unwrap(),
+            _ => stage.control_guest("p", "panic").unwrap(),
         }
         let mut last = None;
         while let Some(event) = events.next(Duration::from_secs(1)).unwrap() {
@@ -181,6 +181,6 @@ fn p_206_processes_that_were_never_released_end_with_their_maker() {
     assert!(process.is_alive());
     drop(shim);
     assert!(process.wait_end(Duration::from_secs(10)).unwrap());
-    assert!(!spec.exit_record.exists(), "it stood for nobody");
+    assert!(!spec.exit_record.exists(), "it stood for no process");
     let _ = container(&stage, "c");
 }

@@ -19,7 +19,7 @@ fn kill_everywhere(case: &Case) -> usize {
     killed
 }
 
-/// Kills the call at a point and looks at what is left; `false` if the call never came by.
+/// Kills the call at a point and checks what is left; `false` if the call never passed the point.
 fn kill_at(case: &Case, point: &str) -> bool {
     let label = format!("{} killed at {point}", case.label());
     (0..ATTEMPTS).any(|_| {

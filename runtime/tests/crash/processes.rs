@@ -1,16 +1,17 @@
 //! VMM processes and shims as processes: what callers see of them.
 
 use std::io::Read;
+use std::os::unix::net::UnixListener;
 use std::os::unix::process::CommandExt;
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
 use hutch_agent_proto::Request;
-use hutch_runtime::backend::{AgentHost, BackendError};
+use hutch_runtime::backend::{AgentHost, BackendError, VmReply, VmRequest};
 use hutch_runtime::fault::{arm, passed, Action};
 use hutch_runtime::process::ProcessIdentity;
 use hutch_runtime::spec;
-use hutch_runtime::vm_host::message::{ControlReply, ControlRequest};
+use hutch_runtime::vm_host::message::{ControlHello, CONTROL_PROTOCOL};
 use hutch_runtime::vm_host::{ControlClient, VsockAgents};
 use hutch_runtime::{ErrorKind, State, StopOptions};
 use hutch_runtime_fakes::process::Stage;
@@ -21,7 +22,7 @@ fn running() -> (Stage, hutch_runtime::Runtime) {
     let stage = Stage::new(ROLE_TEST);
     let runtime = stage.runtime();
     runtime.run_pod(pod(&stage, "p")).unwrap();
-    // What the other tests count on when they find nothing: that it would be found.
+    // The other tests find nothing left; this shows that they would find it.
     assert_eq!(stage.processes().len(), 2, "the VMM and a shim");
     assert!(stage.leaks().iter().any(|leak| leak.contains("namespace")), "{:?}", stage.leaks());
     (stage, runtime)
@@ -40,7 +41,7 @@ fn a_shim_lives_as_long_as_its_process_and_exits_with_its_code() {
     let pid = runtime.status_container("p", "a").unwrap().pid;
     let shim = ProcessIdentity::of(pid).unwrap();
     assert!(shim.is_alive());
-    stage.tell_guest("p", "exit a 37").unwrap();
+    stage.control_guest("p", "exit a 37").unwrap();
     assert!(shim.wait_end(Duration::from_secs(10)).unwrap());
     // It is a child of this process.
     let pid = rustix::process::Pid::from_raw(pid).unwrap();
@@ -52,13 +53,13 @@ fn a_shim_lives_as_long_as_its_process_and_exits_with_its_code() {
 }
 
 /// A power-off that was asked for leaves no failure record, not even for the moment until the stop removes it; one that
-/// nobody asked for does.
+/// no call asked for does.
 #[test]
 fn p_080_only_an_unexpected_end_is_a_failure() {
     let (stage, runtime) = running();
     let failure = stage.dir().join("run/p/failure.json");
     let fault = arm("vm.wait-end:after", 1, Action::Error);
-    assert!(runtime.stop_pod("p", StopOptions { force: true }).is_err(), "{:?}", passed());
+    assert!(runtime.stop_pod("p", StopOptions::forced()).is_err(), "{:?}", passed());
     drop(fault);
     assert!(!failure.exists());
     runtime.stop_pod("p", StopOptions::default()).unwrap();
@@ -95,7 +96,7 @@ fn p_097_a_caller_that_stays_gets_the_output_of_the_process() {
     let processes = runtime.list_execs("p", "a").unwrap();
     assert_eq!(processes.len(), 1);
     assert!(ProcessIdentity::of(processes[0].pid).unwrap().is_alive(), "it outlives the call that started it");
-    // Detached: nobody keeps the caller's pipe (O-009); it ends with the call.
+    // Detached: no process keeps the caller's pipe (O-009); it ends with the call.
     let mut output = String::new();
     child.stdout.take().unwrap().read_to_string(&mut output).unwrap();
     finish(&stage, &runtime);
@@ -111,7 +112,7 @@ fn p_126_an_exec_of_another_process_can_be_waited_for() {
     assert_eq!(exit.code, Some(9));
     let command = spec::Command { args: vec!["serve".into()], detach: true, ..spec::Command::default() };
     let (_, _, process) = runtime.exec_container("p", "a", &command, Default::default()).unwrap();
-    runtime.stop_container("p", "a", StopOptions { force: true }).unwrap();
+    runtime.stop_container("p", "a", StopOptions::forced()).unwrap();
     let shim = ProcessIdentity { pid: process.pid, start_ticks: 0 };
     assert!(!shim.is_alive());
     finish(&stage, &runtime);
@@ -162,18 +163,47 @@ fn the_control_socket_answers_several_callers_and_survives_nonsense() {
     let socket = stage.vm_record("p").unwrap().socket;
     let mut clients: Vec<ControlClient> = (0..20).map(|_| ControlClient::connect(&socket).unwrap()).collect();
     for client in &mut clients {
-        assert!(matches!(client.call(&ControlRequest::State), Ok(ControlReply::State(_))));
+        assert!(matches!(client.call(VmRequest::State), Ok(VmReply::State(_))));
     }
     let spec = Box::default();
-    assert!(matches!(clients[0].call(&ControlRequest::Start(spec)), Err(BackendError::Refused(_))));
-    assert!(clients[0].open_port(4711, Duration::from_secs(1)).is_err(), "nobody listens there");
+    assert!(matches!(clients[0].call(VmRequest::Start(spec)), Err(BackendError::Refused(_))));
+    assert!(clients[0].open_port(4711, Duration::from_secs(1)).is_err(), "nothing listens there");
     for nonsense in [b"\xff\xff\xff\xff".as_slice(), b"\x02\x00\x00\x00{}", b"x"] {
         use std::io::Write;
         let mut stream = std::os::unix::net::UnixStream::connect(&socket).unwrap();
         stream.write_all(nonsense).unwrap();
     }
-    assert!(clients[1].call(&ControlRequest::Console { lines: 5 }).is_ok());
+    assert!(clients[1].call(VmRequest::State).is_ok());
     assert_eq!(runtime.status_pod("p").unwrap().state, Some(State::Running));
+    finish(&stage, &runtime);
+}
+
+/// The process of a machine may be older or newer than the program that finds it.
+#[test]
+fn a_process_of_another_version_is_recognised_and_its_machine_is_not_killed() {
+    let (stage, runtime) = running();
+    let record = stage.dir().join("run/p/hypervisor.json");
+    let kept = std::fs::read_to_string(&record).unwrap();
+    let other = stage.dir().join("other.sock");
+    let listener = UnixListener::bind(&other).unwrap();
+    std::thread::spawn(move || {
+        for mut stream in listener.incoming().flatten() {
+            let hello = ControlHello { protocol: CONTROL_PROTOCOL + 1, program: "9.9.9".into() };
+            let _ = hutch_agent_proto::write_frame(&mut stream, &hello);
+        }
+    });
+    let mut value: serde_json::Value = serde_json::from_str(&kept).unwrap();
+    value["data"]["socket"] = other.display().to_string().into();
+    std::fs::write(&record, value.to_string()).unwrap();
+    let error = runtime.pause_pod("p").unwrap_err().chain();
+    assert!(
+        error.contains("another version of hutch (9.9.9") && error.contains("stop the pod with that one"),
+        "{error}"
+    );
+    let error = runtime.stop_pod("p", StopOptions::default()).unwrap_err().chain();
+    assert!(error.contains("another version"), "{error}");
+    std::fs::write(&record, kept).unwrap();
+    assert!(ProcessIdentity::of(runtime.status_pod("p").unwrap().vmm_pid).unwrap().is_alive());
     finish(&stage, &runtime);
 }
 
@@ -192,9 +222,9 @@ fn a_machine_that_does_not_start_says_why_and_leaves_nothing() {
     assert_no_leaks(&stage, "a program that is no VMM");
 }
 
-/// The figures of the VMM process come from the host.
+/// The statistics of the VMM process come from the host.
 #[test]
-fn a_pods_figures_include_its_vmm_process() {
+fn a_pods_statistics_include_its_vmm_process() {
     let (stage, runtime) = running();
     let stats = runtime.stats_pod("p").unwrap();
     assert!(stats.machine.resident_bytes > 100_000 && stats.machine.threads > 1, "{stats:?}");
@@ -217,7 +247,7 @@ fn a_pod_in_a_process_can_be_paused_resumed_and_stopped() {
     finish(&stage, &runtime);
 }
 
-/// P-114: the PID of a shim that is gone, in use by somebody else.
+/// P-114: the PID of a shim that is gone, in use by another process.
 #[test]
 fn p_114_a_recycled_pid_is_left_alone() {
     let (stage, runtime) = running();

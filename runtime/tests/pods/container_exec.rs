@@ -17,66 +17,66 @@ fn command(args: &[&str]) -> Command {
 /// P-143: ready and running, in a running pod.
 #[test]
 fn p_121_a_ready_or_running_container_can_be_entered() {
-    let (world, runtime) = new();
-    runtime.create_pod(world.pod("p", &["a"])).unwrap();
+    let (host, runtime) = new();
+    runtime.create_pod(host.pod("p", &["a"])).unwrap();
     assert_eq!(kind(runtime.exec_container("p", "a", &command(&["x"]), Default::default())), ErrorKind::WrongState);
     runtime.start_pod("p").unwrap();
-    runtime.create_container("p", world.container("b")).unwrap();
+    runtime.create_container("p", host.container("b")).unwrap();
     runtime.exec_container("p", "a", &command(&["x"]), Default::default()).unwrap();
     runtime.exec_container("p", "b", &command(&["x"]), Default::default()).unwrap();
-    runtime.stop_container("p", "a", StopOptions { force: true }).unwrap();
+    runtime.stop_container("p", "a", StopOptions::forced()).unwrap();
     assert_eq!(kind(runtime.exec_container("p", "a", &command(&["x"]), Default::default())), ErrorKind::WrongState);
-    finish(&world, &runtime);
+    finish(&host, &runtime);
 }
 
 #[test]
 fn p_122_an_exec_gets_a_shim_in_the_containers_namespaces_and_changes_no_record() {
-    let (world, runtime) = running(&["a"]);
+    let (host, runtime) = running(&["a"]);
     let own = runtime.status_container("p", "a").unwrap();
-    let records = |world: &hutch_runtime_fakes::World| {
-        let mut files = crate::support::snapshot(world);
+    let records = |host: &hutch_runtime_fakes::FakeHost| {
+        let mut files = crate::support::snapshot(host);
         files.retain(|(path, _)| !path.to_string_lossy().contains("/exec/"));
         files
     };
-    let before = records(&world);
+    let before = records(&host);
     let (_, _, process) = runtime.exec_container("p", "a", &command(&["x"]), Default::default()).unwrap();
-    assert_eq!(records(&world), before);
+    assert_eq!(records(&host), before);
     assert!(process.pid > 0 && process.pid != own.pid);
     let (_, _, other) = runtime.exec_container("p", "a", &command(&["x"]), Default::default()).unwrap();
     assert_ne!(process.token, other.token);
-    let spec = world.shim_of(&process.token).unwrap();
+    let spec = host.shim_of(&process.token).unwrap();
     assert!(matches!(spec.pid_namespace, PidNamespace::Join(joined) if joined.pid == own.pid), "{spec:?}");
-    assert_eq!(spec.network_namespace, Some(world.namespace("p")));
+    assert_eq!(spec.network_namespace, Some(host.namespace("p")));
     assert_eq!(runtime.status_container("p", "a").unwrap(), own);
-    finish(&world, &runtime);
+    finish(&host, &runtime);
 }
 
 #[test]
 fn p_123_a_refused_exec_leaves_no_shim() {
-    let (world, runtime) = running(&["a"]);
+    let (host, runtime) = running(&["a"]);
     let refused = error(runtime.exec_container("p", "a", &command(&["missing"]), Default::default()));
     assert!(refused.chain().contains("executable file not found in $PATH"), "{}", refused.chain());
-    assert!(!world.calls().iter().any(|call| call.starts_with("shim.")));
+    assert!(!host.calls().iter().any(|call| call.starts_with("shim.")));
     assert!(runtime.list_execs("p", "a").unwrap().is_empty());
-    finish(&world, &runtime);
+    finish(&host, &runtime);
 }
 
 #[test]
 fn p_123_a_shim_that_cannot_start_takes_the_guest_process_with_it() {
     for call in ["shim.spawn", "shim.start"] {
-        let (world, runtime) = running(&["a"]);
-        world.fail(call, Failing::Refuses);
+        let (host, runtime) = running(&["a"]);
+        host.fail(call, Failing::Refuses);
         assert_eq!(kind(runtime.exec_container("p", "a", &command(&["x"]), Default::default())), ErrorKind::Backend);
-        world.guest("p", |guest| assert_eq!(guest.living("a").len(), 1, "{call}: init alone"));
+        host.guest("p", |guest| assert_eq!(guest.living("a").len(), 1, "{call}: init alone"));
         assert!(runtime.list_execs("p", "a").unwrap().is_empty(), "{call}");
-        finish(&world, &runtime);
+        finish(&host, &runtime);
     }
 }
 
 /// P-124.
 #[test]
 fn p_125_a_bad_environment_or_user_is_refused_before_the_guest_is_asked() {
-    let (world, runtime) = running(&["a"]);
+    let (host, runtime) = running(&["a"]);
     let bad = [
         Command { env: vec![EnvVar { name: String::new(), value: "v".into() }], ..command(&["x"]) },
         Command { user: "1:2:3".into(), ..command(&["x"]) },
@@ -84,23 +84,23 @@ fn p_125_a_bad_environment_or_user_is_refused_before_the_guest_is_asked() {
     ];
     for command in &bad {
         assert_eq!(kind(runtime.exec_container("p", "a", command, Default::default())), ErrorKind::InvalidConfig);
-        let mut config = world.container("b");
+        let mut config = host.container("b");
         config.command = command.clone();
         assert_eq!(kind(runtime.create_container("p", config)), ErrorKind::InvalidConfig);
     }
-    assert!(world.calls().is_empty());
+    assert!(host.calls().is_empty());
     let empty = Command { env: vec![EnvVar { name: "A".into(), value: String::new() }], ..command(&["x"]) };
     runtime.exec_container("p", "a", &empty, Default::default()).unwrap();
-    finish(&world, &runtime);
+    finish(&host, &runtime);
 }
 
 /// M-03: wait, signal, resize, close stdin, forget, by token, from another process too.
 #[test]
 fn p_126_an_exec_is_tracked_by_its_token() {
-    let (world, runtime) = running(&["a"]);
+    let (host, runtime) = running(&["a"]);
     let (_, _, process) = runtime.exec_container("p", "a", &command(&["x"]), Default::default()).unwrap();
     let token = process.token.as_str();
-    let other = world.runtime();
+    let other = host.runtime();
     assert_eq!(other.list_execs("p", "a").unwrap(), std::slice::from_ref(&process));
     assert!(other.wait_process("p", "a", token, Duration::from_millis(5)).unwrap().is_none());
     other.resize_process("p", "a", token, WindowSize { rows: 24, cols: 80 }).unwrap();
@@ -115,46 +115,46 @@ fn p_126_an_exec_is_tracked_by_its_token() {
     other.forget_process("p", "a", token).unwrap();
     assert_eq!(kind(other.wait_process("p", "a", token, Duration::ZERO)), ErrorKind::NoSuchProcess);
     assert_eq!(kind(other.signal_process("p", "a", "../../x", 9, false)), ErrorKind::NoSuchProcess);
-    assert!(!world.dir().join(format!("run/p/a/exec/{token}.json")).exists());
-    finish(&world, &runtime);
+    assert!(!host.dir().join(format!("run/p/a/exec/{token}.json")).exists());
+    finish(&host, &runtime);
 }
 
 #[test]
 fn p_126_execs_end_with_their_container() {
-    let (world, runtime) = running(&["a", "b"]);
+    let (host, runtime) = running(&["a", "b"]);
     let (_, _, first) = runtime.exec_container("p", "a", &command(&["x"]), Default::default()).unwrap();
     let (_, _, second) = runtime.exec_container("p", "b", &command(&["x"]), Default::default()).unwrap();
     runtime.stop_container("p", "a", Default::default()).unwrap();
-    assert!(world.shim_of(&first.token).is_none());
-    assert!(world.shim_of(&second.token).is_some());
+    assert!(host.shim_of(&first.token).is_none());
+    assert!(host.shim_of(&second.token).is_some());
     assert!(runtime.list_execs("p", "a").unwrap().is_empty());
-    assert!(!world.dir().join("run/p/a/exec").exists());
+    assert!(!host.dir().join("run/p/a/exec").exists());
     runtime.stop_pod("p", Default::default()).unwrap();
-    assert!(world.shim_of(&second.token).is_none());
-    finish(&world, &runtime);
+    assert!(host.shim_of(&second.token).is_none());
+    finish(&host, &runtime);
 }
 
 /// A shim killed from outside does not hide how the process ended.
 #[test]
 fn p_126_the_guest_knows_what_a_lost_shim_would_have_told() {
-    let (world, runtime) = running(&["a"]);
+    let (host, runtime) = running(&["a"]);
     let (_, _, process) = runtime.exec_container("p", "a", &command(&["x"]), Default::default()).unwrap();
-    world.kill_shim(process.pid);
-    world.guest("p", |guest| guest.exit_process(&process.token, 6));
+    host.kill_shim(process.pid);
+    host.guest("p", |guest| guest.exit_process(&process.token, 6));
     let exit = runtime.wait_process("p", "a", &process.token, Duration::from_secs(1)).unwrap().unwrap();
     assert_eq!(exit.code, Some(6));
-    finish(&world, &runtime);
+    finish(&host, &runtime);
 }
 
 /// P-027: execs run side by side and do not block status; a held shared lock is enough for all of them.
 #[test]
 fn p_027_execs_and_lists_share_the_lock() {
-    let (world, runtime) = running(&["a"]);
-    let lock = std::fs::File::open(world.dir().join("run/p/lock")).unwrap();
+    let (host, runtime) = running(&["a"]);
+    let lock = std::fs::File::open(host.dir().join("run/p/lock")).unwrap();
     rustix::fs::flock(&lock, rustix::fs::FlockOperation::LockShared).unwrap();
     runtime.exec_container("p", "a", &command(&["x"]), Default::default()).unwrap();
     runtime.list_processes("p", "a", &Default::default()).unwrap();
     assert_eq!(runtime.status_pod("p").unwrap().state, Some(State::Running));
     drop(lock);
-    finish(&world, &runtime);
+    finish(&host, &runtime);
 }

@@ -8,71 +8,71 @@ use crate::support::{finish, kind, new, running, snapshot, state};
 
 #[test]
 fn p_130_a_signal_reaches_init_or_every_process_and_changes_no_state() {
-    let (world, runtime) = new();
-    let mut config = world.pod("p", &[]);
-    config.containers = vec![world.container_with("a", &["deaf"])];
+    let (host, runtime) = new();
+    let mut config = host.pod("p", &[]);
+    config.containers = vec![host.container_with("a", &["deaf"])];
     runtime.run_pod(config).unwrap();
     let command = Command { args: vec!["deaf".into()], ..Command::default() };
     let (_, _, exec) = runtime.exec_container("p", "a", &command, Default::default()).unwrap();
-    let before = snapshot(&world);
+    let before = snapshot(&host);
     runtime.kill_container("p", "a", 10, false).unwrap();
     runtime.kill_container("p", "a", 12, true).unwrap();
-    assert_eq!(snapshot(&world), before);
-    world.guest("p", |guest| {
+    assert_eq!(snapshot(&host), before);
+    host.guest("p", |guest| {
         let init = guest.init("a").unwrap();
         assert_eq!(guest.signals(&init), [10, 12]);
         assert_eq!(guest.signals(&exec.token), [12]);
     });
-    finish(&world, &runtime);
+    finish(&host, &runtime);
 }
 
 #[test]
 fn p_131_a_container_that_was_not_started_gets_the_signal() {
-    let (world, runtime) = running(&[]);
-    runtime.create_container("p", world.container("a")).unwrap();
+    let (host, runtime) = running(&[]);
+    runtime.create_container("p", host.container("a")).unwrap();
     runtime.kill_container("p", "a", 15, false).unwrap();
     assert_eq!(state(&runtime, "a"), Some(State::Stopped));
     assert_eq!(runtime.status_container("p", "a").unwrap().exit.unwrap().signal, Some(15));
-    finish(&world, &runtime);
+    finish(&host, &runtime);
 }
 
 #[test]
 fn p_132_sigterm_stays_sigterm() {
-    let (world, runtime) = new();
-    let mut config = world.pod("p", &[]);
-    config.containers = vec![world.container_with("a", &["deaf"])];
+    let (host, runtime) = new();
+    let mut config = host.pod("p", &[]);
+    config.containers = vec![host.container_with("a", &["deaf"])];
     runtime.run_pod(config).unwrap();
     runtime.kill_container("p", "a", 15, false).unwrap();
     assert_eq!(state(&runtime, "a"), Some(State::Running));
-    world.guest("p", |guest| {
+    host.guest("p", |guest| {
         let init = guest.init("a").unwrap();
         assert_eq!(guest.signals(&init), [15]);
     });
-    finish(&world, &runtime);
+    finish(&host, &runtime);
 }
 
 #[test]
 fn p_133_sigkill_never_fails_once_the_container_was_found() {
     // Dead machine, hung guest, refusing guest, paused pod.
     for case in ["dead", "hung", "refusing", "paused", "paused and stuck"] {
-        let (world, runtime) = running(&["a"]);
+        let (host, runtime) = running(&["a"]);
         match case {
-            "dead" => world.kill_vm("p"),
-            "hung" => world.guest("p", |guest| guest.hangs = true),
-            "refusing" => world.fail_always("agent.kill-container", Failing::Refuses),
+            "dead" => host.kill_vm("p"),
+            "hung" => host.guest("p", |guest| guest.hangs = true),
+            "refusing" => host.fail_always("agent.kill-container", Failing::Refuses),
             _ => drop(runtime.pause_pod("p").unwrap()),
         }
         if case.ends_with("stuck") {
-            world.fail_always("vm.resume", Failing::Refuses);
+            host.fail_always("vm.resume", Failing::Refuses);
         }
         runtime.kill_container("p", "a", 9, true).unwrap_or_else(|e| panic!("{case}: {e}"));
         if case == "paused" {
-            assert!(world.is_paused("p"), "the pod stays paused");
+            assert!(host.is_paused("p"), "the pod stays paused");
             assert_eq!(state(&runtime, "a"), Some(State::Stopped));
         } else {
-            assert!(world.shim("a").is_none(), "{case}: the caller sees it end");
+            assert!(host.shim("a").is_none(), "{case}: the caller sees it end");
         }
-        finish(&world, &runtime);
+        finish(&host, &runtime);
     }
     let (_, runtime) = running(&[]);
     assert_eq!(kind(runtime.kill_container("p", "x", 9, true)), ErrorKind::NoSuchContainer);
@@ -80,17 +80,17 @@ fn p_133_sigkill_never_fails_once_the_container_was_found() {
 
 #[test]
 fn p_133_no_such_process_is_success_for_every_signal() {
-    let (world, runtime) = running(&["a"]);
-    world.guest("p", |guest| guest.exit("a", 0));
+    let (host, runtime) = running(&["a"]);
+    host.guest("p", |guest| guest.exit("a", 0));
     runtime.kill_container("p", "a", 10, false).unwrap();
     runtime.kill_container("p", "a", 9, false).unwrap();
-    finish(&world, &runtime);
+    finish(&host, &runtime);
 }
 
 #[test]
 fn p_134_a_stopped_container_takes_kill_and_term_and_nothing_else() {
-    let (world, runtime) = running(&["a"]);
-    runtime.stop_container("p", "a", StopOptions { force: true }).unwrap();
+    let (host, runtime) = running(&["a"]);
+    runtime.stop_container("p", "a", StopOptions::forced()).unwrap();
     runtime.kill_container("p", "a", 9, true).unwrap();
     runtime.kill_container("p", "a", 15, false).unwrap();
     assert_eq!(kind(runtime.kill_container("p", "a", 10, false)), ErrorKind::WrongState);
@@ -98,14 +98,14 @@ fn p_134_a_stopped_container_takes_kill_and_term_and_nothing_else() {
     runtime.kill_container("p", "a", 9, true).unwrap();
     runtime.kill_container("p", "a", 15, true).unwrap();
     assert_eq!(kind(runtime.kill_container("p", "a", 1, false)), ErrorKind::WrongState);
-    finish(&world, &runtime);
+    finish(&host, &runtime);
 }
 
 #[test]
 fn numbers_that_are_no_signals_are_refused() {
-    let (world, runtime) = running(&["a"]);
+    let (host, runtime) = running(&["a"]);
     for signal in [0, -9, 65] {
         assert_eq!(kind(runtime.kill_container("p", "a", signal, true)), ErrorKind::InvalidConfig, "{signal}");
     }
-    finish(&world, &runtime);
+    finish(&host, &runtime);
 }

@@ -9,86 +9,86 @@ use crate::support::{finish, kind, new, running, states};
 
 #[test]
 fn p_115_status_tells_id_state_pid_start_rootfs_and_annotations() {
-    let (world, runtime) = new();
-    let mut config = world.pod("p", &["a"]);
+    let (host, runtime) = new();
+    let mut config = host.pod("p", &["a"]);
     config.containers[0].annotations.insert("org.example.k".into(), "v".into());
     runtime.run_pod(config).unwrap();
     let status = runtime.status_container("p", "a").unwrap();
     assert_eq!((status.id.as_str(), status.state), ("a", Some(State::Running)));
     assert!(status.pid > 0 && status.started_at.is_some());
-    assert_eq!(status.rootfs, world.dir().join("rootfs"));
+    assert_eq!(status.rootfs, host.dir().join("rootfs"));
     assert_eq!(status.annotations["org.example.k"], "v");
     assert_eq!(kind(runtime.status_container("q", "a")), ErrorKind::NoSuchPod);
     assert_eq!(kind(runtime.status_container("p", "x")), ErrorKind::NoSuchContainer);
-    finish(&world, &runtime);
+    finish(&host, &runtime);
 }
 
 /// P-016, P-118: the answer is the state after the reconciling stop.
 #[test]
 fn p_116_a_container_whose_process_has_ended_is_stopped_by_the_status_call() {
     for case in ["ready", "running", "paused"] {
-        let (world, runtime) = running(&[]);
-        runtime.create_container("p", world.container("a")).unwrap();
+        let (host, runtime) = running(&[]);
+        runtime.create_container("p", host.container("a")).unwrap();
         if case != "ready" {
             runtime.start_container("p", "a").unwrap();
         }
-        world.guest("p", |guest| guest.exit("a", 1));
+        host.guest("p", |guest| guest.exit("a", 1));
         if case == "paused" {
             runtime.pause_pod("p").unwrap();
         }
         let status = runtime.status_container("p", "a").unwrap();
         assert_eq!(status.state, Some(State::Stopped), "{case}");
         assert_eq!(status.exit.unwrap().code, Some(1), "{case}");
-        assert!(world.mounts().is_empty(), "{case}: stopped as by a stop");
-        finish(&world, &runtime);
+        assert!(host.mounts().is_empty(), "{case}: stopped as by a stop");
+        finish(&host, &runtime);
     }
 }
 
 #[test]
 fn p_117_a_reconciling_stop_that_fails_does_not_fail_the_status() {
-    let (world, runtime) = running(&["a"]);
-    world.guest("p", |guest| guest.exit("a", 1));
-    world.fail("agent.remove-container", Failing::Refuses);
+    let (host, runtime) = running(&["a"]);
+    host.guest("p", |guest| guest.exit("a", 1));
+    host.fail("agent.remove-container", Failing::Refuses);
     assert_eq!(runtime.status_container("p", "a").unwrap().state, Some(State::Running));
     assert_eq!(runtime.status_container("p", "a").unwrap().state, Some(State::Stopped), "the next call tries again");
-    finish(&world, &runtime);
+    finish(&host, &runtime);
 }
 
 #[test]
 fn p_118_status_never_reports_a_running_container_that_has_ended() {
-    let (world, runtime) = running(&["a"]);
+    let (host, runtime) = running(&["a"]);
     runtime.kill_container("p", "a", 9, true).unwrap();
     assert_eq!(runtime.status_pod("p").unwrap().containers[0].state, Some(State::Stopped));
-    finish(&world, &runtime);
+    finish(&host, &runtime);
 }
 
 #[test]
 fn p_119_all_ended_containers_are_stopped_by_one_call() {
-    let (world, runtime) = running(&["a", "b", "c"]);
-    world.guest("p", |guest| {
+    let (host, runtime) = running(&["a", "b", "c"]);
+    host.guest("p", |guest| {
         guest.exit("a", 1);
         guest.exit("c", 3);
     });
     runtime.status_pod("p").unwrap();
-    world.calls();
+    host.calls();
     let expected = [("a", State::Stopped), ("b", State::Running), ("c", State::Stopped)];
     assert_eq!(states(&runtime), expected.map(|(id, state)| (id.to_owned(), Some(state))));
-    assert!(!world.calls().iter().any(|call| call.starts_with("agent.")), "it was done before");
-    finish(&world, &runtime);
+    assert!(!host.calls().iter().any(|call| call.starts_with("agent.")), "it was done before");
+    finish(&host, &runtime);
 }
 
 /// P-032: what is broken in one container does not keep the others from being stopped.
 #[test]
 fn p_032_a_status_that_fails_has_finished_the_reconciling_stops_it_began() {
-    let (world, runtime) = running(&["a", "b"]);
-    world.guest("p", |guest| guest.exit("a", 1));
-    world.fail("agent.remove-container", Failing::Refuses);
+    let (host, runtime) = running(&["a", "b"]);
+    host.guest("p", |guest| guest.exit("a", 1));
+    host.fail("agent.remove-container", Failing::Refuses);
     let status = runtime.status_pod("p").unwrap();
     assert_eq!(status.containers[1].state, Some(State::Running));
     // A damaged record of one container: an error, and nothing half done.
-    std::fs::write(world.dir().join("run/p/b/state.json"), "{").unwrap();
+    std::fs::write(host.dir().join("run/p/b/state.json"), "{").unwrap();
     assert_eq!(kind(runtime.status_pod("p")), ErrorKind::Store);
-    let text = std::fs::read_to_string(world.dir().join("run/p/a/state.json")).unwrap();
+    let text = std::fs::read_to_string(host.dir().join("run/p/a/state.json")).unwrap();
     assert!(text.contains("running"), "{text}");
 }
 
@@ -96,36 +96,36 @@ fn p_032_a_status_that_fails_has_finished_the_reconciling_stops_it_began() {
 #[test]
 fn p_024_two_status_calls_that_both_find_a_dead_process_both_finish() {
     for _ in 0..20 {
-        let (world, runtime) = running(&["a"]);
-        world.guest("p", |guest| guest.exit("a", 1));
+        let (host, runtime) = running(&["a"]);
+        host.guest("p", |guest| guest.exit("a", 1));
         let barrier = Barrier::new(2);
         std::thread::scope(|scope| {
             for _ in 0..2 {
                 scope.spawn(|| {
-                    let runtime = world.runtime();
+                    let runtime = host.runtime();
                     barrier.wait();
                     assert_eq!(runtime.status_pod("p").unwrap().containers[0].state, Some(State::Stopped));
                 });
             }
         });
-        let removed = world.calls().iter().filter(|call| call.starts_with("agent.remove-container")).count();
+        let removed = host.calls().iter().filter(|call| call.starts_with("agent.remove-container")).count();
         assert_eq!(removed, 1, "P-025: stopped once");
-        finish(&world, &runtime);
+        finish(&host, &runtime);
     }
 }
 
-/// What the reader saw may be history when the exclusive lock is there.
+/// The reader's finding may be out of date once the exclusive lock is taken.
 #[test]
 fn p_025_a_reconciling_stop_acts_only_on_what_is_still_so() {
     // Deleted meanwhile: nothing is written into the directory of a pod that is gone.
-    let (world, runtime) = running(&["a"]);
-    world.guest("p", |guest| guest.exit("a", 1));
+    let (host, runtime) = running(&["a"]);
+    host.guest("p", |guest| guest.exit("a", 1));
     let barrier = Barrier::new(2);
     std::thread::scope(|scope| {
         let status = scope.spawn(|| {
             barrier.wait();
             for _ in 0..50 {
-                match world.runtime().status_pod("p") {
+                match host.runtime().status_pod("p") {
                     Ok(status) => assert_ne!(status.containers.first().and_then(|c| c.state), Some(State::Paused)),
                     Err(e) => assert!(e.is_not_found(), "{e}"),
                 }
@@ -135,36 +135,36 @@ fn p_025_a_reconciling_stop_acts_only_on_what_is_still_so() {
         for _ in 0..10 {
             let _ = runtime.stop_pod("p", Default::default());
             let _ = runtime.delete_pod("p", Default::default());
-            runtime.run_pod(world.pod("p", &["a"])).unwrap();
-            world.guest("p", |guest| guest.exit("a", 1));
+            runtime.run_pod(host.pod("p", &["a"])).unwrap();
+            host.guest("p", |guest| guest.exit("a", 1));
         }
         status.join().unwrap();
     });
-    finish(&world, &runtime);
+    finish(&host, &runtime);
     // Restarted meanwhile: the new process is not stopped for the old one's death.
-    let (world, runtime) = running(&["a"]);
+    let (host, runtime) = running(&["a"]);
     let old = runtime.status_container("p", "a").unwrap().pid;
-    world.guest("p", |guest| guest.exit("a", 1));
+    host.guest("p", |guest| guest.exit("a", 1));
     runtime.status_pod("p").unwrap();
     runtime.start_container("p", "a").unwrap();
-    world.kill_shim(old);
+    host.kill_shim(old);
     assert_eq!(runtime.status_container("p", "a").unwrap().state, Some(State::Running));
-    finish(&world, &runtime);
+    finish(&host, &runtime);
 }
 
 /// A machine that dies is noticed by the next look, with a reason, and the pod can be ended.
 #[test]
 fn p_116_a_dead_machine_is_noticed_and_recorded() {
-    let (world, runtime) = running(&["a", "b"]);
-    world.kill_vm("p");
+    let (host, runtime) = running(&["a", "b"]);
+    host.kill_vm("p");
     let status = runtime.status_pod("p").unwrap();
     assert!(status.reason.as_deref().is_some_and(|reason| reason.contains("ended unexpectedly")), "{status:?}");
     assert!(status.containers.iter().all(|container| container.state == Some(State::Stopped)), "{status:?}");
     let exit = status.containers[0].exit.clone().unwrap();
     assert_eq!((exit.code, exit.signal, exit.shell_code()), (None, None, 255));
-    assert!(world.dir().join("run/p/failure.json").exists());
+    assert!(host.dir().join("run/p/failure.json").exists());
     assert_eq!(runtime.list_pods().unwrap().len(), 1);
     runtime.stop_pod("p", Default::default()).unwrap();
     runtime.delete_pod("p", Default::default()).unwrap();
-    crate::support::assert_clean(&world);
+    crate::support::assert_clean(&host);
 }

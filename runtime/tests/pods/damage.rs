@@ -5,7 +5,7 @@ use std::path::Path;
 use std::time::Duration;
 
 use hutch_runtime::{DeleteOptions, ErrorKind, Runtime, State, StopOptions};
-use hutch_runtime_fakes::{FailingDisk, World};
+use hutch_runtime_fakes::{FailingDisk, FakeHost};
 
 use crate::support::{assert_clean, error, finish, kind, new, pod_state, running, snapshot};
 
@@ -24,24 +24,24 @@ fn p_043_a_damaged_or_missing_record_is_a_store_error_and_never_a_new_pod() {
     let contents: [&[u8]; 6] = [b"", b"{", b"null", b"[1,2]", b"{\"version\":1}", b"\xff\xfe\x00"];
     for record in POD_RECORDS {
         for content in contents {
-            let (world, runtime) = running(&["a"]);
-            fs::write(world.dir().join(record), content).unwrap();
-            let before = snapshot(&world);
-            world.calls();
+            let (host, runtime) = running(&["a"]);
+            fs::write(host.dir().join(record), content).unwrap();
+            let before = snapshot(&host);
+            host.calls();
             assert_eq!(kind(runtime.status_pod("p")), ErrorKind::Store, "{record} {content:?}");
             assert_eq!(kind(runtime.start_pod("p")), ErrorKind::Store, "{record} {content:?}");
-            assert_eq!(kind(runtime.create_container("p", world.container("b"))), ErrorKind::Store);
+            assert_eq!(kind(runtime.create_container("p", host.container("b"))), ErrorKind::Store);
             assert_eq!(kind(runtime.stop_pod("p", Default::default())), ErrorKind::Store);
-            assert_eq!(kind(runtime.create_pod(world.pod("p", &[]))), ErrorKind::AlreadyExists);
+            assert_eq!(kind(runtime.create_pod(host.pod("p", &[]))), ErrorKind::AlreadyExists);
             // P-044: nothing was deleted, rewritten or asked.
-            assert_eq!(snapshot(&world), before, "{record} {content:?}");
-            assert!(world.calls().is_empty(), "{record} {content:?}");
+            assert_eq!(snapshot(&host), before, "{record} {content:?}");
+            assert!(host.calls().is_empty(), "{record} {content:?}");
         }
     }
-    let (world, runtime) = running(&["a"]);
-    fs::remove_file(world.dir().join("run/p/state.json")).unwrap();
+    let (host, runtime) = running(&["a"]);
+    fs::remove_file(host.dir().join("run/p/state.json")).unwrap();
     assert_eq!(kind(runtime.status_pod("p")), ErrorKind::Store);
-    assert!(world.leaks().iter().any(|leak| leak == "machine of p"), "a live pod is left alone");
+    assert!(host.leaks().iter().any(|leak| leak == "machine of p"), "a live pod is left alone");
 }
 
 /// P-172 for damaged records: force stops, then delete removes.
@@ -49,21 +49,21 @@ fn p_043_a_damaged_or_missing_record_is_a_store_error_and_never_a_new_pod() {
 fn p_018_a_damaged_pod_can_be_ended_and_deleted() {
     for record in POD_RECORDS {
         for content in ["", "{}"] {
-            let (world, runtime) = running(&["a", "b"]);
-            world.set_interfaces(Path::new("/nowhere"), Vec::new());
-            fs::write(world.dir().join(record), content).unwrap();
+            let (host, runtime) = running(&["a", "b"]);
+            host.set_interfaces(Path::new("/nowhere"), Vec::new());
+            fs::write(host.dir().join(record), content).unwrap();
             let machine_known = !record.contains("hypervisor");
             if machine_known {
                 assert_eq!(kind(runtime.delete_pod("p", Default::default())), ErrorKind::Store, "its machine lives");
-                runtime.stop_pod("p", StopOptions { force: true }).unwrap_or_else(|e| panic!("{record}: {e}"));
+                runtime.stop_pod("p", StopOptions::forced()).unwrap_or_else(|e| panic!("{record}: {e}"));
             } else {
-                // Nobody can tell which process it was.
-                world.kill_vm("p");
+                // Nothing says which process it was.
+                host.kill_vm("p");
             }
             runtime.delete_pod("p", Default::default()).unwrap_or_else(|e| panic!("{record}: {}", e.chain()));
-            assert_clean(&world);
-            runtime.run_pod(world.pod("p", &["a"])).unwrap();
-            finish(&world, &runtime);
+            assert_clean(&host);
+            runtime.run_pod(host.pod("p", &["a"])).unwrap();
+            finish(&host, &runtime);
         }
     }
 }
@@ -71,18 +71,18 @@ fn p_018_a_damaged_pod_can_be_ended_and_deleted() {
 #[test]
 fn p_051_records_of_a_newer_program_are_left_to_it() {
     for record in POD_RECORDS {
-        let (world, runtime) = running(&["a"]);
-        edit(&world.dir().join(record), |value| value["version"] = 99.into());
-        let before = snapshot(&world);
-        world.calls();
+        let (host, runtime) = running(&["a"]);
+        edit(&host.dir().join(record), |value| value["version"] = 99.into());
+        let before = snapshot(&host);
+        host.calls();
         let refused = error(runtime.status_pod("p"));
         assert_eq!(refused.kind(), ErrorKind::Store, "{record}");
         assert!(refused.chain().contains("99"), "{}", refused.chain());
         if !record.contains("/a/") {
             assert_eq!(kind(runtime.delete_pod("p", DeleteOptions { force: true })), ErrorKind::Store, "{record}");
-            assert_eq!(kind(runtime.stop_pod("p", StopOptions { force: true })), ErrorKind::Store, "{record}");
-            assert_eq!(snapshot(&world), before, "{record}");
-            assert!(world.leaks().iter().any(|leak| leak == "machine of p"), "{record}: untouched");
+            assert_eq!(kind(runtime.stop_pod("p", StopOptions::forced())), ErrorKind::Store, "{record}");
+            assert_eq!(snapshot(&host), before, "{record}");
+            assert!(host.leaks().iter().any(|leak| leak == "machine of p"), "{record}: untouched");
         }
         assert!(runtime.list_pods().unwrap()[0].error.as_ref().unwrap().contains("99"));
     }
@@ -90,8 +90,8 @@ fn p_051_records_of_a_newer_program_are_left_to_it() {
 
 #[test]
 fn a_record_of_another_kind_is_not_taken_for_the_right_one() {
-    let (world, runtime) = running(&["a"]);
-    fs::copy(world.dir().join("run/p/a/state.json"), world.dir().join("run/p/state.json")).unwrap();
+    let (host, runtime) = running(&["a"]);
+    fs::copy(host.dir().join("run/p/a/state.json"), host.dir().join("run/p/state.json")).unwrap();
     let refused = error(runtime.status_pod("p"));
     assert!(refused.chain().contains("container-state"), "{}", refused.chain());
 }
@@ -99,16 +99,16 @@ fn a_record_of_another_kind_is_not_taken_for_the_right_one() {
 /// P-044, P-045: reading calls no backend and changes no file, whatever is missing.
 #[test]
 fn p_044_reading_changes_nothing() {
-    let (world, runtime) = running(&["a"]);
-    fs::remove_file(world.dir().join("kernel")).unwrap();
-    let before = snapshot(&world);
-    world.calls();
+    let (host, runtime) = running(&["a"]);
+    fs::remove_file(host.dir().join("kernel")).unwrap();
+    let before = snapshot(&host);
+    host.calls();
     runtime.status_pod("p").unwrap();
     runtime.status_container("p", "a").unwrap();
     runtime.list_pods().unwrap();
-    assert_eq!(snapshot(&world), before);
-    assert!(world.calls().is_empty());
-    finish(&world, &runtime);
+    assert_eq!(snapshot(&host), before);
+    assert!(host.calls().is_empty());
+    finish(&host, &runtime);
 }
 
 /// A disk that fails from the nth write on, for every n: the call fails with a Store error or succeeds, what lived
@@ -117,16 +117,16 @@ fn p_044_reading_changes_nothing() {
 fn p_042_a_disk_that_fills_up_at_any_write_loses_nothing() {
     let mut failures = 0;
     for nth in 1.. {
-        let world = World::new();
+        let host = FakeHost::new();
         let disk = std::sync::Arc::new(FailingDisk::new(libc::ENOSPC));
-        let runtime = Runtime::new(world.store_with(disk.clone()), world.backends(), world.options());
-        runtime.run_pod(world.pod("other", &["x"])).unwrap();
+        let runtime = Runtime::new(host.store_with(disk.clone()), host.backends(), host.options());
+        runtime.run_pod(host.pod("other", &["x"])).unwrap();
         disk.fail_from(nth);
-        let created = runtime.create_pod(world.pod("p", &["a"]));
+        let created = runtime.create_pod(host.pod("p", &["a"]));
         let started = created.as_ref().map(|_| runtime.start_pod("p"));
         let added = started.as_ref().is_ok_and(|s| s.is_ok()).then(|| {
             runtime
-                .create_container("p", world.container("b"))
+                .create_container("p", host.container("b"))
                 .map(drop)
                 .and_then(|()| runtime.start_container("p", "b").map(drop))
         });
@@ -147,13 +147,13 @@ fn p_042_a_disk_that_fills_up_at_any_write_loses_nothing() {
         failures += 1;
         assert_eq!(failed, [ErrorKind::Store], "write {nth}");
         assert_eq!(runtime.status_container("other", "x").unwrap().state, Some(State::Running), "write {nth}");
-        match runtime.stop_pod("p", StopOptions { force: true }) {
+        match runtime.stop_pod("p", StopOptions::forced()) {
             Ok(_) => drop(runtime.delete_pod("p", Default::default()).unwrap()),
             Err(error) => assert!(error.is_not_found(), "write {nth}: {}", error.chain()),
         }
         runtime.delete_pod("other", DeleteOptions { force: true }).unwrap();
         runtime.cleanup().unwrap();
-        assert_clean(&world);
+        assert_clean(&host);
     }
     println!("{failures} failing writes");
 }
@@ -162,51 +162,51 @@ fn p_042_a_disk_that_fills_up_at_any_write_loses_nothing() {
 #[test]
 fn an_unwritable_root_is_a_store_error_and_changes_nothing() {
     for errno in [libc::EACCES, libc::EROFS, libc::EMFILE] {
-        let world = World::new();
+        let host = FakeHost::new();
         let disk = std::sync::Arc::new(FailingDisk::new(errno));
-        let runtime = Runtime::new(world.store_with(disk.clone()), world.backends(), world.options());
-        runtime.run_pod(world.pod("p", &["a"])).unwrap();
-        world.calls();
+        let runtime = Runtime::new(host.store_with(disk.clone()), host.backends(), host.options());
+        runtime.run_pod(host.pod("p", &["a"])).unwrap();
+        host.calls();
         disk.fail_from(1);
-        let refused = error(runtime.create_pod(world.pod("q", &[])));
+        let refused = error(runtime.create_pod(host.pod("q", &[])));
         assert_eq!(refused.kind(), ErrorKind::Store);
         assert!(refused.chain().contains(&std::io::Error::from_raw_os_error(errno).to_string()), "{}", refused.chain());
-        assert_eq!(kind(runtime.create_container("p", world.container("b"))), ErrorKind::Store);
+        assert_eq!(kind(runtime.create_container("p", host.container("b"))), ErrorKind::Store);
         disk.heal();
         assert_eq!(pod_state(&runtime), State::Running);
-        finish(&world, &runtime);
+        finish(&host, &runtime);
     }
 }
 
 /// P-012: the state in memory and on disk move together; a write that fails changes neither.
 #[test]
 fn p_012_a_state_whose_record_cannot_be_written_is_not_taken() {
-    let world = World::new();
+    let host = FakeHost::new();
     let disk = std::sync::Arc::new(FailingDisk::new(libc::EIO));
-    let runtime = Runtime::new(world.store_with(disk.clone()), world.backends(), world.options());
-    runtime.create_pod(world.pod("p", &[])).unwrap();
+    let runtime = Runtime::new(host.store_with(disk.clone()), host.backends(), host.options());
+    runtime.create_pod(host.pod("p", &[])).unwrap();
     disk.fail_from(1);
     assert_eq!(kind(runtime.start_pod("p")), ErrorKind::Store);
     disk.heal();
     assert_eq!(pod_state(&runtime), State::Ready);
     runtime.start_pod("p").unwrap();
     assert_eq!(pod_state(&runtime), State::Running);
-    finish(&world, &runtime);
+    finish(&host, &runtime);
 }
 
 /// The time a reader may need does not depend on what others left in the directories.
 #[test]
 fn leftovers_of_other_programs_in_the_roots_do_no_harm() {
-    let (world, runtime) = new();
-    fs::create_dir_all(world.dir().join("run/x")).unwrap();
-    fs::create_dir_all(world.dir().join("config/bad name")).unwrap();
-    fs::write(world.dir().join("run/x/state.json"), "not ours").unwrap();
-    runtime.run_pod(world.pod("p", &["a"])).unwrap();
+    let (host, runtime) = new();
+    fs::create_dir_all(host.dir().join("run/x")).unwrap();
+    fs::create_dir_all(host.dir().join("config/bad name")).unwrap();
+    fs::write(host.dir().join("run/x/state.json"), "not ours").unwrap();
+    runtime.run_pod(host.pod("p", &["a"])).unwrap();
     assert_eq!(runtime.list_pods().unwrap().len(), 1);
     assert_eq!(runtime.cleanup().unwrap(), ["x"]);
-    assert!(!world.dir().join("run/x").exists());
-    assert!(world.dir().join("config/bad name").exists(), "what cannot be an id is not ours");
-    fs::remove_dir(world.dir().join("config/bad name")).unwrap();
+    assert!(!host.dir().join("run/x").exists());
+    assert!(host.dir().join("config/bad name").exists(), "what cannot be an id is not ours");
+    fs::remove_dir(host.dir().join("config/bad name")).unwrap();
     assert!(runtime.wait_pod("p", Duration::ZERO).unwrap().is_none());
-    finish(&world, &runtime);
+    finish(&host, &runtime);
 }

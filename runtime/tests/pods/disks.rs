@@ -5,31 +5,31 @@ use std::path::PathBuf;
 use hutch_runtime::backend::{AgentCapabilities, RootDisk, VmCapabilities};
 use hutch_runtime::spec::{ContainerConfig, DeviceInfo, MountSpec, PodConfig};
 use hutch_runtime::{fault, ErrorKind, Runtime, State, StopOptions};
-use hutch_runtime_fakes::{Failing, World};
+use hutch_runtime_fakes::{Failing, FakeHost};
 
 use crate::support::{error, finish, kind, new, state};
 
-const FORCE: StopOptions = StopOptions { force: true };
+const FORCE: StopOptions = StopOptions::forced();
 
 /// As the product: disks go into slots that the machine has had from its boot.
-fn with_slots() -> (World, Runtime) {
-    let (world, runtime) = new();
-    world.set_vm_capabilities(VmCapabilities { block_hotplug: true, block_slots: true, ..Default::default() });
-    world.set_agent_capabilities(AgentCapabilities { block_devices: true, ..Default::default() });
-    (world, runtime)
+fn with_slots() -> (FakeHost, Runtime) {
+    let (host, runtime) = new();
+    host.set_vm_capabilities(VmCapabilities { block_hotplug: true, block_slots: true, ..Default::default() });
+    host.set_agent_capabilities(AgentCapabilities { block_devices: true, ..Default::default() });
+    (host, runtime)
 }
 
 /// An image that holds `fstype`.
-fn image(world: &World, name: &str, fstype: &str) -> PathBuf {
-    let path = world.dir().join(name);
+fn image(host: &FakeHost, name: &str, fstype: &str) -> PathBuf {
+    let path = host.dir().join(name);
     std::fs::write(&path, name).unwrap();
     let disk = RootDisk { device: path.clone(), fstype: fstype.into(), path: PathBuf::new() };
-    world.set_root_disk(&path, disk);
+    host.set_root_disk(&path, disk);
     path
 }
 
-fn on_disk(world: &World, id: &str) -> ContainerConfig {
-    ContainerConfig { rootfs: image(world, &format!("{id}.img"), "ext4"), ..world.container(id) }
+fn on_disk(host: &FakeHost, id: &str) -> ContainerConfig {
+    ContainerConfig { rootfs: image(host, &format!("{id}.img"), "ext4"), ..host.container(id) }
 }
 
 fn block_volume(source: PathBuf, destination: &str, options: &[&str]) -> MountSpec {
@@ -43,112 +43,112 @@ fn block_volume(source: PathBuf, destination: &str, options: &[&str]) -> MountSp
 }
 
 /// A running pod `p` with `slots` free slots and these containers on disks.
-fn running(slots: u32, containers: &[&str]) -> (World, Runtime) {
-    let (world, runtime) = with_slots();
+fn running(slots: u32, containers: &[&str]) -> (FakeHost, Runtime) {
+    let (host, runtime) = with_slots();
     let config = PodConfig {
-        containers: containers.iter().map(|id| on_disk(&world, id)).collect(),
-        ..pod_with_slots(&world, slots)
+        containers: containers.iter().map(|id| on_disk(&host, id)).collect(),
+        ..pod_with_slots(&host, slots)
     };
     runtime.run_pod(config).unwrap();
-    world.calls();
-    (world, runtime)
+    host.calls();
+    (host, runtime)
 }
 
-fn pod_with_slots(world: &World, slots: u32) -> PodConfig {
-    let mut pod = world.pod("p", &[]);
+fn pod_with_slots(host: &FakeHost, slots: u32) -> PodConfig {
+    let mut pod = host.pod("p", &[]);
     pod.hypervisor.block_slots = slots;
     pod
 }
 
-fn record(world: &World, path: &str) -> serde_json::Value {
-    let text = std::fs::read(world.dir().join("run/p").join(path)).unwrap();
+fn record(host: &FakeHost, path: &str) -> serde_json::Value {
+    let text = std::fs::read(host.dir().join("run/p").join(path)).unwrap();
     serde_json::from_slice::<serde_json::Value>(&text).unwrap()["data"].clone()
 }
 
 /// Devices in slots, as the records have it.
-fn taken(world: &World) -> usize {
-    let bridges = record(world, "hypervisor.json")["bridges"].clone();
+fn taken(host: &FakeHost) -> usize {
+    let bridges = record(host, "hypervisor.json")["bridges"].clone();
     bridges.as_array().unwrap().iter().map(|bridge| bridge["slots"].as_object().unwrap().len()).sum()
 }
 
-fn indices(world: &World) -> Vec<u64> {
-    record(world, "state.json")["blocks"].as_array().unwrap().iter().map(|index| index.as_u64().unwrap()).collect()
+fn indices(host: &FakeHost) -> Vec<u64> {
+    record(host, "state.json")["blocks"].as_array().unwrap().iter().map(|index| index.as_u64().unwrap()).collect()
 }
 
 #[test]
 fn p_188_a_slot_is_taken_by_each_disk_and_used_again() {
-    let (world, runtime) = running(1, &["a"]);
-    assert_eq!(world.machine("p").unwrap().block_slots, 2, "one of its own for each configured disk");
-    runtime.create_container("p", on_disk(&world, "b")).unwrap();
-    assert_eq!((taken(&world), indices(&world)), (2, vec![0, 1]));
-    let full = error(runtime.create_container("p", on_disk(&world, "c")));
+    let (host, runtime) = running(1, &["a"]);
+    assert_eq!(host.machine("p").unwrap().block_slots, 2, "one of its own for each configured disk");
+    runtime.create_container("p", on_disk(&host, "b")).unwrap();
+    assert_eq!((taken(&host), indices(&host)), (2, vec![0, 1]));
+    let full = error(runtime.create_container("p", on_disk(&host, "c")));
     assert_eq!(full.kind(), ErrorKind::InvalidConfig);
     let text = full.to_string();
     for part in ["container c", "c.img", "all 2", "hypervisor.block_slots", "--block-slots"] {
         assert!(text.contains(part), "{text}");
     }
-    assert_eq!((taken(&world), indices(&world)), (2, vec![0, 1]), "as before");
+    assert_eq!((taken(&host), indices(&host)), (2, vec![0, 1]), "as before");
     // Known to another process, too.
-    let again = world.runtime();
-    assert_eq!(kind(again.create_container("p", on_disk(&world, "c"))), ErrorKind::InvalidConfig);
+    let again = host.runtime();
+    assert_eq!(kind(again.create_container("p", on_disk(&host, "c"))), ErrorKind::InvalidConfig);
     again.stop_container("p", "a", FORCE).unwrap();
-    assert_eq!((taken(&world), indices(&world)), (1, vec![1]), "a stopped container holds nothing");
-    again.create_container("p", on_disk(&world, "c")).unwrap();
-    assert_eq!(indices(&world), [0, 1]);
+    assert_eq!((taken(&host), indices(&host)), (1, vec![1]), "a stopped container holds nothing");
+    again.create_container("p", on_disk(&host, "c")).unwrap();
+    assert_eq!(indices(&host), [0, 1]);
     assert_eq!(kind(again.start_container("p", "a")), ErrorKind::InvalidConfig, "its slot is taken now");
     assert_eq!(state(&again, "a"), Some(State::Stopped));
     again.delete_container("p", "c").unwrap();
     again.start_container("p", "a").unwrap();
-    assert_eq!(indices(&world), [0, 1]);
-    finish(&world, &runtime);
+    assert_eq!(indices(&host), [0, 1]);
+    finish(&host, &runtime);
 }
 
 /// P-094, P-072: whatever was in the slots, a new machine begins with empty ones.
 #[test]
 fn p_185_indices_and_slots_follow_a_pod_that_boots_again() {
-    let (world, runtime) = running(2, &["a"]);
-    runtime.create_container("p", on_disk(&world, "b")).unwrap();
+    let (host, runtime) = running(2, &["a"]);
+    runtime.create_container("p", on_disk(&host, "b")).unwrap();
     runtime.start_container("p", "b").unwrap();
     runtime.stop_pod("p", FORCE).unwrap();
-    assert_eq!(indices(&world), [0u64; 0]);
+    assert_eq!(indices(&host), [0u64; 0]);
     runtime.start_pod("p").unwrap();
-    assert_eq!(world.machine("p").unwrap().block_slots, 4, "both are configured now, two more are free");
-    assert_eq!((taken(&world), indices(&world)), (2, vec![0, 1]));
-    world.host_restart();
+    assert_eq!(host.machine("p").unwrap().block_slots, 4, "both are configured now, two more are free");
+    assert_eq!((taken(&host), indices(&host)), (2, vec![0, 1]));
+    host.host_restart();
     runtime.start_pod("p").unwrap();
-    assert_eq!((taken(&world), indices(&world)), (2, vec![0, 1]));
-    finish(&world, &runtime);
+    assert_eq!((taken(&host), indices(&host)), (2, vec![0, 1]));
+    finish(&host, &runtime);
 }
 
-/// Records that a killed call has left at odds are set right by the next one.
+/// Records that a killed call has left inconsistent are repaired by the next one.
 #[test]
-fn p_185_an_index_that_nobody_has_is_free() {
-    let (world, runtime) = running(3, &["a"]);
-    let path = world.dir().join("run/p/state.json");
+fn p_185_an_index_without_an_owner_is_free() {
+    let (host, runtime) = running(3, &["a"]);
+    let path = host.dir().join("run/p/state.json");
     let text = std::fs::read_to_string(&path).unwrap();
     for wrong in ["[0,1,2]", "[]"] {
         std::fs::write(&path, text.replace("[0]", wrong)).unwrap();
-        assert_ne!(indices(&world), [0], "{text}");
-        runtime.create_container("p", on_disk(&world, "b")).unwrap();
-        assert_eq!(indices(&world), [0, 1], "{wrong}");
+        assert_ne!(indices(&host), [0], "{text}");
+        runtime.create_container("p", on_disk(&host, "b")).unwrap();
+        assert_eq!(indices(&host), [0, 1], "{wrong}");
         runtime.delete_container("p", "b").unwrap();
-        assert_eq!(indices(&world), [0], "{wrong}");
+        assert_eq!(indices(&host), [0], "{wrong}");
     }
-    finish(&world, &runtime);
+    finish(&host, &runtime);
 }
 
 /// P-187 is about the ids, which the guest knows the disks by.
 #[test]
 fn p_186_the_guest_finds_the_disk_in_a_slot_by_its_serial_number() {
-    let (world, runtime) = running(2, &[]);
+    let (host, runtime) = running(2, &[]);
     // The same for longer than a serial number is.
     let long = "container-with-a-long-name-number-";
     for number in 0..2 {
-        runtime.create_container("p", on_disk(&world, &format!("{long}{number}"))).unwrap();
+        runtime.create_container("p", on_disk(&host, &format!("{long}{number}"))).unwrap();
     }
-    let disks = world.disks("p");
+    let disks = host.disks("p");
     assert_ne!(disks[0].id, disks[1].id);
-    world.guest("p", |guest| {
+    host.guest("p", |guest| {
         for (mount, disk) in guest.mounted().iter().zip(&disks) {
             assert!(disk.id.len() <= 20);
             assert_eq!((mount.source.clone(), mount.fstype.as_str()), (format!("slot:{}", disk.id), "ext4"));
@@ -156,109 +156,109 @@ fn p_186_the_guest_finds_the_disk_in_a_slot_by_its_serial_number() {
         let root = guest.spec(&format!("{long}0")).unwrap()["root"]["path"].clone();
         assert_eq!(root, format!("/run/hutch/disks/{long}0"));
     });
-    finish(&world, &runtime);
+    finish(&host, &runtime);
 }
 
 #[test]
 fn a_read_only_root_is_read_only_for_the_machine_and_for_the_guest() {
-    let (world, runtime) = running(2, &[]);
+    let (host, runtime) = running(2, &[]);
     for (id, read_only) in [("b", true), ("c", false)] {
-        let config = ContainerConfig { readonly_rootfs: read_only, ..on_disk(&world, id) };
+        let config = ContainerConfig { readonly_rootfs: read_only, ..on_disk(&host, id) };
         runtime.create_container("p", config).unwrap();
     }
-    assert_eq!(world.disks("p").iter().map(|disk| disk.read_only).collect::<Vec<_>>(), [true, false]);
-    let options = world.guest("p", |guest| guest.mounted().iter().map(|m| m.options.clone()).collect::<Vec<_>>());
+    assert_eq!(host.disks("p").iter().map(|disk| disk.read_only).collect::<Vec<_>>(), [true, false]);
+    let options = host.guest("p", |guest| guest.mounted().iter().map(|m| m.options.clone()).collect::<Vec<_>>());
     assert_eq!(options, [vec!["ro".to_owned()], vec![]]);
-    finish(&world, &runtime);
+    finish(&host, &runtime);
 }
 
 /// Unmounted first, so that all is written; then taken out of the machine.
 #[test]
 fn the_guest_lets_go_of_a_disk_before_it_is_taken_away() {
     for end in ["stop", "delete", "failure"] {
-        let (world, runtime) = running(1, &[]);
+        let (host, runtime) = running(1, &[]);
         if end == "failure" {
-            world.fail("agent.create-container", Failing::Refuses);
-            assert_eq!(kind(runtime.create_container("p", on_disk(&world, "b"))), ErrorKind::Backend);
+            host.fail("agent.create-container", Failing::Refuses);
+            assert_eq!(kind(runtime.create_container("p", on_disk(&host, "b"))), ErrorKind::Backend);
         } else {
-            runtime.create_container("p", on_disk(&world, "b")).unwrap();
-            world.calls();
+            runtime.create_container("p", on_disk(&host, "b")).unwrap();
+            host.calls();
             match end {
                 "stop" => drop(runtime.stop_container("p", "b", FORCE).unwrap()),
                 _ => drop(runtime.delete_container("p", "b").unwrap()),
             }
         }
-        let calls = world.calls();
+        let calls = host.calls();
         let at = |name: &str| calls.iter().rposition(|call| call.starts_with(name));
         let unmounted = calls.iter().position(|call| call.starts_with("agent.unmount"));
         assert!(unmounted.is_some() && unmounted < at("vm.unplug"), "{end}: {calls:#?}");
-        world.guest("p", |guest| assert!(!guest.mounts().iter().any(|m| m.contains("disks")), "{end}"));
-        assert!(world.devices("p").is_empty());
-        finish(&world, &runtime);
+        host.guest("p", |guest| assert!(!guest.mounts().iter().any(|m| m.contains("disks")), "{end}"));
+        assert!(host.devices("p").is_empty());
+        finish(&host, &runtime);
     }
 }
 
 /// A guest that does not let go keeps the container from stopping, but not from being stopped by force.
 #[test]
 fn a_disk_that_the_guest_does_not_let_go_stays_where_it_is() {
-    let (world, runtime) = running(1, &[]);
-    runtime.create_container("p", on_disk(&world, "b")).unwrap();
-    world.fail("agent.unmount", Failing::Refuses);
+    let (host, runtime) = running(1, &[]);
+    runtime.create_container("p", on_disk(&host, "b")).unwrap();
+    host.fail("agent.unmount", Failing::Refuses);
     assert_eq!(kind(runtime.stop_container("p", "b", Default::default())), ErrorKind::Backend);
-    assert_eq!((world.devices("p").len(), taken(&world)), (1, 1));
-    world.fail("agent.unmount", Failing::Refuses);
+    assert_eq!((host.devices("p").len(), taken(&host)), (1, 1));
+    host.fail("agent.unmount", Failing::Refuses);
     runtime.stop_container("p", "b", FORCE).unwrap();
-    assert_eq!((world.devices("p").len(), taken(&world)), (0, 0));
-    finish(&world, &runtime);
+    assert_eq!((host.devices("p").len(), taken(&host)), (0, 0));
+    finish(&host, &runtime);
 }
 
 /// Slot, index, disk and volumes go back wherever the creation fails; the next one finds everything free.
 #[test]
 fn p_096_a_failed_creation_gives_its_disks_back() {
-    let config = |world: &World| {
-        let mut config = on_disk(world, "b");
-        config.mounts = vec![block_volume(image(world, "v.img", "xfs"), "/v", &["ro"])];
+    let config = |host: &FakeHost| {
+        let mut config = on_disk(host, "b");
+        config.mounts = vec![block_volume(image(host, "v.img", "xfs"), "/v", &["ro"])];
         config
     };
     let points = {
-        let (world, runtime) = running(2, &["a"]);
+        let (host, runtime) = running(2, &["a"]);
         let _recording = fault::arm("", 1, fault::Action::Error);
-        runtime.create_container("p", config(&world)).unwrap();
+        runtime.create_container("p", config(&host)).unwrap();
         fault::passed()
     };
     assert!(points.iter().any(|point| point.starts_with("vm.plug-block")), "{points:?}");
     for (number, name) in points.iter().enumerate() {
         let nth = points[..=number].iter().filter(|other| *other == name).count();
-        let (world, runtime) = running(2, &["a"]);
+        let (host, runtime) = running(2, &["a"]);
         {
             let _armed = fault::arm(name, nth, fault::Action::Error);
-            assert!(runtime.create_container("p", config(&world)).is_err(), "{name}#{nth}");
+            assert!(runtime.create_container("p", config(&host)).is_err(), "{name}#{nth}");
         }
-        assert_eq!((taken(&world), indices(&world)), (1, vec![0]), "{name}#{nth}: only what a has");
-        assert_eq!(world.devices("p").len(), 1, "{name}#{nth}");
+        assert_eq!((taken(&host), indices(&host)), (1, vec![0]), "{name}#{nth}: only what a has");
+        assert_eq!(host.devices("p").len(), 1, "{name}#{nth}");
         assert_eq!(state(&runtime, "a"), Some(State::Running), "{name}#{nth}");
-        runtime.create_container("p", config(&world)).unwrap_or_else(|e| panic!("{name}#{nth}: retry: {e}"));
-        finish(&world, &runtime);
+        runtime.create_container("p", config(&host)).unwrap_or_else(|e| panic!("{name}#{nth}: retry: {e}"));
+        finish(&host, &runtime);
     }
 }
 
 #[test]
 fn p_067_a_pod_whose_disk_is_no_file_system_is_not_created() {
-    let (world, runtime) = with_slots();
-    let garbage = image(&world, "garbage.img", "");
-    let config = |world: &World, fstype: &str| {
-        let container = ContainerConfig { rootfs: garbage.clone(), rootfs_type: fstype.into(), ..world.container("b") };
-        PodConfig { containers: vec![container], ..pod_with_slots(world, 0) }
+    let (host, runtime) = with_slots();
+    let garbage = image(&host, "garbage.img", "");
+    let config = |host: &FakeHost, fstype: &str| {
+        let container = ContainerConfig { rootfs: garbage.clone(), rootfs_type: fstype.into(), ..host.container("b") };
+        PodConfig { containers: vec![container], ..pod_with_slots(host, 0) }
     };
-    let refused = error(runtime.create_pod(config(&world, "")));
+    let refused = error(runtime.create_pod(config(&host, "")));
     assert_eq!(refused.kind(), ErrorKind::InvalidConfig);
     let text = refused.to_string();
     assert!(text.contains("container b") && text.contains("garbage.img") && text.contains("rootfs_type"), "{text}");
-    assert!(world.leaks().is_empty(), "{:?}", world.leaks());
-    // Whoever says what it is, is believed.
-    runtime.create_pod(config(&world, "btrfs")).unwrap();
-    world.guest("p", |guest| assert_eq!(guest.mounted()[0].fstype, "btrfs"));
-    finish(&world, &runtime);
+    assert!(host.leaks().is_empty(), "{:?}", host.leaks());
+    // A configured type is not questioned.
+    runtime.create_pod(config(&host, "btrfs")).unwrap();
+    host.guest("p", |guest| assert_eq!(guest.mounted()[0].fstype, "btrfs"));
+    finish(&host, &runtime);
 }
 
 /// One no is enough, and an image has no other way into the guest.
@@ -267,41 +267,37 @@ fn p_200_an_image_that_cannot_be_a_disk_is_refused_with_the_reason() {
     for (case, reason) in
         [("vm", "takes no disks"), ("agent", "cannot mount disks"), ("config", "hypervisor.disable_block")]
     {
-        let (world, runtime) = new();
+        let (host, runtime) = new();
         let able = |what: &str| case != what;
-        world.set_vm_capabilities(VmCapabilities {
-            block_hotplug: able("vm"),
-            block_slots: true,
-            ..Default::default()
-        });
-        world.set_agent_capabilities(AgentCapabilities { block_devices: able("agent"), ..Default::default() });
-        let mut pod = pod_with_slots(&world, 0);
+        host.set_vm_capabilities(VmCapabilities { block_hotplug: able("vm"), block_slots: true, ..Default::default() });
+        host.set_agent_capabilities(AgentCapabilities { block_devices: able("agent"), ..Default::default() });
+        let mut pod = pod_with_slots(&host, 0);
         pod.hypervisor.disable_block = case == "config";
-        pod.containers = vec![on_disk(&world, "b")];
+        pod.containers = vec![on_disk(&host, "b")];
         let refused = error(runtime.create_pod(pod.clone()));
         assert_eq!(refused.kind(), ErrorKind::InvalidConfig, "{case}");
         let text = refused.to_string();
         assert!(text.contains("b.img") && text.contains(reason), "{case}: {text}");
-        pod.containers = vec![world.container("b")];
-        pod.containers[0].mounts = vec![block_volume(image(&world, "v.img", "ext4"), "/v", &[])];
+        pod.containers = vec![host.container("b")];
+        pod.containers[0].mounts = vec![block_volume(image(&host, "v.img", "ext4"), "/v", &[])];
         let text = error(runtime.create_pod(pod)).to_string();
         assert!(text.contains("v.img") && text.contains(reason), "{case}: {text}");
-        assert!(world.leaks().is_empty());
+        assert!(host.leaks().is_empty());
     }
 }
 
 #[test]
 fn a_block_volume_is_mounted_in_the_guest_and_bound_into_the_container() {
-    let (world, runtime) = running(3, &[]);
-    let mut config = world.container("b");
+    let (host, runtime) = running(3, &[]);
+    let mut config = host.container("b");
     config.mounts = vec![
-        block_volume(image(&world, "data.img", "xfs"), "/data", &["ro"]),
-        block_volume(image(&world, "other.img", ""), "/other", &["fstype=btrfs"]),
+        block_volume(image(&host, "data.img", "xfs"), "/data", &["ro"]),
+        block_volume(image(&host, "other.img", ""), "/other", &["fstype=btrfs"]),
     ];
     runtime.create_container("p", config).unwrap();
-    let disks = world.disks("p");
+    let disks = host.disks("p");
     assert_eq!(disks.iter().map(|disk| disk.read_only).collect::<Vec<_>>(), [true, false]);
-    world.guest("p", |guest| {
+    host.guest("p", |guest| {
         let types: Vec<_> = guest.mounted().iter().map(|mount| mount.fstype.clone()).collect();
         assert_eq!(types, ["xfs", "btrfs"]);
         let spec = guest.spec("b").unwrap();
@@ -312,35 +308,35 @@ fn a_block_volume_is_mounted_in_the_guest_and_bound_into_the_container() {
         assert_eq!(of("/data")["options"], serde_json::json!(["rbind", "ro"]));
         assert_eq!(of("/other")["options"], serde_json::json!(["rbind"]));
     });
-    assert_eq!(world.mounts().len(), 1, "the root; nothing of a disk is bound on the host");
+    assert_eq!(host.mounts().len(), 1, "the root; nothing of a disk is bound on the host");
     runtime.start_container("p", "b").unwrap();
     runtime.stop_container("p", "b", FORCE).unwrap();
-    assert_eq!((taken(&world), indices(&world)), (0, vec![]));
+    assert_eq!((taken(&host), indices(&host)), (0, vec![]));
     runtime.start_container("p", "b").unwrap();
-    assert_eq!(taken(&world), 2);
-    finish(&world, &runtime);
+    assert_eq!(taken(&host), 2);
+    finish(&host, &runtime);
 }
 
 #[test]
 fn block_volumes_are_checked() {
-    let (world, runtime) = running(1, &[]);
-    let directory = world.dir().join("rootfs");
+    let (host, runtime) = running(1, &[]);
+    let directory = host.dir().join("rootfs");
     for (mount, part) in [
         (block_volume("relative".into(), "/v", &[]), "absolute"),
-        (block_volume(image(&world, "v.img", "ext4"), "/v", &["noexec"]), "noexec"),
-        (block_volume(image(&world, "v.img", "ext4"), "/v", &["fstype=../x"]), "../x"),
-        (block_volume(image(&world, "empty.img", ""), "/v", &[]), "fstype=NAME"),
+        (block_volume(image(&host, "v.img", "ext4"), "/v", &["noexec"]), "noexec"),
+        (block_volume(image(&host, "v.img", "ext4"), "/v", &["fstype=../x"]), "../x"),
+        (block_volume(image(&host, "empty.img", ""), "/v", &[]), "fstype=NAME"),
         (block_volume(directory, "/v", &[]), "type bind"),
     ] {
-        let mut config = world.container("b");
+        let mut config = host.container("b");
         config.mounts = vec![mount];
         let refused = error(runtime.create_container("p", config));
         assert_eq!(refused.kind(), ErrorKind::InvalidConfig);
         assert!(refused.to_string().contains(part), "{refused}");
     }
-    assert_eq!((taken(&world), indices(&world)), (0, vec![]));
-    // What a device node would be needed for is refused still.
-    let mut config = world.container("b");
+    assert_eq!((taken(&host), indices(&host)), (0, vec![]));
+    // A device that needs a node is still refused.
+    let mut config = host.container("b");
     config.devices = vec![DeviceInfo {
         container_path: "/dev/loop9".into(),
         host_path: Some("/dev/loop9".into()),
@@ -349,8 +345,8 @@ fn block_volumes_are_checked() {
     }];
     let refused = error(runtime.create_container("p", config)).to_string();
     assert!(refused.contains("/dev/loop9") && refused.contains("type block"), "{refused}");
-    let mut pod = pod_with_slots(&world, 17);
+    let mut pod = pod_with_slots(&host, 17);
     pod.id = "q".into();
     assert!(error(runtime.create_pod(pod)).to_string().contains("block_slots 17"));
-    finish(&world, &runtime);
+    finish(&host, &runtime);
 }

@@ -1,7 +1,7 @@
 //! §9: no destructive clean-up on failure. Every point of the four verbs, every outcome, and always a way out.
 
 use hutch_runtime::{fault, ErrorKind, Runtime, State, StopOptions};
-use hutch_runtime_fakes::World;
+use hutch_runtime_fakes::FakeHost;
 
 use crate::support::{assert_clean, running};
 
@@ -16,22 +16,22 @@ const VERBS: [(&str, Verb); 5] = [
     ("start stopped pod", |runtime| runtime.start_pod("p").map(drop)),
 ];
 
-fn prepared(verb: &str) -> (World, Runtime) {
+fn prepared(verb: &str) -> (FakeHost, Runtime) {
     match verb {
         "start pod" => {
-            let (world, runtime) = crate::support::new();
-            runtime.create_pod(world.pod("p", &["a", "b"])).unwrap();
-            (world, runtime)
+            let (host, runtime) = crate::support::new();
+            runtime.create_pod(host.pod("p", &["a", "b"])).unwrap();
+            (host, runtime)
         }
         "start stopped pod" => {
-            let (world, runtime) = running(&["a", "b"]);
-            runtime.stop_pod("p", StopOptions { force: true }).unwrap();
-            (world, runtime)
+            let (host, runtime) = running(&["a", "b"]);
+            runtime.stop_pod("p", StopOptions::forced()).unwrap();
+            (host, runtime)
         }
         _ => {
-            let (world, runtime) = running(&["a"]);
-            runtime.create_container("p", world.container("b")).unwrap();
-            (world, runtime)
+            let (host, runtime) = running(&["a"]);
+            runtime.create_container("p", host.container("b")).unwrap();
+            (host, runtime)
         }
     }
 }
@@ -49,7 +49,7 @@ fn p_170_a_failure_at_any_point_of_the_four_verbs_deletes_nothing_and_leaves_a_w
         };
         for (number, point) in points.iter().enumerate() {
             let nth = points[..=number].iter().filter(|other| *other == point).count();
-            let (world, runtime) = prepared(name);
+            let (host, runtime) = prepared(name);
             let ids = shown(&runtime);
             let result = {
                 let _armed = fault::arm(point, nth, fault::Action::Error);
@@ -70,7 +70,7 @@ fn p_170_a_failure_at_any_point_of_the_four_verbs_deletes_nothing_and_leaves_a_w
                 }
             }
             leave(&runtime, &case);
-            assert_clean(&world);
+            assert_clean(&host);
         }
     }
     println!("{cases} failing points of start and stop");
@@ -84,23 +84,23 @@ fn shown(runtime: &Runtime) -> Vec<String> {
 /// A finite sequence of stops and deletes that ends with nothing.
 fn leave(runtime: &Runtime, case: &str) {
     for id in shown(runtime) {
-        let _ = runtime.stop_container("p", &id, StopOptions { force: true });
+        let _ = runtime.stop_container("p", &id, StopOptions::forced());
         let _ = runtime.delete_container("p", &id);
     }
-    runtime.stop_pod("p", StopOptions { force: true }).unwrap_or_else(|e| panic!("{case}: {}", e.chain()));
+    runtime.stop_pod("p", StopOptions::forced()).unwrap_or_else(|e| panic!("{case}: {}", e.chain()));
     runtime.delete_pod("p", Default::default()).unwrap_or_else(|e| panic!("{case}: {}", e.chain()));
 }
 
 #[test]
 fn p_172_there_is_a_way_out_with_a_dead_guest_too() {
     for case in ["dead machine", "hung agent"] {
-        let (world, runtime) = running(&["a", "b"]);
+        let (host, runtime) = running(&["a", "b"]);
         match case {
-            "dead machine" => world.kill_vm("p"),
-            _ => world.guest("p", |guest| guest.hangs = true),
+            "dead machine" => host.kill_vm("p"),
+            _ => host.guest("p", |guest| guest.hangs = true),
         }
         leave(&runtime, case);
-        assert_clean(&world);
+        assert_clean(&host);
     }
 }
 
@@ -108,19 +108,19 @@ fn p_172_there_is_a_way_out_with_a_dead_guest_too() {
 #[test]
 fn p_174_delete_after_a_failed_start_is_direct_and_after_a_failed_stop_refused() {
     use hutch_runtime_fakes::Failing;
-    let (world, runtime) = running(&["a"]);
-    runtime.create_container("p", world.container("b")).unwrap();
-    world.fail("agent.start-container", Failing::Refuses);
+    let (host, runtime) = running(&["a"]);
+    runtime.create_container("p", host.container("b")).unwrap();
+    host.fail("agent.start-container", Failing::Refuses);
     assert!(runtime.start_container("p", "b").is_err());
     runtime.delete_container("p", "b").unwrap();
-    world.fail("agent.kill-container", Failing::Refuses);
+    host.fail("agent.kill-container", Failing::Refuses);
     assert!(runtime.stop_container("p", "a", Default::default()).is_err());
     assert_eq!(runtime.delete_container("p", "a").unwrap_err().kind(), ErrorKind::WrongState);
     assert_eq!(runtime.delete_pod("p", Default::default()).unwrap_err().kind(), ErrorKind::WrongState);
-    runtime.stop_container("p", "a", StopOptions { force: true }).unwrap();
+    runtime.stop_container("p", "a", StopOptions::forced()).unwrap();
     runtime.delete_container("p", "a").unwrap();
     assert_eq!(runtime.status_pod("p").unwrap().state, Some(State::Running));
-    crate::support::finish(&world, &runtime);
+    crate::support::finish(&host, &runtime);
 }
 
 /// Pause and resume cut short: retried or stopped.
@@ -132,11 +132,11 @@ fn p_175_a_pause_or_resume_that_was_cut_short_can_be_repeated_or_stopped() {
             _ => runtime.resume_pod("p").map(drop),
         };
         let prepare = || {
-            let (world, runtime) = running(&["a", "b"]);
+            let (host, runtime) = running(&["a", "b"]);
             if verb == "resume" {
                 runtime.pause_pod("p").unwrap();
             }
-            (world, runtime)
+            (host, runtime)
         };
         let points = {
             let (_world, runtime) = prepare();
@@ -146,7 +146,7 @@ fn p_175_a_pause_or_resume_that_was_cut_short_can_be_repeated_or_stopped() {
         };
         for (number, point) in points.iter().enumerate() {
             let nth = points[..=number].iter().filter(|other| *other == point).count();
-            let (world, runtime) = prepare();
+            let (host, runtime) = prepare();
             let result = {
                 let _armed = fault::arm(point, nth, fault::Action::Error);
                 call(&runtime)
@@ -163,7 +163,7 @@ fn p_175_a_pause_or_resume_that_was_cut_short_can_be_repeated_or_stopped() {
             }
             runtime.stop_pod("p", Default::default()).unwrap_or_else(|e| panic!("{verb} {point}#{nth}: {}", e.chain()));
             runtime.delete_pod("p", Default::default()).unwrap();
-            assert_clean(&world);
+            assert_clean(&host);
         }
     }
 }

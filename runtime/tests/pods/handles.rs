@@ -1,4 +1,4 @@
-//! What the handles of pods and containers can do (§1).
+//! Handles of pods and containers (§1).
 
 use std::collections::BTreeMap;
 
@@ -9,8 +9,8 @@ use crate::support::{finish, kind, new, running};
 
 #[test]
 fn a_pod_handle_knows_its_id_annotations_and_containers() {
-    let (world, runtime) = new();
-    let mut config = world.pod("p", &["a", "b"]);
+    let (host, runtime) = new();
+    let mut config = host.pod("p", &["a", "b"]);
     config.annotations.insert("org.example.k".into(), "v".into());
     let pod = runtime.create_pod(config).unwrap();
     assert_eq!((pod.id(), pod.containers()), ("p", ["a".to_owned(), "b".to_owned()].as_slice()));
@@ -20,26 +20,26 @@ fn a_pod_handle_knows_its_id_annotations_and_containers() {
     assert_eq!((container.id(), container.pod()), ("a", "p"));
     assert!(pod.container("x").unwrap().is_none());
     assert_eq!(kind(pod.container("")), ErrorKind::NeedContainerId);
-    finish(&world, &runtime);
+    finish(&host, &runtime);
 }
 
 #[test]
 fn p_030_merged_annotations_are_persisted_under_the_exclusive_lock() {
-    let (world, runtime) = running(&["a"]);
+    let (host, runtime) = running(&["a"]);
     let pod = runtime.pause_pod("p").unwrap();
     runtime.resume_pod("p").unwrap();
     let clone = pod.clone();
     let added = BTreeMap::from([("org.example.k".to_owned(), "v".to_owned())]);
     pod.merge_annotations(&added).unwrap();
     assert_eq!(clone.annotation("org.example.k").unwrap(), "v", "clones share");
-    assert_eq!(world.runtime().status_pod("p").unwrap().annotations["org.example.k"], "v");
+    assert_eq!(host.runtime().status_pod("p").unwrap().annotations["org.example.k"], "v");
     // A holder of the shared lock keeps the merge waiting.
     let id = PodId::new("p").unwrap();
-    let mut options = world.options();
+    let mut options = host.options();
     options.lock_timeout = std::time::Duration::from_millis(20);
-    let impatient = hutch_runtime::Runtime::new(world.store(), world.backends(), options);
-    let pod = impatient.run_pod(world.pod("q", &[])).unwrap();
-    let held = world.store().lock(&PodId::new("q").unwrap(), LockMode::Shared, Default::default()).unwrap();
+    let quick = hutch_runtime::Runtime::new(host.store(), host.backends(), options);
+    let pod = quick.run_pod(host.pod("q", &[])).unwrap();
+    let held = host.store().lock(&PodId::new("q").unwrap(), LockMode::Shared, Default::default()).unwrap();
     assert_eq!(kind(pod.merge_annotations(&added)), ErrorKind::Timeout);
     drop(held);
     pod.merge_annotations(&added).unwrap();
@@ -47,24 +47,24 @@ fn p_030_merged_annotations_are_persisted_under_the_exclusive_lock() {
         kind(pod.merge_annotations(&BTreeMap::from([(String::new(), String::new())]))),
         ErrorKind::InvalidConfig
     );
-    impatient.delete_pod("q", hutch_runtime::DeleteOptions { force: true }).unwrap();
+    quick.delete_pod("q", hutch_runtime::DeleteOptions { force: true }).unwrap();
     drop(id);
-    finish(&world, &runtime);
+    finish(&host, &runtime);
 }
 
 /// Two merges from different handles both end up in the record.
 #[test]
 fn p_030_concurrent_merges_lose_nothing() {
-    let (world, runtime) = running(&[]);
+    let (host, runtime) = running(&[]);
     std::thread::scope(|scope| {
         for thread in 0..4 {
-            let pod = runtime.status_pod("p").map(|_| world.runtime()).unwrap();
+            let pod = runtime.status_pod("p").map(|_| host.runtime()).unwrap();
             scope.spawn(move || {
                 let (handle, _) = {
                     let handle = pod.pause_pod("p").or_else(|_| pod.resume_pod("p"));
                     (handle, ())
                 };
-                // Whoever comes second to a state gets an error; any handle will do.
+                // The second call into a state gets an error; any handle will do.
                 let Ok(handle) = handle else { return };
                 for number in 0..5 {
                     let added = BTreeMap::from([(format!("k{thread}.{number}"), String::from("v"))]);
@@ -76,22 +76,22 @@ fn p_030_concurrent_merges_lose_nothing() {
     let annotations = runtime.status_pod("p").unwrap().annotations;
     assert_eq!(annotations.len() % 5, 0, "{annotations:?}");
     assert!(!annotations.is_empty());
-    finish(&world, &runtime);
+    finish(&host, &runtime);
 }
 
 #[test]
 fn a_container_handle_can_overwrite_the_pid() {
-    let (world, runtime) = running(&["a"]);
+    let (host, runtime) = running(&["a"]);
     let pod = runtime.pause_pod("p").unwrap();
     runtime.resume_pod("p").unwrap();
     let mut container = pod.container("a").unwrap().unwrap();
     let token = container.token().to_owned();
     container.set_pid(std::process::id() as i32).unwrap();
     assert_eq!(container.pid(), std::process::id() as i32);
-    let stored = std::fs::read_to_string(world.dir().join("run/p/a/process.json")).unwrap();
+    let stored = std::fs::read_to_string(host.dir().join("run/p/a/process.json")).unwrap();
     assert!(stored.contains(&std::process::id().to_string()) && stored.contains(&token), "{stored}");
     assert_eq!(kind(container.set_pid(-1)), ErrorKind::InvalidConfig);
     container.set_pid(0).unwrap();
     assert_eq!(container.process().unwrap().token, token);
-    finish(&world, &runtime);
+    finish(&host, &runtime);
 }

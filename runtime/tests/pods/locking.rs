@@ -6,66 +6,66 @@ use std::time::{Duration, Instant};
 
 use hutch_runtime::store::{LockMode, PodLock};
 use hutch_runtime::{ErrorKind, PodId, Result};
-use hutch_runtime_fakes::World;
+use hutch_runtime_fakes::FakeHost;
 
 use crate::support::{error, finish, kind, new, running};
 
-fn lock(world: &World, mode: LockMode, timeout: Duration) -> Result<Option<PodLock>> {
-    world.store().lock(&PodId::new("p").unwrap(), mode, timeout)
+fn lock(host: &FakeHost, mode: LockMode, timeout: Duration) -> Result<Option<PodLock>> {
+    host.store().lock(&PodId::new("p").unwrap(), mode, timeout)
 }
 
 #[test]
 fn p_020_readers_share_and_a_writer_is_alone() {
-    let (world, runtime) = running(&[]);
+    let (host, runtime) = running(&[]);
     let brief = Duration::from_millis(20);
-    let one = lock(&world, LockMode::Shared, brief).unwrap();
-    let two = lock(&world, LockMode::Shared, brief).unwrap();
-    assert_eq!(kind(lock(&world, LockMode::Exclusive, brief)), ErrorKind::Timeout);
+    let one = lock(&host, LockMode::Shared, brief).unwrap();
+    let two = lock(&host, LockMode::Shared, brief).unwrap();
+    assert_eq!(kind(lock(&host, LockMode::Exclusive, brief)), ErrorKind::Timeout);
     drop((one, two));
-    let alone = lock(&world, LockMode::Exclusive, brief).unwrap();
-    assert_eq!(kind(lock(&world, LockMode::Shared, brief)), ErrorKind::Timeout);
+    let alone = lock(&host, LockMode::Exclusive, brief).unwrap();
+    assert_eq!(kind(lock(&host, LockMode::Shared, brief)), ErrorKind::Timeout);
     drop(alone);
-    finish(&world, &runtime);
+    finish(&host, &runtime);
 }
 
 #[test]
 fn p_022_locking_an_unknown_pod_makes_nothing() {
-    let (world, runtime) = new();
-    assert_eq!(kind(lock(&world, LockMode::Exclusive, Duration::ZERO)), ErrorKind::NoSuchPod);
-    assert_eq!(kind(lock(&world, LockMode::Shared, Duration::ZERO)), ErrorKind::NoSuchPod);
+    let (host, runtime) = new();
+    assert_eq!(kind(lock(&host, LockMode::Exclusive, Duration::ZERO)), ErrorKind::NoSuchPod);
+    assert_eq!(kind(lock(&host, LockMode::Shared, Duration::ZERO)), ErrorKind::NoSuchPod);
     assert_eq!(kind(runtime.stop_pod("p", Default::default())), ErrorKind::NoSuchPod);
-    assert!(!world.dir().join("run").exists());
+    assert!(!host.dir().join("run").exists());
 }
 
 /// A waiter ends up with the lock of the file that is there now, or with NoSuchPod; never with an orphan.
 #[test]
 fn p_026_a_waiter_does_not_get_the_lock_of_a_deleted_pod() {
-    let (world, runtime) = running(&[]);
-    let held = lock(&world, LockMode::Exclusive, Duration::ZERO).unwrap();
+    let (host, runtime) = running(&[]);
+    let held = lock(&host, LockMode::Exclusive, Duration::ZERO).unwrap();
     std::thread::scope(|scope| {
-        let waiter = scope.spawn(|| kind(lock(&world, LockMode::Exclusive, Duration::from_secs(20))));
+        let waiter = scope.spawn(|| kind(lock(&host, LockMode::Exclusive, Duration::from_secs(20))));
         std::thread::sleep(Duration::from_millis(30));
         // A deletion: the files go while the lock is held.
-        fs::remove_file(world.dir().join("config/p/config.json")).unwrap();
-        fs::remove_dir_all(world.dir().join("run/p")).unwrap();
+        fs::remove_file(host.dir().join("config/p/config.json")).unwrap();
+        fs::remove_dir_all(host.dir().join("run/p")).unwrap();
         drop(held);
         assert_eq!(waiter.join().unwrap(), ErrorKind::NoSuchPod);
     });
     // Replaced by another file of the same name: the waiter locks that one.
     runtime.cleanup().unwrap();
-    world.kill_vm("p");
-    runtime.run_pod(world.pod("p", &[])).unwrap();
-    let held = lock(&world, LockMode::Exclusive, Duration::ZERO).unwrap();
+    host.kill_vm("p");
+    runtime.run_pod(host.pod("p", &[])).unwrap();
+    let held = lock(&host, LockMode::Exclusive, Duration::ZERO).unwrap();
     std::thread::scope(|scope| {
-        let waiter = scope.spawn(|| lock(&world, LockMode::Exclusive, Duration::from_secs(20)));
+        let waiter = scope.spawn(|| lock(&host, LockMode::Exclusive, Duration::from_secs(20)));
         std::thread::sleep(Duration::from_millis(30));
-        let path = world.dir().join("run/p/lock");
+        let path = host.dir().join("run/p/lock");
         fs::remove_file(&path).unwrap();
         fs::write(&path, "").unwrap();
         drop(held);
         let got = waiter.join().unwrap().unwrap();
         assert_eq!(
-            kind(lock(&world, LockMode::Shared, Duration::from_millis(10))),
+            kind(lock(&host, LockMode::Shared, Duration::from_millis(10))),
             ErrorKind::Timeout,
             "it is the new one"
         );
@@ -75,28 +75,28 @@ fn p_026_a_waiter_does_not_get_the_lock_of_a_deleted_pod() {
 
 #[test]
 fn p_028_a_lock_that_is_not_free_in_time_is_a_timeout_that_names_the_pod() {
-    let (world, runtime) = running(&[]);
-    let held = lock(&world, LockMode::Exclusive, Duration::ZERO).unwrap();
+    let (host, runtime) = running(&[]);
+    let held = lock(&host, LockMode::Exclusive, Duration::ZERO).unwrap();
     let start = Instant::now();
-    let late = error(lock(&world, LockMode::Exclusive, Duration::from_millis(50)));
+    let late = error(lock(&host, LockMode::Exclusive, Duration::from_millis(50)));
     assert!(start.elapsed() >= Duration::from_millis(50) && start.elapsed() < Duration::from_secs(2));
     assert_eq!(late.kind(), ErrorKind::Timeout);
     assert!(late.to_string().contains("pod p"), "{late}");
     drop(held);
     assert_eq!(hutch_runtime::Options::default().lock_timeout, Duration::from_secs(60));
-    finish(&world, &runtime);
+    finish(&host, &runtime);
 }
 
 /// A release wakes the waiter; it does not sleep through a poll interval.
 #[test]
 fn p_028_a_waiter_is_woken_by_the_release() {
-    let (world, runtime) = running(&[]);
+    let (host, runtime) = running(&[]);
     let mut longest = Duration::ZERO;
     for _ in 0..5 {
-        let held = lock(&world, LockMode::Exclusive, Duration::ZERO).unwrap();
+        let held = lock(&host, LockMode::Exclusive, Duration::ZERO).unwrap();
         std::thread::scope(|scope| {
             let waiter = scope.spawn(|| {
-                let got = lock(&world, LockMode::Exclusive, Duration::from_secs(20)).unwrap();
+                let got = lock(&host, LockMode::Exclusive, Duration::from_secs(20)).unwrap();
                 (Instant::now(), got)
             });
             // Long enough for the fall-back timer to have grown to a quarter of a second.
@@ -108,26 +108,26 @@ fn p_028_a_waiter_is_woken_by_the_release() {
         });
     }
     assert!(longest < Duration::from_millis(150), "{longest:?}");
-    finish(&world, &runtime);
+    finish(&host, &runtime);
 }
 
 /// P-021: the file is there, and locked, before anything else of the pod is.
 #[test]
 fn p_021_a_new_pods_lock_is_held_from_the_start() {
-    let (world, _) = new();
+    let (host, _) = new();
     let id = PodId::new("p").unwrap();
-    let held = world.store().lock_new(&id, Duration::from_secs(1)).unwrap();
-    let late = world.store().lock_new(&id, Duration::from_millis(10));
+    let held = host.store().lock_new(&id, Duration::from_secs(1)).unwrap();
+    let late = host.store().lock_new(&id, Duration::from_millis(10));
     assert_eq!(kind(late), ErrorKind::Timeout);
-    assert_eq!(kind(lock(&world, LockMode::Shared, Duration::from_millis(10))), ErrorKind::Timeout);
+    assert_eq!(kind(lock(&host, LockMode::Shared, Duration::from_millis(10))), ErrorKind::Timeout);
     drop(held);
 }
 
 #[test]
 fn p_031_the_locks_descriptor_is_closed_on_exec() {
-    let (world, runtime) = running(&[]);
-    let held = lock(&world, LockMode::Exclusive, Duration::ZERO).unwrap();
-    let path = world.dir().join("run/p/lock").canonicalize().unwrap();
+    let (host, runtime) = running(&[]);
+    let held = lock(&host, LockMode::Exclusive, Duration::ZERO).unwrap();
+    let path = host.dir().join("run/p/lock").canonicalize().unwrap();
     let mut found = 0;
     for entry in fs::read_dir("/proc/self/fd").unwrap().flatten() {
         if fs::read_link(entry.path()).is_ok_and(|target| target == path) {
@@ -143,25 +143,25 @@ fn p_031_the_locks_descriptor_is_closed_on_exec() {
     // And so a child does not keep it.
     let mut child = std::process::Command::new("sleep").arg("5").spawn().unwrap();
     drop(held);
-    drop(lock(&world, LockMode::Exclusive, Duration::from_millis(500)).unwrap());
+    drop(lock(&host, LockMode::Exclusive, Duration::from_millis(500)).unwrap());
     child.kill().unwrap();
     child.wait().unwrap();
     assert!(std::io::stdin().as_fd().try_clone_to_owned().is_ok());
-    finish(&world, &runtime);
+    finish(&host, &runtime);
 }
 
 /// P-023: no call holds two pods, so no order of calls can block for ever.
 #[test]
 fn p_023_calls_on_several_pods_never_wait_for_each_other_in_a_circle() {
-    let (world, _) = new();
+    let (host, _) = new();
     for id in ["x", "y", "z"] {
-        world.runtime().run_pod(world.pod(id, &["c"])).unwrap();
+        host.runtime().run_pod(host.pod(id, &["c"])).unwrap();
     }
     std::thread::scope(|scope| {
         for thread in 0..4 {
-            let world = &world;
+            let host = &host;
             scope.spawn(move || {
-                let runtime = world.runtime();
+                let runtime = host.runtime();
                 let ids = ["x", "y", "z"];
                 for round in 0..15 {
                     let id = ids[(round + thread) % 3];
@@ -174,7 +174,7 @@ fn p_023_calls_on_several_pods_never_wait_for_each_other_in_a_circle() {
         }
     });
     for id in ["x", "y", "z"] {
-        world.runtime().delete_pod(id, hutch_runtime::DeleteOptions { force: true }).unwrap();
+        host.runtime().delete_pod(id, hutch_runtime::DeleteOptions { force: true }).unwrap();
     }
-    crate::support::assert_clean(&world);
+    crate::support::assert_clean(&host);
 }

@@ -3,26 +3,26 @@
 use hutch_runtime::spec::{Command, ContainerConfig, PodConfig};
 use hutch_runtime::{Result, Runtime};
 use hutch_runtime_fakes::table::{covering_walk, Step, Subject, Walk, CONTAINERS, PODS};
-use hutch_runtime_fakes::{Failing, World};
+use hutch_runtime_fakes::{Failing, FakeHost};
 use proptest::prelude::*;
 
 struct Fakes {
-    world: World,
+    host: FakeHost,
     runtime: Runtime,
 }
 
 impl Fakes {
     fn new() -> Self {
-        let world = World::new();
-        let mut options = world.options();
+        let host = FakeHost::new();
+        let mut options = host.options();
         options.stop_timeout = std::time::Duration::from_millis(1);
-        let runtime = Runtime::new(world.store(), world.backends(), options);
-        Self { world, runtime }
+        let runtime = Runtime::new(host.store(), host.backends(), options);
+        Self { host, runtime }
     }
 
     fn finish(&self, walk: Walk) {
         walk.finish(self).expect("deletions");
-        assert_eq!(self.world.leaks(), Vec::<String>::new());
+        assert_eq!(self.host.leaks(), Vec::<String>::new());
     }
 }
 
@@ -32,11 +32,11 @@ impl Subject for Fakes {
     }
 
     fn pod(&self, id: &str) -> PodConfig {
-        self.world.pod(id, &[])
+        self.host.pod(id, &[])
     }
 
     fn container(&self, id: &str) -> ContainerConfig {
-        self.world.container(id)
+        self.host.container(id)
     }
 
     fn command(&self) -> Command {
@@ -46,13 +46,13 @@ impl Subject for Fakes {
     fn started(&self, _: &str, _: &str) {}
 
     fn end_process(&self, pod: &str, container: &str) {
-        self.world.guest(pod, |guest| guest.exit(container, 0));
+        self.host.guest(pod, |guest| guest.exit(container, 0));
     }
 
     fn while_refusing(&self, _: &str, _: &str, start: &mut dyn FnMut() -> Result<()>) -> Result<()> {
-        self.world.fail("agent.start-container", Failing::Refuses);
+        self.host.fail("agent.start-container", Failing::Refuses);
         let result = start();
-        self.world.heal();
+        self.host.heal();
         result
     }
 

@@ -41,10 +41,10 @@ fn index(calls: &[String], wanted: &str) -> usize {
 /// P-202: MAC and MTU. P-203: IPv6 and static neighbours too, interfaces before routes by the form of the request.
 #[test]
 fn p_203_the_guest_gets_interfaces_routes_and_neighbours_of_the_namespace() {
-    let (world, runtime) = new();
-    world.set_interfaces(&world.namespace("p"), vec![endpoint("eth0"), endpoint("eth1")]);
-    runtime.create_pod(world.pod("p", &[])).unwrap();
-    world.guest("p", |guest| {
+    let (host, runtime) = new();
+    host.set_interfaces(&host.namespace("p"), vec![endpoint("eth0"), endpoint("eth1")]);
+    runtime.create_pod(host.pod("p", &[])).unwrap();
+    host.guest("p", |guest| {
         let network = &guest.sandbox().unwrap().network;
         assert_eq!(network.interfaces.len(), 2);
         let first = &network.interfaces[0];
@@ -52,20 +52,20 @@ fn p_203_the_guest_gets_interfaces_routes_and_neighbours_of_the_namespace() {
         assert!(first.addresses.contains(&"fd00::2/64".to_owned()));
         assert_eq!((network.routes.len(), network.neighbours.len()), (2, 2));
     });
-    let machine = world.machine("p").unwrap();
+    let machine = host.machine("p").unwrap();
     assert_eq!(machine.nets.iter().map(|net| net.tap.as_str()).collect::<Vec<_>>(), ["tap-eth0", "tap-eth1"]);
-    finish(&world, &runtime);
+    finish(&host, &runtime);
 }
 
 #[test]
 fn p_065_the_machine_is_born_in_the_namespace_on_a_thread_of_its_own() {
-    let (world, runtime) = new();
-    runtime.create_pod(world.pod("p", &[])).unwrap();
-    let calls = world.calls();
+    let (host, runtime) = new();
+    runtime.create_pod(host.pod("p", &[])).unwrap();
+    let calls = host.calls();
     let (created, entered, spawned) =
         (index(&calls, "network.create"), index(&calls, "network.run"), index(&calls, "vm.spawn"));
     assert!(created < entered && entered + 1 == spawned, "{calls:#?}");
-    finish(&world, &runtime);
+    finish(&host, &runtime);
 }
 
 /// The thread that enters a namespace is not the caller's, whatever happens in there.
@@ -89,69 +89,69 @@ fn p_065_the_calling_thread_stays_where_it_is() {
 /// P-086, P-088: machine, then network, then poststop hooks.
 #[test]
 fn p_080_a_stopped_pod_has_no_machine_shim_or_network() {
-    let (world, runtime) = new();
-    world.set_interfaces(&world.namespace("p"), vec![endpoint("eth0")]);
-    runtime.run_pod(world.pod("p", &["a"])).unwrap();
-    world.calls();
+    let (host, runtime) = new();
+    host.set_interfaces(&host.namespace("p"), vec![endpoint("eth0")]);
+    runtime.run_pod(host.pod("p", &["a"])).unwrap();
+    host.calls();
     runtime.kill_container("p", "a", 9, true).unwrap();
     runtime.stop_pod("p", Default::default()).unwrap();
-    let calls = world.calls();
+    let calls = host.calls();
     let (kill, detach, delete) =
         (index(&calls, "vm.kill"), index(&calls, "network.detach"), index(&calls, "network.delete"));
     assert!(kill < detach && detach < delete, "{calls:#?}");
-    let left: Vec<String> = world.leaks().into_iter().filter(|leak| !leak.starts_with("file ")).collect();
+    let left: Vec<String> = host.leaks().into_iter().filter(|leak| !leak.starts_with("file ")).collect();
     assert!(left.is_empty(), "{left:?}");
     assert_eq!(pod_state(&runtime), State::Stopped);
-    finish(&world, &runtime);
+    finish(&host, &runtime);
 }
 
 #[test]
 fn p_086_a_physical_interface_goes_back_even_if_the_namespace_was_given() {
-    let (world, runtime) = new();
-    let given = world.dir().join("given");
+    let (host, runtime) = new();
+    let given = host.dir().join("given");
     let physical = EndpointKind::Physical { address: "0000:01:00.0".into(), driver: "ixgbe".into() };
-    world.set_interfaces(&given, vec![Endpoint { kind: physical, ..endpoint("eth0") }]);
-    let mut config = world.pod("p", &[]);
+    host.set_interfaces(&given, vec![Endpoint { kind: physical, ..endpoint("eth0") }]);
+    let mut config = host.pod("p", &[]);
     config.network.namespace = Some(given);
     runtime.run_pod(config).unwrap();
     runtime.stop_pod("p", Default::default()).unwrap();
-    let calls = world.calls();
+    let calls = host.calls();
     assert!(calls.iter().any(|call| call == "network.detach eth0"), "{calls:#?}");
-    finish(&world, &runtime);
+    finish(&host, &runtime);
 }
 
 #[test]
 fn p_087_a_given_namespace_is_never_deleted() {
-    let (world, runtime) = new();
-    let mut config: PodConfig = world.pod("p", &["a"]);
-    config.network.namespace = Some(world.dir().join("given"));
+    let (host, runtime) = new();
+    let mut config: PodConfig = host.pod("p", &["a"]);
+    config.network.namespace = Some(host.dir().join("given"));
     runtime.run_pod(config).unwrap();
-    finish(&world, &runtime);
-    assert!(!world.calls().iter().any(|call| call.starts_with("network.delete")));
+    finish(&host, &runtime);
+    assert!(!host.calls().iter().any(|call| call.starts_with("network.delete")));
 }
 
 /// The failed network step of the table in §9: stopped, and the stop can be repeated.
 #[test]
 fn p_084_a_stop_that_failed_at_the_network_is_completed_by_the_next() {
-    let (world, runtime) = new();
-    world.set_interfaces(&world.namespace("p"), vec![endpoint("eth0"), endpoint("eth1")]);
-    runtime.run_pod(world.pod("p", &["a"])).unwrap();
+    let (host, runtime) = new();
+    host.set_interfaces(&host.namespace("p"), vec![endpoint("eth0"), endpoint("eth1")]);
+    runtime.run_pod(host.pod("p", &["a"])).unwrap();
     runtime.kill_container("p", "a", 9, true).unwrap();
-    world.fail("network.detach", Failing::Refuses);
+    host.fail("network.detach", Failing::Refuses);
     assert_eq!(kind(runtime.stop_pod("p", Default::default())), ErrorKind::Backend);
     assert_eq!(pod_state(&runtime), State::Stopped);
     runtime.stop_pod("p", Default::default()).unwrap();
-    let left: Vec<String> = world.leaks().into_iter().filter(|leak| !leak.starts_with("file ")).collect();
+    let left: Vec<String> = host.leaks().into_iter().filter(|leak| !leak.starts_with("file ")).collect();
     assert!(left.is_empty(), "{left:?}");
     runtime.stop_pod("p", Default::default()).unwrap();
-    finish(&world, &runtime);
+    finish(&host, &runtime);
 }
 
 #[test]
 fn p_206_every_process_is_on_record_before_it_may_act() {
-    let (world, runtime) = running(&["a"]);
+    let (host, runtime) = running(&["a"]);
     let read = |name: &str| -> serde_json::Value {
-        serde_json::from_slice(&std::fs::read(world.dir().join("run/p").join(name)).unwrap()).unwrap()
+        serde_json::from_slice(&std::fs::read(host.dir().join("run/p").join(name)).unwrap()).unwrap()
     };
     let pid = read("hypervisor.json")["data"]["pid"].as_i64().unwrap();
     assert_eq!(i64::from(runtime.status_pod("p").unwrap().vmm_pid), pid);
@@ -160,12 +160,12 @@ fn p_206_every_process_is_on_record_before_it_may_act() {
     assert!(read("agent.json")["data"]["url"].as_str().unwrap().starts_with("unix://"));
     // The descriptor of a lock or socket that a child would inherit is checked where children are made.
     drop(UnixStream::pair());
-    finish(&world, &runtime);
+    finish(&host, &runtime);
     // Dying between the birth of a process and its record leaves neither.
     for (point, nth) in [("hypervisor:put", 2), ("process:put", 1)] {
-        let (world, runtime) = new();
+        let (host, runtime) = new();
         let _armed = hutch_runtime::fault::arm(point, nth, hutch_runtime::fault::Action::Error);
-        assert!(runtime.create_pod(world.pod("p", &["a"])).is_err());
-        assert!(world.leaks().is_empty(), "{point}: {:?}", world.leaks());
+        assert!(runtime.create_pod(host.pod("p", &["a"])).is_err());
+        assert!(host.leaks().is_empty(), "{point}: {:?}", host.leaks());
     }
 }

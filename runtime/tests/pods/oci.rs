@@ -6,13 +6,13 @@ use std::time::Duration;
 use hutch_runtime::oci::{write_pid_file, Bundle, OciStatus};
 use hutch_runtime::spec::Command;
 use hutch_runtime::{ErrorKind, Runtime, State};
-use hutch_runtime_fakes::World;
+use hutch_runtime_fakes::FakeHost;
 use serde_json::{json, Value};
 
 use crate::support::{assert_clean, kind, new};
 
-fn bundle_dir(world: &World, name: &str, args: &[&str], annotations: Value) -> PathBuf {
-    let dir = world.dir().join(name);
+fn bundle_dir(host: &FakeHost, name: &str, args: &[&str], annotations: Value) -> PathBuf {
+    let dir = host.dir().join(name);
     std::fs::create_dir_all(dir.join("rootfs")).unwrap();
     let config = json!({
         "ociVersion": "1.2.0",
@@ -24,10 +24,10 @@ fn bundle_dir(world: &World, name: &str, args: &[&str], annotations: Value) -> P
     dir
 }
 
-fn create(world: &World, runtime: &Runtime, id: &str, annotations: Value) -> hutch_runtime::Result<i32> {
-    let path = bundle_dir(world, &format!("bundle-{id}"), &["serve"], annotations);
-    let base = world.pod("", &[]);
-    let pid_file = world.dir().join(format!("{id}.pid"));
+fn create(host: &FakeHost, runtime: &Runtime, id: &str, annotations: Value) -> hutch_runtime::Result<i32> {
+    let path = bundle_dir(host, &format!("bundle-{id}"), &["serve"], annotations);
+    let base = host.pod("", &[]);
+    let pid_file = host.dir().join(format!("{id}.pid"));
     let bundle = Bundle { id, path: &path, base, console: None, detach: true, pid_file: Some(&pid_file) };
     runtime.create_from_bundle(bundle).map(|container| container.pid())
 }
@@ -42,29 +42,29 @@ fn sandbox() -> Value {
 
 #[test]
 fn p_192_ids_are_unique_on_the_host_and_lead_to_their_pod() {
-    let (world, runtime) = new();
-    create(&world, &runtime, "pod", sandbox()).unwrap();
-    create(&world, &runtime, "member", member_of("pod")).unwrap();
+    let (host, runtime) = new();
+    create(&host, &runtime, "pod", sandbox()).unwrap();
+    create(&host, &runtime, "member", member_of("pod")).unwrap();
     for id in ["pod", "member"] {
-        assert_eq!(kind(create(&world, &runtime, id, json!({}))), ErrorKind::AlreadyExists, "{id}");
+        assert_eq!(kind(create(&host, &runtime, id, json!({}))), ErrorKind::AlreadyExists, "{id}");
         assert_eq!(runtime.find_container(id).unwrap().pod, "pod");
     }
     assert_eq!(kind(runtime.find_container("other")), ErrorKind::NoSuchContainer);
-    assert_eq!(kind(create(&world, &runtime, "lost", member_of("nowhere"))), ErrorKind::NoSuchPod);
+    assert_eq!(kind(create(&host, &runtime, "lost", member_of("nowhere"))), ErrorKind::NoSuchPod);
     runtime.delete("pod", true).unwrap();
-    assert_clean(&world);
+    assert_clean(&host);
 }
 
 /// P-193: what decides. P-194: what happens.
 #[test]
 fn p_194_a_sandbox_is_a_pod_and_a_member_is_a_container_in_it() {
-    let (world, runtime) = new();
-    create(&world, &runtime, "pod", sandbox()).unwrap();
+    let (host, runtime) = new();
+    create(&host, &runtime, "pod", sandbox()).unwrap();
     let status = runtime.status_pod("pod").unwrap();
     assert_eq!(status.containers.iter().map(|c| c.id.as_str()).collect::<Vec<_>>(), ["pod"]);
     runtime.start("pod").unwrap();
     assert_eq!(runtime.status_pod("pod").unwrap().state, Some(State::Running));
-    create(&world, &runtime, "m", member_of("pod")).unwrap();
+    create(&host, &runtime, "m", member_of("pod")).unwrap();
     runtime.start("m").unwrap();
     assert_eq!(runtime.status_container("pod", "m").unwrap().state, Some(State::Running));
     assert_eq!(kind(runtime.delete("m", false)), ErrorKind::WrongState);
@@ -74,14 +74,14 @@ fn p_194_a_sandbox_is_a_pod_and_a_member_is_a_container_in_it() {
     runtime.kill_container("pod", "pod", 9, true).unwrap();
     runtime.delete("pod", false).unwrap();
     assert_eq!(kind(runtime.delete("pod", true)), ErrorKind::NoSuchContainer);
-    assert_clean(&world);
+    assert_clean(&host);
 }
 
 #[test]
 fn p_195_states_have_their_oci_names() {
-    let (world, runtime) = new();
+    let (host, runtime) = new();
     let status = || runtime.oci_state("c").unwrap().status;
-    create(&world, &runtime, "c", json!({"org.example.k": "v"})).unwrap();
+    create(&host, &runtime, "c", json!({"org.example.k": "v"})).unwrap();
     assert_eq!(status(), OciStatus::Created);
     runtime.start("c").unwrap();
     assert_eq!(status(), OciStatus::Running);
@@ -92,46 +92,46 @@ fn p_195_states_have_their_oci_names() {
     let printed = serde_json::to_value(&state).unwrap();
     assert_eq!((printed["status"].as_str(), printed["id"].as_str()), (Some("running"), Some("c")));
     assert!(printed["pid"].as_i64().unwrap() > 0);
-    assert_eq!(printed["bundle"], world.dir().join("bundle-c").canonicalize().unwrap().to_str().unwrap());
+    assert_eq!(printed["bundle"], host.dir().join("bundle-c").canonicalize().unwrap().to_str().unwrap());
     assert_eq!(printed["annotations"], json!({"org.example.k": "v"}));
     runtime.kill_container("c", "c", 15, false).unwrap();
     let state = runtime.oci_state("c").unwrap();
     assert_eq!((state.status, state.pid), (OciStatus::Stopped, None));
     runtime.delete("c", false).unwrap();
-    assert_clean(&world);
+    assert_clean(&host);
 }
 
 #[test]
 fn p_197_the_pid_file_is_written_last_and_replaces_an_older_one() {
-    let (world, runtime) = new();
-    std::fs::write(world.dir().join("c.pid"), "an older one").unwrap();
+    let (host, runtime) = new();
+    std::fs::write(host.dir().join("c.pid"), "an older one").unwrap();
     let pid = {
         let _recording = hutch_runtime::fault::arm("", 1, hutch_runtime::fault::Action::Error);
-        let pid = create(&world, &runtime, "c", json!({})).unwrap();
+        let pid = create(&host, &runtime, "c", json!({})).unwrap();
         assert_eq!(hutch_runtime::fault::passed().last().map(String::as_str), Some("pid-file"));
         pid
     };
-    assert_eq!(std::fs::read_to_string(world.dir().join("c.pid")).unwrap(), pid.to_string());
+    assert_eq!(std::fs::read_to_string(host.dir().join("c.pid")).unwrap(), pid.to_string());
     runtime.start("c").unwrap();
     let exec = Command { args: vec!["serve".into()], detach: true, ..Command::default() };
-    let file = world.dir().join("exec.pid");
+    let file = host.dir().join("exec.pid");
     let (process, exit) = runtime.exec("c", &exec, Default::default(), Some(&file)).unwrap();
     assert_eq!((std::fs::read_to_string(&file).unwrap(), exit), (process.pid.to_string(), None));
     runtime.delete("c", true).unwrap();
     // One that cannot be written takes the creation back.
-    let path = bundle_dir(&world, "bundle-d", &["serve"], json!({}));
-    let nowhere = world.dir().join("no/such/dir/pid");
-    let base = world.pod("", &[]);
+    let path = bundle_dir(&host, "bundle-d", &["serve"], json!({}));
+    let nowhere = host.dir().join("no/such/dir/pid");
+    let base = host.pod("", &[]);
     let bundle = Bundle { id: "d", path: &path, base, console: None, detach: true, pid_file: Some(&nowhere) };
     assert_eq!(kind(runtime.create_from_bundle(bundle)), ErrorKind::InvalidConfig);
-    assert_clean(&world);
+    assert_clean(&host);
     assert!(write_pid_file(std::path::Path::new("/"), 1).is_err());
 }
 
 #[test]
 fn p_198_exec_waits_and_tells_the_status_and_run_is_create_start_wait_delete() {
-    let (world, runtime) = new();
-    create(&world, &runtime, "c", json!({})).unwrap();
+    let (host, runtime) = new();
+    create(&host, &runtime, "c", json!({})).unwrap();
     runtime.start("c").unwrap();
     let command = Command { args: vec!["exit".into(), "41".into()], ..Command::default() };
     let (process, exit) = runtime.exec("c", &command, Default::default(), None).unwrap();
@@ -139,25 +139,25 @@ fn p_198_exec_waits_and_tells_the_status_and_run_is_create_start_wait_delete() {
     assert_eq!(kind(runtime.wait_process("c", "c", &process.token, Duration::ZERO)), ErrorKind::NoSuchProcess);
     runtime.delete("c", true).unwrap();
     let run = |id: &str, args: &[&str], detach: bool| {
-        let path = bundle_dir(&world, &format!("run-{id}"), args, json!({}));
-        let base = world.pod("", &[]);
+        let path = bundle_dir(&host, &format!("run-{id}"), args, json!({}));
+        let base = host.pod("", &[]);
         runtime.run_bundle(Bundle { id, path: &path, base, console: None, detach, pid_file: None })
     };
     assert_eq!(run("r", &["exit", "7"], false).unwrap().unwrap().code, Some(7));
-    assert_clean(&world);
+    assert_clean(&host);
     assert!(run("d", &["serve"], true).unwrap().is_none());
     assert_eq!(runtime.oci_state("d").unwrap().status, OciStatus::Running);
     runtime.delete("d", true).unwrap();
     assert_eq!(kind(run("m", &["missing"], false)), ErrorKind::Backend);
-    assert_clean(&world);
+    assert_clean(&host);
 }
 
 /// SIGTERM through the mapping is SIGTERM: nothing is stopped or killed after it (P-199).
 #[test]
 fn p_199_a_term_signal_is_no_stop() {
-    let (world, runtime) = new();
-    let path = bundle_dir(&world, "b", &["deaf"], json!({}));
-    let base = world.pod("", &[]);
+    let (host, runtime) = new();
+    let path = bundle_dir(&host, "b", &["deaf"], json!({}));
+    let base = host.pod("", &[]);
     runtime
         .create_from_bundle(Bundle { id: "c", path: &path, base, console: None, detach: true, pid_file: None })
         .unwrap();
@@ -166,21 +166,21 @@ fn p_199_a_term_signal_is_no_stop() {
     runtime.kill_container("c", "c", signal, false).unwrap();
     assert_eq!(runtime.oci_state("c").unwrap().status, OciStatus::Running);
     runtime.delete("c", true).unwrap();
-    assert_clean(&world);
+    assert_clean(&host);
 }
 
 #[test]
 fn p_007_a_bundle_without_or_with_a_broken_configuration_is_refused() {
-    let (world, runtime) = new();
-    let dir = world.dir().join("broken");
+    let (host, runtime) = new();
+    let dir = host.dir().join("broken");
     std::fs::create_dir(&dir).unwrap();
     for text in [None, Some(""), Some("{}"), Some("[]"), Some(r#"{"process":{"args":[]},"root":{"path":"x"}}"#)] {
         if let Some(text) = text {
             std::fs::write(dir.join("config.json"), text).unwrap();
         }
-        let base = world.pod("", &[]);
+        let base = host.pod("", &[]);
         let bundle = Bundle { id: "c", path: &dir, base, console: None, detach: true, pid_file: None };
         assert_eq!(kind(runtime.create_from_bundle(bundle)), ErrorKind::InvalidConfig, "{text:?}");
     }
-    assert_clean(&world);
+    assert_clean(&host);
 }

@@ -11,56 +11,56 @@ use crate::support::{assert_clean, error, finish, kind, new, snapshot, states};
 
 #[test]
 fn p_060_a_created_pod_is_ready_and_nothing_runs() {
-    let (world, runtime) = new();
-    runtime.create_pod(world.pod("p", &["a", "b"])).unwrap();
+    let (host, runtime) = new();
+    runtime.create_pod(host.pod("p", &["a", "b"])).unwrap();
     let status = runtime.status_pod("p").unwrap();
     assert_eq!(status.state, Some(State::Ready));
     assert!(status.vmm_pid > 0);
     assert_eq!(states(&runtime), [("a".into(), Some(State::Ready)), ("b".into(), Some(State::Ready))]);
-    world.guest("p", |guest| {
+    host.guest("p", |guest| {
         assert!(guest.sandbox().is_some());
         assert!(guest.containers().iter().all(|(_, state)| *state == hutch_runtime_fakes::GuestState::Created));
     });
-    assert!(!world.calls().iter().any(|call| call.starts_with("agent.start-container")));
-    finish(&world, &runtime);
+    assert!(!host.calls().iter().any(|call| call.starts_with("agent.start-container")));
+    finish(&host, &runtime);
 }
 
 #[test]
 fn p_061_an_empty_config_id_or_hypervisor_config_starts_no_machine() {
-    let (world, runtime) = new();
+    let (host, runtime) = new();
     assert_eq!(kind(runtime.create_pod(PodConfig::default())), ErrorKind::NeedPodId);
-    let no_id = PodConfig { id: String::new(), ..world.pod("p", &[]) };
+    let no_id = PodConfig { id: String::new(), ..host.pod("p", &[]) };
     assert_eq!(kind(runtime.create_pod(no_id)), ErrorKind::NeedPodId);
-    let no_machine = PodConfig { hypervisor: HypervisorConfig::default(), ..world.pod("p", &[]) };
+    let no_machine = PodConfig { hypervisor: HypervisorConfig::default(), ..host.pod("p", &[]) };
     assert_eq!(kind(runtime.create_pod(no_machine)), ErrorKind::InvalidConfig);
-    let mut no_file = world.pod("p", &[]);
-    no_file.hypervisor.kernel = world.dir().join("nowhere");
+    let mut no_file = host.pod("p", &[]);
+    no_file.hypervisor.kernel = host.dir().join("nowhere");
     assert_eq!(kind(runtime.create_pod(no_file)), ErrorKind::InvalidConfig);
-    assert!(world.calls().is_empty());
-    assert_clean(&world);
+    assert!(host.calls().is_empty());
+    assert_clean(&host);
 }
 
 #[test]
 fn p_062_a_pod_without_containers_is_legal() {
-    let (world, runtime) = new();
-    runtime.create_pod(world.pod("p", &[])).unwrap();
+    let (host, runtime) = new();
+    runtime.create_pod(host.pod("p", &[])).unwrap();
     runtime.start_pod("p").unwrap();
     assert_eq!(runtime.status_pod("p").unwrap().state, Some(State::Running));
-    finish(&world, &runtime);
+    finish(&host, &runtime);
 }
 
 #[test]
 fn p_066_a_second_pod_with_the_id_is_refused_and_the_first_untouched() {
-    let (world, runtime) = new();
-    runtime.create_pod(world.pod("p", &["a"])).unwrap();
-    let before = snapshot(&world);
-    world.calls();
-    assert_eq!(kind(runtime.create_pod(world.pod("p", &["b"]))), ErrorKind::AlreadyExists);
-    let invalid = PodConfig { hypervisor: HypervisorConfig::default(), ..world.pod("p", &[]) };
+    let (host, runtime) = new();
+    runtime.create_pod(host.pod("p", &["a"])).unwrap();
+    let before = snapshot(&host);
+    host.calls();
+    assert_eq!(kind(runtime.create_pod(host.pod("p", &["b"]))), ErrorKind::AlreadyExists);
+    let invalid = PodConfig { hypervisor: HypervisorConfig::default(), ..host.pod("p", &[]) };
     assert_eq!(kind(runtime.create_pod(invalid)), ErrorKind::InvalidConfig);
-    assert!(world.calls().is_empty());
-    assert_eq!(snapshot(&world), before);
-    finish(&world, &runtime);
+    assert!(host.calls().is_empty());
+    assert_eq!(snapshot(&host), before);
+    finish(&host, &runtime);
 }
 
 /// Every step that can fail, one after the other: nothing is left, the id is free, a corrected attempt succeeds.
@@ -86,15 +86,15 @@ fn p_067_a_creation_that_fails_at_any_backend_is_rolled_back() {
     ];
     for call in calls {
         for how in [Failing::Refuses, Failing::TimesOut, Failing::AfterDoing] {
-            let (world, runtime) = new();
-            world.set_interfaces(&world.namespace("p"), vec![crate::network::endpoint("eth0")]);
-            world.fail(call, how);
-            let error = error(runtime.create_pod(world.pod("p", &["a", "b"])));
+            let (host, runtime) = new();
+            host.set_interfaces(&host.namespace("p"), vec![crate::network::endpoint("eth0")]);
+            host.fail(call, how);
+            let error = error(runtime.create_pod(host.pod("p", &["a", "b"])));
             assert!(matches!(error.kind(), ErrorKind::Backend | ErrorKind::Timeout), "{call} {how:?}: {error}");
             assert!(runtime.list_pods().unwrap().is_empty(), "{call} {how:?}");
-            assert_clean(&world);
-            runtime.create_pod(world.pod("p", &["a", "b"])).unwrap_or_else(|e| panic!("{call} {how:?}: retry: {e}"));
-            finish(&world, &runtime);
+            assert_clean(&host);
+            runtime.create_pod(host.pod("p", &["a", "b"])).unwrap_or_else(|e| panic!("{call} {how:?}: retry: {e}"));
+            finish(&host, &runtime);
         }
     }
 }
@@ -103,90 +103,90 @@ fn p_067_a_creation_that_fails_at_any_backend_is_rolled_back() {
 #[test]
 fn p_067_a_creation_that_fails_at_any_point_is_rolled_back() {
     let points = {
-        let (world, runtime) = new();
-        world.set_interfaces(&world.namespace("p"), vec![crate::network::endpoint("eth0")]);
+        let (host, runtime) = new();
+        host.set_interfaces(&host.namespace("p"), vec![crate::network::endpoint("eth0")]);
         let _recording = fault::arm("", 1, fault::Action::Error);
-        runtime.create_pod(world.pod("p", &["a", "b"])).unwrap();
+        runtime.create_pod(host.pod("p", &["a", "b"])).unwrap();
         fault::passed()
     };
     assert!(points.len() > 60, "{points:?}");
     for (number, name) in points.iter().enumerate() {
         let nth = points[..=number].iter().filter(|other| *other == name).count();
-        let (world, runtime) = new();
-        world.set_interfaces(&world.namespace("p"), vec![crate::network::endpoint("eth0")]);
+        let (host, runtime) = new();
+        host.set_interfaces(&host.namespace("p"), vec![crate::network::endpoint("eth0")]);
         let failed = {
             let _armed = fault::arm(name, nth, fault::Action::Error);
-            runtime.create_pod(world.pod("p", &["a", "b"]))
+            runtime.create_pod(host.pod("p", &["a", "b"]))
         };
         // A failure after the last record was written is a failure all the same: the caller gets no handle.
         assert!(failed.is_err(), "{name}#{nth}");
         assert!(runtime.list_pods().unwrap().is_empty(), "{name}#{nth}");
         runtime.cleanup().unwrap();
-        assert_clean(&world);
-        runtime.create_pod(world.pod("p", &["a", "b"])).unwrap_or_else(|e| panic!("{name}#{nth}: retry: {e}"));
-        finish(&world, &runtime);
+        assert_clean(&host);
+        runtime.create_pod(host.pod("p", &["a", "b"])).unwrap_or_else(|e| panic!("{name}#{nth}: retry: {e}"));
+        finish(&host, &runtime);
     }
 }
 
 #[test]
 fn p_067_an_invalid_container_in_a_pod_leaves_nothing() {
-    let (world, runtime) = new();
-    let mut config = world.pod("p", &["a", "b"]);
-    config.containers[1].rootfs = world.dir().join("nowhere");
+    let (host, runtime) = new();
+    let mut config = host.pod("p", &["a", "b"]);
+    config.containers[1].rootfs = host.dir().join("nowhere");
     assert_eq!(kind(runtime.create_pod(config)), ErrorKind::Backend);
-    assert_clean(&world);
+    assert_clean(&host);
 }
 
 #[test]
 fn p_068_a_rollback_leaves_alone_what_was_given() {
-    let (world, runtime) = new();
-    let given = world.dir().join("given-netns");
-    let mut config = world.pod("p", &["a"]);
+    let (host, runtime) = new();
+    let given = host.dir().join("given-netns");
+    let mut config = host.pod("p", &["a"]);
     config.network.namespace = Some(given.clone());
-    world.set_interfaces(&given, vec![crate::network::endpoint("eth0")]);
-    world.fail("agent.create-container", Failing::Refuses);
+    host.set_interfaces(&given, vec![crate::network::endpoint("eth0")]);
+    host.fail("agent.create-container", Failing::Refuses);
     assert_eq!(kind(runtime.create_pod(config.clone())), ErrorKind::Backend);
-    assert!(!world.calls().iter().any(|call| call.starts_with("network.delete")));
-    assert!(world.dir().join("rootfs").is_dir());
+    assert!(!host.calls().iter().any(|call| call.starts_with("network.delete")));
+    assert!(host.dir().join("rootfs").is_dir());
     runtime.create_pod(config).unwrap();
-    finish(&world, &runtime);
-    assert!(!world.calls().iter().any(|call| call.starts_with("network.delete")));
+    finish(&host, &runtime);
+    assert!(!host.calls().iter().any(|call| call.starts_with("network.delete")));
 }
 
 #[test]
 fn p_068_a_failed_creation_does_not_touch_other_pods() {
-    let (world, runtime) = new();
-    runtime.run_pod(world.pod("other", &["x"])).unwrap();
-    let mounts = world.mounts();
-    world.fail("agent.create-container", Failing::Refuses);
-    assert_eq!(kind(runtime.create_pod(world.pod("p", &["a"]))), ErrorKind::Backend);
-    assert_eq!(world.mounts(), mounts);
+    let (host, runtime) = new();
+    runtime.run_pod(host.pod("other", &["x"])).unwrap();
+    let mounts = host.mounts();
+    host.fail("agent.create-container", Failing::Refuses);
+    assert_eq!(kind(runtime.create_pod(host.pod("p", &["a"]))), ErrorKind::Backend);
+    assert_eq!(host.mounts(), mounts);
     assert_eq!(runtime.status_container("other", "x").unwrap().state, Some(State::Running));
 }
 
 #[test]
 fn p_069_a_machine_that_does_not_answer_in_time_is_a_timeout() {
-    let (world, runtime) = new();
-    world.fail("vm.wait-ready", Failing::TimesOut);
-    assert_eq!(kind(runtime.create_pod(world.pod("p", &["a"]))), ErrorKind::Timeout);
-    assert_clean(&world);
+    let (host, runtime) = new();
+    host.fail("vm.wait-ready", Failing::TimesOut);
+    assert_eq!(kind(runtime.create_pod(host.pod("p", &["a"]))), ErrorKind::Timeout);
+    assert_clean(&host);
 }
 
 #[test]
 fn p_021_another_call_sees_nothing_of_a_half_made_pod() {
-    let (world, runtime) = new();
+    let (host, runtime) = new();
     std::thread::scope(|scope| {
         let creating = scope.spawn(|| {
-            let mut config = world.pod("p", &["a"]);
+            let mut config = host.pod("p", &["a"]);
             config.hooks.prestart = vec![crate::hooks::shell("sleep 0.3")];
             runtime.create_pod(config).map(drop)
         });
-        let lock = world.dir().join("run/p/lock");
+        let lock = host.dir().join("run/p/lock");
         while !lock.exists() && !creating.is_finished() {
             std::thread::yield_now();
         }
         // Waits for the creation to be complete: it finds the whole pod.
-        let other = world.runtime();
+        let other = host.runtime();
         loop {
             match other.start_pod("p") {
                 Ok(_) => break,
@@ -197,50 +197,50 @@ fn p_021_another_call_sees_nothing_of_a_half_made_pod() {
         }
         creating.join().unwrap().unwrap();
     });
-    finish(&world, &runtime);
+    finish(&host, &runtime);
 }
 
 #[test]
 fn p_014_without_config_record_there_is_no_pod_whatever_the_state_says() {
-    let (world, runtime) = new();
-    runtime.create_pod(world.pod("p", &[])).unwrap();
-    std::fs::remove_file(world.dir().join("config/p/config.json")).unwrap();
-    assert!(world.dir().join("run/p/state.json").exists());
+    let (host, runtime) = new();
+    runtime.create_pod(host.pod("p", &[])).unwrap();
+    std::fs::remove_file(host.dir().join("config/p/config.json")).unwrap();
+    assert!(host.dir().join("run/p/state.json").exists());
     assert_eq!(kind(runtime.status_pod("p")), ErrorKind::NoSuchPod);
     assert!(runtime.list_pods().unwrap().is_empty());
     assert_eq!(kind(runtime.stop_pod("p", Default::default())), ErrorKind::NoSuchPod);
-    assert_clean(&world);
+    assert_clean(&host);
 }
 
 #[test]
 fn p_089_run_is_create_and_start() {
-    let (world, runtime) = new();
-    world.fail("agent.setup-sandbox", Failing::Refuses);
-    assert_eq!(kind(runtime.run_pod(world.pod("p", &["a"]))), ErrorKind::Backend);
-    assert_clean(&world);
-    world.fail("agent.start-container", Failing::Refuses);
-    assert_eq!(kind(runtime.run_pod(world.pod("p", &["a"]))), ErrorKind::Backend);
+    let (host, runtime) = new();
+    host.fail("agent.setup-sandbox", Failing::Refuses);
+    assert_eq!(kind(runtime.run_pod(host.pod("p", &["a"]))), ErrorKind::Backend);
+    assert_clean(&host);
+    host.fail("agent.start-container", Failing::Refuses);
+    assert_eq!(kind(runtime.run_pod(host.pod("p", &["a"]))), ErrorKind::Backend);
     assert_eq!(runtime.status_pod("p").unwrap().state, Some(State::Running), "the second half leaves the pod");
-    finish(&world, &runtime);
-    runtime.run_pod(world.pod("p", &["a"])).unwrap();
+    finish(&host, &runtime);
+    runtime.run_pod(host.pod("p", &["a"])).unwrap();
     assert_eq!(states(&runtime), [("a".into(), Some(State::Running))]);
-    finish(&world, &runtime);
+    finish(&host, &runtime);
 }
 
 #[test]
 fn p_003_no_handle_comes_with_an_error() {
-    // The types say it: a call returns a handle or an error. What is checked is that a failed call made no pod.
-    let (world, runtime) = new();
-    world.fail("vm.start", Failing::Refuses);
-    assert!(runtime.create_pod(world.pod("p", &[])).is_err());
+    // The types say it: a call returns a handle or an error. This checks that a failed call made no pod.
+    let (host, runtime) = new();
+    host.fail("vm.start", Failing::Refuses);
+    assert!(runtime.create_pod(host.pod("p", &[])).is_err());
     assert!(runtime.status_pod("p").is_err());
 }
 
 /// P-002, P-004.
 #[test]
 fn p_001_bad_ids_are_refused_by_every_entry_point_before_the_files() {
-    let (world, runtime) = new();
-    let (c, none) = (world.container("c"), Default::default());
+    let (host, runtime) = new();
+    let (c, none) = (host.container("c"), Default::default());
     let command = hutch_runtime::spec::Command { args: vec!["x".into()], ..Default::default() };
     for (pod, container, expected) in [
         ("", "c", ErrorKind::NeedPodId),
@@ -287,51 +287,51 @@ fn p_001_bad_ids_are_refused_by_every_entry_point_before_the_files() {
         ];
         assert!(results.iter().all(|kind| *kind == expected), "{container:?}: {results:?}");
     }
-    assert_clean(&world);
+    assert_clean(&host);
 }
 
 #[test]
 fn p_052_a_socket_path_that_is_too_long_is_refused_at_creation() {
-    let (world, runtime) = new();
+    let (host, runtime) = new();
     let id = "p".repeat(120);
-    let error = error(runtime.create_pod(world.pod(&id, &[])));
+    let error = error(runtime.create_pod(host.pod(&id, &[])));
     assert_eq!(error.kind(), ErrorKind::InvalidConfig);
     assert!(error.to_string().contains("107"), "{error}");
-    assert_clean(&world);
+    assert_clean(&host);
 }
 
 #[test]
 fn p_101_an_agent_that_wants_the_oci_configuration_gets_it_or_nothing() {
-    let (world, runtime) = new();
-    let mut config = world.pod("p", &["a"]);
+    let (host, runtime) = new();
+    let mut config = host.pod("p", &["a"]);
     config.agent.require_oci_config = true;
     let missing = error(runtime.create_pod(config.clone()));
     assert_eq!(missing.kind(), ErrorKind::InvalidConfig);
     assert!(missing.to_string().contains(CONFIG_KEY), "{missing}");
-    assert_clean(&world);
+    assert_clean(&host);
     let oci = r#"{"process":{"args":["serve"]},"root":{"path":"rootfs"}}"#;
     config.containers[0].annotations = BTreeMap::from([(CONFIG_KEY.to_owned(), oci.to_owned())]);
     runtime.create_pod(config).unwrap();
-    finish(&world, &runtime);
+    finish(&host, &runtime);
 }
 
 #[test]
 fn p_180_a_long_hostname_is_cut_for_the_guest_only() {
-    let (world, runtime) = new();
+    let (host, runtime) = new();
     let name = "n".repeat(70);
-    let config = PodConfig { hostname: name.clone(), ..world.pod("p", &[]) };
+    let config = PodConfig { hostname: name.clone(), ..host.pod("p", &[]) };
     runtime.create_pod(config).unwrap();
-    world.guest("p", |guest| assert_eq!(guest.sandbox().unwrap().hostname, name[..64]));
-    let stored = std::fs::read_to_string(world.dir().join("config/p/config.json")).unwrap();
+    host.guest("p", |guest| assert_eq!(guest.sandbox().unwrap().hostname, name[..64]));
+    let stored = std::fs::read_to_string(host.dir().join("config/p/config.json")).unwrap();
     assert!(stored.contains(&name));
-    finish(&world, &runtime);
+    finish(&host, &runtime);
 }
 
 /// P-019.
 #[test]
 fn p_181_status_shows_the_defaults_filled_in() {
-    let (world, runtime) = new();
-    let mut config = world.pod("p", &["b", "a"]);
+    let (host, runtime) = new();
+    let mut config = host.pod("p", &["b", "a"]);
     config.annotations.insert("org.example.key".into(), "value".into());
     config.resources.memory_mib = 512;
     runtime.create_pod(config).unwrap();
@@ -341,16 +341,16 @@ fn p_181_status_shows_the_defaults_filled_in() {
     assert_eq!(status.annotations["org.example.key"], "value");
     assert_eq!(status.containers.iter().map(|c| c.id.as_str()).collect::<Vec<_>>(), ["b", "a"]);
     assert_eq!((status.hypervisor_type.name(), status.agent_type.name()), ("hutch", "hutch"));
-    finish(&world, &runtime);
+    finish(&host, &runtime);
 }
 
 /// P-087: nothing of a pod without network is made or deleted. Also §11: every backend has a form that does nothing.
 #[test]
 fn p_120_the_whole_api_works_with_backends_that_do_nothing() {
     use hutch_runtime::spec::{AgentKind, HypervisorKind, NetworkKind, ShimKind};
-    let world = hutch_runtime_fakes::World::new();
-    let runtime = hutch_runtime::Runtime::new(world.store(), hutch_runtime::Backends::noop(), world.options());
-    let mut config = world.pod("p", &["a"]);
+    let host = hutch_runtime_fakes::FakeHost::new();
+    let runtime = hutch_runtime::Runtime::new(host.store(), hutch_runtime::Backends::noop(), host.options());
+    let mut config = host.pod("p", &["a"]);
     config.hypervisor.kind = HypervisorKind::None;
     config.agent.kind = AgentKind::None;
     config.shim.kind = ShimKind::None;
@@ -360,21 +360,21 @@ fn p_120_the_whole_api_works_with_backends_that_do_nothing() {
     assert_eq!((status.state, status.pid), (Some(State::Running), 0), "PID 0 is never taken for dead");
     runtime.pause_pod("p").unwrap();
     runtime.resume_pod("p").unwrap();
-    runtime.create_container("p", world.container("b")).unwrap();
+    runtime.create_container("p", host.container("b")).unwrap();
     runtime.start_container("p", "b").unwrap();
     runtime.kill_container("p", "b", 15, true).unwrap();
     runtime.stop_container("p", "b", Default::default()).unwrap();
     runtime.delete_container("p", "b").unwrap();
     runtime.stop_pod("p", Default::default()).unwrap();
     runtime.delete_pod("p", Default::default()).unwrap();
-    assert_clean(&world);
+    assert_clean(&host);
 }
 
 /// M-27, P-197: the pod's processes are in its control group before the call returns, and the group goes with them.
 #[test]
 fn p_197_the_pods_processes_are_in_its_control_group() {
-    let (world, runtime) = new();
-    let config = PodConfig { cgroup: "a.slice/p".into(), ..world.pod("p", &["a"]) };
+    let (host, runtime) = new();
+    let config = PodConfig { cgroup: "a.slice/p".into(), ..host.pod("p", &["a"]) };
     runtime.run_pod(config.clone()).unwrap();
     let status = runtime.status_pod("p").unwrap();
     let mut pids = vec![status.vmm_pid, status.containers[0].pid];
@@ -382,14 +382,14 @@ fn p_197_the_pods_processes_are_in_its_control_group() {
     let (_, _, process) = runtime.exec_container("p", "a", &command, Default::default()).unwrap();
     pids.push(process.pid);
     pids.sort();
-    assert_eq!(world.cgroup("a.slice/p"), Some(pids));
+    assert_eq!(host.cgroup("a.slice/p"), Some(pids));
     runtime.stop_pod("p", Default::default()).unwrap();
-    assert_eq!(world.cgroup("a.slice/p"), None);
-    finish(&world, &runtime);
+    assert_eq!(host.cgroup("a.slice/p"), None);
+    finish(&host, &runtime);
     for call in ["cgroup.plan", "cgroup.create", "cgroup.add"] {
-        world.fail(call, Failing::Refuses);
+        host.fail(call, Failing::Refuses);
         assert_eq!(kind(runtime.create_pod(config.clone())), ErrorKind::Backend, "{call}");
-        assert_clean(&world);
+        assert_clean(&host);
     }
     let bad = PodConfig { cgroup: "../x".into(), ..config };
     assert_eq!(kind(runtime.create_pod(bad)), ErrorKind::InvalidConfig);

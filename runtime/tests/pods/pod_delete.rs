@@ -7,53 +7,53 @@ use crate::support::{assert_clean, finish, kind, new, pod_state, running, snapsh
 
 #[test]
 fn p_053_a_deleted_pod_is_gone_and_its_id_free() {
-    let (world, runtime) = running(&["a"]);
-    runtime.stop_pod("p", StopOptions { force: true }).unwrap();
+    let (host, runtime) = running(&["a"]);
+    runtime.stop_pod("p", StopOptions::forced()).unwrap();
     assert_eq!(runtime.delete_pod("p", Default::default()).unwrap().id(), "p");
     assert_eq!(kind(runtime.status_pod("p")), ErrorKind::NoSuchPod);
-    assert!(!world.dir().join("run/p").exists() && !world.dir().join("config/p").exists());
-    runtime.run_pod(world.pod("p", &["a"])).unwrap();
-    finish(&world, &runtime);
+    assert!(!host.dir().join("run/p").exists() && !host.dir().join("config/p").exists());
+    runtime.run_pod(host.pod("p", &["a"])).unwrap();
+    finish(&host, &runtime);
 }
 
 #[test]
 fn p_054_a_running_pod_is_not_deleted() {
-    let (world, runtime) = running(&["a"]);
-    let before = snapshot(&world);
-    world.calls();
+    let (host, runtime) = running(&["a"]);
+    let before = snapshot(&host);
+    host.calls();
     assert_eq!(kind(runtime.delete_pod("p", Default::default())), ErrorKind::WrongState);
-    assert_eq!(snapshot(&world), before);
-    assert!(world.calls().is_empty());
+    assert_eq!(snapshot(&host), before);
+    assert!(host.calls().is_empty());
     runtime.delete_pod("p", DeleteOptions { force: true }).unwrap();
-    assert_clean(&world);
+    assert_clean(&host);
 }
 
 #[test]
 fn p_055_a_paused_pod_is_deleted_with_all_its_containers() {
-    let (world, runtime) = running(&["a", "b", "c"]);
+    let (host, runtime) = running(&["a", "b", "c"]);
     runtime.pause_pod("p").unwrap();
     runtime.delete_pod("p", Default::default()).unwrap();
-    assert_clean(&world);
+    assert_clean(&host);
 }
 
 #[test]
 fn p_055_a_deletion_that_cannot_stop_the_pod_removes_nothing() {
-    let (world, runtime) = running(&["a", "b"]);
+    let (host, runtime) = running(&["a", "b"]);
     runtime.pause_pod("p").unwrap();
-    world.fail_always("vm.kill", Failing::Refuses);
+    host.fail_always("vm.kill", Failing::Refuses);
     assert_eq!(kind(runtime.delete_pod("p", Default::default())), ErrorKind::Backend);
     assert_eq!(runtime.status_pod("p").unwrap().containers.len(), 2);
-    world.heal();
+    host.heal();
     runtime.delete_pod("p", Default::default()).unwrap();
-    assert_clean(&world);
+    assert_clean(&host);
 }
 
 #[test]
 fn p_056_a_ready_pod_is_torn_down_before_its_records_go() {
-    let (world, runtime) = new();
-    runtime.create_pod(world.pod("p", &["a"])).unwrap();
+    let (host, runtime) = new();
+    runtime.create_pod(host.pod("p", &["a"])).unwrap();
     runtime.delete_pod("p", Default::default()).unwrap();
-    assert_clean(&world);
+    assert_clean(&host);
 }
 
 #[test]
@@ -61,28 +61,28 @@ fn p_057_any_number_of_containers_is_deleted() {
     for count in [0, 1, 2, 3, 7] {
         let ids: Vec<String> = (0..count).map(|n| format!("c{n}")).collect();
         let ids: Vec<&str> = ids.iter().map(String::as_str).collect();
-        let (world, runtime) = running(&ids);
-        runtime.stop_pod("p", StopOptions { force: true }).unwrap();
+        let (host, runtime) = running(&ids);
+        runtime.stop_pod("p", StopOptions::forced()).unwrap();
         runtime.delete_pod("p", Default::default()).unwrap();
-        assert_clean(&world);
+        assert_clean(&host);
     }
 }
 
 #[test]
 fn p_058_a_deletion_that_failed_is_finished_by_the_next() {
     let points = {
-        let (world, runtime) = running(&["a", "b"]);
-        runtime.stop_pod("p", StopOptions { force: true }).unwrap();
+        let (host, runtime) = running(&["a", "b"]);
+        runtime.stop_pod("p", StopOptions::forced()).unwrap();
         let _recording = hutch_runtime::fault::arm("", 1, hutch_runtime::fault::Action::Error);
         runtime.delete_pod("p", Default::default()).unwrap();
-        drop(world);
+        drop(host);
         hutch_runtime::fault::passed()
     };
     assert!(points.len() > 8, "{points:?}");
     for (number, name) in points.iter().enumerate() {
         let nth = points[..=number].iter().filter(|other| *other == name).count();
-        let (world, runtime) = running(&["a", "b"]);
-        runtime.stop_pod("p", StopOptions { force: true }).unwrap();
+        let (host, runtime) = running(&["a", "b"]);
+        runtime.stop_pod("p", StopOptions::forced()).unwrap();
         {
             let _armed = hutch_runtime::fault::arm(name, nth, hutch_runtime::fault::Action::Error);
             // A container's own leftovers are logged, everything else is the call's error.
@@ -93,37 +93,37 @@ fn p_058_a_deletion_that_failed_is_finished_by_the_next() {
             Err(error) => assert_eq!(error.kind(), ErrorKind::NoSuchPod, "{name}#{nth}: {error}"),
         }
         runtime.cleanup().unwrap();
-        assert_clean(&world);
-        runtime.run_pod(world.pod("p", &["a"])).unwrap_or_else(|e| panic!("{name}#{nth}: {e}"));
-        finish(&world, &runtime);
+        assert_clean(&host);
+        runtime.run_pod(host.pod("p", &["a"])).unwrap_or_else(|e| panic!("{name}#{nth}: {e}"));
+        finish(&host, &runtime);
     }
 }
 
 #[test]
 fn p_059_deleting_an_unknown_pod_is_no_such_pod_and_makes_no_files() {
-    let (world, runtime) = new();
+    let (host, runtime) = new();
     let error = runtime.delete_pod("p", Default::default()).unwrap_err();
     assert!(error.is_not_found());
-    assert!(!world.dir().join("run").exists() && !world.dir().join("config").exists());
+    assert!(!host.dir().join("run").exists() && !host.dir().join("config").exists());
 }
 
 #[test]
 fn p_006_not_found_is_told_apart() {
-    let (world, runtime) = running(&["a"]);
+    let (host, runtime) = running(&["a"]);
     assert_eq!(kind(runtime.status_pod("q")), ErrorKind::NoSuchPod);
     assert_eq!(kind(runtime.status_container("q", "a")), ErrorKind::NoSuchPod);
     assert_eq!(kind(runtime.status_container("p", "x")), ErrorKind::NoSuchContainer);
     assert_eq!(kind(runtime.delete_container("p", "x")), ErrorKind::NoSuchContainer);
     assert_eq!(pod_state(&runtime), State::Running);
-    finish(&world, &runtime);
+    finish(&host, &runtime);
 }
 
 #[test]
 fn p_045_stop_and_delete_need_no_boot_assets() {
-    let (world, runtime) = running(&["a"]);
-    std::fs::remove_file(world.dir().join("kernel")).unwrap();
-    std::fs::remove_file(world.dir().join("initrd")).unwrap();
+    let (host, runtime) = running(&["a"]);
+    std::fs::remove_file(host.dir().join("kernel")).unwrap();
+    std::fs::remove_file(host.dir().join("initrd")).unwrap();
     assert_eq!(pod_state(&runtime), State::Running);
     assert_eq!(runtime.list_pods().unwrap().len(), 1);
-    finish(&world, &runtime);
+    finish(&host, &runtime);
 }

@@ -9,21 +9,21 @@ use crate::support::{finish, kind, new, pod_state, running, states};
 
 #[test]
 fn p_017_no_config_root_is_an_empty_list() {
-    let (world, runtime) = new();
+    let (host, runtime) = new();
     assert!(runtime.list_pods().unwrap().is_empty());
-    std::fs::write(world.dir().join("config"), "not a directory").unwrap();
+    std::fs::write(host.dir().join("config"), "not a directory").unwrap();
     assert_eq!(kind(runtime.list_pods()), ErrorKind::Store);
 }
 
 #[test]
 fn p_018_damaged_pods_are_listed_with_a_marker_and_others_as_ever() {
-    let (world, runtime) = new();
+    let (host, runtime) = new();
     for id in ["a", "b", "c"] {
-        runtime.create_pod(world.pod(id, &["x"])).unwrap();
+        runtime.create_pod(host.pod(id, &["x"])).unwrap();
     }
-    std::fs::write(world.dir().join("run/b/state.json"), "garbage").unwrap();
-    std::fs::create_dir(world.dir().join("config/half-made")).unwrap();
-    std::fs::write(world.dir().join("config/a-file"), "").unwrap();
+    std::fs::write(host.dir().join("run/b/state.json"), "garbage").unwrap();
+    std::fs::create_dir(host.dir().join("config/half-made")).unwrap();
+    std::fs::write(host.dir().join("config/a-file"), "").unwrap();
     let list = runtime.list_pods().unwrap();
     let shown: Vec<_> = list.iter().map(|pod| (pod.id.as_str(), pod.state, pod.error.is_some())).collect();
     assert_eq!(shown, [("a", Some(State::Ready), false), ("b", None, true), ("c", Some(State::Ready), false)]);
@@ -35,24 +35,24 @@ fn p_018_damaged_pods_are_listed_with_a_marker_and_others_as_ever() {
 
 #[test]
 fn p_019_status_does_the_reconciling_stop_for_each_container() {
-    let (world, runtime) = running(&["a", "b"]);
-    world.guest("p", |guest| guest.exit("b", 1));
+    let (host, runtime) = running(&["a", "b"]);
+    host.guest("p", |guest| guest.exit("b", 1));
     let status = runtime.status_pod("p").unwrap();
     assert_eq!(status.containers[1].state, Some(State::Stopped));
     let listed = runtime.list_pods().unwrap();
     assert_eq!(listed[0], status);
-    world.guest("p", |guest| guest.exit("a", 1));
+    host.guest("p", |guest| guest.exit("a", 1));
     assert_eq!(runtime.list_pods().unwrap()[0].containers[0].state, Some(State::Stopped), "a list does it too");
-    finish(&world, &runtime);
+    finish(&host, &runtime);
 }
 
 /// P-023: one lock at a time.
 #[test]
 fn p_029_a_busy_pod_is_shown_from_its_records_and_marked() {
-    let (world, runtime) = running(&["a"]);
-    runtime.create_pod(world.pod("q", &[])).unwrap();
+    let (host, runtime) = running(&["a"]);
+    runtime.create_pod(host.pod("q", &[])).unwrap();
     let id = PodId::new("p").unwrap();
-    let held = world.store().lock(&id, LockMode::Exclusive, Duration::ZERO).unwrap().unwrap();
+    let held = host.store().lock(&id, LockMode::Exclusive, Duration::ZERO).unwrap().unwrap();
     let start = Instant::now();
     let list = runtime.list_pods().unwrap();
     assert!(start.elapsed() < Duration::from_secs(2));
@@ -61,20 +61,20 @@ fn p_029_a_busy_pod_is_shown_from_its_records_and_marked() {
     drop(held);
     assert!(!runtime.list_pods().unwrap()[0].busy);
     runtime.delete_pod("q", Default::default()).unwrap();
-    finish(&world, &runtime);
+    finish(&host, &runtime);
 }
 
 #[test]
 fn p_049_a_pod_whose_host_was_restarted_is_listed_stopped_and_can_be_used_or_deleted() {
     for case in ["delete", "start", "stop", "containers", "status", "force delete", "create"] {
-        let (world, runtime) = running(&["a", "b"]);
+        let (host, runtime) = running(&["a", "b"]);
         // The host goes down: processes and the runtime root with it.
-        world.host_restart();
+        host.host_restart();
         let list = runtime.list_pods().unwrap();
         assert_eq!((list.len(), list[0].state), (1, Some(State::Stopped)), "{case}");
         assert!(list[0].reason.as_ref().unwrap().contains("restarted"), "{case}");
         assert!(list[0].containers.iter().all(|container| container.state == Some(State::Stopped)));
-        assert!(!world.dir().join("run/p").exists(), "reading changes nothing");
+        assert!(!host.dir().join("run/p").exists(), "reading changes nothing");
         match case {
             "start" => {
                 runtime.start_pod("p").unwrap();
@@ -101,29 +101,29 @@ fn p_049_a_pod_whose_host_was_restarted_is_listed_stopped_and_can_be_used_or_del
                 runtime.delete_container("p", "a").unwrap();
                 assert_eq!(runtime.status_pod("p").unwrap().containers.len(), 1);
             }
-            "create" => assert_eq!(kind(runtime.create_pod(world.pod("p", &[]))), ErrorKind::AlreadyExists),
+            "create" => assert_eq!(kind(runtime.create_pod(host.pod("p", &[]))), ErrorKind::AlreadyExists),
             _ => {}
         }
         let force = case != "delete";
         runtime.delete_pod("p", hutch_runtime::DeleteOptions { force }).unwrap_or_else(|e| panic!("{case}: {e}"));
-        crate::support::assert_clean(&world);
-        runtime.create_pod(world.pod("p", &[])).unwrap();
-        finish(&world, &runtime);
+        crate::support::assert_clean(&host);
+        runtime.create_pod(host.pod("p", &[])).unwrap();
+        finish(&host, &runtime);
     }
 }
 
 #[test]
 fn files_that_pods_boot_from_are_known() {
-    let (world, runtime) = new();
+    let (host, runtime) = new();
     assert!(runtime.boot_files().unwrap().is_empty());
-    runtime.create_pod(world.pod("p", &[])).unwrap();
-    assert_eq!(runtime.boot_files().unwrap(), [world.dir().join("kernel"), world.dir().join("initrd")]);
-    let path = world.dir().join("config/p/config.json");
+    runtime.create_pod(host.pod("p", &[])).unwrap();
+    assert_eq!(runtime.boot_files().unwrap(), [host.dir().join("kernel"), host.dir().join("initrd")]);
+    let path = host.dir().join("config/p/config.json");
     let text = std::fs::read(&path).unwrap();
     std::fs::write(&path, "").unwrap();
-    assert_eq!(kind(runtime.boot_files()), ErrorKind::Store, "nobody can tell");
+    assert_eq!(kind(runtime.boot_files()), ErrorKind::Store, "that cannot be found out");
     std::fs::write(&path, text).unwrap();
-    finish(&world, &runtime);
+    finish(&host, &runtime);
 }
 
 fn assert_stopped(runtime: &hutch_runtime::Runtime) {
@@ -145,9 +145,9 @@ fn p_049_a_half_refreshed_pod_is_still_one_whose_host_was_restarted() {
         &[("lock", ""), ("a/state.json", record)],
     ];
     for files in leftovers {
-        let (world, runtime) = running(&["a", "b"]);
-        world.host_restart();
-        let run = world.dir().join("run/p");
+        let (host, runtime) = running(&["a", "b"]);
+        host.host_restart();
+        let run = host.dir().join("run/p");
         std::fs::create_dir_all(run.join("a")).unwrap();
         for (name, content) in files {
             std::fs::write(run.join(name), content).unwrap();
@@ -156,12 +156,12 @@ fn p_049_a_half_refreshed_pod_is_still_one_whose_host_was_restarted() {
         runtime.stop_container("p", "b", Default::default()).unwrap();
         assert_stopped(&runtime);
         runtime.start_pod("p").unwrap();
-        finish(&world, &runtime);
+        finish(&host, &runtime);
     }
-    let (world, runtime) = running(&["a"]);
-    std::fs::remove_file(world.dir().join("run/p/state.json")).unwrap();
-    std::fs::remove_file(world.dir().join("run/p/hypervisor.json")).unwrap();
+    let (host, runtime) = running(&["a"]);
+    std::fs::remove_file(host.dir().join("run/p/state.json")).unwrap();
+    std::fs::remove_file(host.dir().join("run/p/hypervisor.json")).unwrap();
     assert_eq!(kind(runtime.status_pod("p")), ErrorKind::Store);
-    world.kill_vm("p");
+    host.kill_vm("p");
     runtime.delete_pod("p", Default::default()).unwrap();
 }

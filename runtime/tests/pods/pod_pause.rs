@@ -9,38 +9,38 @@ use crate::support::{finish, kind, new, pod_state, running, snapshot, state, sta
 /// P-015.
 #[test]
 fn p_140_pause_holds_the_vcpus_and_resume_lets_them_run() {
-    let (world, runtime) = running(&["a", "b"]);
+    let (host, runtime) = running(&["a", "b"]);
     runtime.pause_pod("p").unwrap();
-    assert!(world.is_paused("p"));
+    assert!(host.is_paused("p"));
     assert_eq!(pod_state(&runtime), State::Paused);
     assert!(states(&runtime).iter().all(|(_, state)| *state == Some(State::Paused)));
     runtime.resume_pod("p").unwrap();
-    assert!(!world.is_paused("p"));
+    assert!(!host.is_paused("p"));
     assert_eq!(pod_state(&runtime), State::Running);
     assert!(states(&runtime).iter().all(|(_, state)| *state == Some(State::Running)));
-    finish(&world, &runtime);
+    finish(&host, &runtime);
 }
 
 #[test]
 fn p_140_a_machine_that_refuses_changes_no_state() {
-    let (world, runtime) = running(&["a"]);
-    let before = snapshot(&world);
-    world.fail("vm.pause", Failing::Refuses);
+    let (host, runtime) = running(&["a"]);
+    let before = snapshot(&host);
+    host.fail("vm.pause", Failing::Refuses);
     assert_eq!(kind(runtime.pause_pod("p")), ErrorKind::Backend);
-    assert_eq!(snapshot(&world), before);
+    assert_eq!(snapshot(&host), before);
     runtime.pause_pod("p").unwrap();
-    let before = snapshot(&world);
-    world.fail("vm.resume", Failing::Refuses);
+    let before = snapshot(&host);
+    host.fail("vm.resume", Failing::Refuses);
     assert_eq!(kind(runtime.resume_pod("p")), ErrorKind::Backend);
-    assert_eq!(snapshot(&world), before);
-    finish(&world, &runtime);
+    assert_eq!(snapshot(&host), before);
+    finish(&host, &runtime);
 }
 
 #[test]
 fn p_141_only_a_running_pod_is_paused_and_only_a_paused_one_resumed() {
-    let (world, runtime) = new();
-    runtime.create_pod(world.pod("p", &["a"])).unwrap();
-    world.calls();
+    let (host, runtime) = new();
+    runtime.create_pod(host.pod("p", &["a"])).unwrap();
+    host.calls();
     assert_eq!(kind(runtime.pause_pod("p")), ErrorKind::WrongState);
     assert_eq!(kind(runtime.resume_pod("p")), ErrorKind::WrongState);
     runtime.start_pod("p").unwrap();
@@ -50,15 +50,15 @@ fn p_141_only_a_running_pod_is_paused_and_only_a_paused_one_resumed() {
     runtime.stop_pod("p", Default::default()).unwrap();
     assert_eq!(kind(runtime.pause_pod("p")), ErrorKind::WrongState);
     assert_eq!(kind(runtime.resume_pod("p")), ErrorKind::WrongState);
-    let calls = world.calls();
+    let calls = host.calls();
     assert_eq!(calls.iter().filter(|call| *call == "vm.pause").count(), 1, "{calls:?}");
-    finish(&world, &runtime);
+    finish(&host, &runtime);
 }
 
 #[test]
 fn p_142_resume_restores_what_each_container_was() {
-    let (world, runtime) = running(&["a", "b"]);
-    runtime.create_container("p", world.container("ready")).unwrap();
+    let (host, runtime) = running(&["a", "b"]);
+    runtime.create_container("p", host.container("ready")).unwrap();
     runtime.kill_container("p", "b", 9, true).unwrap();
     runtime.stop_container("p", "b", Default::default()).unwrap();
     runtime.pause_pod("p").unwrap();
@@ -67,43 +67,43 @@ fn p_142_resume_restores_what_each_container_was() {
     let expected = [("a", State::Running), ("b", State::Stopped), ("ready", State::Ready)];
     assert_eq!(states(&runtime), expected.map(|(id, state)| (id.to_owned(), Some(state))));
     runtime.start_container("p", "ready").unwrap();
-    finish(&world, &runtime);
+    finish(&host, &runtime);
 }
 
 /// P-033: no container is created in it either.
 #[test]
 fn p_143_a_paused_pod_refuses_what_needs_its_guest() {
-    let (world, runtime) = running(&["a"]);
-    runtime.create_container("p", world.container("ready")).unwrap();
+    let (host, runtime) = running(&["a"]);
+    runtime.create_container("p", host.container("ready")).unwrap();
     runtime.pause_pod("p").unwrap();
-    let before = snapshot(&world);
-    world.calls();
+    let before = snapshot(&host);
+    host.calls();
     let command = Command { args: vec!["x".into()], ..Command::default() };
     assert_eq!(kind(runtime.exec_container("p", "a", &command, Default::default())), ErrorKind::WrongState);
     assert_eq!(kind(runtime.start_container("p", "ready")), ErrorKind::WrongState);
     assert_eq!(kind(runtime.list_processes("p", "a", &Default::default())), ErrorKind::WrongState);
-    assert_eq!(kind(runtime.create_container("p", world.container("new"))), ErrorKind::WrongState);
+    assert_eq!(kind(runtime.create_container("p", host.container("new"))), ErrorKind::WrongState);
     assert_eq!(kind(runtime.kill_container("p", "a", 15, false)), ErrorKind::WrongState);
     assert_eq!(kind(runtime.stats_container("p", "a")), ErrorKind::WrongState);
     assert_eq!(kind(runtime.update_container("p", "a", &Default::default())), ErrorKind::WrongState);
     assert_eq!(pod_state(&runtime), State::Paused);
     assert_eq!(runtime.list_pods().unwrap()[0].state, Some(State::Paused));
-    assert_eq!(snapshot(&world), before);
-    assert!(!world.calls().iter().any(|call| call.starts_with("agent.")));
-    finish(&world, &runtime);
+    assert_eq!(snapshot(&host), before);
+    assert!(!host.calls().iter().any(|call| call.starts_with("agent.")));
+    finish(&host, &runtime);
 }
 
 #[test]
 fn p_144_a_paused_pod_is_not_taken_for_dead() {
-    let (world, runtime) = running(&["a"]);
+    let (host, runtime) = running(&["a"]);
     runtime.pause_pod("p").unwrap();
     for _ in 0..3 {
         let status = runtime.status_pod("p").unwrap();
         assert_eq!((status.state, status.reason), (Some(State::Paused), None));
         assert_eq!(status.containers[0].state, Some(State::Paused));
     }
-    assert_eq!(runtime.stats_pod("p").unwrap().containers.len(), 0, "the machine's own figures only");
+    assert_eq!(runtime.stats_pod("p").unwrap().containers.len(), 0, "the machine's own statistics only");
     runtime.resume_pod("p").unwrap();
     assert_eq!(state(&runtime, "a"), Some(State::Running));
-    finish(&world, &runtime);
+    finish(&host, &runtime);
 }

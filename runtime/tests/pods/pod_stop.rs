@@ -2,22 +2,22 @@
 
 use std::time::{Duration, Instant};
 
-use hutch_runtime::{ErrorKind, State, StopOptions};
-use hutch_runtime_fakes::Failing;
+use hutch_runtime::{ErrorKind, Runtime, State, StopOptions};
+use hutch_runtime_fakes::{Failing, FakeHost};
 
 use crate::support::{finish, kind, new, pod_state, running, state, states};
 
 #[test]
 fn p_081_the_first_failure_ends_the_stop_and_nothing_is_undone() {
-    let (world, runtime) = running(&["a", "b", "c"]);
+    let (host, runtime) = running(&["a", "b", "c"]);
     for id in ["a", "b", "c"] {
         runtime.kill_container("p", id, 9, true).unwrap();
     }
-    world.fail_nth("agent.remove-container", 2, Failing::Refuses);
+    host.fail_nth("agent.remove-container", 2, Failing::Refuses);
     assert_eq!(kind(runtime.stop_pod("p", Default::default())), ErrorKind::Backend);
     // Read from the records: a status would stop the rest by itself, since their processes have ended.
     let read = |id: &str| -> String {
-        let text = std::fs::read_to_string(world.dir().join("run/p").join(id).join("state.json")).unwrap();
+        let text = std::fs::read_to_string(host.dir().join("run/p").join(id).join("state.json")).unwrap();
         let record: serde_json::Value = serde_json::from_str(&text).unwrap();
         record["data"]["state"].as_str().unwrap().to_owned()
     };
@@ -26,112 +26,158 @@ fn p_081_the_first_failure_ends_the_stop_and_nothing_is_undone() {
     // P-082: the second call goes on from there.
     runtime.stop_pod("p", Default::default()).unwrap();
     assert_eq!(pod_state(&runtime), State::Stopped);
-    finish(&world, &runtime);
+    finish(&host, &runtime);
 }
 
 #[test]
 fn p_082_status_works_after_a_failed_stop() {
-    let (world, runtime) = running(&["a"]);
-    world.fail("agent.kill-container", Failing::Refuses);
+    let (host, runtime) = running(&["a"]);
+    host.fail("agent.kill-container", Failing::Refuses);
     assert_eq!(kind(runtime.stop_pod("p", Default::default())), ErrorKind::Backend);
     assert_eq!(pod_state(&runtime), State::Running);
     runtime.stop_pod("p", Default::default()).unwrap();
-    finish(&world, &runtime);
+    finish(&host, &runtime);
 }
 
 #[test]
 fn p_083_a_paused_pod_can_be_stopped() {
-    let (world, runtime) = running(&["a", "b"]);
+    let (host, runtime) = running(&["a", "b"]);
     runtime.pause_pod("p").unwrap();
     let start = Instant::now();
     runtime.stop_pod("p", Default::default()).unwrap();
     assert!(start.elapsed() < Duration::from_secs(2));
     assert!(states(&runtime).iter().all(|(_, state)| *state == Some(State::Stopped)));
-    assert!(world.calls().iter().any(|call| call == "vm.resume"));
-    finish(&world, &runtime);
+    assert!(host.calls().iter().any(|call| call == "vm.resume"));
+    finish(&host, &runtime);
 }
 
 #[test]
 fn p_083_a_paused_machine_that_does_not_resume_is_killed() {
-    let (world, runtime) = running(&["a"]);
+    let (host, runtime) = running(&["a"]);
     runtime.pause_pod("p").unwrap();
-    world.fail_always("vm.resume", Failing::Refuses);
+    host.fail_always("vm.resume", Failing::Refuses);
     runtime.stop_pod("p", Default::default()).unwrap();
     assert_eq!((pod_state(&runtime), state(&runtime, "a")), (State::Stopped, Some(State::Stopped)));
-    finish(&world, &runtime);
+    finish(&host, &runtime);
 }
 
 #[test]
 fn p_084_stopping_a_stopped_pod_succeeds() {
-    let (world, runtime) = running(&["a"]);
-    runtime.stop_pod("p", StopOptions { force: true }).unwrap();
+    let (host, runtime) = running(&["a"]);
+    runtime.stop_pod("p", StopOptions::forced()).unwrap();
     runtime.stop_pod("p", Default::default()).unwrap();
     runtime.stop_pod("p", Default::default()).unwrap();
     assert_eq!(pod_state(&runtime), State::Stopped);
-    finish(&world, &runtime);
+    finish(&host, &runtime);
 }
 
 /// Dead machine, hung agent, lost channel: the stop succeeds, soon, and nothing is left on the host.
 #[test]
 fn p_085_a_dead_or_deaf_guest_does_not_keep_the_pod_from_being_stopped() {
     for case in ["machine dead", "agent hangs", "channel lost", "agent hangs, forced"] {
-        let (world, runtime) = running(&["a", "b"]);
+        let (host, runtime) = running(&["a", "b"]);
         match case {
-            "machine dead" => world.kill_vm("p"),
-            "channel lost" => world.fail_always("agent.connect", Failing::Lost),
-            _ => world.guest("p", |guest| guest.hangs = true),
+            "machine dead" => host.kill_vm("p"),
+            "channel lost" => host.fail_always("agent.connect", Failing::Lost),
+            _ => host.guest("p", |guest| guest.hangs = true),
         }
         let start = Instant::now();
-        runtime.stop_pod("p", StopOptions { force: case.contains("forced") }).unwrap_or_else(|e| panic!("{case}: {e}"));
+        runtime
+            .stop_pod("p", StopOptions { force: case.contains("forced"), signal: None })
+            .unwrap_or_else(|e| panic!("{case}: {e}"));
         assert!(start.elapsed() < Duration::from_secs(2), "{case}");
         assert_eq!(pod_state(&runtime), State::Stopped, "{case}");
         assert!(states(&runtime).iter().all(|(_, state)| *state == Some(State::Stopped)), "{case}");
-        let left: Vec<String> = world.leaks().into_iter().filter(|leak| !leak.starts_with("file ")).collect();
+        let left: Vec<String> = host.leaks().into_iter().filter(|leak| !leak.starts_with("file ")).collect();
         assert!(left.is_empty(), "{case}: {left:?}");
-        finish(&world, &runtime);
+        finish(&host, &runtime);
     }
 }
 
 #[test]
 fn p_085_a_refusal_of_the_guest_fails_a_stop_unless_it_is_forced() {
-    let (world, runtime) = running(&["a"]);
-    world.fail_always("agent.remove-container", Failing::Refuses);
+    let (host, runtime) = running(&["a"]);
+    host.fail_always("agent.remove-container", Failing::Refuses);
     assert_eq!(kind(runtime.stop_pod("p", Default::default())), ErrorKind::Backend);
     assert_eq!(kind(runtime.stop_pod("p", Default::default())), ErrorKind::Backend);
-    runtime.stop_pod("p", StopOptions { force: true }).unwrap();
-    finish(&world, &runtime);
+    runtime.stop_pod("p", StopOptions::forced()).unwrap();
+    finish(&host, &runtime);
 }
 
-/// P-205: once the guest was found not to answer, nobody asks it again in the same call.
+/// Without a signal the stop only waits (P-108).
+#[test]
+fn p_108_a_stop_begins_with_the_signal_that_the_caller_names() {
+    let signals = |host: &FakeHost| {
+        let calls = host.calls();
+        calls
+            .into_iter()
+            .filter(|call| call.starts_with("agent.kill-container") && !call.contains(" 9"))
+            .collect::<Vec<_>>()
+    };
+    let ends = |runtime: &Runtime| {
+        let containers = runtime.status_pod("p").unwrap().containers;
+        containers.into_iter().map(|container| container.exit.unwrap().signal).collect::<Vec<_>>()
+    };
+    let term = StopOptions { signal: Some(libc::SIGTERM), ..StopOptions::default() };
+    for (options, sent, end) in [
+        (term, vec!["agent.kill-container a 15", "agent.kill-container b 15"], libc::SIGTERM),
+        (StopOptions::default(), vec![], libc::SIGKILL),
+        (StopOptions { force: true, ..term }, vec![], libc::SIGKILL),
+    ] {
+        let (host, runtime) = running(&["a", "b"]);
+        runtime.stop_pod("p", options).unwrap();
+        assert_eq!(
+            (signals(&host), ends(&runtime)),
+            (sent.iter().map(|s| s.to_string()).collect(), vec![Some(end); 2])
+        );
+        finish(&host, &runtime);
+    }
+    let (host, runtime) = running(&["a", "b"]);
+    runtime.stop_container("p", "b", term).unwrap();
+    assert_eq!(signals(&host), ["agent.kill-container b 15"]);
+    // A guest that refuses the signal does not keep the pod from being stopped.
+    host.fail("agent.kill-container", Failing::Refuses);
+    runtime.stop_pod("p", term).unwrap();
+    assert_eq!(ends(&runtime), [Some(libc::SIGKILL), Some(libc::SIGTERM)]);
+    assert_eq!(kind(runtime.stop_pod("p", StopOptions { signal: Some(65), ..term })), ErrorKind::InvalidConfig);
+    finish(&host, &runtime);
+    let (host, runtime) = running(&["a"]);
+    runtime.pause_pod("p").unwrap();
+    runtime.stop_pod("p", term).unwrap();
+    assert!(signals(&host).is_empty(), "the processes of a paused pod cannot end by themselves");
+    finish(&host, &runtime);
+}
+
+/// P-205: a call does not ask a guest again that did not answer.
 #[test]
 fn p_205_a_lost_guest_is_asked_once() {
-    let (world, runtime) = running(&["a", "b", "c"]);
-    world.fail_always("agent.connect", Failing::TimesOut);
+    let (host, runtime) = running(&["a", "b", "c"]);
+    host.fail_always("agent.connect", Failing::TimesOut);
     runtime.stop_pod("p", Default::default()).unwrap();
-    let asked = world.calls().iter().filter(|call| call.starts_with("agent.connect")).count();
+    let asked = host.calls().iter().filter(|call| call.starts_with("agent.connect")).count();
     assert_eq!(asked, 1);
-    finish(&world, &runtime);
+    finish(&host, &runtime);
 }
 
 /// A ready pod has nothing to wait for.
 #[test]
 fn p_080_a_ready_pod_is_stopped_at_once() {
-    let (world, runtime) = new();
-    runtime.create_pod(world.pod("p", &["a", "b"])).unwrap();
-    world.calls();
+    let (host, runtime) = new();
+    runtime.create_pod(host.pod("p", &["a", "b"])).unwrap();
+    host.calls();
     runtime.stop_pod("p", Default::default()).unwrap();
-    assert!(!world.calls().iter().any(|call| call.starts_with("vm.wait-end") && call.contains("timeout")));
+    assert!(!host.calls().iter().any(|call| call.starts_with("vm.wait-end") && call.contains("timeout")));
     assert!(states(&runtime).iter().all(|(_, state)| *state == Some(State::Stopped)));
-    finish(&world, &runtime);
+    finish(&host, &runtime);
 }
 
 /// One wait serves all containers of a pod.
 #[test]
 fn p_108_containers_of_a_pod_share_one_wait() {
-    let (world, runtime) = running(&["a", "b", "c", "d"]);
+    let (host, runtime) = running(&["a", "b", "c", "d"]);
     let start = Instant::now();
     runtime.stop_pod("p", Default::default()).unwrap();
     // Four waits of 40 ms one after the other would take 160.
-    assert!(start.elapsed() >= world.options().stop_timeout);
-    finish(&world, &runtime);
+    assert!(start.elapsed() >= host.options().stop_timeout);
+    finish(&host, &runtime);
 }

@@ -1,4 +1,4 @@
-//! What a container sees of the host, and the configuration that the guest gets (P-097 to P-100).
+//! The host's files that a container sees, and the configuration that the guest gets (P-097 to P-100).
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex};
@@ -6,22 +6,22 @@ use std::sync::{Arc, Mutex};
 use hutch_runtime::backend::AgentCapabilities;
 use hutch_runtime::spec::oci::CONFIG_KEY;
 use hutch_runtime::spec::{ContainerConfig, MountSpec, Seccomp};
-use hutch_runtime_fakes::World;
+use hutch_runtime_fakes::FakeHost;
 use serde_json::{json, Value};
 
 use crate::support::{finish, running};
 
 /// A container with an OCI configuration.
-fn with_oci(world: &World, id: &str, oci: &Value) -> ContainerConfig {
-    let mut config = world.container(id);
+fn with_oci(host: &FakeHost, id: &str, oci: &Value) -> ContainerConfig {
+    let mut config = host.container(id);
     config.annotations = BTreeMap::from([(CONFIG_KEY.to_owned(), oci.to_string())]);
     config
 }
 
 #[test]
 fn p_098_the_guest_gets_a_configuration_without_the_hosts_things() {
-    let (world, runtime) = running(&[]);
-    let data = world.dir().join("data");
+    let (host, runtime) = running(&[]);
+    let data = host.dir().join("data");
     std::fs::create_dir(&data).unwrap();
     let oci = json!({
         "ociVersion": "1.0.2",
@@ -44,8 +44,8 @@ fn p_098_the_guest_gets_a_configuration_without_the_hosts_things() {
             "unknownToUs": 1,
         },
     });
-    runtime.create_container("p", with_oci(&world, "a", &oci)).unwrap();
-    let spec = world.guest("p", |guest| guest.spec("a")).unwrap();
+    runtime.create_container("p", with_oci(&host, "a", &oci)).unwrap();
+    let spec = host.guest("p", |guest| guest.spec("a")).unwrap();
     assert_eq!(spec["hooks"], json!({"startContainer": [{"path": "/bin/y"}]}));
     let linux = &spec["linux"];
     assert!(linux.get("cgroupsPath").is_none() && linux.get("seccomp").is_none());
@@ -57,51 +57,51 @@ fn p_098_the_guest_gets_a_configuration_without_the_hosts_things() {
     assert!(find("/data")["source"].as_str().unwrap().starts_with("/run/hutch/shared/a-"));
     assert_eq!(find("/dev/shm")["type"], "tmpfs");
     assert_eq!(find("/proc")["source"], "proc");
-    finish(&world, &runtime);
+    finish(&host, &runtime);
 }
 
 #[test]
 fn p_099_binds_on_pseudo_file_systems_are_not_shared() {
-    let (world, runtime) = running(&[]);
-    let source = world.dir().display().to_string();
+    let (host, runtime) = running(&[]);
+    let source = host.dir().display().to_string();
     let bind = |destination: &str| MountSpec {
         source: source.clone(),
         destination: destination.into(),
         kind: "bind".into(),
         ..MountSpec::default()
     };
-    let mut config = world.container("a");
+    let mut config = host.container("a");
     config.mounts = vec![bind("/proc/cpuinfo"), bind("/sys/fs/x"), bind("/dev/tty9"), bind("/device"), bind("/data")];
     runtime.create_container("p", config).unwrap();
-    let shared: Vec<String> = world
+    let shared: Vec<String> = host
         .mounts()
         .iter()
         .filter_map(|target| target.file_name()?.to_str()?.rsplit('-').next().map(str::to_owned))
         .collect();
     assert_eq!(shared.len(), 3, "{shared:?}");
     assert!(["rootfs", "device", "data"].iter().all(|name| shared.iter().any(|s| s == name)), "{shared:?}");
-    let spec = world.guest("p", |guest| guest.spec("a")).unwrap();
+    let spec = host.guest("p", |guest| guest.spec("a")).unwrap();
     let text = spec["mounts"].to_string();
     assert!(!text.contains("cpuinfo") && !text.contains("tty9"), "{text}");
-    finish(&world, &runtime);
+    finish(&host, &runtime);
 }
 
 #[test]
 fn p_100_a_bind_has_links_resolved_a_telling_name_and_its_read_only_flag() {
-    let (world, runtime) = running(&[]);
-    let real = world.dir().join("real");
+    let (host, runtime) = running(&[]);
+    let real = host.dir().join("real");
     std::fs::create_dir(&real).unwrap();
-    std::os::unix::fs::symlink(&real, world.dir().join("link")).unwrap();
-    let mut config = world.container("box");
+    std::os::unix::fs::symlink(&real, host.dir().join("link")).unwrap();
+    let mut config = host.container("box");
     config.mounts = vec![MountSpec {
-        source: world.dir().join("link").display().to_string(),
+        source: host.dir().join("link").display().to_string(),
         destination: "/var/lib/data".into(),
         kind: "bind".into(),
         options: vec!["rbind".into(), "ro".into()],
         ..MountSpec::default()
     }];
     runtime.create_container("p", config).unwrap();
-    let text = std::fs::read(world.dir().join("run/p/box/mounts.json")).unwrap();
+    let text = std::fs::read(host.dir().join("run/p/box/mounts.json")).unwrap();
     let record: Value = serde_json::from_slice(&text).unwrap();
     let bind = record["data"].as_array().unwrap().iter().find(|b| b["destination"] == "/var/lib/data").unwrap();
     assert_eq!(bind["source"].as_str().unwrap(), real.canonicalize().unwrap().to_str().unwrap());
@@ -110,40 +110,40 @@ fn p_100_a_bind_has_links_resolved_a_telling_name_and_its_read_only_flag() {
     let parts: Vec<&str> = name.split('-').collect();
     assert_eq!((parts[0], parts[2]), ("box", "data"));
     assert!(parts[1].len() == 16 && parts[1].bytes().all(|b| b.is_ascii_hexdigit()), "{name}");
-    finish(&world, &runtime);
+    finish(&host, &runtime);
 }
 
 /// The user stays text up to the guest (P-124).
 #[test]
 fn p_124_names_of_users_reach_the_guest_as_they_are() {
-    let (world, runtime) = running(&[]);
-    let mut config = world.container("a");
+    let (host, runtime) = running(&[]);
+    let mut config = host.container("a");
     config.command.user = "www:web".into();
     config.command.supplementary_groups = vec!["audio".into(), "44".into()];
     runtime.create_container("p", config).unwrap();
-    let spec = world.guest("p", |guest| guest.spec("a")).unwrap();
+    let spec = host.guest("p", |guest| guest.spec("a")).unwrap();
     assert_eq!(spec["annotations"]["dev.hutch.process.user"], "www:web");
     assert_eq!(spec["annotations"]["dev.hutch.process.groups"], "audio,44");
-    finish(&world, &runtime);
+    finish(&host, &runtime);
 }
 
-/// What a shim is asked to be: P-097.
+/// The specification of a shim: P-097.
 #[test]
 fn p_097_a_shim_joins_the_pods_network_and_gets_the_console() {
-    let (world, runtime) = running(&[]);
-    let mut config = world.container("a");
+    let (host, runtime) = running(&[]);
+    let mut config = host.container("a");
     config.command.console = Some("/dev/pts/77".into());
     config.command.interactive = true;
     runtime.create_container("p", config).unwrap();
-    let spec = world.shim("a").unwrap();
-    assert_eq!(spec.network_namespace, Some(world.namespace("p")));
+    let spec = host.shim("a").unwrap();
+    assert_eq!(spec.network_namespace, Some(host.namespace("p")));
     assert_eq!(spec.console, Some("/dev/pts/77".into()));
     assert!(spec.terminal && spec.stdin);
     assert_eq!(spec.pid_namespace, hutch_runtime::backend::PidNamespace::New);
-    finish(&world, &runtime);
+    finish(&host, &runtime);
 }
 
-/// What the runtime has logged in this process.
+/// The log of the runtime in this process.
 #[derive(Default)]
 struct Lines(Mutex<Vec<String>>);
 
@@ -161,58 +161,58 @@ impl log::Log for Lines {
 #[test]
 fn p_098_a_dropped_seccomp_profile_is_logged() {
     let lines = Arc::new(Lines::default());
-    let (world, runtime) = running(&[]);
+    let (host, runtime) = running(&[]);
     runtime.set_logger(lines.clone());
     let least = json!({"defaultAction": "SCMP_ACT_ALLOW"});
     let config = |profile: serde_json::Value| json!({"process": {"args": ["serve"], "cwd": "/"}, "root": {"path": "r"}, "linux": {"seccomp": profile}});
-    runtime.create_container("p", with_oci(&world, "profiled", &config(least))).unwrap();
-    runtime.create_container("p", with_oci(&world, "unprofiled", &config(json!(null)))).unwrap();
+    runtime.create_container("p", with_oci(&host, "profiled", &config(least))).unwrap();
+    runtime.create_container("p", with_oci(&host, "unprofiled", &config(json!(null)))).unwrap();
     let said = |name: &str| {
         let lines = lines.0.lock().unwrap();
         lines.iter().filter(|line| line.contains(&format!("container {name}: ")) && line.contains("seccomp")).count()
     };
     assert_eq!((said("profiled"), said("unprofiled")), (1, 0));
-    finish(&world, &runtime);
+    finish(&host, &runtime);
 }
 
 /// The profile of a configuration: given as a file or in full, it is recorded in full; it is applied by a guest that
 /// can, and its mistakes are found before anything is made.
 #[test]
 fn p_098_a_profile_reaches_a_guest_that_applies_it() {
-    let (world, runtime) = running(&[]);
-    world.set_agent_capabilities(AgentCapabilities { seccomp: true, ..AgentCapabilities::default() });
+    let (host, runtime) = running(&[]);
+    host.set_agent_capabilities(AgentCapabilities { seccomp: true, ..AgentCapabilities::default() });
     let profile = json!({"defaultAction": "SCMP_ACT_ALLOW",
         "syscalls": [{"names": ["mkdir"], "action": "SCMP_ACT_ERRNO", "errnoRet": 7}]});
-    let file = world.dir().join("profile.json");
+    let file = host.dir().join("profile.json");
     std::fs::write(&file, profile.to_string()).unwrap();
-    let mut from_file = world.container("file");
+    let mut from_file = host.container("file");
     from_file.seccomp = Some(Seccomp::File(file.clone()));
     runtime.create_container("p", from_file).unwrap();
-    // What is made again later does not need the file.
+    // A later restart does not need the file.
     std::fs::write(&file, "{").unwrap();
     let record: Value =
-        serde_json::from_slice(&std::fs::read(world.dir().join("config/p/file/config.json")).unwrap()).unwrap();
+        serde_json::from_slice(&std::fs::read(host.dir().join("config/p/file/config.json")).unwrap()).unwrap();
     assert_eq!(record["data"]["seccomp"], profile);
     let other = json!({"defaultAction": "SCMP_ACT_LOG"});
     let oci = json!({"process": {"args": ["serve"], "cwd": "/"}, "root": {"path": "r"}, "linux": {"seccomp": other}});
-    runtime.create_container("p", with_oci(&world, "oci", &oci)).unwrap();
-    let mut both = with_oci(&world, "both", &oci);
+    runtime.create_container("p", with_oci(&host, "oci", &oci)).unwrap();
+    let mut both = with_oci(&host, "both", &oci);
     both.seccomp = Some(Seccomp::Profile(serde_json::from_value(profile.clone()).unwrap()));
     runtime.create_container("p", both).unwrap();
-    runtime.create_container("p", world.container("none")).unwrap();
-    let seen = |id: &str| world.guest("p", |guest| guest.spec(id)).unwrap()["linux"]["seccomp"].clone();
+    runtime.create_container("p", host.container("none")).unwrap();
+    let seen = |id: &str| host.guest("p", |guest| guest.spec(id)).unwrap()["linux"]["seccomp"].clone();
     assert_eq!((seen("file"), seen("oci")), (profile.clone(), other));
     assert_eq!((seen("both"), seen("none")), (profile, Value::Null));
 
-    let mut broken = world.container("broken");
+    let mut broken = host.container("broken");
     broken.seccomp = Some(Seccomp::File(file));
     let mut listened = oci.clone();
     listened["linux"]["seccomp"] = json!({"defaultAction": "SCMP_ACT_NOTIFY"});
-    world.calls();
-    for (config, words) in [(broken, "profile.json"), (with_oci(&world, "broken", &listened), "SCMP_ACT_NOTIFY")] {
+    host.calls();
+    for (config, words) in [(broken, "profile.json"), (with_oci(&host, "broken", &listened), "SCMP_ACT_NOTIFY")] {
         let error = runtime.create_container("p", config).expect_err("a refusal").to_string();
         assert!(error.contains("broken") && error.contains(words), "{error}");
     }
-    assert!(world.calls().is_empty(), "nothing was made");
-    finish(&world, &runtime);
+    assert!(host.calls().is_empty(), "nothing was made");
+    finish(&host, &runtime);
 }

@@ -1,21 +1,21 @@
-//! What the tests share.
+//! Helpers of the tests.
 
 use hutch_runtime::{Error, ErrorKind, Result, Runtime, State, StopOptions};
-use hutch_runtime_fakes::World;
+use hutch_runtime_fakes::FakeHost;
 
-/// A world and a runtime in it.
-pub fn new() -> (World, Runtime) {
-    let world = World::new();
-    let runtime = world.runtime();
-    (world, runtime)
+/// A host and a runtime in it.
+pub fn new() -> (FakeHost, Runtime) {
+    let host = FakeHost::new();
+    let runtime = host.runtime();
+    (host, runtime)
 }
 
 /// A running pod `p` with these containers.
-pub fn running(containers: &[&str]) -> (World, Runtime) {
-    let (world, runtime) = new();
-    runtime.run_pod(world.pod("p", containers)).expect("a running pod");
-    world.calls();
-    (world, runtime)
+pub fn running(containers: &[&str]) -> (FakeHost, Runtime) {
+    let (host, runtime) = new();
+    runtime.run_pod(host.pod("p", containers)).expect("a running pod");
+    host.calls();
+    (host, runtime)
 }
 
 /// Kind of the error that `result` must be.
@@ -54,24 +54,24 @@ pub fn states(runtime: &Runtime) -> Vec<(String, Option<State>)> {
 
 /// Pod `p` ends and is deleted; nothing is left.
 #[track_caller]
-pub fn finish(world: &World, runtime: &Runtime) {
-    world.heal();
-    runtime.stop_pod("p", StopOptions { force: true }).expect("a forced stop");
+pub fn finish(host: &FakeHost, runtime: &Runtime) {
+    host.heal();
+    runtime.stop_pod("p", StopOptions::forced()).expect("a forced stop");
     runtime.delete_pod("p", Default::default()).expect("a deletion");
-    assert_clean(world);
+    assert_clean(host);
 }
 
 /// Nothing is left behind.
 #[track_caller]
-pub fn assert_clean(world: &World) {
-    let leaks = world.leaks();
+pub fn assert_clean(host: &FakeHost) {
+    let leaks = host.leaks();
     assert!(leaks.is_empty(), "left behind: {leaks:#?}");
 }
 
 /// Every file below the store's roots, with its content.
-pub fn snapshot(world: &World) -> Vec<(std::path::PathBuf, Vec<u8>)> {
+pub fn snapshot(host: &FakeHost) -> Vec<(std::path::PathBuf, Vec<u8>)> {
     let mut files = Vec::new();
-    let mut dirs = vec![world.dir().join("config"), world.dir().join("run")];
+    let mut dirs = vec![host.dir().join("config"), host.dir().join("run")];
     while let Some(dir) = dirs.pop() {
         for entry in std::fs::read_dir(&dir).into_iter().flatten().flatten() {
             match entry.file_type().expect("a type").is_dir() {

@@ -2,13 +2,13 @@
 
 use hutch_runtime::spec::{ContainerConfig, MountSpec};
 use hutch_runtime::{ErrorKind, StopOptions};
-use hutch_runtime_fakes::{Failing, World};
+use hutch_runtime_fakes::{Failing, FakeHost};
 
 use crate::support::{assert_clean, error, finish, kind, new, running};
 
-const FORCE: StopOptions = StopOptions { force: true };
+const FORCE: StopOptions = StopOptions::forced();
 
-fn with_volume(world: &World, id: &str, volume: &str, options: &[&str]) -> ContainerConfig {
+fn with_volume(host: &FakeHost, id: &str, volume: &str, options: &[&str]) -> ContainerConfig {
     let mount = MountSpec {
         kind: "volume".into(),
         source: volume.into(),
@@ -16,23 +16,23 @@ fn with_volume(world: &World, id: &str, volume: &str, options: &[&str]) -> Conta
         options: options.iter().map(|&option| option.to_owned()).collect(),
         ..MountSpec::default()
     };
-    ContainerConfig { mounts: vec![mount], ..world.container(id) }
+    ContainerConfig { mounts: vec![mount], ..host.container(id) }
 }
 
 #[test]
 fn a_volume_is_made_at_its_first_use_and_outlives_the_pod() {
-    let (world, runtime) = running(&[]);
+    let (host, runtime) = running(&[]);
     assert_eq!(runtime.list_volumes().unwrap(), []);
-    runtime.create_container("p", with_volume(&world, "a", "data", &[])).unwrap();
-    let path = world.dir().join("volumes/data");
+    runtime.create_container("p", with_volume(&host, "a", "data", &[])).unwrap();
+    let path = host.dir().join("volumes/data");
     std::fs::write(path.join("file"), "kept").unwrap();
-    runtime.create_container("p", with_volume(&world, "b", "data", &["ro"])).unwrap();
-    let record = std::fs::read_to_string(world.dir().join("run/p/b/mounts.json")).unwrap();
+    runtime.create_container("p", with_volume(&host, "b", "data", &["ro"])).unwrap();
+    let record = std::fs::read_to_string(host.dir().join("run/p/b/mounts.json")).unwrap();
     assert!(record.contains("volumes/data"), "{record}");
     let record: serde_json::Value = serde_json::from_str(&record).unwrap();
     let bind = record["data"].as_array().unwrap().iter().find(|bind| bind["destination"] == "/data").unwrap();
     assert_eq!(bind["read_only"], true, "the host enforces it");
-    world.guest("p", |guest| {
+    host.guest("p", |guest| {
         let spec = guest.spec("a").unwrap();
         let mount = spec["mounts"].as_array().unwrap().iter().find(|m| m["destination"] == "/data").unwrap().clone();
         assert_eq!(mount["type"], "bind");
@@ -40,7 +40,7 @@ fn a_volume_is_made_at_its_first_use_and_outlives_the_pod() {
     });
     let status = runtime.status_volume("data").unwrap();
     assert_eq!((status.path, status.pods), (path.clone(), vec!["p".to_owned()]));
-    finish(&world, &runtime);
+    finish(&host, &runtime);
     assert_eq!(std::fs::read_to_string(path.join("file")).unwrap(), "kept");
     assert_eq!(runtime.list_volumes().unwrap()[0].pods, [""; 0]);
     runtime.remove_volume("data").unwrap();
@@ -49,20 +49,20 @@ fn a_volume_is_made_at_its_first_use_and_outlives_the_pod() {
 
 #[test]
 fn a_volume_that_a_recorded_pod_uses_is_not_removed() {
-    let (world, runtime) = running(&[]);
+    let (host, runtime) = running(&[]);
     let refused = || {
         let refused = error(runtime.remove_volume("data"));
         assert_eq!(refused.kind(), ErrorKind::InvalidConfig);
         assert!(refused.to_string().contains("volume data") && refused.to_string().contains("pod p"), "{refused}");
     };
-    runtime.create_container("p", with_volume(&world, "a", "data", &[])).unwrap();
+    runtime.create_container("p", with_volume(&host, "a", "data", &[])).unwrap();
     refused();
     runtime.stop_pod("p", FORCE).unwrap();
     refused();
-    world.host_restart();
+    host.host_restart();
     refused();
-    // Records that nobody can read may name it.
-    let config = world.dir().join("config/p/config.json");
+    // Damaged records may name it.
+    let config = host.dir().join("config/p/config.json");
     let good = std::fs::read(&config).unwrap();
     std::fs::write(&config, "{").unwrap();
     assert_eq!(kind(runtime.remove_volume("data")), ErrorKind::Store);
@@ -73,17 +73,17 @@ fn a_volume_that_a_recorded_pod_uses_is_not_removed() {
     runtime.stop_container("p", "a", FORCE).unwrap();
     runtime.delete_container("p", "a").unwrap();
     runtime.remove_volume("data").unwrap();
-    finish(&world, &runtime);
+    finish(&host, &runtime);
 }
 
 #[test]
 fn a_creation_that_failed_uses_no_volume() {
-    let (world, runtime) = new();
-    let mut pod = world.pod("p", &[]);
-    pod.containers = vec![with_volume(&world, "a", "data", &[])];
-    world.fail("agent.create-container", Failing::Refuses);
+    let (host, runtime) = new();
+    let mut pod = host.pod("p", &[]);
+    pod.containers = vec![with_volume(&host, "a", "data", &[])];
+    host.fail("agent.create-container", Failing::Refuses);
     assert_eq!(kind(runtime.create_pod(pod)), ErrorKind::Backend);
-    assert_clean(&world);
+    assert_clean(&host);
     assert_eq!(runtime.status_volume("data").unwrap().pods, [""; 0]);
     runtime.remove_volume("data").unwrap();
 }
@@ -109,8 +109,8 @@ fn volumes_are_created_listed_and_removed_by_name() {
 /// P-101 in short: an OCI configuration as an annotation may name one, too.
 #[test]
 fn a_volume_in_an_oci_configuration_is_resolved() {
-    let (world, runtime) = running(&[]);
-    let mut config = with_volume(&world, "a", "data", &[]);
+    let (host, runtime) = running(&[]);
+    let mut config = with_volume(&host, "a", "data", &[]);
     let oci = serde_json::json!({
         "ociVersion": "1.2.0",
         "process": {"args": ["serve"], "cwd": "/", "user": {"uid": 0, "gid": 0}},
@@ -119,7 +119,7 @@ fn a_volume_in_an_oci_configuration_is_resolved() {
     });
     config.annotations.insert(hutch_runtime::spec::oci::CONFIG_KEY.into(), oci.to_string());
     runtime.create_container("p", config).unwrap();
-    assert!(world.dir().join("volumes/data").is_dir());
-    assert_eq!(world.mounts().len(), 2);
-    finish(&world, &runtime);
+    assert!(host.dir().join("volumes/data").is_dir());
+    assert_eq!(host.mounts().len(), 2);
+    finish(&host, &runtime);
 }

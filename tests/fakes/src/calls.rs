@@ -61,7 +61,7 @@ impl Calls {
         std::mem::take(&mut self.made)
     }
 
-    /// Notes a call; tells how it is to fail.
+    /// Notes a call; returns how it must fail, if a test asked for that.
     pub(super) fn note(&mut self, call: &str, detail: &str) -> Option<Failing> {
         self.made.push(if detail.is_empty() { call.to_owned() } else { format!("{call} {detail}") });
         let plan = self.plans.iter_mut().find(|plan| plan.call == call && plan.times > 0)?;

@@ -2,10 +2,10 @@
 
 use std::path::{Path, PathBuf};
 
-use super::world::World;
+use super::fake_host::FakeHost;
 use hutch_runtime::backend::{BackendError, BackendResult, Cgroups};
 
-impl Cgroups for World {
+impl Cgroups for FakeHost {
     fn plan(&self, name: &str) -> BackendResult<Option<PathBuf>> {
         self.called("cgroup.plan", name, |_| Ok(Some(PathBuf::from(name))))
     }

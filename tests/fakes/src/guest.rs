@@ -37,7 +37,7 @@ struct GuestProcess {
     signals: Vec<i32>,
 }
 
-/// What the agent says to a request.
+/// The agent's answer to a request.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Answer {
     /// At once.
@@ -60,10 +60,10 @@ pub struct FakeGuest {
     next_pid: i32,
     cpus: u32,
     memory_more: u64,
-    /// The agent does not answer any more.
+    /// The agent no longer answers.
     pub hangs: bool,
-    /// How long the runtime would have waited for the answer to the last request of each kind.
-    pub patience: BTreeMap<&'static str, Duration>,
+    /// The runtime's bound for the answer to the last request of each kind.
+    pub timeouts: BTreeMap<&'static str, Duration>,
 }
 
 fn refuse(kind: ErrorKind, message: String) -> Result<Response, RemoteError> {
@@ -347,7 +347,7 @@ impl FakeGuest {
         self.end(token, ExitStatus::Code(code));
     }
 
-    /// The kernel kills the init process of `container` for want of memory.
+    /// The kernel kills the init process of `container` because memory ran out.
     pub fn out_of_memory(&mut self, container: &str) {
         let Some(found) = self.containers.get_mut(container) else { return };
         found.oom_kills += 1;
@@ -366,7 +366,7 @@ impl FakeGuest {
         self.containers.get(container).map(|container| container.spec.clone())
     }
 
-    /// What the sandbox was set up with.
+    /// The specification that the sandbox was set up with.
     pub fn sandbox(&self) -> Option<&SandboxSpec> {
         self.sandbox.as_ref()
     }

@@ -1,10 +1,10 @@
 //! Fakes of everything outside of the pod API: machines, guests, shims, networks, mounts. For tests and examples.
 //!
-//! A [`World`] holds it all in memory and is fast and deterministic: it records every call, fails those it is told to
-//! fail, and can tell at the end what was leaked. [`process`] puts the same guest model behind real processes, for tests
+//! A [`FakeHost`] holds it all in memory and is fast and deterministic: it records every call, fails those that a test
+//! names, and reports leaks at the end. [`process`] puts the same guest model behind real processes, for tests
 //! that kill them.
 //!
-//! The guest model ([`FakeGuest`]) looks at the first argument of a command:
+//! The first argument of a command decides what the guest model ([`FakeGuest`]) does:
 //!
 //! | argument | behaviour |
 //! |---|---|
@@ -17,6 +17,7 @@
 mod calls;
 mod cgroups;
 mod disk;
+mod fake_host;
 pub(crate) mod guest;
 mod mounts;
 mod network;
@@ -25,9 +26,8 @@ mod session;
 mod shims;
 pub mod table;
 mod vm;
-mod world;
 
 pub use calls::Failing;
 pub use disk::FailingDisk;
+pub use fake_host::FakeHost;
 pub use guest::{Answer, FakeGuest, GuestState};
-pub use world::World;

@@ -2,11 +2,11 @@
 
 use std::path::{Path, PathBuf};
 
-use super::world::World;
+use super::fake_host::FakeHost;
 use hutch_runtime::backend::{BackendError, BackendResult, HostMounts, RootDisk};
 use hutch_runtime::store::BindRecord;
 
-impl HostMounts for World {
+impl HostMounts for FakeHost {
     fn root_disk(&self, rootfs: &Path) -> BackendResult<Option<RootDisk>> {
         self.called("mounts.root-disk", "", |state| Ok(state.root_disks.get(rootfs).cloned()))
     }

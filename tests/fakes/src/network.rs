@@ -1,11 +1,11 @@
 //! Namespaces in memory.
 
-use super::world::World;
+use super::fake_host::FakeHost;
 use hutch_runtime::backend::{BackendError, BackendResult, Namespace, Network};
 use hutch_runtime::network::Endpoint;
 use hutch_runtime::spec::NetworkConfig;
 
-impl Network for World {
+impl Network for FakeHost {
     fn plan(&self, pod: &str, config: &NetworkConfig) -> BackendResult<Namespace> {
         self.called("network.plan", pod, |_| {
             Ok(match &config.namespace {

@@ -4,19 +4,19 @@ use std::time::Duration;
 
 use hutch_agent_proto::{Event, Request, Response};
 
+use super::fake_host::FakeHost;
 use super::guest::Answer;
 use super::vm::FakeVm;
-use super::world::World;
 use hutch_runtime::backend::{AgentCapabilities, AgentHost, AgentSession, BackendError, BackendResult};
 use hutch_runtime::store::VmRecord;
 
 struct Session {
-    world: World,
+    host: FakeHost,
     uuid: String,
     seen: usize,
 }
 
-impl AgentHost for World {
+impl AgentHost for FakeHost {
     fn capabilities(&self) -> AgentCapabilities {
         self.lock().agent_capabilities
     }
@@ -25,11 +25,11 @@ impl AgentHost for World {
         self.called("agent.connect", "", |state| {
             let found = state.vms.get_mut(&vm.uuid).filter(|vm| vm.alive).ok_or_else(gone)?;
             if found.paused {
-                state.violations.push("a connection to a guest whose vCPUs are held".into());
+                state.violations.push("a connection to a guest whose vCPUs are paused".into());
             }
             answering(found, timeout)?;
             let seen = found.guest.events_from(0).len();
-            Ok(Box::new(Session { world: self.clone(), uuid: vm.uuid.clone(), seen }) as Box<dyn AgentSession>)
+            Ok(Box::new(Session { host: self.clone(), uuid: vm.uuid.clone(), seen }) as Box<dyn AgentSession>)
         })
     }
 }
@@ -38,7 +38,7 @@ fn gone() -> BackendError {
     BackendError::Lost("the guest closed the channel".into())
 }
 
-/// A held or hung guest does not answer. The caller's patience is not waited for: the answer would be the same.
+/// A paused or hung guest does not answer. The bound is not waited for: the result would be the same.
 fn answering(vm: &FakeVm, timeout: Duration) -> BackendResult<()> {
     if vm.paused || vm.guest.hangs || vm.spec.is_none() {
         return Err(BackendError::Timeout { after: timeout });
@@ -47,14 +47,14 @@ fn answering(vm: &FakeVm, timeout: Duration) -> BackendResult<()> {
 }
 
 impl Session {
-    fn ask(&mut self, request: Request, deadline: Duration) -> BackendResult<Answer> {
+    fn send(&mut self, request: Request, deadline: Duration) -> BackendResult<Answer> {
         let (name, detail) = describe(&request);
-        self.world.called(&format!("agent.{name}"), &detail, |state| {
+        self.host.called(&format!("agent.{name}"), &detail, |state| {
             let vm = state.vms.get_mut(&self.uuid).filter(|vm| vm.alive).ok_or_else(gone)?;
             if vm.paused {
-                state.violations.push(format!("a guest whose vCPUs are held was asked for {name} {detail}"));
+                state.violations.push(format!("a guest whose vCPUs are paused was asked for {name} {detail}"));
             }
-            vm.guest.patience.insert(name, deadline);
+            vm.guest.timeouts.insert(name, deadline);
             answering(vm, deadline)?;
             let answer = vm.guest.handle(request);
             if answer == Answer::PowerOff {
@@ -67,16 +67,16 @@ impl Session {
 
 impl AgentSession for Session {
     fn call(&mut self, request: Request, deadline: Duration) -> BackendResult<Response> {
-        self.call_patiently(request, deadline)?.ok_or(BackendError::Timeout { after: deadline })
+        self.call_with_timeout(request, deadline)?.ok_or(BackendError::Timeout { after: deadline })
     }
 
-    fn call_patiently(&mut self, request: Request, patience: Duration) -> BackendResult<Option<Response>> {
-        match self.ask(request, patience)? {
+    fn call_with_timeout(&mut self, request: Request, timeout: Duration) -> BackendResult<Option<Response>> {
+        match self.send(request, timeout)? {
             Answer::Now(result) => Ok(result.map(Some)?),
             Answer::PowerOff => Ok(Some(Response::Done)),
             Answer::WhenEnded(token) => {
                 let uuid = self.uuid.clone();
-                let ended = self.world.wait(patience, |state| match state.vms.get(&uuid).filter(|vm| vm.alive) {
+                let ended = self.host.wait(timeout, |state| match state.vms.get(&uuid).filter(|vm| vm.alive) {
                     None => Some(Err(gone())),
                     Some(vm) => vm.guest.status(&token).map(|status| Ok(Response::Exited(status))),
                 });
@@ -87,7 +87,7 @@ impl AgentSession for Session {
 
     fn next_event(&mut self, timeout: Duration) -> BackendResult<Option<Event>> {
         let (uuid, seen) = (self.uuid.clone(), self.seen);
-        let event = self.world.wait(timeout, |state| match state.vms.get(&uuid).filter(|vm| vm.alive) {
+        let event = self.host.wait(timeout, |state| match state.vms.get(&uuid).filter(|vm| vm.alive) {
             None => Some(Err(gone())),
             Some(vm) => vm.guest.events_from(seen).first().cloned().map(Ok),
         });

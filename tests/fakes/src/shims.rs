@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use super::world::{State, World};
+use super::fake_host::{FakeHost, State};
 use hutch_runtime::backend::{BackendResult, Shim, ShimSpec, Shims};
 use hutch_runtime::process::ProcessIdentity;
 
@@ -16,7 +16,7 @@ pub(super) struct FakeShim {
 
 /// One that waits to be started; dropped before, it ends.
 struct Waiting {
-    world: World,
+    host: FakeHost,
     process: ProcessIdentity,
 }
 
@@ -24,7 +24,7 @@ fn is_alive(state: &State, process: ProcessIdentity) -> bool {
     state.shims.get(&process.pid).is_some_and(|shim| shim.alive && shim.process == process)
 }
 
-impl Shims for World {
+impl Shims for FakeHost {
     fn spawn(&self, spec: &ShimSpec) -> BackendResult<Box<dyn Shim>> {
         let mut spawned = None;
         let result = self.called("shim.spawn", &spec.container, |state| {
@@ -36,7 +36,7 @@ impl Shims for World {
             Ok(process)
         });
         match result {
-            Ok(process) => Ok(Box::new(Waiting { world: self.clone(), process })),
+            Ok(process) => Ok(Box::new(Waiting { host: self.clone(), process })),
             Err(error) => {
                 // The contract of a spawn: a failed one leaves no process.
                 self.change(|state| spawned.map(|process| state.shims.remove(&process.pid)));
@@ -62,10 +62,6 @@ impl Shims for World {
             Ok(())
         })
     }
-
-    fn signal(&self, process: ProcessIdentity, signal: i32) -> BackendResult<bool> {
-        self.called("shim.signal", &signal.to_string(), |state| Ok(is_alive(state, process)))
-    }
 }
 
 impl Shim for Waiting {
@@ -74,7 +70,7 @@ impl Shim for Waiting {
     }
 
     fn start(self: Box<Self>) -> BackendResult<()> {
-        self.world.called("shim.start", "", |state| {
+        self.host.called("shim.start", "", |state| {
             if let Some(shim) = state.shims.get_mut(&self.process.pid) {
                 shim.started = true;
             }
@@ -85,7 +81,7 @@ impl Shim for Waiting {
 
 impl Drop for Waiting {
     fn drop(&mut self) {
-        self.world.change(|state| {
+        self.host.change(|state| {
             if let Some(shim) = state.shims.get_mut(&self.process.pid).filter(|s| !s.started) {
                 shim.alive = false;
             }

@@ -103,11 +103,11 @@ impl Bench {
         let enter = || runtime.exec_container("p", "p-c", &exec, Default::default());
         let enter = measure("exec", ROUNDS, enter, record)?;
         let restart = || -> hutch_runtime::Result<_> {
-            runtime.stop_container("p", "p-c", StopOptions { force: true })?;
+            runtime.stop_container("p", "p-c", StopOptions::forced())?;
             runtime.start_container("p", "p-c")
         };
         let restart = measure("stop and start a container", ROUNDS, restart, record)?;
-        runtime.stop_pod("p", StopOptions { force: true })?;
+        runtime.stop_pod("p", StopOptions::forced())?;
         runtime.delete_pod("p", Default::default())?;
         Ok(vec![create, enter, restart])
     }

@@ -9,7 +9,7 @@ use hutch_runtime::oci::write_pid_file;
 use hutch_runtime::{ListProcessesOptions, Runtime, StopOptions};
 
 use super::records::{default_runtime, each, host, options, runtime, usage_error, wait, TIMED_OUT};
-use super::stop::StopPolicy;
+use super::stop::stop_options;
 use crate::args::container::{
     ContainerArgs, ContainerCommand, KillArgs, NewContainer, PsArgs, RemoveContainers, StopContainers, UpdateArgs,
     WaitContainer,
@@ -63,12 +63,9 @@ fn create(runtime: &Runtime, args: &NewContainer) -> Result<u8, Failure> {
 
 fn stop(records: &RecordArgs, args: &StopContainers) -> Result<u8, Failure> {
     let runtime = runtime(records, options(None, args.how.timeout.as_deref())?);
-    let policy = StopPolicy::new(&args.how)?;
+    let options = stop_options(&args.how)?;
     let pod = &args.ids.pod;
-    each(&args.ids.containers, |container| {
-        let options = policy.signal_and_options(&runtime, pod, Some(container));
-        Ok(runtime.stop_container(pod, container, options).map(drop)?)
-    })
+    each(&args.ids.containers, |container| Ok(runtime.stop_container(pod, container, options).map(drop)?))
 }
 
 fn remove(runtime: &Runtime, args: &RemoveContainers) -> Result<u8, Failure> {
@@ -76,7 +73,7 @@ fn remove(runtime: &Runtime, args: &RemoveContainers) -> Result<u8, Failure> {
     each(&args.ids.containers, |container| {
         let removed = match args.force {
             true => runtime
-                .stop_container(pod, container, StopOptions { force: true })
+                .stop_container(pod, container, StopOptions::forced())
                 .and_then(|_| runtime.delete_container(pod, container)),
             false => runtime.delete_container(pod, container),
         };

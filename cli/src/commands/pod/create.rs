@@ -58,7 +58,7 @@ fn run_attached(records: &RecordArgs, args: &RunPod) -> Result<u8, Failure> {
     let result = start_and_wait(&runtime, &pod, attachment, flags.pid_file.as_deref());
     tty::leave();
     let cleared = match args.keep {
-        true => runtime.stop_pod(pod.id(), StopOptions { force: true }).map(drop),
+        true => runtime.stop_pod(pod.id(), StopOptions::forced()).map(drop),
         false => runtime.delete_pod(pod.id(), DeleteOptions { force: true }).map(drop),
     };
     match (result, cleared) {

@@ -10,7 +10,7 @@ use hutch_runtime::{DeleteOptions, PodEvent, Runtime};
 use serde_json::json;
 
 use super::records::{default_runtime, each, options, runtime, usage_error, wait, TIMED_OUT};
-use super::stop::StopPolicy;
+use super::stop::stop_options;
 use crate::args::format::Format;
 use crate::args::pod::{PodArgs, PodCommand, RemovePods, ShowPod, StopPods, WaitPods};
 use crate::args::records::RecordArgs;
@@ -56,11 +56,8 @@ pub fn run(args: PodArgs) -> Result<u8, Failure> {
 
 fn stop(records: &RecordArgs, args: &StopPods) -> Result<u8, Failure> {
     let runtime = runtime(records, options(None, args.how.timeout.as_deref())?);
-    let policy = StopPolicy::new(&args.how)?;
-    each(&all_or(&runtime, args.all, &args.pods)?, |pod| {
-        let options = policy.signal_and_options(&runtime, pod, None);
-        Ok(runtime.stop_pod(pod, options).map(drop)?)
-    })
+    let options = stop_options(&args.how)?;
+    each(&all_or(&runtime, args.all, &args.pods)?, |pod| Ok(runtime.stop_pod(pod, options).map(drop)?))
 }
 
 fn remove(records: &RecordArgs, args: &RemovePods) -> Result<u8, Failure> {

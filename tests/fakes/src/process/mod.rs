@@ -2,8 +2,8 @@
 //! mounts in a directory. Nothing needs KVM or rights. For tests that kill processes and for runtimes in several
 //! processes.
 //!
-//! A test binary that uses this starts itself again: it needs a test that calls [`play_role`], and a [`Stage`] that is
-//! told the name of that test.
+//! A test binary that uses this starts itself again: it needs a test that calls [`play_role`], and a [`Stage`] that
+//! knows the name of that test.
 
 mod ledger;
 mod machine;
@@ -28,7 +28,7 @@ pub use machine::FakeMachine;
 const ROLE: &str = "HUTCH_TEST_ROLE";
 /// Environment variable by which the processes of a stage are found.
 const STAGE: &str = "HUTCH_TEST_STAGE";
-/// Port of the fake guest on which tests tell it what to do.
+/// Port of the fake guest on which tests control it.
 const TEST_PORT: u32 = 9;
 
 /// Plays the role this process was started for; returns if it was started for none. For a test of its own:
@@ -165,16 +165,16 @@ impl Stage {
         Runtime::new(self.store(), self.backends(), self.options())
     }
 
-    /// Tells the guest of a pod what to do: `exit CONTAINER CODE`, `oom CONTAINER`, `hang`, `panic`.
+    /// Controls the guest of a pod: `exit CONTAINER CODE`, `oom CONTAINER`, `hang`, `panic`.
     ///
     /// # Errors
     /// If it cannot be reached.
-    pub fn tell_guest(&self, pod: &str, what: &str) -> BackendResult<()> {
+    pub fn control_guest(&self, pod: &str, what: &str) -> BackendResult<()> {
         use std::io::{Read, Write};
         let record = self.vm_record(pod)?;
         let fd = ControlClient::connect(&record.socket)?.open_port(TEST_PORT, Duration::from_secs(5))?;
         let mut stream = std::os::unix::net::UnixStream::from(fd);
-        let fail = |e| BackendError::system("tell the guest", e);
+        let fail = |e| BackendError::system("control the guest", e);
         stream.write_all(what.as_bytes()).map_err(fail)?;
         stream.shutdown(std::net::Shutdown::Write).map_err(fail)?;
         let mut answer = Vec::new();
@@ -207,7 +207,7 @@ impl Stage {
         found
     }
 
-    /// What a restart of the host leaves: the configuration, and neither processes nor anything else.
+    /// Restarts the host: only the configuration stays.
     pub fn host_restart(&self) {
         self.kill_all();
         for dir in ["ledger", "run"] {
@@ -228,7 +228,7 @@ impl Stage {
         }
     }
 
-    /// What is left on the stage: processes, ledger entries, files.
+    /// Everything that is left on the stage: processes, ledger entries, files.
     pub fn leaks(&self) -> Vec<String> {
         let mut leaks: Vec<String> = self.processes().iter().map(|pid| format!("process {pid}")).collect();
         for dir in ["ledger", "config", "run"] {

@@ -4,7 +4,7 @@ use std::collections::{BTreeSet, VecDeque};
 
 use super::model::{expect, Model, Step, CONTAINERS, PODS};
 
-/// Situations that the search for a cell looks at before it gives up; there are fewer with one pod of two containers.
+/// Limit of the search for a cell. One pod with two containers has fewer situations.
 const SITUATIONS: usize = 10_000;
 
 /// Name of the cell that a step in this situation belongs to.
@@ -12,7 +12,7 @@ pub(super) fn cell(model: &Model, step: Step) -> String {
     let verb = step.name();
     let Some(index) = step.pod() else { return verb };
     let Some(pod) = model.get(PODS[index]) else { return format!("{verb} without pod") };
-    // A verb of pods is told apart by what it finds in them.
+    // The cell of a pod's verb depends on the pod's first container.
     let container = match pod.containers.get(CONTAINERS[step.container().unwrap_or(0)]) {
         None => "no container".to_owned(),
         Some(container) if container.ended => format!("a {} container that has ended", container.state),
@@ -28,7 +28,7 @@ pub fn covering_walk() -> (Vec<Step>, BTreeSet<String>) {
     while let Some(path) = path_to_new_cell(&model, &steps, &seen) {
         for step in path {
             seen.insert(cell(&model, step));
-            // What it answers is the matter of whoever walks.
+            // The caller of the walk checks the answer.
             let _ = expect(&mut model, step);
             walk.push(step);
         }

@@ -20,7 +20,7 @@ use hutch_runtime::spec::{Command, ContainerConfig, PodConfig};
 use hutch_runtime::state::State;
 use hutch_runtime::Runtime;
 
-/// What the cases are performed on.
+/// The runtime and guests that the cases are performed on.
 pub trait Subject {
     /// The runtime.
     fn runtime(&self) -> &Runtime;
@@ -34,7 +34,7 @@ pub trait Subject {
     fn started(&self, pod: &str, container: &str);
     /// Has the process of a running container end by itself, with code 0.
     fn end_process(&self, pod: &str, container: &str);
-    /// Performs `start`, which the guest is to refuse.
+    /// Performs `start`, which the guest must refuse.
     fn while_refusing(&self, pod: &str, container: &str, start: &mut dyn FnMut() -> Result<()>) -> Result<()>;
     /// Waits until the end of a container's process can be seen; what is wrong if that takes too long.
     fn settle(&self, pod: &str, container: &str) -> std::result::Result<(), String>;
@@ -51,7 +51,7 @@ impl Walk {
     /// Performs a step.
     ///
     /// # Errors
-    /// If the answer, or what is shown, differs from what the contract says; the text tells all steps so far.
+    /// If the answer, or what is shown, differs from what the contract says; the text has all steps so far.
     pub fn step(&mut self, subject: &dyn Subject, step: Step) -> std::result::Result<(), String> {
         let cell = cell(&self.model, step);
         let (unseen, ran) = (self.unseen_ends(), self.running());
@@ -99,7 +99,7 @@ impl Walk {
         Ok(())
     }
 
-    /// Containers whose process has ended without anybody having looked.
+    /// Containers whose process has ended and that no call has noticed yet.
     fn unseen_ends(&self) -> Vec<(&'static str, &'static str)> {
         self.containers(|container| container.ended)
     }
@@ -127,7 +127,7 @@ fn perform(subject: &dyn Subject, step: Step) -> (Result<()>, Option<Shown>) {
         },
         Step::CreatePod(p) => runtime.create_pod(subject.pod(PODS[p])).map(drop),
         Step::StartPod(p) => runtime.start_pod(PODS[p]).map(drop),
-        Step::StopPod(p, force) => runtime.stop_pod(PODS[p], StopOptions { force }).map(drop),
+        Step::StopPod(p, force) => runtime.stop_pod(PODS[p], StopOptions { force, ..StopOptions::default() }).map(drop),
         Step::DeletePod(p) => runtime.delete_pod(PODS[p], DeleteOptions::default()).map(drop),
         Step::PausePod(p) => runtime.pause_pod(PODS[p]).map(drop),
         Step::ResumePod(p) => runtime.resume_pod(PODS[p]).map(drop),
@@ -137,7 +137,9 @@ fn perform(subject: &dyn Subject, step: Step) -> (Result<()>, Option<Shown>) {
             let mut start = || runtime.start_container(PODS[p], CONTAINERS[c]).map(drop);
             subject.while_refusing(PODS[p], CONTAINERS[c], &mut start)
         }
-        Step::Stop(p, c, force) => runtime.stop_container(PODS[p], CONTAINERS[c], StopOptions { force }).map(drop),
+        Step::Stop(p, c, force) => {
+            runtime.stop_container(PODS[p], CONTAINERS[c], StopOptions { force, ..StopOptions::default() }).map(drop)
+        }
         Step::Delete(p, c) => runtime.delete_container(PODS[p], CONTAINERS[c]).map(drop),
         Step::Kill(p, c, signal) => runtime.kill_container(PODS[p], CONTAINERS[c], signal, true),
         Step::Enter(p, c) => {

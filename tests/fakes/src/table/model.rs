@@ -63,7 +63,7 @@ impl Step {
         steps
     }
 
-    /// The verb, with what tells its forms apart.
+    /// The verb, with its form.
     pub(super) fn name(self) -> String {
         let name = match self {
             Step::CreatePod(_) => "CreatePod",
@@ -88,7 +88,7 @@ impl Step {
         name.to_owned()
     }
 
-    /// The pod it is about; `None` for a look at all.
+    /// The pod it is about; `None` for a list of all.
     pub(super) fn pod(self) -> Option<usize> {
         match self {
             Step::Look => None,
@@ -110,16 +110,16 @@ impl Step {
     }
 }
 
-/// What the contract says a container is.
+/// A container as the contract has it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Container {
     pub(super) state: State,
     before_pause: State,
-    /// Its process has ended and nobody has looked yet.
+    /// Its process has ended and no call has noticed yet.
     pub(super) ended: bool,
 }
 
-/// What the contract says a pod is.
+/// A pod as the contract has it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Pod {
     pub(super) state: State,
@@ -127,9 +127,9 @@ pub(super) struct Pod {
     pub(super) containers: BTreeMap<&'static str, Container>,
 }
 
-/// What the contract says there is.
+/// All pods as the contract has them.
 pub(super) type Model = BTreeMap<&'static str, Pod>;
-/// What a call answers, as far as the contract says it.
+/// The answer of a call, as far as the contract defines it.
 pub type Outcome = Result<(), ErrorKind>;
 
 /// The contract as a function: what the step must answer, and what is then true.
@@ -278,7 +278,7 @@ fn look(model: &mut Model) {
 /// Pods and containers with their states, in order.
 pub(super) type Shown = Vec<(String, State, Vec<(String, State)>)>;
 
-/// What a list must show.
+/// The content that a list must show.
 pub(super) fn shown(model: &Model) -> Shown {
     let containers = |pod: &Pod| pod.order.iter().map(|id| (id.to_string(), pod.containers[id].state)).collect();
     model.iter().map(|(id, pod)| (id.to_string(), pod.state, containers(pod))).collect()

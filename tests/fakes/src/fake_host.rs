@@ -21,7 +21,7 @@ use hutch_runtime::Timestamp;
 
 /// Machines, guests, shims, networks and mounts in memory, and a store in a temporary directory. Clones share.
 #[derive(Clone)]
-pub struct World {
+pub struct FakeHost {
     pub(super) inner: Arc<Inner>,
 }
 
@@ -47,7 +47,7 @@ pub(super) struct State {
     pub(super) root_disks: BTreeMap<PathBuf, RootDisk>,
     pub(super) vm_capabilities: VmCapabilities,
     pub(super) agent_capabilities: AgentCapabilities,
-    /// What should never have happened.
+    /// Violations of the contract.
     pub(super) violations: Vec<String>,
     next_pid: i32,
 }
@@ -85,14 +85,14 @@ impl State {
     }
 }
 
-impl Default for World {
+impl Default for FakeHost {
     fn default() -> Self {
         Self::new()
     }
 }
 
-impl World {
-    /// An empty world.
+impl FakeHost {
+    /// An empty host.
     ///
     /// # Panics
     /// If there is no temporary directory.
@@ -100,7 +100,7 @@ impl World {
         // In memory where possible: records are flushed, and tests write thousands.
         let memory = Path::new("/dev/shm");
         let place = if memory.is_dir() { memory.to_owned() } else { std::env::temp_dir() };
-        let dir = tempfile::Builder::new().prefix("hutch-world").tempdir_in(place).expect("a temporary directory");
+        let dir = tempfile::Builder::new().prefix("hutch-fakes").tempdir_in(place).expect("a temporary directory");
         for name in ["kernel", "initrd"] {
             std::fs::write(dir.path().join(name), name).expect("a file in the temporary directory");
         }
@@ -109,7 +109,7 @@ impl World {
         Self { inner: Arc::new(Inner { dir, state: Mutex::new(state), changed: Condvar::new() }) }
     }
 
-    /// The world's directory: `config/` and `run/` are the store's roots.
+    /// The host's directory: `config/` and `run/` are the store's roots.
     pub fn dir(&self) -> &Path {
         self.inner.dir.path()
     }
@@ -140,18 +140,18 @@ impl World {
 
     /// The fakes.
     pub fn backends(&self) -> Backends {
-        let world = Arc::new(self.clone());
+        let host = Arc::new(self.clone());
         Backends {
-            vm: world.clone(),
-            agent: world.clone(),
-            shims: world.clone(),
-            network: world.clone(),
-            mounts: world.clone(),
-            cgroups: world,
+            vm: host.clone(),
+            agent: host.clone(),
+            shims: host.clone(),
+            network: host.clone(),
+            mounts: host.clone(),
+            cgroups: host,
         }
     }
 
-    /// A runtime in this world. Several can be made; they are like several processes.
+    /// A runtime in this host. Several can be made; they are like several processes.
     pub fn runtime(&self) -> Runtime {
         Runtime::new(self.store(), self.backends(), self.options())
     }
@@ -191,7 +191,7 @@ impl World {
         self.inner.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Changes the state and tells everybody who waits for a change.
+    /// Changes the state and wakes all that wait for a change.
     pub(super) fn change<T>(&self, change: impl FnOnce(&mut State) -> T) -> T {
         let mut state = self.lock();
         let result = change(&mut state);
@@ -278,7 +278,7 @@ impl World {
         });
     }
 
-    /// Forgets ended machines and shims, so that a world can live long.
+    /// Forgets ended machines and shims, so that a host can live long.
     pub fn forget_the_dead(&self) {
         self.change(|state| {
             state.vms.retain(|_, vm| vm.alive);
@@ -299,7 +299,7 @@ impl World {
         let _ = std::fs::remove_dir_all(self.dir().join("run"));
     }
 
-    /// Whether the pod's vCPUs are held.
+    /// Whether the pod's vCPUs are paused.
     pub fn is_paused(&self, pod: &str) -> bool {
         self.change(|state| state.vm_of(pod).is_some_and(|vm| vm.paused))
     }
@@ -314,7 +314,7 @@ impl World {
         self.change(|state| state.vm_of(pod).map_or(0, |vm| vm.memory_mib))
     }
 
-    /// What the pod's machine was started with.
+    /// The specification that the pod's machine was started with.
     pub fn machine(&self, pod: &str) -> Option<hutch_runtime::backend::VmSpec> {
         self.change(|state| state.vm_of(pod).and_then(|vm| vm.spec.clone()))
     }
@@ -329,12 +329,12 @@ impl World {
         self.change(|state| state.vm_of(pod).map(|vm| vm.disks.clone()).unwrap_or_default())
     }
 
-    /// What machines can do from now on.
+    /// Sets the capabilities of machines.
     pub fn set_vm_capabilities(&self, capabilities: VmCapabilities) {
         self.lock().vm_capabilities = capabilities;
     }
 
-    /// What agents can do from now on.
+    /// Sets the capabilities of agents.
     pub fn set_agent_capabilities(&self, capabilities: AgentCapabilities) {
         self.lock().agent_capabilities = capabilities;
     }
@@ -382,8 +382,7 @@ impl World {
         self.dir().join("netns").join(pod)
     }
 
-    /// What is left behind by pods that are gone: processes, namespaces, endpoints, mounts, files; and what should never
-    /// have happened.
+    /// The leaks of deleted pods (processes, namespaces, endpoints, mounts, files) and the violations of the contract.
     pub fn leaks(&self) -> Vec<String> {
         let state = self.lock();
         let mut leaks = state.violations.clone();
@@ -402,8 +401,8 @@ impl World {
     }
 }
 
-impl std::fmt::Debug for World {
+impl std::fmt::Debug for FakeHost {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("World").field("dir", &self.dir()).finish_non_exhaustive()
+        f.debug_struct("FakeHost").field("dir", &self.dir()).finish_non_exhaustive()
     }
 }

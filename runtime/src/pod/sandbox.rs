@@ -1,17 +1,16 @@
-//! The live half of a pod: its VMM process and a session with its agent. Found when first needed, never stored.
+//! The running half of a pod: its VMM process and a session with its agent. Found when first needed, never stored.
 
 use std::time::Duration;
 
 use hutch_agent_proto::{ErrorKind, Event, Request, Response};
 
-use crate::backend::{AgentSession, BackendError, BackendResult, Backends, VmHandle, VmState};
+use crate::backend::{AgentSession, BackendError, BackendResult, Backends, VmHandle, VmState, VmStats};
 use crate::error::{Component, Error, Result};
 use crate::fault;
 use crate::options::Options;
 use crate::store::VmRecord;
 
-/// Calls a backend, with a point before and after it at which a test can interfere. The backend's error keeps its kind
-/// (P-204).
+/// Calls a backend, between two fault points. The backend's error keeps its kind (P-204).
 pub(crate) fn guarded<T>(
     component: Component,
     operation: &'static str,
@@ -24,19 +23,19 @@ pub(crate) fn guarded<T>(
 }
 
 /// The VMM and the agent of one pod, during one call.
-pub(crate) struct Live {
+pub(crate) struct Sandbox {
     pub(crate) backends: Backends,
     options: Options,
     record: Option<VmRecord>,
     vm: Option<Box<dyn VmHandle>>,
     session: Option<Box<dyn AgentSession>>,
-    /// How much longer than usual the agent may take for what hooks in the guest hold up (P-166).
+    /// Additional time for requests that hooks in the guest delay (P-166).
     pub(crate) hook_time: Duration,
-    /// Why the channel to the agent is of no use any more; later requests fail at once (P-205).
+    /// The reason why the channel to the agent is unusable. Later requests fail at once with it (P-205).
     lost: Option<String>,
 }
 
-impl Live {
+impl Sandbox {
     pub(crate) fn new(backends: Backends, options: Options, record: Option<VmRecord>) -> Self {
         Self { backends, options, record, vm: None, session: None, hook_time: Duration::ZERO, lost: None }
     }
@@ -88,7 +87,16 @@ impl Live {
         })
     }
 
-    /// What the machine is doing; ended if it does not answer.
+    /// Statistics of the VMM process.
+    pub(crate) fn vm_stats(&self) -> Result<VmStats> {
+        let host = &self.backends.vm;
+        guarded(Component::Vmm, "stats", || match &self.record {
+            Some(record) => host.stats(record),
+            None => Err(BackendError::Lost("it is not running".into())),
+        })
+    }
+
+    /// The state of the machine; [`VmState::Ended`] if its process does not answer.
     pub(crate) fn vm_state(&mut self) -> VmState {
         if !self.vm_alive() {
             return VmState::Ended("the virtual machine's process has ended".into());
@@ -117,8 +125,8 @@ impl Live {
         self.kill_vm()
     }
 
-    /// Asks the agent; it has to answer within the usual bound.
-    pub(crate) fn ask(&mut self, operation: &'static str, request: Request) -> Result<Response> {
+    /// Sends a request to the agent and returns its reply, within [`Options::agent_timeout`].
+    pub(crate) fn call(&mut self, operation: &'static str, request: Request) -> Result<Response> {
         let hooks = match request {
             Request::CreateContainer { .. } | Request::StartContainer { .. } | Request::RemoveContainer { .. } => {
                 self.hook_time
@@ -129,14 +137,14 @@ impl Live {
         self.on_session(operation, |session| session.call(request, deadline))
     }
 
-    /// Asks for something that may take its time; `None` if `patience` ran out, which leaves the channel usable.
-    pub(crate) fn ask_patiently(
+    /// Sends a request whose reply may be late; `None` if `timeout` ran out, which leaves the channel usable.
+    pub(crate) fn call_with_timeout(
         &mut self,
         operation: &'static str,
         request: Request,
-        patience: Duration,
+        timeout: Duration,
     ) -> Result<Option<Response>> {
-        self.on_session(operation, |session| session.call_patiently(request, patience))
+        self.on_session(operation, |session| session.call_with_timeout(request, timeout))
     }
 
     /// The next event of the guest, at most `timeout` away.
@@ -165,14 +173,14 @@ impl Live {
         })
     }
 
-    /// As [`Live::ask`], where nothing but success is expected.
-    pub(crate) fn tell(&mut self, operation: &'static str, request: Request) -> Result<()> {
-        self.ask(operation, request).map(drop)
+    /// As [`Sandbox::call`], for requests whose reply says nothing but "done".
+    pub(crate) fn send(&mut self, operation: &'static str, request: Request) -> Result<()> {
+        self.call(operation, request).map(drop)
     }
 
-    /// As [`Live::tell`]; that the object is already gone is success.
-    pub(crate) fn tell_gone(&mut self, operation: &'static str, request: Request) -> Result<()> {
-        match self.tell(operation, request) {
+    /// As [`Sandbox::send`]; an object that is already gone counts as success.
+    pub(crate) fn send_unless_gone(&mut self, operation: &'static str, request: Request) -> Result<()> {
+        match self.send(operation, request) {
             Err(Error::Backend { source, .. }) if source.is_gone() => Ok(()),
             other => other,
         }
@@ -193,9 +201,9 @@ impl Live {
     }
 }
 
-/// An answer of another kind than the request asks for.
+/// A reply of another kind than the request asks for.
 pub(crate) fn unexpected(operation: &'static str) -> Error {
-    let source = BackendError::Refused("the guest agent gave an answer that does not belong to the request".into());
+    let source = BackendError::UnexpectedReply("the guest agent");
     Error::Backend { component: Component::Agent, operation, source }
 }
 
