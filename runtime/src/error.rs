@@ -7,9 +7,11 @@ use std::time::Duration;
 use crate::backend::BackendError;
 use crate::fault::Injected;
 use crate::hook::HookFailure;
-use crate::state::State;
+use crate::state::{InvalidTransition, ParseStateError, State};
 use crate::store::StoreCause;
-use crate::verb::Verb;
+use crate::verb::{Verb, VerbError};
+
+pub use crate::state::Object;
 
 /// Result of a call of the pod API.
 pub type Result<T, E = Error> = std::result::Result<T, E>;
@@ -52,24 +54,6 @@ pub enum ErrorKind {
     Store,
     /// A hook failed or timed out.
     Hook,
-}
-
-/// The object that was in the wrong state.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Object {
-    /// A pod, by id.
-    Pod(String),
-    /// A container, by id.
-    Container(String),
-}
-
-impl fmt::Display for Object {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Object::Pod(id) => write!(f, "pod {id}"),
-            Object::Container(id) => write!(f, "container {id}"),
-        }
-    }
 }
 
 /// The part outside of the pod API that failed.
@@ -209,8 +193,10 @@ pub enum Error {
         source: BackendError,
     },
     /// See [`ErrorKind::Timeout`].
-    #[error("{what}: not within {} s", .after.as_secs_f32())]
+    #[error("{}{what}: not within {} s", prefix(.component), .after.as_secs_f32())]
     Timeout {
+        /// The part that did not answer in time; `None` if the runtime itself waited.
+        component: Option<Component>,
         /// What was waited for.
         what: String,
         /// For how long.
@@ -233,9 +219,44 @@ pub enum Error {
         source: HookFailure,
     },
     /// A fault that a test asked for; counted as [`ErrorKind::Backend`].
+    #[cfg(any(test, feature = "faults"))]
     #[doc(hidden)]
     #[error(transparent)]
     Injected(#[from] Injected),
+}
+
+/// A fault point cannot fail in this build.
+#[cfg(not(any(test, feature = "faults")))]
+impl From<Injected> for Error {
+    fn from(never: Injected) -> Self {
+        match never {}
+    }
+}
+
+impl From<InvalidTransition> for Error {
+    fn from(InvalidTransition { object, from, expected, to }: InvalidTransition) -> Self {
+        Error::InvalidTransition { object, from, expected, to }
+    }
+}
+
+impl From<ParseStateError> for Error {
+    fn from(error: ParseStateError) -> Self {
+        match error {
+            ParseStateError::Empty => Error::NeedState,
+            ParseStateError::Unknown(text) => {
+                Error::invalid(format!("state {text:?}"), "is none of ready, running, paused, stopped")
+            }
+        }
+    }
+}
+
+impl From<VerbError> for Error {
+    fn from(error: VerbError) -> Self {
+        match error {
+            VerbError::InvalidTransition(error) => error.into(),
+            VerbError::WrongState { object, have, needed, verb } => Error::WrongState { object, have, needed, verb },
+        }
+    }
 }
 
 impl Error {
@@ -255,7 +276,9 @@ impl Error {
             Error::AlreadyExists(_) => ErrorKind::AlreadyExists,
             Error::InvalidTransition { .. } => ErrorKind::InvalidTransition,
             Error::WrongState { .. } => ErrorKind::WrongState,
-            Error::Backend { .. } | Error::Injected(_) => ErrorKind::Backend,
+            Error::Backend { .. } => ErrorKind::Backend,
+            #[cfg(any(test, feature = "faults"))]
+            Error::Injected(_) => ErrorKind::Backend,
             Error::Timeout { .. } => ErrorKind::Timeout,
             Error::Store { .. } => ErrorKind::Store,
             Error::Hook { .. } => ErrorKind::Hook,
@@ -276,7 +299,9 @@ impl Error {
     /// The failure of a backend, with the time-outs kept apart (P-204).
     pub(crate) fn backend(component: Component, operation: &'static str, source: BackendError) -> Self {
         match source {
-            BackendError::Timeout { after } => Error::Timeout { what: format!("{component}: {operation}"), after },
+            BackendError::Timeout { after } => {
+                Error::Timeout { component: Some(component), what: operation.to_owned(), after }
+            }
             source => Error::Backend { component, operation, source },
         }
     }
@@ -285,20 +310,55 @@ impl Error {
     pub(crate) fn is_guest_lost(&self) -> bool {
         match self {
             Error::Backend { component: Component::Agent, source, .. } => source.is_lost(),
-            Error::Timeout { what, .. } => what.starts_with("guest agent"),
+            Error::Timeout { component, .. } => *component == Some(Component::Agent),
             _ => false,
         }
     }
 
+    /// Whether a test made the call fail. Where the product ignores a failure, it must not ignore this one.
+    pub(crate) fn is_injected(&self) -> bool {
+        #[cfg(any(test, feature = "faults"))]
+        return matches!(self, Error::Injected(_));
+        #[cfg(not(any(test, feature = "faults")))]
+        false
+    }
+
     /// The error and its causes on one line, for logs and for the status of a broken pod.
     pub fn chain(&self) -> String {
-        let mut text = self.to_string();
-        let mut source = std::error::Error::source(self);
-        while let Some(cause) = source {
-            text.push_str(": ");
-            text.push_str(&cause.to_string());
-            source = cause.source();
-        }
-        text
+        chain(self)
+    }
+}
+
+/// An error and its causes on one line.
+pub(crate) fn chain(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut source = error.source();
+    while let Some(cause) = source {
+        text.push_str(": ");
+        text.push_str(&cause.to_string());
+        source = cause.source();
+    }
+    text
+}
+
+fn prefix(component: &Option<Component>) -> String {
+    component.map(|component| format!("{component}: ")).unwrap_or_default()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// P-085, P-204.
+    #[test]
+    fn p_085_only_an_agent_that_does_not_answer_is_a_lost_guest() {
+        let after = Duration::from_secs(2);
+        let late = |component| Error::backend(component, "mount", BackendError::Timeout { after });
+        assert!(late(Component::Agent).is_guest_lost());
+        assert!(!late(Component::Vmm).is_guest_lost());
+        assert_eq!(late(Component::Agent).to_string(), "guest agent: mount: not within 2 s");
+        let own = Error::Timeout { component: None, what: "guest agent: the end of a process".into(), after };
+        assert!(!own.is_guest_lost(), "the text does not decide");
+        assert_eq!(own.to_string(), "guest agent: the end of a process: not within 2 s");
     }
 }

@@ -3,27 +3,21 @@
 //! Compiled in under `cfg(test)` or the feature `faults`; otherwise [`point`] is empty.
 //!
 //! - Environment `HUTCH_FAULT=NAME[#N]:ACTION`: at the N-th pass of the point (default the first) `kill` the process
-//!   with SIGKILL, `stop` it with SIGSTOP (somebody else goes on with SIGCONT), return an `error`, or `exit` with
+//!   with SIGKILL, `stop` it with SIGSTOP (it goes on after SIGCONT), return an `error`, or `exit` with
 //!   status 70.
 //! - Environment `HUTCH_FAULT_TRACE=FILE`: append the name of every point passed, one per line. A test matrix runs the
 //!   scenario once with this and then once per line.
 //! - `arm` does the same for the calling thread only, so that unit tests can run side by side.
 
-/// The error that a test asked for.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("fault injected at {point}")]
-pub struct Injected {
-    /// Name of the point.
-    pub point: String,
-}
-
 #[cfg(any(test, feature = "faults"))]
-pub use armed::{arm, backend_point, passed, point, point_of, Action, Armed};
+pub use armed::{arm, backend_point, passed, point, point_of, Action, Armed, Injected};
+
+/// The error of a fault point: cannot occur in this build.
+#[cfg(not(any(test, feature = "faults")))]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Injected {}
 
 /// Does nothing in this build.
-///
-/// # Errors
-/// None in this build.
 #[cfg(not(any(test, feature = "faults")))]
 #[inline(always)]
 pub fn point(_name: &'static str) -> Result<(), Injected> {
@@ -31,9 +25,6 @@ pub fn point(_name: &'static str) -> Result<(), Injected> {
 }
 
 /// Does nothing in this build.
-///
-/// # Errors
-/// None in this build.
 #[cfg(not(any(test, feature = "faults")))]
 #[inline(always)]
 pub fn point_of(_scope: &'static str, _stage: &'static str) -> Result<(), Injected> {
@@ -41,9 +32,6 @@ pub fn point_of(_scope: &'static str, _stage: &'static str) -> Result<(), Inject
 }
 
 /// Does nothing in this build.
-///
-/// # Errors
-/// None in this build.
 #[cfg(not(any(test, feature = "faults")))]
 #[inline(always)]
 pub fn backend_point(_component: &'static str, _operation: &'static str, _stage: &'static str) -> Result<(), Injected> {
@@ -58,7 +46,13 @@ mod armed {
     use std::sync::atomic::{AtomicUsize, Ordering};
     use std::sync::OnceLock;
 
-    use super::Injected;
+    /// The error that a test asked for.
+    #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+    #[error("fault injected at {point}")]
+    pub struct Injected {
+        /// Name of the point.
+        pub point: String,
+    }
 
     /// What happens at an armed point.
     #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -3,10 +3,23 @@
 use std::fmt;
 
 use crate::error::{Error, Result};
-use crate::store::RESERVED_NAMES;
 
 /// Longest id in bytes; a directory entry may have 255, and file names derived from ids need some of them.
 pub const MAX_ID: usize = 192;
+
+/// Names in a pod's directories that are not containers.
+pub const RESERVED_NAMES: [&str; 10] = [
+    "config.json",
+    "state.json",
+    "lock",
+    "network.json",
+    "hypervisor.json",
+    "agent.json",
+    "failure.json",
+    "shared",
+    "vmm.log",
+    "console.log",
+];
 
 /// A checked pod id.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]

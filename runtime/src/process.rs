@@ -143,8 +143,21 @@ pub(crate) fn reap(process: ProcessIdentity) {
     }
 }
 
-/// Figures of a process: CPU time in microseconds, resident bytes, threads, open descriptors.
-pub(crate) fn figures(pid: i32) -> io::Result<(u64, u64, u64, u64)> {
+/// Statistics of a process.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct ProcessStats {
+    /// CPU time, microseconds.
+    pub(crate) cpu_us: u64,
+    /// Resident memory, bytes.
+    pub(crate) resident_bytes: u64,
+    /// Number of threads.
+    pub(crate) threads: u64,
+    /// Number of open descriptors.
+    pub(crate) descriptors: u64,
+}
+
+/// Reads the statistics of a process from `/proc`.
+pub(crate) fn stats(pid: i32) -> io::Result<ProcessStats> {
     let odd = || io::Error::other(format!("/proc/{pid}/stat is not as expected"));
     let text = fs::read_to_string(format!("/proc/{pid}/stat"))?;
     let (_, rest) = text.rsplit_once(')').ok_or_else(odd)?;
@@ -156,7 +169,12 @@ pub(crate) fn figures(pid: i32) -> io::Result<(u64, u64, u64, u64)> {
     let per_second = rustix::param::clock_ticks_per_second().max(1);
     let page = rustix::param::page_size() as u64;
     let descriptors = fs::read_dir(format!("/proc/{pid}/fd"))?.count() as u64;
-    Ok((ticks * 1_000_000 / per_second, field(24)? * page, field(20)?, descriptors))
+    Ok(ProcessStats {
+        cpu_us: ticks * 1_000_000 / per_second,
+        resident_bytes: field(24)? * page,
+        threads: field(20)?,
+        descriptors,
+    })
 }
 
 /// Waits until `fd` is readable (a process descriptor is, once its process has ended), at most `timeout`.
@@ -284,10 +302,10 @@ mod tests {
     }
 
     #[test]
-    fn a_process_has_figures() {
-        let (_, resident, threads, descriptors) = figures(std::process::id() as i32).unwrap();
-        assert!(resident > 100_000 && threads >= 1 && descriptors >= 3);
-        assert!(figures(-1).is_err());
+    fn a_process_has_statistics() {
+        let stats = super::stats(std::process::id() as i32).unwrap();
+        assert!(stats.resident_bytes > 100_000 && stats.threads >= 1 && stats.descriptors >= 3, "{stats:?}");
+        assert!(super::stats(-1).is_err());
     }
 
     #[test]

@@ -6,7 +6,48 @@ use std::str::FromStr;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use crate::error::{Error, Object, Result};
+/// A pod or a container, in messages about its state.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Object {
+    /// A pod, by id.
+    Pod(String),
+    /// A container, by id.
+    Container(String),
+}
+
+impl fmt::Display for Object {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Object::Pod(id) => write!(f, "pod {id}"),
+            Object::Container(id) => write!(f, "container {id}"),
+        }
+    }
+}
+
+/// The state machine forbids a move.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{object} cannot go from {from} to {to} (expected to find it {expected})")]
+pub struct InvalidTransition {
+    /// The object that was to move.
+    pub object: Object,
+    /// Its present state.
+    pub from: State,
+    /// The state that the caller believed it to be in.
+    pub expected: State,
+    /// The state that the caller asked for.
+    pub to: State,
+}
+
+/// A text does not name a state (P-010).
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum ParseStateError {
+    /// The text is empty.
+    #[error("a state is required: ready, running, paused or stopped")]
+    Empty,
+    /// The text is none of the four names.
+    #[error("state {0:?}: is none of ready, running, paused, stopped")]
+    Unknown(String),
+}
 
 /// State of a pod or of a container; both follow the same machine (§3 of the contract).
 ///
@@ -77,13 +118,12 @@ impl State {
     /// Checks a move of `object`, which is in this state and which the caller believes to be in `expected` (P-011).
     ///
     /// # Errors
-    /// [`Error::InvalidTransition`] if it is in another state, even if the move would be legal from there, or if the
-    /// move is illegal.
-    pub fn check(self, object: Object, expected: State, to: State) -> Result<()> {
+    /// If it is in another state, even if the move would be legal from there, or if the move is illegal.
+    pub fn check(self, object: Object, expected: State, to: State) -> Result<(), InvalidTransition> {
         if self == expected && self.can_become(to) {
             return Ok(());
         }
-        Err(Error::InvalidTransition { object, from: self, expected, to })
+        Err(InvalidTransition { object, from: self, expected, to })
     }
 }
 
@@ -94,35 +134,29 @@ impl fmt::Display for State {
 }
 
 impl FromStr for State {
-    type Err = Error;
+    type Err = ParseStateError;
 
-    /// # Errors
-    /// [`Error::NeedState`] for an empty text, [`Error::InvalidConfig`] for any other that is not a state (P-010).
-    fn from_str(text: &str) -> Result<Self> {
+    fn from_str(text: &str) -> Result<Self, ParseStateError> {
         if text.is_empty() {
-            return Err(Error::NeedState);
+            return Err(ParseStateError::Empty);
         }
-        State::ALL
-            .into_iter()
-            .find(|state| state.name() == text)
-            .ok_or_else(|| Error::invalid(format!("state {text:?}"), "is none of ready, running, paused, stopped"))
+        let found = State::ALL.into_iter().find(|state| state.name() == text);
+        found.ok_or_else(|| ParseStateError::Unknown(text.to_owned()))
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::error::ErrorKind;
-
     #[test]
     fn p_010_only_the_four_names_are_states() {
         for state in State::ALL {
             assert_eq!(state.name().parse::<State>().unwrap(), state);
             assert_eq!(serde_json::to_string(&state).unwrap(), format!("\"{state}\""));
         }
-        assert_eq!("".parse::<State>().unwrap_err().kind(), ErrorKind::NeedState);
+        assert_eq!("".parse::<State>(), Err(ParseStateError::Empty));
         for text in ["Ready", "created", "running ", "unknown"] {
-            assert_eq!(text.parse::<State>().unwrap_err().kind(), ErrorKind::InvalidConfig, "{text:?}");
+            assert_eq!(text.parse::<State>(), Err(ParseStateError::Unknown(text.into())));
         }
         assert!(serde_json::from_str::<State>("\"\"").is_err());
     }
@@ -149,8 +183,7 @@ mod tests {
     #[test]
     fn p_011_a_check_against_a_wrong_expectation_names_both_states() {
         let error = State::Running.check(Object::Pod("p".into()), State::Ready, State::Stopped).unwrap_err();
-        let Error::InvalidTransition { from, expected, to, .. } = &error else { panic!("{error:?}") };
-        assert_eq!((*from, *expected, *to), (State::Running, State::Ready, State::Stopped));
+        assert_eq!((error.from, error.expected, error.to), (State::Running, State::Ready, State::Stopped));
         assert!(error.to_string().contains("running") && error.to_string().contains("ready"), "{error}");
         State::Ready.check(Object::Pod("p".into()), State::Ready, State::Stopped).unwrap();
     }

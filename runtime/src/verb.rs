@@ -2,8 +2,27 @@
 
 use std::fmt;
 
-use crate::error::{Error, Object, Result};
-use crate::state::State;
+use crate::state::{InvalidTransition, Object, State};
+
+/// A verb is not allowed in the present state.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum VerbError {
+    /// The state machine forbids the move.
+    #[error(transparent)]
+    InvalidTransition(#[from] InvalidTransition),
+    /// The verb is not for objects in this state.
+    #[error("{verb}: {object} is {have}, must be {needed}")]
+    WrongState {
+        /// The object whose state is in the way.
+        object: Object,
+        /// Its state; `none` if it has none yet.
+        have: String,
+        /// The states in which the verb is allowed.
+        needed: &'static str,
+        /// The verb.
+        verb: Verb,
+    },
+}
 
 /// A call that depends on a state.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -82,11 +101,12 @@ impl Verb {
     /// Checks the pod's state.
     ///
     /// # Errors
-    /// [`Error::WrongState`] naming verb and pod; for StartPod of a running pod [`Error::InvalidTransition`] (P-073).
-    pub fn check_pod(self, pod: &str, have: State) -> Result<()> {
+    /// [`VerbError::WrongState`] naming verb and pod; for StartPod of a running pod [`VerbError::InvalidTransition`]
+    /// (P-073).
+    pub fn check_pod(self, pod: &str, have: State) -> Result<(), VerbError> {
         let (allowed, needed) = self.pod_states();
         if self == Verb::StartPod && have == State::Running {
-            return State::Running.check(Object::Pod(pod.into()), State::Ready, State::Running);
+            State::Running.check(Object::Pod(pod.into()), State::Ready, State::Running)?;
         }
         self.check(Object::Pod(pod.into()), Some(have), allowed, needed)
     }
@@ -94,8 +114,8 @@ impl Verb {
     /// Checks the container's state; `None` is a container that has none yet, which only a delete accepts.
     ///
     /// # Errors
-    /// [`Error::WrongState`] naming verb and container.
-    pub fn check_container(self, container: &str, have: Option<State>) -> Result<()> {
+    /// [`VerbError::WrongState`] naming verb and container.
+    pub fn check_container(self, container: &str, have: Option<State>) -> Result<(), VerbError> {
         let Some((allowed, needed)) = self.container_states() else { return Ok(()) };
         if have.is_none() && matches!(self, Verb::DeleteContainer | Verb::StopContainer | Verb::StartContainer) {
             return Ok(());
@@ -103,12 +123,18 @@ impl Verb {
         self.check(Object::Container(container.into()), have, allowed, needed)
     }
 
-    fn check(self, object: Object, have: Option<State>, allowed: &[State], needed: &'static str) -> Result<()> {
+    fn check(
+        self,
+        object: Object,
+        have: Option<State>,
+        allowed: &[State],
+        needed: &'static str,
+    ) -> Result<(), VerbError> {
         if have.is_some_and(|have| allowed.contains(&have)) {
             return Ok(());
         }
         let have = have.map_or("none", State::name).to_owned();
-        Err(Error::WrongState { object, have, needed, verb: self })
+        Err(VerbError::WrongState { object, have, needed, verb: self })
     }
 }
 
@@ -136,7 +162,7 @@ impl fmt::Display for Verb {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::error::ErrorKind;
+    use crate::error::{Error, ErrorKind};
 
     /// The pod matrix of §3, one row per verb: ready, running, paused, stopped.
     #[test]
@@ -157,7 +183,7 @@ mod tests {
         ];
         for (verb, row) in rows {
             for (state, expected) in State::ALL.into_iter().zip(row) {
-                let result = verb.check_pod("p", state).map_err(|e| e.kind()).err();
+                let result = verb.check_pod("p", state).map_err(|e| Error::from(e).kind()).err();
                 assert_eq!(result, expected, "{verb} in {state}");
             }
         }
@@ -179,8 +205,8 @@ mod tests {
                 let result = verb.check_container("c", Some(state));
                 assert_eq!(result.is_ok(), allowed, "{verb} in {state}");
                 if let Err(error) = result {
-                    assert_eq!(error.kind(), ErrorKind::WrongState);
                     let text = error.to_string();
+                    assert_eq!(Error::from(error).kind(), ErrorKind::WrongState);
                     assert!(text.contains("container c") && text.contains(&verb.to_string()), "{text}");
                 }
             }

@@ -9,6 +9,7 @@
 
 mod agent;
 mod cgroup;
+mod error;
 mod mounts;
 mod network;
 pub mod noop;
@@ -17,81 +18,16 @@ mod vm;
 
 pub use agent::{AgentCapabilities, AgentHost, AgentSession};
 pub use cgroup::Cgroups;
+pub use error::{BackendError, BackendResult};
 pub use mounts::{HostMounts, RootDisk};
 pub use network::{run_in_namespace, Namespace, Network};
 pub use shim::{PidNamespace, Shim, ShimSpec, Shims};
 pub use vm::{
-    BlockDevice, NetDevice, Share, VmCapabilities, VmHandle, VmHost, VmLaunch, VmSpec, VmState, VmStats, SHARED_TAG,
+    BlockDevice, NetDevice, Share, VmCapabilities, VmHandle, VmHost, VmLaunch, VmReply, VmRequest, VmSpec, VmState,
+    VmStats, SHARED_TAG,
 };
 
-use std::io;
 use std::sync::Arc;
-use std::time::Duration;
-
-use hutch_agent_proto::{ErrorKind, RemoteError};
-
-/// Why a backend failed.
-#[derive(Debug, thiserror::Error)]
-#[non_exhaustive]
-pub enum BackendError {
-    /// A bounded wait ran out.
-    #[error("not within {} s", .after.as_secs_f32())]
-    Timeout {
-        /// The bound.
-        after: Duration,
-    },
-    /// The other side is gone; nothing further on this channel can succeed.
-    #[error("{0}")]
-    Lost(String),
-    /// The guest agent refused.
-    #[error(transparent)]
-    Remote(#[from] RemoteError),
-    /// The other side said no, in its own words.
-    #[error("{0}")]
-    Refused(String),
-    /// It cannot do that at all.
-    #[error("{0} is not supported")]
-    Unsupported(&'static str),
-    /// A system call failed.
-    #[error("{what}")]
-    System {
-        /// What was attempted.
-        what: String,
-        /// How it failed.
-        source: io::Error,
-    },
-}
-
-impl BackendError {
-    /// A failed system call.
-    pub fn system(what: impl Into<String>, source: io::Error) -> Self {
-        BackendError::System { what: what.into(), source }
-    }
-
-    /// Whether later requests on the same channel will fail as well (P-205).
-    pub fn is_lost(&self) -> bool {
-        matches!(self, BackendError::Lost(_) | BackendError::Timeout { .. })
-    }
-
-    /// Class of the guest agent's refusal, if it is one.
-    pub fn remote_kind(&self) -> Option<ErrorKind> {
-        match self {
-            BackendError::Remote(error) => Some(error.kind),
-            _ => None,
-        }
-    }
-
-    /// Whether the guest says that the process or container is not there any more.
-    pub fn is_gone(&self) -> bool {
-        match self {
-            BackendError::Remote(error) => error.kind == ErrorKind::NotFound || error.errno == Some(libc::ESRCH),
-            _ => false,
-        }
-    }
-}
-
-/// Result of a backend.
-pub type BackendResult<T> = Result<T, BackendError>;
 
 /// The outside as one runtime uses it.
 #[derive(Clone)]

@@ -7,8 +7,8 @@ use std::time::Duration;
 use hutch_agent_proto::{ContainerStats, Event, ExitStatus, Request, Response};
 
 use super::{
-    AgentCapabilities, AgentHost, AgentSession, BackendResult, BlockDevice, Cgroups, HostMounts, Namespace, Network,
-    RootDisk, Shim, ShimSpec, Shims, VmCapabilities, VmHandle, VmHost, VmLaunch, VmSpec, VmState, VmStats,
+    AgentCapabilities, AgentHost, AgentSession, BackendResult, Cgroups, HostMounts, Namespace, Network, RootDisk, Shim,
+    ShimSpec, Shims, VmCapabilities, VmHandle, VmHost, VmLaunch, VmReply, VmRequest, VmState, VmStats,
 };
 use crate::network::Endpoint;
 use crate::process::ProcessIdentity;
@@ -38,47 +38,23 @@ impl VmHost for NoVm {
     fn wait_end(&self, _: &VmRecord, _: Duration) -> BackendResult<bool> {
         Ok(true)
     }
+
+    fn stats(&self, _: &VmRecord) -> BackendResult<VmStats> {
+        Ok(VmStats::default())
+    }
 }
 
 impl VmHandle for NoVm {
     fn process(&self) -> ProcessIdentity {
         ProcessIdentity::NONE
     }
-    fn start(&mut self, _: &VmSpec) -> BackendResult<()> {
-        Ok(())
-    }
-    fn wait_ready(&mut self, _: Duration) -> BackendResult<()> {
-        Ok(())
-    }
-    fn state(&mut self) -> BackendResult<VmState> {
-        Ok(VmState::Running)
-    }
-    fn pause(&mut self) -> BackendResult<()> {
-        Ok(())
-    }
-    fn resume(&mut self) -> BackendResult<()> {
-        Ok(())
-    }
-    fn plug_block(&mut self, _: &BlockDevice) -> BackendResult<()> {
-        Ok(())
-    }
-    fn plug_vfio(&mut self, _: &str, _: &Path) -> BackendResult<()> {
-        Ok(())
-    }
-    fn unplug(&mut self, _: &str) -> BackendResult<()> {
-        Ok(())
-    }
-    fn set_vcpus(&mut self, _: u32) -> BackendResult<()> {
-        Ok(())
-    }
-    fn set_memory(&mut self, _: u64) -> BackendResult<u64> {
-        Ok(0)
-    }
-    fn expect_end(&mut self, _: bool) -> BackendResult<()> {
-        Ok(())
-    }
-    fn stats(&mut self) -> BackendResult<VmStats> {
-        Ok(VmStats::default())
+
+    fn call(&mut self, request: VmRequest) -> BackendResult<VmReply> {
+        Ok(match request {
+            VmRequest::State => VmReply::State(VmState::Running),
+            VmRequest::SetMemory { .. } => VmReply::Memory(0),
+            _ => VmReply::Done,
+        })
     }
 }
 
@@ -130,9 +106,6 @@ impl Shims for NoShims {
     }
     fn kill(&self, _: ProcessIdentity, _: Duration) -> BackendResult<()> {
         Ok(())
-    }
-    fn signal(&self, _: ProcessIdentity, _: i32) -> BackendResult<bool> {
-        Ok(false)
     }
 }
 

@@ -70,12 +70,6 @@ pub trait Shims: Send + Sync {
     /// # Errors
     /// If it is not gone within `timeout`.
     fn kill(&self, process: ProcessIdentity, timeout: Duration) -> BackendResult<()>;
-
-    /// Passes `signal` to the process; `false` if it is gone.
-    ///
-    /// # Errors
-    /// If the signal cannot be sent.
-    fn signal(&self, process: ProcessIdentity, signal: i32) -> BackendResult<bool>;
 }
 
 /// A shim that waits to be released.

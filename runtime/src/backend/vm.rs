@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-use super::BackendResult;
+use super::{BackendError, BackendResult};
 use crate::process::ProcessIdentity;
 use crate::store::VmRecord;
 
@@ -23,8 +23,6 @@ pub struct VmCapabilities {
     pub cpu_hotplug: bool,
     /// Memory can be added to a running machine.
     pub memory_hotplug: bool,
-    /// Devices can be passed through.
-    pub vfio: bool,
 }
 
 /// A host directory the guest can mount by tag.
@@ -142,7 +140,7 @@ pub enum VmState {
     Ended(String),
 }
 
-/// Figures of the VMM process (M-04: the overhead on the host).
+/// Statistics of the VMM process (M-04: the overhead on the host).
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct VmStats {
     /// CPU time of the process, microseconds.
@@ -188,83 +186,161 @@ pub trait VmHost: Send + Sync {
     /// # Errors
     /// If waiting is not possible.
     fn wait_end(&self, record: &VmRecord, timeout: Duration) -> BackendResult<bool>;
+
+    /// Statistics of the recorded process. Needs no cooperation of it.
+    ///
+    /// # Errors
+    /// [`super::BackendError::Lost`] if it is gone.
+    fn stats(&self, record: &VmRecord) -> BackendResult<VmStats>;
 }
 
-/// A VMM process, seen from outside. Dropping it leaves a started machine alone.
+/// A request to a machine. The control socket of a VMM process carries the same type.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum VmRequest {
+    /// Build the machine and start it. Only the launcher may send this, once.
+    Start(Box<VmSpec>),
+    /// Wait until the guest has reported (P-069).
+    WaitReady {
+        /// Bound of the wait.
+        timeout: Duration,
+    },
+    /// Report the [`VmState`].
+    State,
+    /// Pause the vCPUs. Paused ones stay paused.
+    Pause,
+    /// Resume the vCPUs. Running ones run on.
+    Resume,
+    /// Plug a disk in.
+    PlugBlock(BlockDevice),
+    /// Take a device out. A missing one is fine.
+    Unplug {
+        /// Id of the device.
+        id: String,
+    },
+    /// Change the number of vCPUs.
+    SetVcpus(u32),
+    /// Change the memory.
+    SetMemory {
+        /// All of the machine's memory, MiB.
+        mib: u64,
+    },
+    /// Whether the end of the machine, however it comes, was asked for.
+    ExpectEnd(bool),
+}
+
+/// The reply to a [`VmRequest`].
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum VmReply {
+    /// The request was carried out.
+    Done,
+    /// The state of the machine.
+    State(VmState),
+    /// Bytes of memory that the guest is to have beyond those its kernel booted with.
+    Memory(u64),
+}
+
+impl VmRequest {
+    /// The name of the request in logs and in records of calls.
+    pub fn name(&self) -> &'static str {
+        match self {
+            VmRequest::Start(_) => "start",
+            VmRequest::WaitReady { .. } => "wait-ready",
+            VmRequest::State => "state",
+            VmRequest::Pause => "pause",
+            VmRequest::Resume => "resume",
+            VmRequest::PlugBlock(_) => "plug-block",
+            VmRequest::Unplug { .. } => "unplug",
+            VmRequest::SetVcpus(_) => "set-vcpus",
+            VmRequest::SetMemory { .. } => "set-memory",
+            VmRequest::ExpectEnd(_) => "expect-end",
+        }
+    }
+}
+
+/// A VMM process, seen from outside. Dropping the handle leaves a started machine alone.
 pub trait VmHandle: Send {
     /// The process.
     fn process(&self) -> ProcessIdentity;
 
-    /// Hands the machine over and starts it.
+    /// Sends a request to the process and waits for its reply.
     ///
     /// # Errors
-    /// If the machine cannot be built or started; the process ends then.
-    fn start(&mut self, spec: &VmSpec) -> BackendResult<()>;
+    /// [`BackendError::Lost`] if the process is gone or does not answer; [`BackendError::Timeout`] if a bound in the
+    /// request ran out; otherwise the machine's refusal.
+    fn call(&mut self, request: VmRequest) -> BackendResult<VmReply>;
+}
+
+/// One method for each request.
+impl dyn VmHandle + '_ {
+    /// Hands the machine over and starts it. If that fails, the process ends.
+    pub fn start(&mut self, spec: &VmSpec) -> BackendResult<()> {
+        self.command(VmRequest::Start(Box::new(spec.clone())))
+    }
 
     /// Waits until the guest answers (P-069).
-    ///
-    /// # Errors
-    /// [`super::BackendError::Timeout`]; [`super::BackendError::Lost`] with the reason if the machine ended.
-    fn wait_ready(&mut self, timeout: Duration) -> BackendResult<()>;
+    pub fn wait_ready(&mut self, timeout: Duration) -> BackendResult<()> {
+        self.command(VmRequest::WaitReady { timeout })
+    }
 
-    /// What the machine is doing.
-    ///
-    /// # Errors
-    /// If the process does not answer.
-    fn state(&mut self) -> BackendResult<VmState>;
+    /// The state of the machine.
+    pub fn state(&mut self) -> BackendResult<VmState> {
+        match self.call(VmRequest::State)? {
+            VmReply::State(state) => Ok(state),
+            _ => Err(unexpected()),
+        }
+    }
 
-    /// Holds the vCPUs; holding held ones is fine.
-    ///
-    /// # Errors
-    /// If the machine refuses.
-    fn pause(&mut self) -> BackendResult<()>;
+    /// Pauses the vCPUs. Paused ones stay paused.
+    pub fn pause(&mut self) -> BackendResult<()> {
+        self.command(VmRequest::Pause)
+    }
 
-    /// Lets the vCPUs run; those that run already do.
-    ///
-    /// # Errors
-    /// If the machine refuses.
-    fn resume(&mut self) -> BackendResult<()>;
+    /// Resumes the vCPUs. Running ones run on.
+    pub fn resume(&mut self) -> BackendResult<()> {
+        self.command(VmRequest::Resume)
+    }
 
     /// Plugs a disk in.
-    ///
-    /// # Errors
-    /// If the machine refuses.
-    fn plug_block(&mut self, device: &BlockDevice) -> BackendResult<()>;
+    pub fn plug_block(&mut self, device: &BlockDevice) -> BackendResult<()> {
+        self.command(VmRequest::PlugBlock(device.clone()))
+    }
 
-    /// Passes a host device through.
-    ///
-    /// # Errors
-    /// If the machine refuses.
-    fn plug_vfio(&mut self, id: &str, path: &Path) -> BackendResult<()>;
+    /// Takes a device out. A missing one is fine.
+    pub fn unplug(&mut self, id: &str) -> BackendResult<()> {
+        self.command(VmRequest::Unplug { id: id.to_owned() })
+    }
 
-    /// Takes a device out; one that is not there is fine.
-    ///
-    /// # Errors
-    /// If the machine refuses.
-    fn unplug(&mut self, id: &str) -> BackendResult<()>;
+    /// Changes the number of vCPUs. The caller tells the guest: before the call if the number falls, after it if the
+    /// number rises.
+    pub fn set_vcpus(&mut self, count: u32) -> BackendResult<()> {
+        self.command(VmRequest::SetVcpus(count))
+    }
 
-    /// Changes the number of vCPUs. The guest is told by somebody else: before if there are to be fewer, after if more.
-    ///
-    /// # Errors
-    /// If the machine refuses.
-    fn set_vcpus(&mut self, count: u32) -> BackendResult<()>;
+    /// Asks the guest to change its memory. The guest takes its time, and may return less than was asked for. Returns
+    /// the bytes that it is to have beyond those its kernel booted with.
+    pub fn set_memory(&mut self, mib: u64) -> BackendResult<u64> {
+        match self.call(VmRequest::SetMemory { mib })? {
+            VmReply::Memory(more) => Ok(more),
+            _ => Err(unexpected()),
+        }
+    }
 
-    /// Has the guest change its memory; it may take its time, and give back less than it is asked to. Returns the bytes
-    /// that it is to have beyond what its kernel booted with.
-    ///
-    /// # Errors
-    /// If the machine refuses.
-    fn set_memory(&mut self, mib: u64) -> BackendResult<u64>;
+    /// Announces that the end of the machine is about to be asked for, so that it does not count as a failure; `false`
+    /// withdraws that.
+    pub fn expect_end(&mut self, expected: bool) -> BackendResult<()> {
+        self.command(VmRequest::ExpectEnd(expected))
+    }
 
-    /// Tells that the machine's end is about to be asked for, so that it is no failure; or that it was not.
-    ///
-    /// # Errors
-    /// If the process does not answer.
-    fn expect_end(&mut self, expected: bool) -> BackendResult<()>;
+    fn command(&mut self, request: VmRequest) -> BackendResult<()> {
+        match self.call(request)? {
+            VmReply::Done => Ok(()),
+            _ => Err(unexpected()),
+        }
+    }
+}
 
-    /// Figures of the process.
-    ///
-    /// # Errors
-    /// If they cannot be read.
-    fn stats(&mut self) -> BackendResult<VmStats>;
+fn unexpected() -> BackendError {
+    BackendError::UnexpectedReply("the virtual machine's process")
 }

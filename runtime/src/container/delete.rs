@@ -1,8 +1,8 @@
 //! DeleteContainer (§7.2).
 
-use crate::container::{ids, ContainerHandle, StopMode};
+use crate::container::{ids, ContainerHandle};
 use crate::error::Result;
-use crate::pod::{OpenPod, UnreachablePolicy};
+use crate::pod::{OpenPod, StopMode, UnreachablePolicy};
 use crate::runtime::Runtime;
 use crate::state::State;
 use crate::verb::Verb;
@@ -33,7 +33,10 @@ impl Runtime {
         Verb::DeleteContainer.check_pod(pod.id.as_str(), pod.state.state)?;
         Verb::DeleteContainer.check_container(container.as_str(), state)?;
         if state == Some(State::Ready) {
-            pod.stop_container(index, StopMode { force: false, grace: None, loss: UnreachablePolicy::Fails })?;
+            pod.stop_container(
+                index,
+                StopMode { force: false, grace_deadline: None, on_unreachable: UnreachablePolicy::Fails },
+            )?;
         }
         // A restart that died half way may have left a stopped one with a process. In a paused pod the guest gets its
         // vCPUs back to tell; held, it would be waited for in vain.

@@ -154,8 +154,8 @@ impl OpenPod<'_> {
                 DeviceKind::Block if !capabilities.block_hotplug || !nodes => {
                     ("a block device", "mount what is on it with a mount of type block, or leave it out")
                 }
-                DeviceKind::Vfio if !capabilities.vfio => ("a VFIO device", "leave it out"),
-                DeviceKind::Block | DeviceKind::Vfio | DeviceKind::Generic => continue,
+                DeviceKind::Vfio => ("a VFIO device", "leave it out"),
+                DeviceKind::Block | DeviceKind::Generic => continue,
             };
             return Err(Error::invalid(
                 format!("container {}: device {}", config.id, device.info.container_path.display()),
@@ -185,7 +185,6 @@ impl OpenPod<'_> {
                     device.vmm_id = Some(device_id("blk", &owner));
                     device.index = Some(self.state.blocks.take());
                 }
-                DeviceKind::Vfio if capabilities.vfio => device.vmm_id = Some(device_id("vfio", &owner)),
                 DeviceKind::Block | DeviceKind::Vfio | DeviceKind::Generic => {}
             }
         }
@@ -196,13 +195,8 @@ impl OpenPod<'_> {
         self.put_state()?;
         for device in &devices.0 {
             let (Some(id), Some(path)) = (&device.vmm_id, &device.info.host_path) else { continue };
-            if device.kind == DeviceKind::Vfio {
-                self.take_bridge_slot(id)?;
-                self.live.vm_call("plug-vfio", |vm| vm.plug_vfio(id, path))?;
-            } else {
-                let read_only = device.volume.as_ref().is_some_and(|volume| volume.read_only);
-                self.plug_block(index, &BlockDevice { id: id.clone(), path: path.clone(), read_only })?;
-            }
+            let read_only = device.volume.as_ref().is_some_and(|volume| volume.read_only);
+            self.plug_block(index, &BlockDevice { id: id.clone(), path: path.clone(), read_only })?;
         }
         Ok(())
     }

@@ -22,8 +22,6 @@ pub use handle::ContainerHandle;
 pub use processes::{ListFormat, ListProcessesOptions};
 pub use update::Limits;
 
-pub(crate) use stop::StopMode;
-
 use crate::error::Result;
 use crate::id::{ContainerId, PodId};
 

@@ -4,10 +4,10 @@ use std::time::Duration;
 
 use hutch_agent_proto::Request;
 
-use crate::container::{ids, ContainerHandle, StopMode};
+use crate::container::{ids, ContainerHandle};
 use crate::error::{Error, Result};
 use crate::logger;
-use crate::pod::{OpenPod, UnreachablePolicy};
+use crate::pod::{OpenPod, StopMode, UnreachablePolicy};
 use crate::runtime::Runtime;
 use crate::state::State;
 use crate::store::ContainerState;
@@ -106,7 +106,7 @@ impl OpenPod<'_> {
 
     /// P-093: the container is stopped; a failure of that is only logged.
     fn clean_up_failed_start(&mut self, index: usize) {
-        let how = StopMode { force: false, grace: None, loss: UnreachablePolicy::Fails };
+        let how = StopMode { force: false, grace_deadline: None, on_unreachable: UnreachablePolicy::Fails };
         if let Err(error) = self.stop_container(index, how) {
             let id = &self.containers[index].id;
             logger::warn!(

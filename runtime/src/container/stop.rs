@@ -8,7 +8,7 @@ use crate::backend::VmState;
 use crate::container::{ids, ContainerHandle};
 use crate::error::{Component, Error, Result};
 use crate::logger;
-use crate::pod::{guarded, is_wrong_state, OpenPod, StopOptions, UnreachablePolicy};
+use crate::pod::{guarded, is_wrong_state, OpenPod, StopMode, StopOptions, UnreachablePolicy};
 use crate::runtime::Runtime;
 use crate::spec::Exit;
 use crate::state::State;
@@ -18,17 +18,6 @@ use crate::verb::Verb;
 
 /// How long the guest may take to tell how an ended process ended.
 const EXIT_STATUS_TIMEOUT: Duration = Duration::from_secs(1);
-
-/// How a container is stopped.
-#[derive(Debug, Clone, Copy)]
-pub(crate) struct StopMode {
-    /// Ignore every failure of the guest; the host's side is always done (P-111).
-    pub(crate) force: bool,
-    /// Until when the process may end by itself; `None`: it is killed at once.
-    pub(crate) grace: Option<Instant>,
-    /// What a guest that does not answer means.
-    pub(crate) loss: UnreachablePolicy,
-}
 
 impl Runtime {
     /// Stops a container: waits for its process to end, kills it if it does not, releases what it holds. Sends no
@@ -59,7 +48,8 @@ impl Runtime {
         if !pod.containers[index].is_stopped() {
             Verb::StopContainer.check_pod(pod.id.as_str(), pod.state.state)?;
             let grace = Some(Instant::now() + self.options().stop_timeout);
-            let how = StopMode { force: options.force, grace, loss: UnreachablePolicy::Fails };
+            let how =
+                StopMode { force: options.force, grace_deadline: grace, on_unreachable: UnreachablePolicy::Fails };
             pod.stop_container_in_any_pod(index, how)?;
         }
         Ok(ContainerHandle::new(self, &pod, index))
@@ -72,8 +62,8 @@ impl OpenPod<'_> {
         let paused = self.state.state == State::Paused;
         self.with_vcpus_running(|pod| {
             // Nobody could have killed it in a paused pod, so there is nothing to wait for.
-            let grace = how.grace.filter(|_| !paused);
-            pod.stop_container(index, StopMode { grace, ..how })
+            let grace = how.grace_deadline.filter(|_| !paused);
+            pod.stop_container(index, StopMode { grace_deadline: grace, ..how })
         })
     }
 
@@ -142,7 +132,7 @@ impl OpenPod<'_> {
         let container = &self.containers[index];
         let shim = container.shim();
         let never_started = container.state.state == Some(State::Ready) && !container.state.starting;
-        let grace = how.grace.filter(|_| !never_started && !how.force);
+        let grace = how.grace_deadline.filter(|_| !never_started && !how.force);
         let mut ended = !shim.is_some();
         if let (false, Some(grace)) = (ended, grace) {
             ended = self.wait_shim(index, grace.saturating_duration_since(Instant::now()))?;
@@ -160,7 +150,7 @@ impl OpenPod<'_> {
             let timeout = self.rt.options().kill_timeout;
             if !self.wait_shim(index, timeout)? {
                 let what = format!("container {}: its process to end after SIGKILL", self.containers[index].id);
-                return Err(Error::Timeout { what, after: timeout });
+                return Err(Error::Timeout { component: None, what, after: timeout });
             }
         }
         Ok(())
@@ -179,7 +169,7 @@ impl OpenPod<'_> {
             logger::warn!("pod {}: ignored by a forced stop: {}", self.id, error.chain());
             return Ok(());
         }
-        if error.is_guest_lost() && how.loss == UnreachablePolicy::KillsMachine {
+        if error.is_guest_lost() && how.on_unreachable == UnreachablePolicy::KillsMachine {
             logger::warn!("pod {}: the guest does not answer, its machine is killed: {}", self.id, error.chain());
             return self.live.kill_vm();
         }

@@ -1,13 +1,12 @@
 //! Hooks: programs of the host that run beside a pod's life (§8 of the contract).
 
+mod failure;
 mod run;
 #[cfg(test)]
 mod tests;
 
 use std::collections::BTreeMap;
-use std::io;
 use std::path::PathBuf;
-use std::time::Duration;
 
 use serde::Serialize;
 
@@ -16,6 +15,7 @@ use crate::fault;
 use crate::logger;
 use crate::spec::HookSpec;
 
+pub use failure::{HookCause, HookFailure};
 pub(crate) use run::run;
 
 /// What a hook reads on its stdin: the state of the OCI runtime specification (P-161).
@@ -35,46 +35,6 @@ pub struct HookState {
     pub bundle: PathBuf,
     /// The pod's annotations.
     pub annotations: BTreeMap<String, String>,
-}
-
-/// How a hook failed (P-162).
-#[derive(Debug, thiserror::Error)]
-#[error("{cause}{}", output(.stdout, .stderr))]
-pub struct HookFailure {
-    /// What went wrong.
-    pub cause: HookCause,
-    /// What it printed.
-    pub stdout: String,
-    /// What it printed to stderr.
-    pub stderr: String,
-}
-
-/// What went wrong with a hook.
-#[derive(Debug, thiserror::Error)]
-pub enum HookCause {
-    /// It could not be started.
-    #[error("could not be started: {0}")]
-    Launch(io::Error),
-    /// It could not be watched.
-    #[error("could not be watched: {0}")]
-    Watch(io::Error),
-    /// It ended with another status than 0.
-    #[error("ended with {0}")]
-    Status(std::process::ExitStatus),
-    /// It took too long and was killed with its process group (P-163).
-    #[error("was killed after {} s", .0.as_secs_f32())]
-    Timeout(Duration),
-}
-
-fn output(stdout: &str, stderr: &str) -> String {
-    let mut text = String::new();
-    for (name, output) in [("stdout", stdout), ("stderr", stderr)] {
-        let output = output.trim();
-        if !output.is_empty() {
-            text.push_str(&format!("; {name}: {output}"));
-        }
-    }
-    text
 }
 
 /// Runs hooks in order; the first failure ends the list (P-063).

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use hutch_agent_proto::{ErrorKind, Event, Request, Response};
 
-use crate::backend::{AgentSession, BackendError, BackendResult, Backends, VmHandle, VmState};
+use crate::backend::{AgentSession, BackendError, BackendResult, Backends, VmHandle, VmState, VmStats};
 use crate::error::{Component, Error, Result};
 use crate::fault;
 use crate::options::Options;
@@ -85,6 +85,15 @@ impl Live {
                 }
             };
             call(vm.as_mut())
+        })
+    }
+
+    /// Statistics of the VMM process.
+    pub(crate) fn vm_stats(&self) -> Result<VmStats> {
+        let host = &self.backends.vm;
+        guarded(Component::Vmm, "stats", || match &self.record {
+            Some(record) => host.stats(record),
+            None => Err(BackendError::Lost("it is not running".into())),
         })
     }
 
@@ -195,7 +204,7 @@ impl Live {
 
 /// An answer of another kind than the request asks for.
 pub(crate) fn unexpected(operation: &'static str) -> Error {
-    let source = BackendError::Refused("the guest agent gave an answer that does not belong to the request".into());
+    let source = BackendError::UnexpectedReply("the guest agent");
     Error::Backend { component: Component::Agent, operation, source }
 }
 

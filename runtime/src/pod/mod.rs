@@ -21,6 +21,7 @@ mod start;
 mod stats;
 mod status;
 mod stop;
+mod stop_policy;
 mod teardown;
 mod wait;
 
@@ -33,4 +34,4 @@ pub use wait::PodEnd;
 
 pub(crate) use live::{guarded, is_wrong_state, unexpected, Live};
 pub(crate) use open::{OpenContainer, OpenPod};
-pub(crate) use stop::UnreachablePolicy;
+pub(crate) use stop_policy::{StopMode, UnreachablePolicy};

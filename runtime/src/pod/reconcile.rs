@@ -2,11 +2,10 @@
 
 use std::time::{Duration, Instant};
 
-use crate::container::StopMode;
 use crate::error::{Error, Result};
 use crate::id::{ContainerId, PodId};
 use crate::logger;
-use crate::pod::{OpenPod, UnreachablePolicy};
+use crate::pod::{OpenPod, StopMode, UnreachablePolicy};
 use crate::runtime::Runtime;
 use crate::state::State;
 use crate::store::{FailureRecord, LockMode, ProcessRecord};
@@ -102,7 +101,7 @@ impl Runtime {
                 continue;
             }
             let grace = Some(Instant::now());
-            let how = StopMode { force: false, grace, loss: UnreachablePolicy::Fails };
+            let how = StopMode { force: false, grace_deadline: grace, on_unreachable: UnreachablePolicy::Fails };
             if let Err(error) = pod.stop_container_in_any_pod(index, how) {
                 logger::warn!("pod {id}: container {container} has ended: {}", Error::chain(&error));
             }

@@ -39,7 +39,7 @@ impl Runtime {
     pub fn stats_pod(&self, pod: &str) -> Result<PodStats> {
         let mut pod = OpenPod::shared(self, &PodId::new(pod)?)?;
         Verb::StatsContainer.check_pod(pod.id.as_str(), pod.state.state)?;
-        let machine = pod.live.vm_call("stats", |vm| vm.stats())?;
+        let machine = pod.live.vm_stats()?;
         let mut stats = PodStats { machine, containers: Vec::new() };
         if pod.state.state == State::Paused {
             return Ok(stats);

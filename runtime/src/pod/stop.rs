@@ -5,12 +5,11 @@ use std::time::Instant;
 use hutch_agent_proto::Request;
 
 use crate::backend::VmState;
-use crate::container::StopMode;
 use crate::error::{Error, Result};
 use crate::hook;
 use crate::id::PodId;
 use crate::logger;
-use crate::pod::{OpenPod, PodHandle};
+use crate::pod::{OpenPod, PodHandle, StopMode, UnreachablePolicy};
 use crate::runtime::Runtime;
 use crate::state::State;
 
@@ -20,15 +19,6 @@ pub struct StopOptions {
     /// Ignore every failure of the guest and do not wait for it; everything on the host is released all the same
     /// (P-085, P-111).
     pub force: bool,
-}
-
-/// What a guest that does not answer means for a stop.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum UnreachablePolicy {
-    /// The stop fails: the process may still run.
-    Fails,
-    /// The machine is killed, which ends all its processes: a stop of the whole pod (P-085).
-    KillsMachine,
 }
 
 impl Runtime {
@@ -87,7 +77,10 @@ impl OpenPod<'_> {
         }
         for index in 0..self.containers.len() {
             if !self.containers[index].is_stopped() {
-                self.stop_container(index, StopMode { force, grace, loss: UnreachablePolicy::KillsMachine })?;
+                self.stop_container(
+                    index,
+                    StopMode { force, grace_deadline: grace, on_unreachable: UnreachablePolicy::KillsMachine },
+                )?;
             }
         }
         Ok(())
@@ -100,7 +93,7 @@ impl OpenPod<'_> {
         }
         match self.live.vm_call("resume", |vm| vm.resume()) {
             Ok(()) => Ok(()),
-            Err(Error::Injected(injected)) => Err(injected.into()),
+            Err(error) if error.is_injected() => Err(error),
             Err(error) => {
                 logger::warn!("pod {}: its machine does not resume and is killed: {}", self.id, error.chain());
                 self.live.kill_vm()
@@ -115,7 +108,7 @@ impl OpenPod<'_> {
         }
         self.expect_end(true)?;
         match self.live.tell("power-off", Request::PowerOff) {
-            Err(Error::Injected(injected)) => Err(injected.into()),
+            Err(error) if error.is_injected() => Err(error),
             Err(error) if force || error.is_guest_lost() => Ok(()),
             Err(error) => {
                 self.expect_end(false)?;
@@ -129,7 +122,7 @@ impl OpenPod<'_> {
     /// rest of the stop removes.
     fn expect_end(&mut self, expected: bool) -> Result<()> {
         match self.live.vm_call("expect-end", |vm| vm.expect_end(expected)) {
-            Err(Error::Injected(injected)) => Err(injected.into()),
+            Err(error) if error.is_injected() => Err(error),
             Err(error) => {
                 logger::warn!("pod {}: {}", self.id, error.chain());
                 Ok(())

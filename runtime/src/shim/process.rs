@@ -8,7 +8,6 @@ use std::process::{Child, Stdio};
 use std::time::Duration;
 
 use hutch_agent_proto::write_frame;
-use rustix::process::Signal;
 use rustix::thread::{move_into_link_name_space, LinkNameSpaceType};
 
 use super::{StartMessage, SYNC_PIPE};
@@ -127,12 +126,6 @@ impl Shims for ProcessShims {
             return Err(BackendError::Timeout { after: timeout });
         }
         Ok(())
-    }
-
-    fn signal(&self, process: ProcessIdentity, signal: i32) -> BackendResult<bool> {
-        let signal = Signal::from_named_raw(signal)
-            .ok_or_else(|| BackendError::Refused(format!("signal {signal} cannot be passed to a shim")))?;
-        process.signal(signal).map_err(|e| BackendError::system(format!("signal the shim {}", process.pid), e))
     }
 }
 

@@ -13,11 +13,11 @@ use nix::sys::signal::Signal;
 
 use super::{signals, StartMessage, SYNC_PIPE};
 use crate::agent_client::{AgentError, Session};
-use crate::backend::ShimSpec;
+use crate::backend::{ShimSpec, VmRequest};
+use crate::error::chain;
 use crate::stdio::{Relay, StdioFds};
 use crate::store::{write_record, write_record_if_absent, ExitRecord, FailureRecord};
 use crate::timestamp::Timestamp;
-use crate::vm_host::message::ControlRequest;
 use crate::vm_host::{ControlClient, ControlConnector};
 
 /// Status with which a shim ends that does not know how its guest process did.
@@ -46,7 +46,7 @@ pub fn shim_verb() -> u8 {
         }
         Err(error) => {
             note_failure(&spec);
-            ExitRecord { token: spec.token.clone(), status: None, reason: Some(reason(error)), at: Timestamp::now() }
+            ExitRecord { token: spec.token.clone(), status: None, reason: Some(chain(error)), at: Timestamp::now() }
         }
     };
     // The container's directory may be gone; then nobody asks any more.
@@ -147,21 +147,11 @@ fn resize(session: &Session, token: &str) {
 /// The channel broke: if the machine's process is gone, that is noted for the whole pod.
 fn note_failure(spec: &ShimSpec) {
     // A process on its way out may still accept connections, but it answers none.
-    let answers = || ControlClient::connect(&spec.socket).and_then(|mut vmm| vmm.call(&ControlRequest::State)).is_ok();
+    let answers = || ControlClient::connect(&spec.socket).and_then(|mut vmm| vmm.call(VmRequest::State)).is_ok();
     if spec.failure_record.exists() || answers() {
         return;
     }
     let reason = "the virtual machine's process has ended unexpectedly".to_owned();
     // The machine's process may be writing down why, and knows better.
     let _ = write_record_if_absent(&spec.failure_record, &FailureRecord { reason, at: Timestamp::now() });
-}
-
-fn reason(error: &AgentError) -> String {
-    let mut text = error.to_string();
-    let mut source = std::error::Error::source(error);
-    while let Some(cause) = source {
-        text.push_str(&format!(": {cause}"));
-        source = cause.source();
-    }
-    text
 }

@@ -17,20 +17,6 @@ pub const DEFAULT_CONFIG_ROOT: &str = "/var/lib/hutch/pods";
 /// Run root if none is given.
 pub const DEFAULT_RUN_ROOT: &str = "/run/hutch/pods";
 
-/// Names in a pod's directories that are not containers.
-pub const RESERVED_NAMES: [&str; 10] = [
-    "config.json",
-    "state.json",
-    "lock",
-    "network.json",
-    "hypervisor.json",
-    "agent.json",
-    "failure.json",
-    "shared",
-    "vmm.log",
-    "console.log",
-];
-
 /// Longest path of a Unix socket: `sun_path` has 108 bytes, one of them for the end (unix(7)).
 const MAX_SOCKET_PATH: usize = 107;
 /// Hexadecimal digits of the UUID in the name of the control socket.

@@ -135,7 +135,11 @@ fn lock_path(
 }
 
 fn timed_out(id: &PodId, after: Duration) -> Error {
-    Error::Timeout { what: format!("pod {id} is in use by another call; its lock was not free"), after }
+    Error::Timeout {
+        component: None,
+        what: format!("pod {id} is in use by another call; its lock was not free"),
+        after,
+    }
 }
 
 /// Whether `path` still names the file that was locked: a deletion unlinks it while holding the lock (P-026).

@@ -33,6 +33,7 @@
 //! A pod **exists** if its pod config record does. Everything else without one is left over from a creation or deletion
 //! that was cut short; the next exclusive call on that id removes it.
 
+mod cause;
 mod disk;
 mod layout;
 mod lock;
@@ -43,8 +44,9 @@ mod records;
 mod tests;
 mod tree;
 
+pub use cause::StoreCause;
 pub use disk::{Disk, HostDisk};
-pub use layout::{ContainerDirs, PodDirs, DEFAULT_CONFIG_ROOT, DEFAULT_RUN_ROOT, RESERVED_NAMES};
+pub use layout::{ContainerDirs, PodDirs, DEFAULT_CONFIG_ROOT, DEFAULT_RUN_ROOT};
 pub use lock::{LockMode, PodLock};
 pub use record::{Record, RecordPath, RECORD_VERSION};
 pub use records::{
@@ -60,52 +62,6 @@ use std::sync::Arc;
 use crate::error::{Error, Result};
 use crate::fault;
 use crate::id::PodId;
-
-/// What is wrong with a record, or with the place it should be in.
-#[derive(Debug, thiserror::Error)]
-#[non_exhaustive]
-pub enum StoreCause {
-    /// It should exist and does not.
-    #[error("is missing; the pod's records are damaged")]
-    Missing,
-    /// It cannot be read.
-    #[error("cannot be read")]
-    Read(#[source] io::Error),
-    /// It cannot be written.
-    #[error("cannot be written")]
-    Write(#[source] io::Error),
-    /// It cannot be removed.
-    #[error("cannot be removed")]
-    Remove(#[source] io::Error),
-    /// It cannot be locked.
-    #[error("cannot be locked")]
-    Lock(#[source] io::Error),
-    /// A directory cannot be made.
-    #[error("the directory cannot be made")]
-    Directory(#[source] io::Error),
-    /// It is not what it should be.
-    #[error("is damaged")]
-    Parse(#[source] serde_json::Error),
-    /// A newer program wrote it.
-    #[error("has format version {found}, this program knows up to {known}; use the newer hutch that wrote it")]
-    Newer {
-        /// The version in the file.
-        found: u32,
-        /// [`RECORD_VERSION`].
-        known: u32,
-    },
-    /// The file holds a record of another kind.
-    #[error("holds a record of kind {found:?}, expected {expected:?}")]
-    WrongRecord {
-        /// In the file.
-        found: String,
-        /// Asked for.
-        expected: &'static str,
-    },
-    /// A directory still has something mounted in it, so that removing it would remove what is mounted.
-    #[error("has something mounted in it; unmount it first")]
-    Mounted,
-}
 
 /// The two roots and what lies below them.
 #[derive(Clone)]

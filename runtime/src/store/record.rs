@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
-use super::StoreCause;
+use super::cause::StoreCause;
 
 /// Version of the records' format (P-051).
 pub const RECORD_VERSION: u32 = 1;
@@ -32,11 +32,6 @@ impl<T: Record> RecordPath<T> {
     /// The file.
     pub fn path(&self) -> &Path {
         &self.path
-    }
-
-    /// The file as a URI.
-    pub fn uri(&self) -> String {
-        format!("file://{}", self.path.display())
     }
 }
 

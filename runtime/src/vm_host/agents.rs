@@ -9,6 +9,7 @@ use hutch_agent_proto::{Event, Request, Response};
 use super::client::ControlConnector;
 use crate::agent_client::{AgentError, Session};
 use crate::backend::{AgentCapabilities, AgentHost, AgentSession, BackendError, BackendResult};
+use crate::error::chain;
 use crate::store::VmRecord;
 
 /// Opens sessions with agents through the control sockets of their machines.
@@ -66,6 +67,8 @@ fn backend_error(error: AgentError) -> BackendError {
     match error {
         AgentError::Remote { source, .. } => BackendError::Remote(source),
         AgentError::Deadline { after, .. } | AgentError::Greeting(after) => BackendError::Timeout { after },
+        // Not a lost guest: its machine must not be killed for want of the right program.
+        AgentError::Connect(e) if is_other_version(&e) => BackendError::system("connect to the guest's agent", e),
         AgentError::Connect(e) if e.kind() == std::io::ErrorKind::TimedOut => BackendError::Lost(e.to_string()),
         AgentError::Encode { .. } | AgentError::Unexpected(_) => BackendError::Refused(chain(&error)),
         AgentError::Version { .. } => BackendError::Refused(chain(&error)),
@@ -75,12 +78,7 @@ fn backend_error(error: AgentError) -> BackendError {
     }
 }
 
-fn chain(error: &AgentError) -> String {
-    let mut text = error.to_string();
-    let mut source = std::error::Error::source(error);
-    while let Some(cause) = source {
-        text.push_str(&format!(": {cause}"));
-        source = cause.source();
-    }
-    text
+fn is_other_version(error: &std::io::Error) -> bool {
+    let inner = error.get_ref().and_then(|inner| inner.downcast_ref());
+    matches!(inner, Some(BackendError::OtherVersion { .. }))
 }

@@ -9,76 +9,98 @@ use std::time::Duration;
 use hutch_agent_proto::{read_frame, write_frame, FrameError, AGENT_PORT};
 
 use super::channel::receive_fd;
-use super::message::{ControlReply, ControlRequest};
+use super::message::{ControlHello, ControlReply, ControlRequest};
 use crate::agent_client::Connector;
-use crate::backend::{BackendError, BackendResult};
+use crate::backend::{BackendError, BackendResult, VmReply, VmRequest};
 
-/// For answers that need no waiting in the VMM process.
-const USUAL: Duration = Duration::from_secs(10);
-/// What an answer may take beyond the wait that was asked for.
+/// Bound for replies that need no waiting in the VMM process.
+const REPLY_TIMEOUT: Duration = Duration::from_secs(10);
+/// Bound for the machine to be built and started.
+const START_TIMEOUT: Duration = Duration::from_secs(60);
+/// A reply may take this much longer than the wait that was asked for.
 const MARGIN: Duration = Duration::from_secs(5);
 
 /// A connection to a VMM process.
 #[derive(Debug)]
 pub struct ControlClient {
     stream: UnixStream,
+    /// Both sides have sent their [`ControlHello`].
+    greeted: bool,
 }
 
 impl ControlClient {
     /// Connects to the control socket at `path`.
     ///
     /// # Errors
-    /// [`BackendError::Lost`] if nobody listens there.
+    /// [`BackendError::Lost`] if no process listens there.
     pub fn connect(path: &Path) -> BackendResult<Self> {
         let stream = UnixStream::connect(path)
             .map_err(|e| BackendError::Lost(format!("the virtual machine's process does not answer: {e}")))?;
-        Ok(Self { stream })
+        Ok(Self { stream, greeted: false })
     }
 
-    /// A request that is answered at once.
+    /// Sends a request to the machine.
     ///
     /// # Errors
-    /// As [`ControlClient::call_within`].
-    pub fn call(&mut self, request: &ControlRequest) -> BackendResult<ControlReply> {
-        self.call_within(request, Duration::ZERO)
-    }
-
-    /// A request that the process may wait for, at most `wait`.
-    ///
-    /// # Errors
-    /// [`BackendError::Lost`] if the process is gone or falls silent, else what it says.
-    pub fn call_within(&mut self, request: &ControlRequest, wait: Duration) -> BackendResult<ControlReply> {
-        let limit = if wait.is_zero() { USUAL } else { wait + MARGIN };
-        let lost = |what: String| BackendError::Lost(format!("the virtual machine's process {what}"));
-        let io = |e: FrameError| match e {
-            FrameError::Io(e) if matches!(e.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut) => {
-                lost(format!("does not answer within {} s", limit.as_secs_f32()))
-            }
-            other => lost(format!("hung up: {other}")),
+    /// [`BackendError::Lost`] if the process is gone or does not answer, [`BackendError::OtherVersion`] if another
+    /// version of hutch started it, otherwise its own error.
+    pub fn call(&mut self, request: VmRequest) -> BackendResult<VmReply> {
+        let wait = match &request {
+            VmRequest::Start(_) => START_TIMEOUT,
+            VmRequest::WaitReady { timeout } => *timeout,
+            _ => Duration::ZERO,
         };
-        let bounds =
-            self.stream.set_read_timeout(Some(limit)).and_then(|()| self.stream.set_write_timeout(Some(USUAL)));
-        bounds.map_err(|e| BackendError::system("bound a control connection", e))?;
-        write_frame(&mut self.stream, request).map_err(io)?;
-        match read_frame::<ControlReply>(&mut self.stream).map_err(io)? {
-            Some(reply) => reply.into_result(wait),
-            None => Err(lost("hung up".into())),
+        match self.exchange(&ControlRequest::Vm(request), wait)? {
+            ControlReply::Vm(reply) => Ok(reply),
+            _ => Err(unexpected()),
         }
     }
 
     /// Opens a connection to a vsock port of the guest.
     ///
     /// # Errors
-    /// As [`ControlClient::call_within`].
+    /// As [`ControlClient::call`].
     pub fn open_port(&mut self, port: u32, timeout: Duration) -> BackendResult<OwnedFd> {
-        let timeout_ms = u64::try_from(timeout.as_millis()).unwrap_or(u64::MAX);
-        match self.call_within(&ControlRequest::Connect { port, timeout_ms }, timeout)? {
+        match self.exchange(&ControlRequest::Connect { port, timeout }, timeout)? {
             ControlReply::Connected => {
                 receive_fd(&self.stream).map_err(|e| BackendError::system("receive a connection to the guest", e))
             }
-            _ => Err(BackendError::Refused("the virtual machine's process gave an answer to another question".into())),
+            _ => Err(unexpected()),
         }
     }
+
+    /// Sends a request for which the process may wait, at most `wait`, and reads the reply.
+    fn exchange(&mut self, request: &ControlRequest, wait: Duration) -> BackendResult<ControlReply> {
+        let limit = if wait.is_zero() { REPLY_TIMEOUT } else { wait + MARGIN };
+        let io = |e: FrameError| match e {
+            FrameError::Io(e) if matches!(e.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut) => {
+                lost(format!("does not answer within {} s", limit.as_secs_f32()))
+            }
+            other => lost(format!("hung up: {other}")),
+        };
+        let hung_up = || lost("hung up".into());
+        let bounds =
+            self.stream.set_read_timeout(Some(limit)).and_then(|()| self.stream.set_write_timeout(Some(REPLY_TIMEOUT)));
+        bounds.map_err(|e| BackendError::system("bound a control connection", e))?;
+        let hello = if self.greeted { Ok(()) } else { write_frame(&mut self.stream, &ControlHello::ours()) };
+        let written = hello.and_then(|()| write_frame(&mut self.stream, request));
+        if !self.greeted {
+            // Before anything else: a process of another version hangs up on us, but only after it has sent its greeting.
+            let hello: Option<ControlHello> = read_frame(&mut self.stream).map_err(io)?;
+            hello.ok_or_else(hung_up)?.check()?;
+            self.greeted = true;
+        }
+        written.map_err(io)?;
+        read_frame::<ControlReply>(&mut self.stream).map_err(io)?.ok_or_else(hung_up)?.into_result(wait)
+    }
+}
+
+fn lost(what: String) -> BackendError {
+    BackendError::Lost(format!("the virtual machine's process {what}"))
+}
+
+fn unexpected() -> BackendError {
+    BackendError::UnexpectedReply("the virtual machine's process")
 }
 
 /// Opens connections to the agent's port behind a control socket, each over a control connection of its own.
@@ -103,6 +125,6 @@ impl Connector for ControlConnector {
         ControlClient::connect(&self.socket)
             .and_then(|mut client| client.open_port(AGENT_PORT, timeout))
             .map(UnixStream::from)
-            .map_err(|e| io::Error::new(kind(&e), e.to_string()))
+            .map_err(|e| io::Error::new(kind(&e), e))
     }
 }

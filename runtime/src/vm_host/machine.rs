@@ -2,7 +2,6 @@
 
 use std::io;
 use std::os::unix::net::UnixStream;
-use std::path::Path;
 use std::sync::mpsc::Receiver;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, RwLock};
 use std::time::{Duration, Instant};
@@ -13,9 +12,10 @@ use hutch_vmm::config::{
     TapSource, VsockConfig, GROWTH_STEP_MIB, GROWTH_THRESHOLD_MIB,
 };
 use hutch_vmm::footprint::{drop_program_pages, ProgramPages};
-use hutch_vmm::{BlockSlot, Machine, MachineConfig, MachineExit, MemHandle, Stopper};
+use hutch_vmm::{BlockSlot, Machine, MachineConfig, MachineExit, MemHandle};
 
-use crate::backend::{BackendError, BackendResult, BlockDevice, VmSpec};
+use crate::backend::{BackendError, BackendResult, BlockDevice, VmReply, VmRequest, VmSpec, VmState};
+use crate::error::chain;
 
 /// The guest's address; it means something inside its own machine only.
 const GUEST_CID: u64 = 3;
@@ -35,29 +35,11 @@ pub struct MachineEnd {
 
 /// A started machine, as the control server uses it, from several threads at once.
 pub trait GuestMachine: Send + Sync {
-    /// Waits for the guest to report.
+    /// Carries out a request. The server itself handles [`VmRequest::Start`] and [`VmRequest::ExpectEnd`].
     ///
     /// # Errors
-    /// [`BackendError::Timeout`]; [`BackendError::Lost`] with the reason if it ended before.
-    fn wait_ready(&self, timeout: Duration) -> BackendResult<()>;
-
-    /// Waits for the machine's end.
-    fn wait_end(&self) -> MachineEnd;
-
-    /// Holds the vCPUs; held ones stay held.
-    ///
-    /// # Errors
-    /// If they cannot be held.
-    fn pause(&self) -> BackendResult<()>;
-
-    /// Lets the vCPUs run; running ones run on.
-    ///
-    /// # Errors
-    /// If they cannot be let run.
-    fn resume(&self) -> BackendResult<()>;
-
-    /// Whether the vCPUs are held.
-    fn is_paused(&self) -> bool;
+    /// [`BackendError::Timeout`]; [`BackendError::Lost`] with the reason if the machine has ended; otherwise a refusal.
+    fn handle(&self, request: VmRequest) -> BackendResult<VmReply>;
 
     /// Opens a connection to a vsock port of the guest.
     ///
@@ -65,41 +47,8 @@ pub trait GuestMachine: Send + Sync {
     /// `TimedOut`, `ConnectionRefused`.
     fn connect(&self, port: u32, timeout: Duration) -> io::Result<UnixStream>;
 
-    /// Plugs a disk in.
-    ///
-    /// # Errors
-    /// If that is not possible.
-    fn plug_block(&self, device: &BlockDevice) -> BackendResult<()>;
-
-    /// Passes a host device through.
-    ///
-    /// # Errors
-    /// If that is not possible.
-    fn plug_vfio(&self, id: &str, path: &Path) -> BackendResult<()>;
-
-    /// Takes a device out; one that is not there is fine.
-    ///
-    /// # Errors
-    /// If that is not possible.
-    fn unplug(&self, id: &str) -> BackendResult<()>;
-
-    /// Changes the number of vCPUs.
-    ///
-    /// # Errors
-    /// If that is not possible.
-    fn set_vcpus(&self, count: u32) -> BackendResult<()>;
-
-    /// Changes the memory; returns the bytes that the guest is to have beyond what its kernel booted with.
-    ///
-    /// # Errors
-    /// If that is not possible.
-    fn set_memory(&self, mib: u64) -> BackendResult<u64>;
-
-    /// The last lines of the console.
-    fn console(&self, lines: usize) -> Vec<String>;
-
-    /// Ends the machine.
-    fn stop(&self);
+    /// Waits for the machine's end.
+    fn wait_end(&self) -> MachineEnd;
 }
 
 /// Opens a connection to a port of the guest.
@@ -109,7 +58,6 @@ type Connect = dyn Fn(u32, Duration) -> io::Result<UnixStream> + Send + Sync;
 pub struct KvmMachine {
     machine: RwLock<Machine>,
     connect: Box<Connect>,
-    stopper: Stopper,
     slots: Mutex<Vec<Slot>>,
     /// What can be plugged in, and what the guest's kernel begins with.
     memory: Option<MemHandle>,
@@ -147,14 +95,13 @@ impl KvmMachine {
         let reports = vsock.listen(HOST_PORT).map_err(|e| BackendError::system("listen for the guest's agent", e))?;
         drop_program_pages(ProgramPages::DataAndCode);
         machine.start().map_err(|e| refused(&e))?;
-        let stopper = machine.stopper();
         let slots = machine.block_slots().iter().map(|slot| Slot { slot: slot.clone(), disk: None }).collect();
         let phase = Arc::default();
         watch_reports(reports, &phase)?;
         let connect = Box::new(move |port, timeout| vsock.connect(port, timeout));
         let (memory, boot_mib) = (machine.memory(), config.memory.size_mib);
         let slots = Mutex::new(slots);
-        Ok(Self { machine: RwLock::new(machine), connect, stopper, slots, memory, boot_mib, phase })
+        Ok(Self { machine: RwLock::new(machine), connect, slots, memory, boot_mib, phase })
     }
 
     fn slots(&self) -> MutexGuard<'_, Vec<Slot>> {
@@ -184,22 +131,28 @@ fn watch_reports(reports: Receiver<UnixStream>, phase: &Arc<(Mutex<Phase>, Condv
 }
 
 impl GuestMachine for KvmMachine {
-    fn wait_ready(&self, timeout: Duration) -> BackendResult<()> {
-        let deadline = Instant::now() + timeout;
-        let mut phase = self.phase();
-        loop {
-            if let Some(reason) = &phase.ended {
-                return Err(BackendError::Lost(reason.clone()));
+    fn handle(&self, request: VmRequest) -> BackendResult<VmReply> {
+        match request {
+            VmRequest::WaitReady { timeout } => self.wait_ready(timeout)?,
+            VmRequest::State => {
+                let paused = self.phase().paused;
+                return Ok(VmReply::State(if paused { VmState::Paused } else { VmState::Running }));
             }
-            if phase.ready {
-                return Ok(());
+            VmRequest::Pause => self.pause()?,
+            VmRequest::Resume => self.resume()?,
+            VmRequest::PlugBlock(device) => self.plug_block(&device)?,
+            VmRequest::Unplug { id } => self.unplug(&id),
+            VmRequest::SetVcpus(count) => self.set_vcpus(count)?,
+            VmRequest::SetMemory { mib } => return self.set_memory(mib).map(VmReply::Memory),
+            VmRequest::Start(_) | VmRequest::ExpectEnd(_) => {
+                return Err(BackendError::Unsupported("this request inside of a machine"));
             }
-            let left = deadline.saturating_duration_since(Instant::now());
-            if left.is_zero() {
-                return Err(BackendError::Timeout { after: timeout });
-            }
-            phase = self.phase.1.wait_timeout(phase, left).unwrap_or_else(PoisonError::into_inner).0;
         }
+        Ok(VmReply::Done)
+    }
+
+    fn connect(&self, port: u32, timeout: Duration) -> io::Result<UnixStream> {
+        (self.connect)(port, timeout)
     }
 
     fn wait_end(&self) -> MachineEnd {
@@ -222,6 +175,26 @@ impl GuestMachine for KvmMachine {
         self.phase.1.notify_all();
         MachineEnd { reason, expected: exit == MachineExit::Stopped }
     }
+}
+
+impl KvmMachine {
+    fn wait_ready(&self, timeout: Duration) -> BackendResult<()> {
+        let deadline = Instant::now() + timeout;
+        let mut phase = self.phase();
+        loop {
+            if let Some(reason) = &phase.ended {
+                return Err(BackendError::Lost(reason.clone()));
+            }
+            if phase.ready {
+                return Ok(());
+            }
+            let left = deadline.saturating_duration_since(Instant::now());
+            if left.is_zero() {
+                return Err(BackendError::Timeout { after: timeout });
+            }
+            phase = self.phase.1.wait_timeout(phase, left).unwrap_or_else(PoisonError::into_inner).0;
+        }
+    }
 
     fn pause(&self) -> BackendResult<()> {
         if self.phase().paused {
@@ -243,14 +216,6 @@ impl GuestMachine for KvmMachine {
         Ok(())
     }
 
-    fn is_paused(&self) -> bool {
-        self.phase().paused
-    }
-
-    fn connect(&self, port: u32, timeout: Duration) -> io::Result<UnixStream> {
-        (self.connect)(port, timeout)
-    }
-
     fn plug_block(&self, device: &BlockDevice) -> BackendResult<()> {
         let mut slots = self.slots();
         let count = slots.len();
@@ -268,16 +233,11 @@ impl GuestMachine for KvmMachine {
         Ok(())
     }
 
-    fn plug_vfio(&self, _: &str, _: &Path) -> BackendResult<()> {
-        Err(BackendError::Unsupported("passing devices through"))
-    }
-
-    fn unplug(&self, id: &str) -> BackendResult<()> {
+    fn unplug(&self, id: &str) {
         for slot in self.slots().iter_mut().filter(|slot| slot.disk.as_deref() == Some(id)) {
             slot.slot.eject();
             slot.disk = None;
         }
-        Ok(())
     }
 
     fn set_vcpus(&self, count: u32) -> BackendResult<()> {
@@ -292,14 +252,6 @@ impl GuestMachine for KvmMachine {
             None if more == 0 => Ok(0),
             None => Err(BackendError::Unsupported("changing the memory of a machine that was not made for it")),
         }
-    }
-
-    fn console(&self, lines: usize) -> Vec<String> {
-        self.machine.read().unwrap_or_else(PoisonError::into_inner).console_tail(lines)
-    }
-
-    fn stop(&self) {
-        self.stopper.stop();
     }
 }
 
@@ -375,16 +327,6 @@ fn parse_mac(text: &str) -> BackendResult<[u8; 6]> {
         None => Ok(mac),
         Some(_) => Err(bad()),
     }
-}
-
-fn chain(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut source = error.source();
-    while let Some(cause) = source {
-        text.push_str(&format!(": {cause}"));
-        source = cause.source();
-    }
-    text
 }
 
 #[cfg(test)]

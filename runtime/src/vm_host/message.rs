@@ -1,83 +1,55 @@
-//! What goes over a control socket: JSON frames as between host and agent; a descriptor follows its reply.
+//! The messages on a control socket: JSON frames, as between host and agent.
+//!
+//! Each side begins with a [`ControlHello`], so that a hutch that finds a VMM process of another version says so instead
+//! of misreading it. Requests and replies follow in turn. A descriptor follows its reply.
 
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-use crate::backend::{BackendError, BlockDevice, VmSpec, VmState};
+use crate::backend::{BackendError, VmReply, VmRequest};
+use crate::error::chain;
+
+/// Version of this protocol, which includes [`VmRequest`] and [`VmReply`]. Raise it with every change of them.
+pub const CONTROL_PROTOCOL: u32 = 1;
+
+/// The first message of each side.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ControlHello {
+    /// [`CONTROL_PROTOCOL`] of the sender.
+    pub protocol: u32,
+    /// Version of the sender's program, for the error message.
+    pub program: String,
+}
 
 /// A request to a VMM process.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum ControlRequest {
-    /// Builds the machine and starts it. Only the launcher's connection may say that, once.
-    Start(Box<VmSpec>),
-    /// Answers when the guest has reported.
-    WaitReady {
-        /// At most this long.
-        timeout_ms: u64,
-    },
-    /// What is the machine doing?
-    State,
-    /// Holds the vCPUs.
-    Pause,
-    /// Lets them run.
-    Resume,
-    /// Plugs a disk in.
-    PlugBlock(BlockDevice),
-    /// Passes a host device through.
-    PlugVfio {
-        /// Its id.
-        id: String,
-        /// Its path.
-        path: std::path::PathBuf,
-    },
-    /// Takes a device out.
-    Unplug {
-        /// Its id.
-        id: String,
-    },
-    /// Changes the number of vCPUs.
-    SetVcpus(u32),
-    /// Changes the memory, MiB.
-    SetMemory(u64),
-    /// Opens a connection to a vsock port of the guest; the reply is followed by its descriptor.
+    /// A request to the machine.
+    Vm(VmRequest),
+    /// Opens a connection to a vsock port of the guest. Its descriptor follows the reply.
     Connect {
         /// The port.
         port: u32,
-        /// At most this long.
-        timeout_ms: u64,
+        /// Bound of the wait.
+        timeout: Duration,
     },
-    /// The last lines of the console.
-    Console {
-        /// How many.
-        lines: usize,
-    },
-    /// Whether the machine's end, by whatever way, is one that was asked for.
-    ExpectEnd(bool),
-    /// Ends the machine, and with it the process.
-    Stop,
 }
 
-/// The answer.
+/// The reply to a [`ControlRequest`].
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum ControlReply {
-    /// Done.
-    Done,
-    /// The state.
-    State(VmState),
-    /// Console lines.
-    Lines(Vec<String>),
-    /// Bytes of memory that the guest is to have beyond what its kernel booted with.
-    Memory(u64),
+    /// The machine's reply.
+    Vm(VmReply),
     /// A descriptor follows.
     Connected,
-    /// It did not work.
+    /// The request failed.
     Failed {
-        /// Class.
+        /// Class of the failure.
         kind: FailureKind,
-        /// Text.
+        /// Text for people.
         message: String,
     },
 }
@@ -86,14 +58,30 @@ pub enum ControlReply {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum FailureKind {
-    /// Not in time.
+    /// A bounded wait ran out.
     Timeout,
     /// The machine or the guest's end is gone.
     Lost,
-    /// Not possible with this machine.
+    /// This kind of machine cannot do that.
     Unsupported,
     /// Anything else.
     Refused,
+}
+
+impl ControlHello {
+    /// The greeting of this program.
+    pub(super) fn ours() -> Self {
+        Self { protocol: CONTROL_PROTOCOL, program: env!("CARGO_PKG_VERSION").to_owned() }
+    }
+
+    /// Checks the greeting of a VMM process.
+    pub(super) fn check(&self) -> Result<(), BackendError> {
+        if self.protocol == CONTROL_PROTOCOL {
+            return Ok(());
+        }
+        let version = |hello: &Self| format!("{}, control protocol {}", hello.program, hello.protocol);
+        Err(BackendError::OtherVersion { theirs: version(self), ours: version(&Self::ours()) })
+    }
 }
 
 impl ControlReply {
@@ -103,18 +91,12 @@ impl ControlReply {
             BackendError::Timeout { .. } => FailureKind::Timeout,
             BackendError::Lost(_) => FailureKind::Lost,
             BackendError::Unsupported(_) => FailureKind::Unsupported,
-            BackendError::Remote(_) | BackendError::Refused(_) | BackendError::System { .. } => FailureKind::Refused,
+            _ => FailureKind::Refused,
         };
-        let mut message = error.to_string();
-        let mut source = std::error::Error::source(error);
-        while let Some(cause) = source {
-            message.push_str(&format!(": {cause}"));
-            source = cause.source();
-        }
-        ControlReply::Failed { kind, message }
+        ControlReply::Failed { kind, message: chain(error) }
     }
 
-    /// The backend's error for a failed reply, or the reply. `waited` is what a time-out is reported with.
+    /// The backend's error for a failed reply, or the reply. `waited` is the bound that a time-out reports.
     pub(super) fn into_result(self, waited: Duration) -> Result<Self, BackendError> {
         match self {
             ControlReply::Failed { kind: FailureKind::Timeout, .. } => Err(BackendError::Timeout { after: waited }),

@@ -12,7 +12,7 @@
 //!  AgentHost::connect ── Connect{port} ──────▶ a vsock connection, passed back as a descriptor
 //! ```
 //!
-//! A connection carries requests and replies in turn ([`message`]). The process ends when its machine does, and leaves
+//! A connection begins with a greeting that has the version, then carries requests and replies in turn ([`message`]). The process ends when its machine does, and leaves
 //! a failure record if nobody had asked for that. A SIGKILL to it needs no cooperation and leaves nothing but the
 //! socket's file, which is in the pod's directory.
 

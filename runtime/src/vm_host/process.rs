@@ -5,23 +5,19 @@ use std::io;
 use std::os::fd::OwnedFd;
 use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
 use std::os::unix::net::UnixListener;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::Stdio;
 use std::time::Duration;
 
 use nix::sys::signal::SigSet;
 
 use super::client::ControlClient;
-use super::message::{ControlReply, ControlRequest};
 use super::reexec::ReExec;
 use crate::backend::{
-    BackendError, BackendResult, BlockDevice, VmCapabilities, VmHandle, VmHost, VmLaunch, VmSpec, VmState, VmStats,
+    BackendError, BackendResult, VmCapabilities, VmHandle, VmHost, VmLaunch, VmReply, VmRequest, VmStats,
 };
-use crate::process::{reap, ProcessIdentity};
+use crate::process::{self, reap, ProcessIdentity, ProcessStats};
 use crate::store::VmRecord;
-
-/// For the machine to be built and started.
-const START_TIMEOUT: Duration = Duration::from_secs(60);
 
 /// Machines in processes of their own.
 #[derive(Debug, Clone)]
@@ -45,13 +41,8 @@ struct Handle {
 impl ProcessVmHost {
     /// Machines in processes that `reexec` starts.
     pub fn new(reexec: ReExec) -> Self {
-        let capabilities = VmCapabilities {
-            block_hotplug: true,
-            block_slots: true,
-            cpu_hotplug: true,
-            memory_hotplug: true,
-            ..VmCapabilities::default()
-        };
+        let capabilities =
+            VmCapabilities { block_hotplug: true, block_slots: true, cpu_hotplug: true, memory_hotplug: true };
         Self { reexec, capabilities, reap: false }
     }
 
@@ -129,6 +120,16 @@ impl VmHost for ProcessVmHost {
         }
         Ok(ended)
     }
+
+    fn stats(&self, record: &VmRecord) -> BackendResult<VmStats> {
+        let pid = record.process.pid;
+        if !record.process.is_alive() {
+            return Err(BackendError::Lost("the virtual machine's process has ended".into()));
+        }
+        let ProcessStats { cpu_us, resident_bytes, threads, descriptors } = process::stats(pid)
+            .map_err(|e| BackendError::system(format!("read the statistics of process {pid}"), e))?;
+        Ok(VmStats { cpu_us, resident_bytes, threads, descriptors })
+    }
 }
 
 impl Handle {
@@ -139,10 +140,6 @@ impl Handle {
         };
         Ok(self.client.insert(client))
     }
-
-    fn done(&mut self, request: &ControlRequest, wait: Duration) -> BackendResult<()> {
-        self.client()?.call_within(request, wait).map(drop)
-    }
 }
 
 impl VmHandle for Handle {
@@ -150,62 +147,7 @@ impl VmHandle for Handle {
         self.process
     }
 
-    fn start(&mut self, spec: &VmSpec) -> BackendResult<()> {
-        self.done(&ControlRequest::Start(Box::new(spec.clone())), START_TIMEOUT)
-    }
-
-    fn wait_ready(&mut self, timeout: Duration) -> BackendResult<()> {
-        let timeout_ms = u64::try_from(timeout.as_millis()).unwrap_or(u64::MAX);
-        self.done(&ControlRequest::WaitReady { timeout_ms }, timeout)
-    }
-
-    fn state(&mut self) -> BackendResult<VmState> {
-        match self.client()?.call(&ControlRequest::State)? {
-            ControlReply::State(state) => Ok(state),
-            _ => Err(BackendError::Refused("the virtual machine's process gave an answer to another question".into())),
-        }
-    }
-
-    fn pause(&mut self) -> BackendResult<()> {
-        self.done(&ControlRequest::Pause, Duration::ZERO)
-    }
-
-    fn resume(&mut self) -> BackendResult<()> {
-        self.done(&ControlRequest::Resume, Duration::ZERO)
-    }
-
-    fn plug_block(&mut self, device: &BlockDevice) -> BackendResult<()> {
-        self.done(&ControlRequest::PlugBlock(device.clone()), Duration::ZERO)
-    }
-
-    fn plug_vfio(&mut self, id: &str, path: &Path) -> BackendResult<()> {
-        self.done(&ControlRequest::PlugVfio { id: id.into(), path: path.into() }, Duration::ZERO)
-    }
-
-    fn unplug(&mut self, id: &str) -> BackendResult<()> {
-        self.done(&ControlRequest::Unplug { id: id.into() }, Duration::ZERO)
-    }
-
-    fn set_vcpus(&mut self, count: u32) -> BackendResult<()> {
-        self.done(&ControlRequest::SetVcpus(count), Duration::ZERO)
-    }
-
-    fn set_memory(&mut self, mib: u64) -> BackendResult<u64> {
-        match self.client()?.call(&ControlRequest::SetMemory(mib))? {
-            ControlReply::Memory(more) => Ok(more),
-            _ => Err(BackendError::Refused("the virtual machine's process gave an answer to another question".into())),
-        }
-    }
-
-    fn expect_end(&mut self, expected: bool) -> BackendResult<()> {
-        self.done(&ControlRequest::ExpectEnd(expected), Duration::ZERO)
-    }
-
-    fn stats(&mut self) -> BackendResult<VmStats> {
-        let pid = self.process.pid;
-        let figures = crate::process::figures(pid);
-        let (cpu_us, resident_bytes, threads, descriptors) =
-            figures.map_err(|e| BackendError::system(format!("read the figures of process {pid}"), e))?;
-        Ok(VmStats { cpu_us, resident_bytes, threads, descriptors })
+    fn call(&mut self, request: VmRequest) -> BackendResult<VmReply> {
+        self.client()?.call(request)
     }
 }

@@ -11,8 +11,8 @@ use hutch_agent_proto::{read_frame, write_frame, FrameError};
 
 use super::channel::send_fd;
 use super::machine::{GuestMachine, MachineEnd};
-use super::message::{ControlReply, ControlRequest};
-use crate::backend::{BackendError, BackendResult, VmSpec, VmState};
+use super::message::{ControlHello, ControlReply, ControlRequest};
+use crate::backend::{BackendError, BackendResult, VmReply, VmRequest, VmSpec};
 
 /// Connections served at a time; one more is closed at once. Each call of the pod API has one or two.
 const MAX_CONNECTIONS: usize = 256;
@@ -59,8 +59,11 @@ pub fn serve<M: GuestMachine + 'static>(
     launch: impl FnOnce(&VmSpec) -> BackendResult<M>,
 ) -> Result<MachineEnd, ServeError> {
     let (mut launcher, _) = listener.accept().map_err(ServeError::Socket)?;
+    if !greet(&mut launcher).map_err(ServeError::Launcher)? {
+        return Err(ServeError::Abandoned);
+    }
     let spec = match read_frame(&mut launcher).map_err(ServeError::Launcher)? {
-        Some(ControlRequest::Start(spec)) => spec,
+        Some(ControlRequest::Vm(VmRequest::Start(spec))) => spec,
         Some(_) => {
             let refused = BackendError::Refused("the machine was not started yet".into());
             write_frame(&mut launcher, &ControlReply::failed(&refused)).map_err(ServeError::Launcher)?;
@@ -78,11 +81,11 @@ pub fn serve<M: GuestMachine + 'static>(
         }
     };
     // A launcher that dies now leaves a machine that is on record.
-    let _ = write_frame(&mut launcher, &ControlReply::Done);
+    let _ = write_frame(&mut launcher, &ControlReply::Vm(VmReply::Done));
     let server =
         Server { machine: machine.clone(), expected: AtomicBool::new(false), connections: AtomicUsize::new(0) };
     let server = Arc::new(server);
-    server.clone().connection(launcher);
+    server.clone().connection(launcher, true);
     let accepting = server.clone();
     let acceptor = std::thread::Builder::new().name("control".into()).spawn(move || accepting.accept(&listener));
     acceptor.map_err(ServeError::Socket)?;
@@ -101,7 +104,7 @@ impl<M: GuestMachine + 'static> Server<M> {
     fn accept(self: Arc<Self>, listener: &UnixListener) {
         loop {
             match listener.accept() {
-                Ok((stream, _)) => self.clone().connection(stream),
+                Ok((stream, _)) => self.clone().connection(stream, false),
                 // Out of descriptors, for instance; whoever tried sees a closed connection or tries again.
                 Err(e) => {
                     log::warn!("control socket: {e}");
@@ -112,14 +115,14 @@ impl<M: GuestMachine + 'static> Server<M> {
     }
 
     /// Serves a connection on a thread of its own.
-    fn connection(self: Arc<Self>, stream: UnixStream) {
+    fn connection(self: Arc<Self>, stream: UnixStream, greeted: bool) {
         if self.connections.fetch_add(1, Ordering::SeqCst) >= MAX_CONNECTIONS {
             self.connections.fetch_sub(1, Ordering::SeqCst);
             return;
         }
         let server = self.clone();
         let thread = std::thread::Builder::new().name("control-conn".into()).spawn(move || {
-            if let Err(error) = server.requests(stream) {
+            if let Err(error) = server.requests(stream, greeted) {
                 log::debug!("control connection: {error}");
             }
             server.connections.fetch_sub(1, Ordering::SeqCst);
@@ -129,7 +132,10 @@ impl<M: GuestMachine + 'static> Server<M> {
         }
     }
 
-    fn requests(&self, mut stream: UnixStream) -> Result<(), FrameError> {
+    fn requests(&self, mut stream: UnixStream, greeted: bool) -> Result<(), FrameError> {
+        if !greeted && !greet(&mut stream)? {
+            return Ok(());
+        }
         while let Some(request) = read_frame(&mut stream)? {
             match self.handle(request) {
                 Ok(Answer::Reply(reply)) => write_frame(&mut stream, &reply)?,
@@ -144,43 +150,39 @@ impl<M: GuestMachine + 'static> Server<M> {
     }
 
     fn handle(&self, request: ControlRequest) -> BackendResult<Answer> {
-        let machine = &self.machine;
-        let wait = |ms: u64| Duration::from_millis(ms).min(MAX_WAIT);
-        match request {
-            ControlRequest::Start(_) => return Err(BackendError::Refused("the machine was started already".into())),
-            ControlRequest::WaitReady { timeout_ms } => machine.wait_ready(wait(timeout_ms))?,
-            ControlRequest::State => {
-                let state = if machine.is_paused() { VmState::Paused } else { VmState::Running };
-                return Ok(Answer::Reply(ControlReply::State(state)));
-            }
-            ControlRequest::Pause => machine.pause()?,
-            ControlRequest::Resume => machine.resume()?,
-            ControlRequest::PlugBlock(device) => machine.plug_block(&device)?,
-            ControlRequest::PlugVfio { id, path } => machine.plug_vfio(&id, &path)?,
-            ControlRequest::Unplug { id } => machine.unplug(&id)?,
-            ControlRequest::SetVcpus(count) => machine.set_vcpus(count)?,
-            ControlRequest::SetMemory(mib) => {
-                return Ok(Answer::Reply(ControlReply::Memory(machine.set_memory(mib)?)));
-            }
-            ControlRequest::Connect { port, timeout_ms } => {
-                let timeout = wait(timeout_ms);
-                let stream = machine.connect(port, timeout).map_err(|e| match e.kind() {
+        let request = match request {
+            ControlRequest::Vm(request) => request,
+            ControlRequest::Connect { port, timeout } => {
+                let timeout = timeout.min(MAX_WAIT);
+                let stream = self.machine.connect(port, timeout).map_err(|e| match e.kind() {
                     io::ErrorKind::TimedOut => BackendError::Timeout { after: timeout },
                     _ => BackendError::Lost(format!("port {port} of the guest: {e}")),
                 })?;
                 return Ok(Answer::Descriptor(stream.into()));
             }
-            ControlRequest::Console { lines } => {
-                return Ok(Answer::Reply(ControlReply::Lines(machine.console(lines.min(10_000)))));
+        };
+        let reply = match request {
+            VmRequest::Start(_) => Err(BackendError::Refused("the machine was started already".into())),
+            VmRequest::ExpectEnd(expected) => {
+                self.expected.store(expected, Ordering::SeqCst);
+                Ok(VmReply::Done)
             }
-            ControlRequest::ExpectEnd(expected) => self.expected.store(expected, Ordering::SeqCst),
-            ControlRequest::Stop => {
-                self.expected.store(true, Ordering::SeqCst);
-                machine.stop();
+            VmRequest::WaitReady { timeout } => {
+                self.machine.handle(VmRequest::WaitReady { timeout: timeout.min(MAX_WAIT) })
             }
-        }
-        Ok(Answer::Reply(ControlReply::Done))
+            request => self.machine.handle(request),
+        };
+        reply.map(|reply| Answer::Reply(ControlReply::Vm(reply)))
     }
+}
+
+/// Exchanges greetings; `false` if the other side went away or speaks another version. It has our greeting then and can
+/// report the difference.
+fn greet(stream: &mut UnixStream) -> Result<bool, FrameError> {
+    // One that is gone is noticed by the read.
+    let _ = write_frame(stream, &ControlHello::ours());
+    let hello: Option<ControlHello> = read_frame(stream)?;
+    Ok(hello.is_some_and(|hello| hello.check().is_ok()))
 }
 
 enum Answer {

@@ -4,6 +4,7 @@
 //! about to use one holds a shared flock(2) on its directory until that is on record (or, without records, for as long as it
 //! uses it); a removal takes the exclusive one, so neither can come between the other's look and deed.
 
+mod hold;
 #[cfg(test)]
 mod tests;
 
@@ -24,6 +25,8 @@ use crate::pod::OpenPod;
 use crate::runtime::Runtime;
 use crate::store::{directories_in, StoreCause};
 use crate::timestamp::Timestamp;
+
+pub use hold::VolumeHold;
 
 /// What the directories of volumes that are being removed begin with; no name of a volume does.
 const REMOVED: &str = ".removed-";
@@ -50,20 +53,6 @@ pub struct Volumes {
     dir: PathBuf,
 }
 
-/// A volume that cannot be removed for as long as this lives.
-#[derive(Debug)]
-pub struct VolumeHold {
-    path: PathBuf,
-    _lock: File,
-}
-
-impl VolumeHold {
-    /// The volume's directory.
-    pub fn path(&self) -> &Path {
-        &self.path
-    }
-}
-
 impl Volumes {
     /// The volumes in `dir`, which need not exist yet.
     pub fn at(dir: impl Into<PathBuf>) -> Self {
@@ -86,7 +75,7 @@ impl Volumes {
             match self.open_locked(name, FlockOperation::LockShared)? {
                 Some(lock) => {
                     fault::point("volume.held")?;
-                    return Ok(VolumeHold { path, _lock: lock });
+                    return Ok(VolumeHold::new(path, lock));
                 }
                 None => continue,
             }

@@ -1,16 +1,17 @@
 //! VMM processes and shims as processes: what callers see of them.
 
 use std::io::Read;
+use std::os::unix::net::UnixListener;
 use std::os::unix::process::CommandExt;
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
 use hutch_agent_proto::Request;
-use hutch_runtime::backend::{AgentHost, BackendError};
+use hutch_runtime::backend::{AgentHost, BackendError, VmReply, VmRequest};
 use hutch_runtime::fault::{arm, passed, Action};
 use hutch_runtime::process::ProcessIdentity;
 use hutch_runtime::spec;
-use hutch_runtime::vm_host::message::{ControlReply, ControlRequest};
+use hutch_runtime::vm_host::message::{ControlHello, CONTROL_PROTOCOL};
 use hutch_runtime::vm_host::{ControlClient, VsockAgents};
 use hutch_runtime::{ErrorKind, State, StopOptions};
 use hutch_runtime_fakes::process::Stage;
@@ -162,18 +163,47 @@ fn the_control_socket_answers_several_callers_and_survives_nonsense() {
     let socket = stage.vm_record("p").unwrap().socket;
     let mut clients: Vec<ControlClient> = (0..20).map(|_| ControlClient::connect(&socket).unwrap()).collect();
     for client in &mut clients {
-        assert!(matches!(client.call(&ControlRequest::State), Ok(ControlReply::State(_))));
+        assert!(matches!(client.call(VmRequest::State), Ok(VmReply::State(_))));
     }
     let spec = Box::default();
-    assert!(matches!(clients[0].call(&ControlRequest::Start(spec)), Err(BackendError::Refused(_))));
+    assert!(matches!(clients[0].call(VmRequest::Start(spec)), Err(BackendError::Refused(_))));
     assert!(clients[0].open_port(4711, Duration::from_secs(1)).is_err(), "nobody listens there");
     for nonsense in [b"\xff\xff\xff\xff".as_slice(), b"\x02\x00\x00\x00{}", b"x"] {
         use std::io::Write;
         let mut stream = std::os::unix::net::UnixStream::connect(&socket).unwrap();
         stream.write_all(nonsense).unwrap();
     }
-    assert!(clients[1].call(&ControlRequest::Console { lines: 5 }).is_ok());
+    assert!(clients[1].call(VmRequest::State).is_ok());
     assert_eq!(runtime.status_pod("p").unwrap().state, Some(State::Running));
+    finish(&stage, &runtime);
+}
+
+/// The process of a machine may be older or newer than the program that finds it.
+#[test]
+fn a_process_of_another_version_is_recognised_and_its_machine_is_not_killed() {
+    let (stage, runtime) = running();
+    let record = stage.dir().join("run/p/hypervisor.json");
+    let kept = std::fs::read_to_string(&record).unwrap();
+    let other = stage.dir().join("other.sock");
+    let listener = UnixListener::bind(&other).unwrap();
+    std::thread::spawn(move || {
+        for mut stream in listener.incoming().flatten() {
+            let hello = ControlHello { protocol: CONTROL_PROTOCOL + 1, program: "9.9.9".into() };
+            let _ = hutch_agent_proto::write_frame(&mut stream, &hello);
+        }
+    });
+    let mut value: serde_json::Value = serde_json::from_str(&kept).unwrap();
+    value["data"]["socket"] = other.display().to_string().into();
+    std::fs::write(&record, value.to_string()).unwrap();
+    let error = runtime.pause_pod("p").unwrap_err().chain();
+    assert!(
+        error.contains("another version of hutch (9.9.9") && error.contains("stop the pod with that one"),
+        "{error}"
+    );
+    let error = runtime.stop_pod("p", StopOptions::default()).unwrap_err().chain();
+    assert!(error.contains("another version"), "{error}");
+    std::fs::write(&record, kept).unwrap();
+    assert!(ProcessIdentity::of(runtime.status_pod("p").unwrap().vmm_pid).unwrap().is_alive());
     finish(&stage, &runtime);
 }
 

@@ -10,8 +10,7 @@ use crate::support::{error, finish, kind, new, running, snapshot, state, states}
 /// Everything can be plugged.
 fn capable() -> (World, Runtime) {
     let (world, runtime) = new();
-    let vm =
-        VmCapabilities { block_hotplug: true, block_slots: false, cpu_hotplug: true, memory_hotplug: true, vfio: true };
+    let vm = VmCapabilities { block_hotplug: true, block_slots: false, cpu_hotplug: true, memory_hotplug: true };
     world.set_vm_capabilities(vm);
     world.set_agent_capabilities(AgentCapabilities { block_devices: true, device_nodes: true, seccomp: false });
     let mut pod = world.pod("p", &["a"]);

@@ -62,10 +62,6 @@ impl Shims for World {
             Ok(())
         })
     }
-
-    fn signal(&self, process: ProcessIdentity, signal: i32) -> BackendResult<bool> {
-        self.called("shim.signal", &signal.to_string(), |state| Ok(is_alive(state, process)))
-    }
 }
 
 impl Shim for Waiting {

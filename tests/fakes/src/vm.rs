@@ -1,13 +1,14 @@
 //! Machines in memory.
 
 use std::collections::BTreeSet;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::time::Duration;
 
 use super::guest::FakeGuest;
 use super::world::{State, World};
 use hutch_runtime::backend::{
-    BackendError, BackendResult, BlockDevice, VmCapabilities, VmHandle, VmHost, VmLaunch, VmSpec, VmState, VmStats,
+    BackendError, BackendResult, BlockDevice, VmCapabilities, VmHandle, VmHost, VmLaunch, VmReply, VmRequest, VmSpec,
+    VmState, VmStats,
 };
 use hutch_runtime::process::ProcessIdentity;
 use hutch_runtime::store::VmRecord;
@@ -33,17 +34,6 @@ struct Handle {
     world: World,
     uuid: String,
     process: ProcessIdentity,
-}
-
-impl Handle {
-    fn call<T>(
-        &self,
-        name: &str,
-        detail: &str,
-        call: impl FnOnce(&mut FakeVm) -> BackendResult<T>,
-    ) -> BackendResult<T> {
-        self.world.called(name, detail, |state| call(living(state, &self.uuid)?))
-    }
 }
 
 fn living<'a>(state: &'a mut State, uuid: &str) -> BackendResult<&'a mut FakeVm> {
@@ -120,6 +110,13 @@ impl VmHost for World {
         };
         Ok(self.wait(timeout, ended).is_some())
     }
+
+    fn stats(&self, record: &VmRecord) -> BackendResult<VmStats> {
+        self.called("vm.stats", "", |state| {
+            living(state, &record.uuid)?;
+            Ok(VmStats { cpu_us: 1000, resident_bytes: 64 << 20, threads: 4, descriptors: 20 })
+        })
+    }
 }
 
 impl VmHandle for Handle {
@@ -127,94 +124,61 @@ impl VmHandle for Handle {
         self.process
     }
 
-    fn start(&mut self, spec: &VmSpec) -> BackendResult<()> {
-        self.call("vm.start", "", |vm| {
-            (vm.vcpus, vm.memory_mib) = (spec.vcpus, spec.memory_mib);
-            vm.spec = Some(spec.clone());
-            Ok(())
+    fn call(&mut self, request: VmRequest) -> BackendResult<VmReply> {
+        let detail = match &request {
+            VmRequest::PlugBlock(device) => device.id.clone(),
+            VmRequest::Unplug { id } => id.clone(),
+            VmRequest::SetVcpus(count) => count.to_string(),
+            VmRequest::SetMemory { mib } => mib.to_string(),
+            VmRequest::ExpectEnd(expected) => expected.to_string(),
+            _ => String::new(),
+        };
+        self.world.called(&format!("vm.{}", request.name()), &detail, |state| {
+            let slots = state.vm_capabilities.block_slots;
+            living(state, &self.uuid)?.handle(request, slots)
         })
     }
+}
 
-    fn wait_ready(&mut self, timeout: Duration) -> BackendResult<()> {
-        self.call("vm.wait-ready", "", |vm| match vm.guest.hangs {
-            true => Err(BackendError::Timeout { after: timeout }),
-            false => Ok(()),
-        })
-    }
-
-    fn state(&mut self) -> BackendResult<VmState> {
-        self.call("vm.state", "", |vm| {
-            Ok(match (&vm.spec, vm.paused) {
-                (None, _) => VmState::Created,
-                (_, true) => VmState::Paused,
-                (_, false) => VmState::Running,
-            })
-        })
-    }
-
-    fn pause(&mut self) -> BackendResult<()> {
-        self.call("vm.pause", "", |vm| {
-            vm.paused = true;
-            Ok(())
-        })
-    }
-
-    fn resume(&mut self) -> BackendResult<()> {
-        self.call("vm.resume", "", |vm| {
-            vm.paused = false;
-            Ok(())
-        })
-    }
-
-    fn plug_block(&mut self, device: &BlockDevice) -> BackendResult<()> {
-        let slots = self.world.lock().vm_capabilities.block_slots;
-        self.call("vm.plug-block", &device.id, |vm| {
-            let room = vm.spec.as_ref().map_or(0, |spec| spec.block_slots as usize);
-            if slots && vm.devices.len() >= room {
-                return Err(BackendError::Refused("no drive slot is free".into()));
+impl FakeVm {
+    /// `slots`: disks fit only into the slots that the machine was started with.
+    fn handle(&mut self, request: VmRequest, slots: bool) -> BackendResult<VmReply> {
+        match request {
+            VmRequest::Start(spec) => {
+                (self.vcpus, self.memory_mib) = (spec.vcpus, spec.memory_mib);
+                self.spec = Some(*spec);
             }
-            vm.devices.insert(device.id.clone());
-            vm.disks.push(device.clone());
-            Ok(())
-        })
-    }
-
-    fn plug_vfio(&mut self, id: &str, _: &Path) -> BackendResult<()> {
-        self.call("vm.plug-vfio", id, |vm| {
-            vm.devices.insert(id.to_owned());
-            Ok(())
-        })
-    }
-
-    fn unplug(&mut self, id: &str) -> BackendResult<()> {
-        self.call("vm.unplug", id, |vm| {
-            vm.devices.remove(id);
-            Ok(())
-        })
-    }
-
-    fn set_vcpus(&mut self, count: u32) -> BackendResult<()> {
-        self.call("vm.set-vcpus", &count.to_string(), |vm| {
-            vm.vcpus = count;
-            Ok(())
-        })
-    }
-
-    fn set_memory(&mut self, mib: u64) -> BackendResult<u64> {
-        self.call("vm.set-memory", &mib.to_string(), |vm| {
-            vm.memory_mib = mib;
-            Ok(mib << 20)
-        })
-    }
-
-    fn expect_end(&mut self, expected: bool) -> BackendResult<()> {
-        self.call("vm.expect-end", &expected.to_string(), |_| Ok(()))
-    }
-
-    fn stats(&mut self) -> BackendResult<VmStats> {
-        self.call("vm.stats", "", |_| {
-            Ok(VmStats { cpu_us: 1000, resident_bytes: 64 << 20, threads: 4, descriptors: 20 })
-        })
+            VmRequest::WaitReady { timeout } if self.guest.hangs => {
+                return Err(BackendError::Timeout { after: timeout });
+            }
+            VmRequest::State => {
+                return Ok(VmReply::State(match (&self.spec, self.paused) {
+                    (None, _) => VmState::Created,
+                    (_, true) => VmState::Paused,
+                    (_, false) => VmState::Running,
+                }));
+            }
+            VmRequest::Pause => self.paused = true,
+            VmRequest::Resume => self.paused = false,
+            VmRequest::PlugBlock(device) => {
+                let room = self.spec.as_ref().map_or(0, |spec| spec.block_slots as usize);
+                if slots && self.devices.len() >= room {
+                    return Err(BackendError::Refused("no drive slot is free".into()));
+                }
+                self.devices.insert(device.id.clone());
+                self.disks.push(device);
+            }
+            VmRequest::Unplug { id } => {
+                self.devices.remove(&id);
+            }
+            VmRequest::SetVcpus(count) => self.vcpus = count,
+            VmRequest::SetMemory { mib } => {
+                self.memory_mib = mib;
+                return Ok(VmReply::Memory(mib << 20));
+            }
+            VmRequest::WaitReady { .. } | VmRequest::ExpectEnd(_) => {}
+        }
+        Ok(VmReply::Done)
     }
 }
 

@@ -3,7 +3,6 @@
 use std::collections::BTreeSet;
 use std::io::{self, Read, Write};
 use std::os::unix::net::UnixStream;
-use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread;
@@ -16,7 +15,7 @@ use hutch_agent_proto::{
 
 use super::TEST_PORT;
 use crate::guest::{Answer, FakeGuest};
-use hutch_runtime::backend::{BackendError, BackendResult, BlockDevice, VmSpec};
+use hutch_runtime::backend::{BackendError, BackendResult, VmReply, VmRequest, VmSpec, VmState};
 use hutch_runtime::vm_host::{GuestMachine, MachineEnd};
 
 struct State {
@@ -86,10 +85,6 @@ impl FakeMachine {
         };
         Ok(Self { shared: Arc::new(Shared { state: Mutex::new(state), changed: Condvar::new() }) })
     }
-
-    fn end(&self, reason: &str, expected: bool) {
-        end(&self.shared, reason, expected);
-    }
 }
 
 fn end(shared: &Shared, reason: &str, expected: bool) {
@@ -99,32 +94,28 @@ fn end(shared: &Shared, reason: &str, expected: bool) {
 }
 
 impl GuestMachine for FakeMachine {
-    fn wait_ready(&self, _: Duration) -> BackendResult<()> {
-        Ok(())
-    }
-
-    fn wait_end(&self) -> MachineEnd {
-        let mut state = self.shared.lock();
-        loop {
-            if let Some(end) = &state.end {
-                return end.clone();
+    fn handle(&self, request: VmRequest) -> BackendResult<VmReply> {
+        self.shared.change(|state| {
+            match request {
+                VmRequest::State => {
+                    return Ok(VmReply::State(if state.paused { VmState::Paused } else { VmState::Running }));
+                }
+                VmRequest::Pause => state.paused = true,
+                VmRequest::Resume => state.paused = false,
+                VmRequest::PlugBlock(device) => {
+                    if state.disks.len() >= state.slots {
+                        return Err(BackendError::Refused("no drive slot is free".into()));
+                    }
+                    state.disks.insert(device.id);
+                }
+                VmRequest::Unplug { id } => {
+                    state.disks.remove(&id);
+                }
+                VmRequest::SetMemory { mib } => return Ok(VmReply::Memory(mib << 20)),
+                _ => {}
             }
-            state = self.shared.changed.wait(state).unwrap_or_else(PoisonError::into_inner);
-        }
-    }
-
-    fn pause(&self) -> BackendResult<()> {
-        self.shared.change(|state| state.paused = true);
-        Ok(())
-    }
-
-    fn resume(&self) -> BackendResult<()> {
-        self.shared.change(|state| state.paused = false);
-        Ok(())
-    }
-
-    fn is_paused(&self) -> bool {
-        self.shared.lock().paused
+            Ok(VmReply::Done)
+        })
     }
 
     fn connect(&self, port: u32, _: Duration) -> io::Result<UnixStream> {
@@ -138,39 +129,14 @@ impl GuestMachine for FakeMachine {
         Ok(theirs)
     }
 
-    fn plug_block(&self, device: &BlockDevice) -> BackendResult<()> {
-        self.shared.change(|state| {
-            if state.disks.len() >= state.slots {
-                return Err(BackendError::Refused("no drive slot is free".into()));
+    fn wait_end(&self) -> MachineEnd {
+        let mut state = self.shared.lock();
+        loop {
+            if let Some(end) = &state.end {
+                return end.clone();
             }
-            state.disks.insert(device.id.clone());
-            Ok(())
-        })
-    }
-
-    fn plug_vfio(&self, _: &str, _: &Path) -> BackendResult<()> {
-        Ok(())
-    }
-
-    fn unplug(&self, id: &str) -> BackendResult<()> {
-        self.shared.change(|state| state.disks.remove(id));
-        Ok(())
-    }
-
-    fn set_vcpus(&self, _: u32) -> BackendResult<()> {
-        Ok(())
-    }
-
-    fn set_memory(&self, mib: u64) -> BackendResult<u64> {
-        Ok(mib << 20)
-    }
-
-    fn console(&self, _: usize) -> Vec<String> {
-        vec!["a line of the fake guest's console".into()]
-    }
-
-    fn stop(&self) {
-        self.end("the machine was stopped", true);
+            state = self.shared.changed.wait(state).unwrap_or_else(PoisonError::into_inner);
+        }
     }
 }
 
