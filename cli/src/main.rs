@@ -12,7 +12,6 @@ mod commands;
 mod doctor;
 mod failure;
 mod heap;
-mod hidden;
 mod logging;
 mod marks;
 mod output;
@@ -26,9 +25,7 @@ use args::{Command, Parsed};
 
 fn main() -> ExitCode {
     heap::share();
-    if let Some(code) = hidden::run() {
-        return ExitCode::from(code);
-    }
+    hutch_runtime::init();
     let started = clock::now_ns();
     let args = match args::parse(std::env::args_os()) {
         Parsed::Args(args) => args,

@@ -10,9 +10,9 @@ use crate::network::TcNetwork;
 use crate::shim::ProcessShims;
 use crate::vm_host::{ProcessVmHost, ReExec, VsockAgents};
 
-/// Hidden verb of the VMM process: its `main` calls [`vmm_verb`](crate::vm_host::vmm_verb).
+/// Hidden verb of the VMM process: [`init`](crate::init()) does its work.
 pub const VMM_VERB: &str = "__vmm";
-/// Hidden verb of a shim: its `main` calls [`shim_verb`](crate::shim::shim_verb).
+/// Hidden verb of a shim: [`init`](crate::init()) does its work.
 pub const SHIM_VERB: &str = "__shim";
 
 /// What the backends of a host need to know.
