@@ -52,6 +52,7 @@ pub mod stdio;
 
 // The pod API.
 pub mod backend;
+mod capture;
 pub mod cgroup;
 pub mod container;
 pub mod error;
@@ -79,7 +80,10 @@ pub mod vm_host;
 pub mod volume;
 
 pub use backend::Backends;
-pub use container::{ContainerHandle, ExecOptions, Limits, ListFormat, ListProcessesOptions, Process};
+pub use capture::{Stdio, StdioConfig, StdioPipes};
+pub use container::{
+    ContainerHandle, ExecHandle, ExecOptions, ExecOutput, Limits, ListFormat, ListProcessesOptions, Process,
+};
 pub use error::{Error, ErrorKind, Result};
 pub use id::{ContainerId, PodId, VolumeName};
 pub use init::init;

@@ -63,7 +63,7 @@ impl OpenPod<'_> {
             token: token.clone(),
             spec: Box::new(spec),
             terminal_size: command.interactive.then(WindowSize::default),
-            stdin: command.stdin || command.interactive,
+            stdin: command.has_stdin(),
         };
         self.expect_hooks(index);
         self.live.ask("create-container", request)?;
@@ -114,8 +114,9 @@ impl OpenPod<'_> {
             exit_record: exit.path().to_owned(),
             console: container.config.command.console.clone(),
             terminal: container.config.command.interactive,
-            stdin: container.config.command.stdin || container.config.command.interactive,
+            stdin: container.config.command.has_stdin(),
             detach: container.config.command.detach,
+            stdio: container.config.command.stdio.clone(),
             pid_namespace: PidNamespace::New,
             ..self.shim_base()?
         };
@@ -143,6 +144,7 @@ impl OpenPod<'_> {
             terminal: false,
             stdin: false,
             detach: true,
+            stdio: Default::default(),
             network_namespace: network.and_then(|network| network.namespace),
             pid_namespace: PidNamespace::New,
         })

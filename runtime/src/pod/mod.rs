@@ -8,6 +8,7 @@ mod cleanup;
 mod create;
 mod delete;
 mod events;
+mod get;
 mod handle;
 mod list;
 mod live;

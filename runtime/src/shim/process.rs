@@ -55,6 +55,7 @@ impl ProcessShims {
             if spec.detach || spec.console.is_some() {
                 command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
             }
+            spec.stdio.give_to(&mut command)?;
             command.spawn()
         };
         std::thread::scope(|scope| {

@@ -42,6 +42,6 @@ fn after_init_the_program_holds_machines_itself() {
 #[test]
 fn after_init_the_program_is_its_own_shim() {
     let (text, mains) = embedder("captures");
-    assert_eq!(text, "left: []\n");
+    assert_eq!(text, "3: Stdout of the fake process\nleft: []\n");
     assert_eq!(mains, 1, "its main ran again in a process that should be a shim");
 }

@@ -15,7 +15,7 @@ use hutch_runtime::host::{HostBackends, SHIM_VERB};
 use hutch_runtime::shim::ProcessShims;
 use hutch_runtime::spec::{Command, ContainerConfig, HypervisorConfig, NetworkConfig, NetworkKind, PodConfig};
 use hutch_runtime::vm_host::ReExec;
-use hutch_runtime::{Backends, Error, Runtime};
+use hutch_runtime::{Backends, DeleteOptions, Error, Runtime};
 use hutch_runtime_fakes::process::{play_role, Stage};
 
 fn main() {
@@ -69,6 +69,8 @@ fn captures(stage: &Stage) -> Result<(), Error> {
     let backends = Backends { shims: std::sync::Arc::new(shims), ..stage.backends() };
     let runtime = Runtime::new(stage.store(), backends, stage.options());
     let pod = runtime.run_pod(pod(stage))?;
-    runtime.delete_pod(pod.id(), hutch_runtime::DeleteOptions { force: true })?;
-    Ok(())
+    let command = Command { args: vec!["exit".into(), "3".into()], ..Command::default() };
+    let output = runtime.get_container("p", "a")?.output(&command)?;
+    print!("{}: {}", output.exit.shell_code(), String::from_utf8_lossy(&output.stdout));
+    pod.delete_with(DeleteOptions { force: true })
 }
