@@ -8,7 +8,9 @@ use crate::cgroup::CgroupFs;
 use crate::mounts::BindMounts;
 use crate::network::TcNetwork;
 use crate::shim::ProcessShims;
-use crate::vm_host::{ProcessVmHost, ReExec, VsockAgents};
+use crate::vm_host::{ProcessVmHost, VsockAgents};
+
+pub use crate::vm_host::ReExec;
 
 /// Hidden verb of the VMM process: [`init`](crate::init()) does its work.
 pub const VMM_VERB: &str = "__vmm";

@@ -105,7 +105,7 @@ impl Command {
     ///
     /// # Errors
     /// As [`Command::validate`].
-    pub fn to_process(&self, terminal: Option<WindowSize>, rlimits: Vec<Rlimit>) -> Result<ProcessSpec> {
+    pub(crate) fn to_process(&self, terminal: Option<WindowSize>, rlimits: Vec<Rlimit>) -> Result<ProcessSpec> {
         self.validate()?;
         Ok(ProcessSpec {
             args: self.args.clone(),

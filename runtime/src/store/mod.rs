@@ -99,11 +99,6 @@ impl Store {
         Self::with_disk(config_root, run_root, Arc::new(HostDisk))
     }
 
-    /// A store that writes through `disk`, for tests of failing disks.
-    pub fn with_disk(config_root: impl Into<PathBuf>, run_root: impl Into<PathBuf>, disk: Arc<dyn Disk>) -> Self {
-        Self { config_root: config_root.into().into(), run_root: run_root.into().into(), disk }
-    }
-
     /// The directory of configurations.
     pub fn config_root(&self) -> &Path {
         &self.config_root
@@ -112,6 +107,14 @@ impl Store {
     /// The directory of everything that dies with the host.
     pub fn run_root(&self) -> &Path {
         &self.run_root
+    }
+}
+
+#[doc(hidden)]
+impl Store {
+    /// A store that writes through `disk`, for tests of failing disks.
+    pub fn with_disk(config_root: impl Into<PathBuf>, run_root: impl Into<PathBuf>, disk: Arc<dyn Disk>) -> Self {
+        Self { config_root: config_root.into().into(), run_root: run_root.into().into(), disk }
     }
 
     /// Where the records of a pod lie.
