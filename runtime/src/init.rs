@@ -26,13 +26,6 @@ const VMM_FAILED: u8 = 1;
 /// In a program that has not called `init`, calls that would start such a process fail with an error that says so.
 /// A program that names another one in [`HostBackends`](crate::host::HostBackends), such as an installed `hutch` of the
 /// same version, does not need it.
-///
-/// ```no_run
-/// fn main() {
-///     hutch_runtime::init();
-///     // The program's own work.
-/// }
-/// ```
 pub fn init() {
     allow_reexec();
     if let Some(code) = hidden_verb() {

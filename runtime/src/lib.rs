@@ -58,6 +58,11 @@
 //! | `agent_client`, `stdio`, `oneshot` | the agent's session, the relay of standard streams, `hutch run` |
 #![deny(unsafe_code)]
 
+/// Compiles the program of the how-to page.
+#[cfg(doctest)]
+#[doc = include_str!("../../resources/docs/how-to/embed.md")]
+mod how_to_embed {}
+
 #[doc(hidden)]
 pub mod agent_client;
 #[doc(hidden)]

@@ -30,23 +30,30 @@ pub fn target_dir() -> PathBuf {
 
 /// Builds a small statically linked program, as pid 1 of a guest has to be, and returns its path.
 pub fn static_binary(package: &str, binary: &str) -> Result<PathBuf> {
-    statically(package, binary, "agent")
+    statically(package, &["--bin", binary], "agent")
 }
 
 /// Builds a statically linked program in the usual profile and returns its path. It starts faster than one that is
 /// linked when it starts, and takes less memory.
 pub fn static_release(package: &str, binary: &str) -> Result<PathBuf> {
-    statically(package, binary, "release")
+    statically(package, &["--bin", binary], "release")
+}
+
+/// Builds an example of a package as [`static_release`] builds a program, and returns its path.
+pub fn static_example(package: &str, example: &str) -> Result<PathBuf> {
+    statically(package, &["--example", example], "release")
 }
 
 /// There is a target directory of its own, so that the other flags do not throw the rest of the build away.
-fn statically(package: &str, binary: &str, profile: &str) -> Result<PathBuf> {
+fn statically(package: &str, target: &[&str; 2], profile: &str) -> Result<PathBuf> {
     let dir = target_dir().join("agent");
     let mut command = cargo();
-    command.args(["build", "--quiet", "--profile", profile, "--target", STATIC_TARGET, "-p", package, "--bin", binary]);
+    command.args(["build", "--quiet", "--profile", profile, "--target", STATIC_TARGET, "-p", package]).args(target);
     command.env("CARGO_TARGET_DIR", &dir).env("RUSTFLAGS", "-C target-feature=+crt-static");
     run(&mut command)?;
-    Ok(dir.join(STATIC_TARGET).join(profile).join(binary))
+    let [kind, name] = *target;
+    let place = dir.join(STATIC_TARGET).join(profile);
+    Ok(if kind == "--example" { place.join("examples") } else { place }.join(name))
 }
 
 /// Runs a command to its end; failure is an error that names it.

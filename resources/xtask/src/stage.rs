@@ -18,6 +18,8 @@ pub struct Stage {
     pub oci_agent: PathBuf,
     /// An agent of another protocol version, for the test of that case.
     pub other_agent: Option<PathBuf>,
+    /// The runtime's example of a program that uses it as a library.
+    pub embed: Option<PathBuf>,
     /// A bzImage, for the same.
     pub bzimage: Option<PathBuf>,
     /// Directory of guest assets: in the cache, for a kernel built from source takes minutes. The agent in them is
@@ -62,6 +64,7 @@ impl Stage {
             agent: install(&agent)?,
             oci_agent: install(&oci_agent)?,
             other_agent: None,
+            embed: None,
             bzimage: None,
             guest_dir: hutch_testbed_host::cache_dir().join("guest"),
         })
@@ -70,6 +73,7 @@ impl Stage {
     /// Builds what only the tests need.
     pub fn for_tests(mut self) -> Result<Stage> {
         self.other_agent = Some(build::static_binary("hutch-e2e", "other-version-agent")?);
+        self.embed = Some(build::static_example("hutch-runtime", "embed")?);
         let kernel = kernel::testbed(&Choice::Distro, false)?;
         self.bzimage = Some(kernel.vmlinux.with_file_name("vmlinuz"));
         Ok(self)
@@ -91,6 +95,7 @@ impl Stage {
             ("HUTCH_AGENT_OCI", Some(&self.oci_agent)),
             ("HUTCH_GUEST_DIR", Some(&self.guest_dir)),
             ("HUTCH_E2E_OTHER_AGENT", self.other_agent.as_ref()),
+            ("HUTCH_E2E_EMBED", self.embed.as_ref()),
             ("HUTCH_E2E_BZIMAGE", self.bzimage.as_ref()),
         ];
         files

@@ -1,6 +1,6 @@
 //! One machine in this process that runs one command: what `hutch run` is made of.
 //!
-//! The caller builds the machine ([`OneshotMachine`]), then [`run`] sees it through: one thread waits for what happens
+//! The caller builds the machine ([`OneshotMachine`]), then [`run()`] sees it through: one thread waits for what happens
 //! and decides; whoever learns something (the machine, the agent, the caller's signal handling) puts a [`RunEvent`] into
 //! the [`RunEventQueue`].
 //!
