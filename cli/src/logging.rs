@@ -53,15 +53,6 @@ pub fn init(args: &LogArgs) -> Result<(), Failure> {
     Ok(())
 }
 
-/// Sets logging up in a process that the runtime started: to stderr, at the level of `HUTCH_LOG`, else at `level`. A
-/// bad `HUTCH_LOG` is ignored here: the process that the user started has reported it.
-pub fn init_hidden(level: Option<LevelFilter>) {
-    let named = std::env::var("HUTCH_LOG").ok().and_then(|text| text.parse().ok());
-    if log::set_logger(LOGGER.get_or_init(|| Logger { file: None })).is_ok() {
-        log::set_max_level(named.or(level).unwrap_or(DEFAULT));
-    }
-}
-
 impl Log for Logger {
     fn enabled(&self, metadata: &Metadata<'_>) -> bool {
         metadata.level() <= log::max_level()

@@ -12,7 +12,6 @@ mod commands;
 mod doctor;
 mod failure;
 mod heap;
-mod hidden;
 mod logging;
 mod man;
 mod marks;
@@ -27,7 +26,8 @@ use args::{Command, Parsed};
 
 fn main() -> ExitCode {
     heap::share();
-    if let Some(code) = hidden::run() {
+    hutch_runtime::init();
+    if let Some(code) = man::hidden_verb() {
         return ExitCode::from(code);
     }
     let started = clock::now_ns();

@@ -20,8 +20,17 @@ enum ManError {
     Write { dir: PathBuf, source: io::Error },
 }
 
+/// The hidden verb that writes the pages.
+const VERB: &str = "__man";
+
+/// Runs `__man`, if the command line has it, and returns its exit code.
+pub fn hidden_verb() -> Option<u8> {
+    let mut args = std::env::args_os().skip(1);
+    (args.next()? == VERB).then(|| run(args.next().as_deref()))
+}
+
 /// Writes the pages to `dir` and returns the exit code.
-pub fn run(dir: Option<&OsStr>) -> u8 {
+fn run(dir: Option<&OsStr>) -> u8 {
     let Some(dir) = dir.map(Path::new) else { return Failure::new(USAGE, ManError::Usage).report() };
     match write_pages(dir) {
         Ok(()) => 0,

@@ -8,11 +8,13 @@ use crate::cgroup::CgroupFs;
 use crate::mounts::BindMounts;
 use crate::network::TcNetwork;
 use crate::shim::ProcessShims;
-use crate::vm_host::{ProcessVmHost, ReExec, VsockAgents};
+use crate::vm_host::{ProcessVmHost, VsockAgents};
 
-/// Hidden verb of the VMM process: its `main` calls [`vmm_verb`](crate::vm_host::vmm_verb).
+pub use crate::vm_host::ReExec;
+
+/// Hidden verb of the VMM process: [`init`](crate::init()) does its work.
 pub const VMM_VERB: &str = "__vmm";
-/// Hidden verb of a shim: its `main` calls [`shim_verb`](crate::shim::shim_verb).
+/// Hidden verb of a shim: [`init`](crate::init()) does its work.
 pub const SHIM_VERB: &str = "__shim";
 
 /// Configuration of the product's backends.

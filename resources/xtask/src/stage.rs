@@ -26,6 +26,8 @@ pub(crate) struct Stage {
     oci_agent: Option<PathBuf>,
     /// An agent of another protocol version, for the test of that case.
     other_agent: Option<PathBuf>,
+    /// The runtime's example of a program that uses it as a library.
+    embed: Option<PathBuf>,
     /// A compressed kernel, for the test of that case.
     bzimage: Option<PathBuf>,
     /// Directory of guest assets. It is in the cache, because a kernel from source takes minutes to build. hutch replaces the
@@ -71,6 +73,7 @@ impl Stage {
             agent: install(&agent, "dist")?,
             oci_agent: Some(install(&oci_agent, "dist")?),
             other_agent: None,
+            embed: None,
             bzimage: None,
             guest_dir: guest_dir(),
             tools: Tools { init: Some(init), kernel_program: None },
@@ -95,6 +98,7 @@ impl Stage {
             agent: install(&agent, "demo-dist")?,
             oci_agent: None,
             other_agent: None,
+            embed: None,
             bzimage: None,
             guest_dir: guest_dir(),
             tools,
@@ -106,6 +110,8 @@ impl Stage {
         println!("    Building an agent of another version, for a test");
         let [other_agent] = build::static_programs([OTHER_AGENT], AGENT)?;
         self.other_agent = Some(other_agent);
+        println!("    Building the runtime's example program, for a test");
+        self.embed = Some(build::static_example(("hutch-runtime", "embed"), RELEASE)?);
         let kernel = kernel::testbed(&Choice::Distro, false, &self.tools)?;
         self.bzimage = Some(kernel.vmlinux.with_file_name("vmlinuz"));
         Ok(self)
@@ -127,6 +133,7 @@ impl Stage {
             ("HUTCH_AGENT_OCI", self.oci_agent.as_ref()),
             ("HUTCH_GUEST_DIR", Some(&self.guest_dir)),
             ("HUTCH_E2E_OTHER_AGENT", self.other_agent.as_ref()),
+            ("HUTCH_E2E_EMBED", self.embed.as_ref()),
             ("HUTCH_E2E_BZIMAGE", self.bzimage.as_ref()),
         ];
         files

@@ -6,6 +6,7 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 
 use super::BackendResult;
+use crate::capture::StdioConfig;
 use crate::process::ProcessIdentity;
 
 /// The PID namespace of a shim (P-097, P-122).
@@ -41,6 +42,9 @@ pub struct ShimSpec {
     pub stdin: bool,
     /// The caller does not stay: no standard streams, unless there is a console.
     pub detach: bool,
+    /// Its standard streams, as far as they are not inherited. They reach the process as descriptors.
+    #[serde(skip)]
+    pub stdio: StdioConfig,
     /// Network namespace to join.
     pub network_namespace: Option<PathBuf>,
     /// PID namespace.

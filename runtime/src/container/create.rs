@@ -31,6 +31,7 @@ impl Runtime {
         let id = ContainerId::new(&config.id)?;
         config.validate()?;
         config.load_files()?;
+        config.command.stdio = config.command.stdio.renewed();
         let mut pod = OpenPod::exclusive(self, &pod)?;
         Verb::CreateContainer.check_pod(pod.id.as_str(), pod.state.state)?;
         if pod.find(&id).is_ok() {

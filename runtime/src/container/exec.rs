@@ -101,8 +101,9 @@ impl ContainerRef<'_, '_> {
             exit_record: self.dirs.exec_exit_record(&token).path().to_owned(),
             console: command.console.clone(),
             terminal: command.interactive,
-            stdin: command.stdin || command.interactive,
+            stdin: command.has_stdin(),
             detach: command.detach,
+            stdio: command.stdio.clone(),
             pid_namespace: if own.is_some() { PidNamespace::Join(own) } else { PidNamespace::New },
             ..self.pod.shim_base()?
         };

@@ -1,7 +1,10 @@
-//! The handle that calls on containers return.
+//! A container as calls return it, with the verbs.
+
+mod verbs;
 
 use std::collections::BTreeMap;
 
+use crate::capture::{StdioConfig, StdioPipes};
 use crate::container::OpenContainer;
 use crate::error::{Error, Object, Result};
 use crate::pod::OpenPod;
@@ -9,7 +12,23 @@ use crate::process::ProcessIdentity;
 use crate::runtime::Runtime;
 use crate::store::ProcessRecord;
 
-/// A container as a call left it.
+/// A container as a call left it, with the verbs of containers as methods. As with a [`PodHandle`](crate::PodHandle),
+/// dropping it changes nothing.
+///
+/// # Examples
+/// ```
+/// # use hutch_runtime_fakes::FakeHost;
+/// # use std::time::Duration;
+/// # let host = FakeHost::new();
+/// # let runtime = host.runtime();
+/// let pod = runtime.run_pod(host.pod("web", &[]))?;
+/// let side = pod.create_container(host.container("side"))?.start()?;
+/// side.kill(15)?;
+/// let exit = side.wait(Duration::from_secs(5))?.unwrap();
+/// assert_eq!(exit.signal, Some(15));
+/// side.delete()?;
+/// # Ok::<(), hutch_runtime::Error>(())
+/// ```
 #[derive(Debug, Clone)]
 pub struct ContainerHandle {
     runtime: Runtime,
@@ -17,6 +36,7 @@ pub struct ContainerHandle {
     id: String,
     annotations: BTreeMap<String, String>,
     process: Option<ProcessRecord>,
+    stdio: StdioConfig,
 }
 
 impl ContainerHandle {
@@ -27,7 +47,19 @@ impl ContainerHandle {
             id: container.id.to_string(),
             annotations: container.config.annotations.clone(),
             process: container.process.clone(),
+            stdio: container.config.command.stdio.clone(),
         }
+    }
+
+    /// With the pipes of a handle that an earlier call has returned.
+    pub(crate) fn with_stdio(self, stdio: StdioConfig) -> Self {
+        Self { stdio, ..self }
+    }
+
+    /// Takes the caller's ends of the pipes that [`Command::stdio`](crate::spec::Command::stdio) has asked for. They come
+    /// with the handle of the call that created the container or its pod, and from there; any other handle has none.
+    pub fn take_pipes(&self) -> StdioPipes {
+        self.stdio.take_pipes()
     }
 
     /// The container's id.

@@ -3,7 +3,9 @@
 mod create;
 mod delete;
 mod exec;
+mod exec_handle;
 mod exec_process;
+mod get;
 mod handle;
 mod hotplug;
 mod kill;
@@ -21,6 +23,7 @@ mod update;
 mod wait;
 
 pub use exec::{ExecOptions, Process};
+pub use exec_handle::{ExecHandle, ExecOutput};
 pub use handle::ContainerHandle;
 pub use processes::{ListFormat, ListProcessesOptions};
 pub use update::Limits;

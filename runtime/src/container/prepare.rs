@@ -80,6 +80,7 @@ impl<'r> OpenPod<'r> {
             terminal: false,
             stdin: false,
             detach: true,
+            stdio: Default::default(),
             network_namespace: network.and_then(|network| network.namespace),
             pid_namespace: PidNamespace::New,
         })
@@ -108,7 +109,7 @@ impl ContainerRef<'_, '_> {
             token: token.clone(),
             spec: Box::new(spec),
             terminal_size: command.interactive.then(WindowSize::default),
-            stdin: command.stdin || command.interactive,
+            stdin: command.has_stdin(),
         };
         self.expect_hooks();
         self.pod.sandbox.call("create-container", request)?;
@@ -126,8 +127,9 @@ impl ContainerRef<'_, '_> {
             exit_record: exit.path().to_owned(),
             console: command.console.clone(),
             terminal: command.interactive,
-            stdin: command.stdin || command.interactive,
+            stdin: command.has_stdin(),
             detach: command.detach,
+            stdio: command.stdio.clone(),
             pid_namespace: PidNamespace::New,
             ..self.pod.shim_base()?
         };

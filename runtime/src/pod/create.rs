@@ -37,6 +37,7 @@ impl Runtime {
         self.options().assets.apply(&mut config)?;
         let mut config = config.complete()?;
         config.containers.iter_mut().try_for_each(ContainerConfig::load_files)?;
+        config.containers.iter_mut().for_each(|container| container.command.stdio = container.command.stdio.renewed());
         self.store().pod(&id).check_socket_paths()?;
         if self.store().exists(&self.store().pod(&id))? {
             return Err(Error::AlreadyExists(crate::error::Object::Pod(config.id)));

@@ -1,8 +1,11 @@
-//! The handle that calls on pods return: the pod's id, annotations and containers.
+//! A pod as calls return it: its id and annotations, the way to its containers, and the verbs.
+
+mod verbs;
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, RwLock};
 
+use crate::capture::StdioConfig;
 use crate::container::ContainerHandle;
 use crate::error::{Error, Object, Result};
 use crate::id::ContainerId;
@@ -10,13 +13,33 @@ use crate::pod::OpenPod;
 use crate::runtime::Runtime;
 use crate::sync;
 
-/// A pod as a call left it. Clones share the annotations.
+/// A pod as a call left it, with the verbs of pods as methods. Clones share the annotations.
+///
+/// A handle holds no lock and no process: dropping it changes nothing, and the pod may be gone by the time of the next
+/// call, which says so.
+///
+/// # Examples
+/// ```
+/// # use hutch_runtime_fakes::FakeHost;
+/// # use hutch_runtime::State;
+/// # let host = FakeHost::new();
+/// # let runtime = host.runtime();
+/// let pod = runtime.run_pod(host.pod("web", &["server"]))?;
+/// pod.pause()?;
+/// assert_eq!(pod.status()?.state, Some(State::Paused));
+/// pod.resume()?;
+/// runtime.get_pod("web")?.stop()?.delete()?;
+/// assert!(runtime.get_pod("web").unwrap_err().is_not_found());
+/// # Ok::<(), hutch_runtime::Error>(())
+/// ```
 #[derive(Debug, Clone)]
 pub struct PodHandle {
     runtime: Runtime,
     id: String,
     containers: Vec<String>,
     annotations: Arc<RwLock<BTreeMap<String, String>>>,
+    /// Of the containers that the call created, by id.
+    stdio: Arc<BTreeMap<String, StdioConfig>>,
 }
 
 impl PodHandle {
@@ -26,7 +49,15 @@ impl PodHandle {
             id: pod.id.to_string(),
             containers: pod.containers().iter().map(|container| container.id.to_string()).collect(),
             annotations: Arc::new(RwLock::new(pod.config.annotations.clone())),
+            stdio: Arc::new(
+                pod.containers().iter().map(|c| (c.id.to_string(), c.config.command.stdio.clone())).collect(),
+            ),
         }
+    }
+
+    /// With the pipes of `earlier`, which an earlier call has returned.
+    pub(crate) fn with_stdio_of(self, earlier: &PodHandle) -> Self {
+        Self { stdio: Arc::clone(&earlier.stdio), ..self }
     }
 
     /// The pod's id.
@@ -46,7 +77,9 @@ impl PodHandle {
     pub fn container(&self, id: &str) -> Result<Option<ContainerHandle>> {
         let id = ContainerId::new(id)?;
         let pod = OpenPod::shared(&self.runtime, &crate::id::PodId::new(&self.id)?)?;
-        Ok(pod.find(&id).ok().map(|container| ContainerHandle::new(&pod, container)))
+        let found = pod.find(&id).ok().map(|container| ContainerHandle::new(&pod, container));
+        let stdio = self.stdio.get(id.as_str()).cloned().unwrap_or_default();
+        Ok(found.map(|container| container.with_stdio(stdio)))
     }
 
     /// One annotation.

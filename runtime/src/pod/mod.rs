@@ -9,6 +9,7 @@ mod cleanup;
 mod create;
 mod delete;
 mod events;
+mod get;
 mod handle;
 mod list;
 mod load;

@@ -26,7 +26,7 @@ impl Runtime {
         match self.start_pod(created.id()) {
             // Another call started it between the two.
             Err(Error::InvalidTransition { .. }) => Ok(created),
-            other => other,
+            started => started.map(|pod| pod.with_stdio_of(&created)),
         }
     }
 }

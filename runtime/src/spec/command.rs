@@ -7,6 +7,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::Capabilities;
+use crate::capture::StdioConfig;
 use crate::error::{Error, Result};
 
 /// One variable of an environment.
@@ -49,6 +50,9 @@ pub struct Command {
     /// Capability sets; absent: the runtime's default set.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub capabilities: Option<Capabilities>,
+    /// Where its standard streams lead. Not part of a configuration on disk.
+    #[serde(skip)]
+    pub stdio: StdioConfig,
 }
 
 impl Command {
@@ -67,10 +71,18 @@ impl Command {
             return Err(Error::invalid(format!("command.cwd {:?}", self.cwd), "must be an absolute path"));
         }
         parse_user(&self.user)?;
+        if self.console.is_some() && !self.stdio.is_inherited() {
+            return Err(Error::invalid("command.console", "is the process's streams; leave command.stdio as it is"));
+        }
         if self.args.iter().any(|arg| arg.contains('\0')) {
             return Err(Error::invalid("command.args", "has a NUL byte"));
         }
         Ok(())
+    }
+
+    /// Whether the guest process has a stdin that the host feeds.
+    pub(crate) fn has_stdin(&self) -> bool {
+        self.stdin || self.interactive || !self.stdio.stdin.is_inherited()
     }
 
     /// User and primary group for the guest: `user[:group]`; `primary_group` wins (P-124).
@@ -90,7 +102,7 @@ impl Command {
     }
 
     /// The process in the form of the agent protocol.
-    pub fn to_process(&self, terminal: Option<WindowSize>, rlimits: Vec<Rlimit>) -> Result<ProcessSpec> {
+    pub(crate) fn to_process(&self, terminal: Option<WindowSize>, rlimits: Vec<Rlimit>) -> Result<ProcessSpec> {
         self.validate()?;
         Ok(ProcessSpec {
             args: self.args.clone(),
@@ -99,7 +111,7 @@ impl Command {
             user: self.guest_user()?,
             groups: self.supplementary_groups.clone(),
             terminal: self.interactive.then(|| terminal.unwrap_or_default()),
-            stdin: self.stdin || self.interactive,
+            stdin: self.has_stdin(),
             rlimits,
             no_new_privileges: self.no_new_privileges,
         })

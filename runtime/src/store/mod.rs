@@ -100,11 +100,6 @@ impl Store {
         Self::with_disk(config_root, run_root, Arc::new(HostDisk))
     }
 
-    /// A store that writes through `disk`, for tests of failing disks.
-    pub fn with_disk(config_root: impl Into<PathBuf>, run_root: impl Into<PathBuf>, disk: Arc<dyn Disk>) -> Self {
-        Self { config_root: config_root.into().into(), run_root: run_root.into().into(), disk }
-    }
-
     /// The directory of configurations.
     pub fn config_root(&self) -> &Path {
         &self.config_root
@@ -113,6 +108,14 @@ impl Store {
     /// The directory of everything that does not survive a restart of the host.
     pub fn run_root(&self) -> &Path {
         &self.run_root
+    }
+}
+
+#[doc(hidden)]
+impl Store {
+    /// A store that writes through `disk`, for tests of failing disks.
+    pub fn with_disk(config_root: impl Into<PathBuf>, run_root: impl Into<PathBuf>, disk: Arc<dyn Disk>) -> Self {
+        Self { config_root: config_root.into().into(), run_root: run_root.into().into(), disk }
     }
 
     /// Paths of the records of a pod.

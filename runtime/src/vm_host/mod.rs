@@ -30,6 +30,7 @@ pub use agents::VsockAgents;
 pub use client::{ControlClient, ControlConnector};
 pub use machine::{GuestMachine, KvmMachine, MachineEnd};
 pub use process::ProcessVmHost;
+pub(crate) use reexec::allow_reexec;
 pub use reexec::ReExec;
 pub use server::{serve, serve_stdin, ServeError};
 pub use verb::{vmm_verb, vmm_verb_with};

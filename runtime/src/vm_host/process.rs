@@ -56,7 +56,7 @@ impl ProcessVmHost {
         let client = ControlClient::connect(launch.socket).map_err(io::Error::other)?;
         let log = OpenOptions::new().create(true).append(true).mode(0o600).open(launch.log)?;
         let name = format!("hutch-vmm {}", launch.pod);
-        let mut command = self.reexec.with_program(launch.program).command(&name, None, SigSet::empty());
+        let mut command = self.reexec.with_program(launch.program).command(&name, None, SigSet::empty())?;
         command.stdin(Stdio::from(OwnedFd::from(listener))).stdout(log.try_clone()?).stderr(log).current_dir("/");
         let child = command.spawn()?;
         let process = ProcessIdentity::of(child.id() as i32)?;

@@ -10,8 +10,31 @@ use std::os::fd::{AsRawFd, BorrowedFd, RawFd};
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use nix::sys::signal::SigSet;
+
+/// This very program; works also when its file was replaced meanwhile.
+const ITSELF: &str = "/proc/self/exe";
+/// The names of all hidden verbs begin with this.
+const VERB_PREFIX: &str = "__";
+
+/// This program does the work of a hidden verb when it is started for one.
+static ALLOWED: AtomicBool = AtomicBool::new(false);
+
+/// Notes that this program, started again with a hidden verb, does the verb's work. Without it such a process would run
+/// the program's own `main` once more, and start further ones.
+pub(crate) fn allow_reexec() {
+    ALLOWED.store(true, Ordering::Relaxed);
+}
+
+/// The program cannot be started again for a hidden verb.
+#[derive(Debug, thiserror::Error)]
+#[error(
+    "this program has not called hutch_runtime::init(), which it needs to hold machines and guest processes: \
+     call hutch_runtime::init() first thing in main"
+)]
+struct NotInitialized;
 
 /// How to start hutch again.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -25,9 +48,9 @@ pub struct ReExec {
 }
 
 impl ReExec {
-    /// This program with a hidden verb. Works even if its file was replaced meanwhile.
+    /// This very program with a hidden verb. It must have called [`init`](crate::init()).
     pub fn itself(verb: &str) -> Self {
-        Self { program: "/proc/self/exe".into(), args: vec![verb.into()], env: Vec::new() }
+        Self { program: ITSELF.into(), args: vec![verb.into()], env: Vec::new() }
     }
 
     /// The same with another program.
@@ -41,14 +64,20 @@ impl ReExec {
 
     /// A command for it, in a session of its own. `kept`: one descriptor beside the standard ones that the process
     /// inherits, under the same number. `blocked`: signals that it has blocked from its first instruction on.
-    pub(crate) fn command(&self, name: &str, kept: Option<BorrowedFd<'_>>, blocked: SigSet) -> Command {
+    ///
+    /// Fails if the process would run the `main` of a program that knows nothing of hidden verbs.
+    pub(crate) fn command(&self, name: &str, kept: Option<BorrowedFd<'_>>, blocked: SigSet) -> io::Result<Command> {
+        let hidden = self.args.first().is_some_and(|verb| verb.to_string_lossy().starts_with(VERB_PREFIX));
+        if self.program == Path::new(ITSELF) && hidden && !ALLOWED.load(Ordering::Relaxed) {
+            return Err(io::Error::other(NotInitialized));
+        }
         let mut command = Command::new(&self.program);
         command.arg0(name).args(&self.args).envs(self.env.iter().cloned());
         let kept = kept.map(|fd| fd.as_raw_fd());
         // SAFETY: the closure runs between fork and exec in the child and makes system calls only; it neither
         // allocates nor takes a lock. `kept` is open in the parent until the spawn is over, hence in the child.
         unsafe { command.pre_exec(move || before_exec(kept, &blocked)) };
-        command
+        Ok(command)
     }
 }
 

@@ -173,6 +173,7 @@ fn p_206_processes_that_were_never_released_end_with_their_maker() {
         terminal: false,
         stdin: false,
         detach: true,
+        stdio: Default::default(),
         network_namespace: None,
         pid_namespace: hutch_runtime::backend::PidNamespace::New,
     };

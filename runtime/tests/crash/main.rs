@@ -2,6 +2,7 @@
 //! which are killed at every named point. Afterwards everything works and nothing is left.
 
 mod calls;
+mod capture;
 mod concurrency;
 mod cycles;
 mod deaths;

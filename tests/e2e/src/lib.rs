@@ -10,6 +10,7 @@
 //! | `HUTCH_AGENT`, `HUTCH_AGENT_OCI`, `HUTCH_GUEST_DIR` | read by `hutch` itself | |
 //! | `HUTCH_E2E_KERNELS` | kinds of guest kernels to try, with commas | `distro` |
 //! | `HUTCH_E2E_OTHER_AGENT` | the static program `other-version-agent` of this package | |
+//! | `HUTCH_E2E_EMBED` | the static example `embed` of the runtime | |
 //! | `HUTCH_E2E_BZIMAGE` | a compressed kernel image | |
 //! | `HUTCH_E2E_QUICK` | shorten the long tests | unset |
 //! | `HUTCH_E2E_BOOTS` | boots of the leak test | 200, short: 20 |

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use super::fake_host::{FakeHost, State};
-use hutch_runtime::backend::{BackendResult, Shim, ShimSpec, Shims};
+use hutch_runtime::backend::{BackendError, BackendResult, Shim, ShimSpec, Shims};
 use hutch_runtime::process::ProcessIdentity;
 
 /// A shim.
@@ -26,6 +26,9 @@ fn is_alive(state: &State, process: ProcessIdentity) -> bool {
 
 impl Shims for FakeHost {
     fn spawn(&self, spec: &ShimSpec) -> BackendResult<Box<dyn Shim>> {
+        // Nobody writes to the streams of a fake process: pipes end at once.
+        let streams = spec.stdio.open().map_err(|e| BackendError::system("make the standard streams of a shim", e))?;
+        drop(streams);
         let mut spawned = None;
         let result = self.called("shim.spawn", &spec.container, |state| {
             let pid = state.fresh_pid();
