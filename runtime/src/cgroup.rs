@@ -5,10 +5,12 @@ use std::io;
 use std::path::{Component, Path, PathBuf};
 use std::time::{Duration, Instant};
 
+use nix::sys::statfs::{statfs, FsType};
+
 use crate::backend::{BackendError, BackendResult, Cgroups};
 
 /// Magic number of the cgroup v2 file system (statfs(2), CGROUP2_SUPER_MAGIC).
-const CGROUP2_MAGIC: i64 = 0x6367_7270;
+const CGROUP2_MAGIC: FsType = FsType(0x6367_7270);
 /// A group stays busy for a moment after its last process was reaped.
 const BUSY: Duration = Duration::from_secs(2);
 
@@ -52,8 +54,8 @@ impl Cgroups for CgroupFs {
     fn plan(&self, name: &str) -> BackendResult<Option<PathBuf>> {
         let clean =
             clean_name(name).ok_or_else(|| BackendError::Refused(format!("{name:?} does not name a control group")))?;
-        match rustix::fs::statfs(&self.root) {
-            Ok(found) if found.f_type == CGROUP2_MAGIC => Ok(Some(self.root.join(clean))),
+        match statfs(&self.root) {
+            Ok(found) if found.filesystem_type() == CGROUP2_MAGIC => Ok(Some(self.root.join(clean))),
             // A host with cgroup v1 or without cgroups: the pod runs without a group.
             _ => Ok(None),
         }

@@ -10,7 +10,7 @@ use nix::unistd::pipe2;
 use super::*;
 
 const SOON: Duration = Duration::from_secs(20);
-const QUIET_TIMEOUT: Duration = Duration::from_millis(100);
+const SILENCE_TIMEOUT: Duration = Duration::from_millis(100);
 
 /// A process whose streams are socket pairs: the opener for the relay, and the guest's ends.
 struct Process {
@@ -52,7 +52,7 @@ fn sixty_four_mib_arrive_whole_both_ways() {
     let (in_read, in_write) = pipe();
     let (out_read, out_write) = pipe();
     let fds = StdioFds { stdin: Some(in_read), stdout: Some(out_write), stderr: None };
-    let mut relay = Relay::start(Arc::clone(&process.open), fds, false, QUIET_TIMEOUT).unwrap();
+    let mut relay = Relay::start(Arc::clone(&process.open), fds, false, SILENCE_TIMEOUT).unwrap();
     // `cat` in the guest.
     let (mut stdin, mut stdout) = (process.end(StdStream::Stdin), process.end(StdStream::Stdout));
     let cat = thread::spawn(move || io::copy(&mut stdin, &mut stdout).unwrap());
@@ -90,7 +90,7 @@ fn stdout_and_stderr_stay_apart_and_the_first_byte_is_noted() {
     let mut process = Process::new(&[StdStream::Stdout, StdStream::Stderr]);
     let ((out_read, out_write), (err_read, err_write)) = (pipe(), pipe());
     let fds = StdioFds { stdin: None, stdout: Some(out_write), stderr: Some(err_write) };
-    let mut relay = Relay::start(Arc::clone(&process.open), fds, false, QUIET_TIMEOUT).unwrap();
+    let mut relay = Relay::start(Arc::clone(&process.open), fds, false, SILENCE_TIMEOUT).unwrap();
     assert_eq!(relay.first_byte_ns(), None);
     process.end(StdStream::Stderr).write_all(b"err").unwrap();
     assert_eq!(io::read_to_string(File::from(err_read)).unwrap(), "err");
@@ -105,7 +105,7 @@ fn end_of_stdin_shuts_the_write_side_only() {
     let mut process = Process::new(&[StdStream::Terminal]);
     let ((in_read, in_write), (out_read, out_write)) = (pipe(), pipe());
     let fds = StdioFds { stdin: Some(in_read), stdout: Some(out_write), stderr: None };
-    let mut relay = Relay::start(Arc::clone(&process.open), fds, true, QUIET_TIMEOUT).unwrap();
+    let mut relay = Relay::start(Arc::clone(&process.open), fds, true, SILENCE_TIMEOUT).unwrap();
     let mut end = process.end(StdStream::Terminal);
     File::from(in_write).write_all(b"last words").unwrap();
     let mut text = String::new();
@@ -122,7 +122,7 @@ fn a_reader_that_goes_away_gives_the_process_epipe_even_if_it_writes_nothing() {
     let mut process = Process::new(&[StdStream::Stdout]);
     let (out_read, out_write) = pipe();
     let fds = StdioFds { stdin: None, stdout: Some(out_write), stderr: None };
-    let mut relay = Relay::start(Arc::clone(&process.open), fds, false, QUIET_TIMEOUT).unwrap();
+    let mut relay = Relay::start(Arc::clone(&process.open), fds, false, SILENCE_TIMEOUT).unwrap();
     let mut end = process.end(StdStream::Stdout);
     drop(out_read);
     // The stream ends for the guest, and writing fails.
@@ -136,7 +136,7 @@ fn a_process_that_closes_stdin_stops_the_reading() {
     let mut process = Process::new(&[StdStream::Stdin]);
     let (in_read, in_write) = pipe();
     let fds = StdioFds { stdin: Some(in_read), ..StdioFds::default() };
-    let _relay = Relay::start(Arc::clone(&process.open), fds, false, QUIET_TIMEOUT).unwrap();
+    let _relay = Relay::start(Arc::clone(&process.open), fds, false, SILENCE_TIMEOUT).unwrap();
     drop(process.end(StdStream::Stdin));
     // An error on the write end: the relay, the only reader, has closed its end.
     let mut fds = [PollFd::new(in_write.as_fd(), PollFlags::empty())];
@@ -149,7 +149,7 @@ fn bytes_written_just_before_the_end_arrive() {
         let mut process = Process::new(&[StdStream::Stdout]);
         let (out_read, out_write) = pipe();
         let fds = StdioFds { stdout: Some(out_write), ..StdioFds::default() };
-        let mut relay = Relay::start(Arc::clone(&process.open), fds, false, QUIET_TIMEOUT).unwrap();
+        let mut relay = Relay::start(Arc::clone(&process.open), fds, false, SILENCE_TIMEOUT).unwrap();
         let mut end = process.end(StdStream::Stdout);
         let writer = thread::spawn(move || end.write_all(b"last").unwrap());
         writer.join().unwrap();
@@ -163,7 +163,7 @@ fn a_stream_kept_open_by_a_survivor_ends_when_it_is_quiet() {
     let mut process = Process::new(&[StdStream::Stdout]);
     let (out_read, out_write) = pipe();
     let fds = StdioFds { stdout: Some(out_write), ..StdioFds::default() };
-    let mut relay = Relay::start(Arc::clone(&process.open), fds, false, QUIET_TIMEOUT).unwrap();
+    let mut relay = Relay::start(Arc::clone(&process.open), fds, false, SILENCE_TIMEOUT).unwrap();
     let mut survivor = process.end(StdStream::Stdout);
     survivor.write_all(b"said").unwrap();
     assert_eq!(relay.finish(Some(SOON)).unwrap(), Drained::All);
@@ -200,7 +200,7 @@ fn a_caller_that_never_reads_is_given_up_at_the_limit() {
     let mut process = Process::new(&[StdStream::Stdout]);
     let (_out_read, out_write) = pipe();
     let fds = StdioFds { stdout: Some(out_write), ..StdioFds::default() };
-    let mut relay = Relay::start(Arc::clone(&process.open), fds, false, QUIET_TIMEOUT).unwrap();
+    let mut relay = Relay::start(Arc::clone(&process.open), fds, false, SILENCE_TIMEOUT).unwrap();
     let end = process.end(StdStream::Stdout);
     let writer = thread::spawn(move || {
         let _ = (&end).write_all(&vec![7; 1 << 20]);
@@ -218,7 +218,7 @@ fn shared_descriptors_keep_their_flags_and_non_blocking_ones_work() {
     fcntl(&in_read, FcntlArg::F_SETFL(OFlag::O_NONBLOCK)).unwrap();
     let (blocking, stdin) = (out_write.try_clone().unwrap(), in_read.try_clone().unwrap());
     let fds = StdioFds { stdin: Some(in_read), stdout: Some(out_write), stderr: None };
-    let mut relay = Relay::start(Arc::clone(&process.open), fds, false, QUIET_TIMEOUT).unwrap();
+    let mut relay = Relay::start(Arc::clone(&process.open), fds, false, SILENCE_TIMEOUT).unwrap();
     let mut end = process.end(StdStream::Stdout);
     let writer = thread::spawn(move || end.write_all(&vec![7; 1 << 20]).unwrap());
     let mut bytes = vec![0; 1 << 20];
@@ -238,7 +238,7 @@ fn a_full_disk_of_the_caller_is_reported() {
     let mut process = Process::new(&[StdStream::Stdout]);
     let full = File::options().write(true).open("/dev/full").unwrap();
     let fds = StdioFds { stdout: Some(full.into()), ..StdioFds::default() };
-    let mut relay = Relay::start(Arc::clone(&process.open), fds, false, QUIET_TIMEOUT).unwrap();
+    let mut relay = Relay::start(Arc::clone(&process.open), fds, false, SILENCE_TIMEOUT).unwrap();
     process.end(StdStream::Stdout).write_all(b"x").unwrap();
     let error = relay.finish(Some(SOON)).unwrap_err();
     assert!(matches!(error, RelayError::Caller { stream: StdStream::Stdout, .. }), "{error:?}");
@@ -252,6 +252,6 @@ fn a_stream_that_can_not_be_opened_is_reported() {
     });
     let (_out_read, out_write) = pipe();
     let fds = StdioFds { stdout: Some(out_write), ..StdioFds::default() };
-    let mut relay = Relay::start(open, fds, false, QUIET_TIMEOUT).unwrap();
+    let mut relay = Relay::start(open, fds, false, SILENCE_TIMEOUT).unwrap();
     assert!(matches!(relay.finish(Some(SOON)), Err(RelayError::Open(_))));
 }

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 
 use super::digest::Digest;
 use super::image::check_agent;
-use super::store::manifest::{AgentRecord, Stamp};
+use super::store::manifest::{EmbeddedAgent, Stamp};
 use super::GuestError;
 
 /// Environment variable with the path of the agent's file.
@@ -62,7 +62,7 @@ fn absolute(path: PathBuf) -> PathBuf {
 #[derive(Debug)]
 pub(crate) struct Agent {
     pub(crate) bytes: Vec<u8>,
-    pub(crate) record: AgentRecord,
+    pub(crate) record: EmbeddedAgent,
 }
 
 impl Agent {
@@ -77,7 +77,7 @@ impl Agent {
         let bytes = fs::read(&path).map_err(read)?;
         check_agent(&bytes).map_err(|source| GuestError::BadAgent { path: path.clone(), source })?;
         let (sha256, version) = (Digest::of(&bytes), version(&bytes));
-        Ok(Agent { bytes, record: AgentRecord { path, given: from.given, sha256, stamp, version } })
+        Ok(Agent { bytes, record: EmbeddedAgent { path, given: from.given, sha256, stamp, version } })
     }
 }
 

@@ -23,6 +23,8 @@
 //! # }
 //! ```
 
+#![deny(unsafe_code)]
+
 mod agent;
 mod apt;
 mod artifacts;
@@ -58,7 +60,7 @@ pub use module::ModuleError;
 pub use pod::PodAssets;
 pub use progress::{BuildEvent, Progress};
 pub use store::lock::LockError;
-pub use store::manifest::{AgentRecord, FileRecord, KernelOrigin, KernelRecord, Manifest, ManifestError, Stamp};
+pub use store::manifest::{EmbeddedAgent, FileRecord, KernelOrigin, KernelRecord, Manifest, ManifestError, Stamp};
 pub use store::{AssetKind, StoreError, UnknownKind};
 pub use tool::ToolError;
 

@@ -16,7 +16,7 @@ use super::agent::{Agent, AgentPath};
 use super::assets::{GuestAssets, KernelChoice};
 use super::digest::Digest;
 use super::initramfs;
-use super::store::manifest::{AgentRecord, FileRecord, Stamp, INITRAMFS, VMLINUX};
+use super::store::manifest::{EmbeddedAgent, FileRecord, Stamp, INITRAMFS, VMLINUX};
 use super::store::{self, Contents, Store, StoreError};
 use super::GuestError;
 
@@ -45,7 +45,7 @@ struct Source {
     kernel: FileRecord,
     /// The asset's initramfs, from which the modules come.
     base: FileRecord,
-    agent: AgentRecord,
+    agent: EmbeddedAgent,
 }
 
 impl PodAssets {

@@ -1,6 +1,6 @@
 //! Runs the host's programs (apt, dpkg, tar, make): found through PATH, in the C locale; keeps the end of their stderr.
 
-#![allow(unsafe_code)] // one call between fork and exec, so that a killed build takes its compiler with it
+#![expect(unsafe_code, reason = "one call between fork and exec, so that a killed build takes its compiler with it")]
 
 use std::ffi::{OsStr, OsString};
 use std::io::{self, Read};

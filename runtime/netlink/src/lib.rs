@@ -12,6 +12,8 @@
 //! Lists take from each message of the kernel the attributes that hutch uses, and ignore malformed or unknown ones: a new
 //! kernel may send more than `netlink-packet-route` can parse.
 
+#![forbid(unsafe_code)]
+
 mod address;
 mod link;
 mod neighbour;

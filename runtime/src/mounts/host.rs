@@ -1,5 +1,5 @@
 //! Bind mounts made and removed with mount(2).
-#![allow(unsafe_code)] // mount_setattr(2), the only way to make a tree of mounts read-only at once, has no safe form.
+#![expect(unsafe_code, reason = "mount_setattr(2), which makes a tree of mounts read-only at once, has no safe form")]
 
 use std::ffi::CString;
 use std::fs::{self, OpenOptions};

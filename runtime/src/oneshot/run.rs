@@ -26,7 +26,7 @@ const PING_TIMEOUT: Duration = Duration::from_secs(3);
 /// Time for the greeting once the connection exists.
 const GREETING_TIMEOUT: Duration = Duration::from_secs(30);
 /// After all processes were killed, an output that is still open counts as ended after this time without bytes.
-const QUIET_TIMEOUT: Duration = Duration::from_secs(2);
+const SILENCE_TIMEOUT: Duration = Duration::from_secs(2);
 /// Usual time for the last output of an ended command; a thread is spent only on a longer wait.
 const SHORT_DRAIN_TIMEOUT: Duration = Duration::from_millis(20);
 /// Time to open a stream.
@@ -237,7 +237,7 @@ impl Run<'_> {
         session.call_then(wait, move |a| sender.send(RunEvent::Exited(a)));
         let connector = session.connector();
         let open = move |stream| crate::agent_client::open_stream(&*connector, TOKEN, stream, OPEN_STREAM_TIMEOUT);
-        let relay = Relay::start(Arc::new(open), fds, terminal, QUIET_TIMEOUT)?;
+        let relay = Relay::start(Arc::new(open), fds, terminal, SILENCE_TIMEOUT)?;
         loop {
             match self.next(Some(session), SETTING_UP)? {
                 RunEvent::Started(Ok(Response::Started { .. })) => return Ok(relay),

@@ -3,16 +3,18 @@
 use std::fs::File;
 use std::path::{Path, PathBuf};
 
-/// A volume that cannot be removed for as long as this lives.
+use nix::fcntl::Flock;
+
+/// A volume that cannot be removed while this value lives.
 #[derive(Debug)]
 pub struct VolumeHold {
     path: PathBuf,
-    _lock: File,
+    _lock: Flock<File>,
 }
 
 impl VolumeHold {
     /// `lock` is the volume's directory with a shared lock on it.
-    pub(super) fn new(path: PathBuf, lock: File) -> Self {
+    pub(super) fn new(path: PathBuf, lock: Flock<File>) -> Self {
         Self { path, _lock: lock }
     }
 

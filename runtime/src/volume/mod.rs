@@ -14,8 +14,8 @@ use std::io;
 use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
-use rustix::fs::{flock, FlockOperation};
-use rustix::io::Errno;
+use nix::errno::Errno;
+use nix::fcntl::{Flock, FlockArg};
 use serde::Serialize;
 use serde_json::{json, Value};
 
@@ -70,7 +70,7 @@ impl Volumes {
         let path = self.path(name);
         for _ in 0..TRIES {
             self.make(name)?;
-            match self.open_locked(name, FlockOperation::LockShared)? {
+            match self.open_locked(name, FlockArg::LockShared)? {
                 Some(lock) => {
                     fault::point("volume.held")?;
                     return Ok(VolumeHold::new(path, lock));
@@ -98,29 +98,30 @@ impl Volumes {
     }
 
     /// Opens and locks a volume's directory; `None` if it does not exist or was removed meanwhile.
-    fn open_locked(&self, name: &VolumeName, how: FlockOperation) -> Result<Option<File>> {
+    fn open_locked(&self, name: &VolumeName, how: FlockArg) -> Result<Option<Flock<File>>> {
         let path = self.path(name);
         let fail = |e| Error::Store { path: path.clone(), source: StoreCause::Lock(e) };
         let flags = libc::O_DIRECTORY | libc::O_NOFOLLOW;
-        let dir = match OpenOptions::new().read(true).custom_flags(flags).open(&path) {
+        let mut dir = match OpenOptions::new().read(true).custom_flags(flags).open(&path) {
             Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(None),
             other => other.map_err(fail)?,
         };
-        loop {
-            match flock(&dir, how) {
-                Err(Errno::INTR) => {}
-                Err(Errno::WOULDBLOCK) => {
+        let lock = loop {
+            match Flock::lock(dir, how) {
+                Ok(lock) => break lock,
+                Err((again, Errno::EINTR)) => dir = again,
+                Err((_, Errno::EWOULDBLOCK)) => {
                     return Err(Error::invalid(
                         format!("volume {name}"),
                         "is about to be used, or in use by `hutch run`; wait for that to end",
                     ))
                 }
-                other => break other.map_err(|e| fail(e.into()))?,
+                Err((_, errno)) => return Err(fail(errno.into())),
             }
-        }
+        };
         let same = |found: &fs::Metadata, own: &fs::Metadata| (found.dev(), found.ino()) == (own.dev(), own.ino());
-        match (fs::symlink_metadata(&path), dir.metadata()) {
-            (Ok(found), Ok(own)) if same(&found, &own) => Ok(Some(dir)),
+        match (fs::symlink_metadata(&path), lock.metadata()) {
+            (Ok(found), Ok(own)) if same(&found, &own) => Ok(Some(lock)),
             _ => Ok(None),
         }
     }
@@ -134,7 +135,7 @@ impl Volumes {
     fn remove(&self, name: &VolumeName, users: impl FnOnce() -> Result<Vec<String>>) -> Result<()> {
         self.cleanup();
         let missing = || Error::NoSuchVolume(name.to_string());
-        let lock = self.open_locked(name, FlockOperation::NonBlockingLockExclusive)?.ok_or_else(missing)?;
+        let lock = self.open_locked(name, FlockArg::LockExclusiveNonblock)?.ok_or_else(missing)?;
         let users = users()?;
         if !users.is_empty() {
             let what = format!("volume {name}");

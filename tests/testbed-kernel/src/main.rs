@@ -63,13 +63,13 @@ fn own() -> Result<(), Box<dyn Error>> {
 
 #[cfg(test)]
 mod tests {
-    use hutch_guest::kernel::Request;
+    use hutch_guest::kernel::KernelRequest;
 
     use super::TESTBED_CONFIG;
 
     #[test]
     fn the_testbeds_configuration_patches_no_code_at_run_time() {
-        let request = Request::parse(TESTBED_CONFIG).unwrap();
+        let request = KernelRequest::parse(TESTBED_CONFIG).unwrap();
         // Two emulated CPUs race with run-time text patching.
         for name in ["JUMP_LABEL", "FTRACE", "KPROBES"] {
             assert_eq!(request.get(name), Some("n"), "{name}");

@@ -37,16 +37,16 @@ pub struct Dropped {
 
 /// A set of requested options.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Request {
+pub struct KernelRequest {
     options: BTreeMap<String, String>,
 }
 
-impl Request {
+impl KernelRequest {
     /// Reads lines of `CONFIG_NAME=value`, empty lines and comments.
     ///
     /// # Errors
     /// A malformed line, or an option given twice.
-    pub fn parse(text: &str) -> Result<Request, KconfigError> {
+    pub fn parse(text: &str) -> Result<KernelRequest, KconfigError> {
         let mut options = BTreeMap::new();
         for (index, text) in text.lines().map(str::trim).enumerate() {
             let line = index + 1;
@@ -60,7 +60,7 @@ impl Request {
                 return Err(KconfigError::Duplicate { line, name: name.to_owned() });
             }
         }
-        Ok(Request { options })
+        Ok(KernelRequest { options })
     }
 
     /// Compares with a finished `.config`.
@@ -124,7 +124,8 @@ mod tests {
     #[test]
     fn an_option_that_did_not_take_effect_is_reported() {
         let request =
-            Request::parse("# why\nCONFIG_A=y\nCONFIG_B=n\n\nCONFIG_C=64\nCONFIG_D=\"x y\"\nCONFIG_E=y\n").unwrap();
+            KernelRequest::parse("# why\nCONFIG_A=y\nCONFIG_B=n\n\nCONFIG_C=64\nCONFIG_D=\"x y\"\nCONFIG_E=y\n")
+                .unwrap();
         let finished = "CONFIG_A=y\n# CONFIG_B is not set\nCONFIG_C=64\nCONFIG_D=\"x y\"\nCONFIG_E=y\nCONFIG_F=y\n";
         assert_eq!(request.check(finished), Ok(()));
         let finished = "CONFIG_B=y\nCONFIG_C=8\nCONFIG_D=\"x y\"\n# CONFIG_E is not set\n";
@@ -145,22 +146,22 @@ mod tests {
             "CONFIG_A=\"",
             "CONFIG_A=\"a\"b\"",
         ] {
-            assert!(matches!(Request::parse(text), Err(KconfigError::Malformed { line: 1, .. })), "{text}");
+            assert!(matches!(KernelRequest::parse(text), Err(KconfigError::Malformed { line: 1, .. })), "{text}");
         }
-        let twice = Request::parse("CONFIG_A=y\nCONFIG_A=n");
+        let twice = KernelRequest::parse("CONFIG_A=y\nCONFIG_A=n");
         assert_eq!(twice, Err(KconfigError::Duplicate { line: 2, name: "A".into() }));
     }
 
     #[test]
     fn comments_and_order_do_not_change_the_sum() {
-        let sum = |text| Request::parse(text).unwrap().digest();
+        let sum = |text| KernelRequest::parse(text).unwrap().digest();
         assert_eq!(sum("CONFIG_A=y\n# x\nCONFIG_B=n"), sum("CONFIG_B=n\nCONFIG_A=y"));
         assert_ne!(sum("CONFIG_A=y"), sum("CONFIG_A=n"));
     }
 
     #[test]
     fn the_shipped_configuration_is_well_formed() {
-        let guest = Request::parse(GUEST_CONFIG).unwrap();
+        let guest = KernelRequest::parse(GUEST_CONFIG).unwrap();
         for name in ["VIRTIO_MMIO", "VIRTIO_VSOCKETS", "VIRTIO_FS", "OVERLAY_FS", "PVH", "KVM_GUEST"] {
             assert_eq!(guest.get(name), Some("y"), "{name}");
         }

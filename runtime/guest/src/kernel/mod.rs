@@ -3,7 +3,7 @@
 mod kconfig;
 mod source;
 
-pub use kconfig::{Dropped, KconfigError, Request};
+pub use kconfig::{Dropped, KconfigError, KernelRequest};
 pub use source::{build_from_source, SourceBuild, SourceError, SourceKernel};
 
 pub(crate) use source::source_key;

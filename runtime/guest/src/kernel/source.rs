@@ -17,7 +17,7 @@ use super::super::digest::Digest;
 use super::super::progress::{phase, BuildEvent, Progress};
 use super::super::store::lock::{Lock, LockError};
 use super::super::tool::{end_with_parent, run, ToolError, Tools};
-use super::kconfig::{KconfigError, Request};
+use super::kconfig::{KconfigError, KernelRequest};
 
 /// The source package.
 const PACKAGE: &str = "linux-source-6.12";
@@ -136,11 +136,11 @@ pub fn build_from_source(
 
 /// Key of the kernel that `config` gives with apt's present source package.
 pub(crate) fn source_key(config: &str, apt: &Apt) -> Result<Option<String>, SourceError> {
-    let request = Request::parse(config)?;
+    let request = KernelRequest::parse(config)?;
     Ok(find_package(apt)?.map(|package| key(&request, &package)))
 }
 
-fn key(request: &Request, package: &Package) -> String {
+fn key(request: &KernelRequest, package: &Package) -> String {
     Digest::of(format!("{METHOD}\n{} {}\n{}\n", package.name, package.version, request.digest()).as_bytes()).to_string()
 }
 
@@ -159,7 +159,7 @@ impl SourceBuild {
     }
 
     pub(crate) fn run_with(&self, apt: &Apt, progress: &mut dyn Progress) -> Result<SourceKernel, SourceError> {
-        let request = Request::parse(&self.config)?;
+        let request = KernelRequest::parse(&self.config)?;
         let out = &self.out_dir;
         fs::create_dir_all(out).map_err(write_error(out))?;
         let _lock = Lock::acquire(&out.join(".lock"), BUILD_TIMEOUT, &mut |who| {
@@ -209,7 +209,7 @@ impl SourceBuild {
         &self,
         apt: &Apt,
         package: &Package,
-        request: &Request,
+        request: &KernelRequest,
         key: String,
         estimate: u32,
         progress: &mut dyn Progress,
@@ -337,7 +337,7 @@ impl Tree<'_> {
         command
     }
 
-    fn configure(&self, config: &str, request: &Request) -> Result<(), SourceError> {
+    fn configure(&self, config: &str, request: &KernelRequest) -> Result<(), SourceError> {
         let asked = self.dir.join("request.config");
         fs::write(&asked, config).map_err(write_error(&asked))?;
         let mut command = self.make();

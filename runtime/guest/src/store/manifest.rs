@@ -44,7 +44,7 @@ pub struct Manifest {
     /// The kernel.
     pub kernel: KernelRecord,
     /// The agent in the initramfs.
-    pub agent: AgentRecord,
+    pub agent: EmbeddedAgent,
     /// File names of the modules in the initramfs, in the order they are loaded.
     pub modules: Vec<String>,
     /// The asset's files by name.
@@ -126,7 +126,7 @@ pub enum KernelOrigin {
 
 /// The agent in an asset.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct AgentRecord {
+pub struct EmbeddedAgent {
     /// Path of the source file.
     pub path: PathBuf,
     /// Whether the path was given, not found beside the program.
