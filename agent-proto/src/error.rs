@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize};
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 #[non_exhaustive]
-pub enum ErrorKind {
+pub enum RemoteErrorKind {
     /// The request contradicts itself or the contract.
     Invalid,
     /// The named process, container or path is not known to the agent.
@@ -35,7 +35,7 @@ pub enum ErrorKind {
 #[error("{message}")]
 pub struct RemoteError {
     /// Class of the failure.
-    pub kind: ErrorKind,
+    pub kind: RemoteErrorKind,
     /// One line for people, naming the object.
     pub message: String,
     /// Linux errno, if a system call caused it.
@@ -45,13 +45,13 @@ pub struct RemoteError {
 
 impl RemoteError {
     /// An error of `kind` with a `message` that names the object.
-    pub fn new(kind: ErrorKind, message: impl Into<String>) -> Self {
+    pub fn new(kind: RemoteErrorKind, message: impl Into<String>) -> Self {
         Self { kind, message: message.into(), errno: None }
     }
 
     /// A failed system call: `what` was attempted and failed with `source`.
     pub fn system(what: impl std::fmt::Display, source: &std::io::Error) -> Self {
-        Self { kind: ErrorKind::System, message: format!("{what}: {source}"), errno: source.raw_os_error() }
+        Self { kind: RemoteErrorKind::System, message: format!("{what}: {source}"), errno: source.raw_os_error() }
     }
 }
 

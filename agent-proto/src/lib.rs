@@ -24,7 +24,7 @@
 //! # Versions
 //!
 //! Both sides compare [`PROTOCOL_VERSION`] in [`Hello`] for equality. They ignore unknown fields. The agent answers an
-//! unknown request with [`ErrorKind::Unsupported`] ([`parse_request`]); a payload without a request id ends the
+//! unknown request with [`RemoteErrorKind::Unsupported`] ([`parse_request`]); a payload without a request id ends the
 //! connection.
 #![forbid(unsafe_code)]
 
@@ -34,7 +34,7 @@ mod message;
 mod request;
 mod spec;
 
-pub use error::{error_chain, ErrorKind, RemoteError};
+pub use error::{error_chain, RemoteError, RemoteErrorKind};
 pub use frame::{encode_frame, read_frame, read_payload, write_frame, FrameError, MAX_FRAME};
 pub use message::*;
 pub use request::{is_token, parse_request, BadRequest, MAX_TOKEN};

@@ -2,7 +2,7 @@
 
 use serde::{de::IgnoredAny, Deserialize};
 
-use crate::{ErrorKind, HostFrame, RemoteError};
+use crate::{HostFrame, RemoteError, RemoteErrorKind};
 
 /// Longest [`crate::Token`] in bytes.
 pub const MAX_TOKEN: usize = 128;
@@ -42,7 +42,7 @@ pub fn parse_request(payload: &[u8]) -> Result<HostFrame, BadRequest> {
     serde_json::from_slice(payload).map_err(|reason| match serde_json::from_slice::<Envelope>(payload) {
         Ok(Envelope { id, .. }) => {
             let message = format!("the agent does not understand this request: {reason}");
-            BadRequest::Unknown { id, error: RemoteError::new(ErrorKind::Unsupported, message) }
+            BadRequest::Unknown { id, error: RemoteError::new(RemoteErrorKind::Unsupported, message) }
         }
         Err(_) => BadRequest::Malformed(reason),
     })
@@ -65,7 +65,7 @@ mod tests {
             [&br#"{"id":4,"request":{"fly":{"to":"moon"}}}"#[..], br#"{"id":4,"request":{"wait_process":{}}}"#]
         {
             match parse_request(payload) {
-                Err(BadRequest::Unknown { id: 4, error }) => assert_eq!(error.kind, ErrorKind::Unsupported),
+                Err(BadRequest::Unknown { id: 4, error }) => assert_eq!(error.kind, RemoteErrorKind::Unsupported),
                 other => panic!("{other:?}"),
             }
         }

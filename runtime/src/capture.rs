@@ -21,7 +21,7 @@ enum Kind {
     #[default]
     Inherit,
     Null,
-    /// The caller's end, from the spawn until somebody takes it.
+    /// The caller's end, from the spawn until the caller takes it.
     Piped(Arc<Mutex<Option<OwnedFd>>>),
     Fd(Arc<OwnedFd>),
 }
@@ -47,7 +47,7 @@ impl Stdio {
         matches!(self.0, Kind::Inherit)
     }
 
-    /// What the shim gets; `None`: the default.
+    /// The stream for the shim; `None`: the default.
     fn open(&self, input: bool) -> io::Result<Option<process::Stdio>> {
         Ok(Some(match &self.0 {
             Kind::Inherit => return Ok(None),
@@ -164,7 +164,7 @@ impl StdioConfig {
         self.stdin.is_inherited() && self.stdout.is_inherited() && self.stderr.is_inherited()
     }
 
-    /// The same with pipes that nobody else holds.
+    /// The same with new pipes.
     pub(crate) fn renewed(&self) -> Self {
         Self { stdin: self.stdin.renewed(), stdout: self.stdout.renewed(), stderr: self.stderr.renewed() }
     }
@@ -191,7 +191,7 @@ impl StdioConfig {
 pub struct StdioPipes {
     /// Feeds the process's stdin, which ends when this is dropped.
     pub stdin: Option<PipeWriter>,
-    /// What the process writes to its stdout. Ends with the process, after what it has written.
+    /// The process's stdout. Ends with the process, after what it has written.
     pub stdout: Option<PipeReader>,
     /// The same for stderr.
     pub stderr: Option<PipeReader>,

@@ -127,6 +127,6 @@ pub use volume::{VolumeStatus, Volumes};
 
 // Types of the agent's protocol that occur in the signatures above.
 pub use hutch_agent_proto::{
-    ContainerStats, ErrorKind as RemoteErrorKind, ExitStatus, InterfaceStats, ProcessInfo, RemoteError, ResourceLimits,
-    Rlimit, WindowSize,
+    ContainerStats, ExitStatus, InterfaceStats, ProcessInfo, RemoteError, RemoteErrorKind, ResourceLimits, Rlimit,
+    WindowSize,
 };

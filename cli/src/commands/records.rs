@@ -5,7 +5,7 @@ use std::io::{self, IsTerminal, Write};
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
-use hutch_agent_proto::ErrorKind as RemoteKind;
+use hutch_agent_proto::RemoteErrorKind;
 use hutch_runtime::host::HostBackends;
 use hutch_runtime::{Error, Options, Runtime, State, Store};
 
@@ -84,8 +84,8 @@ pub fn start_failure(error: Error) -> Failure {
         _ => None,
     };
     let code = match kind {
-        Some(RemoteKind::ProgramNotFound) => 127,
-        Some(RemoteKind::ProgramNotExecutable) => 126,
+        Some(RemoteErrorKind::ProgramNotFound) => 127,
+        Some(RemoteErrorKind::ProgramNotExecutable) => 126,
         _ => RUN_FAILED,
     };
     Failure::new(code, error)

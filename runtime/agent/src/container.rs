@@ -6,7 +6,7 @@
 
 use std::sync::Arc;
 
-use hutch_agent_proto::{ErrorKind, ProcessSpec, RemoteError, Request, Response};
+use hutch_agent_proto::{ProcessSpec, RemoteError, RemoteErrorKind, Request, Response};
 
 use crate::agent::{Agent, Containers};
 use crate::failure::Outcome;
@@ -34,7 +34,10 @@ pub struct NoContainers;
 
 impl NoContainers {
     fn refuse<T>() -> Outcome<T> {
-        Err(RemoteError::new(ErrorKind::Unsupported, "this guest runs processes of the sandbox only, no containers"))
+        Err(RemoteError::new(
+            RemoteErrorKind::Unsupported,
+            "this guest runs processes of the sandbox only, no containers",
+        ))
     }
 }
 

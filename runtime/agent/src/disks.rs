@@ -107,7 +107,7 @@ pub fn wait_released(device: &Path) -> Outcome<()> {
 mod tests {
     use std::os::unix::fs::symlink;
 
-    use hutch_agent_proto::ErrorKind;
+    use hutch_agent_proto::RemoteErrorKind;
 
     use super::*;
 
@@ -122,11 +122,11 @@ mod tests {
         }
         assert_eq!(find(sys.path(), "data-1").unwrap(), "vdb");
         for missing in ["data", "", "data-1\n"] {
-            assert_eq!(find(sys.path(), missing).unwrap_err().kind, ErrorKind::NotFound);
+            assert_eq!(find(sys.path(), missing).unwrap_err().kind, RemoteErrorKind::NotFound);
         }
         assert_eq!(source("/dev/vda").unwrap(), "/dev/vda");
         for missing in ["serial:none", "slot:none"] {
-            assert_eq!(source(missing).unwrap_err().kind, ErrorKind::NotFound, "{missing}");
+            assert_eq!(source(missing).unwrap_err().kind, RemoteErrorKind::NotFound, "{missing}");
         }
     }
 

@@ -183,7 +183,7 @@ mod tests {
             checks.get() > 3
         };
         let error = await_goal(300 << 20, || 200 << 20, || Ok(()), late).unwrap_err();
-        assert_eq!(error.kind, hutch_agent_proto::ErrorKind::WrongState);
+        assert_eq!(error.kind, hutch_agent_proto::RemoteErrorKind::WrongState);
         assert!(error.message.contains("200 MiB only, not 300"), "{}", error.message);
     }
 

@@ -9,7 +9,7 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::fs::symlink;
 use std::path::Path;
 
-use hutch_agent_proto::{ErrorKind, RemoteError};
+use hutch_agent_proto::{RemoteError, RemoteErrorKind};
 use nix::errno::Errno;
 use nix::fcntl::{open, OFlag, AT_FDCWD};
 use nix::mount::{mount, MsFlags};
@@ -207,7 +207,7 @@ fn make_devices() -> Outcome<()> {
     }
     for (to, path) in LINKS {
         symlink(to, path).map_err(|error| RemoteError {
-            kind: ErrorKind::System,
+            kind: RemoteErrorKind::System,
             message: format!("making {path} of the sandbox: {error}"),
             errno: error.raw_os_error(),
         })?;

@@ -6,7 +6,7 @@ use std::fs;
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::PathBuf;
 
-use hutch_agent_proto::{ErrorKind, GuestMount, RemoteError};
+use hutch_agent_proto::{GuestMount, RemoteError, RemoteErrorKind};
 use nix::errno::Errno;
 use nix::fcntl::AT_FDCWD;
 use nix::sys::stat::{fstat, SFlag};
@@ -81,7 +81,7 @@ fn file_system(mount: &GuestMount, options: &MountOptions) -> Outcome<Detached> 
     let context = c_string(fstype).and_then(|fstype| FsContext::open(&fstype)).map_err(|errno| match errno {
         Errno::ENODEV => {
             let message = format!("{what}: the guest's kernel does not have this file system");
-            RemoteError { kind: ErrorKind::Unsupported, message, errno: Some(errno as i32) }
+            RemoteError { kind: RemoteErrorKind::Unsupported, message, errno: Some(errno as i32) }
         }
         _ => system(&what, errno),
     })?;
@@ -164,7 +164,7 @@ mod tests {
             mount("x", "/t", "../ext4"),
             mount("relative", "/t", "bind"),
         ] {
-            assert_eq!(prepare(&bad).err().unwrap().kind, ErrorKind::Invalid, "{bad:?}");
+            assert_eq!(prepare(&bad).err().unwrap().kind, RemoteErrorKind::Invalid, "{bad:?}");
         }
     }
 }

@@ -3,7 +3,7 @@
 use std::io::Write;
 
 use super::*;
-use hutch_agent_proto::ErrorKind;
+use hutch_agent_proto::RemoteErrorKind;
 use nix::sched::{unshare, CloneFlags};
 use proptest::prelude::*;
 
@@ -24,7 +24,7 @@ fn addresses_and_prefixes() {
         "10.0.0.2/+4",
         "eth0",
     ] {
-        assert_eq!(cidr(bad).unwrap_err().kind, ErrorKind::Invalid, "{bad}");
+        assert_eq!(cidr(bad).unwrap_err().kind, RemoteErrorKind::Invalid, "{bad}");
     }
 }
 
@@ -156,5 +156,5 @@ fn names_are_exchanged_between_interfaces() {
 #[test]
 fn an_unknown_interface_is_not_found() {
     let spec = NetworkSpec { interfaces: vec![interface("eth0", 0x77, &[])], ..NetworkSpec::default() };
-    assert_eq!(configure(&spec).unwrap_err().kind, ErrorKind::NotFound);
+    assert_eq!(configure(&spec).unwrap_err().kind, RemoteErrorKind::NotFound);
 }

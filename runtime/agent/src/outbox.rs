@@ -160,7 +160,8 @@ mod tests {
     #[test]
     fn a_reply_too_large_becomes_an_error() {
         let (outbox, mut host) = pair();
-        let big = RemoteError::new(hutch_agent_proto::ErrorKind::Invalid, "x".repeat(hutch_agent_proto::MAX_FRAME));
+        let big =
+            RemoteError::new(hutch_agent_proto::RemoteErrorKind::Invalid, "x".repeat(hutch_agent_proto::MAX_FRAME));
         outbox.reply(7, Err(big));
         let frame: AgentFrame = read_frame(&mut host).unwrap().unwrap();
         assert!(matches!(frame, AgentFrame::Reply { id: 7, result: Err(_) }), "{frame:?}");

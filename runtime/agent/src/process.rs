@@ -15,7 +15,7 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::{Duration, Instant};
 
-use hutch_agent_proto::{ErrorKind, ExitStatus, RemoteError, Response, StdStream, Token, WindowSize};
+use hutch_agent_proto::{ExitStatus, RemoteError, RemoteErrorKind, Response, StdStream, Token, WindowSize};
 
 use crate::failure::{not_found, system, wrong_state, Outcome};
 use crate::outbox::Outbox;
@@ -139,7 +139,10 @@ impl Processes {
     fn reserve(&self, token: &str) -> Outcome<()> {
         let mut table = self.lock();
         if table.by_token.contains_key(token) {
-            return Err(RemoteError::new(ErrorKind::AlreadyExists, format!("there is already a process {token:?}")));
+            return Err(RemoteError::new(
+                RemoteErrorKind::AlreadyExists,
+                format!("there is already a process {token:?}"),
+            ));
         }
         if table.by_token.len() >= self.limit {
             return Err(wrong_state(format!("there are {} processes; forget some that have ended", self.limit)));

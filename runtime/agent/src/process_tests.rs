@@ -115,7 +115,7 @@ fn the_table_is_bounded_and_a_failed_start_frees_its_place() {
         reap(&processes, pid).unwrap();
     }
     let error = processes.start("c", || unreachable!("over the limit")).err().unwrap();
-    assert_eq!(error.kind, ErrorKind::WrongState);
+    assert_eq!(error.kind, RemoteErrorKind::WrongState);
     processes.forget("a").unwrap();
     let (pid, _) = processes.start("c", || Ok((child(0), Streams::default()))).unwrap();
     reap(&processes, pid).unwrap();
@@ -131,13 +131,13 @@ fn a_starting_process_is_not_there_yet() {
             processes.signal("p", 15, true).unwrap_err(),
             processes.resize("p", WindowSize { rows: 1, cols: 1 }).unwrap_err(),
         ] {
-            assert!(matches!(error.kind, ErrorKind::NotFound | ErrorKind::WrongState), "{error:?}");
+            assert!(matches!(error.kind, RemoteErrorKind::NotFound | RemoteErrorKind::WrongState), "{error:?}");
         }
-        assert_eq!(processes.forget("p").unwrap_err().kind, ErrorKind::WrongState);
-        assert_eq!(processes.start("p", || unreachable!()).err().unwrap().kind, ErrorKind::AlreadyExists);
+        assert_eq!(processes.forget("p").unwrap_err().kind, RemoteErrorKind::WrongState);
+        assert_eq!(processes.start("p", || unreachable!()).err().unwrap().kind, RemoteErrorKind::AlreadyExists);
         Err(not_found("no"))
     });
-    assert_eq!(result.err().unwrap().kind, ErrorKind::NotFound);
+    assert_eq!(result.err().unwrap().kind, RemoteErrorKind::NotFound);
 }
 
 #[test]
@@ -148,7 +148,7 @@ fn waiting_requests_are_bounded_and_leave_with_their_connection() {
     for id in 0..MAX_WAITERS {
         processes.wait("p", &outbox, id as u64).unwrap();
     }
-    assert_eq!(processes.wait("p", &outbox, 0).unwrap_err().kind, ErrorKind::WrongState);
+    assert_eq!(processes.wait("p", &outbox, 0).unwrap_err().kind, RemoteErrorKind::WrongState);
     processes.drop_waiters(&outbox);
     processes.wait("p", &outbox, 0).unwrap();
     reap(&processes, pid).unwrap();

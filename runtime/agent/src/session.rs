@@ -133,5 +133,5 @@ fn answer(agent: &Arc<Agent>, request: Request) -> Outcome<Response> {
 
 fn unsupported(request: &Request) -> hutch_agent_proto::RemoteError {
     let message = format!("this agent does not serve {request:?}");
-    hutch_agent_proto::RemoteError::new(hutch_agent_proto::ErrorKind::Unsupported, message)
+    hutch_agent_proto::RemoteError::new(hutch_agent_proto::RemoteErrorKind::Unsupported, message)
 }

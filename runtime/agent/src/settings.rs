@@ -139,7 +139,7 @@ mod tests {
 
     #[test]
     fn the_clock_and_entropy_have_bounds() {
-        assert_eq!(seed(&[0; MAX_ENTROPY + 1]).unwrap_err().kind, hutch_agent_proto::ErrorKind::Invalid);
+        assert_eq!(seed(&[0; MAX_ENTROPY + 1]).unwrap_err().kind, hutch_agent_proto::RemoteErrorKind::Invalid);
     }
 
     #[test]
@@ -147,7 +147,7 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         fs::create_dir(dir.path().join("cpu0")).unwrap();
         assert_eq!(online(dir.path(), 1), Ok(()));
-        assert_eq!(online(dir.path(), 2).unwrap_err().kind, hutch_agent_proto::ErrorKind::NotFound);
+        assert_eq!(online(dir.path(), 2).unwrap_err().kind, hutch_agent_proto::RemoteErrorKind::NotFound);
     }
 
     #[test]

@@ -9,7 +9,7 @@
 use std::ffi::{c_char, c_int, c_void, CStr, CString};
 use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 
-use hutch_agent_proto::{ErrorKind, RemoteError};
+use hutch_agent_proto::{RemoteError, RemoteErrorKind};
 use nix::errno::Errno;
 use nix::sys::signal::{SigSet, SigmaskHow};
 
@@ -142,31 +142,33 @@ fn explain(plan: &SpawnPlan, stage: Stage, errno: Errno) -> RemoteError {
         (Stage::Program, Errno::ENOENT | Errno::ENOTDIR | Errno::ENAMETOOLONG) => {
             let place = if program.contains('/') { "the root file system" } else { "PATH of the root file system" };
             let message = format!("program {program:?} not found in {place}");
-            return RemoteError { kind: ErrorKind::ProgramNotFound, message, errno: Some(errno as i32) };
+            return RemoteError { kind: RemoteErrorKind::ProgramNotFound, message, errno: Some(errno as i32) };
         }
         (Stage::Interpreter, _) => {
             let message =
                 format!("program {program:?}: its interpreter or dynamic loader is not in the root file system");
-            return RemoteError { kind: ErrorKind::ProgramNotFound, message, errno: Some(errno as i32) };
+            return RemoteError { kind: RemoteErrorKind::ProgramNotFound, message, errno: Some(errno as i32) };
         }
-        (Stage::Program, Errno::E2BIG) => (ErrorKind::Invalid, "arguments and environment".to_string()),
+        (Stage::Program, Errno::E2BIG) => (RemoteErrorKind::Invalid, "arguments and environment".to_string()),
         (Stage::Program, Errno::ENOMEM | Errno::EMFILE | Errno::ENFILE | Errno::EIO | Errno::EAGAIN) => {
-            (ErrorKind::System, format!("executing {program:?}"))
+            (RemoteErrorKind::System, format!("executing {program:?}"))
         }
-        (Stage::Program, _) => (ErrorKind::ProgramNotExecutable, format!("program {program:?} cannot be executed")),
+        (Stage::Program, _) => {
+            (RemoteErrorKind::ProgramNotExecutable, format!("program {program:?} cannot be executed"))
+        }
         (Stage::WorkingDirectory, _) => {
-            (ErrorKind::Invalid, format!("working directory {:?}", plan.cwd.to_string_lossy()))
+            (RemoteErrorKind::Invalid, format!("working directory {:?}", plan.cwd.to_string_lossy()))
         }
-        (Stage::Limit, _) => (ErrorKind::Invalid, "setting a resource limit".to_string()),
+        (Stage::Limit, _) => (RemoteErrorKind::Invalid, "setting a resource limit".to_string()),
         (Stage::Groups | Stage::Identity, _) => {
             let Identity { uid, gid, .. } = plan.identity;
-            (ErrorKind::System, format!("becoming user {uid}, group {gid}"))
+            (RemoteErrorKind::System, format!("becoming user {uid}, group {gid}"))
         }
-        (Stage::Session, _) => (ErrorKind::System, "making a session".to_string()),
-        (Stage::Terminal, _) => (ErrorKind::System, "taking the terminal".to_string()),
-        (Stage::Stdio, _) => (ErrorKind::System, "setting up standard streams".to_string()),
-        (Stage::Namespace, _) => (ErrorKind::System, "entering the sandbox".to_string()),
-        (Stage::NoNewPrivileges, _) => (ErrorKind::System, "setting no_new_privs".to_string()),
+        (Stage::Session, _) => (RemoteErrorKind::System, "making a session".to_string()),
+        (Stage::Terminal, _) => (RemoteErrorKind::System, "taking the terminal".to_string()),
+        (Stage::Stdio, _) => (RemoteErrorKind::System, "setting up standard streams".to_string()),
+        (Stage::Namespace, _) => (RemoteErrorKind::System, "entering the sandbox".to_string()),
+        (Stage::NoNewPrivileges, _) => (RemoteErrorKind::System, "setting no_new_privs".to_string()),
     };
     RemoteError { kind, message: format!("{what}: {}", errno.desc()), errno: Some(errno as i32) }
 }

@@ -198,7 +198,7 @@ mod tests {
             [("eve", vec![]), ("bob:nogroup", vec![]), ("bob", vec!["nogroup".to_string()]), ("-1", vec![])]
         {
             let error = resolve(user, &groups, PASSWD, GROUP).unwrap_err();
-            assert_eq!(error.kind, hutch_agent_proto::ErrorKind::Invalid, "{user}");
+            assert_eq!(error.kind, hutch_agent_proto::RemoteErrorKind::Invalid, "{user}");
         }
         assert!(resolve("4294967295", &[], PASSWD, GROUP).is_err(), "the kernel's 'unchanged' is not a user");
         assert!(resolve("+5", &[], PASSWD, GROUP).is_err());

@@ -58,7 +58,7 @@ fn a_path_that_is_not_a_directory_is_an_invalid_working_directory() {
     for (token, cwd) in [("a", "relative"), ("b", "/etc/passwd"), ("c", "/etc/passwd/sub"), ("d", "/proc/none")] {
         let spec = ProcessSpec { cwd: cwd.into(), ..process(&["true"]) };
         let error = control.start(token, spec).unwrap_err();
-        assert_eq!(error.kind, ErrorKind::Invalid, "{cwd}: {error}");
+        assert_eq!(error.kind, RemoteErrorKind::Invalid, "{cwd}: {error}");
         assert!(error.message.contains(cwd), "{error}");
     }
 }
@@ -73,22 +73,22 @@ fn programs_that_cannot_run_are_distinguished() {
     write_program(file("plain").as_ref(), b"#!/bin/sh\n", 0o644);
     std::fs::create_dir(file("directory")).unwrap();
     for (program, kind) in [
-        ("none-such-program".to_string(), ErrorKind::ProgramNotFound),
-        ("/none/such/program".to_string(), ErrorKind::ProgramNotFound),
-        (file("plain") + "/sub", ErrorKind::ProgramNotFound),
-        (file("script"), ErrorKind::ProgramNotFound),
-        (file("text"), ErrorKind::ProgramNotExecutable),
-        (file("plain"), ErrorKind::ProgramNotExecutable),
-        (file("directory"), ErrorKind::ProgramNotExecutable),
-        (String::new(), ErrorKind::Invalid),
-        ("a\0b".to_string(), ErrorKind::Invalid),
+        ("none-such-program".to_string(), RemoteErrorKind::ProgramNotFound),
+        ("/none/such/program".to_string(), RemoteErrorKind::ProgramNotFound),
+        (file("plain") + "/sub", RemoteErrorKind::ProgramNotFound),
+        (file("script"), RemoteErrorKind::ProgramNotFound),
+        (file("text"), RemoteErrorKind::ProgramNotExecutable),
+        (file("plain"), RemoteErrorKind::ProgramNotExecutable),
+        (file("directory"), RemoteErrorKind::ProgramNotExecutable),
+        (String::new(), RemoteErrorKind::Invalid),
+        ("a\0b".to_string(), RemoteErrorKind::Invalid),
     ] {
         let error = control.start("p", process(&[&program])).unwrap_err();
         assert_eq!(error.kind, kind, "{program:?}: {error}");
     }
     let error = control.start("p", process(&[&file("script")])).unwrap_err();
     assert!(error.message.contains("interpreter"), "{error}");
-    assert_eq!(control.start("p", ProcessSpec::default()).unwrap_err().kind, ErrorKind::Invalid, "no program");
+    assert_eq!(control.start("p", ProcessSpec::default()).unwrap_err().kind, RemoteErrorKind::Invalid, "no program");
     // The token is free again, and the attempts have left no process.
     control.start("p", process(&["true"])).unwrap();
     eventually("failed starts leave zombies", || children(guest.pid()).is_empty());
@@ -108,7 +108,7 @@ fn a_name_is_looked_up_in_path_and_skips_what_cannot_run() {
     assert_eq!(output(&guest, spec(path)), "third\n");
     let only = dir.join("second").to_str().unwrap().to_string();
     let error = guest.control().start("p", spec(only)).unwrap_err();
-    assert_eq!(error.kind, ErrorKind::ProgramNotExecutable, "{error}");
+    assert_eq!(error.kind, RemoteErrorKind::ProgramNotExecutable, "{error}");
 }
 
 #[test]
@@ -140,7 +140,7 @@ fn limits_and_no_new_privileges_are_set() {
     };
     assert_eq!(output(&guest, spec), "77\n88\n0\nNoNewPrivs:\t1\n");
     let bad = ProcessSpec { rlimits: vec![limit("RLIMIT_NONE", 0, 0)], ..shell("true") };
-    assert_eq!(guest.control().start("p", bad).unwrap_err().kind, ErrorKind::Invalid);
+    assert_eq!(guest.control().start("p", bad).unwrap_err().kind, RemoteErrorKind::Invalid);
 }
 
 #[test]
@@ -157,7 +157,7 @@ fn a_user_is_looked_up_and_owns_its_streams() {
     for user in ["none-such-user", "daemon:none-such-group"] {
         let spec = ProcessSpec { user: user.into(), ..shell("true") };
         let error = guest.control().start("p", spec).unwrap_err();
-        assert_eq!(error.kind, ErrorKind::Invalid);
+        assert_eq!(error.kind, RemoteErrorKind::Invalid);
         assert!(error.message.contains("none-such"), "{error}");
     }
 }
@@ -188,12 +188,12 @@ fn a_token_is_unique_until_forgotten() {
     let guest = Guest::start();
     let mut control = guest.control();
     control.start("p", ProcessSpec { stdin: true, ..process(&["cat"]) }).unwrap();
-    assert_eq!(control.start("p", process(&["true"])).unwrap_err().kind, ErrorKind::AlreadyExists);
+    assert_eq!(control.start("p", process(&["true"])).unwrap_err().kind, RemoteErrorKind::AlreadyExists);
     let forget = || Request::ForgetProcess { token: "p".into() };
-    assert_eq!(control.call(forget()).unwrap_err().kind, ErrorKind::WrongState);
+    assert_eq!(control.call(forget()).unwrap_err().kind, RemoteErrorKind::WrongState);
     control.signal("p", 9, false).unwrap();
     assert_eq!(control.wait("p"), ExitStatus::Signal(9));
-    assert_eq!(control.signal("p", 9, false).unwrap_err().kind, ErrorKind::WrongState);
+    assert_eq!(control.signal("p", 9, false).unwrap_err().kind, RemoteErrorKind::WrongState);
     control.done(forget());
     for request in [
         forget(),
@@ -202,11 +202,11 @@ fn a_token_is_unique_until_forgotten() {
         Request::CloseStdin { token: "p".into() },
         Request::ResizeTerminal { token: "p".into(), size: WindowSize { rows: 1, cols: 1 } },
     ] {
-        assert_eq!(control.call(request.clone()).unwrap_err().kind, ErrorKind::NotFound, "{request:?}");
+        assert_eq!(control.call(request.clone()).unwrap_err().kind, RemoteErrorKind::NotFound, "{request:?}");
     }
     control.start("p", process(&["true"])).unwrap();
     for bad in ["", "a b", &"x".repeat(MAX_TOKEN + 1)] {
-        assert_eq!(control.start(bad, process(&["true"])).unwrap_err().kind, ErrorKind::Invalid);
+        assert_eq!(control.start(bad, process(&["true"])).unwrap_err().kind, RemoteErrorKind::Invalid);
     }
 }
 
@@ -225,7 +225,7 @@ fn signals_reach_the_process_or_all_of_its_offspring() {
     std::io::Read::read_exact(&mut out, &mut line).unwrap();
     assert_eq!(&line, b"caught\n");
     for bad in [0, -1, 65, i32::MIN] {
-        assert_eq!(control.signal("p", bad, false).unwrap_err().kind, ErrorKind::Invalid);
+        assert_eq!(control.signal("p", bad, false).unwrap_err().kind, RemoteErrorKind::Invalid);
     }
     control.signal("p", 9, true).unwrap();
     assert_eq!(control.wait("p"), ExitStatus::Signal(9));
@@ -285,9 +285,9 @@ fn environment_and_arguments_have_rules() {
     for env in [("", "x"), ("A=B", "x"), ("A", "nul\0byte")] {
         let mut spec = process(&["true"]);
         spec.env.push((env.0.into(), env.1.into()));
-        assert_eq!(control.start("p", spec).unwrap_err().kind, ErrorKind::Invalid, "{env:?}");
+        assert_eq!(control.start("p", spec).unwrap_err().kind, RemoteErrorKind::Invalid, "{env:?}");
     }
     let huge = "x".repeat(1 << 20);
     let error = control.start("p", process(&["true", &huge])).unwrap_err();
-    assert_eq!((error.kind, error.errno), (ErrorKind::Invalid, Some(libc::E2BIG)), "{error}");
+    assert_eq!((error.kind, error.errno), (RemoteErrorKind::Invalid, Some(libc::E2BIG)), "{error}");
 }

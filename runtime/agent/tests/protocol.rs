@@ -106,7 +106,7 @@ fn an_unknown_request_is_unsupported_and_harmless() {
     let mut control = guest.control();
     let unknown = serde_json::json!({"id": 99, "request": {"levitate": {"height": 3}}});
     write_frame(&mut control.stream, &unknown).unwrap();
-    assert_eq!(control.reply(99).unwrap_err().kind, ErrorKind::Unsupported);
+    assert_eq!(control.reply(99).unwrap_err().kind, RemoteErrorKind::Unsupported);
     control.done(Request::Ping);
 }
 
@@ -120,7 +120,7 @@ fn containers_are_unsupported_in_this_agent() {
         Request::Stats { id: "c".into() },
         Request::StartProcess { token: "t".into(), container: Some("c".into()), process },
     ] {
-        assert_eq!(control.call(request).unwrap_err().kind, ErrorKind::Unsupported);
+        assert_eq!(control.call(request).unwrap_err().kind, RemoteErrorKind::Unsupported);
     }
 }
 

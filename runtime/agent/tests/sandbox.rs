@@ -79,7 +79,7 @@ fn processes_see_their_root_with_its_mounts() {
     assert!(out.starts_with("/proc/self/fd\n/proc/self/fd/0\npts/ptmx\ndrwxrwxrwt "), "{out}");
     // The lower file system has none of these files.
     assert_eq!(fs::read_dir(root.join("dev")).unwrap().count(), 0);
-    assert_eq!(set_up(&guest, spec(&root)).unwrap_err().kind, ErrorKind::WrongState, "only once");
+    assert_eq!(set_up(&guest, spec(&root)).unwrap_err().kind, RemoteErrorKind::WrongState, "only once");
 }
 
 #[test]
@@ -90,10 +90,10 @@ fn names_are_those_of_the_root() {
     assert_eq!(output(&guest, user), "1234\n1235\n1235 77\n/home/inside\n");
     let mut control = guest.control();
     let user = ProcessSpec { user: "daemon".into(), ..shell("true") };
-    assert_eq!(control.start("p", user).unwrap_err().kind, ErrorKind::Invalid, "a name of the outside");
+    assert_eq!(control.start("p", user).unwrap_err().kind, RemoteErrorKind::Invalid, "a name of the outside");
     // /usr/bin/env exists outside only.
-    assert_eq!(control.start("p", process(&["/usr/bin/env"])).unwrap_err().kind, ErrorKind::ProgramNotFound);
-    assert_eq!(control.start("p", process(&["env"])).unwrap_err().kind, ErrorKind::ProgramNotFound);
+    assert_eq!(control.start("p", process(&["/usr/bin/env"])).unwrap_err().kind, RemoteErrorKind::ProgramNotFound);
+    assert_eq!(control.start("p", process(&["env"])).unwrap_err().kind, RemoteErrorKind::ProgramNotFound);
     let spec = ProcessSpec { cwd: "/made/in/root".into(), ..process(&["sh", "-c", "pwd"]) };
     assert_eq!(output(&guest, spec), "/made/in/root\n");
     assert!(root.join("made/in/root").is_dir());
@@ -160,9 +160,12 @@ fn mounts_come_and_go_later() {
     control.done(Request::Unmount { target: outside.clone() });
     for target in ["/later/bound", &outside] {
         let error = control.call(Request::Unmount { target: target.into() }).unwrap_err();
-        assert_eq!(error.kind, ErrorKind::NotFound, "{error}");
+        assert_eq!(error.kind, RemoteErrorKind::NotFound, "{error}");
     }
-    assert_eq!(control.call(Request::Unmount { target: "relative".into() }).unwrap_err().kind, ErrorKind::Invalid);
+    assert_eq!(
+        control.call(Request::Unmount { target: "relative".into() }).unwrap_err().kind,
+        RemoteErrorKind::Invalid
+    );
 }
 
 #[test]
@@ -170,11 +173,11 @@ fn impossible_mounts_name_the_reason() {
     let Some((guest, _root)) = isolated("impossible_mounts_name_the_reason") else { return };
     let mut control = guest.control();
     for (mount, kind, word) in [
-        (mount("nosuchfs", "x", "/mnt/x", &[]), ErrorKind::Unsupported, "nosuchfs"),
-        (mount("bind", "/no/such/source", "/mnt/x", &[]), ErrorKind::NotFound, "/no/such/source"),
-        (mount("tmpfs", "t", "/mnt/x", &["size=nonsense"]), ErrorKind::System, "size"),
-        (mount("tmpfs", "t", "/mnt/x", &["no_such_option"]), ErrorKind::System, "no_such_option"),
-        (mount("ext4", "serial:none", "/mnt/x", &[]), ErrorKind::NotFound, "none"),
+        (mount("nosuchfs", "x", "/mnt/x", &[]), RemoteErrorKind::Unsupported, "nosuchfs"),
+        (mount("bind", "/no/such/source", "/mnt/x", &[]), RemoteErrorKind::NotFound, "/no/such/source"),
+        (mount("tmpfs", "t", "/mnt/x", &["size=nonsense"]), RemoteErrorKind::System, "size"),
+        (mount("tmpfs", "t", "/mnt/x", &["no_such_option"]), RemoteErrorKind::System, "no_such_option"),
+        (mount("ext4", "serial:none", "/mnt/x", &[]), RemoteErrorKind::NotFound, "none"),
     ] {
         let error = control.call(Request::Mount(mount.clone())).unwrap_err();
         assert_eq!(error.kind, kind, "{mount:?}: {error}");
@@ -199,7 +202,7 @@ fn an_overlay_keeps_the_lower_root_as_it_is() {
         outside(mount("overlay", "overlay", &at("merged"), &[&lower, &upper, &work])),
     ];
     if let Err(error) = set_up(&guest, spec) {
-        assert_eq!(error.kind, ErrorKind::Unsupported, "{error}");
+        assert_eq!(error.kind, RemoteErrorKind::Unsupported, "{error}");
         return skip("an_overlay_keeps_the_lower_root_as_it_is", "the kernel has no overlay file system");
     }
     output(&guest, shell("echo new > /etc/passwd; touch /top; test -c /dev/null && test -d /proc/1"));
@@ -230,7 +233,7 @@ fn a_read_only_root_is_set_up_as_far_as_it_goes() {
     assert!(!root.join("sys").exists());
     let spec = ProcessSpec { cwd: "/not/there".into(), ..shell("true") };
     let error = guest.control().start("p", spec).unwrap_err();
-    assert_eq!(error.kind, ErrorKind::Invalid);
+    assert_eq!(error.kind, RemoteErrorKind::Invalid);
     assert!(error.message.contains("cannot be created"), "{error}");
 }
 
@@ -270,7 +273,7 @@ fn a_bad_description_is_refused() {
     let Some((guest, root)) = isolated("a_bad_description_is_refused") else { return };
     let mut spec = spec(&root);
     spec.sysctls = vec![("no.such.sysctl".into(), "1".into())];
-    assert_eq!(set_up(&guest, spec).unwrap_err().kind, ErrorKind::NotFound);
+    assert_eq!(set_up(&guest, spec).unwrap_err().kind, RemoteErrorKind::NotFound);
     let mut other = Guest::start_isolated();
     let missing = guest.dir.path().join("missing");
     let error = set_up(&other, self::spec(&missing)).unwrap_err();

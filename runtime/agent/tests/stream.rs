@@ -179,7 +179,7 @@ fn a_terminal_is_controlling_and_has_its_size() {
     assert_eq!(control.wait("p"), ExitStatus::Code(0));
     // The relay closes the terminal just after the end of the stream.
     let size = WindowSize { rows: 1, cols: 1 };
-    let closed = Err(ErrorKind::WrongState);
+    let closed = Err(RemoteErrorKind::WrongState);
     while guest.control().call(Request::ResizeTerminal { token: "p".into(), size }).map_err(|e| e.kind) != closed {}
 }
 

@@ -4,7 +4,7 @@ use std::io;
 use std::sync::Arc;
 use std::time::Duration;
 
-use hutch_agent_proto::{ErrorKind, FrameError, RemoteError, StdStream, PROTOCOL_VERSION};
+use hutch_agent_proto::{FrameError, RemoteError, RemoteErrorKind, StdStream, PROTOCOL_VERSION};
 
 /// A call or a connection to the agent failed.
 #[derive(Debug, thiserror::Error)]
@@ -105,7 +105,7 @@ impl AgentError {
     }
 
     /// Kind of the agent's refusal.
-    pub fn remote_kind(&self) -> Option<ErrorKind> {
+    pub fn remote_kind(&self) -> Option<RemoteErrorKind> {
         self.remote().map(|e| e.kind)
     }
 

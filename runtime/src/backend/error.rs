@@ -3,7 +3,7 @@
 use std::io;
 use std::time::Duration;
 
-use hutch_agent_proto::{ErrorKind, RemoteError};
+use hutch_agent_proto::{RemoteError, RemoteErrorKind};
 
 /// Why a backend failed.
 #[derive(Debug, thiserror::Error)]
@@ -62,7 +62,7 @@ impl BackendError {
     }
 
     /// Class of the guest agent's refusal, if it is one.
-    pub fn remote_kind(&self) -> Option<ErrorKind> {
+    pub fn remote_kind(&self) -> Option<RemoteErrorKind> {
         match self {
             BackendError::Remote(error) => Some(error.kind),
             _ => None,
@@ -72,7 +72,7 @@ impl BackendError {
     /// Whether the guest reports that the process or container no longer exists.
     pub fn is_gone(&self) -> bool {
         match self {
-            BackendError::Remote(error) => error.kind == ErrorKind::NotFound || error.errno == Some(libc::ESRCH),
+            BackendError::Remote(error) => error.kind == RemoteErrorKind::NotFound || error.errno == Some(libc::ESRCH),
             _ => false,
         }
     }

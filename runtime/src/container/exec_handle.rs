@@ -25,13 +25,13 @@ pub struct ExecHandle {
     process: Process,
     /// Feeds the process's stdin, if that is piped; drop it to end the stdin.
     pub stdin: Option<PipeWriter>,
-    /// What the process writes to its stdout, if that is piped.
+    /// The process's stdout, if that is piped.
     pub stdout: Option<PipeReader>,
-    /// What the process writes to its stderr, if that is piped.
+    /// The process's stderr, if that is piped.
     pub stderr: Option<PipeReader>,
 }
 
-/// What a process wrote, and how it ended.
+/// The output of a process, and how it ended.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ExecOutput {
     /// How it ended.

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::thread;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
-use hutch_agent_proto::{ErrorKind, ExitStatus, ProcessSpec, Request, Response, SandboxSpec, WindowSize};
+use hutch_agent_proto::{ExitStatus, ProcessSpec, RemoteErrorKind, Request, Response, SandboxSpec, WindowSize};
 use hutch_vmm::MachineExit;
 use nix::sys::signal::Signal;
 
@@ -289,7 +289,8 @@ impl Run<'_> {
             Ok(_) => {}
             // The command ended at the same time; that event is on its way.
             Err(error) if error.is_fatal() => {}
-            Err(error) if matches!(error.remote_kind(), Some(ErrorKind::NotFound | ErrorKind::WrongState)) => {}
+            Err(error)
+                if matches!(error.remote_kind(), Some(RemoteErrorKind::NotFound | RemoteErrorKind::WrongState)) => {}
             Err(error) => log::warn!("a signal was not passed on: {error}"),
         }
     }
@@ -381,10 +382,10 @@ impl Run<'_> {
     fn refused(&self, error: AgentError, program: &str) -> RunError {
         let program = program.to_owned();
         match error {
-            AgentError::Remote { source, .. } if source.kind == ErrorKind::ProgramNotFound => {
+            AgentError::Remote { source, .. } if source.kind == RemoteErrorKind::ProgramNotFound => {
                 RunError::ProgramNotFound { program, source }
             }
-            AgentError::Remote { source, .. } if source.kind == ErrorKind::ProgramNotExecutable => {
+            AgentError::Remote { source, .. } if source.kind == RemoteErrorKind::ProgramNotExecutable => {
                 RunError::ProgramNotExecutable { program, source }
             }
             error if error.is_fatal() => self.lost(error, SETTING_UP),

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use hutch_agent_proto::{ErrorKind, Event, Request, Response};
+use hutch_agent_proto::{Event, RemoteErrorKind, Request, Response};
 
 use crate::backend::{AgentSession, BackendError, BackendResult, Backends, VmHandle, VmState, VmStats};
 use crate::error::{Component, Error, Result};
@@ -209,5 +209,5 @@ pub(crate) fn unexpected(operation: &'static str) -> Error {
 
 /// Whether the agent says that the object is in the wrong state.
 pub(crate) fn is_wrong_state(error: &Error) -> bool {
-    matches!(error, Error::Backend { source, .. } if source.remote_kind() == Some(ErrorKind::WrongState))
+    matches!(error, Error::Backend { source, .. } if source.remote_kind() == Some(RemoteErrorKind::WrongState))
 }

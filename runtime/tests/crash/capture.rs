@@ -26,7 +26,7 @@ fn command(args: &[&str]) -> Command {
     Command { args: args.iter().map(|arg| (*arg).into()).collect(), ..Command::default() }
 }
 
-/// What came from the guest process: the shim is this test binary, whose runner begins with lines of its own.
+/// The output of the guest process: the shim is this test binary, whose runner begins with lines of its own.
 fn text(mut from: impl Read) -> String {
     let mut text = String::new();
     from.read_to_string(&mut text).unwrap();
@@ -64,7 +64,7 @@ fn each_stream_of_an_exec_is_what_the_command_says() {
     exec.kill(15).unwrap();
     assert_eq!(exec.wait(TIMEOUT).unwrap().unwrap().signal, Some(15));
     exec.forget().unwrap();
-    // The reader sees the end when nobody has the writer any more.
+    // The reader sees the end when no process has the writer any more.
     drop(serve);
     assert_eq!(text(reader), "Stdout of the fake process\n");
     finish(&stage, &pod);

@@ -219,7 +219,7 @@ fn a_machine_that_does_not_start_says_why_and_leaves_nothing() {
     config.hypervisor.vmm = Some("/bin/false".into());
     let error = runtime.create_pod(config).unwrap_err();
     assert_eq!(error.kind(), ErrorKind::Backend);
-    assert_no_leaks(&stage, "a program that is no VMM");
+    assert_no_leaks(&stage, "a program that is not a VMM");
 }
 
 /// The statistics of the VMM process come from the host.

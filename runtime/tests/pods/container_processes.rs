@@ -57,7 +57,7 @@ fn an_update_reaches_the_guest_and_the_configuration() {
 
 /// M-02: without a lock, and at once.
 #[test]
-fn a_wait_returns_when_the_process_ends() {
+fn a_wait_returns_at_the_end_of_the_process() {
     let (host, runtime) = running(&["a"]);
     assert!(runtime.wait_container("p", "a", Duration::from_millis(10)).unwrap().is_none());
     std::thread::scope(|scope| {

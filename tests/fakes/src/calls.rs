@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use hutch_agent_proto::{ErrorKind, RemoteError};
+use hutch_agent_proto::{RemoteError, RemoteErrorKind};
 
 use hutch_runtime::backend::{BackendError, BackendResult};
 
@@ -25,7 +25,7 @@ impl Failing {
             Failing::TimesOut => BackendError::Timeout { after: Duration::from_secs(1) },
             Failing::Lost => BackendError::Lost(format!("{call}: the other side is gone")),
             Failing::Refuses | Failing::AfterDoing if call.starts_with("agent.") => {
-                BackendError::Remote(RemoteError::new(ErrorKind::System, format!("{call} was made to fail")))
+                BackendError::Remote(RemoteError::new(RemoteErrorKind::System, format!("{call} was made to fail")))
             }
             Failing::Refuses | Failing::AfterDoing => BackendError::Refused(format!("{call} was made to fail")),
         }

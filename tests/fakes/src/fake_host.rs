@@ -9,8 +9,7 @@ use tempfile::TempDir;
 
 use super::calls::{perform, Calls, Failing};
 use super::guest::FakeGuest;
-use super::shims::FakeShim;
-use super::vm::FakeVm;
+use super::processes::{FakeShim, FakeVm};
 use hutch_runtime::backend::{AgentCapabilities, BackendResult, Backends, RootDisk, VmCapabilities};
 use hutch_runtime::network::Endpoint;
 use hutch_runtime::spec::{Command, ContainerConfig, HypervisorConfig, NetworkConfig, NetworkKind, PodConfig};

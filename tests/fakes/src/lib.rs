@@ -22,6 +22,7 @@ pub(crate) mod guest;
 mod mounts;
 mod network;
 pub mod process;
+mod processes;
 mod session;
 mod shims;
 pub mod table;

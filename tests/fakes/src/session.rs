@@ -6,7 +6,7 @@ use hutch_agent_proto::{Event, Request, Response};
 
 use super::fake_host::FakeHost;
 use super::guest::Answer;
-use super::vm::FakeVm;
+use super::processes::FakeVm;
 use hutch_runtime::backend::{AgentCapabilities, AgentHost, AgentSession, BackendError, BackendResult};
 use hutch_runtime::store::VmRecord;
 

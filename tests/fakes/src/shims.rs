@@ -3,16 +3,9 @@
 use std::time::Duration;
 
 use super::fake_host::{FakeHost, State};
+use super::processes::FakeShim;
 use hutch_runtime::backend::{BackendError, BackendResult, Shim, ShimSpec, Shims};
 use hutch_runtime::process::ProcessIdentity;
-
-/// A shim.
-pub(super) struct FakeShim {
-    pub(super) spec: ShimSpec,
-    pub(super) process: ProcessIdentity,
-    pub(super) alive: bool,
-    pub(super) started: bool,
-}
 
 /// One that waits to be started; dropped before, it ends.
 struct Waiting {
@@ -26,7 +19,7 @@ fn is_alive(state: &State, process: ProcessIdentity) -> bool {
 
 impl Shims for FakeHost {
     fn spawn(&self, spec: &ShimSpec) -> BackendResult<Box<dyn Shim>> {
-        // Nobody writes to the streams of a fake process: pipes end at once.
+        // A fake process writes nothing to its streams: pipes end at once.
         let streams = spec.stdio.open().map_err(|e| BackendError::system("make the standard streams of a shim", e))?;
         drop(streams);
         let mut spawned = None;

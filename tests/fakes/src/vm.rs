@@ -5,29 +5,13 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use super::fake_host::{FakeHost, State};
-use super::guest::FakeGuest;
+use super::processes::FakeVm;
 use hutch_runtime::backend::{
     BackendError, BackendResult, BlockDevice, VmCapabilities, VmHandle, VmHost, VmLaunch, VmReply, VmRequest, VmSpec,
     VmState, VmStats,
 };
 use hutch_runtime::process::ProcessIdentity;
 use hutch_runtime::store::VmRecord;
-
-/// A machine.
-pub(super) struct FakeVm {
-    pub(super) pod: String,
-    pub(super) socket: PathBuf,
-    pub(super) process: ProcessIdentity,
-    pub(super) alive: bool,
-    pub(super) spec: Option<VmSpec>,
-    pub(super) paused: bool,
-    pub(super) vcpus: u32,
-    pub(super) memory_mib: u64,
-    pub(super) devices: BTreeSet<String>,
-    /// Every disk that was ever plugged in.
-    pub(super) disks: Vec<BlockDevice>,
-    pub(super) guest: FakeGuest,
-}
 
 /// The outside of a machine. Dropped before the machine was started, it takes the process with it.
 struct Handle {

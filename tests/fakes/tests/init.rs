@@ -1,9 +1,9 @@
-//! What a program that embeds the runtime has to do first, and what happens if it does not.
+//! A program that embeds the runtime calls `init` first, and gets a clear error if it does not.
 
 use std::path::Path;
 use std::process::Command;
 
-/// What the program printed, and how many processes went past `init` in its `main`.
+/// The output of the program, and how many processes went past `init` in its `main`.
 fn embedder(mode: &str) -> (String, usize) {
     let dir = tempfile::tempdir().unwrap();
     let mut command = Command::new(env!("CARGO_BIN_EXE_embedder"));

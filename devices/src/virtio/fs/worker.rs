@@ -153,7 +153,7 @@ impl Pool {
         }
     }
 
-    fn give_back(&self, index: usize, head: u16, written: u32) -> Result<(), QueueError> {
+    fn return_chain(&self, index: usize, head: u16, written: u32) -> Result<(), QueueError> {
         let Some(mut queue) = self.queue(index) else { return Ok(()) };
         if self.over.load(Ordering::SeqCst) {
             return Ok(());
@@ -170,7 +170,7 @@ impl Pool {
             Err(Refusal::Error(request, errno)) => request.refuse(&chain, &self.mem, errno),
             Err(Refusal::Unreadable) => 0,
         };
-        self.give_back(index, head, written)
+        self.return_chain(index, head, written)
     }
 
     /// Passes the request to the library. Returns the number of bytes of the reply.

@@ -19,7 +19,10 @@ const PRODUCT: [&str; 8] = [
 ];
 
 /// Names that several items may have, with the reason.
-const SHARED: &[(&str, &str)] = &[("Error", "the usual name of a crate's own error")];
+const SHARED: &[(&str, &str)] = &[
+    ("Error", "the usual name of a crate's own error"),
+    ("Injected", "one type in two forms, of which a feature chooses one"),
+];
 
 /// Runs the check.
 pub(crate) fn check() -> Result<()> {

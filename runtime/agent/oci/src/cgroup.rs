@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 
 use hutch_agent::failure::{io as failed_io, system, Outcome};
 use hutch_agent::sys::{send_signal, wait_for};
-use hutch_agent_proto::{ErrorKind, RemoteError};
+use hutch_agent_proto::{RemoteError, RemoteErrorKind};
 use nix::errno::Errno;
 use nix::mount::{mount, MsFlags};
 use nix::sys::statfs::{statfs, CGROUP2_SUPER_MAGIC};
@@ -148,7 +148,7 @@ impl Cgroup {
         self.write("cgroup.freeze", value).map_err(|error| failed_io("the container's freezer", &error))?;
         match self.wait_event("frozen", u64::from(frozen), limit) {
             true => Ok(()),
-            false => Err(RemoteError::new(ErrorKind::Timeout, "the container's processes did not stop in time")),
+            false => Err(RemoteError::new(RemoteErrorKind::Timeout, "the container's processes did not stop in time")),
         }
     }
 
@@ -188,7 +188,9 @@ impl Cgroup {
             _ => {}
         });
         result.map_err(|error| match error.raw_os_error() {
-            Some(libc::EBUSY) => RemoteError::new(ErrorKind::WrongState, "processes of the container are still there"),
+            Some(libc::EBUSY) => {
+                RemoteError::new(RemoteErrorKind::WrongState, "processes of the container are still there")
+            }
             errno => {
                 system(format_args!("removing {}", self.path.display()), Errno::from_raw(errno.unwrap_or(libc::EIO)))
             }

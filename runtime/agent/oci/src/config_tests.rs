@@ -1,5 +1,5 @@
 use super::*;
-use hutch_agent_proto::ErrorKind;
+use hutch_agent_proto::RemoteErrorKind;
 
 fn minimal() -> Value {
     json!({"root": {"path": "/r"}, "process": {"args": ["sh"]}})
@@ -15,7 +15,7 @@ fn ids_are_file_names() {
         assert!(check_id(good).is_ok(), "{good}");
     }
     for bad in ["", ".", "..", "a/b", "/", "a b", "\n", "é", &"x".repeat(193)] {
-        assert_eq!(check_id(bad).unwrap_err().kind, ErrorKind::Invalid, "{bad:?}");
+        assert_eq!(check_id(bad).unwrap_err().kind, RemoteErrorKind::Invalid, "{bad:?}");
     }
 }
 
@@ -36,14 +36,14 @@ fn absent_sections_are_defaults_or_errors() {
     ] {
         let mut broken = minimal();
         *broken.pointer_mut(pointer).unwrap() = value;
-        assert_eq!(read(broken).unwrap_err().kind, ErrorKind::Invalid, "{pointer}");
+        assert_eq!(read(broken).unwrap_err().kind, RemoteErrorKind::Invalid, "{pointer}");
     }
     for odd in [json!(null), json!([]), json!("text"), json!({}), json!({"process": {"args": ["sh"]}})] {
-        assert_eq!(read(odd).unwrap_err().kind, ErrorKind::Invalid);
+        assert_eq!(read(odd).unwrap_err().kind, RemoteErrorKind::Invalid);
     }
     let mut relative = minimal();
     relative["process"]["cwd"] = json!("tmp");
-    assert_eq!(read(relative).unwrap_err().kind, ErrorKind::Invalid);
+    assert_eq!(read(relative).unwrap_err().kind, RemoteErrorKind::Invalid);
 }
 
 #[test]
@@ -102,7 +102,7 @@ fn p_098_a_seccomp_profile_is_taken_out_and_makes_room_for_loading_it() {
     }
     for bad in [json!({}), json!([]), json!({"defaultAction": "SCMP_ACT_NO"}), json!("text")] {
         let error = with(json!(false), bad.clone()).unwrap_err();
-        assert_eq!(error.kind, ErrorKind::Invalid, "{bad}");
+        assert_eq!(error.kind, RemoteErrorKind::Invalid, "{bad}");
         assert!(error.message.contains("linux.seccomp"), "{error:?}");
     }
 }
@@ -122,11 +122,11 @@ fn p_166_hooks_inside_the_container_are_checked() {
     assert_eq!(config.state.annotations["a"], "b");
     assert!(with(json!(null)).unwrap().hooks.is_empty());
     for bad in [json!([{"path": "relative"}]), json!([{"path": "/x", "args": [1]}]), json!({}), json!([3])] {
-        assert_eq!(with(json!({"startContainer": bad})).unwrap_err().kind, ErrorKind::Invalid, "{bad}");
+        assert_eq!(with(json!({"startContainer": bad})).unwrap_err().kind, RemoteErrorKind::Invalid, "{bad}");
     }
     let mut relative = minimal();
     relative["annotations"] = json!({HOOKS_KEY: "hooks"});
-    assert_eq!(read(relative).unwrap_err().kind, ErrorKind::Invalid);
+    assert_eq!(read(relative).unwrap_err().kind, RemoteErrorKind::Invalid);
 }
 
 #[test]
@@ -184,6 +184,6 @@ fn processes_inherit_capabilities_and_no_new_privileges() {
         ProcessSpec { env: vec![("A=B".into(), String::new())], ..spec.clone() },
         ProcessSpec { args: vec!["a\0b".into()], ..spec.clone() },
     ] {
-        assert_eq!(exec_template.process(&bad, &identity).unwrap_err().kind, ErrorKind::Invalid, "{bad:?}");
+        assert_eq!(exec_template.process(&bad, &identity).unwrap_err().kind, RemoteErrorKind::Invalid, "{bad:?}");
     }
 }

@@ -11,7 +11,7 @@ use std::sync::Arc;
 use hutch_agent::failure::{io, system, Outcome};
 use hutch_agent::sys::{open_terminal_peer, set_window_size};
 use hutch_agent::Streams;
-use hutch_agent_proto::{ErrorKind, RemoteError, WindowSize};
+use hutch_agent_proto::{RemoteError, RemoteErrorKind, WindowSize};
 use nix::fcntl::{fcntl, open, FcntlArg, OFlag};
 use nix::sys::stat::Mode;
 
@@ -47,7 +47,7 @@ impl Console {
         let (connection, _) = self.listener.accept().map_err(|error| io("the container's terminal", &error))?;
         let (_, master) = receive_raw(connection.as_fd(), &mut [0; 256]).map_err(failed)?;
         let master: OwnedFd = master
-            .ok_or_else(|| RemoteError::new(ErrorKind::System, "the container's terminal: no descriptor came"))?;
+            .ok_or_else(|| RemoteError::new(RemoteErrorKind::System, "the container's terminal: no descriptor came"))?;
         fcntl(&master, FcntlArg::F_SETFL(OFlag::O_RDWR | OFlag::O_NONBLOCK)).map_err(failed)?;
         set_window_size(master.as_fd(), size).map_err(failed)?;
         if uid != 0 {

@@ -14,7 +14,7 @@ use std::time::Duration;
 use hutch_agent::failure::{invalid, io, not_found, system, wrong_state, Outcome};
 use hutch_agent::{lock, look_up_user, resolver_file, RESOLVER};
 use hutch_agent::{Agent, Child, ChildStdio, Containers, Identity, RootDir, Streams};
-use hutch_agent_proto::{is_token, ErrorKind, ProcessSpec, RemoteError, Request, Response, WindowSize};
+use hutch_agent_proto::{is_token, ProcessSpec, RemoteError, RemoteErrorKind, Request, Response, WindowSize};
 use serde_json::Value;
 
 use crate::cgroup::{self, Cgroup};
@@ -91,7 +91,7 @@ impl OciContainers {
         match self.table().entry(new.id.to_owned()) {
             std::collections::btree_map::Entry::Occupied(_) => {
                 return Err(RemoteError::new(
-                    ErrorKind::AlreadyExists,
+                    RemoteErrorKind::AlreadyExists,
                     format!("there is already a container {:?}", new.id),
                 ));
             }
@@ -208,7 +208,7 @@ impl OciContainers {
             return Err(wrong_state(format!("container {id:?} has not stopped")));
         }
         // Members can outlive the init only if the container has no process namespace of its own.
-        let late = || RemoteError::new(ErrorKind::Timeout, format!("processes of container {id:?} do not end"));
+        let late = || RemoteError::new(RemoteErrorKind::Timeout, format!("processes of container {id:?} do not end"));
         if !container.kill(KILL_TIMEOUT) {
             return Err(late());
         }
@@ -252,7 +252,7 @@ impl OciContainers {
         let spawned = spawn_helper(agent, &job, stdio.process_sides());
         let Spawned { child, channel: _ } = spawned.map_err(|error| match container.check_alive() {
             // The container ended meanwhile, which explains any system error.
-            Err(stopped) if error.kind == ErrorKind::System => stopped,
+            Err(stopped) if error.kind == RemoteErrorKind::System => stopped,
             _ => error,
         })?;
         let streams = stdio.into_streams(spec.terminal.unwrap_or_default())?;
@@ -299,7 +299,9 @@ impl Containers for OciContainers {
                 let container = self.find(&id)?;
                 return Ok(Response::Stats(Box::new(stats::stats(&container.group))));
             }
-            other => return Err(RemoteError::new(ErrorKind::Unsupported, format!("not about containers: {other:?}"))),
+            other => {
+                return Err(RemoteError::new(RemoteErrorKind::Unsupported, format!("not about containers: {other:?}")))
+            }
         }
         Ok(Response::Done)
     }

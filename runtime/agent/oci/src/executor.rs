@@ -6,7 +6,7 @@ use std::path::Path;
 
 use hutch_agent::sys::set_window_size;
 use hutch_agent::{candidates, DEFAULT_PATH};
-use hutch_agent_proto::{ErrorKind, RemoteError, WindowSize};
+use hutch_agent_proto::{RemoteError, RemoteErrorKind, WindowSize};
 use libcontainer::oci_spec::runtime::{Process, Spec};
 use libcontainer::workload::{Executor, ExecutorError, ExecutorValidationError};
 use nix::errno::Errno;
@@ -50,7 +50,7 @@ fn set_terminal_size(process: &Process) {
 
 /// Tries the candidates as `execvp` does. Returns only on failure.
 fn execute(args: &[String]) -> RemoteError {
-    let invalid = |message: &str| RemoteError::new(ErrorKind::Invalid, message);
+    let invalid = |message: &str| RemoteError::new(RemoteErrorKind::Invalid, message);
     let Some(program) = args.first() else { return invalid("there is no program to run") };
     let path = std::env::var("PATH").unwrap_or_else(|_| DEFAULT_PATH.to_owned());
     let programs = match candidates(program, &path) {
@@ -79,20 +79,22 @@ fn exists(path: &CStr) -> bool {
 
 fn missing_interpreter(program: &str, errno: Errno) -> RemoteError {
     let message = format!("program {program:?}: its interpreter or dynamic loader is not in the root file system");
-    RemoteError { kind: ErrorKind::ProgramNotFound, message, errno: Some(errno as i32) }
+    RemoteError { kind: RemoteErrorKind::ProgramNotFound, message, errno: Some(errno as i32) }
 }
 
 fn explain(program: &str, errno: Errno) -> RemoteError {
     let (kind, message) = match errno {
         Errno::ENOENT | Errno::ENOTDIR | Errno::ENAMETOOLONG => {
             let place = if program.contains('/') { "the root file system" } else { "PATH of the root file system" };
-            (ErrorKind::ProgramNotFound, format!("program {program:?} not found in {place}"))
+            (RemoteErrorKind::ProgramNotFound, format!("program {program:?} not found in {place}"))
         }
-        Errno::E2BIG => (ErrorKind::Invalid, format!("arguments and environment: {}", errno.desc())),
+        Errno::E2BIG => (RemoteErrorKind::Invalid, format!("arguments and environment: {}", errno.desc())),
         Errno::ENOMEM | Errno::EMFILE | Errno::ENFILE | Errno::EIO | Errno::EAGAIN => {
-            (ErrorKind::System, format!("executing {program:?}: {}", errno.desc()))
+            (RemoteErrorKind::System, format!("executing {program:?}: {}", errno.desc()))
         }
-        _ => (ErrorKind::ProgramNotExecutable, format!("program {program:?} cannot be executed: {}", errno.desc())),
+        _ => {
+            (RemoteErrorKind::ProgramNotExecutable, format!("program {program:?} cannot be executed: {}", errno.desc()))
+        }
     };
     RemoteError { kind, message, errno: Some(errno as i32) }
 }
@@ -104,12 +106,12 @@ mod tests {
     #[test]
     fn failures_are_told_apart() {
         let run = |program: &str| execute(&[program.to_owned()]);
-        assert_eq!(run("/none/such").kind, ErrorKind::ProgramNotFound);
-        assert_eq!(run("no-such-program-anywhere").kind, ErrorKind::ProgramNotFound);
-        assert_eq!(run("/etc/passwd").kind, ErrorKind::ProgramNotExecutable);
-        assert_eq!(run("/etc").kind, ErrorKind::ProgramNotExecutable);
-        assert_eq!(run("").kind, ErrorKind::Invalid);
-        assert_eq!(run("a\0b").kind, ErrorKind::Invalid);
-        assert_eq!(execute(&[]).kind, ErrorKind::Invalid);
+        assert_eq!(run("/none/such").kind, RemoteErrorKind::ProgramNotFound);
+        assert_eq!(run("no-such-program-anywhere").kind, RemoteErrorKind::ProgramNotFound);
+        assert_eq!(run("/etc/passwd").kind, RemoteErrorKind::ProgramNotExecutable);
+        assert_eq!(run("/etc").kind, RemoteErrorKind::ProgramNotExecutable);
+        assert_eq!(run("").kind, RemoteErrorKind::Invalid);
+        assert_eq!(run("a\0b").kind, RemoteErrorKind::Invalid);
+        assert_eq!(execute(&[]).kind, RemoteErrorKind::Invalid);
     }
 }

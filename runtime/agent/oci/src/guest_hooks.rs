@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 
 use hutch_agent::failure::{invalid, io as failed_io, Outcome};
 use hutch_agent::Agent;
-use hutch_agent_proto::{ErrorKind, RemoteError};
+use hutch_agent_proto::{RemoteError, RemoteErrorKind};
 use hutch_hook::state_file;
 
 use crate::hooks::OciState;
@@ -79,7 +79,7 @@ impl GuestHooks {
             let what = format!("{} of the guest", point.name());
             if Instant::now() >= deadline {
                 let message = format!("{what}: no time is left for {}", program.display());
-                failed(RemoteError::new(ErrorKind::Timeout, message))?;
+                failed(RemoteError::new(RemoteErrorKind::Timeout, message))?;
                 continue;
             }
             let result = self.one(agent, point, &program, &state);
@@ -152,7 +152,7 @@ mod tests {
         file(dir.path().join("f"), 0o644);
         for bad in ["f", "none"] {
             let error = hooks(&dir.path().join(bad)).check().unwrap_err();
-            assert_eq!(error.kind, ErrorKind::Invalid);
+            assert_eq!(error.kind, RemoteErrorKind::Invalid);
             assert!(error.message.contains("guest_hooks"), "{error:?}");
         }
     }

@@ -6,7 +6,7 @@ use std::fs;
 use std::path::Path;
 
 use hutch_agent::failure::{io, Outcome};
-use hutch_agent_proto::{ErrorKind, RemoteError};
+use hutch_agent_proto::{RemoteError, RemoteErrorKind};
 use hutch_hook::state_file;
 use serde::{Deserialize, Serialize};
 
@@ -55,13 +55,13 @@ impl ExecPrep {
             for hook in &self.hooks {
                 let state = state_file(text.as_bytes()).map_err(|error| io("startContainer hooks", &error))?;
                 hooks::run(hook, state, self.filter.as_ref())
-                    .map_err(|why| RemoteError::new(ErrorKind::System, format!("startContainer {why}")))?;
+                    .map_err(|why| RemoteError::new(RemoteErrorKind::System, format!("startContainer {why}")))?;
             }
         }
         match &self.filter {
             Some(filter) => filter.load().map_err(|errno| {
                 let message = format!("loading the seccomp filter: {}", errno.desc());
-                RemoteError { kind: ErrorKind::System, message, errno: Some(errno as i32) }
+                RemoteError { kind: RemoteErrorKind::System, message, errno: Some(errno as i32) }
             }),
             None => Ok(()),
         }

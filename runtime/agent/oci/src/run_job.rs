@@ -12,7 +12,7 @@ use std::os::fd::{AsFd, FromRawFd, OwnedFd, RawFd};
 use std::path::{Path, PathBuf};
 
 use hutch_agent::DEFAULT_PATH;
-use hutch_agent_proto::{error_chain, ErrorKind, RemoteError, GUEST_DISK_DIR, GUEST_VOLUME_DIR};
+use hutch_agent_proto::{error_chain, RemoteError, RemoteErrorKind, GUEST_DISK_DIR, GUEST_VOLUME_DIR};
 use libcontainer::container::builder::ContainerBuilder;
 use libcontainer::container::ContainerStatus;
 use libcontainer::error::LibcontainerError;
@@ -34,14 +34,16 @@ pub fn run_job() -> Option<i32> {
         return None;
     }
     std::panic::set_hook(Box::new(|panic| {
-        let _ =
-            send_failure(channel(), RemoteError::new(ErrorKind::System, format!("the container's helper: {panic}")));
+        let _ = send_failure(
+            channel(),
+            RemoteError::new(RemoteErrorKind::System, format!("the container's helper: {panic}")),
+        );
     }));
     let result = match Job::from_args(&args) {
         Some(Job::Create { root, id, bundle, console }) => create(&root, &id, &bundle, console).map(Some),
         Some(Job::Exec { root, id, process, console }) => exec(&root, &id, &process, console).map(Some),
         Some(Job::Hook { program, point }) => hook(&program, point).map(|()| None),
-        None => Err(RemoteError::new(ErrorKind::Invalid, "unknown job for a helper")),
+        None => Err(RemoteError::new(RemoteErrorKind::Invalid, "unknown job for a helper")),
     };
     let sent = match result {
         Ok(Some(pid)) => announce(pid),
@@ -61,7 +63,7 @@ fn hook(program: &Path, point: HookPoint) -> Result<(), RemoteError> {
         timeout: Some(HOOK_TIMEOUT.as_secs()),
     };
     let state = stdin().as_fd().try_clone_to_owned().map_err(|error| RemoteError::system("the state", &error))?;
-    hooks::run(&hook, File::from(state), None).map_err(|why| RemoteError::new(ErrorKind::System, why))
+    hooks::run(&hook, File::from(state), None).map_err(|why| RemoteError::new(RemoteErrorKind::System, why))
 }
 
 fn builder(
@@ -148,12 +150,14 @@ fn open_pidfd(pid: i32) -> Result<OwnedFd, Errno> {
 fn explain(what: &str, error: &LibcontainerError) -> RemoteError {
     use LibcontainerError as E;
     let kind = match error {
-        E::IncorrectStatus(_) => ErrorKind::WrongState,
-        E::Exist => ErrorKind::AlreadyExists,
-        E::NoDirectory => ErrorKind::NotFound,
-        E::InvalidSpec(_) | E::MissingSpec(_) | E::InvalidID(_) | E::InvalidInput(_) | E::Spec(_) => ErrorKind::Invalid,
-        E::OtherSerialization(_) => ErrorKind::Invalid,
-        _ => ErrorKind::System,
+        E::IncorrectStatus(_) => RemoteErrorKind::WrongState,
+        E::Exist => RemoteErrorKind::AlreadyExists,
+        E::NoDirectory => RemoteErrorKind::NotFound,
+        E::InvalidSpec(_) | E::MissingSpec(_) | E::InvalidID(_) | E::InvalidInput(_) | E::Spec(_) => {
+            RemoteErrorKind::Invalid
+        }
+        E::OtherSerialization(_) => RemoteErrorKind::Invalid,
+        _ => RemoteErrorKind::System,
     };
     let causes = std::iter::successors(error.source(), |&cause| cause.source());
     let errno =

@@ -2,7 +2,7 @@
 //! kernel with seccomp.
 
 use super::*;
-use hutch_agent_proto::ErrorKind;
+use hutch_agent_proto::RemoteErrorKind;
 use serde_json::{json, Value};
 
 const X86_64: u32 = 0xc000_003e;
@@ -154,7 +154,7 @@ fn p_098_impossible_profiles_are_refused() {
         ),
     ] {
         let error = compiled(profile.clone()).expect_err("a refusal");
-        assert_eq!(error.kind, ErrorKind::Invalid, "{profile}");
+        assert_eq!(error.kind, RemoteErrorKind::Invalid, "{profile}");
         assert!(error.message.contains(word), "{error:?}");
     }
 }

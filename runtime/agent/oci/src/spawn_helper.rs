@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use hutch_agent::failure::{invalid, system, Outcome};
 use hutch_agent::sys::{kill_pidfd, wait_for_any};
 use hutch_agent::{spawn, Agent, Child, Identity, SpawnError, SpawnPlan};
-use hutch_agent_proto::{ErrorKind, RemoteError};
+use hutch_agent_proto::{RemoteError, RemoteErrorKind};
 use nix::errno::Errno;
 use nix::sys::socket::{socketpair, AddressFamily, SockFlag, SockType};
 
@@ -51,7 +51,7 @@ impl Channel {
                 [true, _] => {}
                 _ => {
                     return Err(RemoteError::new(
-                        ErrorKind::Timeout,
+                        RemoteErrorKind::Timeout,
                         "the container's program was not executed in time",
                     ))
                 }
@@ -173,9 +173,9 @@ fn listen(channel: &Channel, helper: &Child, limit: Duration) -> Outcome<Reply> 
 }
 
 fn died() -> RemoteError {
-    RemoteError::new(ErrorKind::System, "the container's helper died")
+    RemoteError::new(RemoteErrorKind::System, "the container's helper died")
 }
 
 fn late() -> RemoteError {
-    RemoteError::new(ErrorKind::Timeout, "the container's helper did not finish in time")
+    RemoteError::new(RemoteErrorKind::Timeout, "the container's helper did not finish in time")
 }

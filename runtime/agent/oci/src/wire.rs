@@ -8,7 +8,7 @@ use std::io::{IoSlice, IoSliceMut};
 use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 
 use hutch_agent::CHANNEL;
-use hutch_agent_proto::{ErrorKind, RemoteError};
+use hutch_agent_proto::{RemoteError, RemoteErrorKind};
 use nix::errno::Errno;
 use nix::sys::socket::{recvmsg, sendmsg, ControlMessage, ControlMessageOwned, MsgFlags};
 use serde::{Deserialize, Serialize};
@@ -87,7 +87,7 @@ pub fn receive(socket: BorrowedFd) -> Result<Option<(Message, Option<OwnedFd>)>,
     let message = serde_json::from_slice(bytes.get(..count).unwrap_or_default());
     let message = message.unwrap_or_else(|_| {
         let text = "the helper for containers sent a malformed message";
-        Message::Failed(RemoteError::new(ErrorKind::System, text))
+        Message::Failed(RemoteError::new(RemoteErrorKind::System, text))
     });
     Ok(Some((message, fd)))
 }
@@ -133,7 +133,7 @@ mod tests {
         let null = std::fs::File::open("/dev/null").unwrap();
         send(theirs.as_fd(), &Message::Spawned { pid: 7 }, Some(null.as_fd())).unwrap();
         assert!(matches!(receive(ours.as_fd()).unwrap(), Some((Message::Spawned { pid: 7 }, Some(_)))));
-        let error = RemoteError::new(ErrorKind::Invalid, "é".repeat(MAX_TEXT));
+        let error = RemoteError::new(RemoteErrorKind::Invalid, "é".repeat(MAX_TEXT));
         send_failure(theirs.as_fd(), error).unwrap();
         match receive(ours.as_fd()).unwrap() {
             Some((Message::Failed(error), None)) => assert_eq!(error.message.len(), MAX_TEXT),

@@ -5,6 +5,7 @@ use std::path::Path;
 use oci_spec::runtime::{self as oci_runtime, LinuxDevice, LinuxNamespaceType};
 
 use super::config::{OciConfig, OciProcess, OciResources};
+use super::hooks::hook_specs;
 use super::{Role, BUNDLE_KEY, CONFIG_KEY, ROLE_KEY};
 use crate::error::{Error, Result};
 use crate::spec::{
@@ -169,18 +170,4 @@ fn hooks(hooks: oci_runtime::Hooks) -> Result<Hooks> {
     };
     hooks.validate()?;
     Ok(hooks)
-}
-
-/// Hooks in the form of a pod's configuration; an absent list has none.
-pub(crate) fn hook_specs(hooks: &Option<Vec<oci_runtime::Hook>>) -> Vec<HookSpec> {
-    hooks.iter().flatten().map(hook_spec).collect()
-}
-
-fn hook_spec(hook: &oci_runtime::Hook) -> HookSpec {
-    HookSpec {
-        path: hook.path().clone(),
-        args: hook.args().clone().unwrap_or_default(),
-        env: hook.env().clone().unwrap_or_default(),
-        timeout: hook.timeout().and_then(|secs| u64::try_from(secs).ok()).unwrap_or(0),
-    }
 }

@@ -6,13 +6,14 @@
 mod config;
 mod derive;
 mod guest;
+mod hooks;
 mod kind;
 mod map;
 #[cfg(test)]
 mod tests;
 
+pub(crate) use hooks::hook_specs;
 pub use kind::{classify, Role};
-pub(crate) use map::hook_specs;
 pub use map::{container_from_oci, pod_from_oci};
 
 pub(crate) use config::OciConfig;

@@ -1,6 +1,6 @@
 //! Processes that enter a running container.
 
-use hutch_agent_proto::{ErrorKind, ExitStatus, ProcessSpec, Request, Response, Rlimit, StdStream, WindowSize};
+use hutch_agent_proto::{ExitStatus, ProcessSpec, RemoteErrorKind, Request, Response, Rlimit, StdStream, WindowSize};
 
 use crate::bundle::{config, create, rootfs, run};
 use crate::support::{Control, Guest};
@@ -73,22 +73,22 @@ fn a_process_that_cannot_enter_is_refused_with_the_reason() {
     rootfs(&guest);
     let mut control = guest.watch();
     let kind = |result: Result<Response, hutch_agent_proto::RemoteError>| result.expect_err("a refusal").kind;
-    assert_eq!(kind(enter(&mut control, "e", command(&["true"]))), ErrorKind::NotFound);
+    assert_eq!(kind(enter(&mut control, "e", command(&["true"]))), RemoteErrorKind::NotFound);
     // P-121: also a container that has not been started.
     control.call(create("c", config(&guest, &["sleep", "1000"]))).unwrap();
     enter(&mut control, "early", command(&["true"])).unwrap();
     assert_eq!(control.wait("early"), ExitStatus::Code(0));
     control.done(Request::StartContainer { id: "c".into() });
-    assert_eq!(kind(enter(&mut control, "e", command(&["/no/such"]))), ErrorKind::ProgramNotFound);
-    assert_eq!(kind(enter(&mut control, "e", command(&["/etc/passwd"]))), ErrorKind::ProgramNotExecutable);
-    assert_eq!(kind(enter(&mut control, "e", command(&[]))), ErrorKind::Invalid);
+    assert_eq!(kind(enter(&mut control, "e", command(&["/no/such"]))), RemoteErrorKind::ProgramNotFound);
+    assert_eq!(kind(enter(&mut control, "e", command(&["/etc/passwd"]))), RemoteErrorKind::ProgramNotExecutable);
+    assert_eq!(kind(enter(&mut control, "e", command(&[]))), RemoteErrorKind::Invalid);
     let unknown = ProcessSpec { user: "no-such-user".into(), ..command(&["true"]) };
     assert!(enter(&mut control, "e", unknown).is_err());
     enter(&mut control, "e", command(&["true"])).unwrap();
     assert_eq!(control.wait("e"), ExitStatus::Code(0), "the token was free all the time");
     control.done(Request::KillContainer { id: "c".into(), signal: 9, all: true });
     control.wait("c");
-    assert_eq!(kind(enter(&mut control, "g", command(&["true"]))), ErrorKind::WrongState);
+    assert_eq!(kind(enter(&mut control, "g", command(&["true"]))), RemoteErrorKind::WrongState);
     control.done(Request::RemoveContainer { id: "c".into(), force: false });
 }
 

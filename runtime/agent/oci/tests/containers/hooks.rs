@@ -4,7 +4,7 @@ use std::fs;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
-use hutch_agent_proto::{ErrorKind, Event, ExitStatus, Request, StdStream};
+use hutch_agent_proto::{Event, ExitStatus, RemoteErrorKind, Request, StdStream};
 use serde_json::{json, Value};
 
 use crate::bundle::{config, create, rootfs, run, script};
@@ -64,7 +64,7 @@ fn p_166_a_hook_inside_that_fails_fails_the_start_with_the_reason() {
     ] {
         control.call(create("c", with_hooks(&guest, hooks, "touch /tmp/program"))).unwrap();
         let error = control.call(Request::StartContainer { id: "c".into() }).expect_err("a refusal");
-        assert_eq!(error.kind, ErrorKind::System);
+        assert_eq!(error.kind, RemoteErrorKind::System);
         assert!(error.message.contains("startContainer hook") && error.message.contains(words), "{error:?}");
         assert_ne!(control.wait("c"), ExitStatus::Code(0));
         control.done(Request::RemoveContainer { id: "c".into(), force: false });
@@ -176,7 +176,7 @@ fn p_166_a_failing_hook_of_the_guest_is_fatal_before_the_start_only() {
     let mut control = guest.watch();
     let hooks = Hooks::new(&guest);
     let error = control.call(create("c", hooks.config(&guest, &["true"]))).expect_err("no directory");
-    assert!(error.kind == ErrorKind::Invalid && error.message.contains("guest_hooks"), "{error:?}");
+    assert!(error.kind == RemoteErrorKind::Invalid && error.message.contains("guest_hooks"), "{error:?}");
 
     hooks.add("prestart", "a", "echo no licence; exit 2");
     let error = control.call(create("c", hooks.config(&guest, &["true"]))).expect_err("a refusal");

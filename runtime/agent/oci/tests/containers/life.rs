@@ -2,13 +2,13 @@
 
 use std::path::Path;
 
-use hutch_agent_proto::{ErrorKind, ExitStatus, Request, Response, StdStream, WindowSize};
+use hutch_agent_proto::{ExitStatus, RemoteErrorKind, Request, Response, StdStream, WindowSize};
 use serde_json::json;
 
 use crate::bundle::{config, create, rootfs, run, script};
 use crate::support::{children, eventually, send_all, Guest};
 
-fn kind(result: Result<Response, hutch_agent_proto::RemoteError>) -> ErrorKind {
+fn kind(result: Result<Response, hutch_agent_proto::RemoteError>) -> RemoteErrorKind {
     result.expect_err("a refusal").kind
 }
 
@@ -24,14 +24,14 @@ fn a_container_waits_to_be_started_runs_and_is_removed() {
     let spec = config(&guest, &["/bin/sh", "-c", "echo hi; echo oh >&2; exit 7"]);
     let Ok(Response::Started { pid }) = control.call(create("c", spec.clone())) else { panic!("not created") };
     assert!(Path::new(&format!("/proc/{pid}")).exists());
-    assert_eq!(kind(control.call(create("c", spec.clone()))), ErrorKind::AlreadyExists);
+    assert_eq!(kind(control.call(create("c", spec.clone()))), RemoteErrorKind::AlreadyExists);
     control.done(Request::StartContainer { id: id("c") });
     assert_eq!(guest.read("c", StdStream::Stdout), "hi\n");
     assert_eq!(guest.read("c", StdStream::Stderr), "oh\n");
     assert_eq!(control.wait("c"), ExitStatus::Code(7));
-    assert_eq!(kind(control.call(Request::StartContainer { id: id("c") })), ErrorKind::WrongState);
+    assert_eq!(kind(control.call(Request::StartContainer { id: id("c") })), RemoteErrorKind::WrongState);
     control.done(Request::RemoveContainer { id: id("c"), force: false });
-    assert_eq!(kind(control.call(Request::RemoveContainer { id: id("c"), force: false })), ErrorKind::NotFound);
+    assert_eq!(kind(control.call(Request::RemoveContainer { id: id("c"), force: false })), RemoteErrorKind::NotFound);
     assert_eq!(script(&guest, &mut control, spec).0, 7, "the name is free again");
 }
 
@@ -119,7 +119,7 @@ fn signals_reach_a_container_before_and_after_its_start() {
     assert_eq!(stats.pids, 2, "its children");
     control.done(kill(9, true));
     control.done(Request::RemoveContainer { id: id("c"), force: true });
-    assert_eq!(kind(control.call(kill(9, false))), ErrorKind::NotFound);
+    assert_eq!(kind(control.call(kill(9, false))), RemoteErrorKind::NotFound);
 }
 
 #[test]
@@ -129,7 +129,7 @@ fn a_running_container_is_removed_by_force_only() {
     let mut control = guest.watch();
     run(&mut control, "c", config(&guest, &["sleep", "1000"]));
     assert!(Path::new("/sys/fs/cgroup/hutch/c-c").exists());
-    assert_eq!(kind(control.call(Request::RemoveContainer { id: id("c"), force: false })), ErrorKind::WrongState);
+    assert_eq!(kind(control.call(Request::RemoveContainer { id: id("c"), force: false })), RemoteErrorKind::WrongState);
     control.done(Request::RemoveContainer { id: id("c"), force: true });
     assert!(!Path::new("/sys/fs/cgroup/hutch/c-c").exists());
 }
@@ -189,22 +189,22 @@ fn mistakes_are_distinguished_and_leave_nothing() {
         error.kind
     };
     for spec in [json!(null), json!([]), json!({}), json!({"root": {"path": "/"}, "process": {"args": []}})] {
-        assert_eq!(refused(spec), ErrorKind::Invalid);
+        assert_eq!(refused(spec), RemoteErrorKind::Invalid);
     }
     let mut spec = config(&guest, &["true"]);
     spec["root"]["path"] = json!("/no/such/root");
-    assert_eq!(refused(spec), ErrorKind::Invalid);
+    assert_eq!(refused(spec), RemoteErrorKind::Invalid);
     let mut spec = config(&guest, &["true"]);
     spec["mounts"].as_array_mut().unwrap().push(json!({"destination": "/x", "type": "no-such-fs", "source": "x"}));
     refused(spec);
     for name in ["", ".", "..", "a/b", "a b", &"x".repeat(500)] {
-        assert_eq!(kind(control.call(create(name, config(&guest, &["true"])))), ErrorKind::Invalid, "{name:?}");
+        assert_eq!(kind(control.call(create(name, config(&guest, &["true"])))), RemoteErrorKind::Invalid, "{name:?}");
     }
     // A missing program fails the start, not the creation.
     for (program, wanted) in [
-        ("/no/such", ErrorKind::ProgramNotFound),
-        ("no-such", ErrorKind::ProgramNotFound),
-        ("/etc/passwd", ErrorKind::ProgramNotExecutable),
+        ("/no/such", RemoteErrorKind::ProgramNotFound),
+        ("no-such", RemoteErrorKind::ProgramNotFound),
+        ("/etc/passwd", RemoteErrorKind::ProgramNotExecutable),
     ] {
         control.call(create("c", config(&guest, &[program]))).unwrap();
         assert_eq!(kind(control.call(Request::StartContainer { id: id("c") })), wanted, "{program}");
@@ -216,7 +216,7 @@ fn mistakes_are_distinguished_and_leave_nothing() {
         Request::Stats { id: id("none") },
         Request::ListProcesses { id: id("none") },
     ] {
-        assert_eq!(kind(control.call(request)), ErrorKind::NotFound);
+        assert_eq!(kind(control.call(request)), RemoteErrorKind::NotFound);
     }
 }
 

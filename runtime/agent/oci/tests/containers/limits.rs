@@ -1,6 +1,8 @@
 //! Limits, statistics, freezing, and memory that runs out.
 
-use hutch_agent_proto::{ContainerStats, ErrorKind, Event, ExitStatus, Request, ResourceLimits, Response, StdStream};
+use hutch_agent_proto::{
+    ContainerStats, Event, ExitStatus, RemoteErrorKind, Request, ResourceLimits, Response, StdStream,
+};
 use serde_json::json;
 
 use crate::bundle::{config, rootfs, run, script};
@@ -64,7 +66,7 @@ fn a_frozen_container_stands_still() {
     assert_eq!(stats(&mut control, "c").cpu_usage_us, before);
     let process = hutch_agent_proto::ProcessSpec { args: vec!["/bin/true".into()], ..Default::default() };
     let enter = Request::StartProcess { token: "e".into(), container: Some("c".into()), process: Box::new(process) };
-    assert_eq!(control.call(enter).expect_err("frozen").kind, ErrorKind::WrongState);
+    assert_eq!(control.call(enter).expect_err("frozen").kind, RemoteErrorKind::WrongState);
     control.done(Request::ResumeContainer { id: "c".into() });
     let seen = std::cell::RefCell::new(control);
     eventually("it does not go on", || stats(&mut seen.borrow_mut(), "c").cpu_usage_us > before);

@@ -1,6 +1,6 @@
 //! Seccomp profiles on real processes: P-098.
 
-use hutch_agent_proto::{ErrorKind, Event, ExitStatus, ProcessSpec, Request, StdStream};
+use hutch_agent_proto::{Event, ExitStatus, ProcessSpec, RemoteErrorKind, Request, StdStream};
 use serde_json::{json, Value};
 
 use crate::bundle::{config, create, rootfs, run, script};
@@ -216,7 +216,7 @@ fn p_098_a_profile_needs_to_allow_no_more_than_the_program_does() {
     spec["linux"]["seccomp"] = profile(json!([rules]));
     control.call(create("c", spec)).unwrap();
     let error = control.call(Request::StartContainer { id: "c".into() }).expect_err("a refusal");
-    assert_eq!(error.kind, ErrorKind::ProgramNotFound, "{error:?}");
+    assert_eq!(error.kind, RemoteErrorKind::ProgramNotFound, "{error:?}");
     control.done(Request::RemoveContainer { id: "c".into(), force: true });
 }
 
@@ -233,7 +233,7 @@ fn p_098_mistakes_in_a_profile_fail_the_creation() {
         let mut spec = config(&guest, &["true"]);
         spec["linux"]["seccomp"] = bad.clone();
         let error = control.call(create("c", spec)).expect_err("a refusal");
-        assert_eq!(error.kind, ErrorKind::Invalid, "{bad}: {error:?}");
+        assert_eq!(error.kind, RemoteErrorKind::Invalid, "{bad}: {error:?}");
     }
     let (code, ..) = shell(&guest, &mut control, profile(json!([deny(&["no_such_call", "mkdir"])])), "mkdir /tmp/x");
     assert_eq!(code, 1, "the known names hold");
