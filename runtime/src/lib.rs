@@ -21,8 +21,8 @@
 //! # Ok::<(), hutch_runtime::Error>(())
 //! ```
 //!
-//! The states and the moves between them are drawn on [`State`]; which call is allowed when is in [`verb`]; the layout of
-//! the records is in [`store`]. A call that fails or is killed never deletes a pod or container, except a creation,
+//! The states and the moves between them are drawn on [`State`]; which call is allowed when is in [`verb`]; the layout
+//! of the records is in [`store`]. A call that fails or is killed never deletes a pod or container, except a creation,
 //! which rolls back what it did; what a killed one has left is removed by the next call on that id.
 //!
 //! # What is where

@@ -104,7 +104,8 @@ pub struct VmSpec {
     /// File for the guest's console.
     #[serde(default)]
     pub console: Option<PathBuf>,
-    /// Path for a [`FailureRecord`](crate::store::FailureRecord), written by the VMM process if its machine ends unexpectedly.
+    /// Path for a [`FailureRecord`](crate::store::FailureRecord), written by the VMM process if its machine ends
+    /// unexpectedly.
     #[serde(default)]
     pub failure_record: PathBuf,
 }
@@ -312,8 +313,8 @@ impl dyn VmHandle + '_ {
         self.command(VmRequest::Unplug { id: id.to_owned() })
     }
 
-    /// Changes the number of vCPUs. The caller also resizes the guest: before the call if the number falls, after it if the
-    /// number rises.
+    /// Changes the number of vCPUs. The caller also resizes the guest: before the call if the number falls, after it if
+    /// the number rises.
     pub fn set_vcpus(&mut self, count: u32) -> BackendResult<()> {
         self.command(VmRequest::SetVcpus(count))
     }
