@@ -159,7 +159,7 @@ pub trait VmHost: Send + Sync {
     /// Capabilities of the machines of this host.
     fn capabilities(&self) -> VmCapabilities;
 
-    /// Spawns a VMM process in the calling thread's namespaces. It does nothing until [`VmHandle::start`], and ends by
+    /// Spawns a VMM process in the calling thread's namespaces. It does nothing until [`VmRequest::Start`], and ends by
     /// itself if the handle is dropped before.
     ///
     /// # Errors
