@@ -1,5 +1,5 @@
-//! The runtime: a store, the backends, and the options. Its methods are the entry points; each verb has a file of its own
-//! below `pod/` and `container/`.
+//! The runtime: a store, the backends, and the options. Its methods are the entry points; each verb has a file of its
+//! own below `pod/` and `container/`.
 
 use std::sync::Arc;
 

@@ -3,8 +3,8 @@
 /// A stack of effects to roll back, newest first.
 ///
 /// The call pushes a step before each effect (so that a failure half way is covered), and decides at its end, by its
-/// final result, whether to roll them back. The rollback is idempotent and goes by the records. A step whose effect never
-/// happened is harmless, and the same code later rolls back a creation that the death of the runtime cut short.
+/// final result, whether to roll them back. The rollback is idempotent and goes by the records. A step whose effect
+/// never happened is harmless, and the same code later rolls back a creation that the death of the runtime cut short.
 #[derive(Debug)]
 pub(crate) struct Undo<S> {
     steps: Vec<S>,

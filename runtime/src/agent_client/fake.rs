@@ -9,8 +9,8 @@ use std::thread;
 use std::time::Duration;
 
 use hutch_agent_proto::{
-    read_frame, write_frame, AgentFrame, ErrorKind, Event, Hello, HostFrame, Open, RemoteError, Response, StdStream,
-    PROTOCOL_VERSION,
+    read_frame, write_frame, AgentFrame, Event, Hello, HostFrame, Open, RemoteError, RemoteErrorKind, Response,
+    StdStream, PROTOCOL_VERSION,
 };
 
 use super::Connector;
@@ -44,7 +44,7 @@ impl Peer {
     }
 
     /// Refuses request `id`.
-    pub fn refuse(&self, id: u64, kind: ErrorKind, message: &str) {
+    pub fn refuse(&self, id: u64, kind: RemoteErrorKind, message: &str) {
         self.reply(id, Err(RemoteError::new(kind, message)));
     }
 

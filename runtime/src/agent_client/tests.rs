@@ -8,8 +8,8 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use hutch_agent_proto::{
-    read_frame, write_frame, AgentFrame, ErrorKind, Event, ExitStatus, Hello, HostFrame, Open, ProcessSpec, Request,
-    Response, StdStream, MAX_FRAME, PROTOCOL_VERSION,
+    read_frame, write_frame, AgentFrame, Event, ExitStatus, Hello, HostFrame, Open, ProcessSpec, RemoteErrorKind,
+    Request, Response, StdStream, MAX_FRAME, PROTOCOL_VERSION,
 };
 
 use super::fake::{FakeGuest, Peer};
@@ -116,10 +116,10 @@ fn replies_in_any_order_reach_their_callers() {
 fn a_refusal_keeps_its_kind_and_leaves_the_session_alive() {
     let session = session(|peer, frame| match frame.request {
         Request::Ping => peer.reply(frame.id, Ok(Response::Done)),
-        _ => peer.refuse(frame.id, ErrorKind::ProgramNotFound, "no \x1b[31msuch"),
+        _ => peer.refuse(frame.id, RemoteErrorKind::ProgramNotFound, "no \x1b[31msuch"),
     });
     let error = session.start_process("t", None, ProcessSpec::default(), SOON).unwrap_err();
-    assert_eq!(error.remote_kind(), Some(ErrorKind::ProgramNotFound));
+    assert_eq!(error.remote_kind(), Some(RemoteErrorKind::ProgramNotFound));
     assert!(!error.is_fatal());
     assert_eq!(error.remote().unwrap().message, "no \\u{1b}[31msuch");
     session.ping(SOON).unwrap();

@@ -39,8 +39,8 @@ pub trait AgentSession: Send {
     /// [`super::BackendError::Lost`] if it does not answer, which makes the session unusable.
     fn call(&mut self, request: Request, deadline: Duration) -> BackendResult<Response>;
 
-    /// Sends a request whose reply may be late; `None` if it did not come within `timeout`. The session stays usable; a late
-    /// reply is dropped.
+    /// Sends a request whose reply may be late; `None` if it did not come within `timeout`. The session stays usable; a
+    /// late reply is dropped.
     fn call_with_timeout(&mut self, request: Request, timeout: Duration) -> BackendResult<Option<Response>>;
 
     /// The next event, at most `timeout` away; `None` if there was none.

@@ -6,8 +6,8 @@ use super::BackendResult;
 
 /// Control groups of the host.
 pub trait Cgroups: Send + Sync {
-    /// The directory of the group `name`, which need not exist. Creates nothing. `None`: this host has no usable control
-    /// groups.
+    /// The directory of the group `name`, which need not exist. Creates nothing. `None`: this host has no usable
+    /// control groups.
     fn plan(&self, name: &str) -> BackendResult<Option<PathBuf>>;
 
     /// Creates a planned group. An existing one is fine.

@@ -5,8 +5,8 @@
 //! calls and injects failures.
 //!
 //! Every creating operation is split, so that the runtime can record first what a clean-up would need: a VMM or a shim
-//! that was spawned does nothing until the runtime starts it, and ends by itself if the runtime dies first (P-206). Every
-//! removing operation succeeds if there is nothing left to remove.
+//! that was spawned does nothing until the runtime starts it, and ends by itself if the runtime dies first (P-206).
+//! Every removing operation succeeds if there is nothing left to remove.
 
 mod agent;
 mod cgroup;

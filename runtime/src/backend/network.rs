@@ -41,15 +41,15 @@ pub trait Network: Send + Sync {
         run_in_namespace(namespace.path.as_deref(), job)
     }
 
-    /// Plans an endpoint for each interface: all but loopback and those without an address, in the kernel's order (P-201).
-    /// Changes nothing. Called inside the namespace.
+    /// Plans an endpoint for each interface: all but loopback and those without an address, in the kernel's order
+    /// (P-201). Changes nothing. Called inside the namespace.
     fn scan(&self, pod: &str, namespace: &Namespace, config: &NetworkConfig) -> BackendResult<Vec<Endpoint>>;
 
     /// Creates a planned endpoint. Called inside the namespace.
     fn attach(&self, namespace: &Namespace, endpoint: &Endpoint) -> BackendResult<()>;
 
-    /// Removes an endpoint, attached or only planned. A missing one is fine. Returns a physical interface to its driver.
-    /// Enters the namespace itself.
+    /// Removes an endpoint, attached or only planned. A missing one is fine. Returns a physical interface to its
+    /// driver. Enters the namespace itself.
     fn detach(&self, namespace: &Namespace, endpoint: &Endpoint) -> BackendResult<()>;
 
     /// Deletes a namespace that was created for a pod. A missing one is fine.

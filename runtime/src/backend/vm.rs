@@ -104,7 +104,8 @@ pub struct VmSpec {
     /// File for the guest's console.
     #[serde(default)]
     pub console: Option<PathBuf>,
-    /// Path for a [`FailureRecord`](crate::store::FailureRecord), written by the VMM process if its machine ends unexpectedly.
+    /// Path for a [`FailureRecord`](crate::store::FailureRecord), written by the VMM process if its machine ends
+    /// unexpectedly.
     #[serde(default)]
     pub failure_record: PathBuf,
 }
@@ -158,7 +159,7 @@ pub trait VmHost: Send + Sync {
     /// Capabilities of the machines of this host.
     fn capabilities(&self) -> VmCapabilities;
 
-    /// Spawns a VMM process in the calling thread's namespaces. It does nothing until [`VmHandle::start`], and ends by
+    /// Spawns a VMM process in the calling thread's namespaces. It does nothing until [`VmRequest::Start`], and ends by
     /// itself if the handle is dropped before.
     ///
     /// # Errors
@@ -312,8 +313,8 @@ impl dyn VmHandle + '_ {
         self.command(VmRequest::Unplug { id: id.to_owned() })
     }
 
-    /// Changes the number of vCPUs. The caller also resizes the guest: before the call if the number falls, after it if the
-    /// number rises.
+    /// Changes the number of vCPUs. The caller also resizes the guest: before the call if the number falls, after it if
+    /// the number rises.
     pub fn set_vcpus(&mut self, count: u32) -> BackendResult<()> {
         self.command(VmRequest::SetVcpus(count))
     }

@@ -8,8 +8,8 @@ use crate::state::State;
 use crate::verb::Verb;
 
 impl Runtime {
-    /// Deletes a ready or stopped container, in any state of its pod (P-102). A ready one is removed from the guest with
-    /// its shim, binds and devices (P-103).
+    /// Deletes a ready or stopped container, in any state of its pod (P-102). A ready one is removed from the guest
+    /// with its shim, binds and devices (P-103).
     ///
     /// # Errors
     /// [`Error::WrongState`](crate::Error::WrongState) for a running or paused one,

@@ -106,7 +106,8 @@ impl ContainerHandle {
     /// Replaces the shim's PID in the record, for callers that bring a shim of their own. 0 removes it.
     ///
     /// # Errors
-    /// [`Error::InvalidConfig`] for a PID that does not name a process (P-113), [`Error::NoSuchContainer`], [`Error::Store`].
+    /// [`Error::InvalidConfig`] for a PID that does not name a process (P-113), [`Error::NoSuchContainer`],
+    /// [`Error::Store`].
     pub fn set_pid(&mut self, pid: i32) -> Result<()> {
         let shim = match pid {
             0 => ProcessIdentity::NONE,

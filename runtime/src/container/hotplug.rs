@@ -1,7 +1,7 @@
 //! Devices of a container: its root disk, if it has one, and what was configured.
 //!
-//! A disk takes a drive slot of the machine. It is recorded before it is plugged in, so that the call after one that was
-//! killed can take it out again: unmount it in the guest, unplug it, then delete the record.
+//! A disk takes a drive slot of the machine. It is recorded before it is plugged in, so that the call after one that
+//! was killed can take it out again: unmount it in the guest, unplug it, then delete the record.
 
 use std::path::Path;
 

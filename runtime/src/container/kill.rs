@@ -15,8 +15,9 @@ impl Runtime {
     /// escalates (P-132). A process that has ended already is success.
     ///
     /// # Errors
-    /// [`Error::WrongState`](crate::Error::WrongState) in a paused pod or on a stopped container. SIGKILL never fails once the container was
-    /// found, even if its machine is dead (P-133), and SIGTERM to a stopped container is silent success (P-134).
+    /// [`Error::WrongState`](crate::Error::WrongState) in a paused pod or on a stopped container. SIGKILL never fails
+    /// once the container was found, even if its machine is dead (P-133), and SIGTERM to a stopped container is silent
+    /// success (P-134).
     ///
     /// # Examples
     /// See [`Runtime::stop_container`].
@@ -48,8 +49,8 @@ impl ContainerRef<'_, '_> {
         self.pod.sandbox.send_unless_gone("kill-container", request)
     }
 
-    /// Sends the signal that a stop begins with. Only a running container of a running pod gets one. A failure is logged:
-    /// the stop kills what does not end by itself.
+    /// Sends the signal that a stop begins with. Only a running container of a running pod gets one. A failure is
+    /// logged: the stop kills what does not end by itself.
     pub(crate) fn send_stop_signal(&mut self, signal: i32) -> Result<()> {
         let runs = self.pod.state.state == State::Running && self.state.state == Some(State::Running);
         if !runs || !self.pod.sandbox.vm_alive() {
@@ -65,8 +66,8 @@ impl ContainerRef<'_, '_> {
         }
     }
 
-    /// In a paused pod the vCPUs run while the signal is sent. If the guest cannot be reached, the shim is killed, so that
-    /// the caller sees the container end and can clean up (P-133).
+    /// In a paused pod the vCPUs run while the signal is sent. If the guest cannot be reached, the shim is killed, so
+    /// that the caller sees the container end and can clean up (P-133).
     fn sigkill(&mut self, all: bool) {
         let reached = self.pod.sandbox.vm_alive();
         let result = match reached {

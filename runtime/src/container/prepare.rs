@@ -17,7 +17,8 @@ use crate::store::{ContainerState, ProcessRecord};
 use crate::timestamp::Timestamp;
 
 impl<'r> OpenPod<'r> {
-    /// Adds a container to the pod in memory and prepares it, which makes it `ready`. On failure the caller rolls it back.
+    /// Adds a container to the pod in memory and prepares it, which makes it `ready`. On failure the caller rolls it
+    /// back.
     pub(crate) fn add_container(&mut self, config: ContainerConfig) -> Result<ContainerRef<'_, 'r>> {
         let id = ContainerId::new(&config.id)?;
         let oci = self.oci_config(&config)?;

@@ -131,7 +131,8 @@ impl Runtime {
     /// The processes of a running container in a running pod, as bytes to be printed unmodified (P-150).
     ///
     /// # Errors
-    /// [`Error::InvalidConfig`] for unknown options, before the guest is asked; [`Error::WrongState`]; an error of the agent.
+    /// [`Error::InvalidConfig`] for unknown options, before the guest is asked; [`Error::WrongState`]; an error of the
+    /// agent.
     ///
     /// # Examples
     /// ```

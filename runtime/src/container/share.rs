@@ -1,5 +1,5 @@
-//! Sharing a container's root file system and bind mounts: they are bound into the directory that the guest sees (P-099,
-//! P-100).
+//! Sharing a container's root file system and bind mounts: they are bound into the directory that the guest sees
+//! (P-099, P-100).
 
 use std::path::Path;
 

@@ -22,8 +22,8 @@ impl Runtime {
     /// Starts a container of a running pod (P-092). A stopped one is created in the guest again first (P-094).
     ///
     /// # Errors
-    /// [`Error::WrongState`](crate::Error::WrongState); the pod is checked first. If the guest refuses, its error, after the container was
-    /// stopped; it is not deleted (P-093).
+    /// [`Error::WrongState`](crate::Error::WrongState); the pod is checked first. If the guest refuses, its error,
+    /// after the container was stopped; it is not deleted (P-093).
     ///
     /// # Examples
     /// ```

@@ -19,9 +19,9 @@ use crate::verb::Verb;
 const EXIT_STATUS_TIMEOUT: Duration = Duration::from_secs(1);
 
 impl Runtime {
-    /// Stops a container: sends [`StopOptions::signal`] if one is given, waits for its process to end, kills it if it does
-    /// not, releases what it holds. Without a signal given, the first 10 s are only a wait (P-108). A container that was
-    /// never started is not waited for. Stopping a stopped one does nothing (P-106).
+    /// Stops a container: sends [`StopOptions::signal`] if one is given, waits for its process to end, kills it if it
+    /// does not, releases what it holds. Without a signal given, the first 10 s are only a wait (P-108). A container
+    /// that was never started is not waited for. Stopping a stopped one does nothing (P-106).
     ///
     /// # Errors
     /// A failed stop deletes nothing and leaves the state as it was; the call may be repeated (P-110). With

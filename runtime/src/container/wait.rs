@@ -14,8 +14,8 @@ impl Runtime {
     /// Holds no lock while it waits. The container is stopped when this returns an exit.
     ///
     /// # Errors
-    /// [`Error::NoSuchPod`](crate::Error::NoSuchPod), [`Error::NoSuchContainer`](crate::Error::NoSuchContainer), also if
-    /// it is deleted meanwhile.
+    /// [`Error::NoSuchPod`](crate::Error::NoSuchPod), [`Error::NoSuchContainer`](crate::Error::NoSuchContainer), also
+    /// if it is deleted meanwhile.
     ///
     /// # Examples
     /// ```

@@ -9,7 +9,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use hutch_agent_proto::{
-    ErrorKind, ExitStatus, HostFrame, ProcessSpec, Request, Response, SandboxSpec, StdStream, WindowSize,
+    ExitStatus, HostFrame, ProcessSpec, RemoteErrorKind, Request, Response, SandboxSpec, StdStream, WindowSize,
 };
 use hutch_vmm::MachineExit;
 use nix::fcntl::OFlag;
@@ -137,18 +137,18 @@ fn memory_is_plugged_in_when_the_agent_is_there_and_the_agent_waits_for_it() {
 
 #[test]
 fn a_missing_program_is_told_apart_from_one_that_can_not_run() {
-    for kind in [ErrorKind::ProgramNotFound, ErrorKind::ProgramNotExecutable, ErrorKind::Invalid] {
+    for kind in [RemoteErrorKind::ProgramNotFound, RemoteErrorKind::ProgramNotExecutable, RemoteErrorKind::Invalid] {
         let (result, ..) = Bench::new(&vm(), move |peer, frame| match frame.request {
             Request::StartProcess { .. } => peer.refuse(frame.id, kind, "why"),
             _ => simple(peer, frame),
         })
         .run();
         match (kind, result.unwrap_err()) {
-            (ErrorKind::ProgramNotFound, RunError::ProgramNotFound { program, .. })
-            | (ErrorKind::ProgramNotExecutable, RunError::ProgramNotExecutable { program, .. }) => {
+            (RemoteErrorKind::ProgramNotFound, RunError::ProgramNotFound { program, .. })
+            | (RemoteErrorKind::ProgramNotExecutable, RunError::ProgramNotExecutable { program, .. }) => {
                 assert_eq!(program, "prog");
             }
-            (ErrorKind::Invalid, RunError::Start(_)) => {}
+            (RemoteErrorKind::Invalid, RunError::Start(_)) => {}
             (kind, error) => panic!("{kind:?}: {error:?}"),
         }
     }
@@ -157,7 +157,7 @@ fn a_missing_program_is_told_apart_from_one_that_can_not_run() {
 #[test]
 fn a_refused_set_up_is_reported() {
     let (result, ..) = Bench::new(&vm(), |peer, frame| match frame.request {
-        Request::SetupSandbox(_) => peer.refuse(frame.id, ErrorKind::System, "mount root: EINVAL"),
+        Request::SetupSandbox(_) => peer.refuse(frame.id, RemoteErrorKind::System, "mount root: EINVAL"),
         _ => simple(peer, frame),
     })
     .run();

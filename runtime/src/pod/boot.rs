@@ -178,8 +178,8 @@ impl OpenPod<'_> {
         })
     }
 
-    /// CreateContainer hooks, in the VMM's namespaces (P-166): it was born in the pod's network namespace and shares all
-    /// others with us.
+    /// CreateContainer hooks, in the VMM's namespaces (P-166): it was born in the pod's network namespace and shares
+    /// all others with us.
     fn run_container_hooks(&mut self, namespace: &Namespace) -> Result<()> {
         let hooks = self.config.hooks.create_container.clone();
         if hooks.is_empty() {
@@ -299,7 +299,8 @@ impl OpenPod<'_> {
             .collect()
     }
 
-    /// The state that hooks read on their stdin (P-161). The PID is the VMM's, whose main thread is in the namespace (P-167).
+    /// The state that hooks read on their stdin (P-161). The PID is the VMM's, whose main thread is in the namespace
+    /// (P-167).
     pub(crate) fn hook_state(&self, status: &str) -> HookState {
         let pid = self.sandbox.record().map(|record| record.process.pid).filter(|pid| *pid > 0);
         let bundle = self.config.annotations.get(BUNDLE_KEY).cloned().unwrap_or_default();

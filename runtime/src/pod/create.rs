@@ -17,8 +17,8 @@ impl Runtime {
     /// runs yet (P-060). Holds the pod's lock throughout (P-021).
     ///
     /// # Errors
-    /// [`Error::InvalidConfig`] and [`Error::AlreadyExists`] before anything is made; any other failure after everything
-    /// made was rolled back (P-067), so that the id is free and a corrected attempt can succeed.
+    /// [`Error::InvalidConfig`] and [`Error::AlreadyExists`] before anything is made; any other failure after
+    /// everything made was rolled back (P-067), so that the id is free and a corrected attempt can succeed.
     ///
     /// # Examples
     /// ```
@@ -79,8 +79,8 @@ impl OpenPod<'_> {
         self.put_config()
     }
 
-    /// Undoes the steps, newest first. Failures are logged: the caller gets the error that led here, and the next call on
-    /// this id removes the rest.
+    /// Undoes the steps, newest first. Failures are logged: the caller gets the error that led here, and the next call
+    /// on this id removes the rest.
     fn roll_back(&mut self, undo: Undo<PodStep>) {
         for step in undo.newest_first() {
             let result = match step {

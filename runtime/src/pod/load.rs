@@ -18,7 +18,8 @@ impl<'r> OpenPod<'r> {
         let config = store.get(&dirs.config_record())?.ok_or_else(|| Error::NoSuchPod(id.to_string()))?;
         let (state, restarted) = match store.get(&dirs.state_record())? {
             Some(state) => (state, false),
-            // Without anything in the runtime directory the host was restarted; else the record was lost (P-043, P-049).
+            // Without anything in the runtime directory the host was restarted; else the record was lost (P-043,
+            // P-049).
             None if store.is_blank(&dirs)? => (PodState::restarted(), true),
             // Read again, since a call that refreshes the pod may have written it meanwhile.
             None => (store.need(&dirs.state_record())?, false),

@@ -51,8 +51,8 @@ impl<'r> OpenPod<'r> {
         Ok(pod)
     }
 
-    /// Takes the exclusive lock of an existing pod. Leftovers of an unfinished creation or deletion are removed: they are
-    /// not a pod.
+    /// Takes the exclusive lock of an existing pod. Leftovers of an unfinished creation or deletion are removed: they
+    /// are not a pod.
     pub(crate) fn lock_exclusive(rt: &Runtime, id: &PodId) -> Result<PodLock> {
         let store = rt.store();
         let lock = store.lock_existing(id, rt.options().lock_timeout)?;

@@ -67,8 +67,8 @@ impl OpenPod<'_> {
         self.state.state != State::Stopped && !self.sandbox.vm_alive()
     }
 
-    /// Whether a container in `ready`, `running` or `paused` has a dead shim, or a dead machine, which its shim notices a
-    /// moment later. Never true without a shim (P-120).
+    /// Whether a container in `ready`, `running` or `paused` has a dead shim, or a dead machine, which its shim notices
+    /// a moment later. Never true without a shim (P-120).
     fn is_dead(&self, container: &OpenContainer) -> bool {
         let lives = matches!(container.state.state, Some(State::Ready | State::Running | State::Paused));
         let shim = container.shim();

@@ -9,8 +9,8 @@ impl Runtime {
     /// CreatePod, then StartPod (P-089).
     ///
     /// # Errors
-    /// Of the first half: as [`Runtime::create_pod`], nothing is left. Of the second: as [`Runtime::start_pod`], the pod
-    /// stays and the caller has to delete it.
+    /// Of the first half: as [`Runtime::create_pod`], nothing is left. Of the second: as [`Runtime::start_pod`], the
+    /// pod stays and the caller has to delete it.
     ///
     /// # Examples
     /// ```

@@ -1,7 +1,7 @@
 //! The machine's size follows its containers: vCPUs (P-183) and memory, up to what was configured as the most.
 //!
-//! The wanted size is recorded before machine and guest are asked for it. A call that is cut short leaves `resizing` set,
-//! and the next call that checks the size repeats the change.
+//! The wanted size is recorded before machine and guest are asked for it. A call that is cut short leaves `resizing`
+//! set, and the next call that checks the size repeats the change.
 
 use hutch_agent_proto::Request;
 
@@ -13,12 +13,13 @@ use crate::pod::OpenPod;
 use crate::spec::{memory_mib_for_all, vcpus_for_all, Resources, PLATFORM_MAX_VCPUS};
 use crate::state::State;
 
-/// vCPUs that a guest can grow to by default. Each costs its boot a third of a millisecond, and beyond this number more.
+/// vCPUs that a guest can grow to by default. Each costs its boot a third of a millisecond, and beyond this number
+/// more.
 const DEFAULT_MAX_VCPUS: u32 = 8;
 
 impl OpenPod<'_> {
-    /// Gives the machine the vCPUs and the memory that its containers may use now, and makes the guest use them. The guest
-    /// returns surplus memory as far as it can.
+    /// Gives the machine the vCPUs and the memory that its containers may use now, and makes the guest use them. The
+    /// guest returns surplus memory as far as it can.
     pub(crate) fn sync_size(&mut self) -> Result<()> {
         self.sync_size_with(None)
     }
@@ -98,8 +99,8 @@ impl OpenPod<'_> {
         self.config.hypervisor.max_memory_mib > 0 && self.sandbox.backends.vm.capabilities().memory_hotplug
     }
 
-    /// The number of vCPUs that the guest prepares for. By default eight, or more if the containers known so far ask for
-    /// more.
+    /// The number of vCPUs that the guest prepares for. By default eight, or more if the containers known so far ask
+    /// for more.
     pub(crate) fn most_vcpus(&self) -> u32 {
         if !self.sandbox.backends.vm.capabilities().cpu_hotplug {
             return self.config.target_vcpus();

@@ -15,8 +15,9 @@ impl Runtime {
     /// network from its stored configuration first (P-072).
     ///
     /// # Errors
-    /// [`Error::InvalidTransition`](crate::Error::InvalidTransition) for a running pod (P-073), [`Error::WrongState`](crate::Error::WrongState) for a paused one (P-071). The first
-    /// container that fails to start ends the call with its error; earlier ones run, nothing is deleted (P-074).
+    /// [`Error::InvalidTransition`](crate::Error::InvalidTransition) for a running pod (P-073),
+    /// [`Error::WrongState`](crate::Error::WrongState) for a paused one (P-071). The first container that fails to
+    /// start ends the call with its error; earlier ones run, nothing is deleted (P-074).
     ///
     /// # Examples
     /// ```

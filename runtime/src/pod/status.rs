@@ -16,8 +16,8 @@ impl Runtime {
     /// the answer is what is true when the call returns (P-116, P-118).
     ///
     /// # Errors
-    /// [`Error::NoSuchPod`](crate::Error::NoSuchPod), [`Error::Store`](crate::Error::Store) for damaged records (P-043),
-    /// [`Error::Timeout`](crate::Error::Timeout) if another call holds the pod too long.
+    /// [`Error::NoSuchPod`](crate::Error::NoSuchPod), [`Error::Store`](crate::Error::Store) for damaged records
+    /// (P-043), [`Error::Timeout`](crate::Error::Timeout) if another call holds the pod too long.
     ///
     /// # Examples
     /// ```

@@ -51,8 +51,8 @@ pub(crate) fn check_signal(signal: i32) -> Result<()> {
 
 impl Runtime {
     /// Stops a pod: its containers in order, the guest, the machine, the network; then the poststop hooks, once (P-080,
-    /// P-088). A machine or guest that is dead or does not answer does not prevent the stop (P-085). For a stopped pod, completes
-    /// what an earlier stop left over (P-084).
+    /// P-088). A machine or guest that is dead or does not answer does not prevent the stop (P-085). For a stopped pod,
+    /// completes what an earlier stop left over (P-084).
     ///
     /// # Errors
     /// The first failure ends the call; nothing is deleted, and a second call goes on from there (P-081, P-082).
@@ -146,8 +146,8 @@ impl OpenPod<'_> {
         }
     }
 
-    /// Announces to the VMM process that its machine is asked to end. A process that cannot be reached records a failure,
-    /// which the rest of the stop removes.
+    /// Announces to the VMM process that its machine is asked to end. A process that cannot be reached records a
+    /// failure, which the rest of the stop removes.
     fn expect_end(&mut self, expected: bool) -> Result<()> {
         match self.sandbox.vm_call("expect-end", |vm| vm.expect_end(expected)) {
             Err(error) if error.is_injected() => Err(error),

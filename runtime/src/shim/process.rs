@@ -25,9 +25,9 @@ pub struct ProcessShims {
     pub reexec: ReExec,
     /// Put the shims into the requested namespaces (P-097). Needs CAP_SYS_ADMIN.
     pub namespaces: bool,
-    /// Reap the processes as soon as they have ended, each on a small thread. For long-lived programs: the container's shim
-    /// is pid 1 of a namespace and ends only after all others in there, those of execs, were reaped. A program that ends
-    /// soon leaves its children to init.
+    /// Reap the processes as soon as they have ended, each on a small thread. For long-lived programs: the container's
+    /// shim is pid 1 of a namespace and ends only after all others in there, those of execs, were reaped. A program
+    /// that ends soon leaves its children to init.
     pub reap: bool,
 }
 

@@ -26,8 +26,8 @@
 //! machine's UUID), `vmm.log`, `console.log`, and `shared/`, the directory that the guest sees.
 //!
 //! Every record file is a JSON object with `version`, `record` (its kind) and `data`. A version that this program does
-//! not know is an error (P-051), and so is a record of another kind. Records that name something outside of the store (a
-//! process, a mount, a namespace) are written before that thing can act, so that a crash leaves nothing unreachable
+//! not know is an error (P-051), and so is a record of another kind. Records that name something outside of the store
+//! (a process, a mount, a namespace) are written before that thing can act, so that a crash leaves nothing unreachable
 //! (P-206).
 //!
 //! A pod **exists** if its pod config record does. Everything else without one is left over from a creation or deletion
@@ -229,8 +229,8 @@ impl Store {
         Ok(ids)
     }
 
-    /// Removes a pod's runtime directory, the lock file last: a waiter for the lock must not find it gone while something
-    /// of the old pod still exists (P-026).
+    /// Removes a pod's runtime directory, the lock file last: a waiter for the lock must not find it gone while
+    /// something of the old pod still exists (P-026).
     pub(crate) fn remove_run_dir(&self, pod: &PodDirs) -> Result<()> {
         let dir = pod.run_dir();
         let lock = pod.lock();

@@ -36,8 +36,8 @@ impl Store {
     }
 
     /// Whether the runtime directory of a pod does not exist, or holds nothing but what a call that was killed while it
-    /// [refreshed](Self::lock_existing) the pod may have left: the lock, and state records of containers. With anything else
-    /// in it the pod's state record was lost, which is an error (P-043).
+    /// [refreshed](Self::lock_existing) the pod may have left: the lock, and state records of containers. With anything
+    /// else in it the pod's state record was lost, which is an error (P-043).
     pub(crate) fn is_blank(&self, dirs: &PodDirs) -> Result<bool> {
         let fail = |e| Error::Store { path: dirs.run_dir().to_owned(), source: StoreCause::Read(e) };
         let only = |dir: &Path, wanted: &str| -> io::Result<bool> {

@@ -82,7 +82,8 @@ impl ControlClient {
         let hello = if self.greeted { Ok(()) } else { write_frame(&mut self.stream, &ControlHello::ours()) };
         let written = hello.and_then(|()| write_frame(&mut self.stream, request));
         if !self.greeted {
-            // Before anything else: a process of another version hangs up on us, but only after it has sent its greeting.
+            // Before anything else: a process of another version hangs up on us, but only after it has sent its
+            // greeting.
             let hello: Option<ControlHello> = read_frame(&mut self.stream).map_err(io)?;
             hello.ok_or_else(hung_up)?.check()?;
             self.greeted = true;

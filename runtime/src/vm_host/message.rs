@@ -1,7 +1,7 @@
 //! The messages on a control socket: JSON frames, as between host and agent.
 //!
-//! Each side begins with a [`ControlHello`], so that a hutch that finds a VMM process of another version says so instead
-//! of misreading it. Requests and replies follow in turn. A descriptor follows its reply.
+//! Each side begins with a [`ControlHello`], so that a hutch that finds a VMM process of another version says so
+//! instead of misreading it. Requests and replies follow in turn. A descriptor follows its reply.
 
 use std::time::Duration;
 

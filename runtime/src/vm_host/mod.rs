@@ -12,9 +12,9 @@
 //!  AgentHost::connect ── Connect{port} ──────▶ a vsock connection, passed back as a descriptor
 //! ```
 //!
-//! A connection begins with a greeting that has the version, then carries requests and replies in turn ([`message`]). The process ends when its machine does, and leaves
-//! a failure record if that was not asked for. A SIGKILL to it needs no cooperation and leaves only the socket's file,
-//! which is in the pod's directory.
+//! A connection begins with a greeting that has the version, then carries requests and replies in turn ([`message`]).
+//! The process ends when its machine does, and leaves a failure record if that was not asked for. A SIGKILL to it needs
+//! no cooperation and leaves only the socket's file, which is in the pod's directory.
 
 mod agents;
 mod channel;

@@ -26,7 +26,8 @@ pub struct ProcessVmHost {
     pub reexec: ReExec,
     /// Capabilities of the machines.
     pub capabilities: VmCapabilities,
-    /// Reap child processes that have ended. For long-lived programs. A program that ends soon leaves its children to init.
+    /// Reap child processes that have ended. For long-lived programs. A program that ends soon leaves its children to
+    /// init.
     pub reap: bool,
 }
 

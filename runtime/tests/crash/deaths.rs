@@ -140,8 +140,8 @@ fn a_machine_that_dies_is_noticed_within_a_second_and_recorded() {
     }
 }
 
-/// P-206: a launcher that dies before the record leaves no process; covered point by point in the matrix. Here: the sync_pipe
-/// itself.
+/// P-206: a launcher that dies before the record leaves no process; covered point by point in the matrix. Here: the
+/// sync_pipe itself.
 #[test]
 fn p_206_processes_that_were_never_released_end_with_their_maker() {
     let stage = Stage::new(ROLE_TEST);

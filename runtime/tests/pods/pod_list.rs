@@ -134,7 +134,8 @@ fn assert_stopped(runtime: &hutch_runtime::Runtime) {
     assert!(list[0].containers.iter().all(|container| container.state == stopped), "{list:?}");
 }
 
-/// A call that was killed while it gave the pod its runtime directory back does not damage it; a lost record does (P-043).
+/// A call that was killed while it gave the pod its runtime directory back does not damage it; a lost record does
+/// (P-043).
 #[test]
 fn p_049_a_half_refreshed_pod_is_still_one_whose_host_was_restarted() {
     let record = r#"{"version":1,"record":"container-state","data":{"state":"stopped"}}"#;

@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use hutch_agent_proto::{
-    ContainerStats, ErrorKind, Event, ExitStatus, GuestMount, ProcessInfo, RemoteError, Request, ResourceLimits,
+    ContainerStats, Event, ExitStatus, GuestMount, ProcessInfo, RemoteError, RemoteErrorKind, Request, ResourceLimits,
     Response, SandboxSpec,
 };
 
@@ -66,7 +66,7 @@ pub struct FakeGuest {
     pub timeouts: BTreeMap<&'static str, Duration>,
 }
 
-fn refuse(kind: ErrorKind, message: String) -> Result<Response, RemoteError> {
+fn refuse(kind: RemoteErrorKind, message: String) -> Result<Response, RemoteError> {
     Err(RemoteError::new(kind, message))
 }
 
@@ -81,12 +81,12 @@ impl FakeGuest {
         Answer::Now(match request {
             Request::PowerOff => return Answer::PowerOff,
             Request::WaitProcess { token } => match self.processes.get(&token) {
-                None => Err(RemoteError::new(ErrorKind::NotFound, format!("no process {token}"))),
+                None => Err(RemoteError::new(RemoteErrorKind::NotFound, format!("no process {token}"))),
                 Some(GuestProcess { status: Some(status), .. }) => Ok(Response::Exited(*status)),
                 Some(_) => return Answer::WhenEnded(token),
             },
             Request::SetupSandbox(spec) if self.sandbox.is_some() => {
-                refuse(ErrorKind::AlreadyExists, format!("sandbox {} is set up already", spec.hostname))
+                refuse(RemoteErrorKind::AlreadyExists, format!("sandbox {} is set up already", spec.hostname))
             }
             Request::SetupSandbox(spec) => {
                 self.mounts.extend(spec.mounts.iter().map(|mount| mount.target.clone()));
@@ -103,20 +103,22 @@ impl FakeGuest {
                     self.signal(&token, signal);
                     Ok(Response::Done)
                 }
-                false => refuse(ErrorKind::NotFound, format!("no process {token}")),
+                false => refuse(RemoteErrorKind::NotFound, format!("no process {token}")),
             },
             Request::ForgetProcess { token } => match self.processes.get(&token) {
-                Some(process) if process.status.is_none() => refuse(ErrorKind::WrongState, format!("{token} runs")),
+                Some(process) if process.status.is_none() => {
+                    refuse(RemoteErrorKind::WrongState, format!("{token} runs"))
+                }
                 Some(_) => {
                     self.processes.remove(&token);
                     Ok(Response::Done)
                 }
-                None => refuse(ErrorKind::NotFound, format!("no process {token}")),
+                None => refuse(RemoteErrorKind::NotFound, format!("no process {token}")),
             },
             Request::ResizeTerminal { token, .. } | Request::CloseStdin { token } => {
                 match self.processes.contains_key(&token) {
                     true => Ok(Response::Done),
-                    false => refuse(ErrorKind::NotFound, format!("no process {token}")),
+                    false => refuse(RemoteErrorKind::NotFound, format!("no process {token}")),
                 }
             }
             Request::UpdateContainer { id, limits } => self.with(&id, |container| {
@@ -133,7 +135,7 @@ impl FakeGuest {
             }
             Request::Unmount { target } => match self.mounts.remove(&target) {
                 true => Ok(Response::Done),
-                false => refuse(ErrorKind::NotFound, format!("nothing is mounted at {target}")),
+                false => refuse(RemoteErrorKind::NotFound, format!("nothing is mounted at {target}")),
             },
             Request::AwaitMemory { more } => {
                 self.memory_more = more;
@@ -144,7 +146,7 @@ impl FakeGuest {
                 Ok(Response::Done)
             }
             Request::Ping | Request::SetClock { .. } | Request::ConfigureNetwork(_) => Ok(Response::Done),
-            other => refuse(ErrorKind::Unsupported, format!("{other:?}")),
+            other => refuse(RemoteErrorKind::Unsupported, format!("{other:?}")),
         })
     }
 
@@ -155,13 +157,13 @@ impl FakeGuest {
     ) -> Result<Response, RemoteError> {
         match self.containers.get_mut(id) {
             Some(container) => Ok(change(container)),
-            None => refuse(ErrorKind::NotFound, format!("no container {id}")),
+            None => refuse(RemoteErrorKind::NotFound, format!("no container {id}")),
         }
     }
 
     fn create(&mut self, id: String, token: String, spec: serde_json::Value) -> Result<Response, RemoteError> {
         if self.containers.contains_key(&id) || self.processes.contains_key(&token) {
-            return refuse(ErrorKind::AlreadyExists, format!("container {id} exists"));
+            return refuse(RemoteErrorKind::AlreadyExists, format!("container {id} exists"));
         }
         let args = spec["process"]["args"].as_array().cloned().unwrap_or_default();
         let args: Vec<String> = args.iter().filter_map(|arg| arg.as_str().map(str::to_owned)).collect();
@@ -174,15 +176,15 @@ impl FakeGuest {
 
     fn start(&mut self, id: &str) -> Result<Response, RemoteError> {
         let Some(container) = self.containers.get_mut(id) else {
-            return refuse(ErrorKind::NotFound, format!("no container {id}"));
+            return refuse(RemoteErrorKind::NotFound, format!("no container {id}"));
         };
         if container.state != GuestState::Created {
-            return refuse(ErrorKind::WrongState, format!("container {id} was started already"));
+            return refuse(RemoteErrorKind::WrongState, format!("container {id} was started already"));
         }
         let token = container.token.clone();
         let args = self.processes.get(&token).map(|process| process.args.clone()).unwrap_or_default();
         if args.first().is_some_and(|arg| arg == "missing") {
-            return refuse(ErrorKind::ProgramNotFound, "executable file not found in $PATH".into());
+            return refuse(RemoteErrorKind::ProgramNotFound, "executable file not found in $PATH".into());
         }
         container.state = GuestState::Running;
         self.obey(&token, &args);
@@ -192,13 +194,15 @@ impl FakeGuest {
     fn exec(&mut self, token: String, container: Option<String>, args: Vec<String>) -> Result<Response, RemoteError> {
         if let Some(id) = &container {
             match self.containers.get(id).map(|container| container.state) {
-                None => return refuse(ErrorKind::NotFound, format!("no container {id}")),
-                Some(GuestState::Stopped) => return refuse(ErrorKind::WrongState, format!("container {id} has ended")),
+                None => return refuse(RemoteErrorKind::NotFound, format!("no container {id}")),
+                Some(GuestState::Stopped) => {
+                    return refuse(RemoteErrorKind::WrongState, format!("container {id} has ended"))
+                }
                 Some(_) => {}
             }
         }
         if args.first().is_some_and(|arg| arg == "missing") {
-            return refuse(ErrorKind::ProgramNotFound, "executable file not found in $PATH".into());
+            return refuse(RemoteErrorKind::ProgramNotFound, "executable file not found in $PATH".into());
         }
         let pid = self.add_process(&token, container, args.clone());
         self.obey(&token, &args);
@@ -223,10 +227,10 @@ impl FakeGuest {
 
     fn kill(&mut self, id: &str, signal: i32, all: bool) -> Result<Response, RemoteError> {
         let Some(container) = self.containers.get(id) else {
-            return refuse(ErrorKind::NotFound, format!("no container {id}"));
+            return refuse(RemoteErrorKind::NotFound, format!("no container {id}"));
         };
         if container.state == GuestState::Stopped {
-            return refuse(ErrorKind::WrongState, format!("container {id} has ended"));
+            return refuse(RemoteErrorKind::WrongState, format!("container {id} has ended"));
         }
         let init = container.token.clone();
         let tokens: Vec<String> = self
@@ -243,12 +247,12 @@ impl FakeGuest {
 
     fn remove(&mut self, id: &str, force: bool) -> Result<Response, RemoteError> {
         let Some(container) = self.containers.get(id) else {
-            return refuse(ErrorKind::NotFound, format!("no container {id}"));
+            return refuse(RemoteErrorKind::NotFound, format!("no container {id}"));
         };
         let token = container.token.clone();
         if container.state != GuestState::Stopped {
             if !force {
-                return refuse(ErrorKind::WrongState, format!("container {id} runs"));
+                return refuse(RemoteErrorKind::WrongState, format!("container {id} runs"));
             }
             self.end(&token, ExitStatus::Signal(libc::SIGKILL));
         }
@@ -301,7 +305,7 @@ impl FakeGuest {
 
     fn list(&self, id: &str) -> Result<Response, RemoteError> {
         if !self.containers.contains_key(id) {
-            return refuse(ErrorKind::NotFound, format!("no container {id}"));
+            return refuse(RemoteErrorKind::NotFound, format!("no container {id}"));
         }
         let mine = self
             .processes
@@ -322,7 +326,7 @@ impl FakeGuest {
 
     fn stats(&self, id: &str) -> Result<Response, RemoteError> {
         let Some(container) = self.containers.get(id) else {
-            return refuse(ErrorKind::NotFound, format!("no container {id}"));
+            return refuse(RemoteErrorKind::NotFound, format!("no container {id}"));
         };
         let pids = self
             .processes

@@ -1,14 +1,13 @@
 //! Machines in memory.
 
 use std::collections::BTreeSet;
-use std::path::PathBuf;
 use std::time::Duration;
 
 use super::fake_host::{FakeHost, State};
+use super::guest::FakeGuest;
 use super::processes::FakeVm;
 use hutch_runtime::backend::{
-    BackendError, BackendResult, BlockDevice, VmCapabilities, VmHandle, VmHost, VmLaunch, VmReply, VmRequest, VmSpec,
-    VmState, VmStats,
+    BackendError, BackendResult, VmCapabilities, VmHandle, VmHost, VmLaunch, VmReply, VmRequest, VmState, VmStats,
 };
 use hutch_runtime::process::ProcessIdentity;
 use hutch_runtime::store::VmRecord;

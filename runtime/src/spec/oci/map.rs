@@ -9,7 +9,7 @@ use super::hooks::hook_specs;
 use super::{Role, BUNDLE_KEY, CONFIG_KEY, ROLE_KEY};
 use crate::error::{Error, Result};
 use crate::spec::{
-    memory_mib, parse_env, Capabilities, Command, ContainerConfig, DeviceInfo, HookSpec, Hooks, MountSpec, NetworkKind,
+    memory_mib, parse_env, Capabilities, Command, ContainerConfig, DeviceInfo, Hooks, MountSpec, NetworkKind,
     PodConfig, Resources,
 };
 

@@ -1,9 +1,9 @@
 //! The contract's tables as one set of cases, for fakes and real machines alike.
 //!
-//! [`covering_walk`] is a walk of calls that comes through every cell of the two matrices of §3 (each verb in each state
-//! of pod and container, with processes that have ended unseen, and with what does not exist), as far as a walk can get
-//! there. [`Step::all`] is what random walks are made of. [`Walk`] performs steps on a [`Subject`] and compares each
-//! answer, and whatever a list shows, with the contract.
+//! [`covering_walk`] is a walk of calls that comes through every cell of the two matrices of §3 (each verb in each
+//! state of pod and container, with processes that have ended unseen, and with what does not exist), as far as a walk
+//! can get there. [`Step::all`] is what random walks are made of. [`Walk`] performs steps on a [`Subject`] and compares
+//! each answer, and whatever a list shows, with the contract.
 
 mod cover;
 mod model;
@@ -142,9 +142,9 @@ fn perform(subject: &dyn Subject, step: Step) -> (Result<()>, Option<Shown>) {
         }
         Step::Delete(p, c) => runtime.delete_container(PODS[p], CONTAINERS[c]).map(drop),
         Step::Kill(p, c, signal) => runtime.kill_container(PODS[p], CONTAINERS[c], signal, true),
-        Step::Enter(p, c) => {
-            let entered = runtime.exec_container(PODS[p], CONTAINERS[c], &subject.command(), Default::default());
-            entered.map(drop)
+        Step::Exec(p, c) => {
+            let started = runtime.exec_container(PODS[p], CONTAINERS[c], &subject.command(), Default::default());
+            started.map(drop)
         }
         Step::List(p, c) => runtime.list_processes(PODS[p], CONTAINERS[c], &Default::default()).map(drop),
         // The process does that, not the runtime.

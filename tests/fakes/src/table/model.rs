@@ -36,7 +36,7 @@ pub enum Step {
     /// KillContainer with a signal, all processes.
     Kill(usize, usize, i32),
     /// ExecContainer.
-    Enter(usize, usize),
+    Exec(usize, usize),
     /// ListProcesses.
     List(usize, usize),
     /// The process ends by itself.
@@ -57,7 +57,7 @@ impl Step {
             for c in 0..containers {
                 steps.extend([Step::Create(p, c), Step::Start(p, c), Step::Stop(p, c, false), Step::Stop(p, c, true)]);
                 steps.extend([Step::Delete(p, c), Step::Kill(p, c, 9), Step::Kill(p, c, 15), Step::Kill(p, c, 10)]);
-                steps.extend([Step::Enter(p, c), Step::List(p, c), Step::Exit(p, c), Step::RefuseStart(p, c)]);
+                steps.extend([Step::Exec(p, c), Step::List(p, c), Step::Exit(p, c), Step::RefuseStart(p, c)]);
             }
         }
         steps
@@ -79,7 +79,7 @@ impl Step {
             Step::Stop(_, _, true) => "StopContainer by force",
             Step::Delete(..) => "DeleteContainer",
             Step::Kill(_, _, signal) => return format!("KillContainer with {signal}"),
-            Step::Enter(..) => "ExecContainer",
+            Step::Exec(..) => "ExecContainer",
             Step::List(..) => "ListProcesses",
             Step::Exit(..) => "the process ends",
             Step::RefuseStart(..) => "a refused StartContainer",
@@ -94,7 +94,7 @@ impl Step {
             Step::Look => None,
             Step::CreatePod(p) | Step::StartPod(p) | Step::StopPod(p, _) | Step::DeletePod(p) => Some(p),
             Step::PausePod(p) | Step::ResumePod(p) | Step::Create(p, _) | Step::Start(p, _) => Some(p),
-            Step::Stop(p, _, _) | Step::Delete(p, _) | Step::Kill(p, _, _) | Step::Enter(p, _) => Some(p),
+            Step::Stop(p, _, _) | Step::Delete(p, _) | Step::Kill(p, _, _) | Step::Exec(p, _) => Some(p),
             Step::List(p, _) | Step::Exit(p, _) | Step::RefuseStart(p, _) => Some(p),
         }
     }
@@ -103,7 +103,7 @@ impl Step {
     pub(super) fn container(self) -> Option<usize> {
         match self {
             Step::Create(_, c) | Step::Start(_, c) | Step::Stop(_, c, _) | Step::Delete(_, c) => Some(c),
-            Step::Kill(_, c, _) | Step::Enter(_, c) | Step::List(_, c) => Some(c),
+            Step::Kill(_, c, _) | Step::Exec(_, c) | Step::List(_, c) => Some(c),
             Step::Exit(_, c) | Step::RefuseStart(_, c) => Some(c),
             _ => None,
         }
@@ -248,7 +248,7 @@ fn expect_container(pod: State, container: &mut Container, step: Step) -> Result
             container.ended = true;
             Ok(false)
         }
-        Step::Enter(..) => match (pod, container.state) {
+        Step::Exec(..) => match (pod, container.state) {
             (Running, Ready | Running) if container.ended => Err(Backend),
             (Running, Ready | Running) => Ok(false),
             _ => Err(WrongState),
