@@ -1,5 +1,5 @@
-//! The guest's network as the host describes it: interfaces first, then routes and neighbours (P-203).
-//! Connection threads; the calling thread's network namespace.
+//! Configures the guest's network as the host describes it: interfaces first, then routes and neighbours (P-203). Runs
+//! on connection threads, in the calling thread's network namespace.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
@@ -14,10 +14,10 @@ use crate::failure::{invalid, not_found, system, Outcome};
 /// Longest interface name in bytes (`IFNAMSIZ` less the NUL).
 const MAX_NAME: usize = 15;
 
-/// Applies `spec`. Everything in it is checked before anything is changed.
+/// Applies `spec`. Checks all of it before it changes anything.
 ///
 /// # Errors
-/// `Invalid` for a malformed address or name, `NotFound` for an interface that is not there, `System`.
+/// `Invalid` for a malformed address or name, `NotFound` for an interface that the guest does not have.
 pub fn configure(spec: &NetworkSpec) -> Outcome<()> {
     let checked = Checked::new(spec)?;
     if spec.interfaces.is_empty() && spec.routes.is_empty() && spec.neighbours.is_empty() {
@@ -40,10 +40,7 @@ pub fn configure(spec: &NetworkSpec) -> Outcome<()> {
     Ok(())
 }
 
-/// Brings the loopback interface up; its addresses come by themselves.
-///
-/// # Errors
-/// `System`.
+/// Brings the loopback interface up; the kernel adds its addresses.
 pub fn loopback_up() -> Outcome<()> {
     let up = || -> Result<(), Errno> {
         // The loopback interface is the first of its namespace.
@@ -52,7 +49,7 @@ pub fn loopback_up() -> Outcome<()> {
     up().map_err(|errno| system("bringing up the loopback interface", errno))
 }
 
-/// A spec whose every text has been understood.
+/// A spec with its texts parsed.
 struct Checked<'a> {
     interfaces: Vec<(&'a Interface, [u8; 6], Vec<Cidr>)>,
     routes: Vec<(&'a Route, RouteEntry)>,
@@ -98,8 +95,8 @@ fn configure_interface(netlink: &mut Netlink, spec: &Interface, mac: &[u8; 6], a
     Ok(())
 }
 
-/// Makes it possible to call `link` `name`: takes it down, and renames who has that name now. (The kernel numbers
-/// devices in the order it finds them; the other one's turn comes.)
+/// Prepares the renaming of `link` to `name`: takes `link` down, and renames the interface that has that name now. (The
+/// kernel numbers devices in the order in which it finds them; the spec names the other interface later.)
 fn make_room(netlink: &mut Netlink, links: &[Link], link: &Link, name: &str) -> Outcome<()> {
     if link.up {
         take_down(netlink, link)?;

@@ -122,7 +122,7 @@ fn p_203_the_kernel_takes_interfaces_routes_and_neighbours() {
         dns: vec![],
     };
     configure(&spec).unwrap();
-    // The same again changes nothing and is no error.
+    // The same again changes nothing and succeeds.
     configure(&spec).unwrap();
     let links = ip("-o link");
     assert!(links.contains("eth0@") && links.contains("mtu 1400") && links.contains("lo: <LOOPBACK,UP"), "{links}");
