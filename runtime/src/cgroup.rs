@@ -12,7 +12,7 @@ use crate::backend::{BackendError, BackendResult, Cgroups};
 /// Magic number of the cgroup v2 file system (statfs(2), CGROUP2_SUPER_MAGIC).
 const CGROUP2_MAGIC: FsType = FsType(0x6367_7270);
 /// A group stays busy for a moment after its last process was reaped.
-const BUSY: Duration = Duration::from_secs(2);
+const BUSY_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// The cgroup v2 hierarchy mounted at a directory.
 #[derive(Debug, Clone)]
@@ -78,7 +78,7 @@ impl Cgroups for CgroupFs {
     }
 
     fn remove(&self, dir: &Path) -> BackendResult<()> {
-        let deadline = Instant::now() + BUSY;
+        let deadline = Instant::now() + BUSY_TIMEOUT;
         let mut wait = Duration::from_millis(1);
         loop {
             match fs::remove_dir(dir) {

@@ -40,10 +40,7 @@ pub fn configure(spec: &NetworkSpec) -> Outcome<()> {
     Ok(())
 }
 
-/// Brings the loopback interface up; its addresses come by themselves.
-///
-/// # Errors
-/// `System`.
+/// Brings the loopback interface up; the kernel adds its addresses.
 pub fn loopback_up() -> Outcome<()> {
     let up = || -> Result<(), Errno> {
         // The loopback interface is the first of its namespace.
@@ -52,7 +49,7 @@ pub fn loopback_up() -> Outcome<()> {
     up().map_err(|errno| system("bringing up the loopback interface", errno))
 }
 
-/// A spec whose every text has been understood.
+/// A spec with its texts parsed.
 struct Checked<'a> {
     interfaces: Vec<(&'a Interface, [u8; 6], Vec<Cidr>)>,
     routes: Vec<(&'a Route, RouteEntry)>,

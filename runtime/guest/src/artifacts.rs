@@ -74,7 +74,7 @@ fn check_package_in(known: &Artifacts, package: &str, version: &str, got: Digest
     }
 }
 
-/// Compares the kernel of an asset with what is recorded for its origin.
+/// Compares the kernel of an asset with the record of its origin.
 pub(crate) fn compare(manifest: &Manifest) -> Recorded {
     compare_in(&load(), manifest)
 }

@@ -88,7 +88,7 @@ pub(crate) fn build_with(
         Some(old) if plan.is_done_in(&old, apt)? => {
             let origin = plan.moved_from(&old.kernel.origin);
             if old.agent != agent.record || origin.is_some() {
-                assets::refresh(&store, &kind, &agent, origin)?; // of equal contents: only where they lie
+                assets::refresh(&store, &kind, &agent, origin)?; // same contents: only the paths change
             }
             let same = old.agent.sha256 == agent.record.sha256;
             if same {

@@ -86,7 +86,7 @@ fn changed_agent(manifest: &Manifest, given: Option<&Path>) -> Result<Option<Age
     }
     match Stamp::of(&from.path) {
         Ok(stamp) if stamp == manifest.agent.stamp && from.path == manifest.agent.path => return Ok(None),
-        Err(_) if !from.given => return Ok(None), // installed without an agent: the asset's own will do
+        Err(_) if !from.given => return Ok(None), // installed without an agent: use the asset's own
         _ => {}
     }
     Agent::load(&from).map(Some)

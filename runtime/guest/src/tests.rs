@@ -106,7 +106,7 @@ fn opening_puts_a_changed_agent_in() {
     assert!(matches!(place.inspect().stale[..], [Stale::Agent { .. }]));
     let after = place.open().unwrap();
     assert_eq!(init_of(&after), agent("second"));
-    assert_eq!(init_of(&before), agent("first"), "who has opened the old one keeps it");
+    assert_eq!(init_of(&before), agent("first"), "an opened asset does not change");
     assert_eq!(after.manifest.agent.sha256, Digest::of(&agent("second")));
     assert_eq!(after.manifest.modules, before.manifest.modules);
     let inspection = place.inspect();

@@ -1,6 +1,6 @@
 //! One machine in this process that runs one command: the engine of `hutch run`.
 //!
-//! The caller builds the machine ([`OneshotMachine`]) and calls [`run`]: one thread waits for events and decides. The
+//! The caller builds the machine ([`OneshotMachine`]) and calls [`run()`]: one thread waits for events and decides. The
 //! machine, the agent client and the caller's signal handling put each [`RunEvent`] into the [`RunEventQueue`].
 //!
 //! ```text

@@ -244,7 +244,7 @@ impl Bridge {
     /// Frees the slot of `device`.
     ///
     /// # Errors
-    /// [`Error::InvalidConfig`] if it is not there.
+    /// [`Error::InvalidConfig`] if the bridge does not have the device.
     pub fn remove(&mut self, device: &str) -> Result<u8> {
         let slot = self
             .slots

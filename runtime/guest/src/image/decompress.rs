@@ -70,7 +70,7 @@ pub(super) fn decompress(
     limit: usize,
 ) -> Result<Vec<u8>, ImageError> {
     if method == Compression::None {
-        return Ok(data.to_vec()); // nothing announces a length here
+        return Ok(data.to_vec()); // the length is not announced
     }
     if expected > limit {
         return Err(ImageError::TooLarge { limit });

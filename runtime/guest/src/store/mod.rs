@@ -9,7 +9,7 @@
 //!                      .distro-1764000000123-4711/{vmlinux,initramfs.cpio,manifest.json}
 //!                      .distro.build.lock          held during a build (minutes)
 //!                      .distro.install.lock        held while the link is changed (milliseconds)
-//!                      .tmp-distro-*               under construction; an interrupted one goes with the next change
+//!                      .tmp-distro-*               under construction; the next change removes an interrupted one
 //! ```
 
 pub(crate) mod lock;
@@ -203,7 +203,7 @@ impl InstallLock<'_> {
         initramfs: Contents<'_>,
         manifest: &[u8],
     ) -> Result<PathBuf, StoreError> {
-        self.store.current(&self.kind)?; // nothing foreign in the link's place
+        self.store.current(&self.kind)?; // fails if the path is not our link
         self.remove(|name| name.starts_with(&format!(".tmp-{}-", self.kind)))?;
         let prefix = format!(".tmp-{}-", self.kind);
         let temporary = tempfile::Builder::new()

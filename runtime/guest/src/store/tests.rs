@@ -62,7 +62,7 @@ fn a_new_generation_replaces_the_old_and_one_more_is_kept() {
         assert_eq!(contents(&store, &AssetKind::Distro).as_deref(), Some(text));
     }
     assert!(!dirs[0].exists() && !dirs[1].exists(), "old ones go");
-    assert!(dirs[2].join(VMLINUX).exists(), "someone may be about to open it");
+    assert!(dirs[2].join(VMLINUX).exists(), "a reader may be about to open it");
     install(&store, &AssetKind::Source, "other");
     assert_eq!(store.kinds().unwrap(), [AssetKind::Distro, AssetKind::Source]);
     assert_eq!(contents(&store, &AssetKind::Distro).as_deref(), Some("four"), "kinds do not disturb each other");

@@ -1,6 +1,11 @@
 //! From an OCI `config.json` to a pod or container (§11.1 of the contract), and from a container to the `config.json`
 //! of the guest (P-098).
 //!
+//! A container made from a bundle has its configuration twice: its typed fields ([`super::ContainerConfig`]), which are all
+//! that the host acts on, and the whole JSON in the annotation [`CONFIG_KEY`], which is all that the guest gets. The
+//! contract asks for both: a caller may give the annotation beside fields of its own (P-101), and the status of a container
+//! returns it. The host never writes to the annotation; paths, hooks and volumes are replaced in a copy for the guest.
+//!
 //! Any section may be absent: it has a default or gives an error, and never causes a panic (P-007).
 
 mod config;
