@@ -1,8 +1,9 @@
 //! The failure of a command: an error and an exit code.
 
 use std::error::Error;
-use std::fmt::Write as _;
 use std::io::{self, Write as _};
+
+use hutch_agent_proto::error_chain;
 
 /// Exit code for failures of hutch itself in `hutch run`.
 pub const RUN_FAILED: u8 = 125;
@@ -48,20 +49,6 @@ impl<E: Error + Send + Sync + 'static> From<E> for Failure {
     fn from(error: E) -> Self {
         Self::new(FAILED, error)
     }
-}
-
-/// `error: cause: cause`. Omits a cause that the text before it already ends with.
-pub fn error_chain(error: &dyn Error) -> String {
-    let mut text = error.to_string();
-    let mut source = error.source();
-    while let Some(cause) = source {
-        let words = cause.to_string();
-        if !text.ends_with(&words) {
-            let _ = write!(text, ": {words}");
-        }
-        source = cause.source();
-    }
-    text
 }
 
 #[cfg(test)]

@@ -5,6 +5,8 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use crate::backend::BackendError;
+use hutch_agent_proto::error_chain;
+
 use crate::fault::Injected;
 use crate::hook::HookFailure;
 use crate::state::{InvalidTransition, ParseStateError, State};
@@ -325,20 +327,8 @@ impl Error {
 
     /// The error and its causes on one line, for logs and for the status of a broken pod.
     pub fn chain(&self) -> String {
-        chain(self)
+        error_chain(self)
     }
-}
-
-/// An error and its causes on one line.
-pub(crate) fn chain(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut source = error.source();
-    while let Some(cause) = source {
-        text.push_str(": ");
-        text.push_str(&cause.to_string());
-        source = cause.source();
-    }
-    text
 }
 
 fn prefix(component: &Option<Component>) -> String {

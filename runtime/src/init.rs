@@ -4,10 +4,10 @@ use std::io::{self, Write};
 
 use log::{LevelFilter, Log, Metadata, Record};
 
-use crate::error::chain;
 use crate::host::{SHIM_VERB, VMM_VERB};
 use crate::shim::shim_verb;
 use crate::vm_host::{allow_reexec, vmm_verb};
+use hutch_agent_proto::error_chain;
 
 /// Level of messages that a VMM process writes to the pod's `vmm.log`.
 const VMM_LEVEL: LevelFilter = LevelFilter::Info;
@@ -59,7 +59,7 @@ fn hold_machine() -> u8 {
             VMM_FAILED
         }
         Err(error) => {
-            log::error!("{}", chain(&error));
+            log::error!("{}", error_chain(&error));
             VMM_FAILED
         }
     }

@@ -6,6 +6,7 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::Duration;
 
+use hutch_agent_proto::error_chain;
 use hutch_vmm::config::{
     BlockConfig, BootProtocol, ConsoleLevel, ConsoleOutput, DeviceDiscovery, ImageLoading, MemoryBacking, ShareConfig,
     VsockConfig,
@@ -107,15 +108,15 @@ fn options() -> Result<Options, String> {
 
 fn run() -> Result<(), String> {
     let Options { config, timeout, pause_after } = options()?;
-    let mut machine = Machine::build(&config).map_err(|error| chain(&error))?;
-    machine.start().map_err(|error| chain(&error))?;
+    let mut machine = Machine::build(&config).map_err(|error| error_chain(&error))?;
+    machine.start().map_err(|error| error_chain(&error))?;
     if let Some(after) = pause_after {
         if machine.wait(Some(after)).is_none() {
-            machine.pause().map_err(|error| chain(&error))?;
+            machine.pause().map_err(|error| error_chain(&error))?;
             eprintln!("paused; exits so far: {}", machine.counters().exits.total());
             std::thread::sleep(Duration::from_secs(1));
             eprintln!("resumed; exits so far: {}", machine.counters().exits.total());
-            machine.resume().map_err(|error| chain(&error))?;
+            machine.resume().map_err(|error| error_chain(&error))?;
         }
     }
     let exit = machine.wait(timeout);
@@ -134,19 +135,7 @@ fn run() -> Result<(), String> {
         eprintln!("mark: {:>12.3} ms {} ({})", (mark.at_ns - first) as f64 / 1e6, mark.name, mark.at_ns);
     }
     eprintln!("counters: {:?}", machine.counters());
-    machine.shutdown().map_err(|error| chain(&error))
-}
-
-/// An error with its sources.
-fn chain(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut source = error.source();
-    while let Some(cause) = source {
-        text.push_str(": ");
-        text.push_str(&cause.to_string());
-        source = cause.source();
-    }
-    text
+    machine.shutdown().map_err(|error| error_chain(&error))
 }
 
 /// Prints every I/O exit.

@@ -12,8 +12,9 @@ use serde_json::json;
 
 use crate::args::format::Format;
 use crate::args::guest::{GuestArgs, GuestBuildArgs, GuestCommand, GuestInspectArgs, GuestLsArgs};
-use crate::failure::{error_chain, Failure, FAILED};
+use crate::failure::{Failure, FAILED};
 use crate::output::{mib, write_table};
+use hutch_agent_proto::error_chain;
 
 /// Runs `hutch guest …` and returns the exit code.
 pub fn run(args: GuestArgs) -> Result<u8, Failure> {

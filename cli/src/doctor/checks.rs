@@ -7,7 +7,7 @@ use hutch_vmm::probe::KvmSupport;
 
 use super::host::{Limit, View};
 use super::report::{Finding, Status};
-use crate::failure::error_chain;
+use hutch_agent_proto::error_chain;
 
 /// Memory of `hutch run` without `--memory`, in MiB.
 const GUEST_MEMORY_MIB: u64 = 256;

@@ -70,13 +70,7 @@ fn main() -> ExitCode {
         Task::RunPlan { plan } => suite::in_testbed(&plan),
     };
     result.unwrap_or_else(|error| {
-        eprint!("xtask: {error}");
-        let mut source = error.source();
-        while let Some(cause) = source {
-            eprint!(": {cause}");
-            source = cause.source();
-        }
-        eprintln!();
+        eprintln!("xtask: {}", hutch_agent_proto::error_chain(&*error));
         ExitCode::from(125)
     })
 }

@@ -14,11 +14,11 @@ use nix::sys::signal::Signal;
 use super::{signals, StartMessage, SYNC_PIPE};
 use crate::agent_client::{AgentError, Session};
 use crate::backend::{ShimSpec, VmRequest};
-use crate::error::chain;
 use crate::stdio::{Relay, StdioFds};
 use crate::store::{write_record, write_record_if_absent, ExitRecord, FailureRecord};
 use crate::timestamp::Timestamp;
 use crate::vm_host::{ControlClient, ControlConnector};
+use hutch_agent_proto::error_chain;
 
 /// Exit status of a shim that does not know how its guest process ended.
 const UNKNOWN: u8 = 255;
@@ -46,7 +46,12 @@ pub fn shim_verb() -> u8 {
         }
         Err(error) => {
             note_failure(&spec);
-            ExitRecord { token: spec.token.clone(), status: None, reason: Some(chain(error)), at: Timestamp::now() }
+            ExitRecord {
+                token: spec.token.clone(),
+                status: None,
+                reason: Some(error_chain(error)),
+                at: Timestamp::now(),
+            }
         }
     };
     // The container's directory may be gone; then no call needs the record.

@@ -9,8 +9,8 @@ use hutch_agent_proto::{Event, Request, Response};
 use super::client::ControlConnector;
 use crate::agent_client::{AgentError, Session};
 use crate::backend::{AgentCapabilities, AgentHost, AgentSession, BackendError, BackendResult};
-use crate::error::chain;
 use crate::store::VmRecord;
+use hutch_agent_proto::error_chain;
 
 /// Opens sessions with agents through the control sockets of their machines.
 #[derive(Debug, Clone, Default)]
@@ -70,10 +70,10 @@ fn backend_error(error: AgentError) -> BackendError {
         // Not a lost guest: its machine must not be killed only because this is the wrong program.
         AgentError::Connect(e) if is_other_version(&e) => BackendError::system("connect to the guest's agent", e),
         AgentError::Connect(e) if e.kind() == std::io::ErrorKind::TimedOut => BackendError::Lost(e.to_string()),
-        AgentError::Encode { .. } | AgentError::Unexpected(_) => BackendError::Refused(chain(&error)),
-        AgentError::Version { .. } => BackendError::Refused(chain(&error)),
+        AgentError::Encode { .. } | AgentError::Unexpected(_) => BackendError::Refused(error_chain(&error)),
+        AgentError::Version { .. } => BackendError::Refused(error_chain(&error)),
         AgentError::Dead(_) | AgentError::Connect(_) | AgentError::OpenStream { .. } | AgentError::Host(_) => {
-            BackendError::Lost(chain(&error))
+            BackendError::Lost(error_chain(&error))
         }
     }
 }

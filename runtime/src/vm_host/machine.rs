@@ -15,8 +15,8 @@ use hutch_vmm::footprint::{drop_program_pages, ProgramPages};
 use hutch_vmm::{BlockSlot, Machine, MachineConfig, MachineExit, MemHandle};
 
 use crate::backend::{BackendError, BackendResult, BlockDevice, VmReply, VmRequest, VmSpec, VmState};
-use crate::error::chain;
 use crate::sync;
+use hutch_agent_proto::error_chain;
 
 /// The guest's vsock address, which is local to its machine.
 const GUEST_CID: u64 = 3;
@@ -86,7 +86,7 @@ impl KvmMachine {
     /// # Errors
     /// [`BackendError::Refused`] with the machine monitor's error.
     pub fn launch(spec: &VmSpec) -> BackendResult<Self> {
-        let refused = |e: &dyn std::error::Error| BackendError::Refused(chain(e));
+        let refused = |e: &dyn std::error::Error| BackendError::Refused(error_chain(e));
         let config = machine_config(spec)?;
         if spec.mlock {
             lock_memory()?;
@@ -203,7 +203,7 @@ impl KvmMachine {
             return Ok(());
         }
         let mut machine = sync::write(&self.machine);
-        machine.pause().map_err(|e| BackendError::Refused(chain(&e)))?;
+        machine.pause().map_err(|e| BackendError::Refused(error_chain(&e)))?;
         self.phase().paused = true;
         Ok(())
     }
@@ -213,7 +213,7 @@ impl KvmMachine {
             return Ok(());
         }
         let mut machine = sync::write(&self.machine);
-        machine.resume().map_err(|e| BackendError::Refused(chain(&e)))?;
+        machine.resume().map_err(|e| BackendError::Refused(error_chain(&e)))?;
         self.phase().paused = false;
         Ok(())
     }
@@ -230,7 +230,7 @@ impl KvmMachine {
         slot.slot.eject();
         slot.disk = None;
         let inserted = slot.slot.insert(&device.path, device.read_only, &device.id);
-        inserted.map_err(|e| BackendError::Refused(chain(&e)))?;
+        inserted.map_err(|e| BackendError::Refused(error_chain(&e)))?;
         slot.disk = Some(device.id.clone());
         Ok(())
     }
@@ -244,7 +244,7 @@ impl KvmMachine {
 
     fn set_vcpus(&self, count: u32) -> BackendResult<()> {
         let machine = sync::read(&self.machine);
-        machine.ensure_vcpus(count).map_err(|e| BackendError::Refused(chain(&e)))
+        machine.ensure_vcpus(count).map_err(|e| BackendError::Refused(error_chain(&e)))
     }
 
     fn set_memory(&self, mib: u64) -> BackendResult<u64> {

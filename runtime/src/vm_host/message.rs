@@ -8,7 +8,7 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 
 use crate::backend::{BackendError, VmReply, VmRequest};
-use crate::error::chain;
+use hutch_agent_proto::error_chain;
 
 /// Version of this protocol, which includes [`VmRequest`] and [`VmReply`]. Raise it with every change of them.
 pub const CONTROL_PROTOCOL: u32 = 1;
@@ -93,7 +93,7 @@ impl ControlReply {
             BackendError::Unsupported(_) => FailureKind::Unsupported,
             _ => FailureKind::Refused,
         };
-        ControlReply::Failed { kind, message: chain(error) }
+        ControlReply::Failed { kind, message: error_chain(error) }
     }
 
     /// The backend's error for a failed reply, or the reply. `waited` is the bound that a time-out reports.

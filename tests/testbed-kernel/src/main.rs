@@ -29,13 +29,7 @@ fn main() -> ExitCode {
     match result {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
-            eprint!("testbed-kernel: {error}");
-            let mut source = error.source();
-            while let Some(cause) = source {
-                eprint!(": {cause}");
-                source = cause.source();
-            }
-            eprintln!();
+            eprintln!("testbed-kernel: {}", hutch_agent_proto::error_chain(&*error));
             ExitCode::FAILURE
         }
     }

@@ -22,10 +22,11 @@ use hutch_runtime::store::DEFAULT_CONFIG_ROOT;
 use hutch_runtime::volume::{VolumeHold, Volumes};
 
 use crate::args::run::RunArgs;
-use crate::failure::{error_chain, Failure, RUN_FAILED};
+use crate::failure::{Failure, RUN_FAILED};
 use crate::resolve::{self, Host, RootMode, RootSource, RunPlan};
 use crate::signals::Signals;
 use crate::tty;
+use hutch_agent_proto::error_chain;
 use phases::Phases;
 
 /// Exit code if `--timeout` ended the run, as with timeout(1).

@@ -17,12 +17,12 @@ const ARROWS: [(&str, &[&str]); 17] = [
     ("hutch-agent-proto", &[]),
     ("hutch-hook", &[]),
     ("hutch-testbed", &[]),
-    ("hutch-testbed-kernel", &["hutch-guest", "hutch-testbed-host"]),
+    ("hutch-testbed-kernel", &["hutch-agent-proto", "hutch-guest", "hutch-testbed-host"]),
     ("hutch-testbed-host", &["hutch-testbed"]),
     ("hutch-e2e", &["hutch-agent-proto", "hutch-runtime", "hutch-runtime-fakes"]),
     ("hutch-perf", &["hutch-runtime"]),
     ("hutch-runtime-fakes", &["hutch-agent-proto", "hutch-runtime"]),
-    ("xtask", &["hutch-testbed", "hutch-testbed-host"]),
+    ("xtask", &["hutch-agent-proto", "hutch-testbed", "hutch-testbed-host"]),
 ];
 
 /// Packages whose types cross crates, so that two versions in the tree would not work together.
