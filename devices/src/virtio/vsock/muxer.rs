@@ -2,7 +2,7 @@
 //! send, and refuses the packets that belong to none. The device's worker owns it.
 //!
 //! The guest cannot exceed its bounds: [`MAX_CONNECTIONS`], [`MAX_REFUSALS`], and per connection the buffer that credit
-//! allows (`credit::BUF_ALLOC`).
+//! allows (`credit::BUF_ALLOC`). A list of connections is never longer than the number of connections.
 
 use std::collections::{HashMap, VecDeque};
 use std::io;
@@ -239,6 +239,13 @@ impl Muxer {
     fn remove(&mut self, token: Token) {
         let Some(entry) = self.entries.remove(&token) else { return };
         self.tokens.remove(&entry.connection.ports());
+        // `fill` may never get to a stale token: a guest that takes no packets would add one per connection.
+        if entry.queued {
+            self.turns.retain(|waiting| *waiting != token);
+        }
+        if entry.closing {
+            self.closing.retain(|(_, waiting)| *waiting != token);
+        }
         match entry.connection.into_socket() {
             Some(socket) if socket.buffered() > 0 => {
                 watch(&self.epoll, &socket, token, true);
@@ -360,15 +367,18 @@ impl Muxer {
             }
             self.unsent.pop_front();
         }
-        while let Some(token) = self.turns.pop_front() {
-            let Some(entry) = self.entries.get_mut(&token) else { continue };
+        while let Some(&token) = self.turns.front() {
+            let Some(entry) = self.entries.get_mut(&token) else {
+                self.turns.pop_front();
+                continue;
+            };
             match entry.connection.turn(rx, self.guest_cid)? {
-                Turn::Done => entry.queued = false,
-                Turn::Again => self.turns.push_back(token),
-                Turn::NoBuffer => {
-                    self.turns.push_front(token);
-                    return Ok(rx.exhausted());
+                Turn::Done => {
+                    entry.queued = false;
+                    self.turns.pop_front();
                 }
+                Turn::Again => self.turns.rotate_left(1),
+                Turn::NoBuffer => return Ok(rx.exhausted()),
             }
             if entry.connection.is_closing() && !entry.closing {
                 entry.closing = true;
@@ -424,6 +434,32 @@ impl Muxer {
     #[cfg(test)]
     pub(super) fn counts(&self) -> (usize, usize, usize) {
         (self.entries.len(), self.drains.len() + self.requests.len(), self.refusals.len())
+    }
+
+    /// Every list that the guest can lengthen, with its bound: name, length, bound.
+    #[cfg(test)]
+    pub(super) fn bounds(&self) -> [(&'static str, usize, usize); 9] {
+        use super::credit::BUF_ALLOC;
+        let sockets = self.entries.values().filter_map(|entry| entry.connection.socket()).chain(self.drains.values());
+        // A vector that grows byte by byte has up to twice the room that it needs.
+        let heap: usize = sockets.map(StreamSocket::heap).sum();
+        let connections = self.entries.len() + self.drains.len();
+        [
+            ("connections, drains and requests", connections + self.requests.len(), self.limit),
+            ("descriptors", self.descriptors(), connections),
+            ("bytes of backlogs", heap, connections * 2 * BUF_ALLOC as usize),
+            ("bytes for the host", self.buffered(), connections * BUF_ALLOC as usize),
+            ("refusals", self.refusals.len(), MAX_REFUSALS),
+            ("ports", self.tokens.len(), self.entries.len()),
+            ("turns", self.turns.len(), self.entries.values().filter(|entry| entry.queued).count()),
+            ("closing", self.closing.len(), self.entries.values().filter(|entry| entry.closing).count()),
+            ("unsent", self.unsent.len(), self.requests.len()),
+        ]
+    }
+
+    #[cfg(test)]
+    fn descriptors(&self) -> usize {
+        self.entries.values().filter(|entry| entry.connection.socket().is_some()).count() + self.drains.len()
     }
 }
 

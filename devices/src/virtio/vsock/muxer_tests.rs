@@ -512,3 +512,37 @@ fn without_driver_every_connection_ends_and_requests_wait_for_the_next() {
     assert_eq!(caller.join().unwrap().unwrap_err().kind(), io::ErrorKind::NotConnected);
     assert_eq!(bench.handle.connect(9, SECOND).unwrap_err().kind(), io::ErrorKind::NotConnected);
 }
+
+/// A guest that takes no packets, keeps a connection that wants a turn, and opens and ends others.
+#[test]
+fn connections_that_come_and_go_leave_nothing_behind() {
+    let mut bench = MuxerBench::new(0);
+    let listener = bench.handle.listen(PORTS.host).unwrap();
+    bench.send(packet(PORTS, Op::Request), &[]);
+    let _first = listener.try_recv().unwrap();
+    let other = Ports { guest: PORTS.guest + 1, ..PORTS };
+    for _ in 0..1000 {
+        bench.send(packet(other, Op::Request), &[]);
+        bench.send(packet(other, Op::Rst), &[]);
+        assert_eq!(listener.try_iter().count(), 1);
+        for (name, count, bound) in bench.muxer.bounds() {
+            assert!(count <= bound, "{name}: {count} of {bound}");
+        }
+    }
+    assert_eq!(bench.muxer.turns.len(), 1);
+}
+
+/// A guest that takes every packet, and ends each connection before its time to confirm is over.
+#[test]
+fn connections_that_are_confirmed_in_time_have_no_deadline() {
+    let mut bench = MuxerBench::new(8);
+    let listener = bench.handle.listen(PORTS.host).unwrap();
+    for _ in 0..50 {
+        bench.send(packet(PORTS, Op::Request), &[]);
+        bench.expect(Op::Response);
+        drop(listener.try_recv().unwrap());
+        assert_eq!(bench.expect(Op::Shutdown).0.flags, SHUTDOWN_BOTH);
+        bench.send(packet(PORTS, Op::Rst), &[]);
+        assert_eq!((bench.muxer.closing.len(), bench.muxer.deadline()), (0, None));
+    }
+}
