@@ -200,8 +200,8 @@ impl Muxer {
         let token = self.next_token;
         self.next_token += 1;
         if let Err(error) = self.epoll.ctl(ControlOperation::Add, socket.as_raw_fd(), interest(token, false)) {
-            // The host's end is closed.
             warn_limited!("vsock {ports:?}: cannot wait for a socket: {error}");
+            socket.close();
             return self.refuse(header);
         }
         let connection = VsockConnection::new(ports, socket, answer, header);
@@ -345,7 +345,9 @@ impl Muxer {
             self.settle(token);
         } else if let Some(socket) = self.drains.get_mut(&token) {
             if socket.flush().is_err() || socket.buffered() == 0 {
-                self.drains.remove(&token);
+                if let Some(socket) = self.drains.remove(&token) {
+                    socket.close();
+                }
             }
         }
     }
@@ -413,7 +415,7 @@ impl Muxer {
         let lost: usize =
             sockets.chain(self.drains.drain().map(|(_, socket)| socket)).map(StreamSocket::close_at_once).sum();
         if lost > 0 {
-            log::warn!(
+            warn_limited!(
                 "{lost} bytes of vsock streams were lost with the guest's driver, because the host did not read them"
             );
         }

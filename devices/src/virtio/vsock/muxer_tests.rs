@@ -364,6 +364,30 @@ fn a_guest_that_prints_and_exits_at_once_loses_nothing() {
     assert_eq!(reader.join().unwrap().len(), sent);
 }
 
+/// The host's end of a drained stream: a guest without credit has taken none of the host's bytes.
+#[test]
+fn bytes_that_the_guest_never_took_do_not_spoil_the_end_of_a_drained_stream() {
+    let mut bench = MuxerBench::new(8);
+    let listener = bench.handle.listen(PORTS.host).unwrap();
+    let poor = |op| PacketHeader { buf_alloc: 0, ..packet(PORTS, op) };
+    bench.send(poor(Op::Request), &[]);
+    let mut stream = listener.try_recv().unwrap();
+    stream.write_all(b"never read by the guest").unwrap();
+    let mut sent = 0;
+    while bench.muxer.buffered() < 100_000 {
+        bench.send(poor(Op::Rw), &[1; 20_000]);
+        sent += 20_000;
+    }
+    bench.send(PacketHeader { flags: SHUTDOWN_BOTH, ..poor(Op::Shutdown) }, &[]);
+    assert_eq!(bench.muxer.drains.len(), 1);
+    let reader = thread::spawn(move || read_all(stream));
+    while !bench.muxer.drains.is_empty() {
+        bench.step();
+        thread::yield_now();
+    }
+    assert_eq!(reader.join().unwrap().len(), sent);
+}
+
 #[test]
 fn everything_the_host_wrote_before_closing_arrives_and_the_guest_may_be_slow_to_confirm() {
     let mut bench = MuxerBench::new(8);
