@@ -256,7 +256,7 @@ impl Worker for FsWorker {
         if !self.own_umask {
             // Otherwise the library sets the umask of the whole process.
             if let Err(error) = sys::own_umask() {
-                log::error!("{} stops: cannot give its thread an umask of its own: {error}", self.pool.name);
+                warn_limited!("{} stops: cannot give its thread an umask of its own: {error}", self.pool.name);
                 self.pool.give_up();
                 return Next::Retire;
             }

@@ -11,7 +11,7 @@ use virtio_bindings::virtio_net::{
 };
 use vmm_sys_util::epoll::EventSet;
 
-use super::backend::NetBackend;
+use super::backend::{is_gone, NetBackend};
 use super::header;
 use super::receive::Receiver;
 use super::tap::Tap;
@@ -146,9 +146,15 @@ impl VirtioDevice for Net {
         let mut queues = queues.into_iter();
         let mut queue = |index| queues.next().flatten().ok_or(ActivateError::MissingQueue(index));
         let (receive, transmit): (DeviceQueue, DeviceQueue) = (queue(0)?, queue(1)?);
-        self.link
-            .set_offloads(features)
-            .map_err(|source| ActivateError::Host { what: "setting the tap's offloads", source })?;
+        // A new driver gets a new chance: the interface may have failed for a while only. If it is still gone, the first
+        // read or write says so.
+        self.up.store(true, Ordering::SeqCst);
+        match self.link.set_offloads(features) {
+            Err(error) if is_gone(&error) => self.up.store(false, Ordering::SeqCst),
+            result => {
+                result.map_err(|source| ActivateError::Host { what: "setting the tap's offloads", source })?;
+            }
+        }
         let worker = NetWorker {
             name: self.name.clone(),
             link: self.link.clone(),

@@ -477,7 +477,7 @@ fn interest(token: Token, room: bool) -> EpollEvent {
 /// `epoll_ctl` checks the socket again when its events are modified, so no edge is missed.
 fn watch(epoll: &Epoll, socket: &StreamSocket, token: Token, room: bool) {
     if let Err(error) = epoll.ctl(ControlOperation::Modify, socket.as_raw_fd(), interest(token, room)) {
-        log::error!("vsock: cannot wait for a socket: {error}");
+        warn_limited!("vsock: cannot wait for a socket: {error}");
     }
 }
 

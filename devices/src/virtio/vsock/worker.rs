@@ -101,7 +101,7 @@ impl VsockWorker {
 
     fn host_events(&mut self) {
         if let Err(error) = self.muxer.host_events() {
-            log::error!("vsock: cannot ask for events of sockets: {error}");
+            warn_limited!("vsock: cannot ask for events of sockets: {error}");
         }
     }
 
