@@ -198,6 +198,20 @@ impl DeviceQueue {
         &mut self,
         mem: &GuestMemoryMmap<()>,
         interrupt: &DeviceInterrupt,
+        work: impl FnMut(&Chain) -> Result<u32, ChainError>,
+    ) -> Result<(), QueueError> {
+        let result = self.serve_batch(mem, interrupt, work);
+        if result.is_err() {
+            // The requests before the malformed one are done, and their driver waits for them.
+            self.signal(mem, interrupt)?;
+        }
+        result
+    }
+
+    fn serve_batch(
+        &mut self,
+        mem: &GuestMemoryMmap<()>,
+        interrupt: &DeviceInterrupt,
         mut work: impl FnMut(&Chain) -> Result<u32, ChainError>,
     ) -> Result<(), QueueError> {
         let mut signalled = Instant::now();

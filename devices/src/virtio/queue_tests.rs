@@ -144,3 +144,21 @@ fn a_device_can_come_back_to_its_queue() {
     setup.device.drain_notify();
     assert!(setup.driver.notify.read().is_err());
 }
+
+#[test]
+fn requests_before_a_malformed_one_are_signalled() {
+    for features in [0, EVENT_IDX] {
+        let mut setup = setup(features);
+        setup.driver.add(&[Buffer::Writable(1)]);
+        setup.driver.add(&[Buffer::Writable(1)]);
+        setup.driver.publish(99);
+        assert!(setup.device.serve(&setup.mem, &setup.interrupt, |_| Ok(1)).is_err());
+        assert_eq!((setup.driver.used_idx(), setup.line.count()), (2, 1));
+        // The same if the device finds the fault.
+        let mut setup = self::setup(features);
+        let requests = [setup.driver.add(&[Buffer::Writable(1)]), setup.driver.add(&[Buffer::Writable(1)])];
+        let work = |chain: &Chain| if chain.head() == requests[0].head { Ok(1) } else { Err(ChainError::Short) };
+        assert!(setup.device.serve(&setup.mem, &setup.interrupt, work).is_err());
+        assert_eq!((setup.driver.used_idx(), setup.line.count()), (1, 1));
+    }
+}

@@ -167,8 +167,11 @@ impl ShareFs {
             if offset == 0 {
                 // If the file is gone or is not a regular file any more, the directory is empty.
                 if let Ok(entry) = self.lookup(context, inode, name) {
-                    let type_ = u32::from(libc::DT_REG);
-                    add(DirEntry { ino: entry.attr.st_ino, offset: 1, type_, name: name.to_bytes() }, entry)?;
+                    let (type_, node) = (u32::from(libc::DT_REG), entry.inode);
+                    let name = DirEntry { ino: entry.attr.st_ino, offset: 1, type_, name: name.to_bytes() };
+                    if add(name, entry)? == 0 {
+                        self.inner.forget(context, node, 1);
+                    }
                 }
             }
             return Ok(());
