@@ -267,7 +267,7 @@ fn a_short_header_fails_the_request() {
 fn a_reset_and_a_pause_lose_nothing() {
     let mut disk = disk(false);
     for round in 0..10 {
-        disk.driver.transport.device_pause();
+        disk.driver.transport.device_pause().unwrap();
         let head = header(VIRTIO_BLK_T_OUT, round);
         disk.driver.queue().add(&[Readable(&head), Readable(&[round as u8; 512]), Writable(1)]);
         assert_eq!(disk.driver.queue().used(), None);
@@ -283,7 +283,7 @@ fn a_reset_and_a_pause_lose_nothing() {
 #[test]
 fn the_driver_is_interrupted_only_where_it_asked() {
     let mut disk = disk(false);
-    disk.driver.transport.device_pause();
+    disk.driver.transport.device_pause().unwrap();
     let interrupts = disk.driver.line.count();
     let head = header(VIRTIO_BLK_T_IN, 0);
     for _ in 0..20 {

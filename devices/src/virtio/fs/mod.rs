@@ -33,6 +33,8 @@ mod share;
 mod single_file;
 #[cfg(test)]
 mod single_file_tests;
+#[cfg(test)]
+mod stuck_tests;
 mod sys;
 #[cfg(test)]
 #[path = "device_tests.rs"]

@@ -19,7 +19,7 @@ use super::transmit::Transmitter;
 use super::worker::NetWorker;
 use crate::virtio::device::{config_bytes, RING_FEATURES};
 use crate::virtio::{ActivateError, Activation, DeviceQueue, VirtioDevice};
-use crate::worker::WorkerSlot;
+use crate::worker::{WorkerError, WorkerSlot};
 
 /// Sizes of the receive and the transmit queue.
 const QUEUE_SIZES: [u16; 2] = [256, 256];
@@ -142,6 +142,7 @@ impl VirtioDevice for Net {
     }
 
     fn activate(&mut self, activation: Activation) -> Result<(), ActivateError> {
+        self.deactivate()?;
         let Activation { mem, queues, interrupt, features } = activation;
         let mut queues = queues.into_iter();
         let mut queue = |index| queues.next().flatten().ok_or(ActivateError::MissingQueue(index));
@@ -169,12 +170,12 @@ impl VirtioDevice for Net {
             .map_err(|source| ActivateError::Host { what: "starting the network device's thread", source })
     }
 
-    fn deactivate(&mut self) {
-        drop(self.worker.stop());
+    fn deactivate(&mut self) -> Result<(), WorkerError> {
+        self.worker.stop().map(drop)
     }
 
-    fn pause(&mut self) {
-        self.worker.pause();
+    fn pause(&mut self) -> Result<(), WorkerError> {
+        self.worker.pause()
     }
 
     fn resume(&mut self) {

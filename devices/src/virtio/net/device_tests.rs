@@ -313,7 +313,7 @@ fn a_pause_and_a_reset_lose_no_frames_of_the_host() {
     let mut setup = setup(ALL);
     setup.check();
     for seed in 0..5 {
-        setup.driver.transport.device_pause();
+        setup.driver.transport.device_pause().unwrap();
         setup.host_send(&frame(60, seed));
         let request = setup.driver.queues[RX].add(&[Writable(1500)]);
         let out = with_header([0, 0], &frame(60, seed));
@@ -354,7 +354,7 @@ fn an_interface_that_works_again_is_found_by_a_reset() {
     (0..60).for_each(|_| drop(setup.driver.queues[RX].send(&[Writable(2048)])));
     setup.host_send(&frame(60, 9));
     setup.driver.queues[RX].wait_used();
-    setup.driver.transport.device_pause();
+    setup.driver.transport.device_pause().unwrap();
     setup.socket.broken.store(true, Ordering::SeqCst);
     setup.host_send(&frame(60, 0));
     let seen = setup.driver.line.count();
