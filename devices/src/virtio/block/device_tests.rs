@@ -90,6 +90,7 @@ fn the_config_space_holds_capacity_and_limits() {
     let config = disk.driver.config(0, 64);
     let field = |at: usize| u32::from_le_bytes(config[at..at + 4].try_into().unwrap());
     assert_eq!((config[..8].to_vec(), field(12), field(20)), ((SECTORS as u64).to_le_bytes().to_vec(), 254, 512));
+    assert_eq!(field(8), 256 << 10);
     assert_eq!((field(36), field(40), field(48), field(52)), (4 << 20, 16, 64 << 10, 1));
     assert_eq!(config[60..], [0; 4]);
     let offered = disk.driver.offered();
