@@ -23,8 +23,11 @@ mod config;
 #[cfg(test)]
 mod confinement_tests;
 mod creds;
+mod descriptor;
 mod device;
 mod limit;
+#[cfg(test)]
+mod link_tests;
 #[cfg(test)]
 mod proptests;
 mod request;

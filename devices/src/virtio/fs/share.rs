@@ -11,6 +11,7 @@
 
 use std::ffi::CStr;
 use std::io;
+use std::os::fd::AsFd;
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
@@ -23,6 +24,7 @@ use fuse_backend_rs::passthrough::{Config, PassthroughFs};
 
 use super::config::{FsCache, FsDeviceConfig};
 use super::creds::GuestUser;
+use super::descriptor;
 use super::limit::Headroom;
 use super::root::ShareRoot;
 use super::single_file::SingleFile;
@@ -151,6 +153,17 @@ impl ShareFs {
         self.room()?;
         let _user = GuestUser::enter(context.uid, context.gid)?;
         operation(&Context::new()).map(|entry| self.numbered(entry))
+    }
+
+    /// Makes a hard link without CAP_DAC_READ_SEARCH.
+    fn link_by_name(&self, context: &Context, inode: u64, newparent: u64, newname: &CStr) -> io::Result<Entry> {
+        let open = |inode| {
+            let (stat, _) = self.inner.getattr(context, inode, None)?;
+            descriptor::of_inode(&self.inner, inode, &stat)
+        };
+        let (file, directory) = (open(inode)?, open(newparent)?);
+        descriptor::link(&file, directory.as_fd(), newname)?;
+        self.inner.lookup(context, newparent, newname)
     }
 
     /// Reads a directory. If the directory changes meanwhile, the first entry may fail; the next attempt does not find
@@ -338,7 +351,14 @@ impl FileSystem for ShareFs {
         component(newname)?;
         self.changeable(newparent)?;
         self.room()?;
-        self.inner.link(context, inode, newparent, newname).map(|entry| self.numbered(entry))
+        match self.inner.link(context, inode, newparent, newname) {
+            // No such file, or no permission to link by descriptor: the kernel says the same for both.
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                self.link_by_name(context, inode, newparent, newname)
+            }
+            result => result,
+        }
+        .map(|entry| self.numbered(entry))
     }
 
     fn open(
