@@ -38,7 +38,7 @@ impl Medium {
 /// The image that is in a disk, and the interrupt of its driver.
 pub struct Drive {
     state: Mutex<DriveState>,
-    /// A request has ended, and someone waits for that.
+    /// A request has ended, and a caller waits for that.
     released: Condvar,
 }
 

@@ -18,7 +18,7 @@ fn image(dir: &tempfile::TempDir, name: &str, sectors: u64) -> PathBuf {
     path
 }
 
-/// A request that its storage does not answer blocks nobody else.
+/// A request that its storage does not answer blocks no other caller.
 #[test]
 fn a_request_that_hangs_delays_the_end_of_its_image_only() {
     let (drive, slot, dir) = slot();

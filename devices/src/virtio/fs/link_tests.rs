@@ -29,7 +29,7 @@ fn check_links(client: &mut Client, share: &Path) {
     symlink("nowhere", share.join("soft")).unwrap();
     nix::unistd::mkfifo(&share.join("pipe"), nix::sys::stat::Mode::S_IRWXU).unwrap();
     fs::write(share.join("dark"), "").unwrap();
-    fs::set_permissions(share.join("dark"), fs::Permissions::from_mode(0)).unwrap();
+    fs::set_permissions(share.join("dark"), fs::Permissions::from_mode(0o0)).unwrap();
     // Creating a file for a user changes the credentials of a thread of the device.
     (client.uid, client.gid) = (USER, USER);
     client.create(ROOT_ID, "new", libc::O_RDWR, 0o600).unwrap();

@@ -18,7 +18,7 @@ use crate::virtio::{ActivateError, Activation, DeviceInterrupt, VirtioDevice};
 /// `F_SETSIG` of fcntl(2), which libc does not have: the signal of a broken lease.
 const F_SETSIG: i32 = 10;
 
-/// A lease of a host's file: the host makes whoever opens the file wait until it is given back.
+/// A lease of a host's file: a thread that opens the file waits until the lease is given back.
 #[expect(unsafe_code, reason = "leases, which neither the standard library nor nix knows")]
 fn lease(file: &fs::File, kind: i32) -> i32 {
     // SAFETY: takes numbers. SIGURG is ignored by default.
