@@ -1,11 +1,8 @@
 //! Hard links by a file server without CAP_DAC_READ_SEARCH.
 
 use std::fs;
-use std::io::Write;
-use std::os::unix::fs::{symlink, MetadataExt, PermissionsExt};
-use std::os::unix::process::CommandExt;
+use std::os::unix::fs::{lchown, symlink, MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
-use std::process::Command;
 use std::thread;
 
 use caps::{CapSet, Capability};
@@ -13,9 +10,9 @@ use fuse_backend_rs::abi::fuse_abi::{EntryOut, LinkIn, Opcode, ROOT_ID};
 use vm_memory::ByteValued;
 
 use super::client::{name, value, Client};
+use super::sys::is_root;
 use super::tests::{share, tree};
 
-const INSIDE: &str = "HUTCH_TEST_SHARE_OF_ORDINARY_USER";
 const USER: u32 = 1000;
 
 fn link(client: &mut Client, node: u64, parent: u64, text: &str) -> Result<EntryOut, i32> {
@@ -68,32 +65,43 @@ fn root_without_the_capability_makes_hard_links() {
     .unwrap();
 }
 
+/// The device's threads inherit the user of the thread that makes them. A child process would keep descriptors of other
+/// tests, and with them the locks of their disk images, open until it has started.
 #[test]
 fn an_ordinary_user_makes_hard_links() {
-    if let Some(path) = std::env::var_os(INSIDE) {
-        let share = PathBuf::from(path);
-        return check_links(&mut Client::read_write(&share), &share);
-    }
     let dir = tree();
     let share = share(&dir);
-    let mut command = Command::new(std::env::current_exe().unwrap());
-    command.args(["--exact", "virtio::fs::link_tests::an_ordinary_user_makes_hard_links", "--nocapture"]);
-    command.env(INSIDE, &share).env("TMPDIR", dir.path()).current_dir("/");
-    // An ordinary user runs the test as itself.
-    if caps::has_cap(None, CapSet::Effective, Capability::CAP_SETUID).unwrap_or(false) {
-        let all = Command::new("chown").arg("-R").arg(format!("{USER}:{USER}")).arg(dir.path()).status();
-        assert!(all.unwrap().success());
-        command.uid(USER).gid(USER);
+    let root = is_root();
+    if root {
+        own(dir.path());
     }
-    match command.output() {
-        Ok(output) => {
-            let ran = String::from_utf8_lossy(&output.stdout).contains("1 passed");
-            assert!(output.status.success() && ran, "{output:?}");
+    thread::spawn(move || {
+        if root {
+            become_user();
+            assert!(!is_root());
         }
-        // Written directly, since the test harness would swallow it: skipped tests are counted.
-        Err(error) => {
-            let text = format!("SKIPPED: user {USER} cannot run this test program: {error}\n");
-            std::io::stdout().write_all(text.as_bytes()).unwrap();
-        }
+        check_links(&mut Client::read_write(&share), &share);
+    })
+    .join()
+    .unwrap();
+}
+
+/// Gives a directory and everything in it to the user.
+fn own(path: &Path) {
+    lchown(path, Some(USER), Some(USER)).unwrap();
+    if path.symlink_metadata().unwrap().is_dir() {
+        fs::read_dir(path).unwrap().for_each(|entry| own(&entry.unwrap().path()));
     }
+}
+
+/// The calling thread is an ordinary user from now on, without capabilities and further groups.
+#[expect(unsafe_code, reason = "libc's functions change the ids of all threads")]
+fn become_user() {
+    // SAFETY: no list of groups is read, since its length is 0.
+    let groups = unsafe { libc::syscall(libc::SYS_setgroups, 0, std::ptr::null::<libc::gid_t>()) };
+    // SAFETY: takes numbers.
+    let gid = unsafe { libc::syscall(libc::SYS_setresgid, USER, USER, USER) };
+    // SAFETY: takes numbers.
+    let uid = unsafe { libc::syscall(libc::SYS_setresuid, USER, USER, USER) };
+    assert_eq!((groups, gid, uid), (0, 0, 0));
 }
