@@ -4,6 +4,8 @@
 use std::sync::{Condvar, Mutex, MutexGuard};
 use std::time::{Duration, Instant};
 
+use hutch_devices::worker::WorkerError;
+
 use crate::console::GuestConsole;
 use crate::exit::MachineExit;
 use crate::marks::{names, Marks};
@@ -30,6 +32,9 @@ pub enum MachineError {
         /// Number of such vCPUs.
         count: usize,
     },
+    /// A device did not come to rest in time. The machine goes on.
+    #[error("the machine was not paused: {0}")]
+    DeviceStuck(WorkerError),
 }
 
 /// Changes the machine's state and commands its vCPUs.

@@ -14,6 +14,7 @@ use vmm_sys_util::eventfd::EventFd;
 
 use super::chain::{Chain, ChainError};
 use super::interrupt::DeviceInterrupt;
+use super::session::Session;
 use crate::warn_limited;
 use crate::worker::Next;
 
@@ -75,13 +76,26 @@ pub struct DeviceQueue {
     pub notify: EventFd,
     /// Index of the used ring when the device last considered an interrupt.
     signalled: Wrapping<u16>,
+    session: Session,
 }
 
 impl DeviceQueue {
     /// `queue` has been set up by the driver, whose notifications come through `notify`.
     pub fn new(queue: Queue, notify: EventFd) -> Self {
         let signalled = Wrapping(queue.next_used());
-        Self { queue, notify, signalled }
+        Self { queue, notify, signalled, session: Session::new() }
+    }
+
+    /// The same queue for one session of its driver. When the session is over, the queue is empty, and nothing is
+    /// written to its rings.
+    #[must_use]
+    pub fn in_session(self, session: Session) -> Self {
+        Self { session, ..self }
+    }
+
+    /// Whether the session is over: the rings belong to another driver.
+    pub fn is_over(&self) -> bool {
+        self.session.is_over()
     }
 
     /// Takes the driver's notification if there is one.
@@ -100,6 +114,9 @@ impl DeviceQueue {
 
     /// Takes the next request. An error means that the driver broke the protocol.
     pub fn pop(&mut self, mem: &GuestMemoryMmap<()>) -> Result<Option<Chain>, QueueError> {
+        if self.is_over() {
+            return Ok(None);
+        }
         let next = self.queue.iter(mem).map_err(QueueError::ring("available ring"))?.next();
         let Some(chain) = next else { return Ok(None) };
         let head = chain.head_index();
@@ -122,6 +139,7 @@ impl DeviceQueue {
     /// Gives several requests back at once: the driver sees all of them or none. For the buffers of one frame.
     pub fn complete_together(&mut self, mem: &GuestMemoryMmap<()>, done: &[(u16, u32)]) -> Result<(), QueueError> {
         const OPERATION: &str = "used ring";
+        let Some(_live) = self.session.enter() else { return Ok(()) };
         let size = self.queue.size();
         let mut next = Wrapping(self.queue.next_used());
         for &(head, written) in done {
@@ -179,18 +197,21 @@ impl DeviceQueue {
 
     /// Asks the driver for no notifications, while the worker checks the queue anyway.
     pub fn disable_notifications(&mut self, mem: &GuestMemoryMmap<()>) -> Result<(), QueueError> {
+        let Some(_live) = self.session.enter() else { return Ok(()) };
         self.queue.disable_notification(mem).map_err(QueueError::ring("notification suppression"))
     }
 
     /// Asks the driver for notifications again. True if requests came in the meantime: they may stay without a
     /// notification, so check the queue again.
     pub fn enable_notifications(&mut self, mem: &GuestMemoryMmap<()>) -> Result<bool, QueueError> {
+        let Some(_live) = self.session.enter() else { return Ok(false) };
         self.queue.enable_notification(mem).map_err(QueueError::ring("notification suppression"))
     }
 
     /// Serves the requests in the queue. Calls `work` for each, gives it back with the number of bytes that `work`
     /// returns, and interrupts the driver once for all, or every 200 µs if they take long. After [`BATCH`] requests it
-    /// returns with `notify` readable, so that the worker comes back after it has checked its other sources.
+    /// returns with `notify` readable, so that the worker comes back after it has checked its other sources; so it does
+    /// after a request when `rest_wanted` is true.
     ///
     /// # Errors
     /// The driver broke the protocol, or `work` returned an error.
@@ -198,6 +219,22 @@ impl DeviceQueue {
         &mut self,
         mem: &GuestMemoryMmap<()>,
         interrupt: &DeviceInterrupt,
+        rest_wanted: impl Fn() -> bool,
+        work: impl FnMut(&Chain) -> Result<u32, ChainError>,
+    ) -> Result<(), QueueError> {
+        let result = self.serve_batch(mem, interrupt, rest_wanted, work);
+        if result.is_err() {
+            // The requests before the malformed one are done, and their driver waits for them.
+            self.signal(mem, interrupt)?;
+        }
+        result
+    }
+
+    fn serve_batch(
+        &mut self,
+        mem: &GuestMemoryMmap<()>,
+        interrupt: &DeviceInterrupt,
+        rest_wanted: impl Fn() -> bool,
         mut work: impl FnMut(&Chain) -> Result<u32, ChainError>,
     ) -> Result<(), QueueError> {
         let mut signalled = Instant::now();
@@ -214,6 +251,9 @@ impl DeviceQueue {
             let head = chain.head();
             let written = work(&chain).map_err(|source| QueueError::Chain { head, source })?;
             self.complete(mem, head, written)?;
+            if rest_wanted() {
+                break;
+            }
             let now = Instant::now();
             if now.saturating_duration_since(signalled) > SIGNAL_INTERVAL {
                 self.signal(mem, interrupt)?;

@@ -7,6 +7,10 @@ use super::request::{BlockState, MemRequest, MemResponse, Span};
 /// The unit of plugging in bytes: the size of a huge page, so that unplugging a block frees a huge page.
 pub const BLOCK_SIZE: u64 = 2 << 20;
 
+/// Failures in a row to give memory back after which the host's wish for less is withdrawn. Linux asks again after 50 s,
+/// and then ever more slowly, for as long as more is plugged than requested.
+pub const DISCARD_TRIES: u32 = 3;
+
 /// The device's range of guest-physical addresses.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Region {
@@ -31,6 +35,9 @@ pub struct Blocks {
     count: u64,
     /// Bytes that the host wants to be plugged.
     requested: u64,
+    /// Failures in a row to give memory back.
+    failures: u32,
+    withdrawn: bool,
 }
 
 impl Blocks {
@@ -45,7 +52,7 @@ impl Blocks {
             "a region must consist of whole blocks: {region:?}"
         );
         let blocks = usize::try_from(region.size / BLOCK_SIZE).expect("addresses of a 64-bit host");
-        Self { region, plugged: vec![false; blocks], count: 0, requested: 0 }
+        Self { region, plugged: vec![false; blocks], count: 0, requested: 0, failures: 0, withdrawn: false }
     }
 
     /// The region of the blocks.
@@ -66,8 +73,16 @@ impl Blocks {
     /// Sets the bytes that the host wants to be plugged, rounded down to whole blocks and limited to the region.
     /// Returns the new value.
     pub fn request(&mut self, bytes: u64) -> u64 {
+        self.failures = 0;
+        self.withdrawn = false;
         self.requested = (bytes - bytes % BLOCK_SIZE).min(self.region.size);
         self.requested
+    }
+
+    /// Whether the last request of the host for less was withdrawn, because the host itself does not take the memory
+    /// back.
+    pub fn withdrawn(&self) -> bool {
+        self.withdrawn
     }
 
     /// Serves a request of the driver.
@@ -117,21 +132,40 @@ impl Blocks {
     fn unplug(&mut self, span: Span, discard: &dyn Discard) -> MemResponse {
         let Some(blocks) = self.all(span, true) else { return MemResponse::Error };
         if let Err(error) = discard.discard(span.addr, u64::from(span.blocks) * BLOCK_SIZE) {
-            crate::warn_limited!("cannot give memory of the guest back to the host: {error}");
-            return MemResponse::Busy;
+            return self.discard_failed(&error);
         }
         blocks.fill(false);
+        self.failures = 0;
         self.count -= u64::from(span.blocks);
         MemResponse::Ack
+    }
+
+    /// Answers a request whose memory the host does not take back. If there is no hope, the host wants no more than what
+    /// it can have: otherwise the driver would ask for ever.
+    fn discard_failed(&mut self, error: &io::Error) -> MemResponse {
+        const NEVER: [Option<i32>; 3] = [Some(libc::EINVAL), Some(libc::EPERM), Some(libc::EOPNOTSUPP)];
+        self.failures = self.failures.saturating_add(1);
+        let hopeless = NEVER.contains(&error.raw_os_error()) || self.failures >= DISCARD_TRIES;
+        if hopeless && self.requested < self.plugged() {
+            self.requested = self.plugged();
+            self.withdrawn = true;
+            crate::warn_limited!(
+                "the host does not take memory of the guest back: {error}; the guest keeps it. Locked memory cannot be \
+                 given back: do not lock the memory of machines that have to shrink"
+            );
+        } else {
+            crate::warn_limited!("cannot give memory of the guest back to the host now: {error}");
+        }
+        MemResponse::Busy
     }
 
     fn unplug_all(&mut self, discard: &dyn Discard) -> MemResponse {
         if self.count > 0 {
             if let Err(error) = discard.discard(self.region.addr, self.region.size) {
-                crate::warn_limited!("cannot give memory of the guest back to the host: {error}");
-                return MemResponse::Busy;
+                return self.discard_failed(&error);
             }
         }
+        self.failures = 0;
         self.plugged.fill(false);
         self.count = 0;
         MemResponse::Ack
