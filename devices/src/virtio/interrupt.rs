@@ -3,7 +3,7 @@
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use super::session::Session;
+use super::session::DeviceSession;
 use crate::irq::Interrupt;
 use crate::warn_limited;
 
@@ -16,7 +16,7 @@ pub const ISR_CONFIG: u32 = 2;
 /// view of its own, which has no effect when the session is over.
 pub struct DeviceInterrupt {
     shared: Arc<Shared>,
-    session: Session,
+    session: DeviceSession,
 }
 
 struct Shared {
@@ -45,12 +45,12 @@ impl DeviceInterrupt {
             delivery: Mutex::default(),
             line,
         };
-        Self { shared: Arc::new(shared), session: Session::new() }
+        Self { shared: Arc::new(shared), session: DeviceSession::new() }
     }
 
     /// The same interrupt for one session.
     #[must_use]
-    pub fn for_session(&self, session: Session) -> Self {
+    pub fn for_session(&self, session: DeviceSession) -> Self {
         Self { shared: self.shared.clone(), session }
     }
 
@@ -163,7 +163,7 @@ mod tests {
     fn interrupts_of_a_paused_machine_come_when_it_resumes() {
         let count = Arc::new(CountingInterrupt::default());
         let root = DeviceInterrupt::new(Box::new(Line(count.clone())));
-        let interrupt = root.for_session(Session::new());
+        let interrupt = root.for_session(DeviceSession::new());
         interrupt.signal_queue();
         root.acknowledge(ISR_QUEUE);
         root.hold();

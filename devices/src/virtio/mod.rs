@@ -19,4 +19,4 @@ pub use chain::{Chain, ChainError, ChainReader, ChainWriter};
 pub use device::{ActivateError, Activation, VirtioDevice};
 pub use interrupt::DeviceInterrupt;
 pub use queue::{DeviceQueue, QueueError};
-pub use session::Session;
+pub use session::DeviceSession;

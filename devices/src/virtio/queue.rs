@@ -14,7 +14,7 @@ use vmm_sys_util::eventfd::EventFd;
 
 use super::chain::{Chain, ChainError};
 use super::interrupt::DeviceInterrupt;
-use super::session::Session;
+use super::session::DeviceSession;
 use crate::warn_limited;
 use crate::worker::Next;
 
@@ -76,20 +76,20 @@ pub struct DeviceQueue {
     pub notify: EventFd,
     /// Index of the used ring when the device last considered an interrupt.
     signalled: Wrapping<u16>,
-    session: Session,
+    session: DeviceSession,
 }
 
 impl DeviceQueue {
     /// `queue` has been set up by the driver, whose notifications come through `notify`.
     pub fn new(queue: Queue, notify: EventFd) -> Self {
         let signalled = Wrapping(queue.next_used());
-        Self { queue, notify, signalled, session: Session::new() }
+        Self { queue, notify, signalled, session: DeviceSession::new() }
     }
 
     /// The same queue for one session of its driver. When the session is over, the queue is empty, and nothing is
     /// written to its rings.
     #[must_use]
-    pub fn in_session(self, session: Session) -> Self {
+    pub fn in_session(self, session: DeviceSession) -> Self {
         Self { session, ..self }
     }
 

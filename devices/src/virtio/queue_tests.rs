@@ -187,7 +187,7 @@ fn a_batch_ends_after_the_request_in_which_a_rest_was_wanted() {
 fn a_queue_whose_session_is_over_is_empty_and_leaves_its_rings_alone() {
     for features in [0, EVENT_IDX] {
         let mut setup = setup(features);
-        let session = Session::new();
+        let session = DeviceSession::new();
         setup.device = setup.device.in_session(session.clone());
         let interrupt = setup.interrupt.for_session(session.clone());
         let request = setup.driver.add(&[Buffer::Writable(1)]);

@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 /// The time from a device's activation to its deactivation. Clones are the same session.
 #[derive(Clone, Debug, Default)]
-pub struct Session(Arc<State>);
+pub struct DeviceSession(Arc<State>);
 
 #[derive(Debug, Default)]
 struct State {
@@ -21,7 +21,7 @@ pub struct Live<'a> {
     _writing: MutexGuard<'a, ()>,
 }
 
-impl Session {
+impl DeviceSession {
     /// A session that has begun.
     pub fn new() -> Self {
         Self::default()

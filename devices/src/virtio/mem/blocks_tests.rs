@@ -93,7 +93,7 @@ fn a_wish_that_the_host_cannot_fulfil_itself_is_withdrawn() {
 }
 
 #[test]
-fn a_failure_does_not_take_back_a_wish_for_more() {
+fn a_failure_does_not_undo_a_wish_for_more() {
     let (mut blocks, mut host) = (Blocks::new(REGION), Host { errno: Some(libc::EINVAL), ..Host::default() });
     blocks.request(4 * BLOCK_SIZE);
     blocks.serve(MemRequest::Plug(at(0, 2)), &host);

@@ -24,7 +24,7 @@ use vmm_sys_util::eventfd::EventFd;
 use self::registers as reg;
 use self::registers::status;
 use self::setup::QueueSetup;
-use super::{ActivateError, Activation, DeviceInterrupt, DeviceQueue, Session, VirtioDevice};
+use super::{ActivateError, Activation, DeviceInterrupt, DeviceQueue, DeviceSession, VirtioDevice};
 use crate::bus::BusDevice;
 use crate::worker::WorkerError;
 use crate::{warn_limited, GuestRam};
@@ -51,7 +51,7 @@ struct State {
     /// The device is active: it has its queues.
     active: bool,
     /// The session of the driver, while the device is active.
-    session: Option<Session>,
+    session: Option<DeviceSession>,
     /// The device is inactive, but a thread of its last session has not ended.
     stuck: bool,
 }
@@ -247,7 +247,7 @@ impl MmioTransport {
 
     /// Activates the device: DRIVER_OK was set.
     fn activate(&self, state: &mut State) {
-        let session = Session::new();
+        let session = DeviceSession::new();
         match self.try_activate(state, &session) {
             Ok(()) => {
                 state.active = true;
@@ -261,7 +261,7 @@ impl MmioTransport {
         }
     }
 
-    fn try_activate(&self, state: &mut State, session: &Session) -> Result<(), String> {
+    fn try_activate(&self, state: &mut State, session: &DeviceSession) -> Result<(), String> {
         if state.stuck {
             state.deactivate_again().map_err(|error| ActivateError::Stuck(error).to_string())?;
         }
@@ -274,7 +274,7 @@ impl MmioTransport {
         state.device.activate(activation).map_err(|error| error.to_string())
     }
 
-    fn queues(&self, state: &State, session: &Session) -> Result<Vec<Option<DeviceQueue>>, String> {
+    fn queues(&self, state: &State, session: &DeviceSession) -> Result<Vec<Option<DeviceQueue>>, String> {
         let event_idx = state.driver_features & 1 << VIRTIO_RING_F_EVENT_IDX != 0;
         let queues = state.queues.iter().zip(&self.notifiers);
         queues
