@@ -5,7 +5,7 @@ use std::io;
 
 use hutch_runtime::oneshot::RunEvent;
 use hutch_runtime::process::ProcessIdentity;
-use rustix::process::Signal;
+use nix::sys::signal::Signal;
 
 use crate::signals::Signals;
 use crate::tty;
@@ -48,7 +48,7 @@ impl Attachment {
                     return kill();
                 }
             }
-            if let Some(signal) = Signal::from_named_raw(number) {
+            if let Ok(signal) = Signal::try_from(number) {
                 if let Err(error) = shim.signal(signal) {
                     log::warn!("cannot forward signal {number}: {error}");
                 }

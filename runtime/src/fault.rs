@@ -94,15 +94,15 @@ mod armed {
 
         fn perform(&self) -> Result<(), Injected> {
             let send = |signal| {
-                let _ = rustix::process::kill_process(rustix::process::getpid(), signal);
+                let _ = nix::sys::signal::kill(nix::unistd::getpid(), signal);
             };
             match self.action {
                 Action::Kill => {
-                    send(rustix::process::Signal::KILL);
+                    send(nix::sys::signal::Signal::SIGKILL);
                     unreachable!("SIGKILL to oneself returned");
                 }
                 Action::Stop => {
-                    send(rustix::process::Signal::STOP);
+                    send(nix::sys::signal::Signal::SIGSTOP);
                     Ok(())
                 }
                 Action::Exit => std::process::exit(70),

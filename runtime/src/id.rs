@@ -133,11 +133,7 @@ id_traits!(PodId, ContainerId, VolumeName);
 /// [`Error::InvalidConfig`] if the kernel gives none.
 pub fn random_hex(count: usize) -> Result<String> {
     let mut bytes = vec![0; count];
-    let mut filled = 0;
-    while filled < count {
-        filled += rustix::rand::getrandom(&mut bytes[filled..], rustix::rand::GetRandomFlags::empty())
-            .map_err(|e| Error::invalid("random numbers", format!("the kernel gave none: {e}")))?;
-    }
+    getrandom::fill(&mut bytes).map_err(|e| Error::invalid("random numbers", format!("the kernel gave none: {e}")))?;
     Ok(bytes.iter().map(|b| format!("{b:02x}")).collect())
 }
 

@@ -101,6 +101,7 @@ pub mod state;
 #[doc(hidden)]
 pub mod store;
 mod sync;
+mod sys;
 mod timestamp;
 mod undo;
 pub mod verb;

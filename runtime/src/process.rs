@@ -2,13 +2,18 @@
 
 use std::fs;
 use std::io;
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd, OwnedFd};
 use std::time::{Duration, Instant};
 
-use rustix::event::{poll, PollFd, PollFlags, Timespec};
-use rustix::io::Errno;
-use rustix::process::{pidfd_open, pidfd_send_signal, test_kill_process, Pid, PidfdFlags, Signal};
+use nix::errno::Errno;
+use nix::poll::{ppoll, PollFd, PollFlags};
+use nix::sys::signal::{kill, Signal};
+use nix::sys::time::TimeSpec;
+use nix::sys::wait::{waitpid, WaitPidFlag};
+use nix::unistd::{sysconf, Pid, SysconfVar};
 use serde::{Deserialize, Serialize};
+
+use crate::sys::{pidfd_open, pidfd_send_signal};
 
 /// A process: its PID and the moment it started, in clock ticks since boot (field 22 of `/proc/PID/stat`).
 ///
@@ -20,6 +25,9 @@ pub struct ProcessIdentity {
     /// Start in clock ticks since boot.
     pub start_ticks: u64,
 }
+
+/// Cuts timeouts to what the kernel's time can hold.
+const LONGEST_POLL: Duration = Duration::from_secs(1 << 40);
 
 /// The used part of `/proc/PID/stat`.
 struct Stat {
@@ -57,12 +65,8 @@ impl ProcessIdentity {
     }
 
     fn raw(self) -> Option<Pid> {
-        // The constructor panics on negative numbers.
-        if self.pid > 0 {
-            Pid::from_raw(self.pid)
-        } else {
-            None
-        }
+        // The system calls take other numbers for groups of processes.
+        self.is_some().then(|| Pid::from_raw(self.pid))
     }
 
     /// Whether the process still runs. One that has ended and waits for its parent to collect it does not.
@@ -75,7 +79,7 @@ impl ProcessIdentity {
         match stat(self.pid) {
             Ok(Some(stat)) => stat.start_ticks == self.start_ticks && !matches!(stat.state, 'Z' | 'X' | 'x'),
             // A /proc mounted with hidepid hides other users' processes.
-            Ok(None) => self.raw().is_some_and(|pid| test_kill_process(pid) == Err(Errno::PERM)),
+            Ok(None) => self.raw().is_some_and(|pid| kill(pid, None) == Err(Errno::EPERM)),
             Err(_) => true,
         }
     }
@@ -83,11 +87,11 @@ impl ProcessIdentity {
     /// A descriptor of the process, for waiting; `None` if it is gone.
     pub fn open(self) -> io::Result<Option<OwnedFd>> {
         let Some(pid) = self.raw() else { return Ok(None) };
-        let fd = match pidfd_open(pid, PidfdFlags::empty()) {
+        let fd = match pidfd_open(pid) {
             Ok(fd) => fd,
             // EINVAL: the process is being reaped right now and only has a number left, or the number now belongs to a
             // thread, for which newer kernels return ENOENT.
-            Err(Errno::SRCH | Errno::INVAL | Errno::NOENT) => return Ok(None),
+            Err(Errno::ESRCH | Errno::EINVAL | Errno::ENOENT) => return Ok(None),
             Err(e) => return Err(e.into()),
         };
         // Checked after opening: the descriptor names the process that `/proc` describes, or that has ended since.
@@ -97,9 +101,9 @@ impl ProcessIdentity {
     /// Sends `signal`; `false` if the process is gone. Never reaches another process.
     pub fn signal(self, signal: Signal) -> io::Result<bool> {
         let Some(fd) = self.open()? else { return Ok(false) };
-        match pidfd_send_signal(fd, signal) {
+        match pidfd_send_signal(fd.as_fd(), signal) {
             Ok(()) => Ok(true),
-            Err(Errno::SRCH) => Ok(false),
+            Err(Errno::ESRCH) => Ok(false),
             Err(e) => Err(e.into()),
         }
     }
@@ -114,7 +118,7 @@ impl ProcessIdentity {
 
     /// SIGKILL, then a bounded wait for the end; returns whether it is gone.
     pub fn kill_and_wait(self, timeout: Duration) -> io::Result<bool> {
-        if !self.signal(Signal::KILL)? {
+        if !self.signal(Signal::SIGKILL)? {
             return Ok(true);
         }
         self.wait_end(timeout)
@@ -127,7 +131,7 @@ pub(crate) fn reap(process: ProcessIdentity) {
         matches!(stat(process.pid), Ok(Some(stat)) if stat.start_ticks == process.start_ticks && stat.state == 'Z');
     if let (true, Some(pid)) = (zombie, process.raw()) {
         // It may not be our child; then the kernel refuses.
-        let _ = rustix::process::waitpid(Some(pid), rustix::process::WaitOptions::NOHANG);
+        let _ = waitpid(pid, Some(WaitPidFlag::WNOHANG));
     }
 }
 
@@ -154,8 +158,9 @@ pub(crate) fn stats(pid: i32) -> io::Result<ProcessStats> {
     // resident pages 24 (proc_pid_stat(5)).
     let field = |number: usize| fields.get(number - 3).and_then(|text| text.parse::<u64>().ok()).ok_or_else(odd);
     let ticks = field(14)? + field(15)?;
-    let per_second = rustix::param::clock_ticks_per_second().max(1);
-    let page = rustix::param::page_size() as u64;
+    let system = |variable| io::Result::Ok(sysconf(variable)?.unwrap_or_default().unsigned_abs());
+    let per_second = system(SysconfVar::CLK_TCK)?.max(1);
+    let page = system(SysconfVar::PAGE_SIZE)?;
     let descriptors = fs::read_dir(format!("/proc/{pid}/fd"))?.count() as u64;
     Ok(ProcessStats {
         cpu_us: ticks * 1_000_000 / per_second,
@@ -170,11 +175,11 @@ pub(crate) fn wait_readable(fd: &OwnedFd, timeout: Duration) -> io::Result<bool>
     let deadline = Instant::now().checked_add(timeout);
     loop {
         let left = deadline.map(|d| d.saturating_duration_since(Instant::now()));
-        let left = left.map(|d| Timespec { tv_sec: d.as_secs().min(1 << 40) as i64, tv_nsec: d.subsec_nanos().into() });
-        match poll(&mut [PollFd::new(fd, PollFlags::IN)], left.as_ref()) {
+        let left = left.map(|d| TimeSpec::from_duration(d.min(LONGEST_POLL)));
+        match ppoll(&mut [PollFd::new(fd.as_fd(), PollFlags::POLLIN)], left, None) {
             Ok(0) => return Ok(false),
             Ok(_) => return Ok(true),
-            Err(Errno::INTR) => {}
+            Err(Errno::EINTR) => {}
             Err(e) => return Err(e.into()),
         }
     }
@@ -217,7 +222,7 @@ mod tests {
             let identity = ProcessIdentity { pid, start_ticks: 1 };
             assert!(ProcessIdentity::of(pid).is_err());
             assert!(!identity.is_alive());
-            assert!(!identity.signal(Signal::KILL).unwrap(), "{pid}");
+            assert!(!identity.signal(Signal::SIGKILL).unwrap(), "{pid}");
             assert!(identity.wait_end(Duration::ZERO).unwrap());
             assert!(identity.kill_and_wait(Duration::ZERO).unwrap());
         }
@@ -230,7 +235,7 @@ mod tests {
         let other = ProcessIdentity { start_ticks: real.start_ticks.wrapping_sub(1), ..real };
         assert!(real.is_alive());
         assert!(!other.is_alive());
-        assert!(!other.signal(Signal::KILL).unwrap());
+        assert!(!other.signal(Signal::SIGKILL).unwrap());
         assert!(real.is_alive(), "the process that now has the PID was left alone");
         assert!(real.kill_and_wait(Duration::from_secs(10)).unwrap());
         assert!(!real.is_alive(), "an uncollected process has ended");
@@ -244,7 +249,7 @@ mod tests {
         let (send_id, receive_id) = std::sync::mpsc::channel();
         let (end, ended) = std::sync::mpsc::channel::<()>();
         let thread = std::thread::spawn(move || {
-            send_id.send(rustix::thread::gettid().as_raw_nonzero().get()).unwrap();
+            send_id.send(nix::unistd::gettid().as_raw()).unwrap();
             ended.recv().unwrap_err();
         });
         let identity = ProcessIdentity::of(receive_id.recv().unwrap()).unwrap();

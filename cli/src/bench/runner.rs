@@ -8,6 +8,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
+use hutch_runtime::process::ProcessIdentity;
 use nix::poll::{poll, PollFd, PollFlags, PollTimeout};
 use nix::sys::resource::{getrusage, Usage, UsageWho};
 use nix::sys::signal::{kill, Signal};
@@ -199,14 +200,8 @@ fn observe(pid: u32, target: &Target, settings: &RunSettings, sample: &mut Sampl
 /// Sends SIGTERM, so that hutch can write its marks, and SIGKILL later.
 fn end(child: &mut Child) {
     let _ = kill(Pid::from_raw(child.id() as i32), Signal::SIGTERM);
-    let deadline = Instant::now() + END_TIMEOUT;
-    let pid = rustix::process::Pid::from_child(child);
-    // A pidfd becomes readable when the child ends. SIGCHLD is left to the rest of the program.
-    if let Ok(pidfd) = rustix::process::pidfd_open(pid, rustix::process::PidfdFlags::empty()) {
-        let left = deadline.saturating_duration_since(Instant::now());
-        let mut fds = [PollFd::new(pidfd.as_fd(), PollFlags::POLLIN)];
-        let _ = poll(&mut fds, PollTimeout::try_from(left).unwrap_or(PollTimeout::MAX));
-    }
+    // Waits on a pidfd: SIGCHLD is left to the rest of the program.
+    let _ = ProcessIdentity::of(child.id() as i32).and_then(|process| process.wait_end(END_TIMEOUT));
     let _ = child.kill();
 }
 

@@ -3,12 +3,11 @@
 use std::fs::File;
 use std::path::{Path, PathBuf};
 
-use rustix::thread::{move_into_link_name_space, LinkNameSpaceType};
+use nix::sched::{setns, CloneFlags};
 
 use super::{BackendError, BackendResult};
 use crate::network::Endpoint;
 use crate::spec::NetworkConfig;
-use std::os::fd::AsFd;
 
 /// The network namespace of a pod.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -67,7 +66,7 @@ pub fn run_in_namespace(path: Option<&Path>, job: &mut (dyn FnMut() + Send)) -> 
         let Some(path) = path else { return Ok(()) };
         let fail = |what: &str, e| BackendError::system(format!("{what} network namespace {}", path.display()), e);
         let file = File::open(path).map_err(|e| fail("open", e))?;
-        move_into_link_name_space(file.as_fd(), Some(LinkNameSpaceType::Network)).map_err(|e| fail("enter", e.into()))
+        setns(&file, CloneFlags::CLONE_NEWNET).map_err(|e| fail("enter", e.into()))
     };
     std::thread::scope(|scope| {
         let worker = std::thread::Builder::new().name("netns".into()).spawn_scoped(scope, || {

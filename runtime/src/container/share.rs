@@ -105,6 +105,6 @@ impl ContainerRef<'_, '_> {
 
 /// Size of the file system at `path`, which is the caller's `/dev/shm` for the container.
 fn shm_size(path: &str) -> Option<u64> {
-    let stat = rustix::fs::statvfs(path).ok()?;
-    stat.f_blocks.checked_mul(stat.f_frsize).filter(|size| *size > 0)
+    let stat = nix::sys::statvfs::statvfs(path).ok()?;
+    stat.blocks().checked_mul(stat.fragment_size()).filter(|size| *size > 0)
 }

@@ -8,7 +8,7 @@ use std::process::{Child, Stdio};
 use std::time::Duration;
 
 use hutch_agent_proto::write_frame;
-use rustix::thread::{move_into_link_name_space, LinkNameSpaceType};
+use nix::sched::{setns, unshare, CloneFlags};
 
 use super::{StartMessage, SYNC_PIPE};
 use crate::backend::{BackendError, BackendResult, PidNamespace, Shim, ShimSpec, Shims};
@@ -69,16 +69,16 @@ impl ProcessShims {
 fn enter_namespaces(spec: &ShimSpec) -> io::Result<()> {
     if let Some(path) = &spec.network_namespace {
         let file = File::open(path)?;
-        move_into_link_name_space(file.as_fd(), Some(LinkNameSpaceType::Network))?;
+        setns(&file, CloneFlags::CLONE_NEWNET)?;
     }
     match spec.pid_namespace {
-        PidNamespace::New => nix::sched::unshare(nix::sched::CloneFlags::CLONE_NEWPID)?,
+        PidNamespace::New => unshare(CloneFlags::CLONE_NEWPID)?,
         PidNamespace::Join(process) => {
             let file = File::open(format!("/proc/{}/ns/pid_for_children", process.pid))?;
             if !process.is_alive() {
                 return Err(io::Error::new(io::ErrorKind::NotFound, "the container's own shim has ended"));
             }
-            move_into_link_name_space(file.as_fd(), Some(LinkNameSpaceType::ProcessID))?;
+            setns(&file, CloneFlags::CLONE_NEWPID)?;
         }
     }
     Ok(())

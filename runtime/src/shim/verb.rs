@@ -9,13 +9,16 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use hutch_agent_proto::{read_frame, ExitStatus, StdStream, WindowSize};
+use nix::fcntl::{fcntl, FcntlArg, FdFlag};
 use nix::sys::signal::Signal;
+use nix::unistd::{dup2_stderr, dup2_stdin, dup2_stdout};
 
 use super::{signals, StartMessage, SYNC_PIPE};
 use crate::agent_client::{AgentError, Session};
 use crate::backend::{ShimSpec, VmRequest};
 use crate::stdio::{Relay, StdioFds};
 use crate::store::{write_record, write_record_if_absent, ExitRecord, FailureRecord};
+use crate::sys;
 use crate::timestamp::Timestamp;
 use crate::vm_host::{ControlClient, ControlConnector};
 use hutch_agent_proto::error_chain;
@@ -77,7 +80,7 @@ fn read_sync_pipe() -> io::Result<Option<ShimSpec>> {
 fn inherited(number: RawFd) -> io::Result<OwnedFd> {
     // SAFETY: borrowed only to check that it is open; nothing closes it meanwhile, this is the only thread.
     let borrowed = unsafe { BorrowedFd::borrow_raw(number) };
-    rustix::io::fcntl_setfd(borrowed, rustix::io::FdFlags::CLOEXEC)?;
+    fcntl(borrowed, FcntlArg::F_SETFD(FdFlag::FD_CLOEXEC))?;
     // SAFETY: the runtime has passed it to this process for this purpose, and nothing else in it uses the number.
     Ok(unsafe { OwnedFd::from_raw_fd(number) })
 }
@@ -104,19 +107,19 @@ fn stand(spec: &ShimSpec) -> Result<ExitStatus, AgentError> {
 /// The terminal at `path` becomes the standard streams and the controlling terminal (P-097).
 fn take_console(path: &Path) -> io::Result<()> {
     let console = OpenOptions::new().read(true).write(true).open(path)?;
-    rustix::process::ioctl_tiocsctty(&console)?;
-    rustix::stdio::dup2_stdin(&console)?;
-    rustix::stdio::dup2_stdout(&console)?;
-    rustix::stdio::dup2_stderr(&console)?;
+    sys::set_controlling_terminal(console.as_fd())?;
+    dup2_stdin(&console)?;
+    dup2_stdout(&console)?;
+    dup2_stderr(&console)?;
     Ok(())
 }
 
 fn relay(session: &Arc<Session>, spec: &ShimSpec) -> Result<Relay, AgentError> {
-    let copy = |fd: BorrowedFd<'_>| rustix::io::fcntl_dupfd_cloexec(fd, 3).map_err(|e| AgentError::Host(e.into()));
+    let copy = |fd: BorrowedFd<'_>| fd.try_clone_to_owned().map_err(AgentError::Host);
     let fds = StdioFds {
-        stdin: spec.stdin.then(|| copy(rustix::stdio::stdin())).transpose()?,
-        stdout: Some(copy(rustix::stdio::stdout())?),
-        stderr: (!spec.terminal).then(|| copy(rustix::stdio::stderr())).transpose()?,
+        stdin: spec.stdin.then(|| copy(io::stdin().as_fd())).transpose()?,
+        stdout: Some(copy(io::stdout().as_fd())?),
+        stderr: (!spec.terminal).then(|| copy(io::stderr().as_fd())).transpose()?,
     };
     let (opener, token) = (Arc::clone(session), spec.token.clone());
     let open = Arc::new(move |stream: StdStream| opener.open_stream(&token, stream, AGENT_TIMEOUT));
@@ -141,8 +144,7 @@ fn pass_signals(session: &Arc<Session>, spec: &ShimSpec) -> io::Result<()> {
 }
 
 fn resize(session: &Session, token: &str) {
-    let stdout = rustix::stdio::stdout();
-    let Ok(size) = rustix::termios::tcgetwinsize(stdout.as_fd()) else { return };
+    let Ok(size) = sys::window_size(io::stdout().as_fd()) else { return };
     let size = WindowSize { rows: size.ws_row, cols: size.ws_col };
     if size.rows > 0 {
         let _ = session.resize_terminal(token, size, AGENT_TIMEOUT);

@@ -6,16 +6,14 @@
 //! inotify instance, and a killed holder (the kernel reports the close a moment before it drops the lock). So an idle
 //! waiter costs one wake-up per second and notices a release at once.
 
-use std::fs::{self, File, OpenOptions};
+use std::fs::{self, File, OpenOptions, TryLockError};
 use std::io;
 use std::os::fd::OwnedFd;
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::Path;
 use std::time::{Duration, Instant};
 
-use rustix::fs::inotify;
-use rustix::fs::{flock, FlockOperation};
-use rustix::io::Errno;
+use nix::sys::inotify::{AddWatchFlags, InitFlags, Inotify};
 
 use super::{PodDirs, Store, StoreCause};
 use crate::error::{Error, Object, Result};
@@ -44,7 +42,7 @@ pub struct PodLock {
 impl Drop for PodLock {
     fn drop(&mut self) {
         // Before the close, so that the waiter that the close wakes finds the lock free.
-        let _ = flock(&self.file, FlockOperation::Unlock);
+        let _ = self.file.unlock();
     }
 }
 
@@ -185,29 +183,29 @@ fn acquire(file: &File, path: &Path, mode: LockMode, deadline: Instant) -> io::R
 }
 
 fn try_lock(file: &File, mode: LockMode) -> io::Result<bool> {
-    let operation = match mode {
-        LockMode::Shared => FlockOperation::NonBlockingLockShared,
-        LockMode::Exclusive => FlockOperation::NonBlockingLockExclusive,
-    };
     loop {
-        match flock(file, operation) {
+        let result = match mode {
+            LockMode::Shared => file.try_lock_shared(),
+            LockMode::Exclusive => file.try_lock(),
+        };
+        match result {
             Ok(()) => return Ok(true),
-            Err(Errno::WOULDBLOCK) => return Ok(false),
-            Err(Errno::INTR) => {}
-            Err(e) => return Err(e.into()),
+            Err(TryLockError::WouldBlock) => return Ok(false),
+            Err(TryLockError::Error(e)) if e.kind() == io::ErrorKind::Interrupted => {}
+            Err(TryLockError::Error(e)) => return Err(e),
         }
     }
 }
 
 /// Watches `path` for being closed and unlinked; `None` if that is not possible, which leaves the timer.
 fn watch(path: &Path) -> Option<OwnedFd> {
-    let fd = inotify::init(inotify::CreateFlags::CLOEXEC | inotify::CreateFlags::NONBLOCK).ok()?;
-    let flags = inotify::WatchFlags::CLOSE_WRITE | inotify::WatchFlags::CLOSE_NOWRITE | inotify::WatchFlags::ATTRIB;
-    inotify::add_watch(&fd, path, flags).ok()?;
-    Some(fd)
+    let inotify = Inotify::init(InitFlags::IN_CLOEXEC | InitFlags::IN_NONBLOCK).ok()?;
+    let flags = AddWatchFlags::IN_CLOSE_WRITE | AddWatchFlags::IN_CLOSE_NOWRITE | AddWatchFlags::IN_ATTRIB;
+    inotify.add_watch(path, flags).ok()?;
+    Some(inotify.into())
 }
 
 fn drain(watch: Option<&OwnedFd>) {
     let mut buffer = [0; 4096];
-    while watch.is_some_and(|watch| rustix::io::read(watch, &mut buffer).is_ok_and(|count| count > 0)) {}
+    while watch.is_some_and(|watch| nix::unistd::read(watch, &mut buffer).is_ok_and(|count| count > 0)) {}
 }

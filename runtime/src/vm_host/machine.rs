@@ -260,9 +260,10 @@ impl KvmMachine {
 /// Keeps all memory of this process, and with it the guest's, from being swapped out once it is used. Set before the
 /// guest's memory is made.
 fn lock_memory() -> BackendResult<()> {
-    use rustix::mm::{mlockall, MlockAllFlags};
+    use nix::sys::mman::{mlockall, MlockAllFlags};
     // Without ONFAULT the whole guest memory would be allocated at once; memory_prealloc is for that.
-    mlockall(MlockAllFlags::CURRENT | MlockAllFlags::FUTURE | MlockAllFlags::ONFAULT)
+    let on_fault = MlockAllFlags::from_bits_retain(libc::MCL_ONFAULT);
+    mlockall(MlockAllFlags::MCL_CURRENT | MlockAllFlags::MCL_FUTURE | on_fault)
         .map_err(|e| BackendError::system("lock memory (hypervisor.mlock; see RLIMIT_MEMLOCK)", e.into()))
 }
 

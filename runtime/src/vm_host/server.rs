@@ -41,9 +41,8 @@ pub fn serve_stdin<M: GuestMachine + 'static>(
     launch: impl FnOnce(&VmSpec) -> BackendResult<M>,
 ) -> Result<MachineEnd, ServeError> {
     let null = std::fs::File::open("/dev/null").map_err(ServeError::Socket)?;
-    let listener: OwnedFd =
-        rustix::io::fcntl_dupfd_cloexec(rustix::stdio::stdin(), 3).map_err(|e| ServeError::Socket(e.into()))?;
-    rustix::stdio::dup2_stdin(null.as_fd()).map_err(|e| ServeError::Socket(e.into()))?;
+    let listener = io::stdin().as_fd().try_clone_to_owned().map_err(ServeError::Socket)?;
+    nix::unistd::dup2_stdin(&null).map_err(|e| ServeError::Socket(e.into()))?;
     serve(UnixListener::from(listener), launch)
 }
 

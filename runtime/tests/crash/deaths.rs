@@ -77,8 +77,8 @@ fn deaths(victim: Victim, step: usize, cases: &[Case]) -> usize {
             let stopped = wait_stopped(&child, &label);
             if stopped {
                 slay(&stage, victim);
-                let pid = rustix::process::Pid::from_raw(child.id() as i32).expect("a pid");
-                rustix::process::kill_process(pid, rustix::process::Signal::CONT).expect("a signal");
+                let pid = nix::unistd::Pid::from_raw(child.id() as i32);
+                nix::sys::signal::kill(pid, nix::sys::signal::Signal::SIGCONT).expect("a signal");
             }
             let output = child.wait_with_output().expect("its end");
             let errors = String::from_utf8_lossy(&output.stderr);

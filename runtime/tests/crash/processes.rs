@@ -15,6 +15,10 @@ use hutch_runtime::vm_host::message::{ControlHello, CONTROL_PROTOCOL};
 use hutch_runtime::vm_host::{ControlClient, VsockAgents};
 use hutch_runtime::{ErrorKind, State, StopOptions};
 use hutch_runtime_fakes::process::Stage;
+use nix::fcntl::{fcntl, FcntlArg, FdFlag};
+use nix::sys::signal::{kill, Signal};
+use nix::sys::wait::{waitpid, WaitStatus};
+use nix::unistd::Pid;
 
 use crate::calls::{assert_no_leaks, container, pod, ROLE_TEST};
 
@@ -44,9 +48,8 @@ fn a_shim_lives_as_long_as_its_process_and_exits_with_its_code() {
     stage.control_guest("p", "exit a 37").unwrap();
     assert!(shim.wait_end(Duration::from_secs(10)).unwrap());
     // It is a child of this process.
-    let pid = rustix::process::Pid::from_raw(pid).unwrap();
-    let (_, status) = rustix::process::waitpid(Some(pid), rustix::process::WaitOptions::empty()).unwrap().unwrap();
-    assert_eq!(status.exit_status(), Some(37));
+    let pid = Pid::from_raw(pid);
+    assert_eq!(waitpid(pid, None), Ok(WaitStatus::Exited(pid, 37)));
     let status = runtime.status_container("p", "a").unwrap();
     assert_eq!((status.state, status.exit.unwrap().code), (Some(State::Stopped), Some(37)));
     finish(&stage, &runtime);
@@ -78,8 +81,8 @@ fn p_080_only_an_unexpected_end_is_a_failure() {
 #[test]
 fn a_signal_to_the_shim_reaches_the_process_it_stands_for() {
     let (stage, runtime) = running();
-    let pid = rustix::process::Pid::from_raw(runtime.status_container("p", "a").unwrap().pid).unwrap();
-    rustix::process::kill_process(pid, rustix::process::Signal::TERM).unwrap();
+    let pid = Pid::from_raw(runtime.status_container("p", "a").unwrap().pid);
+    kill(pid, Signal::SIGTERM).unwrap();
     let exit = runtime.wait_container("p", "a", Duration::from_secs(10)).unwrap().expect("its end");
     assert_eq!(exit.signal, Some(15));
     finish(&stage, &runtime);
@@ -126,7 +129,7 @@ fn p_031_children_inherit_no_descriptors() {
     let marker = stage.dir().join("marker");
     std::fs::write(&marker, "").unwrap();
     let file = std::fs::File::open(&marker).unwrap();
-    rustix::io::fcntl_setfd(&file, rustix::io::FdFlags::empty()).unwrap();
+    fcntl(&file, FcntlArg::F_SETFD(FdFlag::empty())).unwrap();
     let runtime = stage.runtime();
     runtime.run_pod(pod(&stage, "p")).unwrap();
     let status = runtime.status_pod("p").unwrap();

@@ -151,7 +151,7 @@ fn p_126_the_guest_knows_what_a_lost_shim_would_have_told() {
 fn p_027_execs_and_lists_share_the_lock() {
     let (host, runtime) = running(&["a"]);
     let lock = std::fs::File::open(host.dir().join("run/p/lock")).unwrap();
-    rustix::fs::flock(&lock, rustix::fs::FlockOperation::LockShared).unwrap();
+    lock.lock_shared().unwrap();
     runtime.exec_container("p", "a", &command(&["x"]), Default::default()).unwrap();
     runtime.list_processes("p", "a", &Default::default()).unwrap();
     assert_eq!(runtime.status_pod("p").unwrap().state, Some(State::Running));
