@@ -74,6 +74,7 @@ fn every_end_of_a_guest_has_its_own_name() {
     assert_eq!(Bench::exit([vec![Scripted::TripleFault]]), MachineExit::TripleFault);
     assert_eq!(Bench::exit([vec![Scripted::SystemEvent(SystemEvent::Crash)]]), MachineExit::GuestPanic);
     assert_eq!(context(Bench::exit([vec![Scripted::EmulationFailure(vec![0xf0])]])), [0xf0]);
+    assert_eq!(Bench::exit([vec![Scripted::NotPlugged(1 << 32)]]), MachineExit::NotPlugged(1 << 32));
     assert!(matches!(Bench::exit([vec![Scripted::FailEntry(7)]]), MachineExit::UnhandledExit(_)));
     assert!(matches!(Bench::exit([vec![Scripted::Fail(libc::ENOMEM)]]), MachineExit::Host(_)));
     assert!(matches!(Bench::exit([vec![Scripted::Bug]]), MachineExit::Host(_)));

@@ -6,12 +6,11 @@ use std::io;
 use std::os::fd::FromRawFd;
 use std::sync::Arc;
 
-use hutch_devices::virtio::mem::Discard;
+use hutch_devices::ram::PlugMap;
+use hutch_devices::virtio::mem::BLOCK_SIZE;
 use hutch_devices::GuestRam;
 use vm_memory::mmap::MmapRegionBuilder;
-use vm_memory::{
-    FileOffset, GuestAddress, GuestMemory, GuestMemoryMmap, GuestMemoryRegion, GuestRegionMmap, MmapRegion,
-};
+use vm_memory::{FileOffset, GuestAddress, GuestMemory, GuestMemoryMmap, GuestRegionMmap, MmapRegion};
 
 use crate::arch::x86_64::memmap::{self, GuestRange};
 use crate::config::{MemoryBacking, MemoryConfig};
@@ -50,16 +49,24 @@ pub fn create(config: &MemoryConfig) -> Result<GuestRam, MemoryError> {
     };
     let mut offset = 0;
     let mut regions = Vec::new();
-    // Mapped as a whole, so devices can use all of it at any time; parts that are not plugged in take no memory.
     let pluggable = (config.pluggable_mib > 0).then(|| memmap::pluggable(size, config.pluggable_mib << 20));
     for range in memmap::ram(size).into_iter().chain(pluggable) {
-        let mapping = map(range, config.backing, memfd.as_ref().map(|file| (file.clone(), offset))).map_err(failed)?;
+        // Memory that is not plugged in has no access rights: nobody can take the host's memory for it.
+        let access = if Some(range) == pluggable { libc::PROT_NONE } else { libc::PROT_READ | libc::PROT_WRITE };
+        let mapping =
+            map(range, access, config.backing, memfd.as_ref().map(|file| (file.clone(), offset))).map_err(failed)?;
         advise(&mapping, config)?;
         offset += range.len;
         regions
             .push(GuestRegionMmap::new(mapping, GuestAddress(range.start)).expect("guest memory ends far below 2^64"));
     }
-    Ok(Arc::new(GuestMemoryMmap::from_regions(regions).expect("ranges are ordered and do not overlap")))
+    let mem = GuestMemoryMmap::from_regions(regions).expect("ranges are ordered and do not overlap");
+    Ok(match pluggable {
+        Some(GuestRange { start, len }) => {
+            GuestRam::with_pluggable(mem, Arc::new(PlugMap::new(start, len, BLOCK_SIZE)))
+        }
+        None => GuestRam::new(mem),
+    })
 }
 
 fn check_host(asked_mib: u64, host_mib: u64) -> Result<(), MemoryError> {
@@ -88,7 +95,12 @@ fn memfd(size: u64) -> io::Result<File> {
     Ok(file)
 }
 
-fn map(range: GuestRange, backing: MemoryBacking, file: Option<(Arc<File>, u64)>) -> io::Result<MmapRegion<()>> {
+fn map(
+    range: GuestRange,
+    access: libc::c_int,
+    backing: MemoryBacking,
+    file: Option<(Arc<File>, u64)>,
+) -> io::Result<MmapRegion<()>> {
     let flags = match backing {
         // Keeps memory that the guest may never touch out of the host's swap accounting.
         MemoryBacking::Anonymous => libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | libc::MAP_NORESERVE,
@@ -100,8 +112,7 @@ fn map(range: GuestRange, backing: MemoryBacking, file: Option<(Arc<File>, u64)>
         }
     };
     let len = usize::try_from(range.len).map_err(|_| io::Error::from_raw_os_error(libc::ENOMEM))?;
-    let mut builder =
-        MmapRegionBuilder::new(len).with_mmap_prot(libc::PROT_READ | libc::PROT_WRITE).with_mmap_flags(flags);
+    let mut builder = MmapRegionBuilder::new(len).with_mmap_prot(access).with_mmap_flags(flags);
     if let Some((file, offset)) = file {
         builder = builder.with_file_offset(FileOffset::from_arc(file, offset));
     }
@@ -126,25 +137,6 @@ fn advise(mapping: &MmapRegion<()>, config: &MemoryConfig) -> Result<(), MemoryE
         advise(libc::MADV_POPULATE_WRITE, "prefaulting")?;
     }
     Ok(())
-}
-
-/// Discards memory that the guest has plugged out: it goes back to the host.
-pub struct RamDiscard(pub GuestRam);
-
-impl Discard for RamDiscard {
-    fn discard(&self, addr: u64, len: u64) -> io::Result<()> {
-        let bytes = usize::try_from(len).map_err(io::Error::other)?;
-        let slice = self.0.get_slice(GuestAddress(addr), bytes).map_err(io::Error::other)?;
-        let shared = self.0.find_region(GuestAddress(addr)).is_some_and(|region| region.file_offset().is_some());
-        // MADV_DONTNEED would leave shared memory in its file.
-        let advice = if shared { libc::MADV_REMOVE } else { libc::MADV_DONTNEED };
-        // SAFETY: memory of the guest's mapping. Its contents change, but the guest has given it up and could change them
-        // as well; this program accesses it only by volatile copies.
-        match unsafe { libc::madvise(slice.ptr_guard().as_ptr() as *mut _, slice.len(), advice) } {
-            0 => Ok(()),
-            _ => Err(io::Error::last_os_error()),
-        }
-    }
 }
 
 /// Size of the host's transparent huge pages in bytes.
@@ -212,23 +204,6 @@ mod tests {
         assert!(ram.write_obj(1u64, GuestAddress((6 << 30) - 8)).is_ok());
         assert!(ram.write_obj(1u64, GuestAddress(6 << 30)).is_err());
         assert_eq!(ram.read_obj::<u64>(GuestAddress((3 << 30) - 8)).expect("in RAM"), 1, "halves do not alias");
-    }
-
-    #[test]
-    fn memory_to_plug_in_can_be_used_and_goes_back_to_the_host() {
-        for backing in [MemoryBacking::Anonymous, MemoryBacking::Memfd] {
-            let ram = create(&MemoryConfig { pluggable_mib: 8, ..config(4, backing) }).expect("12 MiB");
-            let start = 4 << 30;
-            assert_eq!(ram.num_regions(), 2);
-            assert!(ram.write_obj(1u8, GuestAddress(start + (8 << 20))).is_err(), "there is no more");
-            ram.write_obj(7u64, GuestAddress(start + (2 << 20))).expect("it is mapped");
-            ram.write_obj(8u64, GuestAddress(start)).expect("it is mapped");
-            ram.write_obj(9u64, GuestAddress(0x1000)).expect("in RAM");
-            RamDiscard(ram.clone()).discard(start + (2 << 20), 2 << 20).expect("discarded");
-            let read = |addr| ram.read_obj::<u64>(GuestAddress(addr)).expect("it is mapped");
-            assert_eq!((read(start + (2 << 20)), read(start), read(0x1000)), (0, 8, 9), "{backing:?}");
-            assert!(RamDiscard(ram.clone()).discard(start + (6 << 20), 4 << 20).is_err());
-        }
     }
 
     #[test]

@@ -9,11 +9,12 @@ use std::time::{Duration, Instant};
 
 use virtio_bindings::bindings::virtio_ring::VRING_AVAIL_F_NO_INTERRUPT;
 use virtio_queue::{Queue, QueueOwnedT, QueueT};
-use vm_memory::{Address, Bytes, GuestAddress, GuestMemoryMmap};
+use vm_memory::{Address, Bytes, GuestAddress, GuestMemory, GuestMemoryMmap};
 use vmm_sys_util::eventfd::EventFd;
 
 use super::chain::{Chain, ChainError};
 use super::interrupt::DeviceInterrupt;
+use crate::ram::{GuestRam, Pins};
 use crate::warn_limited;
 use crate::worker::Next;
 
@@ -75,13 +76,21 @@ pub struct DeviceQueue {
     pub notify: EventFd,
     /// Index of the used ring when the device last considered an interrupt.
     signalled: Wrapping<u16>,
+    /// Keeps the rings plugged in.
+    _pins: Pins,
 }
 
 impl DeviceQueue {
     /// `queue` has been set up by the driver, whose notifications come through `notify`.
     pub fn new(queue: Queue, notify: EventFd) -> Self {
         let signalled = Wrapping(queue.next_used());
-        Self { queue, notify, signalled }
+        Self { queue, notify, signalled, _pins: Pins::new() }
+    }
+
+    /// The same queue, which keeps its rings in `pins` plugged in.
+    #[must_use]
+    pub fn pinned(self, pins: Pins) -> Self {
+        Self { _pins: pins, ..self }
     }
 
     /// Takes the driver's notification if there is one.
@@ -99,8 +108,16 @@ impl DeviceQueue {
     }
 
     /// Takes the next request. An error means that the driver broke the protocol.
-    pub fn pop(&mut self, mem: &GuestMemoryMmap<()>) -> Result<Option<Chain>, QueueError> {
-        let next = self.queue.iter(mem).map_err(QueueError::ring("available ring"))?.next();
+    pub fn pop(&mut self, mem: &GuestRam) -> Result<Option<Chain>, QueueError> {
+        match mem.pluggable() {
+            None => self.pop_from(&**mem, mem),
+            // An indirect descriptor table lies anywhere.
+            Some(_) => self.pop_from(&mem.view(), mem),
+        }
+    }
+
+    fn pop_from(&mut self, rings: &impl GuestMemory, mem: &GuestRam) -> Result<Option<Chain>, QueueError> {
+        let next = self.queue.iter(rings).map_err(QueueError::ring("available ring"))?.next();
         let Some(chain) = next else { return Ok(None) };
         let head = chain.head_index();
         Chain::collect(mem, chain).map(Some).map_err(|source| QueueError::Chain { head, source })
@@ -196,7 +213,7 @@ impl DeviceQueue {
     /// The driver broke the protocol, or `work` returned an error.
     pub fn serve(
         &mut self,
-        mem: &GuestMemoryMmap<()>,
+        mem: &GuestRam,
         interrupt: &DeviceInterrupt,
         mut work: impl FnMut(&Chain) -> Result<u32, ChainError>,
     ) -> Result<(), QueueError> {

@@ -51,6 +51,8 @@ pub enum Scripted {
     InternalError(u32),
     /// Plays [`VmExit::FailEntry`] with this hardware reason.
     FailEntry(u64),
+    /// Plays [`VmExit::NotPlugged`] with this address.
+    NotPlugged(u64),
     /// Plays [`VmExit::Hlt`].
     Hlt,
     /// KVM_RUN fails with this errno.
@@ -210,6 +212,7 @@ impl Vcpu for FakeVcpu {
             Scripted::EmulationFailure(bytes) => VmExit::EmulationFailure(bytes),
             Scripted::InternalError(number) => VmExit::InternalError(number),
             Scripted::FailEntry(reason) => VmExit::FailEntry(reason),
+            Scripted::NotPlugged(address) => VmExit::NotPlugged(address),
             Scripted::Hlt => VmExit::Hlt,
             Scripted::Fail(errno) => {
                 return Err(HvError { operation: "running a vCPU", source: io::Error::from_raw_os_error(errno) })

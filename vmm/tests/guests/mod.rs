@@ -292,6 +292,44 @@ guest! {
     "   jmp eax",
 }
 
+guest! {
+    /// In 64-bit mode: stores a byte to each page of the 64 MiB at 4 GiB, the last one first, and powers off.
+    touch_pluggable, 64,
+    // The fifth GiB: 32 pages of 2 MiB, by a page directory at 0x8000.
+    "   mov edi, 0x8000",
+    "   mov ecx, 1024",
+    "   xor eax, eax",
+    "   rep stosd",
+    "   mov edi, 0x8000",
+    "   mov eax, 0x83",
+    "   mov ecx, 32",
+    "2: mov dword ptr [rdi], eax",
+    "   mov dword ptr [rdi + 4], 1",
+    "   add eax, 0x200000",
+    "   add edi, 8",
+    "   dec ecx",
+    "   jnz 2b",
+    "   mov edi, 0x4020",
+    "   mov dword ptr [rdi], 0x8003",
+    "   mov dword ptr [rdi + 4], 0",
+    "   mov rax, cr3",
+    "   mov cr3, rax",
+    "   mov edi, 1",
+    "   shl rdi, 32",
+    "   mov ecx, 0x4000",
+    "3: dec ecx",
+    "   mov rax, rcx",
+    "   shl rax, 12",
+    "   mov byte ptr [rdi + rax], 7",
+    "   test ecx, ecx",
+    "   jnz 3b",
+    "   mov edx, 0x600",
+    "   mov al, 0x34",
+    "   out dx, al",
+    "5: hlt",
+    "   jmp 5b",
+}
+
 /// A guest's image in a directory of its own, and a configuration for it.
 pub struct Bench {
     /// Configuration of the machine; change it before the machine is built.

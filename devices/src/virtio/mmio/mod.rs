@@ -243,9 +243,9 @@ impl MmioTransport {
                 if !setup.ready {
                     return Ok(None);
                 }
-                let queue = setup.build(&self.mem, event_idx).map_err(|error| error.to_string())?;
+                let (queue, pins) = setup.build(&self.mem, event_idx).map_err(|error| error.to_string())?;
                 let notify = notifier.try_clone().map_err(|error| format!("notifier: {error}"))?;
-                Ok(Some(DeviceQueue::new(queue, notify)))
+                Ok(Some(DeviceQueue::new(queue, notify).pinned(pins)))
             })
             .collect()
     }
