@@ -132,7 +132,7 @@ fn assemble(
     vm.map_ram(&ram)?;
     marks.add(names::MEMORY_READY);
 
-    let driver = Arc::new(StateDriver::new(files.console.clone(), marks));
+    let driver = Arc::new(StateDriver::new(files.console.clone(), marks, config.timeouts));
     let mut devices = Devices::default();
     add_ports(&mut devices, vm.as_ref(), config, &driver)?;
     let handles = virtio::add_all(&mut devices, vm.as_ref(), &ram, config)?;

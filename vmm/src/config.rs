@@ -2,8 +2,10 @@
 
 use std::ffi::OsString;
 use std::path::PathBuf;
+use std::time::Duration;
 
 use hutch_devices::virtio::mem::BLOCK_SIZE;
+use hutch_devices::worker::STOP_TIMEOUT;
 use serde::{Deserialize, Serialize};
 
 use crate::arch::x86_64::{layout, mptable};
@@ -61,6 +63,23 @@ pub struct MachineConfig {
     /// Also builds on a KVM that only emulates. Bare-metal test guests run there; Linux does not.
     #[serde(default)]
     pub allow_emulated: bool,
+    /// Times after which the machine's owner gets an error instead of waiting longer.
+    #[serde(default)]
+    pub timeouts: Timeouts,
+}
+
+/// Times after which the machine's owner gets an error instead of waiting longer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Timeouts {
+    /// For all vCPUs to leave the guest, at a pause and at the end. A vCPU needs microseconds, unless it waits for a
+    /// device that it has reset: the device waits for the host up to [`STOP_TIMEOUT`].
+    pub vcpu: Duration,
+}
+
+impl Default for Timeouts {
+    fn default() -> Self {
+        Self { vcpu: STOP_TIMEOUT + Duration::from_secs(5) }
+    }
 }
 
 /// The guest's memory.
@@ -341,6 +360,7 @@ impl MachineConfig {
             vsock: None,
             rng: false,
             allow_emulated: false,
+            timeouts: Timeouts::default(),
         }
     }
 

@@ -59,6 +59,9 @@ impl Machine {
     }
 
     /// Pauses the guest. When this returns `Ok`, no vCPU runs and no device works.
+    ///
+    /// # Errors
+    /// [`MachineError::VcpuStuck`]: the guest was not paused and goes on; try again.
     pub fn pause(&mut self) -> Result<(), MachineError> {
         self.control.pause()
     }
@@ -129,6 +132,11 @@ impl Machine {
     /// [`MachineError::VcpuStuck`]: a thread did not end and is left behind, together with everything it uses.
     pub fn shutdown(mut self) -> Result<(), MachineError> {
         self.take_down()
+    }
+
+    #[cfg(test)]
+    pub(crate) fn control(&self) -> &RunControl {
+        &self.control
     }
 
     fn take_down(&mut self) -> Result<(), MachineError> {

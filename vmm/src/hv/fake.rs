@@ -39,6 +39,8 @@ pub enum Scripted {
     Store(u64, Vec<u8>),
     /// Stays in the guest until it is kicked, as a halted or looping guest does.
     Stay,
+    /// Stays in the guest and ignores kicks until the test releases it, as a vCPU does that waits for a device.
+    Busy(Release),
     /// A signal ended the run.
     Interrupted,
     /// A triple fault.
@@ -59,6 +61,45 @@ pub enum Scripted {
     Fail(i32),
     /// The code that runs the vCPU panics.
     Bug,
+}
+
+/// Releases vCPUs that play [`Scripted::Busy`]. Clones share it.
+#[derive(Clone, Debug, Default)]
+pub struct Release(Arc<(Mutex<ReleaseState>, Condvar)>);
+
+#[derive(Debug, Default)]
+struct ReleaseState {
+    entered: bool,
+    open: bool,
+}
+
+impl Release {
+    /// Waits until a vCPU plays the step.
+    pub fn wait_entered(&self) {
+        self.wait(|state| !state.entered);
+    }
+
+    /// Ends the step for vCPUs that play it, now or later.
+    pub fn open(&self) {
+        self.change(|state| state.open = true);
+    }
+
+    fn play(&self) {
+        self.change(|state| state.entered = true);
+        self.wait(|state| !state.open);
+    }
+
+    fn change(&self, change: impl FnOnce(&mut ReleaseState)) {
+        change(&mut lock(&self.0 .0));
+        self.0 .1.notify_all();
+    }
+
+    fn wait(&self, waiting: impl Fn(&ReleaseState) -> bool) {
+        let mut state = lock(&self.0 .0);
+        while waiting(&state) {
+            state = wait(&self.0 .1, state);
+        }
+    }
 }
 
 /// State that all fake objects of one machine share.
@@ -205,6 +246,10 @@ impl Vcpu for FakeVcpu {
             Scripted::Store(address, data) => {
                 self.output = data;
                 VmExit::MmioWrite { address, data: &self.output }
+            }
+            Scripted::Busy(release) => {
+                release.play();
+                VmExit::Interrupted
             }
             Scripted::Interrupted | Scripted::Stay => VmExit::Interrupted,
             Scripted::TripleFault => VmExit::Shutdown,
