@@ -74,11 +74,13 @@ pub struct Timeouts {
     /// For all vCPUs to leave the guest, at a pause and at the end. A vCPU needs microseconds, unless it waits for a
     /// device that it has reset: the device waits for the host up to [`STOP_TIMEOUT`].
     pub vcpu: Duration,
+    /// For the reader of standard output to take the rest of the console's output, when the guest has ended.
+    pub console: Duration,
 }
 
 impl Default for Timeouts {
     fn default() -> Self {
-        Self { vcpu: STOP_TIMEOUT + Duration::from_secs(5) }
+        Self { vcpu: STOP_TIMEOUT + Duration::from_secs(5), console: Duration::from_secs(1) }
     }
 }
 

@@ -46,6 +46,8 @@ pub struct StateDriver {
 struct Inner {
     state: MachineState,
     exit: Option<MachineExit>,
+    /// The console has the guest's last line.
+    finished: bool,
     vcpus: Vec<VcpuHandle>,
     /// Number of the last pause. A vCPU may report an earlier one late.
     pause: u64,
@@ -79,7 +81,15 @@ impl Inner {
 impl StateDriver {
     /// A driver in state `Built`, without vCPUs.
     pub fn new(console: Option<GuestConsole>, marks: Marks, timeouts: Timeouts) -> Self {
-        let inner = Inner { state: MachineState::Built, exit: None, vcpus: Vec::new(), pause: 0, paused: 0, gone: 0 };
+        let inner = Inner {
+            state: MachineState::Built,
+            exit: None,
+            finished: false,
+            vcpus: Vec::new(),
+            pause: 0,
+            paused: 0,
+            gone: 0,
+        };
         Self { inner: Mutex::new(inner), changed: Condvar::new(), console, marks, timeouts }
     }
 
@@ -143,16 +153,19 @@ impl StateDriver {
         inner.exit = Some(exit);
         inner.apply(MachineEvent::Exit).expect("a machine can end in every state");
         inner.send(VcpuCommand::Stop);
+        drop(inner);
+        // Without the lock: a vCPU thread may be about to write to the console, and a file may be slow.
         if let Some(console) = &self.console {
             console.finish();
         }
+        self.lock().finished = true;
         self.changed.notify_all();
     }
 
-    /// Waits until the machine has ended. Returns `None` after `timeout`.
+    /// Waits until the machine has ended, and then a moment for the reader of its console. Returns `None` after `timeout`.
     pub fn wait(&self, timeout: Option<Duration>) -> Option<MachineExit> {
         let mut inner = self.lock();
-        let waiting = |inner: &Inner| inner.exit.is_none();
+        let waiting = |inner: &Inner| !inner.finished;
         match timeout {
             Some(timeout) => inner = self.wait_while(inner, timeout, waiting),
             None => {
@@ -161,7 +174,12 @@ impl StateDriver {
                 }
             }
         }
-        inner.exit.clone()
+        let exit = if inner.finished { inner.exit.clone() } else { None };
+        drop(inner);
+        if let (Some(_), Some(console)) = (&exit, &self.console) {
+            console.drain(self.timeouts.console);
+        }
+        exit
     }
 
     /// Ends the machine and waits until no vCPU thread is left.

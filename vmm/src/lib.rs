@@ -15,7 +15,7 @@
 //! | `boot` | kernel, initrd, command line, entry protocols |
 //! | [`arch`] | x86-64: layout, ACPI, CPUID, registers |
 //! | `virtio`, `attach` | devices, connected to buses, interrupts and queue notifications |
-//! | `console`, `marks`, [`counters`], `power` | the guest's output, boot marks, exits, and power requests |
+//! | `console`, `console_stream`, `marks`, [`counters`], `power` | the guest's output, boot marks, exits, and power requests |
 
 #![deny(unsafe_code)]
 
@@ -25,6 +25,7 @@ mod boot;
 mod builder;
 pub mod config;
 mod console;
+mod console_stream;
 pub mod counters;
 mod driver;
 mod error;

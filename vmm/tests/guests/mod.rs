@@ -142,6 +142,20 @@ guest! {
 }
 
 guest! {
+    /// Prints lines without end.
+    babble, 32,
+    "   mov edx, 0x3f8",
+    "2: mov ecx, 63",
+    "   mov al, 0x78",
+    "3: out dx, al",
+    "   dec ecx",
+    "   jnz 3b",
+    "   mov al, 10",
+    "   out dx, al",
+    "   jmp 2b",
+}
+
+guest! {
     /// Adds up the first and the third page of its initrd and writes to the second, again and again, with a mark each
     /// time. Powers off when the contents have changed.
     watch_initrd, 32,
