@@ -60,7 +60,8 @@ struct VcpuThread {
     kick: Kick,
 }
 
-/// Reports `gone`, and a panic before it, however the thread's function returns.
+/// Reports `gone`, and a panic before it, however the thread's function returns. Release builds abort on a panic: this
+/// report is for debug builds and tests, which unwind and would otherwise wait for the thread.
 struct ExitGuard {
     index: u32,
     events: Arc<dyn VcpuEvents>,
