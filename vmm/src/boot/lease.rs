@@ -37,6 +37,8 @@ const STACK_SIZE: usize = 64 << 10;
 /// `F_SETOWN_EX` of `asm-generic/fcntl.h`.
 const F_SETOWN_EX: libc::c_int = 15;
 const F_OWNER_TID: libc::c_int = 0;
+/// `F_SETSIG` of `asm-generic/fcntl.h`.
+const F_SETSIG: libc::c_int = 10;
 
 /// `struct f_owner_ex` of `asm-generic/fcntl.h`.
 #[repr(C)]
@@ -182,6 +184,28 @@ fn take_lease(file: &File, tid: libc::pid_t) -> io::Result<()> {
         check(libc::fcntl(file.as_raw_fd(), libc::F_SETLEASE, libc::F_RDLCK))?;
     }
     Ok(())
+}
+
+/// A lease for the time of a copy: no process can cut the file meanwhile; a writer waits until it is dropped.
+pub(super) struct CopyLease<'a>(&'a File);
+
+impl<'a> CopyLease<'a> {
+    /// Fails if a process has the file open for writing, or the file cannot be leased.
+    pub fn take(file: &'a File) -> io::Result<Self> {
+        // A signal that is ignored unless a program handles it: nothing has to be done for the writer but to go on.
+        // SAFETY: both calls change the kernel's state of our descriptor.
+        unsafe {
+            check(libc::fcntl(file.as_raw_fd(), F_SETSIG, libc::SIGURG))?;
+            check(libc::fcntl(file.as_raw_fd(), libc::F_SETLEASE, libc::F_RDLCK))?;
+        }
+        Ok(Self(file))
+    }
+}
+
+impl Drop for CopyLease<'_> {
+    fn drop(&mut self) {
+        return_lease(self.0);
+    }
 }
 
 /// Returns the lease: writers of the file no longer wait.
