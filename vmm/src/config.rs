@@ -98,7 +98,9 @@ pub struct MemoryConfig {
     /// Takes all memory from the host before the start.
     #[serde(default)]
     pub prefault: bool,
-    /// MiB that a virtio-mem device can plug in on top while the guest runs. None of it is plugged in at the start.
+    /// MiB that a virtio-mem device can plug in on top while the guest runs. None of it is plugged in at the start. If
+    /// kernel and initrd need more than `size_mib`, the machine boots with as much more and this is less:
+    /// [`Machine::boot_memory_mib`](crate::Machine::boot_memory_mib).
     #[serde(default)]
     pub pluggable_mib: u64,
     /// Plugs in all pluggable memory when the guest marks that it is ready: a byte `A` to the port for boot marks.
@@ -461,6 +463,15 @@ impl MemoryConfig {
         let later = (self.size_mib - GROWING_BOOT_MIB) / GROWTH_STEP_MIB * GROWTH_STEP_MIB;
         self.size_mib -= later;
         self.pluggable_mib += later;
+    }
+
+    /// Moves pluggable memory to the boot, in steps of [`GROWTH_STEP_MIB`], until the boot has `needs_mib` or nothing
+    /// pluggable is left. The sum stays. A machine without pluggable memory does not change.
+    pub(crate) fn boot_with(&mut self, needs_mib: u64) {
+        let missing = needs_mib.saturating_sub(self.size_mib);
+        let more = missing.next_multiple_of(GROWTH_STEP_MIB).min(self.pluggable_mib);
+        self.size_mib += more;
+        self.pluggable_mib -= more;
     }
 
     fn check(&self) -> Result<(), ConfigError> {

@@ -303,6 +303,28 @@ fn an_initrd_without_room_is_refused_with_the_amount_needed() {
 }
 
 #[test]
+fn a_growing_machine_boots_with_enough_memory_for_its_initrd() {
+    let built = |initrd_mib: u64, pluggable_mib| {
+        let mut bench = Bench::new([vec![]]);
+        let initrd = bench.dir.path().join("initrd");
+        std::fs::write(&initrd, [0x1f, 0x8b]).expect("a temporary file");
+        let file = std::fs::File::options().write(true).open(&initrd).expect("ours");
+        file.set_len(initrd_mib << 20).expect("a file with a hole");
+        bench.config.initrd = Some(initrd);
+        (bench.config.memory.size_mib, bench.config.memory.pluggable_mib) = (128, pluggable_mib);
+        bench.build().map(|machine| {
+            let plugged = machine.memory().map_or(0, |memory| memory.capacity() >> 20);
+            assert_eq!(machine.boot_memory_mib() + plugged, 128 + pluggable_mib, "the sum stays");
+            machine.boot_memory_mib()
+        })
+    };
+    assert_eq!(built(1, 1024).expect("fits"), 128);
+    assert_eq!(built(130, 1024).expect("fits after all"), 768);
+    assert_eq!(built(130, 128).expect("fits, with what there is"), 256);
+    assert!(matches!(built(130, 0), Err(BuildError::Initrd(_))));
+}
+
+#[test]
 fn an_unused_console_leaves_no_trace_in_the_command_line() {
     use crate::attach::Devices;
     let line = |change: &dyn Fn(&mut MachineConfig)| {
