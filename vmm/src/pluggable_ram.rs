@@ -6,6 +6,7 @@
 
 use std::io;
 use std::os::fd::AsRawFd;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use hutch_devices::virtio::mem::RegionMemory;
 use hutch_devices::GuestRam;
@@ -75,10 +76,37 @@ impl<'a> Part<'a> {
             // SAFETY: changes our own file. Its pages in the guest's mapping become holes, and nobody can access them.
             return check(unsafe { libc::fallocate(file.file().as_raw_fd(), mode, offset, len) });
         }
-        // SAFETY: memory of the guest's mapping. Its contents change, but the guest has unplugged it.
-        check(unsafe { libc::madvise(self.start, self.len, libc::MADV_DONTNEED) })
+        self.discard(&[libc::MADV_DONTNEED, MADV_DONTNEED_LOCKED])
+    }
+
+    /// Drops the pages of private memory by the first of `advices` that the kernel accepts, or else by hand.
+    fn discard(&self, advices: &[libc::c_int]) -> io::Result<()> {
+        for advice in advices {
+            // SAFETY: memory of the guest's mapping. Its contents change, but the guest has unplugged it.
+            match check(unsafe { libc::madvise(self.start, self.len, *advice) }) {
+                // Locked memory, or an advice that the kernel does not know.
+                Err(error) if error.raw_os_error() == Some(libc::EINVAL) => (),
+                other => return other,
+            }
+        }
+        if !WARNED.swap(true, Ordering::Relaxed) {
+            log::warn!(
+                "this kernel has no MADV_DONTNEED_LOCKED (Linux 5.18): memory that a guest gives back is unlocked first"
+            );
+        }
+        // SAFETY: as above. The memory is locked again before the guest can use it; with ONFAULT that takes no pages.
+        unsafe {
+            check(libc::munlock(self.start, self.len))?;
+            check(libc::madvise(self.start, self.len, libc::MADV_DONTNEED))?;
+            check(libc::mlock2(self.start, self.len, libc::MLOCK_ONFAULT))
+        }
     }
 }
+
+/// `MADV_DONTNEED_LOCKED` of `asm-generic/mman-common.h`, since Linux 5.18.
+const MADV_DONTNEED_LOCKED: libc::c_int = 24;
+/// The kernel lacks it, and that was logged.
+static WARNED: AtomicBool = AtomicBool::new(false);
 
 fn check(answer: libc::c_int) -> io::Result<()> {
     match answer {

@@ -101,3 +101,43 @@ fn transparent_huge_pages_come_and_go_with_their_blocks() {
     region.unplug(START, BLOCK).expect("unplugged");
     assert_eq!(resident_kib(&ram), 0);
 }
+
+/// Locks the region as `mlockall(MCL_FUTURE | MCL_ONFAULT)` does.
+fn lock_region(ram: &GuestRam) {
+    let start = ram.get_host_address(GuestAddress(START)).expect("mapped");
+    // SAFETY: the region's own mapping; contents do not change.
+    let done = unsafe { libc::mlock2(start.cast(), 4 * BLOCK as usize, libc::MLOCK_ONFAULT) };
+    assert_eq!(done, 0, "8 MiB can be locked: {}", io::Error::last_os_error());
+}
+
+#[test]
+fn locked_memory_goes_back_to_the_host_too() {
+    for backing in BACKINGS {
+        let ram = create(backing);
+        lock_region(&ram);
+        let region = PluggableRam(ram.clone());
+        for _ in 0..2 {
+            region.plug(START, 4 * BLOCK).expect("plugged");
+            assert_eq!(resident_kib(&ram), 0, "{backing:?}: locked when it is used, not before");
+            ram.write_obj(7u64, GuestAddress(START + BLOCK)).expect("accessible");
+            assert!(resident_kib(&ram) > 0);
+            region.unplug(START, 4 * BLOCK).expect("unplugged");
+            assert_eq!(resident_kib(&ram), 0, "{backing:?}");
+        }
+    }
+}
+
+#[test]
+fn locked_memory_goes_back_to_the_host_on_an_older_kernel() {
+    let ram = create(MemoryBacking::Anonymous);
+    lock_region(&ram);
+    PluggableRam(ram.clone()).plug(START, 4 * BLOCK).expect("plugged");
+    ram.write_obj(7u64, GuestAddress(START + BLOCK)).expect("accessible");
+    let part = Part::of(&ram, START, 4 * BLOCK).expect("mapped");
+    part.discard(&[libc::MADV_DONTNEED]).expect("discarded by hand");
+    assert_eq!(resident_kib(&ram), 0);
+    // It is locked again.
+    // SAFETY: the region's own mapping, in which nothing is kept.
+    let refused = check(unsafe { libc::madvise(part.start, part.len, libc::MADV_DONTNEED) });
+    assert_eq!(refused.expect_err("locked").raw_os_error(), Some(libc::EINVAL));
+}
