@@ -3,7 +3,7 @@
 
 use std::fs::File;
 use std::io;
-use std::os::fd::FromRawFd;
+use std::os::fd::{AsRawFd, FromRawFd};
 use std::sync::Arc;
 
 use hutch_devices::ram::PlugMap;
@@ -85,13 +85,19 @@ fn host_mib() -> u64 {
 
 fn memfd(size: u64) -> io::Result<File> {
     // SAFETY: a constant C string.
-    let fd = unsafe { libc::memfd_create(c"hutch-ram".as_ptr(), libc::MFD_CLOEXEC) };
+    let fd = unsafe { libc::memfd_create(c"hutch-ram".as_ptr(), libc::MFD_CLOEXEC | libc::MFD_ALLOW_SEALING) };
     if fd < 0 {
         return Err(io::Error::last_os_error());
     }
     // SAFETY: new and ours.
     let file = unsafe { File::from_raw_fd(fd) };
     file.set_len(size)?;
+    // A process that was given the file cannot cut it, which would raise SIGBUS here, or make it larger.
+    let seals = libc::F_SEAL_SHRINK | libc::F_SEAL_GROW | libc::F_SEAL_SEAL;
+    // SAFETY: changes our own file.
+    if unsafe { libc::fcntl(file.as_raw_fd(), libc::F_ADD_SEALS, seals) } != 0 {
+        return Err(io::Error::last_os_error());
+    }
     Ok(file)
 }
 
@@ -124,12 +130,19 @@ fn map(
 
 fn advise(mapping: &MmapRegion<()>, config: &MemoryConfig) -> Result<(), MemoryError> {
     let advise = |advice, what| {
-        // SAFETY: the whole of our own mapping; neither advice changes contents.
+        // SAFETY: the whole of our own mapping; no advice changes contents.
         match unsafe { libc::madvise(mapping.as_ptr().cast(), mapping.size(), advice) } {
             0 => Ok(()),
             _ => Err(MemoryError::Advise { what, source: io::Error::last_os_error() }),
         }
     };
+    // The guest's memory is in no core dump and no child of this process. If that fails, the machine runs all the same.
+    for (advice, what) in [(libc::MADV_DONTDUMP, "leaving out of dumps"), (libc::MADV_DONTFORK, "leaving out of forks")]
+    {
+        if let Err(MemoryError::Advise { what, source }) = advise(advice, what) {
+            log::debug!("{what} guest memory: {source}");
+        }
+    }
     if config.thp && !matches!(config.backing, MemoryBacking::Hugetlb { .. }) {
         advise(libc::MADV_HUGEPAGE, "transparent huge pages")?;
     }
@@ -156,7 +169,7 @@ pub fn small_pages(ram: &GuestRam, address: u64) {
 
 #[cfg(test)]
 mod tests {
-    use vm_memory::Bytes;
+    use vm_memory::{Bytes, GuestMemoryRegion};
 
     use super::*;
 
@@ -204,6 +217,32 @@ mod tests {
         assert!(ram.write_obj(1u64, GuestAddress((6 << 30) - 8)).is_ok());
         assert!(ram.write_obj(1u64, GuestAddress(6 << 30)).is_err());
         assert_eq!(ram.read_obj::<u64>(GuestAddress((3 << 30) - 8)).expect("in RAM"), 1, "halves do not alias");
+    }
+
+    #[test]
+    fn memory_is_in_no_dump_and_no_fork_and_a_memfd_keeps_its_size() {
+        for backing in [MemoryBacking::Anonymous, MemoryBacking::Memfd] {
+            let ram = create(&MemoryConfig { pluggable_mib: 8, ..config(8, backing) }).expect("16 MiB");
+            let maps = std::fs::read_to_string("/proc/self/smaps").expect("our own");
+            for region in ram.iter() {
+                let address = region.as_ptr() as u64;
+                let holds = |line: &str| {
+                    let range = line.split(' ').next().and_then(|range| range.split_once('-'));
+                    let number = |hex| u64::from_str_radix(hex, 16).ok();
+                    range.and_then(|(from, to)| Some(number(from)?..number(to)?)).is_some_and(|r| r.contains(&address))
+                };
+                let mut lines = maps.lines().skip_while(|line| !holds(line));
+                let flags = lines.find(|line| line.starts_with("VmFlags:")).expect("a mapping");
+                let flags: Vec<_> = flags.split(' ').collect();
+                assert!(flags.contains(&"dd") && flags.contains(&"dc"), "{backing:?}: {flags:?}");
+                if let Some(file) = region.file_offset() {
+                    for len in [0, 1 << 40] {
+                        let error = file.file().set_len(len).expect_err("sealed");
+                        assert_eq!(error.raw_os_error(), Some(libc::EPERM));
+                    }
+                }
+            }
+        }
     }
 
     #[test]
