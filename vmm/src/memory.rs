@@ -51,7 +51,7 @@ pub fn create(config: &MemoryConfig) -> Result<GuestRam, MemoryError> {
     let mut regions = Vec::new();
     let pluggable = (config.pluggable_mib > 0).then(|| memmap::pluggable(size, config.pluggable_mib << 20));
     for range in memmap::ram(size).into_iter().chain(pluggable) {
-        // Memory that is not plugged in has no access rights: nobody can take the host's memory for it.
+        // Memory that is not plugged in has no access rights: nothing can take the host's memory for it.
         let access = if Some(range) == pluggable { libc::PROT_NONE } else { libc::PROT_READ | libc::PROT_WRITE };
         let mapping =
             map(range, access, config.backing, memfd.as_ref().map(|file| (file.clone(), offset))).map_err(failed)?;

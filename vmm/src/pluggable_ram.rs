@@ -73,7 +73,7 @@ impl<'a> Part<'a> {
             let (offset, len) = (libc::off_t::try_from(offset), libc::off_t::try_from(self.len));
             let (offset, len) = (offset.map_err(io::Error::other)?, len.map_err(io::Error::other)?);
             let mode = libc::FALLOC_FL_PUNCH_HOLE | libc::FALLOC_FL_KEEP_SIZE;
-            // SAFETY: changes our own file. Its pages in the guest's mapping become holes, and nobody can access them.
+            // SAFETY: changes our own file. Its pages in the guest's mapping become holes, and nothing can access them.
             return check(unsafe { libc::fallocate(file.file().as_raw_fd(), mode, offset, len) });
         }
         self.discard(&[libc::MADV_DONTNEED, MADV_DONTNEED_LOCKED])

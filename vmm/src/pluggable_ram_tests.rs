@@ -41,7 +41,7 @@ fn is_accessible(ram: &GuestRam, addr: u64) -> bool {
 /// KiB of the pluggable region that are in memory.
 fn resident_kib(ram: &GuestRam) -> u64 {
     let start = ram.get_host_address(GuestAddress(START)).expect("mapped");
-    let mut pages = vec![0u8; (4 * BLOCK >> 12) as usize];
+    let mut pages = vec![0u8; (4 * BLOCK / 4096) as usize];
     // SAFETY: the region's own mapping, and a byte for each page.
     let done = unsafe { libc::mincore(start.cast(), 4 * BLOCK as usize, pages.as_mut_ptr()) };
     assert_eq!(done, 0);
@@ -88,7 +88,7 @@ fn transparent_huge_pages_come_and_go_with_their_blocks() {
     (0..4).for_each(|block| ram.write_obj(1u8, GuestAddress(START + block * BLOCK)).expect("accessible"));
     region.unplug(START + BLOCK, BLOCK).expect("unplugged");
     assert!(!is_accessible(&ram, START + BLOCK));
-    assert!(resident_kib(&ram) <= 3 * BLOCK >> 10);
+    assert!(resident_kib(&ram) <= 3 * BLOCK / 1024);
     region.unplug(START + 2 * BLOCK, 2 * BLOCK).expect("unplugged");
     region.unplug(START, BLOCK).expect("unplugged");
     assert_eq!(resident_kib(&ram), 0);
