@@ -13,26 +13,31 @@
 //! ```
 //!
 //! A worker waits in `epoll_wait` only, so an idle one sleeps. A device waits for its worker at most [`STOP_TIMEOUT`].
+//! After a pause that took longer the worker goes on. After a stop that took longer the thread is left behind: it ends
+//! as soon as the host answers it, and until then its device cannot start again.
+
+mod handle;
 
 use std::io;
 use std::os::fd::{AsRawFd, RawFd};
 use std::panic::{catch_unwind, AssertUnwindSafe};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
-use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use vmm_sys_util::epoll::{ControlOperation, Epoll, EpollEvent, EventSet};
-use vmm_sys_util::eventfd::{EventFd, EFD_NONBLOCK};
+use vmm_sys_util::eventfd::EventFd;
 
-/// Longest time that `pause` and `stop` wait for a worker to come to rest. Reading from a slow disk may take long.
+pub use handle::{pause_all, stop_all, WorkerError, WorkerHandle, WorkerSlot};
+
+/// Longest time that `pause` and `stop` wait for a worker to come to rest, unless a device chooses another. Reading from
+/// a slow disk may take long.
 pub const STOP_TIMEOUT: Duration = Duration::from_secs(30);
 
 /// Most events that one system call returns.
 const EVENTS: usize = 16;
 /// Token of the thread's own eventfd; the tokens of workers are smaller.
 const CONTROL: u64 = u64::MAX;
-/// Linux's limit for a thread's name.
-const NAME_MAX: usize = 15;
 
 /// The state of a worker after an event.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -72,13 +77,21 @@ pub trait Worker: Send + 'static {
     fn failed(&mut self);
 }
 
-/// The file descriptors that a worker waits for.
-#[derive(Debug)]
-pub struct Poller(Epoll);
+/// The file descriptors that a worker waits for, and what is wanted of it.
+pub struct Poller {
+    epoll: Epoll,
+    shared: Arc<Shared>,
+}
 
 impl Poller {
-    fn new() -> io::Result<Self> {
-        Epoll::new().map(Self)
+    fn new(shared: Arc<Shared>) -> io::Result<Self> {
+        Ok(Self { epoll: Epoll::new()?, shared })
+    }
+
+    /// Whether the worker has to pause or to stop. A worker with a batch of long jobs asks after each one, and leaves
+    /// the others for later.
+    pub fn rest_wanted(&self) -> bool {
+        self.shared.rest_wanted.load(Ordering::SeqCst)
     }
 
     /// Waits for `events` of `fd` from now on, and reports them as `token` (any but `u64::MAX`). Fails with
@@ -98,12 +111,12 @@ impl Poller {
     }
 
     fn control(&self, operation: ControlOperation, fd: RawFd, token: u64, events: EventSet) -> io::Result<()> {
-        self.0.ctl(operation, fd, EpollEvent::new(events, token))
+        self.epoll.ctl(operation, fd, EpollEvent::new(events, token))
     }
 
     /// Waits for an event until `deadline`. An interrupted wait returns without events.
     fn wait(&self, deadline: Option<Instant>, events: &mut [EpollEvent]) -> io::Result<usize> {
-        match self.0.wait(timeout_ms(deadline), events) {
+        match self.epoll.wait(timeout_ms(deadline), events) {
             Err(error) if error.kind() == io::ErrorKind::Interrupted => Ok(0),
             result => result,
         }
@@ -116,17 +129,6 @@ fn timeout_ms(deadline: Option<Instant>) -> i32 {
         let left = deadline.saturating_duration_since(Instant::now()).as_nanos();
         i32::try_from(left.div_ceil(1_000_000)).unwrap_or(i32::MAX)
     })
-}
-
-/// A worker whose state did not come back.
-#[derive(Debug, thiserror::Error)]
-pub enum WorkerError {
-    /// One operation takes longer than [`STOP_TIMEOUT`]; the thread is left behind.
-    #[error("device thread {0} did not come to rest within {STOP_TIMEOUT:?}: a host file or device does not answer")]
-    Stuck(String),
-    /// The worker panicked.
-    #[error("device thread {0} panicked")]
-    Panicked(String),
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -147,6 +149,8 @@ struct Shared {
     state: Mutex<(Wanted, Phase)>,
     changed: Condvar,
     control: EventFd,
+    /// Anything but [`Wanted::Run`] is wanted. Read without the lock.
+    rest_wanted: AtomicBool,
 }
 
 impl Shared {
@@ -156,7 +160,10 @@ impl Shared {
 
     /// Asks the worker for a change of state.
     fn want(&self, wanted: Wanted) {
-        self.lock().0 = wanted;
+        let mut state = self.lock();
+        state.0 = wanted;
+        self.rest_wanted.store(wanted != Wanted::Run, Ordering::SeqCst);
+        drop(state);
         self.changed.notify_all();
         if let Err(error) = self.control.write(1) {
             // Only a full counter refuses a write, and a full counter wakes the worker too.
@@ -164,134 +171,19 @@ impl Shared {
         }
     }
 
-    /// True if `reached` holds for the phase within [`STOP_TIMEOUT`].
-    fn wait_for(&self, reached: impl Fn(Phase) -> bool) -> bool {
-        let (_state, timeout) = self
+    /// True if `reached` holds for the phase before `timeout` has passed since `start`.
+    fn wait_for(&self, start: Instant, timeout: Duration, reached: impl Fn(Phase) -> bool) -> bool {
+        let left = timeout.saturating_sub(start.elapsed());
+        let (state, _) = self
             .changed
-            .wait_timeout_while(self.lock(), STOP_TIMEOUT, |state| !reached(state.1))
+            .wait_timeout_while(self.lock(), left, |state| !reached(state.1))
             .unwrap_or_else(PoisonError::into_inner);
-        !timeout.timed_out()
+        reached(state.1)
     }
 
     fn enter(&self, phase: Phase) {
         self.lock().1 = phase;
         self.changed.notify_all();
-    }
-}
-
-/// The device's side of a worker. Dropping it stops the worker and drops its state.
-pub struct WorkerHandle<W> {
-    name: String,
-    shared: Arc<Shared>,
-    thread: Option<JoinHandle<(W, bool)>>,
-}
-
-impl<W: Worker> WorkerHandle<W> {
-    /// Starts `worker` on a thread called `name` (cut to 15 bytes). The thread inherits the caller's signal mask.
-    pub fn spawn(name: &str, mut worker: W) -> io::Result<Self> {
-        let poller = Poller::new()?;
-        let control = EventFd::new(EFD_NONBLOCK)?;
-        poller.add(&control, CONTROL, EventSet::IN)?;
-        worker.register(&poller)?;
-        let shared =
-            Arc::new(Shared { state: Mutex::new((Wanted::Run, Phase::Running)), changed: Condvar::new(), control });
-        let inside = shared.clone();
-        let short: String = name.chars().filter(char::is_ascii).take(NAME_MAX).collect();
-        let label = name.to_owned();
-        let thread = std::thread::Builder::new().name(short).spawn(move || run(&label, worker, &poller, &inside))?;
-        Ok(Self { name: name.to_owned(), shared, thread: Some(thread) })
-    }
-
-    /// Returns when the worker is idle: it touches nothing until `resume`.
-    ///
-    /// # Errors
-    /// [`WorkerError::Stuck`]: the worker pauses as soon as it can.
-    pub fn pause(&self) -> Result<(), WorkerError> {
-        self.shared.want(Wanted::Pause);
-        if self.shared.wait_for(|phase| phase != Phase::Running) {
-            Ok(())
-        } else {
-            Err(WorkerError::Stuck(self.name.clone()))
-        }
-    }
-
-    /// Ends a pause.
-    pub fn resume(&self) {
-        self.shared.want(Wanted::Run);
-    }
-
-    /// Ends the thread and gives the state back. After an error the state is lost.
-    pub fn stop(mut self) -> Result<W, WorkerError> {
-        self.finish().unwrap_or_else(|| Err(WorkerError::Panicked(self.name.clone())))
-    }
-
-    fn finish(&mut self) -> Option<Result<W, WorkerError>> {
-        let thread = self.thread.take()?;
-        self.shared.want(Wanted::Stop);
-        if !self.shared.wait_for(|phase| phase == Phase::Ended) {
-            return Some(Err(WorkerError::Stuck(self.name.clone())));
-        }
-        match thread.join() {
-            Ok((worker, true)) => Some(Ok(worker)),
-            Ok((_, false)) | Err(_) => Some(Err(WorkerError::Panicked(self.name.clone()))),
-        }
-    }
-}
-
-impl<W> Drop for WorkerHandle<W> {
-    fn drop(&mut self) {
-        if let Some(thread) = self.thread.take() {
-            self.shared.want(Wanted::Stop);
-            if self.shared.wait_for(|phase| phase == Phase::Ended) {
-                // The thread itself has logged a panic.
-                drop(thread.join());
-            } else {
-                log::error!("{}", WorkerError::Stuck(self.name.clone()));
-            }
-        }
-    }
-}
-
-/// A device's place for its worker: empty while the device is inactive. It logs errors, since the calls of
-/// [`VirtioDevice`](crate::virtio::VirtioDevice) cannot return them.
-pub struct WorkerSlot<W>(Option<WorkerHandle<W>>);
-
-impl<W: Worker> WorkerSlot<W> {
-    /// A slot without a worker.
-    pub const fn new() -> Self {
-        Self(None)
-    }
-
-    /// Does [`WorkerHandle::spawn`], after it has stopped a worker that is in the slot.
-    pub fn start(&mut self, name: &str, worker: W) -> io::Result<()> {
-        drop(self.stop());
-        self.0 = Some(WorkerHandle::spawn(name, worker)?);
-        Ok(())
-    }
-
-    /// Does [`WorkerHandle::pause`] if there is a worker.
-    pub fn pause(&self) {
-        if let Some(Err(error)) = self.0.as_ref().map(WorkerHandle::pause) {
-            log::error!("{error}");
-        }
-    }
-
-    /// Does [`WorkerHandle::resume`] if there is a worker.
-    pub fn resume(&self) {
-        if let Some(handle) = &self.0 {
-            handle.resume();
-        }
-    }
-
-    /// Does [`WorkerHandle::stop`]. `None` if there is no worker or its state is lost.
-    pub fn stop(&mut self) -> Option<W> {
-        self.0.take()?.stop().inspect_err(|error| log::error!("{error}")).ok()
-    }
-}
-
-impl<W: Worker> Default for WorkerSlot<W> {
-    fn default() -> Self {
-        Self::new()
     }
 }
 
@@ -342,18 +234,23 @@ fn serve(worker: &mut impl Worker, poller: &Poller, shared: &Shared) -> io::Resu
         }
         let count = poller.wait(worker.deadline(), &mut events)?;
         for event in events.iter().take(count) {
-            next = if event.data() == CONTROL {
+            let control = event.data() == CONTROL;
+            if control {
                 // It may have been read already: two requests can share one event.
                 drop(shared.control.read());
+            }
+            // Before every event: the one of the control descriptor may come last.
+            if control || poller.rest_wanted() {
                 match rest(shared, false) {
                     Rest::Stop => return Ok(()),
                     // The other events of this wait follow. After a pause they are stale, which a worker must expect.
-                    Rest::Resume => worker.resumed(poller),
-                    Rest::None => Next::Continue,
+                    Rest::Resume => next = worker.resumed(poller),
+                    Rest::None => {}
                 }
-            } else {
-                worker.ready(event.data(), EventSet::from_bits_truncate(event.events()), poller)
-            };
+            }
+            if !control && next == Next::Continue {
+                next = worker.ready(event.data(), EventSet::from_bits_truncate(event.events()), poller);
+            }
             if next == Next::Retire {
                 break;
             }

@@ -4,6 +4,8 @@
 use std::sync::{Condvar, Mutex, MutexGuard};
 use std::time::{Duration, Instant};
 
+use hutch_devices::worker::WorkerError;
+
 use crate::config::Timeouts;
 use crate::console::GuestConsole;
 use crate::exit::MachineExit;
@@ -32,6 +34,9 @@ pub enum MachineError {
         /// The configured timeout.
         timeout: Duration,
     },
+    /// A device did not come to rest in time. The machine goes on.
+    #[error("the machine was not paused: {0}")]
+    DeviceStuck(WorkerError),
 }
 
 /// Changes the machine's state and commands its vCPUs.

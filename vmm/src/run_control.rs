@@ -79,7 +79,11 @@ impl RunControl {
     fn pause_all(&self) -> Result<(), MachineError> {
         self.driver.pause()?;
         for transport in &self.transports {
-            transport.device_pause();
+            if let Err(error) = transport.device_pause() {
+                // A machine is paused as a whole or not at all.
+                self.resume_all()?;
+                return Err(MachineError::DeviceStuck(error));
+            }
         }
         Ok(())
     }

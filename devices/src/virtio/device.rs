@@ -15,6 +15,7 @@ use virtio_bindings::bindings::virtio_ring::{VIRTIO_RING_F_EVENT_IDX, VIRTIO_RIN
 
 use super::interrupt::DeviceInterrupt;
 use super::queue::DeviceQueue;
+use crate::worker::WorkerError;
 use crate::GuestRam;
 
 /// Features of the rings, which every device here can offer because [`DeviceQueue`] implements them: indirect
@@ -48,6 +49,9 @@ pub enum ActivateError {
     /// The driver did not enable a queue that the device needs.
     #[error("the guest driver did not enable queue {0}")]
     MissingQueue(usize),
+    /// A thread of the former driver has not ended.
+    #[error("the device is not at rest since its last reset: {0}")]
+    Stuck(#[from] WorkerError),
     /// An operation on the host failed.
     #[error("{what}: {source}")]
     Host {
@@ -94,11 +98,21 @@ pub trait VirtioDevice: Send {
 
     /// Ends all work on the queues. After it returns, nothing touches guest memory or the interrupt. Requests in flight
     /// are finished or dropped in bounded time. Does nothing on an inactive device. `activate` may be called again.
-    fn deactivate(&mut self);
+    ///
+    /// # Errors
+    /// [`WorkerError::Stuck`]: a thread is left behind in one operation of the host, which may still write the buffers
+    /// of its request. The transport keeps it away from rings and interrupt. The device must not be activated before
+    /// another call has returned `Ok`; that call does not wait.
+    fn deactivate(&mut self) -> Result<(), WorkerError>;
 
     /// Stops all work until `resume`. After it returns, nothing touches guest memory, but unlike `deactivate` the
     /// device keeps its queues and connections. The VMM calls it after the vCPUs have stopped.
-    fn pause(&mut self) {}
+    ///
+    /// # Errors
+    /// [`WorkerError::Stuck`]: the device does not come to rest, and goes on working as if `resume` had been called.
+    fn pause(&mut self) -> Result<(), WorkerError> {
+        Ok(())
+    }
 
     /// Continues after `pause`. Checks every queue once, because notifications may have been missed.
     fn resume(&mut self) {}

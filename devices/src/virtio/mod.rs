@@ -11,6 +11,7 @@ pub mod net;
 pub mod one_queue;
 pub mod queue;
 pub mod rng;
+pub mod session;
 pub mod vectors;
 pub mod vsock;
 
@@ -18,3 +19,4 @@ pub use chain::{Chain, ChainError, ChainReader, ChainWriter};
 pub use device::{ActivateError, Activation, VirtioDevice};
 pub use interrupt::DeviceInterrupt;
 pub use queue::{DeviceQueue, QueueError};
+pub use session::Session;

@@ -11,7 +11,7 @@ use vmm_sys_util::epoll::EventSet;
 use super::device::{config_bytes, RING_FEATURES};
 use super::queue::retire;
 use super::{ActivateError, Activation, Chain, ChainError, DeviceInterrupt, DeviceQueue, VirtioDevice};
-use crate::worker::{Next, Poller, Worker, WorkerSlot};
+use crate::worker::{Next, Poller, Worker, WorkerError, WorkerSlot};
 use crate::GuestRam;
 
 const NOTIFY: u64 = 0;
@@ -72,6 +72,12 @@ impl<S: Service> OneQueue<S> {
     pub(super) fn of(name: impl Into<String>, service: Arc<S>) -> Self {
         Self { name: name.into(), service, worker: WorkerSlot::new() }
     }
+
+    /// Sets the time that the device waits for its thread, for tests.
+    #[cfg(test)]
+    pub(super) fn with_stop_timeout(self, timeout: std::time::Duration) -> Self {
+        Self { worker: WorkerSlot::with_timeout(timeout), ..self }
+    }
 }
 
 impl<S: Service> VirtioDevice for OneQueue<S> {
@@ -100,6 +106,7 @@ impl<S: Service> VirtioDevice for OneQueue<S> {
     }
 
     fn activate(&mut self, activation: Activation) -> Result<(), ActivateError> {
+        self.worker.stop()?;
         let Activation { mem, queues, interrupt, features } = activation;
         let queue = queues.into_iter().flatten().next().ok_or(ActivateError::MissingQueue(0))?;
         let session = DriverSession { name: self.name.clone(), mem, features };
@@ -112,13 +119,13 @@ impl<S: Service> VirtioDevice for OneQueue<S> {
         })
     }
 
-    fn deactivate(&mut self) {
+    fn deactivate(&mut self) -> Result<(), WorkerError> {
         self.service.connect(None);
-        drop(self.worker.stop());
+        self.worker.stop().map(drop)
     }
 
-    fn pause(&mut self) {
-        self.worker.pause();
+    fn pause(&mut self) -> Result<(), WorkerError> {
+        self.worker.pause()
     }
 
     fn resume(&mut self) {
@@ -135,9 +142,10 @@ struct ServiceWorker<S> {
 }
 
 impl<S: Service> ServiceWorker<S> {
-    fn serve(&mut self) -> Next {
+    fn serve(&mut self, poller: &Poller) -> Next {
         let Self { service, session, queue, interrupt } = self;
-        match queue.serve(&session.mem, interrupt, |chain| service.serve(session, chain)) {
+        let rest_wanted = || poller.rest_wanted();
+        match queue.serve(&session.mem, interrupt, rest_wanted, |chain| service.serve(session, chain)) {
             Ok(()) => Next::Continue,
             Err(error) => retire(&session.name, interrupt, &error),
         }
@@ -149,13 +157,13 @@ impl<S: Service> Worker for ServiceWorker<S> {
         poller.add(&self.queue.notify, NOTIFY, EventSet::IN)
     }
 
-    fn resumed(&mut self, _poller: &Poller) -> Next {
-        self.serve()
+    fn resumed(&mut self, poller: &Poller) -> Next {
+        self.serve(poller)
     }
 
-    fn ready(&mut self, _token: u64, _events: EventSet, _poller: &Poller) -> Next {
+    fn ready(&mut self, _token: u64, _events: EventSet, poller: &Poller) -> Next {
         self.queue.drain_notify();
-        self.serve()
+        self.serve(poller)
     }
 
     fn failed(&mut self) {

@@ -14,6 +14,7 @@ use vmm_sys_util::eventfd::EventFd;
 
 use super::chain::{Chain, ChainError};
 use super::interrupt::DeviceInterrupt;
+use super::session::Session;
 use crate::ram::{GuestRam, Pins};
 use crate::warn_limited;
 use crate::worker::Next;
@@ -78,19 +79,32 @@ pub struct DeviceQueue {
     signalled: Wrapping<u16>,
     /// Keeps the rings plugged in.
     _pins: Pins,
+    session: Session,
 }
 
 impl DeviceQueue {
     /// `queue` has been set up by the driver, whose notifications come through `notify`.
     pub fn new(queue: Queue, notify: EventFd) -> Self {
         let signalled = Wrapping(queue.next_used());
-        Self { queue, notify, signalled, _pins: Pins::new() }
+        Self { queue, notify, signalled, session: Session::new(), _pins: Pins::new() }
     }
 
     /// The same queue, which keeps its rings in `pins` plugged in.
     #[must_use]
     pub fn pinned(self, pins: Pins) -> Self {
         Self { _pins: pins, ..self }
+    }
+
+    /// The same queue for one session of its driver. When the session is over, the queue is empty, and nothing is
+    /// written to its rings.
+    #[must_use]
+    pub fn in_session(self, session: Session) -> Self {
+        Self { session, ..self }
+    }
+
+    /// Whether the session is over: the rings belong to another driver.
+    pub fn is_over(&self) -> bool {
+        self.session.is_over()
     }
 
     /// Takes the driver's notification if there is one.
@@ -109,6 +123,9 @@ impl DeviceQueue {
 
     /// Takes the next request. An error means that the driver broke the protocol.
     pub fn pop(&mut self, mem: &GuestRam) -> Result<Option<Chain>, QueueError> {
+        if self.is_over() {
+            return Ok(None);
+        }
         match mem.pluggable() {
             None => self.pop_from(&**mem, mem),
             // An indirect descriptor table lies anywhere.
@@ -139,6 +156,7 @@ impl DeviceQueue {
     /// Gives several requests back at once: the driver sees all of them or none. For the buffers of one frame.
     pub fn complete_together(&mut self, mem: &GuestMemoryMmap<()>, done: &[(u16, u32)]) -> Result<(), QueueError> {
         const OPERATION: &str = "used ring";
+        let Some(_live) = self.session.enter() else { return Ok(()) };
         let size = self.queue.size();
         let mut next = Wrapping(self.queue.next_used());
         for &(head, written) in done {
@@ -196,18 +214,21 @@ impl DeviceQueue {
 
     /// Asks the driver for no notifications, while the worker checks the queue anyway.
     pub fn disable_notifications(&mut self, mem: &GuestMemoryMmap<()>) -> Result<(), QueueError> {
+        let Some(_live) = self.session.enter() else { return Ok(()) };
         self.queue.disable_notification(mem).map_err(QueueError::ring("notification suppression"))
     }
 
     /// Asks the driver for notifications again. True if requests came in the meantime: they may stay without a
     /// notification, so check the queue again.
     pub fn enable_notifications(&mut self, mem: &GuestMemoryMmap<()>) -> Result<bool, QueueError> {
+        let Some(_live) = self.session.enter() else { return Ok(false) };
         self.queue.enable_notification(mem).map_err(QueueError::ring("notification suppression"))
     }
 
     /// Serves the requests in the queue. Calls `work` for each, gives it back with the number of bytes that `work`
     /// returns, and interrupts the driver once for all, or every 200 µs if they take long. After [`BATCH`] requests it
-    /// returns with `notify` readable, so that the worker comes back after it has checked its other sources.
+    /// returns with `notify` readable, so that the worker comes back after it has checked its other sources; so it does
+    /// after a request when `rest_wanted` is true.
     ///
     /// # Errors
     /// The driver broke the protocol, or `work` returned an error.
@@ -215,6 +236,22 @@ impl DeviceQueue {
         &mut self,
         mem: &GuestRam,
         interrupt: &DeviceInterrupt,
+        rest_wanted: impl Fn() -> bool,
+        work: impl FnMut(&Chain) -> Result<u32, ChainError>,
+    ) -> Result<(), QueueError> {
+        let result = self.serve_batch(mem, interrupt, rest_wanted, work);
+        if result.is_err() {
+            // The requests before the malformed one are done, and their driver waits for them.
+            self.signal(mem, interrupt)?;
+        }
+        result
+    }
+
+    fn serve_batch(
+        &mut self,
+        mem: &GuestRam,
+        interrupt: &DeviceInterrupt,
+        rest_wanted: impl Fn() -> bool,
         mut work: impl FnMut(&Chain) -> Result<u32, ChainError>,
     ) -> Result<(), QueueError> {
         let mut signalled = Instant::now();
@@ -231,6 +268,9 @@ impl DeviceQueue {
             let head = chain.head();
             let written = work(&chain).map_err(|source| QueueError::Chain { head, source })?;
             self.complete(mem, head, written)?;
+            if rest_wanted() {
+                break;
+            }
             let now = Instant::now();
             if now.saturating_duration_since(signalled) > SIGNAL_INTERVAL {
                 self.signal(mem, interrupt)?;

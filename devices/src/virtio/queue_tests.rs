@@ -144,3 +144,71 @@ fn a_device_can_come_back_to_its_queue() {
     setup.device.drain_notify();
     assert!(setup.driver.notify.read().is_err());
 }
+
+#[test]
+fn requests_before_a_malformed_one_are_signalled() {
+    for features in [0, EVENT_IDX] {
+        let mut setup = setup(features);
+        setup.driver.add(&[Buffer::Writable(1)]);
+        setup.driver.add(&[Buffer::Writable(1)]);
+        setup.driver.publish(99);
+        assert!(setup.device.serve(&setup.mem, &setup.interrupt, || false, |_| Ok(1)).is_err());
+        assert_eq!((setup.driver.used_idx(), setup.line.count()), (2, 1));
+        // The same if the device finds the fault.
+        let mut setup = self::setup(features);
+        let requests = [setup.driver.add(&[Buffer::Writable(1)]), setup.driver.add(&[Buffer::Writable(1)])];
+        let work = |chain: &Chain| if chain.head() == requests[0].head { Ok(1) } else { Err(ChainError::Short) };
+        assert!(setup.device.serve(&setup.mem, &setup.interrupt, || false, work).is_err());
+        assert_eq!((setup.driver.used_idx(), setup.line.count()), (1, 1));
+    }
+}
+
+#[test]
+fn a_batch_ends_after_the_request_in_which_a_rest_was_wanted() {
+    let mut setup = setup(EVENT_IDX);
+    for _ in 0..4 {
+        setup.driver.add(&[Buffer::Writable(1)]);
+    }
+    let served = std::cell::Cell::new(0);
+    let wanted = || served.get() == 2;
+    let work = |_: &Chain| {
+        served.set(served.get() + 1);
+        Ok(1)
+    };
+    setup.device.serve(&setup.mem, &setup.interrupt, wanted, work).unwrap();
+    assert_eq!((served.get(), setup.driver.used_idx(), setup.line.count()), (2, 2, 1));
+    // The worker comes back for the others.
+    assert_eq!(setup.device.notify.read().unwrap(), 1);
+    setup.device.serve(&setup.mem, &setup.interrupt, || false, |_| Ok(1)).unwrap();
+    assert_eq!(setup.driver.used_idx(), 4);
+}
+
+#[test]
+fn a_queue_whose_session_is_over_is_empty_and_leaves_its_rings_alone() {
+    for features in [0, EVENT_IDX] {
+        let mut setup = setup(features);
+        let session = Session::new();
+        setup.device = setup.device.in_session(session.clone());
+        let interrupt = setup.interrupt.for_session(session.clone());
+        let request = setup.driver.add(&[Buffer::Writable(1)]);
+        setup.driver.add(&[Buffer::Writable(1)]);
+        assert!(setup.device.pop(&setup.mem).unwrap().is_some());
+        session.end();
+        let [_, avail, used] = setup.driver.addresses().map(vm_memory::GuestAddress);
+        let read = |addr| {
+            let mut bytes = [0; 64];
+            setup.mem.read_slice(&mut bytes, addr).unwrap();
+            bytes
+        };
+        let before = (read(avail), read(used));
+        setup.device.complete(&setup.mem, request.head, 1).unwrap();
+        setup.device.signal(&setup.mem, &interrupt).unwrap();
+        setup.device.disable_notifications(&setup.mem).unwrap();
+        assert!(!setup.device.enable_notifications(&setup.mem).unwrap());
+        assert!(setup.device.pop(&setup.mem).unwrap().is_none());
+        interrupt.signal_config();
+        interrupt.need_reset();
+        assert_eq!(((read(avail), read(used)), setup.line.count()), (before, 0));
+        assert!(!setup.interrupt.needs_reset());
+    }
+}

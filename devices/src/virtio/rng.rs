@@ -45,7 +45,7 @@ impl Service for Entropy {
             let part = bytes.get_mut(..len).unwrap_or_default();
             if let Err(error) = getrandom::fill(part) {
                 // A kernel that has booted does not refuse. The driver gets the bytes so far.
-                log::error!("{}: no random bytes from the host: {error}", session.name);
+                crate::warn_limited!("{}: no random bytes from the host: {error}", session.name);
                 break;
             }
             writer.write_all(part)?;

@@ -67,7 +67,7 @@ fn malformed_requests_stop_the_device_until_it_is_reset() {
         driver.wait_needs_reset();
         driver.queue().add(&[Buffer::Writable(8)]);
         driver.queue().kick();
-        driver.transport.device_pause();
+        driver.transport.device_pause().unwrap();
         assert_eq!(driver.queue().used_idx(), done, "a stopped device completes nothing");
         driver.transport.device_resume();
 
@@ -89,7 +89,7 @@ fn an_available_index_out_of_range_stops_the_device() {
 fn a_pause_loses_nothing() {
     let mut driver = started();
     for _ in 0..20 {
-        driver.transport.device_pause();
+        driver.transport.device_pause().unwrap();
         driver.queue().add(&[Buffer::Writable(8)]);
         // Without a notification: a resumed device checks its queue.
         assert_eq!(driver.queue().used(), None);

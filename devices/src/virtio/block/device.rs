@@ -4,20 +4,20 @@ use std::sync::Arc;
 
 use virtio_bindings::virtio_blk::{
     VIRTIO_BLK_F_BLK_SIZE, VIRTIO_BLK_F_DISCARD, VIRTIO_BLK_F_FLUSH, VIRTIO_BLK_F_RO, VIRTIO_BLK_F_SEG_MAX,
-    VIRTIO_BLK_F_WRITE_ZEROES,
+    VIRTIO_BLK_F_SIZE_MAX, VIRTIO_BLK_F_WRITE_ZEROES,
 };
 use virtio_bindings::virtio_ids::VIRTIO_ID_BLOCK;
 
 use super::config::{BlockDeviceConfig, BlockError};
 use super::drive::{BlockSlot, Drive, Medium};
-use super::request::{MAX_DISCARD_RANGES, MAX_DISCARD_SECTORS, MAX_ZEROES_RANGES, MAX_ZEROES_SECTORS, SECTOR_LEN};
+use super::request::{
+    MAX_DISCARD_RANGES, MAX_DISCARD_SECTORS, MAX_ZEROES_RANGES, MAX_ZEROES_SECTORS, SECTOR_LEN, SEG_MAX, SIZE_MAX,
+};
 use super::worker::RequestHandler;
 use crate::virtio::device::RING_FEATURES;
 use crate::virtio::one_queue::{DriverSession, OneQueue, Service};
 use crate::virtio::{Chain, ChainError, DeviceInterrupt};
 
-/// Most data buffers in a request: the size of the queue without header and status.
-const SEG_MAX: u32 = 254;
 /// Smallest range that is worth a discard, in sectors: a block of most file systems.
 const DISCARD_ALIGNMENT: u32 = 4096 / SECTOR_LEN;
 
@@ -45,7 +45,10 @@ impl Service for Drive {
     const QUEUE_SIZE: u16 = 256;
 
     fn features(&self) -> u64 {
-        let always = 1 << VIRTIO_BLK_F_SEG_MAX | 1 << VIRTIO_BLK_F_BLK_SIZE | 1 << VIRTIO_BLK_F_FLUSH;
+        let always = 1 << VIRTIO_BLK_F_SIZE_MAX
+            | 1 << VIRTIO_BLK_F_SEG_MAX
+            | 1 << VIRTIO_BLK_F_BLK_SIZE
+            | 1 << VIRTIO_BLK_F_FLUSH;
         let kind = if self.disk().read_only {
             1 << VIRTIO_BLK_F_RO
         } else {
@@ -62,6 +65,7 @@ impl Service for Drive {
         };
         let disk = self.disk();
         put(0, &disk.sectors.to_le_bytes());
+        put(8, &SIZE_MAX.to_le_bytes());
         put(12, &SEG_MAX.to_le_bytes());
         put(20, &SECTOR_LEN.to_le_bytes());
         if !disk.read_only {

@@ -90,6 +90,7 @@ fn the_config_space_holds_capacity_and_limits() {
     let config = disk.driver.config(0, 64);
     let field = |at: usize| u32::from_le_bytes(config[at..at + 4].try_into().unwrap());
     assert_eq!((config[..8].to_vec(), field(12), field(20)), ((SECTORS as u64).to_le_bytes().to_vec(), 254, 512));
+    assert_eq!(field(8), 256 << 10);
     assert_eq!((field(36), field(40), field(48), field(52)), (4 << 20, 16, 64 << 10, 1));
     assert_eq!(config[60..], [0; 4]);
     let offered = disk.driver.offered();
@@ -267,7 +268,7 @@ fn a_short_header_fails_the_request() {
 fn a_reset_and_a_pause_lose_nothing() {
     let mut disk = disk(false);
     for round in 0..10 {
-        disk.driver.transport.device_pause();
+        disk.driver.transport.device_pause().unwrap();
         let head = header(VIRTIO_BLK_T_OUT, round);
         disk.driver.queue().add(&[Readable(&head), Readable(&[round as u8; 512]), Writable(1)]);
         assert_eq!(disk.driver.queue().used(), None);
@@ -283,7 +284,7 @@ fn a_reset_and_a_pause_lose_nothing() {
 #[test]
 fn the_driver_is_interrupted_only_where_it_asked() {
     let mut disk = disk(false);
-    disk.driver.transport.device_pause();
+    disk.driver.transport.device_pause().unwrap();
     let interrupts = disk.driver.line.count();
     let head = header(VIRTIO_BLK_T_IN, 0);
     for _ in 0..20 {

@@ -18,4 +18,4 @@ mod worker;
 
 pub use self::config::{BlockDeviceConfig, BlockError};
 pub use self::device::Block;
-pub use self::drive::BlockSlot;
+pub use self::drive::{BlockSlot, EJECT_TIMEOUT};

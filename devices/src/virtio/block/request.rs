@@ -20,6 +20,13 @@ pub const ID_BYTES: u32 = VIRTIO_BLK_ID_BYTES;
 /// A disk's serial number, padded with zeroes.
 pub type DiskId = [u8; ID_BYTES as usize];
 
+/// Most data buffers in a request: the size of the queue without header and status.
+pub const SEG_MAX: u32 = 254;
+/// Largest data buffer in a request, in bytes.
+pub const SIZE_MAX: u32 = 256 << 10;
+/// Most bytes that one request reads or writes, 63.5 MiB: a driver that keeps to [`SEG_MAX`] and [`SIZE_MAX`] cannot ask
+/// for more. A device serves a request to its end before it pauses or stops, so this bounds its wait.
+pub const MAX_TRANSFER: u32 = SEG_MAX * SIZE_MAX;
 /// Most ranges in one discard.
 pub const MAX_DISCARD_RANGES: u32 = 16;
 /// Most sectors in one range of a discard: 2 GiB.
@@ -122,7 +129,7 @@ pub fn parse(header: [u8; HEADER], payload: PayloadLen, disk: DiskInfo) -> Resul
 /// The position in bytes of a transfer of `len` bytes.
 fn data_offset(sector: u64, len: u32, disk: DiskInfo) -> Result<u64, BlockStatus> {
     let len = u64::from(len);
-    if len == 0 || len % SECTOR != 0 {
+    if len == 0 || len % SECTOR != 0 || len > u64::from(MAX_TRANSFER) {
         return Err(BlockStatus::IoError);
     }
     offset(sector, len / SECTOR, disk)

@@ -71,6 +71,21 @@ fn short_names_and_odd_lists_of_ranges_are_refused() {
     assert_eq!(check(VIRTIO_BLK_T_WRITE_ZEROES, 0, 32, 0, DISK), BAD);
 }
 
+/// 5.2.4: a driver that keeps to `size_max` and `seg_max` never gets there.
+#[test]
+fn one_request_is_bounded_however_large_the_disk() {
+    let huge = DiskInfo { sectors: u64::MAX / SECTOR, read_only: false };
+    for (kind, request) in
+        [(VIRTIO_BLK_T_IN, BlockRequest::Read { offset: 0 }), (VIRTIO_BLK_T_OUT, BlockRequest::Write { offset: 0 })]
+    {
+        let of =
+            |len| if kind == VIRTIO_BLK_T_IN { check(kind, 0, 0, len, huge) } else { check(kind, 0, len, 0, huge) };
+        assert_eq!(of(MAX_TRANSFER), Ok(request));
+        assert_eq!(of(MAX_TRANSFER + SECTOR_LEN), BAD);
+        assert_eq!(of(u32::MAX - 511), BAD);
+    }
+}
+
 #[test]
 fn unknown_requests_are_unsupported() {
     for kind in [2, 3, 5, 7, 9, 10, 12, 14, 15, 1 << 31, u32::MAX] {

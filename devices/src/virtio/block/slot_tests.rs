@@ -164,3 +164,17 @@ fn images_change_under_a_busy_driver() {
     changer.join().unwrap();
     assert!(seen > 0 && !bench.driver.needs_reset());
 }
+
+#[test]
+fn a_paused_driver_hears_of_a_new_image_when_it_resumes() {
+    let mut bench = bench();
+    let image = bench.image("image", 8, 7);
+    bench.driver.transport.device_pause().unwrap();
+    let interrupts = bench.driver.line.count();
+    bench.slot.insert(&image, false, "a").unwrap();
+    assert_eq!((bench.driver.line.count(), bench.notified()), (interrupts, false));
+    bench.driver.transport.device_resume();
+    assert_eq!(bench.driver.line.count(), interrupts + 1);
+    assert!(bench.notified());
+    assert_eq!(bench.request(VIRTIO_BLK_T_IN, 0, &[], 512), (OK, vec![7; 512]));
+}

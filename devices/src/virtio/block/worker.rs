@@ -41,8 +41,8 @@ impl RequestHandler<'_> {
         let payload = PayloadLen { readable: buffers.remaining(), writable: data.remaining() };
         // Held to the end, so that the request is executed on the image that it was checked against.
         let medium = self.drive.medium();
-        let request = request::parse(header, payload, disk_of(&medium))?;
-        match (&*medium, request) {
+        let request = request::parse(header, payload, disk_of(medium.get()))?;
+        match (medium.get(), request) {
             (Some(medium), request) => self.perform(medium, request, buffers, data),
             (None, BlockRequest::Id) => data.write_all(&DiskId::default()).map_err(|_| BlockStatus::IoError),
             (None, BlockRequest::Flush) => Ok(()),

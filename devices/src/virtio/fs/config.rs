@@ -7,6 +7,8 @@ use std::time::Duration;
 
 use fuse_backend_rs::passthrough::CachePolicy;
 
+use super::privileges::FsPrivileges;
+
 /// Length of the tag in configuration space, in bytes (VIRTIO 1.2, 5.11.4).
 pub const TAG_MAX: usize = 36;
 
@@ -63,6 +65,10 @@ pub struct FsDeviceConfig {
     pub single_file: Option<OsString>,
     /// Caching policy of the guest.
     pub cache: FsCache,
+    /// The power that files of the guest have on the host.
+    pub privileges: FsPrivileges,
+    /// Let the guest use `trusted.*` attributes, which an overlay file system in the guest may need. Needs CAP_SYS_ADMIN.
+    pub trusted_xattrs: bool,
 }
 
 /// A device that cannot be created.

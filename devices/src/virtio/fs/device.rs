@@ -1,15 +1,17 @@
 //! The virtio-fs device (VIRTIO 1.2, 5.11): identity, configuration space, and the pool of threads of its driver.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use virtio_bindings::virtio_ids::VIRTIO_ID_FS;
 
 use super::config::{FsDeviceConfig, FsError, TAG_MAX};
 use super::root::ShareRoot;
 use super::share::ShareFs;
-use super::worker::{Pool, QUEUES};
+use super::worker::{FsWorker, Pool, QUEUES};
 use crate::virtio::device::{config_bytes, RING_FEATURES};
 use crate::virtio::{ActivateError, Activation, DeviceQueue, VirtioDevice};
+use crate::worker::{stop_all, WorkerError, WorkerHandle, STOP_TIMEOUT};
 
 /// Sizes of the high-priority and the request queue. A request of 1 MiB has more than 256 descriptors, unless they are
 /// indirect.
@@ -23,6 +25,10 @@ pub struct Fs {
     root: ShareRoot,
     space: [u8; TAG_MAX + 4],
     pool: Option<Arc<Pool>>,
+    /// Threads of former sessions that have not ended.
+    left_behind: Vec<WorkerHandle<FsWorker>>,
+    /// Time that the device waits for its threads.
+    timeout: Duration,
 }
 
 impl Fs {
@@ -30,13 +36,19 @@ impl Fs {
     pub fn new(config: FsDeviceConfig) -> Result<Self, FsError> {
         let space = config_space(&config.tag)?;
         let root = ShareRoot::open(&config)?;
-        Ok(Self { config, root, space, pool: None })
+        Ok(Self { config, root, space, pool: None, left_behind: Vec::new(), timeout: STOP_TIMEOUT })
     }
 
     /// Whether the share has a read-only mount of its own, so that the kernel refuses changes in addition to the
     /// device's own check. Needs CAP_SYS_ADMIN.
     pub fn is_read_only_mount(&self) -> bool {
         self.root.is_read_only_mount()
+    }
+
+    /// Sets the time that the device waits for its threads, for tests.
+    #[cfg(test)]
+    pub(super) fn set_stop_timeout(&mut self, timeout: Duration) {
+        self.timeout = timeout;
     }
 
     /// The threads and everything that they own.
@@ -52,7 +64,7 @@ impl Fs {
         let host = |what| move |source| ActivateError::Host { what, source };
         let root = self.root.try_clone().map_err(host("opening the shared directory again"))?;
         let share = ShareFs::new(root, &self.config).map_err(host("serving the shared directory"))?;
-        Pool::start(&self.config.id, activation.mem, activation.interrupt, queues, share)
+        Pool::start(&self.config.id, self.timeout, activation.mem, activation.interrupt, queues, share)
             .map_err(host("starting the threads of a shared directory"))
     }
 }
@@ -90,21 +102,21 @@ impl VirtioDevice for Fs {
     }
 
     fn activate(&mut self, activation: Activation) -> Result<(), ActivateError> {
-        self.deactivate();
+        self.deactivate()?;
         self.pool = Some(self.start(activation)?);
         Ok(())
     }
 
-    fn deactivate(&mut self) {
+    fn deactivate(&mut self) -> Result<(), WorkerError> {
         if let Some(pool) = self.pool.take() {
-            pool.stop();
+            self.left_behind.extend(pool.stop());
         }
+        // This does not wait any more.
+        stop_all(&mut self.left_behind)
     }
 
-    fn pause(&mut self) {
-        if let Some(pool) = &self.pool {
-            pool.pause();
-        }
+    fn pause(&mut self) -> Result<(), WorkerError> {
+        self.pool.as_ref().map_or(Ok(()), |pool| pool.pause())
     }
 
     fn resume(&mut self) {
@@ -116,6 +128,8 @@ impl VirtioDevice for Fs {
 
 impl Drop for Fs {
     fn drop(&mut self) {
-        self.deactivate();
+        if let Err(error) = self.deactivate() {
+            log::error!("{error}");
+        }
     }
 }

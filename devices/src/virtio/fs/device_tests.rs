@@ -386,7 +386,7 @@ fn broken_chains_ask_for_a_reset_and_the_next_driver_starts_anew() {
 fn a_paused_share_does_nothing_and_goes_on() {
     let dir = tree();
     let mut client = Client::read_write(&share(&dir));
-    client.device.pause();
+    client.device.pause().unwrap();
     let header = client.header(Opcode::Readlink, ROOT_ID, 0);
     client.requests().send(&[Buffer::Readable(header.as_slice()), Buffer::Writable(200)]);
     thread::sleep(std::time::Duration::from_millis(20));
@@ -444,7 +444,7 @@ fn without_driver_nothing_of_the_session_is_left() {
     client.open(file, 0).unwrap();
     let pool = client.device.pool();
     let alive = pool.upgrade().is_some();
-    client.device.deactivate();
+    client.device.deactivate().unwrap();
     assert!(alive && pool.upgrade().is_none());
-    client.device.deactivate();
+    client.device.deactivate().unwrap();
 }

@@ -6,6 +6,9 @@
 //! | `config` | the options of a share, and the reasons for which a device cannot be created |
 //! | `root` | the directory, opened once, with a read-only mount where possible |
 //! | `share` | the file system: the library's passthrough with stricter checks |
+//! | `steps` | steps that several operations of a share have in common |
+//! | `privileges` | the power that files of the guest have on the host |
+//! | `descriptor` | descriptors of the library's inodes, and hard links by them |
 //! | `single_file` | the checks of a share of a single file |
 //! | `creds` | files that a guest's user creates belong to that user |
 //! | `limit` | the reserve of file descriptors |
@@ -23,8 +26,12 @@ mod config;
 #[cfg(test)]
 mod confinement_tests;
 mod creds;
+mod descriptor;
 mod device;
 mod limit;
+#[cfg(test)]
+mod link_tests;
+mod privileges;
 #[cfg(test)]
 mod proptests;
 mod request;
@@ -33,6 +40,9 @@ mod share;
 mod single_file;
 #[cfg(test)]
 mod single_file_tests;
+mod steps;
+#[cfg(test)]
+mod stuck_tests;
 mod sys;
 #[cfg(test)]
 #[path = "device_tests.rs"]
@@ -41,3 +51,4 @@ mod worker;
 
 pub use config::{FsCache, FsDeviceConfig, FsError, OPEN_FILES_WANTED, TAG_MAX};
 pub use device::Fs;
+pub use privileges::FsPrivileges;

@@ -4,6 +4,7 @@
 //! * The guest cannot leave the directory: names are single components, `.` and `..` are refused, special files are
 //!   never opened.
 //! * A read-only share refuses every change here, in addition to the read-only mount where there is one.
+//! * Files of the guest get no more power on the host than the share allows: `privileges`.
 //! * Open flags that a guest must not use are dropped.
 //! * Sizes that the guest chooses are bounded before anything of that size is allocated.
 //! * Operations that keep a descriptor open are refused when the process would run short of descriptors.
@@ -11,7 +12,7 @@
 
 use std::ffi::CStr;
 use std::io;
-use std::sync::{Mutex, PoisonError};
+use std::sync::Mutex;
 use std::time::Duration;
 
 use fuse_backend_rs::abi::fuse_abi::{stat64, statvfs64, CreateIn};
@@ -24,19 +25,13 @@ use fuse_backend_rs::passthrough::{Config, PassthroughFs};
 use super::config::{FsCache, FsDeviceConfig};
 use super::creds::GuestUser;
 use super::limit::Headroom;
+use super::privileges::{check_node, FsPrivileges, XattrPolicy};
 use super::root::ShareRoot;
 use super::single_file::SingleFile;
 use super::sys;
 
 /// Longest extended attribute and longest list of them in Linux (`XATTR_SIZE_MAX`, `XATTR_LIST_MAX`).
 const XATTR_MAX: u32 = 65536;
-/// Position of the number of a file system in an inode number. Only exotic file systems use these bits themselves.
-const INO_BITS: u32 = 48;
-/// Most file systems below the root that get a number of their own.
-const DEVS_MAX: usize = 1 << (u64::BITS - INO_BITS - 1);
-/// Most directory entries in a row that may vanish while they are read.
-const VANISHED_MAX: usize = 16;
-
 /// Flags of `open(2)` that a guest may choose. Left out are `O_CREAT` and `O_TMPFILE`, which have their own requests;
 /// `O_PATH`, which makes a descriptor that cannot be read; `O_ASYNC`, which causes signals; `O_NOATIME`, which only the
 /// owner may use; and `O_DIRECT`, which concerns the guest's cache only: host files need not support it.
@@ -53,15 +48,16 @@ const STATUS_FLAGS: i32 = OPEN_FLAGS & !(libc::O_TRUNC | libc::O_DIRECTORY);
 
 /// A directory as a FUSE file system.
 pub struct ShareFs {
-    inner: PassthroughFs<()>,
+    pub(super) inner: PassthroughFs<()>,
     /// Keeps the path alive that `inner` uses.
-    root: ShareRoot,
-    read_only: bool,
-    single_file: SingleFile,
-    cache: FsCache,
-    headroom: Headroom,
+    pub(super) root: ShareRoot,
+    pub(super) read_only: bool,
+    pub(super) single_file: SingleFile,
+    pub(super) cache: FsCache,
+    pub(super) headroom: Headroom,
+    pub(super) xattrs: XattrPolicy,
     /// Device numbers of file systems other than the root's, in the order in which they were found.
-    devs: Mutex<Vec<u64>>,
+    pub(super) devs: Mutex<Vec<u64>>,
 }
 
 impl ShareFs {
@@ -86,6 +82,7 @@ impl ShareFs {
             single_file: SingleFile::new(config.single_file.as_deref())?,
             cache: config.cache,
             headroom: Headroom::new(sys::open_files_limit()),
+            xattrs: XattrPolicy { privileges: config.privileges, trusted: config.trusted_xattrs },
             devs: Mutex::new(Vec::new()),
         })
     }
@@ -99,97 +96,23 @@ impl ShareFs {
     }
 
     /// Fails unless the guest may change the entries of a directory or the attributes of a file.
-    fn changeable(&self, inode: u64) -> io::Result<()> {
+    pub(super) fn changeable(&self, inode: u64) -> io::Result<()> {
         self.writable()?;
         self.single_file.deny_change(inode)
     }
 
     /// Fails if there is no room for another descriptor. Called before every operation that may keep one open.
-    fn room(&self) -> io::Result<()> {
+    pub(super) fn room(&self) -> io::Result<()> {
         self.headroom.check(&self.root)
     }
 
     /// The flags with which to open a file of the host.
     fn open_flags(&self, flags: u32) -> io::Result<u32> {
         let flags = flags.cast_signed() & OPEN_FLAGS;
-        if flags & libc::O_ACCMODE != libc::O_RDONLY || flags & libc::O_TRUNC != 0 {
+        if changes_contents(flags.cast_unsigned()) {
             self.writable()?;
         }
         Ok((flags | libc::O_CLOEXEC).cast_unsigned())
-    }
-
-    /// Makes the inode number in `stat` unique in the share.
-    fn number(&self, stat: &mut stat64) {
-        if stat.st_dev == self.root.dev() {
-            return;
-        }
-        let mut devs = self.devs.lock().unwrap_or_else(PoisonError::into_inner);
-        let index = devs.iter().position(|dev| *dev == stat.st_dev).or_else(|| {
-            (devs.len() < DEVS_MAX).then(|| {
-                devs.push(stat.st_dev);
-                devs.len() - 1
-            })
-        });
-        if let Some(index) = index {
-            stat.st_ino ^= (index as u64 + 1) << INO_BITS;
-        }
-    }
-
-    fn numbered(&self, mut entry: Entry) -> Entry {
-        self.number(&mut entry.attr);
-        entry
-    }
-
-    /// Creates an entry in a directory for a user of the guest.
-    fn make(
-        &self,
-        context: &Context,
-        parent: u64,
-        operation: impl FnOnce(&Context) -> io::Result<Entry>,
-    ) -> io::Result<Entry> {
-        self.changeable(parent)?;
-        self.room()?;
-        let _user = GuestUser::enter(context.uid, context.gid)?;
-        operation(&Context::new()).map(|entry| self.numbered(entry))
-    }
-
-    /// Reads a directory. If the directory changes meanwhile, the first entry may fail; the next attempt does not find
-    /// it any more.
-    fn read_directory(
-        &self,
-        context: &Context,
-        (inode, handle): (u64, u64),
-        (size, offset): (u32, u64),
-        add: &mut dyn FnMut(DirEntry<'_>, Entry) -> io::Result<usize>,
-    ) -> io::Result<()> {
-        self.room()?;
-        if let Some(name) = self.single_file.name_in(inode) {
-            if offset == 0 {
-                // If the file is gone or is not a regular file any more, the directory is empty.
-                if let Ok(entry) = self.lookup(context, inode, name) {
-                    let type_ = u32::from(libc::DT_REG);
-                    add(DirEntry { ino: entry.attr.st_ino, offset: 1, type_, name: name.to_bytes() }, entry)?;
-                }
-            }
-            return Ok(());
-        }
-        let mut added = false;
-        let mut each = |mut name: DirEntry<'_>, entry: Entry| {
-            if added && self.room().is_err() {
-                return Ok(0);
-            }
-            added = true;
-            let entry = self.numbered(entry);
-            name.ino = entry.attr.st_ino;
-            add(name, entry)
-        };
-        for _ in 0..VANISHED_MAX {
-            match self.inner.readdirplus(context, inode, handle, size, offset, &mut each) {
-                Err(error) if error.kind() == io::ErrorKind::NotFound => {}
-                result => return result,
-            }
-        }
-        Ok(())
     }
 }
 
@@ -200,6 +123,12 @@ fn component(name: &CStr) -> io::Result<()> {
         return Err(io::Error::from_raw_os_error(libc::EINVAL));
     }
     Ok(())
+}
+
+/// Whether a file opened with these flags can be written or is emptied.
+fn changes_contents(flags: u32) -> bool {
+    let flags = flags.cast_signed();
+    flags & libc::O_ACCMODE != libc::O_RDONLY || flags & libc::O_TRUNC != 0
 }
 
 fn status_flags(flags: u32) -> u32 {
@@ -271,6 +200,14 @@ impl FileSystem for ShareFs {
         valid: SetattrValid,
     ) -> io::Result<(stat64, Duration)> {
         self.changeable(inode)?;
+        let mut attr = attr;
+        if self.xattrs.privileges != FsPrivileges::Keep {
+            let (before, _) = self.inner.getattr(context, inode, None)?;
+            attr.st_mode = self.xattrs.privileges.mode(before.st_mode, attr.st_mode);
+            if valid.contains(SetattrValid::SIZE) {
+                self.strip(context, inode)?;
+            }
+        }
         let (mut stat, timeout) = self.inner.setattr(context, inode, attr, handle, valid)?;
         self.number(&mut stat);
         Ok((stat, timeout))
@@ -295,6 +232,9 @@ impl FileSystem for ShareFs {
         umask: u32,
     ) -> io::Result<Entry> {
         component(name)?;
+        self.writable()?;
+        check_node(mode, rdev)?;
+        let mode = self.xattrs.privileges.mode(mode, mode);
         self.make(context, parent, |context| self.inner.mknod(context, parent, name, mode, rdev, umask))
     }
 
@@ -335,7 +275,14 @@ impl FileSystem for ShareFs {
         component(newname)?;
         self.changeable(newparent)?;
         self.room()?;
-        self.inner.link(context, inode, newparent, newname).map(|entry| self.numbered(entry))
+        match self.inner.link(context, inode, newparent, newname) {
+            // No such file, or no permission to link by descriptor: the kernel says the same for both.
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                self.link_by_name(context, inode, newparent, newname)
+            }
+            result => result,
+        }
+        .map(|entry| self.numbered(entry))
     }
 
     fn open(
@@ -347,6 +294,9 @@ impl FileSystem for ShareFs {
     ) -> io::Result<(Option<u64>, OpenOptions, Option<u32>)> {
         let flags = self.open_flags(flags)?;
         self.room()?;
+        if changes_contents(flags) {
+            self.strip(context, inode)?;
+        }
         self.inner.open(context, inode, flags, fuse_flags)
     }
 
@@ -361,7 +311,11 @@ impl FileSystem for ShareFs {
         self.changeable(parent)?;
         self.room()?;
         let exclusive = args.flags & libc::O_EXCL.cast_unsigned();
-        let args = CreateIn { flags: self.open_flags(args.flags)? | exclusive, ..args };
+        let flags = self.open_flags(args.flags)? | exclusive;
+        let args = CreateIn { flags, mode: self.xattrs.privileges.mode(libc::S_IFREG, args.mode), ..args };
+        if exclusive == 0 && changes_contents(flags) {
+            self.strip_entry(context, parent, name)?;
+        }
         let _user = GuestUser::enter(context.uid, context.gid)?;
         let (entry, handle, options, passthrough) = self.inner.create(&Context::new(), parent, name, args)?;
         Ok((self.numbered(entry), handle, options, passthrough))
@@ -439,21 +393,28 @@ impl FileSystem for ShareFs {
 
     fn setxattr(&self, context: &Context, inode: u64, name: &CStr, value: &[u8], flags: u32) -> io::Result<()> {
         self.changeable(inode)?;
+        self.xattrs.check_set(name)?;
         self.inner.setxattr(context, inode, name, value, flags)
     }
 
     fn getxattr(&self, context: &Context, inode: u64, name: &CStr, size: u32) -> io::Result<GetxattrReply> {
         self.single_file.deny_change(inode)?;
+        self.xattrs.check_get(name)?;
         self.inner.getxattr(context, inode, name, size.min(XATTR_MAX))
     }
 
     fn listxattr(&self, context: &Context, inode: u64, size: u32) -> io::Result<ListxattrReply> {
         self.single_file.deny_change(inode)?;
-        self.inner.listxattr(context, inode, size.min(XATTR_MAX))
+        match self.inner.listxattr(context, inode, size.min(XATTR_MAX))? {
+            ListxattrReply::Names(names) => Ok(ListxattrReply::Names(self.xattrs.visible(names))),
+            // It may count hidden names too: the guest only makes room for so much.
+            count @ ListxattrReply::Count(_) => Ok(count),
+        }
     }
 
     fn removexattr(&self, context: &Context, inode: u64, name: &CStr) -> io::Result<()> {
         self.changeable(inode)?;
+        self.xattrs.check_remove(name)?;
         self.inner.removexattr(context, inode, name)
     }
 

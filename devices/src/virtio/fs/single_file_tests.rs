@@ -4,7 +4,9 @@ use std::ffi::OsString;
 use std::fs;
 use std::os::unix::fs::symlink;
 
-use fuse_backend_rs::abi::fuse_abi::{EntryOut, GetxattrIn, LinkIn, MkdirIn, Opcode, RenameIn, SetattrIn, ROOT_ID};
+use fuse_backend_rs::abi::fuse_abi::{
+    EntryOut, GetxattrIn, LinkIn, MkdirIn, Opcode, ReadIn, RenameIn, SetattrIn, ROOT_ID,
+};
 use vm_memory::ByteValued;
 
 use super::client::{config, name, Client};
@@ -76,6 +78,26 @@ fn the_directory_cannot_be_changed() {
     }
     let left = fs::read_dir(dir.path()).unwrap().count();
     assert_eq!((left, fs::read(dir.path().join("secret")).unwrap()), (4, b"secret".to_vec()));
+}
+
+/// A request for entries with too little room for the only one: the file's descriptor must not stay open.
+#[test]
+fn an_entry_that_does_not_fit_is_forgotten() {
+    let dir = directory();
+    let mut client = mount(&dir);
+    let fh = client.opendir(ROOT_ID).unwrap();
+    let path = fs::canonicalize(dir.path().join("file")).unwrap();
+    let open = || {
+        let descriptors = fs::read_dir("/proc/self/fd").unwrap();
+        descriptors.filter(|fd| fs::read_link(fd.as_ref().unwrap().path()).is_ok_and(|to| to == path)).count()
+    };
+    for opcode in [Opcode::Readdir, Opcode::Readdirplus] {
+        let body = ReadIn { fh, offset: 0, size: 8, ..ReadIn::default() };
+        assert_eq!(client.call(opcode, ROOT_ID, &[body.as_slice()], 8).unwrap(), b"");
+        assert_eq!(open(), 0, "{opcode:?}");
+    }
+    let node = client.walk("file");
+    assert_eq!((node != 0, open()), (true, 1));
 }
 
 #[test]

@@ -7,6 +7,7 @@
 use std::io;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use fuse_backend_rs::abi::fuse_abi::Opcode;
 use fuse_backend_rs::api::server::Server;
@@ -19,7 +20,7 @@ use super::share::ShareFs;
 use super::sys;
 use crate::ram::RamView;
 use crate::virtio::{Chain, DeviceInterrupt, DeviceQueue, QueueError};
-use crate::worker::{Next, Poller, Worker, WorkerHandle};
+use crate::worker::{pause_all, stop_all, Next, Poller, Worker, WorkerError, WorkerHandle};
 use crate::{warn_limited, GuestRam};
 
 /// Number of queues: high priority and requests (VIRTIO 1.2, 5.11.2).
@@ -28,7 +29,7 @@ pub const QUEUES: usize = 2;
 const THREADS_MAX: usize = 4;
 /// Threads from the start: one to serve and one to take over when the first waits for a disk.
 const THREADS_MIN: usize = 2;
-/// Requests that a thread serves before it checks whether it has to stop.
+/// Requests that a thread serves before it checks its other sources.
 const BATCH: usize = 64;
 
 /// A chain for the library, which reads the descriptors again.
@@ -42,6 +43,8 @@ pub struct Pool {
     queues: [Mutex<DeviceQueue>; QUEUES],
     server: Server<ShareFs>,
     threads: Mutex<Vec<WorkerHandle<FsWorker>>>,
+    /// Time to wait for the threads to pause or stop.
+    timeout: Duration,
     busy: AtomicUsize,
     /// The driver broke the protocol, or the device has stopped this pool.
     over: AtomicBool,
@@ -51,6 +54,7 @@ impl Pool {
     /// Starts threads that serve `share`.
     pub fn start(
         name: &str,
+        timeout: Duration,
         mem: GuestRam,
         interrupt: Arc<DeviceInterrupt>,
         queues: [DeviceQueue; QUEUES],
@@ -63,6 +67,7 @@ impl Pool {
             queues: queues.map(Mutex::new),
             server: Server::new(share),
             threads: Mutex::new(Vec::with_capacity(THREADS_MAX)),
+            timeout,
             busy: AtomicUsize::new(0),
             over: AtomicBool::new(false),
         });
@@ -70,7 +75,7 @@ impl Pool {
         for _ in 0..THREADS_MIN {
             if let Err(error) = pool.add_thread(&mut threads) {
                 drop(threads);
-                pool.stop();
+                drop(pool.stop());
                 return Err(error);
             }
         }
@@ -88,7 +93,7 @@ impl Pool {
 
     fn add_thread(self: &Arc<Self>, threads: &mut Vec<WorkerHandle<FsWorker>>) -> io::Result<()> {
         let name = format!("{}.{}", self.name, threads.len());
-        threads.push(WorkerHandle::spawn(&name, FsWorker { pool: self.clone(), own_umask: false })?);
+        threads.push(WorkerHandle::spawn(&name, self.timeout, FsWorker { pool: self.clone(), own_umask: false })?);
         Ok(())
     }
 
@@ -104,13 +109,9 @@ impl Pool {
         }
     }
 
-    /// Pauses every thread.
-    pub fn pause(&self) {
-        for thread in self.threads().iter() {
-            if let Err(error) = thread.pause() {
-                log::error!("{error}");
-            }
-        }
+    /// Pauses every thread, or none if one does not come to rest.
+    pub fn pause(&self) -> Result<(), WorkerError> {
+        pause_all(&self.threads())
     }
 
     /// Continues after [`Self::pause`].
@@ -120,21 +121,18 @@ impl Pool {
         }
     }
 
-    /// Ends all threads. A thread that does not stop in time is left behind, and the guest does not get its request
-    /// back.
-    pub fn stop(&self) {
-        let threads = std::mem::take(&mut *self.threads());
-        for thread in threads {
-            if let Err(error) = thread.stop() {
-                log::error!("{error}");
-            }
-        }
+    /// Ends all threads. Those that do not stop in time are returned; the guest does not get their requests back.
+    pub fn stop(&self) -> Vec<WorkerHandle<FsWorker>> {
+        let mut threads = std::mem::take(&mut *self.threads());
+        // The caller finds the error again in the threads that are left.
+        drop(stop_all(&mut threads));
         self.over.store(true, Ordering::SeqCst);
+        threads
     }
 
     /// Takes the next request. Wakes another thread if there are more.
     fn take<'v, 'm>(&self, index: usize, view: &'v RamView<'m>) -> Result<Option<RawChain<'v, 'm>>, QueueError> {
-        let Some(mut queue) = self.queue(index) else { return Ok(None) };
+        let Some(mut queue) = self.queue(index).filter(|queue| !queue.is_over()) else { return Ok(None) };
         let ring = |source| QueueError::Ring { operation: "available ring", source };
         loop {
             let next = queue.queue.iter(view).map_err(ring)?.next();
@@ -203,17 +201,17 @@ impl Pool {
 }
 
 /// One thread of the pool.
-struct FsWorker {
+pub struct FsWorker {
     pool: Arc<Pool>,
     /// The thread has its own umask.
     own_umask: bool,
 }
 
 impl FsWorker {
-    fn round(&self, index: usize) -> Next {
+    fn round(&self, index: usize, poller: &Poller) -> Next {
         let pool = &self.pool;
         pool.busy.fetch_add(1, Ordering::Relaxed);
-        let result = self.serve_some(index);
+        let result = self.serve_some(index, poller);
         pool.busy.fetch_sub(1, Ordering::Relaxed);
         if let Err(error) = result {
             warn_limited!("{} stops until the guest resets it: {error}", pool.name);
@@ -226,7 +224,7 @@ impl FsWorker {
         }
     }
 
-    fn serve_some(&self, index: usize) -> Result<(), QueueError> {
+    fn serve_some(&self, index: usize, poller: &Poller) -> Result<(), QueueError> {
         let pool = &self.pool;
         for _ in 0..BATCH {
             if pool.over.load(Ordering::SeqCst) {
@@ -236,6 +234,9 @@ impl FsWorker {
             let Some(chain) = pool.take(index, &view)? else { return Ok(()) };
             pool.reinforce();
             pool.serve(index, chain, &view)?;
+            if poller.rest_wanted() {
+                break;
+            }
         }
         if let Some(queue) = pool.queue(index) {
             queue.notify_self();
@@ -254,25 +255,25 @@ impl Worker for FsWorker {
         Ok(())
     }
 
-    fn resumed(&mut self, _poller: &Poller) -> Next {
+    fn resumed(&mut self, poller: &Poller) -> Next {
         if !self.own_umask {
             // Otherwise the library sets the umask of the whole process.
             if let Err(error) = sys::own_umask() {
-                log::error!("{} stops: cannot give its thread an umask of its own: {error}", self.pool.name);
+                warn_limited!("{} stops: cannot give its thread an umask of its own: {error}", self.pool.name);
                 self.pool.give_up();
                 return Next::Retire;
             }
             self.own_umask = true;
         }
-        (0..QUEUES).map(|index| self.round(index)).find(|next| *next == Next::Retire).unwrap_or(Next::Continue)
+        (0..QUEUES).map(|index| self.round(index, poller)).find(|next| *next == Next::Retire).unwrap_or(Next::Continue)
     }
 
-    fn ready(&mut self, token: u64, _events: EventSet, _poller: &Poller) -> Next {
+    fn ready(&mut self, token: u64, _events: EventSet, poller: &Poller) -> Next {
         let Ok(index) = usize::try_from(token) else { return Next::Continue };
         if let Some(queue) = self.pool.queue(index) {
             queue.drain_notify();
         }
-        self.round(index)
+        self.round(index, poller)
     }
 
     fn failed(&mut self) {

@@ -14,6 +14,10 @@ pub const BLOCK_SIZE: u64 = 2 << 20;
 /// 65,530 by default. Linux plugs and unplugs blocks in order, so it needs few.
 pub const MAX_RUNS: u64 = 8192;
 
+/// Failures in a row to give memory back after which the host's wish for less is withdrawn. Linux asks again after 50 s,
+/// and then ever more slowly, for as long as more is plugged than requested.
+pub const DISCARD_TRIES: u32 = 3;
+
 /// The host's memory behind the region. The VMM implements it, since it knows how the memory is mapped.
 pub trait RegionMemory: Send + Sync {
     /// Lets the guest and this process access a range, which was not plugged in.
@@ -34,6 +38,9 @@ pub struct Blocks {
     runs: u64,
     /// Bytes that the host wants to be plugged.
     requested: u64,
+    /// Failures in a row to give memory back.
+    failures: u32,
+    withdrawn: bool,
 }
 
 impl Blocks {
@@ -43,7 +50,7 @@ impl Blocks {
     /// If the blocks have another size than [`BLOCK_SIZE`]: a mistake of the VMM.
     pub fn new(map: Arc<PlugMap>) -> Self {
         assert_eq!(map.block_size(), BLOCK_SIZE, "the guest plugs blocks of this size");
-        Self { map, count: 0, runs: 0, requested: 0 }
+        Self { map, count: 0, runs: 0, requested: 0, failures: 0, withdrawn: false }
     }
 
     /// First address and length of the region.
@@ -64,8 +71,16 @@ impl Blocks {
     /// Sets the bytes that the host wants to be plugged, rounded down to whole blocks and limited to the region.
     /// Returns the new value.
     pub fn request(&mut self, bytes: u64) -> u64 {
+        self.failures = 0;
+        self.withdrawn = false;
         self.requested = (bytes - bytes % BLOCK_SIZE).min(self.map.size());
         self.requested
+    }
+
+    /// Whether the last request of the host for less was withdrawn, because the host itself does not take the memory
+    /// back.
+    pub fn withdrawn(&self) -> bool {
+        self.withdrawn
     }
 
     /// Serves a request of the driver.
@@ -148,11 +163,27 @@ impl Blocks {
         let (addr, len) = self.bytes(&range);
         if let Err(error) = memory.unplug(addr, len) {
             self.map.plug(range);
-            crate::warn_limited!("cannot give memory of the guest back to the host: {error}");
-            return MemResponse::Busy;
+            return self.discard_failed(&error);
         }
+        self.failures = 0;
         (self.count, self.runs) = (self.count - range.len() as u64, runs);
         MemResponse::Ack
+    }
+
+    /// Answers a request whose memory the host does not take back. If there is no hope, the host wants no more than what
+    /// it can have: otherwise the driver would ask for ever.
+    fn discard_failed(&mut self, error: &io::Error) -> MemResponse {
+        const NEVER: [Option<i32>; 3] = [Some(libc::EINVAL), Some(libc::EPERM), Some(libc::EOPNOTSUPP)];
+        self.failures = self.failures.saturating_add(1);
+        let hopeless = NEVER.contains(&error.raw_os_error()) || self.failures >= DISCARD_TRIES;
+        if hopeless && self.requested < self.plugged() {
+            self.requested = self.plugged();
+            self.withdrawn = true;
+            crate::warn_limited!("the host does not take memory of the guest back: {error}; the guest keeps it");
+        } else {
+            crate::warn_limited!("cannot give memory of the guest back to the host now: {error}");
+        }
+        MemResponse::Busy
     }
 
     /// Unplugs one run after the other. Runs that cannot be unplugged stay: the driver tries again.

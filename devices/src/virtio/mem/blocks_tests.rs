@@ -18,12 +18,14 @@ struct Host {
     plugged: Mutex<Vec<(u64, u64)>>,
     unplugged: Mutex<Vec<(u64, u64)>>,
     refuses: bool,
+    /// The error of a host that refuses, if it is not that of a lack of memory.
+    errno: Option<i32>,
 }
 
 impl Host {
     fn record(&self, list: &Mutex<Vec<(u64, u64)>>, addr: u64, len: u64) -> io::Result<()> {
         if self.refuses {
-            return Err(io::ErrorKind::OutOfMemory.into());
+            return Err(self.errno.map_or(io::ErrorKind::OutOfMemory.into(), io::Error::from_raw_os_error));
         }
         list.lock().unwrap().push((addr, len));
         Ok(())
@@ -120,6 +122,38 @@ fn a_guest_cannot_cut_the_region_into_more_runs_than_the_host_has_mappings_for()
     assert_eq!(blocks.serve(MemRequest::Unplug(one(2 * MAX_RUNS)), &host), MemResponse::Ack);
     assert_eq!(blocks.serve(MemRequest::UnplugAll, &host), MemResponse::Ack);
     assert_eq!((blocks.plugged(), blocks.runs), (0, 0));
+}
+
+/// Linux asks again for as long as more blocks are plugged than requested.
+#[test]
+fn a_wish_that_the_host_cannot_fulfil_itself_is_withdrawn() {
+    for (errno, tries) in [(None, DISCARD_TRIES), (Some(libc::EAGAIN), DISCARD_TRIES), (Some(libc::EINVAL), 1)] {
+        let (mut blocks, mut host) = (blocks(), Host { errno, ..Host::default() });
+        blocks.request(2 * BLOCK_SIZE);
+        blocks.serve(MemRequest::Plug(at(0, 2)), &host);
+        blocks.request(0);
+        host.refuses = true;
+        let asked = (1..1000).find(|_| {
+            assert_eq!(blocks.serve(MemRequest::Unplug(at(0, 1)), &host), MemResponse::Busy);
+            blocks.requested() == blocks.plugged()
+        });
+        assert_eq!((asked, blocks.plugged(), blocks.withdrawn()), (Some(tries), 2 * BLOCK_SIZE, true));
+        // A new wish is a new attempt.
+        blocks.request(BLOCK_SIZE);
+        assert!(!blocks.withdrawn());
+        host.refuses = false;
+        assert_eq!(blocks.serve(MemRequest::Unplug(at(0, 1)), &host), MemResponse::Ack);
+    }
+}
+
+#[test]
+fn a_failure_does_not_take_back_a_wish_for_more() {
+    let (mut blocks, mut host) = (blocks(), Host { errno: Some(libc::EINVAL), ..Host::default() });
+    blocks.request(4 * BLOCK_SIZE);
+    blocks.serve(MemRequest::Plug(at(0, 2)), &host);
+    host.refuses = true;
+    assert_eq!(blocks.serve(MemRequest::UnplugAll, &host), MemResponse::Busy);
+    assert_eq!((blocks.requested(), blocks.withdrawn()), (4 * BLOCK_SIZE, false));
 }
 
 /// A request that a guest might send: often near the region, sometimes anywhere.

@@ -78,6 +78,36 @@ fn a_request_of_the_host_interrupts_the_driver_which_plugs_and_the_host_sees_it(
     assert_eq!(handle.plugged(), 0);
 }
 
+/// A host that cannot take memory back: the driver stops asking, and the host's side is told at once.
+#[test]
+fn a_withdrawn_wish_reaches_the_driver_and_the_host() {
+    struct Keeps;
+    impl RegionMemory for Keeps {
+        fn plug(&self, _: u64, _: u64) -> io::Result<()> {
+            Ok(())
+        }
+
+        fn unplug(&self, _: u64, _: u64) -> io::Result<()> {
+            Err(io::Error::from_raw_os_error(libc::EINVAL))
+        }
+    }
+    let map = Arc::new(PlugMap::new(ADDR, SIZE, BLOCK_SIZE));
+    let (device, handle) = Mem::new("mem0", map, Arc::new(Keeps));
+    let mut driver = Driver::started(Box::new(device), FEATURES);
+    handle.request(2 * BLOCK_SIZE);
+    assert_eq!(ask(&mut driver, 0, 0, 2), MemResponse::Ack.bytes());
+    handle.request(0);
+    let waiter = std::thread::spawn({
+        let handle = handle.clone();
+        move || handle.wait(TEST_TIMEOUT * 1000)
+    });
+    let generation = driver.read(0xfc);
+    assert_eq!(ask(&mut driver, 1, 0, 2), MemResponse::Busy.bytes());
+    assert!(!waiter.join().unwrap());
+    assert_ne!(driver.read(0xfc), generation, "configuration generation");
+    assert_eq!((field(&driver, 5), field(&driver, 6)), (2 * BLOCK_SIZE, 2 * BLOCK_SIZE));
+}
+
 #[test]
 fn a_driver_that_comes_late_finds_the_request() {
     let (device, handle) = device();

@@ -52,11 +52,13 @@ impl MemHandle {
         *self.0.reached.lock().unwrap_or_else(PoisonError::into_inner) = Some(job);
     }
 
-    /// Waits until the plugged size equals the requested size. False after `timeout`.
+    /// Waits until the plugged size equals the requested size. False after `timeout`, or if the host could not take the
+    /// memory back: the requested size is then what the guest keeps.
     pub fn wait(&self, timeout: Duration) -> bool {
         let waiting = |state: &mut State| state.blocks.plugged() != state.blocks.requested();
         let waited = self.0.changed.wait_timeout_while(self.0.lock(), timeout, waiting);
-        !waited.unwrap_or_else(PoisonError::into_inner).1.timed_out()
+        let (mut state, _) = waited.unwrap_or_else(PoisonError::into_inner);
+        !waiting(&mut state) && !state.blocks.withdrawn()
     }
 }
 
@@ -105,8 +107,13 @@ impl MemShared {
 
     pub(super) fn serve(&self, request: MemRequest, memory: &dyn RegionMemory) -> MemResponse {
         let mut state = self.lock();
-        let before = state.blocks.plugged();
+        let (before, withdrawn) = (state.blocks.plugged(), state.blocks.withdrawn());
         let answer = state.blocks.serve(request, memory);
+        if state.blocks.withdrawn() && !withdrawn {
+            // The driver stops asking, and the host stops waiting.
+            state.announce();
+            self.changed.notify_all();
+        }
         let (plugged, requested) = (state.blocks.plugged(), state.blocks.requested());
         drop(state);
         if plugged != before && plugged == requested {

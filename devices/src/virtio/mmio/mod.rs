@@ -24,8 +24,9 @@ use vmm_sys_util::eventfd::EventFd;
 use self::registers as reg;
 use self::registers::status;
 use self::setup::QueueSetup;
-use super::{Activation, DeviceInterrupt, DeviceQueue, VirtioDevice};
+use super::{ActivateError, Activation, DeviceInterrupt, DeviceQueue, Session, VirtioDevice};
 use crate::bus::BusDevice;
+use crate::worker::WorkerError;
 use crate::{warn_limited, GuestRam};
 
 /// A device's registers on the bus.
@@ -49,6 +50,10 @@ struct State {
     queues: Vec<QueueSetup>,
     /// The device is active: it has its queues.
     active: bool,
+    /// The session of the driver, while the device is active.
+    session: Option<Session>,
+    /// The device is inactive, but a thread of its last session has not ended.
+    stuck: bool,
 }
 
 impl MmioTransport {
@@ -74,27 +79,42 @@ impl MmioTransport {
             queue_sel: 0,
             queues,
             active: false,
+            session: None,
+            stuck: false,
         };
         Self { mem, interrupt, notifiers, state: Mutex::new(state) }
     }
 
-    /// Pauses the device's work. The vCPUs must have stopped.
-    pub fn device_pause(&self) {
+    /// Pauses the device's work. The vCPUs must have stopped. After it returns, nothing touches guest memory, and no
+    /// interrupt is raised before [`Self::device_resume`].
+    ///
+    /// # Errors
+    /// [`WorkerError::Stuck`]: a thread of the device, or one left behind by a former session, waits for the host. The
+    /// device goes on working.
+    pub fn device_pause(&self) -> Result<(), WorkerError> {
         let mut state = self.lock();
-        if state.active {
-            state.device.pause();
+        if state.stuck {
+            state.deactivate_again()?;
         }
+        if state.active {
+            state.device.pause()?;
+        }
+        self.interrupt.hold();
+        Ok(())
     }
 
-    /// Continues the work after [`Self::device_pause`], before the vCPUs start.
+    /// Continues the work after [`Self::device_pause`], before the vCPUs start. Does nothing to a device that is not
+    /// paused.
     pub fn device_resume(&self) {
         let mut state = self.lock();
+        self.interrupt.release();
         if state.active {
             state.device.resume();
         }
     }
 
-    /// Ends the device's work. After it returns, nothing touches guest memory. The vCPUs must have stopped.
+    /// Ends the device's work. After it returns, nothing touches guest memory, unless the host does not answer a thread
+    /// of the device: the log then has an error. The vCPUs must have stopped.
     pub fn device_shutdown(&self) {
         let mut state = self.lock();
         state.deactivate();
@@ -116,14 +136,13 @@ impl MmioTransport {
             // 4.2.2: no shared memory region has length -1.
             reg::SHM_LEN_LOW | reg::SHM_LEN_HIGH | reg::SHM_BASE_LOW | reg::SHM_BASE_HIGH => u32::MAX,
             _ => {
-                let state = self.lock();
+                let mut state = self.lock();
                 match offset {
+                    reg::STATUS => self.status(&mut state),
                     reg::DEVICE_ID => state.device.device_type(),
                     reg::DEVICE_FEATURES => half(state.offered, state.features_sel),
                     reg::QUEUE_NUM_MAX => state.queue().map_or(0, |queue| u32::from(queue.max())),
                     reg::QUEUE_READY => state.queue().map_or(0, |queue| u32::from(queue.ready)),
-                    reg::STATUS if self.interrupt.needs_reset() => state.status | status::NEEDS_RESET,
-                    reg::STATUS => state.status,
                     _ => 0,
                 }
             }
@@ -159,9 +178,25 @@ impl MmioTransport {
         }
     }
 
-    /// Resets the device (2.4).
+    /// The status register. A reset whose thread has ended since then is complete.
+    fn status(&self, state: &mut State) -> u32 {
+        self.settle(state);
+        let asks = self.interrupt.needs_reset() || state.stuck;
+        state.status | if asks { status::NEEDS_RESET } else { 0 }
+    }
+
+    /// Completes a reset or a stop if the thread that was left behind has ended.
+    fn settle(&self, state: &mut State) {
+        if state.stuck && state.deactivate_again().is_ok() {
+            log::info!("{}: the thread that did not stop has ended", state.device.name());
+        }
+    }
+
+    /// Resets the device (2.4). If a thread of the device does not end, the status is not 0 until it has ended: the
+    /// driver has to wait for that (2.4.2).
     fn reset(&self, state: &mut State) {
         state.deactivate();
+        self.settle(state);
         self.interrupt.clear();
         state.offered = offered(state.device.as_ref());
         state.status = 0;
@@ -212,30 +247,34 @@ impl MmioTransport {
 
     /// Activates the device: DRIVER_OK was set.
     fn activate(&self, state: &mut State) {
-        match self.queues(state) {
-            Ok(queues) => {
-                let activation = Activation {
-                    mem: self.mem.clone(),
-                    queues,
-                    interrupt: self.interrupt.clone(),
-                    features: state.driver_features,
-                };
-                match state.device.activate(activation) {
-                    Ok(()) => state.active = true,
-                    Err(error) => {
-                        warn_limited!("{}: cannot start: {error}", state.device.name());
-                        self.interrupt.need_reset();
-                    }
-                }
+        let session = Session::new();
+        match self.try_activate(state, &session) {
+            Ok(()) => {
+                state.active = true;
+                state.session = Some(session);
             }
             Err(error) => {
+                session.end();
                 warn_limited!("{}: cannot start: {error}", state.device.name());
                 self.interrupt.need_reset();
             }
         }
     }
 
-    fn queues(&self, state: &State) -> Result<Vec<Option<DeviceQueue>>, String> {
+    fn try_activate(&self, state: &mut State, session: &Session) -> Result<(), String> {
+        if state.stuck {
+            state.deactivate_again().map_err(|error| ActivateError::Stuck(error).to_string())?;
+        }
+        let activation = Activation {
+            mem: self.mem.clone(),
+            queues: self.queues(state, session)?,
+            interrupt: Arc::new(self.interrupt.for_session(session.clone())),
+            features: state.driver_features,
+        };
+        state.device.activate(activation).map_err(|error| error.to_string())
+    }
+
+    fn queues(&self, state: &State, session: &Session) -> Result<Vec<Option<DeviceQueue>>, String> {
         let event_idx = state.driver_features & 1 << VIRTIO_RING_F_EVENT_IDX != 0;
         let queues = state.queues.iter().zip(&self.notifiers);
         queues
@@ -245,7 +284,7 @@ impl MmioTransport {
                 }
                 let (queue, pins) = setup.build(&self.mem, event_idx).map_err(|error| error.to_string())?;
                 let notify = notifier.try_clone().map_err(|error| format!("notifier: {error}"))?;
-                Ok(Some(DeviceQueue::new(queue, notify).pinned(pins)))
+                Ok(Some(DeviceQueue::new(queue, notify).in_session(session.clone()).pinned(pins)))
             })
             .collect()
     }
@@ -320,9 +359,23 @@ impl State {
     }
 
     fn deactivate(&mut self) {
-        if std::mem::take(&mut self.active) {
-            self.device.deactivate();
+        if !std::mem::take(&mut self.active) {
+            return;
         }
+        if let Err(error) = self.device.deactivate() {
+            log::error!("{}: {error}; it stays out of use until the thread has ended", self.device.name());
+            self.stuck = true;
+        }
+        if let Some(session) = self.session.take() {
+            session.end();
+        }
+    }
+
+    /// Asks again for the end of the thread that was left behind, without waiting.
+    fn deactivate_again(&mut self) -> Result<(), WorkerError> {
+        self.device.deactivate()?;
+        self.stuck = false;
+        Ok(())
     }
 }
 

@@ -76,7 +76,7 @@ proptest! {
                 Access::Write(offset, data) => driver.transport.write(*offset, data),
                 Access::Read(offset, len) => driver.transport.read(*offset, &mut vec![0; *len]),
                 Access::Pause => {
-                    driver.transport.device_pause();
+                    driver.transport.device_pause().unwrap();
                     driver.transport.device_resume();
                 }
                 Access::Start => driver.start(0),

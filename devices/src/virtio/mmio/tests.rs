@@ -84,13 +84,15 @@ impl VirtioDevice for Probe {
         Ok(())
     }
 
-    fn deactivate(&mut self) {
+    fn deactivate(&mut self) -> Result<(), WorkerError> {
         assert!(self.activation.take().is_some(), "deactivated while inactive");
         self.events.push("deactivate");
+        Ok(())
     }
 
-    fn pause(&mut self) {
+    fn pause(&mut self) -> Result<(), WorkerError> {
         self.events.push("pause");
+        Ok(())
     }
 
     fn resume(&mut self) {
@@ -125,13 +127,13 @@ fn a_driver_in_the_right_order_gets_a_live_device() {
     driver.start(BASIC | RING_FEATURES);
     assert_eq!(driver.status(), ACKNOWLEDGE | DRIVER | FEATURES_OK | DRIVER_OK);
     assert_eq!(events.take(), [format!("activate {:#x} [64, 16]", BASIC | RING_FEATURES)]);
-    driver.transport.device_pause();
+    driver.transport.device_pause().unwrap();
     driver.transport.device_resume();
     driver.start(0);
     assert_eq!(events.take(), ["pause", "resume", "deactivate", "activate 0x0 [64, 16]"]);
     driver.transport.device_shutdown();
     driver.transport.device_shutdown();
-    driver.transport.device_pause();
+    driver.transport.device_pause().unwrap();
     assert_eq!((events.take(), driver.status()), (vec!["deactivate".to_owned()], 0));
 }
 

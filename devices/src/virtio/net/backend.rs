@@ -11,3 +11,9 @@ pub trait NetBackend: Send + Sync {
     /// Sets the offloads of frames to the guest to those in `features`, which the driver has negotiated.
     fn set_offloads(&self, features: u64) -> io::Result<()>;
 }
+
+/// Whether an error of a read, a write or an ioctl says that the interface has been deleted. After any other error
+/// frames may still come and go.
+pub fn is_gone(error: &io::Error) -> bool {
+    [Some(libc::EBADFD), Some(libc::ENODEV)].contains(&error.raw_os_error())
+}

@@ -11,7 +11,7 @@ use virtio_bindings::virtio_net::{
 };
 use vmm_sys_util::epoll::EventSet;
 
-use super::backend::NetBackend;
+use super::backend::{is_gone, NetBackend};
 use super::header;
 use super::receive::Receiver;
 use super::tap::Tap;
@@ -19,7 +19,7 @@ use super::transmit::Transmitter;
 use super::worker::NetWorker;
 use crate::virtio::device::{config_bytes, RING_FEATURES};
 use crate::virtio::{ActivateError, Activation, DeviceQueue, VirtioDevice};
-use crate::worker::WorkerSlot;
+use crate::worker::{WorkerError, WorkerSlot};
 
 /// Sizes of the receive and the transmit queue.
 const QUEUE_SIZES: [u16; 2] = [256, 256];
@@ -142,13 +142,20 @@ impl VirtioDevice for Net {
     }
 
     fn activate(&mut self, activation: Activation) -> Result<(), ActivateError> {
+        self.deactivate()?;
         let Activation { mem, queues, interrupt, features } = activation;
         let mut queues = queues.into_iter();
         let mut queue = |index| queues.next().flatten().ok_or(ActivateError::MissingQueue(index));
         let (receive, transmit): (DeviceQueue, DeviceQueue) = (queue(0)?, queue(1)?);
-        self.link
-            .set_offloads(features)
-            .map_err(|source| ActivateError::Host { what: "setting the tap's offloads", source })?;
+        // A new driver gets a new chance: the interface may have failed for a while only. If it is still gone, the first
+        // read or write says so.
+        self.up.store(true, Ordering::SeqCst);
+        match self.link.set_offloads(features) {
+            Err(error) if is_gone(&error) => self.up.store(false, Ordering::SeqCst),
+            result => {
+                result.map_err(|source| ActivateError::Host { what: "setting the tap's offloads", source })?;
+            }
+        }
         let worker = NetWorker {
             name: self.name.clone(),
             link: self.link.clone(),
@@ -163,12 +170,12 @@ impl VirtioDevice for Net {
             .map_err(|source| ActivateError::Host { what: "starting the network device's thread", source })
     }
 
-    fn deactivate(&mut self) {
-        drop(self.worker.stop());
+    fn deactivate(&mut self) -> Result<(), WorkerError> {
+        self.worker.stop().map(drop)
     }
 
-    fn pause(&mut self) {
-        self.worker.pause();
+    fn pause(&mut self) -> Result<(), WorkerError> {
+        self.worker.pause()
     }
 
     fn resume(&mut self) {

@@ -28,6 +28,9 @@ const TX: usize = 1;
 struct Socket {
     fd: OwnedFd,
     offloads: AtomicU64,
+    /// Set: the device reads a directory, which fails, instead of the socket.
+    broken: AtomicBool,
+    directory: std::fs::File,
     /// Number of times that the device used the socket.
     uses: AtomicU64,
 }
@@ -35,7 +38,11 @@ struct Socket {
 impl NetBackend for Socket {
     fn fd(&self) -> BorrowedFd<'_> {
         self.uses.fetch_add(1, Ordering::SeqCst);
-        self.fd.as_fd()
+        if self.broken.load(Ordering::SeqCst) {
+            self.directory.as_fd()
+        } else {
+            self.fd.as_fd()
+        }
     }
 
     fn set_offloads(&self, features: u64) -> io::Result<()> {
@@ -54,7 +61,13 @@ struct Setup {
 fn setup(features: u64) -> Setup {
     let flags = SockFlag::SOCK_CLOEXEC | SockFlag::SOCK_NONBLOCK;
     let (fd, host) = socketpair(AddressFamily::Unix, SockType::SeqPacket, None, flags).unwrap();
-    let socket = Arc::new(Socket { fd, offloads: AtomicU64::new(0), uses: AtomicU64::new(0) });
+    let socket = Arc::new(Socket {
+        fd,
+        offloads: AtomicU64::new(0),
+        broken: AtomicBool::new(false),
+        directory: std::fs::File::open("/").unwrap(),
+        uses: AtomicU64::new(0),
+    });
     let net = Net::with_backend("net0".into(), socket.clone(), MAC, Some(1400)).unwrap();
     Setup { driver: Driver::started(Box::new(net), features), socket, host }
 }
@@ -300,7 +313,7 @@ fn a_pause_and_a_reset_lose_no_frames_of_the_host() {
     let mut setup = setup(ALL);
     setup.check();
     for seed in 0..5 {
-        setup.driver.transport.device_pause();
+        setup.driver.transport.device_pause().unwrap();
         setup.host_send(&frame(60, seed));
         let request = setup.driver.queues[RX].add(&[Writable(1500)]);
         let out = with_header([0, 0], &frame(60, seed));
@@ -332,6 +345,29 @@ fn an_interface_that_goes_away_is_reported_to_the_driver_and_drops_frames() {
     driver.start(ALL);
     driver.queues[TX].transact(&[Readable(&out)]);
     assert!(!driver.needs_reset());
+}
+
+#[test]
+fn an_interface_that_works_again_is_found_by_a_reset() {
+    let mut setup = setup(ALL);
+    // With buffers left after this frame, the device goes on watching the socket.
+    (0..60).for_each(|_| drop(setup.driver.queues[RX].send(&[Writable(2048)])));
+    setup.host_send(&frame(60, 9));
+    setup.driver.queues[RX].wait_used();
+    setup.driver.transport.device_pause().unwrap();
+    setup.socket.broken.store(true, Ordering::SeqCst);
+    setup.host_send(&frame(60, 0));
+    let seen = setup.driver.line.count();
+    setup.driver.transport.device_resume();
+    // The frame stays in the socket, so the device tries until it has had too many failures.
+    setup.driver.line.wait_past(seen);
+    assert_eq!((setup.driver.config(6, 1), setup.driver.needs_reset()), (vec![0], false));
+    setup.socket.broken.store(false, Ordering::SeqCst);
+    setup.driver.start(ALL);
+    assert_eq!(setup.driver.config(6, 1), [1]);
+    setup.driver.queues[RX].send(&[Writable(2048)]);
+    assert_eq!(setup.driver.queues[RX].wait_used().len, 72);
+    setup.check();
 }
 
 #[test]

@@ -11,6 +11,7 @@ use virtio_bindings::virtio_net::{
 };
 use virtio_queue::QueueT;
 
+use super::backend::is_gone;
 use super::header::{has, ETHERNET, FLAGS_AT, HEADER, MAX_FRAME, NUM_BUFFERS_AT};
 use crate::virtio::vectors::ReadVectors;
 use crate::virtio::{Chain, ChainError, DeviceInterrupt, DeviceQueue, QueueError};
@@ -18,6 +19,9 @@ use crate::{warn_limited, GuestRam};
 
 /// Frames that are read before the other direction gets its turn.
 const BATCH: u32 = 64;
+/// Failed reads in a row after which the interface counts as lost. A failed read takes a frame from the tap, whose queue
+/// has 500 to 1000 frames, so only an interface that is broken for good gets there.
+pub const READ_ERRORS_MAX: u32 = 64 << 10;
 /// Bytes of the host past the guest's buffers: a frame that reaches them is too long for the buffers.
 const SPILL: usize = MAX_FRAME as usize;
 
@@ -28,7 +32,7 @@ pub enum RxOutcome {
     Idle,
     /// The driver has not made enough buffers available. Frames stay in the backend.
     Starved,
-    /// The host's interface is gone.
+    /// The host's interface is gone, or nothing can be read from it any more.
     LinkLost,
 }
 
@@ -49,6 +53,8 @@ pub struct Receiver {
     merge: bool,
     checksums: bool,
     spill: Box<[u8]>,
+    /// Failed reads since the last frame, or since there was none.
+    errors: u32,
 }
 
 impl Receiver {
@@ -67,15 +73,17 @@ impl Receiver {
             merge: has(features, VIRTIO_NET_F_MRG_RXBUF),
             checksums: has(features, VIRTIO_NET_F_GUEST_CSUM),
             spill: vec![0; SPILL].into_boxed_slice(),
+            errors: 0,
         }
     }
 
     /// Reads frames from `link` while there are both frames and buffers, then interrupts the driver. An error means
     /// that the driver broke the protocol.
     pub fn receive(&mut self, link: BorrowedFd<'_>, interrupt: &DeviceInterrupt) -> Result<RxOutcome, QueueError> {
-        let received = self.read_frames(link)?;
+        let received = self.read_frames(link);
+        // Frames that came before an error are in the driver's buffers.
         self.queue.signal(&self.mem, interrupt)?;
-        Ok(received)
+        received
     }
 
     fn read_frames(&mut self, link: BorrowedFd<'_>) -> Result<RxOutcome, QueueError> {
@@ -84,6 +92,7 @@ impl Receiver {
                 return Ok(RxOutcome::Starved);
             }
             let (room, result) = self.read_frame(link);
+            let errors = std::mem::take(&mut self.errors);
             match result {
                 Ok(0) => return Ok(RxOutcome::LinkLost),
                 Ok(len) if len < HEADER || len > room => {
@@ -95,8 +104,13 @@ impl Receiver {
                 Ok(len) => self.deliver(len)?,
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(RxOutcome::Idle),
                 Err(error) => {
-                    warn_limited!("{}: reading from the host's interface failed: {error}", self.name);
-                    return Ok(RxOutcome::LinkLost);
+                    warn_limited!("{}: a frame from the host's interface cannot be read: {error}", self.name);
+                    if is_gone(&error) || errors >= READ_ERRORS_MAX {
+                        return Ok(RxOutcome::LinkLost);
+                    }
+                    // The frame is lost, which a network may do. The tun driver refuses a frame of a kind that it
+                    // cannot describe with EINVAL.
+                    self.errors = errors + 1;
                 }
             }
         }
@@ -199,3 +213,7 @@ fn check(chain: &Chain) -> Result<(), ChainError> {
         Ok(())
     }
 }
+
+#[cfg(test)]
+#[path = "receive_tests.rs"]
+mod tests;

@@ -3,6 +3,7 @@
 use std::io;
 use std::os::fd::BorrowedFd;
 
+use super::backend::is_gone;
 use super::header::{may_send, HEADER, MAX_FRAME, MIN_FRAME};
 use crate::virtio::queue::BATCH;
 use crate::virtio::vectors::WriteVectors;
@@ -52,9 +53,9 @@ impl Transmitter {
         interrupt: &DeviceInterrupt,
     ) -> Result<TxOutcome, QueueError> {
         self.queue.disable_notifications(&self.mem)?;
-        let sent = self.write_frames(link)?;
+        let sent = self.write_frames(link);
         self.queue.signal(&self.mem, interrupt)?;
-        Ok(sent)
+        sent
     }
 
     fn write_frames(&mut self, link: Option<BorrowedFd<'_>>) -> Result<TxOutcome, QueueError> {
@@ -112,9 +113,7 @@ impl Transmitter {
         match result {
             Ok(_) => FrameOutcome::Done,
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => FrameOutcome::Blocked,
-            Err(error) if [Some(libc::EBADFD), Some(libc::ENODEV)].contains(&error.raw_os_error()) => {
-                FrameOutcome::LinkLost
-            }
+            Err(error) if is_gone(&error) => FrameOutcome::LinkLost,
             // The interface is down, or the kernel refuses the frame: a network may lose frames.
             Err(error) => {
                 log::debug!("{}: frame dropped: {error}", self.name);

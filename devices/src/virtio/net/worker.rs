@@ -15,6 +15,7 @@ use super::receive::{Receiver, RxOutcome};
 use super::transmit::{Transmitter, TxOutcome};
 use crate::virtio::queue::retire;
 use crate::virtio::{DeviceInterrupt, QueueError};
+use crate::warn_limited;
 use crate::worker::{Next, Poller, Worker};
 
 const RECEIVE: u64 = 0;
@@ -74,7 +75,7 @@ impl NetWorker {
         if watched != self.watched && self.is_up() {
             self.watched = watched;
             if let Err(error) = poller.modify(&self.link.fd(), LINK, watched) {
-                log::error!("{}: cannot watch the host's interface: {error}", self.name);
+                warn_limited!("{}: cannot watch the host's interface: {error}", self.name);
             }
         }
     }
@@ -82,9 +83,9 @@ impl NetWorker {
     /// Removes the interface, which was deleted on the host, from the poller: its events would never end.
     fn lose_link(&mut self, poller: &Poller) {
         if self.up.swap(false, Ordering::SeqCst) {
-            log::warn!("{}: the host's interface is gone", self.name);
+            warn_limited!("{}: the host's interface is gone", self.name);
             if let Err(error) = poller.remove(&self.link.fd()) {
-                log::error!("{}: cannot forget the host's interface: {error}", self.name);
+                warn_limited!("{}: cannot forget the host's interface: {error}", self.name);
             }
             self.interrupt.signal_config();
         }

@@ -11,7 +11,7 @@ use super::muxer::Muxer;
 use super::worker::VsockWorker;
 use crate::virtio::device::{config_bytes, RING_FEATURES};
 use crate::virtio::{ActivateError, Activation, DeviceInterrupt, DeviceQueue, VirtioDevice};
-use crate::worker::WorkerHandle;
+use crate::worker::{WorkerError, WorkerSlot};
 use crate::GuestRam;
 
 /// Sizes of the receive, transmit and event queue (5.10.2). 64 KiB in pages of 4 KiB with headers fit many times.
@@ -30,7 +30,7 @@ pub struct VsockDeviceConfig {
 pub struct Vsock {
     guest_cid: u64,
     shared: Arc<VsockShared>,
-    worker: Option<WorkerHandle<VsockWorker>>,
+    worker: WorkerSlot<VsockWorker>,
 }
 
 impl Vsock {
@@ -38,16 +38,16 @@ impl Vsock {
     pub fn new(config: VsockDeviceConfig) -> (Self, VsockHandle) {
         let shared = Arc::new(VsockShared::default());
         let handle = VsockHandle::new(shared.clone());
-        (Self { guest_cid: config.guest_cid, shared, worker: None }, handle)
+        (Self { guest_cid: config.guest_cid, shared, worker: WorkerSlot::new() }, handle)
     }
 
-    fn start(&self, rx: DeviceQueue, tx: DeviceQueue, activation: Parts) -> io::Result<WorkerHandle<VsockWorker>> {
+    fn start(&mut self, rx: DeviceQueue, tx: DeviceQueue, activation: Parts) -> io::Result<()> {
         let wake = EventFd::new(EFD_NONBLOCK)?;
         let muxer = Muxer::new(self.guest_cid, self.shared.clone())?;
         self.shared.set_wake(Some(wake.try_clone()?));
         let Parts { mem, interrupt } = activation;
         let worker = VsockWorker { mem, interrupt, rx, tx, wake, muxer };
-        WorkerHandle::spawn("vsock", worker)
+        self.worker.start("vsock", worker)
     }
 }
 
@@ -81,47 +81,40 @@ impl VirtioDevice for Vsock {
     }
 
     fn activate(&mut self, activation: Activation) -> Result<(), ActivateError> {
-        self.deactivate();
+        self.deactivate()?;
         let mut queues = activation.queues.into_iter();
         let mut take = |index| queues.next().flatten().ok_or(ActivateError::MissingQueue(index));
         // The event queue only reports migrations, which do not exist here: a driver may leave it out.
         let (rx, tx) = (take(RX)?, take(TX)?);
         let parts = Parts { mem: activation.mem, interrupt: activation.interrupt };
-        match self.start(rx, tx, parts) {
-            Ok(worker) => self.worker = Some(worker),
-            Err(source) => {
-                self.shared.set_wake(None);
-                return Err(ActivateError::Host { what: "starting the vsock device's thread", source });
-            }
+        self.start(rx, tx, parts).map_err(|source| {
+            self.shared.set_wake(None);
+            ActivateError::Host { what: "starting the vsock device's thread", source }
+        })
+    }
+
+    fn deactivate(&mut self) -> Result<(), WorkerError> {
+        self.shared.set_wake(None);
+        if let Some(mut worker) = self.worker.stop()? {
+            worker.finish();
         }
         Ok(())
     }
 
-    fn deactivate(&mut self) {
-        let Some(worker) = self.worker.take() else { return };
-        self.shared.set_wake(None);
-        match worker.stop() {
-            Ok(mut worker) => worker.finish(),
-            Err(error) => log::error!("{error}; its vsock connections are lost"),
-        }
-    }
-
-    fn pause(&mut self) {
-        if let Some(Err(error)) = self.worker.as_ref().map(WorkerHandle::pause) {
-            log::error!("{error}");
-        }
+    fn pause(&mut self) -> Result<(), WorkerError> {
+        self.worker.pause()
     }
 
     fn resume(&mut self) {
-        if let Some(worker) = &self.worker {
-            worker.resume();
-        }
+        self.worker.resume();
     }
 }
 
 impl Drop for Vsock {
     fn drop(&mut self) {
-        self.deactivate();
+        if let Err(error) = self.deactivate() {
+            log::error!("{error}");
+        }
         self.shared.close();
     }
 }

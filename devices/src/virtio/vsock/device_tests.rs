@@ -138,7 +138,7 @@ fn the_driver_going_away_ends_connections_and_loses_nothing_that_was_sent() {
     let mut bench = Bench::new(EVENT_IDX);
     let (_listener, mut stream) = bench.connected();
     bench.guest.send(packet(PORTS, Op::Rw), b"last words");
-    bench.device.deactivate();
+    bench.device.deactivate().unwrap();
     let mut text = String::new();
     stream.read_to_string(&mut text).unwrap();
     assert_eq!(text, "last words");
@@ -154,7 +154,7 @@ fn the_driver_going_away_ends_connections_and_loses_nothing_that_was_sent() {
 fn connections_survive_a_pause() {
     let mut bench = Bench::new(EVENT_IDX);
     let (_listener, mut stream) = bench.connected();
-    bench.device.pause();
+    bench.device.pause().unwrap();
     stream.write_all(b"meanwhile").unwrap();
     bench.guest.send(packet(PORTS, Op::Rw), b"also");
     let used = bench.guest.rx.used_idx();

@@ -137,7 +137,8 @@ impl VsockShared {
         self.listeners.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn submit(&self, port: u32, reply: SyncSender<io::Result<UnixStream>>) -> io::Result<u64> {
+    /// Adds a request for a connection to `port` of the guest, and returns its id.
+    pub fn submit(&self, port: u32, reply: SyncSender<io::Result<UnixStream>>) -> io::Result<u64> {
         let mut inbox = self.inbox();
         if inbox.closed {
             return Err(gone());
@@ -148,7 +149,8 @@ impl VsockShared {
         Ok(id)
     }
 
-    fn cancel(&self, id: u64) {
+    /// Cancels the request with this id.
+    pub fn cancel(&self, id: u64) {
         let mut inbox = self.inbox();
         let waiting = |command: &MuxerCommand| matches!(command, MuxerCommand::Connect(connect) if connect.id == id);
         if let Some(index) = inbox.commands.iter().position(waiting) {

@@ -2,7 +2,7 @@
 //! send, and refuses the packets that belong to none. The device's worker owns it.
 //!
 //! The guest cannot exceed its bounds: [`MAX_CONNECTIONS`], [`MAX_REFUSALS`], and per connection the buffer that credit
-//! allows (`credit::BUF_ALLOC`).
+//! allows (`credit::BUF_ALLOC`). A list of connections is never longer than the number of connections.
 
 use std::collections::{HashMap, VecDeque};
 use std::io;
@@ -200,8 +200,8 @@ impl Muxer {
         let token = self.next_token;
         self.next_token += 1;
         if let Err(error) = self.epoll.ctl(ControlOperation::Add, socket.as_raw_fd(), interest(token, false)) {
-            // The host's end is closed.
             warn_limited!("vsock {ports:?}: cannot wait for a socket: {error}");
+            socket.close();
             return self.refuse(header);
         }
         let connection = VsockConnection::new(ports, socket, answer, header);
@@ -239,6 +239,13 @@ impl Muxer {
     fn remove(&mut self, token: Token) {
         let Some(entry) = self.entries.remove(&token) else { return };
         self.tokens.remove(&entry.connection.ports());
+        // `fill` may never get to a stale token: a guest that takes no packets would add one per connection.
+        if entry.queued {
+            self.turns.retain(|waiting| *waiting != token);
+        }
+        if entry.closing {
+            self.closing.retain(|(_, waiting)| *waiting != token);
+        }
         match entry.connection.into_socket() {
             Some(socket) if socket.buffered() > 0 => {
                 watch(&self.epoll, &socket, token, true);
@@ -338,7 +345,9 @@ impl Muxer {
             self.settle(token);
         } else if let Some(socket) = self.drains.get_mut(&token) {
             if socket.flush().is_err() || socket.buffered() == 0 {
-                self.drains.remove(&token);
+                if let Some(socket) = self.drains.remove(&token) {
+                    socket.close();
+                }
             }
         }
     }
@@ -360,15 +369,18 @@ impl Muxer {
             }
             self.unsent.pop_front();
         }
-        while let Some(token) = self.turns.pop_front() {
-            let Some(entry) = self.entries.get_mut(&token) else { continue };
+        while let Some(&token) = self.turns.front() {
+            let Some(entry) = self.entries.get_mut(&token) else {
+                self.turns.pop_front();
+                continue;
+            };
             match entry.connection.turn(rx, self.guest_cid)? {
-                Turn::Done => entry.queued = false,
-                Turn::Again => self.turns.push_back(token),
-                Turn::NoBuffer => {
-                    self.turns.push_front(token);
-                    return Ok(rx.exhausted());
+                Turn::Done => {
+                    entry.queued = false;
+                    self.turns.pop_front();
                 }
+                Turn::Again => self.turns.rotate_left(1),
+                Turn::NoBuffer => return Ok(rx.exhausted()),
             }
             if entry.connection.is_closing() && !entry.closing {
                 entry.closing = true;
@@ -403,7 +415,7 @@ impl Muxer {
         let lost: usize =
             sockets.chain(self.drains.drain().map(|(_, socket)| socket)).map(StreamSocket::close_at_once).sum();
         if lost > 0 {
-            log::warn!(
+            warn_limited!(
                 "{lost} bytes of vsock streams were lost with the guest's driver, because the host did not read them"
             );
         }
@@ -425,6 +437,32 @@ impl Muxer {
     pub(super) fn counts(&self) -> (usize, usize, usize) {
         (self.entries.len(), self.drains.len() + self.requests.len(), self.refusals.len())
     }
+
+    /// Every list that the guest can lengthen, with its bound: name, length, bound.
+    #[cfg(test)]
+    pub(super) fn bounds(&self) -> [(&'static str, usize, usize); 9] {
+        use super::credit::BUF_ALLOC;
+        let sockets = self.entries.values().filter_map(|entry| entry.connection.socket()).chain(self.drains.values());
+        // A vector that grows byte by byte has up to twice the room that it needs.
+        let heap: usize = sockets.map(StreamSocket::heap).sum();
+        let connections = self.entries.len() + self.drains.len();
+        [
+            ("connections, drains and requests", connections + self.requests.len(), self.limit),
+            ("descriptors", self.descriptors(), connections),
+            ("bytes of backlogs", heap, connections * 2 * BUF_ALLOC as usize),
+            ("bytes for the host", self.buffered(), connections * BUF_ALLOC as usize),
+            ("refusals", self.refusals.len(), MAX_REFUSALS),
+            ("ports", self.tokens.len(), self.entries.len()),
+            ("turns", self.turns.len(), self.entries.values().filter(|entry| entry.queued).count()),
+            ("closing", self.closing.len(), self.entries.values().filter(|entry| entry.closing).count()),
+            ("unsent", self.unsent.len(), self.requests.len()),
+        ]
+    }
+
+    #[cfg(test)]
+    fn descriptors(&self) -> usize {
+        self.entries.values().filter(|entry| entry.connection.socket().is_some()).count() + self.drains.len()
+    }
 }
 
 /// Edge-triggered: a stream with bytes for a guest that takes none must not keep the worker awake.
@@ -439,7 +477,7 @@ fn interest(token: Token, room: bool) -> EpollEvent {
 /// `epoll_ctl` checks the socket again when its events are modified, so no edge is missed.
 fn watch(epoll: &Epoll, socket: &StreamSocket, token: Token, room: bool) {
     if let Err(error) = epoll.ctl(ControlOperation::Modify, socket.as_raw_fd(), interest(token, room)) {
-        log::error!("vsock: cannot wait for a socket: {error}");
+        warn_limited!("vsock: cannot wait for a socket: {error}");
     }
 }
 

@@ -3,12 +3,13 @@
 
 use std::io::{Read, Write};
 use std::net::Shutdown;
+use std::sync::mpsc::sync_channel;
 
 use proptest::prelude::*;
+use vmm_sys_util::eventfd::{EventFd, EFD_NONBLOCK};
 
 use super::tests::MuxerBench;
 use super::*;
-use crate::virtio::vsock::credit::BUF_ALLOC;
 use crate::virtio::vsock::guest::{packet, GUEST_CID, RX_BUFFER};
 
 #[derive(Clone, Debug)]
@@ -21,13 +22,17 @@ enum Action {
     Read(usize, usize),
     Shutdown(usize, Shutdown),
     Close(usize),
+    /// The host asks for a connection to a port of the guest, or cancels a request.
+    Connect(u32),
+    Cancel(u64),
     Expire,
 }
 
 const LISTENER: u32 = 50;
 
 fn port() -> impl Strategy<Value = u32> {
-    prop_oneof![8 => Just(LISTENER), 2 => 49..53u32, 1 => any::<u32>()]
+    // Ports from 2^30 on are those of the host's own requests.
+    prop_oneof![8 => Just(LISTENER), 2 => 49..53u32, 2 => 1 << 30..(1 << 30) + 4u32, 1 => any::<u32>()]
 }
 
 fn header() -> impl Strategy<Value = PacketHeader> {
@@ -66,6 +71,8 @@ fn action() -> impl Strategy<Value = Action> {
         1 => (any::<usize>(), prop_oneof![Just(Shutdown::Read), Just(Shutdown::Write), Just(Shutdown::Both)])
             .prop_map(|(which, how)| Action::Shutdown(which, how)),
         1 => any::<usize>().prop_map(Action::Close),
+        2 => (1..5u32).prop_map(Action::Connect),
+        1 => (0..20u64).prop_map(Action::Cancel),
         1 => Just(Action::Expire),
     ]
 }
@@ -92,15 +99,25 @@ fn act(bench: &mut MuxerBench, streams: &mut Vec<UnixStream>, action: Action) {
                 streams.swap_remove(index);
             }
         }
+        Action::Connect(port) => {
+            // The answer is dropped with its stream.
+            drop(bench.muxer.shared.submit(port, sync_channel(1).0));
+        }
+        Action::Cancel(id) => bench.muxer.shared.cancel(id),
         Action::Expire => bench.muxer.expire(Instant::now() + 2 * SHUTDOWN_TIMEOUT),
     }
 }
 
 proptest! {
     #[test]
-    fn nothing_a_guest_or_host_does_breaks_the_muxer(actions in prop::collection::vec(action(), 1..60)) {
-        let mut bench = MuxerBench::new(4);
+    fn nothing_a_guest_or_host_does_breaks_the_muxer(
+        // Without buffers, nothing that the device wants to send gets out.
+        buffers in prop_oneof![Just(0), Just(4)],
+        actions in prop::collection::vec(action(), 1..60),
+    ) {
+        let mut bench = MuxerBench::new(buffers);
         bench.muxer.limit = 6;
+        bench.muxer.shared.set_wake(Some(EventFd::new(EFD_NONBLOCK).unwrap()));
         let listener = bench.handle.listen(LISTENER).unwrap();
         let mut streams = Vec::new();
         for action in actions {
@@ -110,9 +127,9 @@ proptest! {
                 stream.set_nonblocking(true).unwrap();
                 streams.push(stream);
             }
-            let (open, waiting, refusals) = bench.muxer.counts();
-            prop_assert!(open + waiting <= 6 && refusals <= MAX_REFUSALS);
-            prop_assert!(bench.muxer.buffered() <= 6 * BUF_ALLOC as usize);
+            for (name, count, bound) in bench.muxer.bounds() {
+                prop_assert!(count <= bound, "{}: {} of {}", name, count, bound);
+            }
         }
         // The host closes all ends and the guest confirms nothing: everything is freed.
         streams.clear();

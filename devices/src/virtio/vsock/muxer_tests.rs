@@ -364,6 +364,30 @@ fn a_guest_that_prints_and_exits_at_once_loses_nothing() {
     assert_eq!(reader.join().unwrap().len(), sent);
 }
 
+/// The host's end of a drained stream: a guest without credit has taken none of the host's bytes.
+#[test]
+fn bytes_that_the_guest_never_took_do_not_spoil_the_end_of_a_drained_stream() {
+    let mut bench = MuxerBench::new(8);
+    let listener = bench.handle.listen(PORTS.host).unwrap();
+    let poor = |op| PacketHeader { buf_alloc: 0, ..packet(PORTS, op) };
+    bench.send(poor(Op::Request), &[]);
+    let mut stream = listener.try_recv().unwrap();
+    stream.write_all(b"never read by the guest").unwrap();
+    let mut sent = 0;
+    while bench.muxer.buffered() < 100_000 {
+        bench.send(poor(Op::Rw), &[1; 20_000]);
+        sent += 20_000;
+    }
+    bench.send(PacketHeader { flags: SHUTDOWN_BOTH, ..poor(Op::Shutdown) }, &[]);
+    assert_eq!(bench.muxer.drains.len(), 1);
+    let reader = thread::spawn(move || read_all(stream));
+    while !bench.muxer.drains.is_empty() {
+        bench.step();
+        thread::yield_now();
+    }
+    assert_eq!(reader.join().unwrap().len(), sent);
+}
+
 #[test]
 fn everything_the_host_wrote_before_closing_arrives_and_the_guest_may_be_slow_to_confirm() {
     let mut bench = MuxerBench::new(8);
@@ -511,4 +535,38 @@ fn without_driver_every_connection_ends_and_requests_wait_for_the_next() {
     shared.close();
     assert_eq!(caller.join().unwrap().unwrap_err().kind(), io::ErrorKind::NotConnected);
     assert_eq!(bench.handle.connect(9, SECOND).unwrap_err().kind(), io::ErrorKind::NotConnected);
+}
+
+/// A guest that takes no packets, keeps a connection that wants a turn, and opens and ends others.
+#[test]
+fn connections_that_come_and_go_leave_nothing_behind() {
+    let mut bench = MuxerBench::new(0);
+    let listener = bench.handle.listen(PORTS.host).unwrap();
+    bench.send(packet(PORTS, Op::Request), &[]);
+    let _first = listener.try_recv().unwrap();
+    let other = Ports { guest: PORTS.guest + 1, ..PORTS };
+    for _ in 0..1000 {
+        bench.send(packet(other, Op::Request), &[]);
+        bench.send(packet(other, Op::Rst), &[]);
+        assert_eq!(listener.try_iter().count(), 1);
+        for (name, count, bound) in bench.muxer.bounds() {
+            assert!(count <= bound, "{name}: {count} of {bound}");
+        }
+    }
+    assert_eq!(bench.muxer.turns.len(), 1);
+}
+
+/// A guest that takes every packet, and ends each connection before its time to confirm is over.
+#[test]
+fn connections_that_are_confirmed_in_time_have_no_deadline() {
+    let mut bench = MuxerBench::new(8);
+    let listener = bench.handle.listen(PORTS.host).unwrap();
+    for _ in 0..50 {
+        bench.send(packet(PORTS, Op::Request), &[]);
+        bench.expect(Op::Response);
+        drop(listener.try_recv().unwrap());
+        assert_eq!(bench.expect(Op::Shutdown).0.flags, SHUTDOWN_BOTH);
+        bench.send(packet(PORTS, Op::Rst), &[]);
+        assert_eq!((bench.muxer.closing.len(), bench.muxer.deadline()), (0, None));
+    }
 }

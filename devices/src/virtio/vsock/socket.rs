@@ -98,6 +98,12 @@ impl StreamSocket {
         self.backlog.len() - self.taken
     }
 
+    /// Bytes of memory that the backlog takes.
+    #[cfg(test)]
+    pub fn heap(&self) -> usize {
+        self.backlog.capacity()
+    }
+
     /// Drops the kept bytes.
     pub fn forget(&mut self) {
         self.backlog = Vec::new();

@@ -53,11 +53,11 @@ impl VsockWorker {
 
     /// True if a batch ended before the work.
     fn try_round(&mut self) -> Result<bool, QueueError> {
-        let more_packets = self.take_packets()?;
-        let more_buffers = self.fill()?;
+        let result = self.take_packets().and_then(|more| Ok(self.fill()? || more));
+        // Packets that went through before an error are signalled too.
         self.tx.signal(&self.mem, &self.interrupt)?;
         self.rx.signal(&self.mem, &self.interrupt)?;
-        Ok(more_packets || more_buffers)
+        result
     }
 
     /// Moves packets from the guest to the host. This never blocks: credit bounds the bytes of a slow host, which are
@@ -101,7 +101,7 @@ impl VsockWorker {
 
     fn host_events(&mut self) {
         if let Err(error) = self.muxer.host_events() {
-            log::error!("vsock: cannot ask for events of sockets: {error}");
+            warn_limited!("vsock: cannot ask for events of sockets: {error}");
         }
     }
 
