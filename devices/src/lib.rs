@@ -7,6 +7,7 @@
 //! |---|---|
 //! | [`bus`] | address ranges and the devices that answer there |
 //! | [`irq`] | interrupt lines to the guest's interrupt controller |
+//! | [`ram`] | guest memory, and the part of it that is plugged in |
 //! | [`worker`] | device threads: wait for events, pause, stop |
 //! | [`rate_limit`] | rate limit for log messages that a guest can trigger |
 //! | [`legacy`] | port I/O devices of a PC |
@@ -20,13 +21,11 @@
 pub mod bus;
 pub mod irq;
 pub mod legacy;
+pub mod ram;
 pub mod rate_limit;
 #[cfg(any(test, feature = "testing"))]
 pub mod testing;
 pub mod virtio;
 pub mod worker;
 
-use std::sync::Arc;
-
-/// Guest memory as devices use it: shared and cheap to clone. `vm-memory` checks the bounds of every access.
-pub type GuestRam = Arc<vm_memory::GuestMemoryMmap<()>>;
+pub use ram::GuestRam;

@@ -196,7 +196,8 @@ impl Drop for Ended<'_> {
     }
 }
 
-/// The body of the thread. The flag is false if the worker panicked, which may have left its state broken.
+/// The body of the thread. The flag is false if the worker panicked, which may have left its state broken. Release builds
+/// abort on a panic, which ends the machine: catching it is for debug builds and tests, which unwind.
 fn run<W: Worker>(name: &str, mut worker: W, poller: &Poller, shared: &Shared) -> (W, bool) {
     let _ended = Ended(shared);
     let result = catch_unwind(AssertUnwindSafe(|| serve(&mut worker, poller, shared)));

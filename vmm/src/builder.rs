@@ -8,6 +8,7 @@
 //! 6. Read kernel and initrd into memory; write command line, tables, boot data.
 //! 7. Create vCPUs and their threads, parked.
 
+use std::borrow::Cow;
 use std::path::PathBuf;
 use std::sync::Arc;
 
@@ -51,16 +52,16 @@ impl Machine {
     /// The first thing that is wrong with the configuration, its files or the host.
     pub fn build(config: &MachineConfig) -> Result<Self, BuildError> {
         let marks = begin();
-        let files = Files::open(config)?;
+        let (files, config) = Files::open(config)?;
         let hypervisor = open_kvm(config.allow_emulated)?;
-        assemble(&hypervisor, config, files, marks)
+        assemble(&hypervisor, &config, files, marks)
     }
 
     /// Like [`Self::build`], on another hypervisor.
     pub fn build_on(hypervisor: &dyn Hypervisor, config: &MachineConfig) -> Result<Self, BuildError> {
         let marks = begin();
-        let files = Files::open(config)?;
-        assemble(hypervisor, config, files, marks)
+        let (files, config) = Files::open(config)?;
+        assemble(hypervisor, &config, files, marks)
     }
 }
 
@@ -90,6 +91,9 @@ fn open_kvm(allow_emulated: bool) -> Result<KvmHypervisor, BuildError> {
     }
 }
 
+/// Memory that a guest needs beside kernel and initrd where these are large, in MiB.
+const WORKING_MIB: u64 = 32;
+
 /// The host's files, opened before anything is built.
 struct Files {
     kernel: KernelImage,
@@ -98,12 +102,19 @@ struct Files {
 }
 
 impl Files {
-    fn open(config: &MachineConfig) -> Result<Self, BuildError> {
+    /// Returns the files, and the configuration with enough memory for them at boot.
+    fn open(config: &MachineConfig) -> Result<(Self, Cow<'_, MachineConfig>), BuildError> {
         config.check()?;
         let kernel = KernelImage::open(&config.kernel)?;
+        let initrd = config.initrd.as_deref().map(Initrd::open).transpose()?;
+        let mut config = Cow::Borrowed(config);
+        let needs = kernel.memory_range().end().saturating_add(initrd.as_ref().map_or(0, Initrd::needs));
+        let needs_mib = needs.div_ceil(1 << 20);
+        if config.memory.pluggable_mib > 0 && needs_mib > config.memory.size_mib / 4 * 3 {
+            config.to_mut().memory.boot_with(needs_mib + WORKING_MIB);
+        }
         kernel.check_fits(config.memory.size_mib << 20)?;
         kernel.entry(config.boot)?;
-        let initrd = config.initrd.as_deref().map(Initrd::open).transpose()?;
         let console = GuestConsole::new(&config.console.output).map_err(|source| BuildError::Console {
             path: match &config.console.output {
                 ConsoleOutput::File(path) => path.clone(),
@@ -112,7 +123,7 @@ impl Files {
             },
             source,
         })?;
-        Ok(Self { kernel, initrd, console })
+        Ok((Self { kernel, initrd, console }, config))
     }
 }
 
@@ -132,7 +143,7 @@ fn assemble(
     vm.map_ram(&ram)?;
     marks.add(names::MEMORY_READY);
 
-    let driver = Arc::new(StateDriver::new(files.console.clone(), marks));
+    let driver = Arc::new(StateDriver::new(files.console.clone(), marks, config.timeouts));
     let mut devices = Devices::default();
     add_ports(&mut devices, vm.as_ref(), config, &driver)?;
     let handles = virtio::add_all(&mut devices, vm.as_ref(), &ram, config)?;
@@ -157,7 +168,8 @@ fn assemble(
     }
     driver.marks().watch(vcpus.counters());
     driver.marks().add(names::VCPUS_READY);
-    Ok(Machine::new(Parts { driver, vcpus, transports, handles, images, vm }))
+    let boot_memory_mib = config.memory.size_mib;
+    Ok(Machine::new(Parts { driver, vcpus, transports, handles, images, vm, boot_memory_mib }))
 }
 
 /// Marks the moment when the guest has plugged in all requested memory. With `plug_at_mark`, requests all of it when the

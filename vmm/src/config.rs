@@ -2,8 +2,10 @@
 
 use std::ffi::OsString;
 use std::path::PathBuf;
+use std::time::Duration;
 
 use hutch_devices::virtio::mem::BLOCK_SIZE;
+use hutch_devices::worker::STOP_TIMEOUT;
 use serde::{Deserialize, Serialize};
 
 use crate::arch::x86_64::{layout, mptable};
@@ -61,6 +63,25 @@ pub struct MachineConfig {
     /// Also builds on a KVM that only emulates. Bare-metal test guests run there; Linux does not.
     #[serde(default)]
     pub allow_emulated: bool,
+    /// Times after which the machine's owner gets an error instead of waiting longer.
+    #[serde(default)]
+    pub timeouts: Timeouts,
+}
+
+/// Times after which the machine's owner gets an error instead of waiting longer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Timeouts {
+    /// For all vCPUs to leave the guest, at a pause and at the end. A vCPU needs microseconds, unless it waits for a
+    /// device that it has reset: the device waits for the host up to [`STOP_TIMEOUT`].
+    pub vcpu: Duration,
+    /// For the reader of standard output to take the rest of the console's output, when the guest has ended.
+    pub console: Duration,
+}
+
+impl Default for Timeouts {
+    fn default() -> Self {
+        Self { vcpu: STOP_TIMEOUT + Duration::from_secs(5), console: Duration::from_secs(1) }
+    }
 }
 
 /// The guest's memory.
@@ -77,7 +98,9 @@ pub struct MemoryConfig {
     /// Takes all memory from the host before the start.
     #[serde(default)]
     pub prefault: bool,
-    /// MiB that a virtio-mem device can plug in on top while the guest runs. None of it is plugged in at the start.
+    /// MiB that a virtio-mem device can plug in on top while the guest runs. None of it is plugged in at the start. If
+    /// kernel and initrd need more than `size_mib`, the machine boots with as much more and this is less:
+    /// [`Machine::boot_memory_mib`](crate::Machine::boot_memory_mib).
     #[serde(default)]
     pub pluggable_mib: u64,
     /// Plugs in all pluggable memory when the guest marks that it is ready: a byte `A` to the port for boot marks.
@@ -341,6 +364,7 @@ impl MachineConfig {
             vsock: None,
             rng: false,
             allow_emulated: false,
+            timeouts: Timeouts::default(),
         }
     }
 
@@ -439,6 +463,15 @@ impl MemoryConfig {
         let later = (self.size_mib - GROWING_BOOT_MIB) / GROWTH_STEP_MIB * GROWTH_STEP_MIB;
         self.size_mib -= later;
         self.pluggable_mib += later;
+    }
+
+    /// Moves pluggable memory to the boot, in steps of [`GROWTH_STEP_MIB`], until the boot has `needs_mib` or nothing
+    /// pluggable is left. The sum stays. A machine without pluggable memory does not change.
+    pub(crate) fn boot_with(&mut self, needs_mib: u64) {
+        let missing = needs_mib.saturating_sub(self.size_mib);
+        let more = missing.next_multiple_of(GROWTH_STEP_MIB).min(self.pluggable_mib);
+        self.size_mib += more;
+        self.pluggable_mib -= more;
     }
 
     fn check(&self) -> Result<(), ConfigError> {

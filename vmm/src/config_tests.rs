@@ -78,6 +78,21 @@ fn a_growing_guest_boots_with_a_small_part_and_the_remainder_of_the_steps() {
 }
 
 #[test]
+fn a_growing_guest_boots_with_what_its_images_need() {
+    let booting = |size_mib, pluggable_mib, needs_mib| {
+        let mut memory = MemoryConfig { pluggable_mib, ..MemoryConfig::anonymous(size_mib) };
+        memory.boot_with(needs_mib);
+        assert_eq!(memory.size_mib + memory.pluggable_mib, size_mib + pluggable_mib);
+        memory.size_mib
+    };
+    assert_eq!(booting(128, 1024, 128), 128);
+    assert_eq!(booting(128, 1024, 129), 256);
+    assert_eq!(booting(130, 1024, 259), 386);
+    assert_eq!(booting(128, 1024, 5000), 1152);
+    assert_eq!(booting(128, 0, 5000), 128);
+}
+
+#[test]
 fn devices_have_an_interrupt_and_a_name_each() {
     let disks = |count: usize| with(|c| c.blocks = (0..count).map(|i| block(&format!("disk{i}"))).collect());
     disks(19).expect("the most");

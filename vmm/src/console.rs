@@ -6,11 +6,13 @@ use std::collections::VecDeque;
 use std::fs::File;
 use std::io::{self, Write};
 use std::os::fd::AsFd;
-use std::os::unix::fs::OpenOptionsExt;
+use std::os::unix::fs::{FileTypeExt, MetadataExt, OpenOptionsExt};
 use std::path::Path;
 use std::sync::{Arc, Mutex, MutexGuard};
+use std::time::Duration;
 
 use crate::config::ConsoleOutput;
+use crate::console_stream::Stream;
 use crate::sync::lock;
 
 /// Number of lines kept in memory.
@@ -31,10 +33,38 @@ struct Inner {
     lines: VecDeque<String>,
     /// The line that has not ended yet.
     current: Vec<u8>,
-    file: Option<File>,
+    file: Option<Output>,
     file_len: u64,
     /// The first line of a kernel's panic, which a long trace soon pushes out of sight.
     panic: Option<String>,
+}
+
+/// The destination of everything that the guest prints.
+#[derive(Debug)]
+enum Output {
+    File(File),
+    Stream(Stream),
+    /// Standard output before the first line: most guests print nothing.
+    Stdout(File),
+}
+
+impl Output {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<()> {
+        match self {
+            Self::File(file) => file.write_all(bytes),
+            Self::Stream(stream) => stream.write(bytes),
+            Self::Stdout(out) => {
+                let (out, kind) = (out.try_clone()?, out.metadata()?);
+                // /dev/null and its like (major 1) take everything.
+                let memory = kind.file_type().is_char_device() && libc::major(kind.rdev()) == 1;
+                *self = match kind.is_file() || memory {
+                    true => Self::File(out),
+                    false => Self::Stream(Stream::new(out)),
+                };
+                self.write(bytes)
+            }
+        }
+    }
 }
 
 impl GuestConsole {
@@ -43,9 +73,9 @@ impl GuestConsole {
         let file = match output {
             ConsoleOutput::None => return Ok(None),
             ConsoleOutput::Ring => None,
-            ConsoleOutput::File(path) => Some(open(path)?),
+            ConsoleOutput::File(path) => Some(Output::File(open(path)?)),
             // A descriptor of its own, but not opened anew: a terminal or a port may be open only once.
-            ConsoleOutput::Stdout => Some(io::stdout().as_fd().try_clone_to_owned()?.into()),
+            ConsoleOutput::Stdout => Some(Output::Stdout(io::stdout().as_fd().try_clone_to_owned()?.into())),
         };
         Ok(Some(Self(Arc::new(Mutex::new(Inner { file, ..Inner::default() })))))
     }
@@ -76,6 +106,17 @@ impl GuestConsole {
         if !current.is_empty() {
             inner.write_file(&current);
             inner.end_line(&current);
+        }
+    }
+
+    /// Waits until the reader of the output has taken all of it, at most for `timeout`.
+    pub fn drain(&self, timeout: Duration) {
+        let queue = match &self.lock().file {
+            Some(Output::Stream(stream)) => stream.queue(),
+            _ => None,
+        };
+        if let Some(queue) = queue {
+            queue.drain(timeout);
         }
     }
 
@@ -113,7 +154,7 @@ impl Inner {
             return;
         }
         self.file_len += bytes.len() as u64;
-        match file.write_all(bytes) {
+        match file.write(bytes) {
             // A full pipe loses the output: the guest must not wait for its reader.
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => (),
             Err(error) => {

@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 
 use hutch_devices::worker::WorkerError;
 
+use crate::config::Timeouts;
 use crate::console::GuestConsole;
 use crate::exit::MachineExit;
 use crate::marks::{names, Marks};
@@ -13,9 +14,6 @@ use crate::state::{Illegal, MachineEvent, MachineState};
 use crate::sync::{lock, wait, wait_timeout};
 use crate::vcpu::handle::VcpuCommand;
 use crate::vcpu::{VcpuEvents, VcpuExitReason, VcpuHandle};
-
-/// vCPUs leave the guest within microseconds; a device that blocks one longer than this is broken.
-const VCPU_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// Why a request of the machine's owner failed.
 #[derive(Debug, thiserror::Error)]
@@ -26,11 +24,15 @@ pub enum MachineError {
     /// The machine has ended.
     #[error("the machine is over: {0}")]
     Over(MachineExit),
-    /// vCPU threads did not react in time.
-    #[error("{count} vCPUs did not leave the guest within {} s; a device blocks them: stop this process", VCPU_TIMEOUT.as_secs())]
+    /// vCPU threads did not react in time. After a pause that failed so, the guest goes on.
+    #[error(
+        "{count} vCPUs did not leave the guest within {timeout:?}: a device waits for the host; check the storage behind it"
+    )]
     VcpuStuck {
         /// Number of such vCPUs.
         count: usize,
+        /// The configured timeout.
+        timeout: Duration,
     },
     /// A device did not come to rest in time. The machine goes on.
     #[error("the machine was not paused: {0}")]
@@ -43,13 +45,18 @@ pub struct StateDriver {
     changed: Condvar,
     console: Option<GuestConsole>,
     marks: Marks,
+    timeouts: Timeouts,
 }
 
 struct Inner {
     state: MachineState,
     exit: Option<MachineExit>,
+    /// The console has the guest's last line.
+    finished: bool,
     vcpus: Vec<VcpuHandle>,
-    /// vCPUs that have reported to be paused since the last pause command.
+    /// Number of the last pause. A vCPU may report an earlier one late.
+    pause: u64,
+    /// vCPUs that have reported the last pause.
     paused: usize,
     /// vCPU threads that have ended.
     gone: usize,
@@ -78,9 +85,17 @@ impl Inner {
 
 impl StateDriver {
     /// A driver in state `Built`, without vCPUs.
-    pub fn new(console: Option<GuestConsole>, marks: Marks) -> Self {
-        let inner = Inner { state: MachineState::Built, exit: None, vcpus: Vec::new(), paused: 0, gone: 0 };
-        Self { inner: Mutex::new(inner), changed: Condvar::new(), console, marks }
+    pub fn new(console: Option<GuestConsole>, marks: Marks, timeouts: Timeouts) -> Self {
+        let inner = Inner {
+            state: MachineState::Built,
+            exit: None,
+            finished: false,
+            vcpus: Vec::new(),
+            pause: 0,
+            paused: 0,
+            gone: 0,
+        };
+        Self { inner: Mutex::new(inner), changed: Condvar::new(), console, marks, timeouts }
     }
 
     /// Takes over a parked vCPU and sends it the command that the others got. During a pause it stays parked.
@@ -113,17 +128,22 @@ impl StateDriver {
         Ok(())
     }
 
-    /// Kicks the vCPUs and waits until the last has left the guest.
+    /// Kicks the vCPUs and waits until the last has left the guest. If one does not in time, all of them go on.
     pub fn pause(&self) -> Result<(), MachineError> {
+        let timeout = self.timeouts.vcpu;
         let mut inner = self.lock();
         inner.apply(MachineEvent::Pause)?;
+        inner.pause += 1;
         inner.paused = 0;
-        inner.send(VcpuCommand::Pause);
+        inner.send(VcpuCommand::Pause(inner.pause));
         let all = inner.vcpus.len();
         let waiting = |inner: &Inner| inner.state == MachineState::Pausing && inner.paused < all;
-        inner = self.wait_while(inner, VCPU_TIMEOUT, waiting);
+        inner = self.wait_while(inner, timeout, waiting);
         if waiting(&inner) {
-            return Err(MachineError::VcpuStuck { count: all - inner.paused });
+            let count = all - inner.paused;
+            inner.apply(MachineEvent::PauseFailed)?;
+            inner.send(VcpuCommand::Run);
+            return Err(MachineError::VcpuStuck { count, timeout });
         }
         inner.apply(MachineEvent::AllPaused)
     }
@@ -138,16 +158,19 @@ impl StateDriver {
         inner.exit = Some(exit);
         inner.apply(MachineEvent::Exit).expect("a machine can end in every state");
         inner.send(VcpuCommand::Stop);
+        drop(inner);
+        // Without the lock: a vCPU thread may be about to write to the console, and a file may be slow.
         if let Some(console) = &self.console {
             console.finish();
         }
+        self.lock().finished = true;
         self.changed.notify_all();
     }
 
-    /// Waits until the machine has ended. Returns `None` after `timeout`.
+    /// Waits until the machine has ended, and then a moment for the reader of its console. Returns `None` after `timeout`.
     pub fn wait(&self, timeout: Option<Duration>) -> Option<MachineExit> {
         let mut inner = self.lock();
-        let waiting = |inner: &Inner| inner.exit.is_none();
+        let waiting = |inner: &Inner| !inner.finished;
         match timeout {
             Some(timeout) => inner = self.wait_while(inner, timeout, waiting),
             None => {
@@ -156,7 +179,12 @@ impl StateDriver {
                 }
             }
         }
-        inner.exit.clone()
+        let exit = if inner.finished { inner.exit.clone() } else { None };
+        drop(inner);
+        if let (Some(_), Some(console)) = (&exit, &self.console) {
+            console.drain(self.timeouts.console);
+        }
+        exit
     }
 
     /// Ends the machine and waits until no vCPU thread is left.
@@ -164,9 +192,10 @@ impl StateDriver {
         self.end(MachineExit::Stopped);
         let mut inner = self.lock();
         let all = inner.vcpus.len();
-        inner = self.wait_while(inner, VCPU_TIMEOUT, |inner| inner.gone < all);
+        let timeout = self.timeouts.vcpu;
+        inner = self.wait_while(inner, timeout, |inner| inner.gone < all);
         if inner.gone < all {
-            return Err(MachineError::VcpuStuck { count: all - inner.gone });
+            return Err(MachineError::VcpuStuck { count: all - inner.gone, timeout });
         }
         let vcpus = std::mem::take(&mut inner.vcpus);
         inner.gone = 0;
@@ -208,8 +237,12 @@ impl StateDriver {
 }
 
 impl VcpuEvents for StateDriver {
-    fn paused(&self, _index: u32) {
-        self.lock().paused += 1;
+    fn paused(&self, _index: u32, pause: u64) {
+        let mut inner = self.lock();
+        if inner.pause == pause {
+            inner.paused += 1;
+        }
+        drop(inner);
         self.changed.notify_all();
     }
 

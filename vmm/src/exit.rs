@@ -18,6 +18,8 @@ pub enum MachineExit {
     TripleFault,
     /// KVM had to emulate an instruction and could not.
     EmulationFailure(FaultContext),
+    /// The guest touched pluggable memory that is not plugged in, at this guest physical address.
+    NotPlugged(u64),
     /// The guest caused a KVM exit that hutch does not handle.
     UnhandledExit(String),
     /// The host could not continue to run the machine.
@@ -35,6 +37,9 @@ impl fmt::Display for MachineExit {
             Self::TripleFault => write!(f, "the guest died of a triple fault"),
             Self::EmulationFailure(context) => {
                 write!(f, "KVM could not emulate an instruction of the guest ({context})")
+            }
+            Self::NotPlugged(address) => {
+                write!(f, "the guest touched memory that is not plugged in, at {address:#x}")
             }
             Self::UnhandledExit(what) => write!(f, "unhandled KVM exit: {what}"),
             Self::Host(what) => write!(f, "the host failed the machine: {what}"),
@@ -54,6 +59,7 @@ impl MachineExit {
             VcpuExitReason::Reset => Self::Reset,
             VcpuExitReason::TripleFault => Self::TripleFault,
             VcpuExitReason::EmulationFailure(context) => Self::EmulationFailure(context),
+            VcpuExitReason::NotPlugged(address) => Self::NotPlugged(address),
             VcpuExitReason::Unhandled(what) => Self::UnhandledExit(what),
             VcpuExitReason::Host(error) => Self::Host(format!("{error}: {}", error.source)),
             VcpuExitReason::Bug => Self::Host("a vCPU's thread panicked; this is a bug of hutch".into()),

@@ -11,11 +11,11 @@
 //! | `driver`, `state`, `exit` | data that the threads share; the states of a machine; why it ended |
 //! | `vcpu`, `vcpus` | vCPU threads with the loop that runs the guest; the vCPUs of a machine |
 //! | [`hv`], [`probe`] | the backend to KVM and its fake; the probe of this host's KVM |
-//! | `memory`, [`footprint`] | guest memory; other resident memory |
+//! | `memory`, `pluggable_ram`, [`footprint`] | guest memory; its pluggable part; other resident memory |
 //! | `boot` | kernel, initrd, command line, entry protocols |
 //! | [`arch`] | x86-64: layout, ACPI, CPUID, registers |
 //! | `virtio`, `attach` | devices, connected to buses, interrupts and queue notifications |
-//! | `console`, `marks`, [`counters`], `power` | the guest's output, boot marks, exits, and power requests |
+//! | `console`, `console_stream`, `marks`, [`counters`], `power` | the guest's output, boot marks, exits, and power requests |
 
 #![deny(unsafe_code)]
 
@@ -25,6 +25,7 @@ mod boot;
 mod builder;
 pub mod config;
 mod console;
+mod console_stream;
 pub mod counters;
 mod driver;
 mod error;
@@ -36,6 +37,7 @@ mod machine;
 mod machine_tests;
 mod marks;
 mod memory;
+mod pluggable_ram;
 mod power;
 pub mod probe;
 mod run_control;

@@ -29,6 +29,7 @@ pub struct Machine {
     control: Arc<RunControl>,
     handles: Handles,
     down: bool,
+    boot_memory_mib: u64,
     /// Kept while the guest's memory is used.
     _images: Loader,
     /// Last: the descriptors of irqfds and ioeventfds must be closed before it.
@@ -43,14 +44,15 @@ pub(crate) struct Parts {
     pub handles: Handles,
     pub images: Loader,
     pub vm: Box<dyn Vm>,
+    pub boot_memory_mib: u64,
 }
 
 impl Machine {
     pub(crate) fn new(parts: Parts) -> Self {
-        let Parts { driver, vcpus, transports, handles, images, vm } = parts;
+        let Parts { driver, vcpus, transports, handles, images, vm, boot_memory_mib } = parts;
         let control = Arc::new(RunControl::new(driver.clone(), transports));
         images.attach(control.clone());
-        Self { driver, vcpus, control, handles, down: false, _images: images, vm }
+        Self { driver, vcpus, control, handles, down: false, boot_memory_mib, _images: images, vm }
     }
 
     /// Runs the guest for the first time.
@@ -59,6 +61,9 @@ impl Machine {
     }
 
     /// Pauses the guest. When this returns `Ok`, no vCPU runs and no device works.
+    ///
+    /// # Errors
+    /// [`MachineError::VcpuStuck`]: the guest was not paused and goes on; try again.
     pub fn pause(&mut self) -> Result<(), MachineError> {
         self.control.pause()
     }
@@ -90,6 +95,12 @@ impl Machine {
     /// Plugs memory in and out. `None` if the machine was built without pluggable memory.
     pub fn memory(&self) -> Option<MemHandle> {
         self.handles.memory.clone()
+    }
+
+    /// Memory that the guest has without plugging any in: the configured size, or more if pluggable memory was moved
+    /// there because kernel and initrd need it.
+    pub fn boot_memory_mib(&self) -> u64 {
+        self.boot_memory_mib
     }
 
     /// A handle that stops the machine from any thread.
@@ -129,6 +140,11 @@ impl Machine {
     /// [`MachineError::VcpuStuck`]: a thread did not end and is left behind, together with everything it uses.
     pub fn shutdown(mut self) -> Result<(), MachineError> {
         self.take_down()
+    }
+
+    #[cfg(test)]
+    pub(crate) fn control(&self) -> &RunControl {
+        &self.control
     }
 
     fn take_down(&mut self) -> Result<(), MachineError> {

@@ -8,7 +8,7 @@ use crate::arch::EntryState;
 use crate::builder;
 use crate::config::{BlockConfig, ConsoleLevel, ConsoleOutput, DeviceDiscovery, VsockConfig};
 use crate::hv::exit::SystemEvent;
-use crate::hv::fake::{FakeHypervisor, Scripted};
+use crate::hv::fake::{FakeHypervisor, Release, Scripted};
 use crate::hv::Ioeventfd;
 use crate::testing::{pvh_image, PvhImage};
 use crate::{BuildError, Machine, MachineConfig, MachineError, MachineExit};
@@ -74,6 +74,7 @@ fn every_end_of_a_guest_has_its_own_name() {
     assert_eq!(Bench::exit([vec![Scripted::TripleFault]]), MachineExit::TripleFault);
     assert_eq!(Bench::exit([vec![Scripted::SystemEvent(SystemEvent::Crash)]]), MachineExit::GuestPanic);
     assert_eq!(context(Bench::exit([vec![Scripted::EmulationFailure(vec![0xf0])]])), [0xf0]);
+    assert_eq!(Bench::exit([vec![Scripted::NotPlugged(1 << 32)]]), MachineExit::NotPlugged(1 << 32));
     assert!(matches!(Bench::exit([vec![Scripted::FailEntry(7)]]), MachineExit::UnhandledExit(_)));
     assert!(matches!(Bench::exit([vec![Scripted::Fail(libc::ENOMEM)]]), MachineExit::Host(_)));
     assert!(matches!(Bench::exit([vec![Scripted::Bug]]), MachineExit::Host(_)));
@@ -107,6 +108,71 @@ fn a_machine_is_started_once_paused_while_it_runs_and_resumed_while_it_is_paused
     machine.stopper().stop();
     assert!(matches!(machine.pause(), Err(MachineError::Over(MachineExit::Stopped))));
     assert!(matches!(machine.resume(), Err(MachineError::Over(MachineExit::Stopped))));
+}
+
+/// Pauses again and again until the vCPU that was held has left the guest.
+fn pause_at_last(machine: &mut Machine) {
+    let deadline = std::time::Instant::now() + TEST_TIMEOUT;
+    loop {
+        match machine.pause() {
+            Ok(()) => return,
+            Err(error) => assert!(matches!(error, MachineError::VcpuStuck { .. }), "{error}"),
+        }
+        assert!(std::time::Instant::now() < deadline, "it is never paused");
+    }
+}
+
+#[test]
+fn after_a_pause_that_failed_the_guest_goes_on_and_can_be_paused_again() {
+    let release = Release::default();
+    let held = vec![Scripted::Busy(release.clone()), Scripted::Stay, Scripted::Stay, power(0, 0x34)];
+    let mut bench = Bench::new([held, vec![]]);
+    bench.config.timeouts.vcpu = Duration::from_millis(10);
+    let mut machine = bench.start();
+    release.wait_entered();
+    for _ in 0..3 {
+        match machine.pause() {
+            Err(MachineError::VcpuStuck { count, .. }) => assert!((1..=2).contains(&count)),
+            other => panic!("{other:?}"),
+        }
+        assert!(matches!(machine.resume(), Err(MachineError::State(_))), "it runs");
+        let paused = machine.control().with_guest_paused(|| panic!("the guest is not paused"));
+        assert!(matches!(paused, Err(MachineError::VcpuStuck { .. })));
+    }
+    release.open();
+    pause_at_last(&mut machine);
+    let before = machine.counters().exits;
+    assert_eq!(machine.wait(Some(Duration::from_millis(20))), None, "paused");
+    assert_eq!(machine.counters().exits, before);
+    machine.resume().expect("paused");
+    // Each further pause ends a step of the script.
+    while machine.wait(Some(Duration::from_millis(1))).is_none() {
+        pause_or_over(&mut machine);
+    }
+    assert_eq!(machine.wait(None), Some(MachineExit::PowerOff));
+    machine.shutdown().expect("everything leaves");
+}
+
+fn pause_or_over(machine: &mut Machine) {
+    match machine.pause() {
+        Ok(()) => match machine.resume() {
+            Ok(()) | Err(MachineError::Over(_)) => (),
+            Err(error) => panic!("{error}"),
+        },
+        Err(MachineError::Over(_) | MachineError::VcpuStuck { .. }) => (),
+        Err(error) => panic!("{error}"),
+    }
+}
+
+#[test]
+fn a_vcpu_that_does_not_end_in_time_is_an_error_of_the_shutdown() {
+    let release = Release::default();
+    let mut bench = Bench::new([vec![Scripted::Busy(release.clone())]]);
+    bench.config.timeouts.vcpu = Duration::from_millis(10);
+    let machine = bench.start();
+    release.wait_entered();
+    assert!(matches!(machine.shutdown(), Err(MachineError::VcpuStuck { count: 1, .. })));
+    release.open();
 }
 
 #[test]
@@ -234,6 +300,28 @@ fn an_initrd_without_room_is_refused_with_the_amount_needed() {
     bench.config.initrd = Some(initrd);
     let error = bench.build().err().expect("too large").to_string();
     assert!(error.contains("need 6 MiB") && error.contains("has 4 MiB"), "{error}");
+}
+
+#[test]
+fn a_growing_machine_boots_with_enough_memory_for_its_initrd() {
+    let built = |initrd_mib: u64, pluggable_mib| {
+        let mut bench = Bench::new([vec![]]);
+        let initrd = bench.dir.path().join("initrd");
+        std::fs::write(&initrd, [0x1f, 0x8b]).expect("a temporary file");
+        let file = std::fs::File::options().write(true).open(&initrd).expect("ours");
+        file.set_len(initrd_mib << 20).expect("a file with a hole");
+        bench.config.initrd = Some(initrd);
+        (bench.config.memory.size_mib, bench.config.memory.pluggable_mib) = (128, pluggable_mib);
+        bench.build().map(|machine| {
+            let plugged = machine.memory().map_or(0, |memory| memory.capacity() >> 20);
+            assert_eq!(machine.boot_memory_mib() + plugged, 128 + pluggable_mib, "the sum stays");
+            machine.boot_memory_mib()
+        })
+    };
+    assert_eq!(built(1, 1024).expect("fits"), 128);
+    assert_eq!(built(130, 1024).expect("fits after all"), 768);
+    assert_eq!(built(130, 128).expect("fits, with what there is"), 256);
+    assert!(matches!(built(130, 0), Err(BuildError::Initrd(_))));
 }
 
 #[test]

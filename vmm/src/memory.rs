@@ -3,15 +3,14 @@
 
 use std::fs::File;
 use std::io;
-use std::os::fd::FromRawFd;
+use std::os::fd::{AsRawFd, FromRawFd};
 use std::sync::Arc;
 
-use hutch_devices::virtio::mem::Discard;
+use hutch_devices::ram::PlugMap;
+use hutch_devices::virtio::mem::BLOCK_SIZE;
 use hutch_devices::GuestRam;
 use vm_memory::mmap::MmapRegionBuilder;
-use vm_memory::{
-    FileOffset, GuestAddress, GuestMemory, GuestMemoryMmap, GuestMemoryRegion, GuestRegionMmap, MmapRegion,
-};
+use vm_memory::{FileOffset, GuestAddress, GuestMemory, GuestMemoryMmap, GuestRegionMmap, MmapRegion};
 
 use crate::arch::x86_64::memmap::{self, GuestRange};
 use crate::config::{MemoryBacking, MemoryConfig};
@@ -50,16 +49,24 @@ pub fn create(config: &MemoryConfig) -> Result<GuestRam, MemoryError> {
     };
     let mut offset = 0;
     let mut regions = Vec::new();
-    // Mapped as a whole, so devices can use all of it at any time; parts that are not plugged in take no memory.
     let pluggable = (config.pluggable_mib > 0).then(|| memmap::pluggable(size, config.pluggable_mib << 20));
     for range in memmap::ram(size).into_iter().chain(pluggable) {
-        let mapping = map(range, config.backing, memfd.as_ref().map(|file| (file.clone(), offset))).map_err(failed)?;
+        // Memory that is not plugged in has no access rights: nothing can take the host's memory for it.
+        let access = if Some(range) == pluggable { libc::PROT_NONE } else { libc::PROT_READ | libc::PROT_WRITE };
+        let mapping =
+            map(range, access, config.backing, memfd.as_ref().map(|file| (file.clone(), offset))).map_err(failed)?;
         advise(&mapping, config)?;
         offset += range.len;
         regions
             .push(GuestRegionMmap::new(mapping, GuestAddress(range.start)).expect("guest memory ends far below 2^64"));
     }
-    Ok(Arc::new(GuestMemoryMmap::from_regions(regions).expect("ranges are ordered and do not overlap")))
+    let mem = GuestMemoryMmap::from_regions(regions).expect("ranges are ordered and do not overlap");
+    Ok(match pluggable {
+        Some(GuestRange { start, len }) => {
+            GuestRam::with_pluggable(mem, Arc::new(PlugMap::new(start, len, BLOCK_SIZE)))
+        }
+        None => GuestRam::new(mem),
+    })
 }
 
 fn check_host(asked_mib: u64, host_mib: u64) -> Result<(), MemoryError> {
@@ -78,17 +85,28 @@ fn host_mib() -> u64 {
 
 fn memfd(size: u64) -> io::Result<File> {
     // SAFETY: a constant C string.
-    let fd = unsafe { libc::memfd_create(c"hutch-ram".as_ptr(), libc::MFD_CLOEXEC) };
+    let fd = unsafe { libc::memfd_create(c"hutch-ram".as_ptr(), libc::MFD_CLOEXEC | libc::MFD_ALLOW_SEALING) };
     if fd < 0 {
         return Err(io::Error::last_os_error());
     }
     // SAFETY: new and ours.
     let file = unsafe { File::from_raw_fd(fd) };
     file.set_len(size)?;
+    // A process that was given the file cannot cut it, which would raise SIGBUS here, or make it larger.
+    let seals = libc::F_SEAL_SHRINK | libc::F_SEAL_GROW | libc::F_SEAL_SEAL;
+    // SAFETY: changes our own file.
+    if unsafe { libc::fcntl(file.as_raw_fd(), libc::F_ADD_SEALS, seals) } != 0 {
+        return Err(io::Error::last_os_error());
+    }
     Ok(file)
 }
 
-fn map(range: GuestRange, backing: MemoryBacking, file: Option<(Arc<File>, u64)>) -> io::Result<MmapRegion<()>> {
+fn map(
+    range: GuestRange,
+    access: libc::c_int,
+    backing: MemoryBacking,
+    file: Option<(Arc<File>, u64)>,
+) -> io::Result<MmapRegion<()>> {
     let flags = match backing {
         // Keeps memory that the guest may never touch out of the host's swap accounting.
         MemoryBacking::Anonymous => libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | libc::MAP_NORESERVE,
@@ -100,8 +118,7 @@ fn map(range: GuestRange, backing: MemoryBacking, file: Option<(Arc<File>, u64)>
         }
     };
     let len = usize::try_from(range.len).map_err(|_| io::Error::from_raw_os_error(libc::ENOMEM))?;
-    let mut builder =
-        MmapRegionBuilder::new(len).with_mmap_prot(libc::PROT_READ | libc::PROT_WRITE).with_mmap_flags(flags);
+    let mut builder = MmapRegionBuilder::new(len).with_mmap_prot(access).with_mmap_flags(flags);
     if let Some((file, offset)) = file {
         builder = builder.with_file_offset(FileOffset::from_arc(file, offset));
     }
@@ -113,12 +130,19 @@ fn map(range: GuestRange, backing: MemoryBacking, file: Option<(Arc<File>, u64)>
 
 fn advise(mapping: &MmapRegion<()>, config: &MemoryConfig) -> Result<(), MemoryError> {
     let advise = |advice, what| {
-        // SAFETY: the whole of our own mapping; neither advice changes contents.
+        // SAFETY: the whole of our own mapping; no advice changes contents.
         match unsafe { libc::madvise(mapping.as_ptr().cast(), mapping.size(), advice) } {
             0 => Ok(()),
             _ => Err(MemoryError::Advise { what, source: io::Error::last_os_error() }),
         }
     };
+    // The guest's memory is in no core dump and no child of this process. If that fails, the machine runs all the same.
+    for (advice, what) in [(libc::MADV_DONTDUMP, "leaving out of dumps"), (libc::MADV_DONTFORK, "leaving out of forks")]
+    {
+        if let Err(MemoryError::Advise { what, source }) = advise(advice, what) {
+            log::debug!("{what} guest memory: {source}");
+        }
+    }
     if config.thp && !matches!(config.backing, MemoryBacking::Hugetlb { .. }) {
         advise(libc::MADV_HUGEPAGE, "transparent huge pages")?;
     }
@@ -126,25 +150,6 @@ fn advise(mapping: &MmapRegion<()>, config: &MemoryConfig) -> Result<(), MemoryE
         advise(libc::MADV_POPULATE_WRITE, "prefaulting")?;
     }
     Ok(())
-}
-
-/// Discards memory that the guest has plugged out: it goes back to the host.
-pub struct RamDiscard(pub GuestRam);
-
-impl Discard for RamDiscard {
-    fn discard(&self, addr: u64, len: u64) -> io::Result<()> {
-        let bytes = usize::try_from(len).map_err(io::Error::other)?;
-        let slice = self.0.get_slice(GuestAddress(addr), bytes).map_err(io::Error::other)?;
-        let shared = self.0.find_region(GuestAddress(addr)).is_some_and(|region| region.file_offset().is_some());
-        // MADV_DONTNEED would leave shared memory in its file.
-        let advice = if shared { libc::MADV_REMOVE } else { libc::MADV_DONTNEED };
-        // SAFETY: memory of the guest's mapping. Its contents change, but the guest has given it up and could change them
-        // as well; this program accesses it only by volatile copies.
-        match unsafe { libc::madvise(slice.ptr_guard().as_ptr() as *mut _, slice.len(), advice) } {
-            0 => Ok(()),
-            _ => Err(io::Error::last_os_error()),
-        }
-    }
 }
 
 /// Size of the host's transparent huge pages in bytes.
@@ -164,7 +169,7 @@ pub fn small_pages(ram: &GuestRam, address: u64) {
 
 #[cfg(test)]
 mod tests {
-    use vm_memory::Bytes;
+    use vm_memory::{Bytes, GuestMemoryRegion};
 
     use super::*;
 
@@ -215,19 +220,28 @@ mod tests {
     }
 
     #[test]
-    fn memory_to_plug_in_can_be_used_and_goes_back_to_the_host() {
+    fn memory_is_in_no_dump_and_no_fork_and_a_memfd_keeps_its_size() {
         for backing in [MemoryBacking::Anonymous, MemoryBacking::Memfd] {
-            let ram = create(&MemoryConfig { pluggable_mib: 8, ..config(4, backing) }).expect("12 MiB");
-            let start = 4 << 30;
-            assert_eq!(ram.num_regions(), 2);
-            assert!(ram.write_obj(1u8, GuestAddress(start + (8 << 20))).is_err(), "there is no more");
-            ram.write_obj(7u64, GuestAddress(start + (2 << 20))).expect("it is mapped");
-            ram.write_obj(8u64, GuestAddress(start)).expect("it is mapped");
-            ram.write_obj(9u64, GuestAddress(0x1000)).expect("in RAM");
-            RamDiscard(ram.clone()).discard(start + (2 << 20), 2 << 20).expect("discarded");
-            let read = |addr| ram.read_obj::<u64>(GuestAddress(addr)).expect("it is mapped");
-            assert_eq!((read(start + (2 << 20)), read(start), read(0x1000)), (0, 8, 9), "{backing:?}");
-            assert!(RamDiscard(ram.clone()).discard(start + (6 << 20), 4 << 20).is_err());
+            let ram = create(&MemoryConfig { pluggable_mib: 8, ..config(8, backing) }).expect("16 MiB");
+            let maps = std::fs::read_to_string("/proc/self/smaps").expect("our own");
+            for region in ram.iter() {
+                let address = region.as_ptr() as u64;
+                let holds = |line: &str| {
+                    let range = line.split(' ').next().and_then(|range| range.split_once('-'));
+                    let number = |hex| u64::from_str_radix(hex, 16).ok();
+                    range.and_then(|(from, to)| Some(number(from)?..number(to)?)).is_some_and(|r| r.contains(&address))
+                };
+                let mut lines = maps.lines().skip_while(|line| !holds(line));
+                let flags = lines.find(|line| line.starts_with("VmFlags:")).expect("a mapping");
+                let flags: Vec<_> = flags.split(' ').collect();
+                assert!(flags.contains(&"dd") && flags.contains(&"dc"), "{backing:?}: {flags:?}");
+                if let Some(file) = region.file_offset() {
+                    for len in [0, 1 << 40] {
+                        let error = file.file().set_len(len).expect_err("sealed");
+                        assert_eq!(error.raw_os_error(), Some(libc::EPERM));
+                    }
+                }
+            }
         }
     }
 

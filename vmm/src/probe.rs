@@ -160,7 +160,7 @@ fn test(hypervisor: &KvmHypervisor) -> KvmSupport {
         return broken(&error);
     }
     let ram = match GuestMemoryMmap::from_ranges(&[(GuestAddress(0), TEST_MEMORY)]) {
-        Ok(ram) => std::sync::Arc::new(ram),
+        Ok(ram) => hutch_devices::GuestRam::new(ram),
         Err(error) => return broken(&error),
     };
     let info = BootInfo { map: &[], initrd: None, rsdp: None, cmdline_len: 0 };

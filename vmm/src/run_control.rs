@@ -56,7 +56,7 @@ impl RunControl {
     /// Runs `action` while neither the guest nor its devices access guest memory, then resumes them if they were running.
     ///
     /// # Errors
-    /// The guest could not be paused, so `action` did not run; or it could not be resumed afterwards.
+    /// The guest could not be paused, so `action` did not run and the guest goes on; or it could not be resumed afterwards.
     pub fn with_guest_paused<T>(&self, action: impl FnOnce() -> T) -> Result<T, MachineError> {
         let _turn = lock(&self.turn);
         match self.pause_all() {

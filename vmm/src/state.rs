@@ -4,10 +4,11 @@
 //! ```text
 //!            Start                Pause                  AllPaused
 //!   Built ──────────▶ Running ──────────▶ Pausing ──────────────────▶ Paused
-//!     │                 │  ▲                 │                          │  │
-//!     │ Exit            │  └─────────────────┼────── Resume ────────────┘  │
-//!     │                 │ Exit               │ Exit                        │ Exit
-//!     └────────────▶ Ended ◀─────────────────┴─────────────────────────────┘
+//!     │                 │  ▲ ▲                │ │                       │  │
+//!     │                 │  │ └─ PauseFailed ──┘ │                       │  │
+//!     │ Exit            │  └────────────────────┼───── Resume ──────────┘  │
+//!     │                 │ Exit                  │ Exit                     │ Exit
+//!     └────────────▶ Ended ◀────────────────────┴──────────────────────────┘
 //!                      └─ Exit: stays; the first exit counts
 //! ```
 
@@ -35,6 +36,8 @@ pub enum MachineEvent {
     Pause,
     /// The last vCPU has left the guest.
     AllPaused,
+    /// A vCPU has not left the guest in time: all of them go on.
+    PauseFailed,
     /// The owner resumes the machine.
     Resume,
     /// The guest has ended, or was stopped.
@@ -55,7 +58,9 @@ impl MachineState {
     /// The state after `event`.
     pub fn next(self, event: MachineEvent) -> Result<Self, Illegal> {
         match (self, event) {
-            (Self::Built, MachineEvent::Start) | (Self::Paused, MachineEvent::Resume) => Ok(Self::Running),
+            (Self::Built, MachineEvent::Start)
+            | (Self::Paused, MachineEvent::Resume)
+            | (Self::Pausing, MachineEvent::PauseFailed) => Ok(Self::Running),
             (Self::Running, MachineEvent::Pause) => Ok(Self::Pausing),
             (Self::Pausing, MachineEvent::AllPaused) => Ok(Self::Paused),
             (_, MachineEvent::Exit) => Ok(Self::Ended),
@@ -79,6 +84,7 @@ fn verb(event: MachineEvent) -> &'static str {
         MachineEvent::Start => "be started",
         MachineEvent::Pause => "be paused",
         MachineEvent::AllPaused => "have paused",
+        MachineEvent::PauseFailed => "give up a pause",
         MachineEvent::Resume => "be resumed",
         MachineEvent::Exit => "end",
     }
@@ -92,7 +98,7 @@ mod tests {
 
     fn events() -> impl Strategy<Value = Vec<MachineEvent>> {
         let event = prop_oneof![
-            6 => prop_oneof![Just(MachineEvent::Start), Just(MachineEvent::Pause), Just(MachineEvent::AllPaused), Just(MachineEvent::Resume)],
+            6 => prop_oneof![Just(MachineEvent::Start), Just(MachineEvent::Pause), Just(MachineEvent::AllPaused), Just(MachineEvent::PauseFailed), Just(MachineEvent::Resume)],
             1 => Just(MachineEvent::Exit),
         ];
         proptest::collection::vec(event, 0..40)
@@ -113,6 +119,13 @@ mod tests {
                 ended |= event == MachineEvent::Exit;
                 prop_assert_eq!(state == MachineState::Ended, ended);
                 prop_assert!(started || matches!(state, MachineState::Built | MachineState::Ended));
+                // No pause is a dead end, and only a pause that has failed goes back.
+                if state == MachineState::Pausing {
+                    prop_assert_eq!(state.next(MachineEvent::PauseFailed), Ok(MachineState::Running));
+                }
+                if before == MachineState::Pausing && state == MachineState::Running {
+                    prop_assert_eq!(event, MachineEvent::PauseFailed);
+                }
                 // Only Resume or Exit leave Paused.
                 resumable = if before == MachineState::Paused { event == MachineEvent::Resume } else { resumable };
                 if before == MachineState::Paused && state == MachineState::Running {

@@ -1,7 +1,5 @@
 //! Helpers for tests of this crate and of its users: small guest images and memory.
 
-use std::sync::Arc;
-
 use hutch_devices::GuestRam;
 use vm_memory::{GuestAddress, GuestMemoryMmap};
 
@@ -77,5 +75,5 @@ pub fn pvh_image(image: &PvhImage<'_>) -> Vec<u8> {
 /// Guest memory of `mib` MiB at address 0.
 pub fn ram(mib: usize) -> GuestRam {
     let ranges = [(GuestAddress(0), mib << 20)];
-    Arc::new(GuestMemoryMmap::from_ranges(&ranges).expect("a few MiB of memory"))
+    GuestRam::new(GuestMemoryMmap::from_ranges(&ranges).expect("a few MiB of memory"))
 }

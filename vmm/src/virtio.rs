@@ -10,17 +10,16 @@ use std::sync::Arc;
 
 use hutch_devices::virtio::block::{self, Block, BlockSlot};
 use hutch_devices::virtio::fs::{Fs, FsDeviceConfig, FsError};
-use hutch_devices::virtio::mem::{Mem, MemHandle, Region};
+use hutch_devices::virtio::mem::{Mem, MemHandle};
 use hutch_devices::virtio::net::{self, Net, Tap};
 use hutch_devices::virtio::rng::Rng;
 use hutch_devices::virtio::vsock::{self, Vsock, VsockHandle};
 use hutch_devices::GuestRam;
 
-use crate::arch::x86_64::memmap::{self, GuestRange};
 use crate::attach::{AttachError, Devices};
 use crate::config::{slot_id, BlockConfig, MachineConfig, NetConfig, ShareConfig, TapSource};
 use crate::hv::Vm;
-use crate::memory::RamDiscard;
+use crate::pluggable_ram::PluggableRam;
 
 /// Handles through which the machine's owner reaches its devices.
 #[derive(Default)]
@@ -65,11 +64,8 @@ pub(crate) fn add_all(
     if config.rng {
         devices.add(vm, ram, Box::new(Rng::new("rng")))?;
     }
-    if config.memory.pluggable_mib > 0 {
-        let GuestRange { start, len } =
-            memmap::pluggable(config.memory.size_mib << 20, config.memory.pluggable_mib << 20);
-        let region = Region { addr: start, size: len };
-        let (device, handle) = Mem::new("mem", region, Arc::new(RamDiscard(ram.clone())));
+    if let Some(map) = ram.pluggable() {
+        let (device, handle) = Mem::new("mem", map.clone(), Arc::new(PluggableRam(ram.clone())));
         devices.add(vm, ram, Box::new(device))?;
         handles.memory = Some(handle);
     }

@@ -30,7 +30,11 @@ pub struct Driver {
 impl Driver {
     /// A device as the VMM puts it on the bus, before any access.
     pub fn new(device: Box<dyn VirtioDevice>) -> Self {
-        let ram = TestRam::new();
+        Self::with_ram(device, TestRam::new())
+    }
+
+    /// Does the same as [`Self::new`], with this memory.
+    pub fn with_ram(device: Box<dyn VirtioDevice>, ram: TestRam) -> Self {
         let line = Arc::new(Line::default());
         let interrupt = Arc::new(DeviceInterrupt::new(Box::new(line.clone())));
         let count = device.queue_max_sizes().len();

@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use vm_memory::{Bytes, GuestAddress, GuestMemoryMmap};
 
+use crate::ram::PlugMap;
 use crate::GuestRam;
 
 /// Two adjacent regions, a hole, and a third region: a buffer may cross a border or end in the hole.
@@ -36,10 +37,31 @@ impl TestRam {
     /// An address above all regions.
     pub const OUTSIDE: GuestAddress = GuestAddress(1 << 40);
 
+    /// Bytes of a block of the memory of [`Self::pluggable`].
+    pub const BLOCK: u64 = 256 << 10;
+    /// First address of the memory that [`Self::pluggable`] makes pluggable.
+    pub const PLUGGABLE: GuestAddress = REGIONS[2].0;
+
     /// 9 MiB of zeroes.
     pub fn new() -> Self {
-        let ram = Arc::new(GuestMemoryMmap::from_ranges(&REGIONS).expect("memory for a test"));
+        Self::of(GuestRam::new(GuestMemoryMmap::from_ranges(&REGIONS).expect("memory for a test")))
+    }
+
+    /// The same memory, with its last region pluggable and nothing plugged in. The region stays accessible.
+    pub fn pluggable() -> Self {
+        let (addr, size) = REGIONS[2];
+        let map = Arc::new(PlugMap::new(addr.0, size as u64, Self::BLOCK));
+        let mem = GuestMemoryMmap::from_ranges(&REGIONS).expect("memory for a test");
+        Self::of(GuestRam::with_pluggable(mem, map))
+    }
+
+    fn of(ram: GuestRam) -> Self {
         Self { ram, next: Arc::new(AtomicU64::new(ARENA)) }
+    }
+
+    /// The state of the memory of [`Self::pluggable`].
+    pub fn plug_map(&self) -> Arc<PlugMap> {
+        self.ram.pluggable().expect("memory of `TestRam::pluggable`").clone()
     }
 
     /// The memory as devices use it.

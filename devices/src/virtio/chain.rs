@@ -13,6 +13,7 @@ use virtio_queue::DescriptorChain;
 use vm_memory::{Address, ByteValued, Bytes, GuestAddress, GuestMemory, GuestMemoryMmap};
 
 use super::vectors::{ReadVectors, WriteVectors, MAX_SEGMENTS};
+use crate::ram::{GuestRam, Pins};
 
 /// An invalid chain, or an invalid access to a chain.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
@@ -29,6 +30,9 @@ pub enum ChainError {
     /// A buffer is not wholly in guest memory.
     #[error("descriptor chain has a buffer outside guest memory, at {0:#x}")]
     OutOfMemory(u64),
+    /// A buffer is in pluggable memory that is not plugged in.
+    #[error("descriptor chain has a buffer in memory that is not plugged in, at {0:#x}")]
+    NotPlugged(u64),
     /// The chain has buffers of a direction that the request does not use.
     #[error("descriptor chain has a buffer of the wrong direction")]
     Direction,
@@ -53,19 +57,23 @@ pub struct Chain {
     split: usize,
     readable: u32,
     writable: u32,
+    /// Keeps the buffers plugged in.
+    pins: Pins,
 }
 
 impl Chain {
-    /// Walks `chain`, which lies in `mem`, to its end and checks every descriptor.
+    /// Walks `chain`, which lies in `mem`, to its end and checks every descriptor. Its buffers stay plugged in until it
+    /// is dropped.
     ///
     /// # Errors
     /// Every [`ChainError`] except `Direction` and `Short`.
-    pub fn collect<M>(mem: &GuestMemoryMmap<()>, chain: DescriptorChain<M>) -> Result<Self, ChainError>
+    pub fn collect<M>(mem: &GuestRam, chain: DescriptorChain<M>) -> Result<Self, ChainError>
     where
         M: Deref,
         M::Target: GuestMemory,
     {
-        let mut this = Self { head: chain.head_index(), segments: SmallVec::new(), split: 0, readable: 0, writable: 0 };
+        let (head, segments, pins) = (chain.head_index(), SmallVec::new(), Pins::new());
+        let mut this = Self { head, segments, split: 0, readable: 0, writable: 0, pins };
         // At a fault the iterator just ends: the last descriptor then still points to a next one, or there was none.
         let mut complete = false;
         for (count, descriptor) in chain.enumerate() {
@@ -82,7 +90,7 @@ impl Chain {
         }
     }
 
-    fn add(&mut self, mem: &GuestMemoryMmap<()>, addr: GuestAddress, len: u32, write: bool) -> Result<(), ChainError> {
+    fn add(&mut self, mem: &GuestRam, addr: GuestAddress, len: u32, write: bool) -> Result<(), ChainError> {
         if !write && self.split != self.segments.len() {
             return Err(ChainError::Order);
         }
@@ -92,6 +100,8 @@ impl Chain {
         if !mem.check_range(addr, len as usize) {
             return Err(ChainError::OutOfMemory(addr.raw_value()));
         }
+        let pinned = mem.pin(addr, u64::from(len), &mut self.pins);
+        pinned.map_err(|error| ChainError::NotPlugged(error.0))?;
         let total = if write { &mut self.writable } else { &mut self.readable };
         *total = total.checked_add(len).ok_or(ChainError::Broken)?;
         self.segments.push(Segment { addr, len });

@@ -1,14 +1,17 @@
 use std::io::{Read, Seek, SeekFrom, Write};
 use std::os::unix::net::UnixStream;
+use std::sync::Arc;
 
 use virtio_queue::QueueOwnedT;
 
 use super::*;
+use crate::ram::PlugMap;
 use crate::testing::queue::{INDIRECT, WRITE};
 use crate::testing::{Buffer, Descriptor, DriverQueue, Line, TestRam};
+use crate::virtio::QueueError;
 
 fn queue(ram: &TestRam) -> DriverQueue {
-    DriverQueue::new(ram, &std::sync::Arc::new(Line::default()), 8, 0)
+    DriverQueue::new(ram, &Arc::new(Line::default()), 8, 0)
 }
 
 fn collect(ram: &TestRam, queue: &DriverQueue) -> Result<Chain, ChainError> {
@@ -292,4 +295,60 @@ mod random {
             }
         }
     }
+}
+
+/// A chain of one buffer, and the map of the memory in which it lies.
+fn collect_in_pluggable(offset: u64, len: u32, indirect: bool) -> (Result<Chain, ChainError>, Arc<PlugMap>) {
+    let ram = TestRam::pluggable();
+    let map = ram.plug_map();
+    map.plug(0..2);
+    let mut queue = queue(&ram);
+    let buffer = TestRam::PLUGGABLE.0 + offset;
+    let head = queue.write_chain(&[match indirect {
+        true => {
+            // Every entry of the table ends its chain.
+            Descriptor { addr: buffer, len, flags: INDIRECT, next: 0 }
+        }
+        false => writable(buffer, len),
+    }]);
+    queue.publish(head);
+    let mem = ram.share();
+    (
+        queue.device_side().pop(&mem).map(Option::unwrap).map_err(|error| match error {
+            QueueError::Chain { source, .. } => source,
+            other => panic!("{other}"),
+        }),
+        map,
+    )
+}
+
+#[test]
+fn buffers_in_memory_that_is_not_plugged_in_are_refused_and_others_stay_plugged_in() {
+    const BLOCK: u32 = TestRam::BLOCK as u32;
+    let plugged = 2 * TestRam::BLOCK;
+    for (offset, len, at) in [(plugged, 1, 0), (plugged - 1, 2, 0), (0, 4 * BLOCK, 0), (plugged + 5, BLOCK, 0)] {
+        let (refused, map) = collect_in_pluggable(offset, len, false);
+        assert_eq!(refused.unwrap_err(), ChainError::NotPlugged(TestRam::PLUGGABLE.0 + offset + at));
+        assert!(map.unplug(0..2), "nothing is in use");
+    }
+    let (chain, map) = collect_in_pluggable(plugged - 16, 16, false);
+    let chain = chain.unwrap();
+    assert!(!map.unplug(1..2), "in use");
+    assert!(map.unplug(0..1));
+    drop(chain);
+    assert!(map.unplug(1..2));
+}
+
+#[test]
+fn a_table_in_memory_that_is_not_plugged_in_is_not_read() {
+    let plugged = 2 * TestRam::BLOCK;
+    for offset in [plugged, plugged - 8] {
+        let (refused, map) = collect_in_pluggable(offset, 16, true);
+        assert_eq!(refused.unwrap_err(), ChainError::Broken);
+        assert!(map.unplug(0..2), "nothing is in use");
+    }
+    // An entry of zeroes is a buffer without bytes.
+    let (chain, map) = collect_in_pluggable(plugged - 16, 16, true);
+    assert_eq!(chain.unwrap().writable_len(), 0);
+    assert!(map.unplug(0..2), "the table has been read");
 }

@@ -28,6 +28,11 @@ pub trait Service: Send + Sync + 'static {
         RING_FEATURES
     }
 
+    /// Whether the service can work with these of its features.
+    fn accepts_features(&self, _features: u64) -> bool {
+        true
+    }
+
     /// Configuration space; bytes past its end are 0.
     fn config(&self) -> impl AsRef<[u8]> {
         []
@@ -90,6 +95,10 @@ impl<S: Service> VirtioDevice for OneQueue<S> {
 
     fn features(&self) -> u64 {
         self.service.features()
+    }
+
+    fn accepts_features(&self, features: u64) -> bool {
+        self.service.accepts_features(features)
     }
 
     fn read_config(&self, offset: u64, data: &mut [u8]) {

@@ -9,12 +9,13 @@ use std::time::{Duration, Instant};
 
 use virtio_bindings::bindings::virtio_ring::VRING_AVAIL_F_NO_INTERRUPT;
 use virtio_queue::{Queue, QueueOwnedT, QueueT};
-use vm_memory::{Address, Bytes, GuestAddress, GuestMemoryMmap};
+use vm_memory::{Address, Bytes, GuestAddress, GuestMemory, GuestMemoryMmap};
 use vmm_sys_util::eventfd::EventFd;
 
 use super::chain::{Chain, ChainError};
 use super::interrupt::DeviceInterrupt;
 use super::session::DeviceSession;
+use crate::ram::{GuestRam, Pins};
 use crate::warn_limited;
 use crate::worker::Next;
 
@@ -76,6 +77,8 @@ pub struct DeviceQueue {
     pub notify: EventFd,
     /// Index of the used ring when the device last considered an interrupt.
     signalled: Wrapping<u16>,
+    /// Keeps the rings plugged in.
+    _pins: Pins,
     session: DeviceSession,
 }
 
@@ -83,7 +86,13 @@ impl DeviceQueue {
     /// `queue` has been set up by the driver, whose notifications come through `notify`.
     pub fn new(queue: Queue, notify: EventFd) -> Self {
         let signalled = Wrapping(queue.next_used());
-        Self { queue, notify, signalled, session: DeviceSession::new() }
+        Self { queue, notify, signalled, session: DeviceSession::new(), _pins: Pins::new() }
+    }
+
+    /// The same queue, which keeps its rings in `pins` plugged in.
+    #[must_use]
+    pub fn pinned(self, pins: Pins) -> Self {
+        Self { _pins: pins, ..self }
     }
 
     /// The same queue for one session of its driver. When the session is over, the queue is empty, and nothing is
@@ -113,11 +122,19 @@ impl DeviceQueue {
     }
 
     /// Takes the next request. An error means that the driver broke the protocol.
-    pub fn pop(&mut self, mem: &GuestMemoryMmap<()>) -> Result<Option<Chain>, QueueError> {
+    pub fn pop(&mut self, mem: &GuestRam) -> Result<Option<Chain>, QueueError> {
         if self.is_over() {
             return Ok(None);
         }
-        let next = self.queue.iter(mem).map_err(QueueError::ring("available ring"))?.next();
+        match mem.pluggable() {
+            None => self.pop_from(&**mem, mem),
+            // An indirect descriptor table lies anywhere.
+            Some(_) => self.pop_from(&mem.view(), mem),
+        }
+    }
+
+    fn pop_from(&mut self, rings: &impl GuestMemory, mem: &GuestRam) -> Result<Option<Chain>, QueueError> {
+        let next = self.queue.iter(rings).map_err(QueueError::ring("available ring"))?.next();
         let Some(chain) = next else { return Ok(None) };
         let head = chain.head_index();
         Chain::collect(mem, chain).map(Some).map_err(|source| QueueError::Chain { head, source })
@@ -217,7 +234,7 @@ impl DeviceQueue {
     /// The driver broke the protocol, or `work` returned an error.
     pub fn serve(
         &mut self,
-        mem: &GuestMemoryMmap<()>,
+        mem: &GuestRam,
         interrupt: &DeviceInterrupt,
         rest_wanted: impl Fn() -> bool,
         work: impl FnMut(&Chain) -> Result<u32, ChainError>,
@@ -232,7 +249,7 @@ impl DeviceQueue {
 
     fn serve_batch(
         &mut self,
-        mem: &GuestMemoryMmap<()>,
+        mem: &GuestRam,
         interrupt: &DeviceInterrupt,
         rest_wanted: impl Fn() -> bool,
         mut work: impl FnMut(&Chain) -> Result<u32, ChainError>,

@@ -17,6 +17,8 @@ use crate::backend::{BackendError, BackendResult, VmReply, VmRequest};
 const REPLY_TIMEOUT: Duration = Duration::from_secs(10);
 /// Bound for the machine to be built and started.
 const START_TIMEOUT: Duration = Duration::from_secs(60);
+/// Bound for a pause: each vCPU and each device may take its own time-out (`hutch_vmm::config::Timeouts`).
+const PAUSE_TIMEOUT: Duration = Duration::from_secs(75);
 /// A reply may take this much longer than the wait that was asked for.
 const MARGIN: Duration = Duration::from_secs(5);
 
@@ -48,6 +50,7 @@ impl ControlClient {
         let wait = match &request {
             VmRequest::Start(_) => START_TIMEOUT,
             VmRequest::WaitReady { timeout } => *timeout,
+            VmRequest::Pause => PAUSE_TIMEOUT,
             _ => Duration::ZERO,
         };
         match self.exchange(&ControlRequest::Vm(request), wait)? {

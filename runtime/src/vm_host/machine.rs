@@ -101,7 +101,7 @@ impl KvmMachine {
         let phase = Arc::default();
         watch_reports(reports, &phase)?;
         let connect = Box::new(move |port, timeout| vsock.connect(port, timeout));
-        let (memory, boot_mib) = (machine.memory(), config.memory.size_mib);
+        let (memory, boot_mib) = (machine.memory(), machine.boot_memory_mib());
         let slots = Mutex::new(slots);
         Ok(Self { machine: RwLock::new(machine), connect, slots, memory, boot_mib, phase })
     }

@@ -1,6 +1,6 @@
 //! Brings bytes of a file into guest memory: by copying them, or by mapping the file's pages there.
 //!
-//! Copies are made from the page cache, through a temporary mapping; guest memory is in huge pages if the host prefers
+//! Copies are made from the page cache, through a temporary mapping under a lease, or else by reading; guest memory is in huge pages if the host prefers
 //! that. Mapped pages are loaded when the guest first touches them, are shared between machines, and are copied when the
 //! guest writes; the file itself never changes. Parts of pages are read.
 #![expect(unsafe_code, reason = "mmap, also over a part of guest memory, and copies in assembly")]
@@ -32,12 +32,19 @@ pub fn check_len(file: &File, extents: &[FileExtent]) -> io::Result<()> {
 }
 
 /// Copies `extent` of `file` into `ram`. The caller has called [`check_len`]. Later changes of the file have no effect.
-pub fn copy(ram: &GuestRam, file: &File, extent: FileExtent) -> io::Result<()> {
+/// `leased`: no process can cut the file meanwhile. Without a lease its pages are not touched but read, because a page
+/// that is cut off would raise SIGBUS.
+pub fn copy(ram: &GuestRam, file: &File, extent: FileExtent, leased: bool) -> io::Result<()> {
     load_extent(ram, file, extent, |whole| match whole.len {
-        WORTH_MAPPING.. => copy_whole(ram, file, whole),
+        WORTH_MAPPING.. if leased => copy_whole(ram, file, whole),
         _ => read(ram, file, whole),
     })
     .map(drop)
+}
+
+/// Whether [`copy`] maps a part of one of these extents, if there is a lease.
+pub fn maps_to_copy(extents: &[FileExtent]) -> bool {
+    extents.iter().any(|extent| split(*extent).1.is_some_and(|whole| whole.len >= WORTH_MAPPING))
 }
 
 /// Maps the whole pages of `extent` of `file` into `ram`, privately, and returns them; reads the rest. Later changes of
@@ -313,7 +320,11 @@ mod tests {
             (0x1010, 0x10_0010, 0x2_3457),
             (7, 0x10_0000, 0x2_0001),
         ] {
-            for bring in [copy, |ram: &_, file: &_, extent| map(ram, file, extent).map(drop)] {
+            for bring in [
+                |ram: &_, file: &_, extent| copy(ram, file, extent, true),
+                |ram: &_, file: &_, extent| copy(ram, file, extent, false),
+                |ram: &_, file: &_, extent| map(ram, file, extent).map(drop),
+            ] {
                 let ram = ram(4);
                 bring(&ram, &file, FileExtent { offset, address, len }).expect("fits");
                 let mut all = vec![0; 0x2_8000];

@@ -50,7 +50,11 @@ pub struct Initrd {
     path: PathBuf,
     file: File,
     len: u64,
+    format: Format,
 }
+
+/// The times by which a compressed archive grows when the guest unpacks it: with zstd and xz usually 3 to 4.
+const UNPACKED_TIMES: u64 = 4;
 
 impl Initrd {
     /// Opens `path` and checks the file's beginning and end.
@@ -75,9 +79,17 @@ impl Initrd {
             Some(Format::Cpio) if !has_trailer(&file, len).map_err(read)? => {
                 Err(InitrdError::Truncated { path: path.into() })
             }
-            Some(_) => Ok(Self { path: path.into(), file, len }),
+            Some(format) => Ok(Self { path: path.into(), file, len, format }),
             None => Err(InitrdError::Unknown { path: path.into() }),
         }
+    }
+
+    /// Bytes of memory for the archive and, by a guess, for its files.
+    pub fn needs(&self) -> u64 {
+        self.len.saturating_mul(match self.format {
+            Format::Cpio => 2,
+            Format::Compressed => 1 + UNPACKED_TIMES,
+        })
     }
 
     /// Chooses a place in `ram` beside the kernel, not above `max` (inclusive): as high as possible, or between boot data

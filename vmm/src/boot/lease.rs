@@ -16,6 +16,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc;
 use std::sync::{Arc, Mutex};
 use std::thread::JoinHandle;
+use std::time::Duration;
 
 use hutch_devices::GuestRam;
 use nix::sys::pthread::pthread_kill;
@@ -29,11 +30,15 @@ use crate::sync::lock;
 
 /// The kernel's default signal to a lease's holder.
 const SIGNAL: Signal = Signal::SIGIO;
+/// Time between two attempts to pause a guest whose mapped file has a waiting writer.
+const RETRY_INTERVAL: Duration = Duration::from_millis(500);
 /// Stack of the lease thread, which does little, in bytes. Only the used part takes memory.
 const STACK_SIZE: usize = 64 << 10;
 /// `F_SETOWN_EX` of `asm-generic/fcntl.h`.
 const F_SETOWN_EX: libc::c_int = 15;
 const F_OWNER_TID: libc::c_int = 0;
+/// `F_SETSIG` of `asm-generic/fcntl.h`.
+const F_SETSIG: libc::c_int = 10;
 
 /// `struct f_owner_ex` of `asm-generic/fcntl.h`.
 #[repr(C)]
@@ -158,8 +163,9 @@ impl Keeper {
             if sender.send(ready).is_err() || failed {
                 return;
             }
-            while signals.wait().is_ok() && !stopped.load(Ordering::Acquire) {
-                admit_writers(&ram, &mut lock(&shared));
+            let mut retry = false;
+            while wait_for(&signals, retry.then_some(RETRY_INTERVAL)) && !stopped.load(Ordering::Acquire) {
+                retry = admit_writers(&ram, &mut lock(&shared), retry);
             }
         };
         let thread = std::thread::Builder::new().name("images".into()).stack_size(STACK_SIZE).spawn(inside)?;
@@ -180,15 +186,48 @@ fn take_lease(file: &File, tid: libc::pid_t) -> io::Result<()> {
     Ok(())
 }
 
+/// A lease for the time of a copy: no process can cut the file meanwhile; a writer waits until it is dropped.
+pub(super) struct CopyLease<'a>(&'a File);
+
+impl<'a> CopyLease<'a> {
+    /// Fails if a process has the file open for writing, or the file cannot be leased.
+    pub fn take(file: &'a File) -> io::Result<Self> {
+        // A signal that is ignored unless a program handles it: nothing has to be done for the writer but to go on.
+        // SAFETY: both calls change the kernel's state of our descriptor.
+        unsafe {
+            check(libc::fcntl(file.as_raw_fd(), F_SETSIG, libc::SIGURG))?;
+            check(libc::fcntl(file.as_raw_fd(), libc::F_SETLEASE, libc::F_RDLCK))?;
+        }
+        Ok(Self(file))
+    }
+}
+
+impl Drop for CopyLease<'_> {
+    fn drop(&mut self) {
+        return_lease(self.0);
+    }
+}
+
 /// Returns the lease: writers of the file no longer wait.
 fn return_lease(file: &File) {
     // SAFETY: changes the kernel's state of our descriptor. Without a lease it fails, which does no harm.
     unsafe { libc::fcntl(file.as_raw_fd(), libc::F_SETLEASE, libc::F_UNLCK) };
 }
 
-/// Replaces the mapped pages of each file that has a waiting writer by copies, and returns its lease.
-fn admit_writers(ram: &GuestRam, shared: &mut Shared) {
+/// Waits for a signal, or until `timeout`. False if waiting is not possible.
+fn wait_for(signals: &SigSet, timeout: Option<Duration>) -> bool {
+    let Some(timeout) = timeout else { return signals.wait().is_ok() };
+    let time = libc::timespec { tv_sec: timeout.as_secs().cast_signed(), tv_nsec: timeout.subsec_nanos().into() };
+    // SAFETY: the kernel reads the set and the time.
+    let signal = unsafe { libc::sigtimedwait(signals.as_ref(), ptr::null_mut(), &raw const time) };
+    signal >= 0 || matches!(io::Error::last_os_error().raw_os_error(), Some(libc::EAGAIN | libc::EINTR))
+}
+
+/// Replaces the mapped pages of each file that has a waiting writer by copies, and returns its lease. True if that was
+/// not possible for one of them: the guest could not be paused. `again`: a failure has been logged.
+fn admit_writers(ram: &GuestRam, shared: &mut Shared, again: bool) -> bool {
     let Shared { leased, control } = shared;
+    let mut failed = false;
     leased.retain(|Leased { file, extents }| {
         // SAFETY: a query: the state that the lease must change to.
         if unsafe { libc::fcntl(file.as_raw_fd(), libc::F_GETLEASE) } != libc::F_UNLCK {
@@ -203,18 +242,22 @@ fn admit_writers(ram: &GuestRam, shared: &mut Shared) {
             Ok(()) => {
                 log::info!("the kernel or initrd file was opened for writing; its pages were copied into the guest");
             }
-            // The kernel admits the writer after /proc/sys/fs/lease-break-time.
+            // The kernel admits the writer after /proc/sys/fs/lease-break-time, 45 s by default.
             Err(error) => {
-                log::error!(
-                    "the kernel or initrd file was opened for writing, and its pages cannot be copied into the guest: \
-                     {error}"
-                );
+                if !again {
+                    log::error!(
+                        "the kernel or initrd file was opened for writing, and its pages cannot be copied into the \
+                         guest yet: {error}"
+                    );
+                }
+                failed = true;
                 return true;
             }
         }
         return_lease(file);
         false
     });
+    failed
 }
 
 /// Replaces the pages of a file by memory with the same contents. No other thread may access them meanwhile.

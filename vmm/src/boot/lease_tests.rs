@@ -108,3 +108,34 @@ fn an_extent_outside_of_memory_is_an_error_and_leaves_no_lease() {
     assert!(matches!(map(&mut leases, &ram, opened, 64 << 20), Err(LeaseError::Map(_))));
     OpenOptions::new().write(true).open(path).expect("no lease");
 }
+
+#[test]
+fn a_writer_waits_until_the_guest_can_be_paused() {
+    use crate::hv::fake::{FakeHypervisor, Release, Scripted};
+    use crate::testing::{pvh_image, PvhImage};
+    let dir = tempfile::tempdir().expect("a temporary directory");
+    let kernel = dir.path().join("kernel");
+    fs::write(&kernel, pvh_image(&PvhImage::default())).expect("a temporary file");
+    let (initrd, _) = file(dir.path(), 7);
+    let mut image = vec![9; LEN];
+    image[..2].copy_from_slice(&[0x1f, 0x8b]);
+    fs::write(&initrd, &image).expect("a temporary file");
+    let release = Release::default();
+    let mut config = crate::MachineConfig::new("test", kernel);
+    config.memory.size_mib = 4;
+    config.initrd = Some(initrd.clone());
+    config.loading = crate::config::ImageLoading::Map;
+    config.timeouts.vcpu = Duration::from_millis(10);
+    let hypervisor = FakeHypervisor::new([vec![Scripted::Busy(release.clone())]]);
+    let mut machine = crate::Machine::build_on(&hypervisor, &config).expect("a good configuration");
+    machine.start().expect("new");
+    release.wait_entered();
+    let writer = std::thread::spawn(move || OpenOptions::new().write(true).open(&initrd).map(drop));
+    // The first attempt to pause the guest fails.
+    std::thread::sleep(Duration::from_millis(100));
+    assert!(!writer.is_finished(), "the guest still uses the file");
+    release.open();
+    writer.join().expect("no panic").expect("our own file");
+    machine.stopper().stop();
+    machine.shutdown().expect("everything leaves");
+}

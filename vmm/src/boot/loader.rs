@@ -7,7 +7,7 @@ use std::sync::Arc;
 use hutch_devices::GuestRam;
 
 use super::file_pages;
-use super::lease::{LeaseError, Leases};
+use super::lease::{CopyLease, LeaseError, Leases};
 use super::load_plan::{self, LoadPlan};
 use super::segments::FileExtent;
 use crate::arch::x86_64::memmap::GuestRange;
@@ -44,28 +44,38 @@ impl Loader {
             ImageLoading::Auto => load_plan::plan(&file, extents, cold)?,
         };
         let ram = &self.ram;
-        let bring = |file: &File, plan: &LoadPlan| {
+        let bring = |file: &File, plan: &LoadPlan, leased: bool| {
             // Under the lease, if there is one: from then on no process can cut the file.
             file_pages::check_len(file, extents)?;
             let mapped: Vec<_> =
                 plan.mapped.iter().map(|extent| file_pages::map(ram, file, *extent)).collect::<io::Result<_>>()?;
             // Copy after mapping: next to a file mapping the kernel cannot use a huge page, so it need not clear one.
-            plan.copied.iter().try_for_each(|extent| file_pages::copy(ram, file, *extent))?;
+            plan.copied.iter().try_for_each(|extent| file_pages::copy(ram, file, *extent, leased))?;
             Ok(mapped.into_iter().flatten().collect())
         };
+        let bring_copies = |file: &File, plan: &LoadPlan| {
+            // Small parts are read in any case.
+            let lease = match file_pages::maps_to_copy(&plan.copied) {
+                true => CopyLease::take(file)
+                    .inspect_err(|error| log::debug!("an image is read, because it cannot be leased: {error}"))
+                    .ok(),
+                false => None,
+            };
+            bring(file, plan, lease.is_some()).map(drop)
+        };
         if plan.mapped.is_empty() {
-            return bring(&file, &plan).map(drop);
+            return bring_copies(&file, &plan);
         }
-        match self.leases.map(file, |file| bring(file, &plan)) {
+        match self.leases.map(file, |file| bring(file, &plan, true)) {
             Ok(()) => Ok(()),
             Err(LeaseError::Map(error)) => Err(error),
             Err(LeaseError::Refused { file, source }) if self.loading == ImageLoading::Auto => {
                 log::debug!("an image is copied as a whole, because it cannot be leased: {source}");
-                bring(&file, &copied()).map(drop)
+                bring_copies(&file, &copied())
             }
             Err(LeaseError::Refused { file, source }) => {
                 log::info!("an image is mapped without a lease and must not be changed: {source}");
-                bring(&file, &plan).map(drop)
+                bring(&file, &plan, false).map(drop)
             }
         }
     }
@@ -79,6 +89,43 @@ mod tests {
 
     use super::*;
     use crate::testing::ram;
+
+    /// Such a file would raise SIGBUS and end this process if the copy touched its pages unprotected.
+    #[test]
+    fn a_file_that_is_cut_while_it_is_copied_is_an_error_or_a_copy() {
+        const LEN: u64 = 1 << 20;
+        const ROUNDS: usize = 300;
+        let dir = tempfile::tempdir().expect("a temporary directory");
+        let path = dir.path().join("image");
+        fs::write(&path, vec![7; LEN as usize]).expect("a temporary file");
+        for keep_open in [false, true] {
+            let done = std::sync::atomic::AtomicBool::new(false);
+            let open = || File::options().write(true).open(&path).expect("ours");
+            let kept = keep_open.then(open);
+            std::thread::scope(|scope| {
+                scope.spawn(|| {
+                    while !done.load(std::sync::atomic::Ordering::Relaxed) {
+                        for len in [0, LEN] {
+                            match &kept {
+                                Some(file) => file.set_len(len).expect("cut"),
+                                None => open().set_len(len).expect("cut"),
+                            }
+                        }
+                    }
+                });
+                let ram = ram(4);
+                for _ in 0..ROUNDS {
+                    let extent = FileExtent { offset: 0, address: 2 << 20, len: LEN };
+                    let mut loader = Loader::new(&ram, ImageLoading::Copy);
+                    match loader.load(File::open(&path).expect("ours"), &[extent], &[]) {
+                        Ok(()) => (),
+                        Err(error) => assert_eq!(error.kind(), io::ErrorKind::UnexpectedEof),
+                    }
+                }
+                done.store(true, std::sync::atomic::Ordering::Relaxed);
+            });
+        }
+    }
 
     #[test]
     fn filler_is_mapped_under_a_lease_and_else_copied() {

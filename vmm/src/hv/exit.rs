@@ -51,6 +51,8 @@ pub enum VmExit<'a> {
     InternalError(u32),
     /// The processor refused to enter the guest.
     FailEntry(u64),
+    /// The guest touched pluggable memory that is not plugged in, at this guest physical address.
+    NotPlugged(u64),
     /// An exit reason that hutch neither enables nor knows.
     Other(u32),
 }

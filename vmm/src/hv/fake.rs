@@ -39,6 +39,8 @@ pub enum Scripted {
     Store(u64, Vec<u8>),
     /// Stays in the guest until it is kicked, as a halted or looping guest does.
     Stay,
+    /// Stays in the guest and ignores kicks until the test releases it, as a vCPU does that waits for a device.
+    Busy(Release),
     /// A signal ended the run.
     Interrupted,
     /// A triple fault.
@@ -51,12 +53,53 @@ pub enum Scripted {
     InternalError(u32),
     /// Plays [`VmExit::FailEntry`] with this hardware reason.
     FailEntry(u64),
+    /// Plays [`VmExit::NotPlugged`] with this address.
+    NotPlugged(u64),
     /// Plays [`VmExit::Hlt`].
     Hlt,
     /// KVM_RUN fails with this errno.
     Fail(i32),
     /// The code that runs the vCPU panics.
     Bug,
+}
+
+/// Releases vCPUs that play [`Scripted::Busy`]. Clones share it.
+#[derive(Clone, Debug, Default)]
+pub struct Release(Arc<(Mutex<ReleaseState>, Condvar)>);
+
+#[derive(Debug, Default)]
+struct ReleaseState {
+    entered: bool,
+    open: bool,
+}
+
+impl Release {
+    /// Waits until a vCPU plays the step.
+    pub fn wait_entered(&self) {
+        self.wait(|state| !state.entered);
+    }
+
+    /// Ends the step for vCPUs that play it, now or later.
+    pub fn open(&self) {
+        self.change(|state| state.open = true);
+    }
+
+    fn play(&self) {
+        self.change(|state| state.entered = true);
+        self.wait(|state| !state.open);
+    }
+
+    fn change(&self, change: impl FnOnce(&mut ReleaseState)) {
+        change(&mut lock(&self.0 .0));
+        self.0 .1.notify_all();
+    }
+
+    fn wait(&self, waiting: impl Fn(&ReleaseState) -> bool) {
+        let mut state = lock(&self.0 .0);
+        while waiting(&state) {
+            state = wait(&self.0 .1, state);
+        }
+    }
 }
 
 /// State that all fake objects of one machine share.
@@ -204,12 +247,17 @@ impl Vcpu for FakeVcpu {
                 self.output = data;
                 VmExit::MmioWrite { address, data: &self.output }
             }
+            Scripted::Busy(release) => {
+                release.play();
+                VmExit::Interrupted
+            }
             Scripted::Interrupted | Scripted::Stay => VmExit::Interrupted,
             Scripted::TripleFault => VmExit::Shutdown,
             Scripted::SystemEvent(event) => VmExit::SystemEvent(event),
             Scripted::EmulationFailure(bytes) => VmExit::EmulationFailure(bytes),
             Scripted::InternalError(number) => VmExit::InternalError(number),
             Scripted::FailEntry(reason) => VmExit::FailEntry(reason),
+            Scripted::NotPlugged(address) => VmExit::NotPlugged(address),
             Scripted::Hlt => VmExit::Hlt,
             Scripted::Fail(errno) => {
                 return Err(HvError { operation: "running a vCPU", source: io::Error::from_raw_os_error(errno) })

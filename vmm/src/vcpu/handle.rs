@@ -16,8 +16,8 @@ use crate::hv::ImmediateExit;
 pub enum VcpuCommand {
     /// Run the guest.
     Run,
-    /// Leave the guest, report it, and wait.
-    Pause,
+    /// Leave the guest, report it with this number, and wait.
+    Pause(u64),
     /// Leave the guest and end the thread.
     Stop,
 }

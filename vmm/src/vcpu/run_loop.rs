@@ -41,6 +41,8 @@ pub enum VcpuExitReason {
     TripleFault,
     /// The hypervisor could not emulate an instruction.
     EmulationFailure(FaultContext),
+    /// The guest touched pluggable memory that is not plugged in, at this guest physical address.
+    NotPlugged(u64),
     /// hutch does not handle this exit.
     Unhandled(String),
     /// KVM_RUN failed.
@@ -94,6 +96,7 @@ pub fn step(vcpu: &mut dyn Vcpu, io: &IoSpace, counters: &VcpuCounters) -> StepO
             }
             (ExitKind::Other, StepOutcome::End(VcpuExitReason::EmulationFailure(context)))
         }
+        VmExit::NotPlugged(address) => (ExitKind::Other, StepOutcome::End(VcpuExitReason::NotPlugged(address))),
         VmExit::Hlt => (ExitKind::Other, unhandled(vcpu, "a halt that the kernel should have handled")),
         VmExit::InternalError(number) => (ExitKind::Other, unhandled(vcpu, &format!("KVM internal error {number}"))),
         VmExit::FailEntry(reason) => {

@@ -74,6 +74,7 @@ fn every_way_to_end_has_its_own_reason() {
     assert!(matches!(Bench::end(Scripted::SystemEvent(SystemEvent::Reset)), VcpuExitReason::Reset));
     assert!(matches!(Bench::end(Scripted::SystemEvent(SystemEvent::Crash)), VcpuExitReason::Crash));
     assert!(matches!(Bench::end(Scripted::Fail(libc::EFAULT)), VcpuExitReason::Host(_)));
+    assert!(matches!(Bench::end(Scripted::NotPlugged(5)), VcpuExitReason::NotPlugged(5)));
     for (script, text) in [
         (Scripted::SystemEvent(SystemEvent::Other(9)), "KVM system event 9"),
         (Scripted::InternalError(2), "KVM internal error 2 (rip 0x1234, instruction bytes 0f 0b)"),

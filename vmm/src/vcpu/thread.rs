@@ -25,8 +25,8 @@ const STACK_SIZE: usize = 512 << 10;
 
 /// Reports of a vCPU's thread. Called on that thread.
 pub trait VcpuEvents: Send + Sync {
-    /// The vCPU has left the guest after a pause command.
-    fn paused(&self, index: u32);
+    /// The vCPU has left the guest after the pause command of this number.
+    fn paused(&self, index: u32, pause: u64);
     /// The vCPU stopped running the guest. Reported once at most.
     fn ended(&self, index: u32, end: VcpuExitReason);
     /// The thread ends, and does not touch the guest any more.
@@ -60,14 +60,8 @@ struct VcpuThread {
     kick: Kick,
 }
 
-/// Why the thread left the guest.
-enum Left {
-    Paused,
-    Ended(VcpuExitReason),
-    Stopped,
-}
-
-/// Reports `gone`, and a panic before it, however the thread's function returns.
+/// Reports `gone`, and a panic before it, however the thread's function returns. Release builds abort on a panic: this
+/// report is for debug builds and tests, which unwind and would otherwise wait for the thread.
 struct ExitGuard {
     index: u32,
     events: Arc<dyn VcpuEvents>,
@@ -90,41 +84,45 @@ impl VcpuThread {
             log::error!("vcpu{}: cannot unblock the signal that interrupts it: {error:?}", self.index);
         }
         let _kick_guard = self.kick.enter();
-        let mut has_run = false;
+        let (mut running, mut has_run) = (false, false);
         loop {
-            match self.commands.recv() {
-                Ok(VcpuCommand::Run) => (),
-                Ok(VcpuCommand::Pause) => {
-                    self.events.paused(self.index);
-                    continue;
+            // All commands so far, before the guest runs: one kick may stand for several of them.
+            let command = match running {
+                true => self.commands.try_recv(),
+                false => self.commands.recv().map_err(|mpsc::RecvError| TryRecvError::Disconnected),
+            };
+            match command {
+                Ok(VcpuCommand::Run) => {
+                    if has_run {
+                        self.vcpu.resumed();
+                    }
+                    (running, has_run) = (true, true);
                 }
-                Ok(VcpuCommand::Stop) | Err(mpsc::RecvError) => return,
-            }
-            if has_run {
-                self.vcpu.resumed();
-            }
-            has_run = true;
-            match self.run_guest() {
-                Left::Paused => self.events.paused(self.index),
-                Left::Ended(end) => self.events.ended(self.index, end),
-                Left::Stopped => return,
+                Ok(VcpuCommand::Pause(pause)) => {
+                    running = false;
+                    self.events.paused(self.index, pause);
+                }
+                Ok(VcpuCommand::Stop) | Err(TryRecvError::Disconnected) => return,
+                Err(TryRecvError::Empty) => {
+                    if let Some(end) = self.run_guest() {
+                        running = false;
+                        self.events.ended(self.index, end);
+                    }
+                }
             }
         }
     }
 
-    fn run_guest(&mut self) -> Left {
+    /// Runs the guest until a kick or its end.
+    fn run_guest(&mut self) -> Option<VcpuExitReason> {
         loop {
             match run_loop::step(self.vcpu.as_mut(), &self.io, &self.counters) {
                 StepOutcome::Continue => (),
-                StepOutcome::End(end) => return Left::Ended(end),
+                StepOutcome::End(end) => return Some(end),
                 StepOutcome::Interrupted => {
                     // Cleared before receiving: a command that comes later sets the flag again.
                     self.kick.clear();
-                    match self.commands.try_recv() {
-                        Ok(VcpuCommand::Pause) => return Left::Paused,
-                        Ok(VcpuCommand::Stop) | Err(TryRecvError::Disconnected) => return Left::Stopped,
-                        Ok(VcpuCommand::Run) | Err(TryRecvError::Empty) => (),
-                    }
+                    return None;
                 }
             }
         }

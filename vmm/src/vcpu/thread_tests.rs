@@ -7,14 +7,14 @@ use std::time::Duration;
 use hutch_devices::bus::Bus;
 
 use super::*;
-use crate::hv::fake::{FakeHypervisor, Scripted};
+use crate::hv::fake::{FakeHypervisor, Release, Scripted};
 
 /// Far longer than any of these tests takes.
 const TEST_TIMEOUT: Duration = Duration::from_secs(20);
 
 #[derive(Debug)]
 enum Report {
-    Paused,
+    Paused(u64),
     Ended(VcpuExitReason),
     Gone,
 }
@@ -29,8 +29,8 @@ impl Reports {
 }
 
 impl VcpuEvents for Reports {
-    fn paused(&self, _: u32) {
-        self.send(Report::Paused);
+    fn paused(&self, _: u32, pause: u64) {
+        self.send(Report::Paused(pause));
     }
 
     fn ended(&self, _: u32, end: VcpuExitReason) {
@@ -86,12 +86,12 @@ fn nothing_runs_before_the_run_command() {
 fn a_guest_that_never_exits_is_paused_resumed_and_stopped() {
     let bench = Bench::new(vec![Scripted::Stay, Scripted::Stay]);
     bench.handle.send(VcpuCommand::Run);
-    bench.handle.send(VcpuCommand::Pause);
-    assert!(matches!(bench.report(), Report::Paused));
+    bench.handle.send(VcpuCommand::Pause(0));
+    assert!(matches!(bench.report(), Report::Paused(0)));
     bench.nothing_reported();
     bench.handle.send(VcpuCommand::Run);
-    bench.handle.send(VcpuCommand::Pause);
-    assert!(matches!(bench.report(), Report::Paused));
+    bench.handle.send(VcpuCommand::Pause(0));
+    assert!(matches!(bench.report(), Report::Paused(0)));
     assert_eq!(bench.hypervisor.resumed(), 1, "reported after the pause, and not at the start");
     bench.handle.send(VcpuCommand::Run);
     bench.stop();
@@ -105,17 +105,38 @@ fn commands_in_any_rhythm_are_each_answered() {
         if round % 3 == 0 {
             std::thread::yield_now();
         }
-        bench.handle.send(VcpuCommand::Pause);
-        assert!(matches!(bench.report(), Report::Paused), "round {round}");
+        bench.handle.send(VcpuCommand::Pause(0));
+        assert!(matches!(bench.report(), Report::Paused(0)), "round {round}");
     }
+    bench.stop();
+}
+
+#[test]
+fn commands_that_came_while_a_vcpu_was_held_are_answered_in_order_before_the_guest_runs() {
+    let release = Release::default();
+    let bench = Bench::new(vec![Scripted::Busy(release.clone()), Scripted::TripleFault]);
+    bench.handle.send(VcpuCommand::Run);
+    release.wait_entered();
+    for pause in 1..4 {
+        bench.handle.send(VcpuCommand::Pause(pause));
+        bench.handle.send(VcpuCommand::Run);
+    }
+    bench.handle.send(VcpuCommand::Pause(4));
+    release.open();
+    for pause in 1..5 {
+        assert!(matches!(bench.report(), Report::Paused(number) if number == pause));
+    }
+    bench.nothing_reported();
+    bench.handle.send(VcpuCommand::Run);
+    assert!(matches!(bench.report(), Report::Ended(VcpuExitReason::TripleFault)));
     bench.stop();
 }
 
 #[test]
 fn a_parked_vcpu_pauses_and_stops_too() {
     let bench = Bench::new(vec![]);
-    bench.handle.send(VcpuCommand::Pause);
-    assert!(matches!(bench.report(), Report::Paused));
+    bench.handle.send(VcpuCommand::Pause(0));
+    assert!(matches!(bench.report(), Report::Paused(0)));
     bench.stop();
 }
 
@@ -124,8 +145,8 @@ fn after_the_end_of_the_guest_the_thread_still_obeys() {
     let bench = Bench::new(vec![Scripted::EmulationFailure(vec![1])]);
     bench.handle.send(VcpuCommand::Run);
     assert!(matches!(bench.report(), Report::Ended(VcpuExitReason::EmulationFailure(_))));
-    bench.handle.send(VcpuCommand::Pause);
-    assert!(matches!(bench.report(), Report::Paused));
+    bench.handle.send(VcpuCommand::Pause(0));
+    assert!(matches!(bench.report(), Report::Paused(0)));
     bench.stop();
 }
 
@@ -155,8 +176,8 @@ fn the_thread_bears_its_number() {
             .any(|name| name.trim() == "vcpu7")
     };
     // The new thread sets its name itself.
-    bench.handle.send(VcpuCommand::Pause);
-    assert!(matches!(bench.report(), Report::Paused));
+    bench.handle.send(VcpuCommand::Pause(0));
+    assert!(matches!(bench.report(), Report::Paused(0)));
     assert!(named());
     bench.stop();
 }

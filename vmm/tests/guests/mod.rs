@@ -142,6 +142,20 @@ guest! {
 }
 
 guest! {
+    /// Prints lines without end.
+    babble, 32,
+    "   mov edx, 0x3f8",
+    "2: mov ecx, 63",
+    "   mov al, 0x78",
+    "3: out dx, al",
+    "   dec ecx",
+    "   jnz 3b",
+    "   mov al, 10",
+    "   out dx, al",
+    "   jmp 2b",
+}
+
+guest! {
     /// Adds up the first and the third page of its initrd and writes to the second, again and again, with a mark each
     /// time. Powers off when the contents have changed.
     watch_initrd, 32,
@@ -290,6 +304,44 @@ guest! {
     execute_nothing, 32,
     "   mov eax, 0xdff00000",
     "   jmp eax",
+}
+
+guest! {
+    /// In 64-bit mode: stores a byte to each page of the 64 MiB at 4 GiB, the last one first, and powers off.
+    touch_pluggable, 64,
+    // The fifth GiB: 32 pages of 2 MiB, by a page directory at 0x8000.
+    "   mov edi, 0x8000",
+    "   mov ecx, 1024",
+    "   xor eax, eax",
+    "   rep stosd",
+    "   mov edi, 0x8000",
+    "   mov eax, 0x83",
+    "   mov ecx, 32",
+    "2: mov dword ptr [rdi], eax",
+    "   mov dword ptr [rdi + 4], 1",
+    "   add eax, 0x200000",
+    "   add edi, 8",
+    "   dec ecx",
+    "   jnz 2b",
+    "   mov edi, 0x4020",
+    "   mov dword ptr [rdi], 0x8003",
+    "   mov dword ptr [rdi + 4], 0",
+    "   mov rax, cr3",
+    "   mov cr3, rax",
+    "   mov edi, 1",
+    "   shl rdi, 32",
+    "   mov ecx, 0x4000",
+    "3: dec ecx",
+    "   mov rax, rcx",
+    "   shl rax, 12",
+    "   mov byte ptr [rdi + rax], 7",
+    "   test ecx, ecx",
+    "   jnz 3b",
+    "   mov edx, 0x600",
+    "   mov al, 0x34",
+    "   out dx, al",
+    "5: hlt",
+    "   jmp 5b",
 }
 
 /// A guest's image in a directory of its own, and a configuration for it.

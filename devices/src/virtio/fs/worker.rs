@@ -13,12 +13,12 @@ use fuse_backend_rs::abi::fuse_abi::Opcode;
 use fuse_backend_rs::api::server::Server;
 use fuse_backend_rs::transport::{Reader, VirtioFsWriter};
 use virtio_queue::{DescriptorChain, QueueOwnedT, QueueT};
-use vm_memory::GuestMemoryMmap;
 use vmm_sys_util::epoll::EventSet;
 
 use super::request::{Head, Refusal, MESSAGE_MAX, OUT_HEADER};
 use super::share::ShareFs;
 use super::sys;
+use crate::ram::RamView;
 use crate::virtio::{Chain, DeviceInterrupt, DeviceQueue, QueueError};
 use crate::worker::{pause_all, stop_all, Next, Poller, Worker, WorkerError, WorkerHandle};
 use crate::{warn_limited, GuestRam};
@@ -32,7 +32,8 @@ const THREADS_MIN: usize = 2;
 /// Requests that a thread serves before it checks its other sources.
 const BATCH: usize = 64;
 
-type RawChain<'a> = DescriptorChain<&'a GuestMemoryMmap<()>>;
+/// A chain for the library, which reads the descriptors again.
+type RawChain<'v, 'm> = DescriptorChain<&'v RamView<'m>>;
 
 /// The threads and the state that they share.
 pub struct Pool {
@@ -130,11 +131,11 @@ impl Pool {
     }
 
     /// Takes the next request. Wakes another thread if there are more.
-    fn take(&self, index: usize) -> Result<Option<RawChain<'_>>, QueueError> {
+    fn take<'v, 'm>(&self, index: usize, view: &'v RamView<'m>) -> Result<Option<RawChain<'v, 'm>>, QueueError> {
         let Some(mut queue) = self.queue(index).filter(|queue| !queue.is_over()) else { return Ok(None) };
         let ring = |source| QueueError::Ring { operation: "available ring", source };
         loop {
-            let next = queue.queue.iter(&*self.mem).map_err(ring)?.next();
+            let next = queue.queue.iter(view).map_err(ring)?.next();
             let left =
                 queue.queue.avail_idx(&*self.mem, Ordering::Acquire).map_err(ring)?.0 != queue.queue.next_avail();
             let more = left || queue.enable_notifications(&self.mem)?;
@@ -160,11 +161,11 @@ impl Pool {
         queue.signal(&self.mem, &self.interrupt)
     }
 
-    fn serve(&self, index: usize, raw: RawChain<'_>) -> Result<(), QueueError> {
+    fn serve<'m>(&self, index: usize, raw: RawChain<'_, 'm>, view: &RamView<'m>) -> Result<(), QueueError> {
         let head = raw.head_index();
         let chain = Chain::collect(&self.mem, raw.clone()).map_err(|source| QueueError::Chain { head, source })?;
         let written = match Head::check(&chain, &self.mem) {
-            Ok(request) => self.dispatch(request, &chain, raw),
+            Ok(request) => self.dispatch(request, &chain, raw, view),
             Err(Refusal::Error(request, errno)) => request.refuse(&chain, &self.mem, errno),
             Err(Refusal::Unreadable) => 0,
         };
@@ -172,8 +173,8 @@ impl Pool {
     }
 
     /// Passes the request to the library. Returns the number of bytes of the reply.
-    fn dispatch(&self, request: Head, chain: &Chain, raw: RawChain<'_>) -> u32 {
-        let buffers = (Reader::from_descriptor_chain(&*self.mem, raw.clone()), VirtioFsWriter::new(&*self.mem, raw));
+    fn dispatch<'m>(&self, request: Head, chain: &Chain, raw: RawChain<'_, 'm>, view: &RamView<'m>) -> u32 {
+        let buffers = (Reader::from_descriptor_chain(view, raw.clone()), VirtioFsWriter::new(view, raw));
         let (Ok(reader), Ok(writer)) = buffers else {
             return request.refuse(chain, &self.mem, libc::EIO);
         };
@@ -229,9 +230,10 @@ impl FsWorker {
             if pool.over.load(Ordering::SeqCst) {
                 return Ok(());
             }
-            let Some(chain) = pool.take(index)? else { return Ok(()) };
+            let view = pool.mem.view();
+            let Some(chain) = pool.take(index, &view)? else { return Ok(()) };
             pool.reinforce();
-            pool.serve(index, chain)?;
+            pool.serve(index, chain, &view)?;
             if poller.rest_wanted() {
                 break;
             }

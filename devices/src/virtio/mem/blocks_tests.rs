@@ -3,35 +3,52 @@ use std::sync::Mutex;
 use proptest::prelude::*;
 
 use super::*;
+use crate::ram::Pins;
 
-const REGION: Region = Region { addr: 4 << 30, size: 16 * BLOCK_SIZE };
+const ADDR: u64 = 4 << 30;
+const SIZE: u64 = 16 * BLOCK_SIZE;
 
-/// Records the ranges that were discarded, or refuses to discard.
+fn blocks() -> Blocks {
+    Blocks::new(Arc::new(PlugMap::new(ADDR, SIZE, BLOCK_SIZE)))
+}
+
+/// Records the ranges that were plugged and unplugged, or refuses to.
 #[derive(Default)]
 struct Host {
-    discarded: Mutex<Vec<(u64, u64)>>,
+    plugged: Mutex<Vec<(u64, u64)>>,
+    unplugged: Mutex<Vec<(u64, u64)>>,
     refuses: bool,
     /// The error of a host that refuses, if it is not that of a lack of memory.
     errno: Option<i32>,
 }
 
-impl Discard for Host {
-    fn discard(&self, addr: u64, len: u64) -> io::Result<()> {
+impl Host {
+    fn record(&self, list: &Mutex<Vec<(u64, u64)>>, addr: u64, len: u64) -> io::Result<()> {
         if self.refuses {
             return Err(self.errno.map_or(io::ErrorKind::OutOfMemory.into(), io::Error::from_raw_os_error));
         }
-        self.discarded.lock().unwrap().push((addr, len));
+        list.lock().unwrap().push((addr, len));
         Ok(())
     }
 }
 
+impl RegionMemory for Host {
+    fn plug(&self, addr: u64, len: u64) -> io::Result<()> {
+        self.record(&self.plugged, addr, len)
+    }
+
+    fn unplug(&self, addr: u64, len: u64) -> io::Result<()> {
+        self.record(&self.unplugged, addr, len)
+    }
+}
+
 fn at(block: u64, blocks: u16) -> Span {
-    Span { addr: REGION.addr + block * BLOCK_SIZE, blocks }
+    Span { addr: ADDR + block * BLOCK_SIZE, blocks }
 }
 
 #[test]
 fn blocks_are_plugged_up_to_the_requested_size() {
-    let (mut blocks, host) = (Blocks::new(REGION), Host::default());
+    let (mut blocks, host) = (blocks(), Host::default());
     assert_eq!(blocks.serve(MemRequest::Plug(at(0, 1)), &host), MemResponse::Nack, "nothing is wanted yet");
     assert_eq!(blocks.request(4 * BLOCK_SIZE + 5), 4 * BLOCK_SIZE);
     assert_eq!(blocks.serve(MemRequest::Plug(at(2, 3)), &host), MemResponse::Ack);
@@ -39,13 +56,13 @@ fn blocks_are_plugged_up_to_the_requested_size() {
     assert_eq!(blocks.serve(MemRequest::Plug(at(5, 2)), &host), MemResponse::Nack, "one too many");
     assert_eq!(blocks.serve(MemRequest::Plug(at(15, 1)), &host), MemResponse::Ack);
     assert_eq!((blocks.plugged(), blocks.requested()), (4 * BLOCK_SIZE, 4 * BLOCK_SIZE));
-    assert_eq!(blocks.request(u64::MAX), REGION.size, "the region is the limit");
+    assert_eq!(blocks.request(u64::MAX), SIZE, "the region is the limit");
 }
 
 #[test]
 fn unplugged_memory_goes_back_to_the_host() {
-    let (mut blocks, host) = (Blocks::new(REGION), Host::default());
-    blocks.request(REGION.size);
+    let (mut blocks, host) = (blocks(), Host::default());
+    blocks.request(SIZE);
     assert_eq!(blocks.serve(MemRequest::Plug(at(0, 16)), &host), MemResponse::Ack);
     assert_eq!(blocks.serve(MemRequest::Unplug(at(3, 2)), &host), MemResponse::Ack);
     assert_eq!(blocks.serve(MemRequest::Unplug(at(4, 2)), &host), MemResponse::Error, "half of it is not plugged");
@@ -54,27 +71,64 @@ fn unplugged_memory_goes_back_to_the_host() {
     assert_eq!(blocks.serve(MemRequest::State(at(5, 11)), &host), MemResponse::State(BlockState::Plugged));
     assert_eq!(blocks.serve(MemRequest::UnplugAll, &host), MemResponse::Ack);
     assert_eq!(blocks.plugged(), 0);
-    let given = host.discarded.lock().unwrap().clone();
-    assert_eq!(given, [(at(3, 2).addr, 2 * BLOCK_SIZE), (REGION.addr, REGION.size)]);
+    let unplugged = host.unplugged.lock().unwrap().clone();
+    let runs = [(3, 2), (0, 3), (5, 11)];
+    assert_eq!(unplugged, runs.map(|(first, count)| (at(first, 0).addr, count * BLOCK_SIZE)), "each run once");
+    assert_eq!(*host.plugged.lock().unwrap(), [(ADDR, SIZE)]);
     assert_eq!(blocks.serve(MemRequest::Unknown(9), &host), MemResponse::Error);
 }
 
 #[test]
-fn a_host_that_does_not_take_memory_back_leaves_it_plugged() {
-    let (mut blocks, host) = (Blocks::new(REGION), Host { refuses: true, ..Host::default() });
-    blocks.request(REGION.size);
-    assert_eq!(blocks.serve(MemRequest::Plug(at(0, 4)), &host), MemResponse::Ack);
+fn a_host_that_does_not_take_memory_back_leaves_it_plugged_and_one_that_gives_none_unplugged() {
+    let mut blocks = blocks();
+    blocks.request(SIZE);
+    assert_eq!(blocks.serve(MemRequest::Plug(at(0, 4)), &Host::default()), MemResponse::Ack);
+    let host = Host { refuses: true, ..Host::default() };
     assert_eq!(blocks.serve(MemRequest::Unplug(at(0, 1)), &host), MemResponse::Busy);
     assert_eq!(blocks.serve(MemRequest::UnplugAll, &host), MemResponse::Busy);
+    assert_eq!(blocks.serve(MemRequest::Plug(at(4, 1)), &host), MemResponse::Busy);
     assert_eq!(blocks.plugged(), 4 * BLOCK_SIZE);
+    assert_eq!(blocks.serve(MemRequest::State(at(0, 4)), &host), MemResponse::State(BlockState::Plugged));
+    assert_eq!(blocks.serve(MemRequest::State(at(4, 1)), &host), MemResponse::State(BlockState::Unplugged));
 }
 
-/// A request that a guest might send: often near the region, sometimes anywhere.
+#[test]
+fn blocks_that_a_device_uses_are_not_unplugged() {
+    let (mut blocks, host) = (blocks(), Host::default());
+    blocks.request(SIZE);
+    assert_eq!(blocks.serve(MemRequest::Plug(at(2, 4)), &host), MemResponse::Ack);
+    let mut pins = Pins::new();
+    pins.add(&blocks.map, at(3, 0).addr + 77, 1).expect("plugged");
+    assert_eq!(blocks.serve(MemRequest::Unplug(at(2, 2)), &host), MemResponse::Busy);
+    assert_eq!(blocks.serve(MemRequest::UnplugAll, &host), MemResponse::Busy);
+    assert_eq!((blocks.plugged(), host.unplugged.lock().unwrap().len()), (4 * BLOCK_SIZE, 0));
+    drop(pins);
+    assert_eq!(blocks.serve(MemRequest::UnplugAll, &host), MemResponse::Ack);
+}
+
+#[test]
+fn a_guest_cannot_cut_the_region_into_more_runs_than_the_host_has_mappings_for() {
+    let count = 2 * MAX_RUNS + 8;
+    let (mut blocks, host) = (Blocks::new(Arc::new(PlugMap::new(0, count * BLOCK_SIZE, BLOCK_SIZE))), Host::default());
+    blocks.request(u64::MAX);
+    let one = |block: u64| Span { addr: block * BLOCK_SIZE, blocks: 1 };
+    for block in 0..MAX_RUNS {
+        assert_eq!(blocks.serve(MemRequest::Plug(one(2 * block)), &host), MemResponse::Ack);
+    }
+    assert_eq!(blocks.serve(MemRequest::Plug(one(2 * MAX_RUNS)), &host), MemResponse::Busy);
+    assert_eq!(blocks.serve(MemRequest::Plug(one(2 * MAX_RUNS - 1)), &host), MemResponse::Ack, "beside another");
+    assert_eq!(blocks.serve(MemRequest::Plug(one(2 * MAX_RUNS)), &host), MemResponse::Ack, "beside another");
+    assert_eq!(blocks.serve(MemRequest::Unplug(one(2 * MAX_RUNS - 1)), &host), MemResponse::Busy, "it would cut a run");
+    assert_eq!(blocks.serve(MemRequest::Unplug(one(2 * MAX_RUNS)), &host), MemResponse::Ack);
+    assert_eq!(blocks.serve(MemRequest::UnplugAll, &host), MemResponse::Ack);
+    assert_eq!((blocks.plugged(), blocks.runs), (0, 0));
+}
+
 /// Linux asks again for as long as more blocks are plugged than requested.
 #[test]
 fn a_wish_that_the_host_cannot_fulfil_itself_is_withdrawn() {
     for (errno, tries) in [(None, DISCARD_TRIES), (Some(libc::EAGAIN), DISCARD_TRIES), (Some(libc::EINVAL), 1)] {
-        let (mut blocks, mut host) = (Blocks::new(REGION), Host { errno, ..Host::default() });
+        let (mut blocks, mut host) = (blocks(), Host { errno, ..Host::default() });
         blocks.request(2 * BLOCK_SIZE);
         blocks.serve(MemRequest::Plug(at(0, 2)), &host);
         blocks.request(0);
@@ -94,7 +148,7 @@ fn a_wish_that_the_host_cannot_fulfil_itself_is_withdrawn() {
 
 #[test]
 fn a_failure_does_not_undo_a_wish_for_more() {
-    let (mut blocks, mut host) = (Blocks::new(REGION), Host { errno: Some(libc::EINVAL), ..Host::default() });
+    let (mut blocks, mut host) = (blocks(), Host { errno: Some(libc::EINVAL), ..Host::default() });
     blocks.request(4 * BLOCK_SIZE);
     blocks.serve(MemRequest::Plug(at(0, 2)), &host);
     host.refuses = true;
@@ -102,10 +156,11 @@ fn a_failure_does_not_undo_a_wish_for_more() {
     assert_eq!((blocks.requested(), blocks.withdrawn()), (4 * BLOCK_SIZE, false));
 }
 
+/// A request that a guest might send: often near the region, sometimes anywhere.
 fn request() -> impl Strategy<Value = MemRequest> {
     let addr = prop_oneof![
-        6 => (0..20u64).prop_map(|block| REGION.addr + block * BLOCK_SIZE),
-        1 => (0..BLOCK_SIZE).prop_map(|offset| REGION.addr + offset),
+        6 => (0..20u64).prop_map(|block| ADDR + block * BLOCK_SIZE),
+        1 => (0..BLOCK_SIZE).prop_map(|offset| ADDR + offset),
         1 => any::<u64>(),
     ];
     let blocks = prop_oneof![6 => 0..6u16, 1 => any::<u16>()];
@@ -121,16 +176,26 @@ fn request() -> impl Strategy<Value = MemRequest> {
     })
 }
 
-/// The state before a request. Checks that a discarded range lies in the region and was plugged.
+/// The state before a request. Checks that a plugged range was not plugged and an unplugged one was.
 struct Model([bool; 16]);
 
-impl Discard for Model {
-    fn discard(&self, addr: u64, len: u64) -> io::Result<()> {
-        let first = usize::try_from((addr - REGION.addr) / BLOCK_SIZE).unwrap();
+impl Model {
+    fn check(&self, addr: u64, len: u64, state: bool) -> io::Result<()> {
+        let first = usize::try_from((addr - ADDR) / BLOCK_SIZE).unwrap();
         let count = usize::try_from(len / BLOCK_SIZE).unwrap();
-        assert!(len.is_multiple_of(BLOCK_SIZE) && first + count <= 16);
-        assert!(count == 16 || self.0[first..first + count].iter().all(|plugged| *plugged));
+        assert!(count > 0 && len.is_multiple_of(BLOCK_SIZE) && first + count <= 16);
+        assert!(self.0[first..first + count].iter().all(|plugged| *plugged == state));
         Ok(())
+    }
+}
+
+impl RegionMemory for Model {
+    fn plug(&self, addr: u64, len: u64) -> io::Result<()> {
+        self.check(addr, len, false)
+    }
+
+    fn unplug(&self, addr: u64, len: u64) -> io::Result<()> {
+        self.check(addr, len, true)
     }
 }
 
@@ -140,7 +205,7 @@ proptest! {
     fn no_sequence_of_requests_gets_more_than_requested_or_anything_outside(
         steps in prop::collection::vec((request(), prop::option::of(0..20u64)), 1..60)
     ) {
-        let mut blocks = Blocks::new(REGION);
+        let mut blocks = blocks();
         let mut model = [false; 16];
         for (request, wanted) in steps {
             if let Some(wanted) = wanted {
@@ -155,15 +220,17 @@ proptest! {
                     _ => (at(0, 16), false),
                 };
                 for block in 0..u64::from(span.blocks) {
-                    let index = usize::try_from((span.addr - REGION.addr) / BLOCK_SIZE + block).unwrap();
+                    let index = usize::try_from((span.addr - ADDR) / BLOCK_SIZE + block).unwrap();
                     prop_assert!(to != model[index] || request == MemRequest::UnplugAll);
                     model[index] = to;
                 }
             }
             let count = model.iter().filter(|plugged| **plugged).count() as u64;
             prop_assert_eq!(blocks.plugged(), count * BLOCK_SIZE);
+            let starts = (0..16).filter(|at| model[*at] && (*at == 0 || !model[*at - 1])).count() as u64;
+            prop_assert_eq!(blocks.runs, starts);
             prop_assert!(blocks.plugged() <= before || blocks.plugged() <= blocks.requested());
-            prop_assert!(blocks.requested() <= REGION.size);
+            prop_assert!(blocks.requested() <= SIZE);
         }
     }
 }

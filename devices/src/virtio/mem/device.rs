@@ -4,9 +4,10 @@ use std::sync::Arc;
 
 use virtio_bindings::virtio_ids::VIRTIO_ID_MEM;
 
-use super::blocks::{Discard, Region};
+use super::blocks::RegionMemory;
 use super::handle::{MemHandle, MemShared};
 use super::request::{MemRequest, REQUEST_LEN, RESPONSE_LEN};
+use crate::ram::PlugMap;
 use crate::virtio::device::RING_FEATURES;
 use crate::virtio::one_queue::{DriverSession, OneQueue, Service};
 use crate::virtio::{Chain, ChainError, DeviceInterrupt};
@@ -18,22 +19,23 @@ const UNPLUGGED_INACCESSIBLE: u64 = 1 << 1;
 pub type Mem = OneQueue<PluggableMemory>;
 
 impl Mem {
-    /// A device for `region` without plugged blocks, called `name` in logs as is its thread, and the host's handle of
-    /// it.
+    /// A device for the region of `map`, in which nothing is plugged in yet, called `name` in logs as is its thread, and
+    /// the host's handle of it. `map` is that of the guest memory which all devices use, so that none touches blocks
+    /// that are not plugged in.
     ///
     /// # Panics
-    /// If the region does not consist of whole blocks.
-    pub fn new(name: impl Into<String>, region: Region, discard: Arc<dyn Discard>) -> (Self, MemHandle) {
-        let shared = Arc::new(MemShared::new(region));
+    /// If the region's blocks have another size than [`BLOCK_SIZE`](super::BLOCK_SIZE).
+    pub fn new(name: impl Into<String>, map: Arc<PlugMap>, memory: Arc<dyn RegionMemory>) -> (Self, MemHandle) {
+        let shared = Arc::new(MemShared::new(map));
         let handle = MemHandle::new(shared.clone());
-        (Self::of(name, Arc::new(PluggableMemory { shared, discard })), handle)
+        (Self::of(name, Arc::new(PluggableMemory { shared, memory })), handle)
     }
 }
 
 /// The service behind [`Mem`]: blocks that are plugged and unplugged.
 pub struct PluggableMemory {
     shared: Arc<MemShared>,
-    discard: Arc<dyn Discard>,
+    memory: Arc<dyn RegionMemory>,
 }
 
 impl Service for PluggableMemory {
@@ -42,6 +44,11 @@ impl Service for PluggableMemory {
 
     fn features(&self) -> u64 {
         RING_FEATURES | UNPLUGGED_INACCESSIBLE
+    }
+
+    /// A driver that might touch blocks which are not plugged in, as Linux before 5.17, would end its guest.
+    fn accepts_features(&self, features: u64) -> bool {
+        features & UNPLUGGED_INACCESSIBLE != 0
     }
 
     fn config(&self) -> impl AsRef<[u8]> {
@@ -60,7 +67,7 @@ impl Service for PluggableMemory {
         if (writer.remaining() as usize) < RESPONSE_LEN {
             return Err(ChainError::Short);
         }
-        writer.write_all(&self.shared.serve(MemRequest::parse(&bytes), self.discard.as_ref()).bytes())?;
+        writer.write_all(&self.shared.serve(MemRequest::parse(&bytes), self.memory.as_ref()).bytes())?;
         Ok(writer.written())
     }
 }

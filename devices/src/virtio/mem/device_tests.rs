@@ -1,30 +1,43 @@
 use std::io;
 use std::time::Duration;
 
+use virtio_bindings::bindings::virtio_config::VIRTIO_F_VERSION_1;
+
 use super::*;
 use crate::testing::{Buffer, Driver, TEST_TIMEOUT};
 use crate::virtio::mem::blocks::BLOCK_SIZE;
 use crate::virtio::mem::request::{BlockState, MemResponse, RESPONSE_LEN};
+use crate::virtio::mmio::registers::status;
 
-const REGION: Region = Region { addr: 4 << 30, size: 8 * BLOCK_SIZE };
+const FEATURES: u64 = RING_FEATURES | UNPLUGGED_INACCESSIBLE;
+const ADDR: u64 = 4 << 30;
+const SIZE: u64 = 8 * BLOCK_SIZE;
 
 struct NoMemory;
 
-impl Discard for NoMemory {
-    fn discard(&self, _: u64, _: u64) -> io::Result<()> {
+impl RegionMemory for NoMemory {
+    fn plug(&self, _: u64, _: u64) -> io::Result<()> {
+        Ok(())
+    }
+
+    fn unplug(&self, _: u64, _: u64) -> io::Result<()> {
         Ok(())
     }
 }
 
+fn device() -> (Mem, MemHandle) {
+    Mem::new("mem0", Arc::new(PlugMap::new(ADDR, SIZE, BLOCK_SIZE)), Arc::new(NoMemory))
+}
+
 fn started() -> (Driver, MemHandle) {
-    let (device, handle) = Mem::new("mem0", REGION, Arc::new(NoMemory));
-    (Driver::started(Box::new(device), RING_FEATURES), handle)
+    let (device, handle) = device();
+    (Driver::started(Box::new(device), FEATURES), handle)
 }
 
 fn ask(driver: &mut Driver, kind: u16, block: u64, blocks: u16) -> [u8; RESPONSE_LEN] {
     let mut request = [0; 24];
     request[..2].copy_from_slice(&kind.to_le_bytes());
-    request[8..16].copy_from_slice(&(REGION.addr + block * BLOCK_SIZE).to_le_bytes());
+    request[8..16].copy_from_slice(&(ADDR + block * BLOCK_SIZE).to_le_bytes());
     request[16..18].copy_from_slice(&blocks.to_le_bytes());
     let (used, bytes) = driver.queue().transact(&[Buffer::Readable(&request), Buffer::Writable(10)]);
     assert_eq!(used.len, 10);
@@ -39,8 +52,8 @@ fn field(driver: &Driver, index: u64) -> u64 {
 fn the_configuration_is_the_specifications() {
     let (driver, handle) = started();
     let fields: Vec<u64> = (0..8).map(|index| field(&driver, index)).collect();
-    assert_eq!(fields, [BLOCK_SIZE, 0, REGION.addr, REGION.size, REGION.size, 0, 0, 0]);
-    assert_eq!(handle.capacity(), REGION.size);
+    assert_eq!(fields, [BLOCK_SIZE, 0, ADDR, SIZE, SIZE, 0, 0, 0]);
+    assert_eq!(handle.capacity(), SIZE);
 }
 
 #[test]
@@ -65,17 +78,22 @@ fn a_request_of_the_host_interrupts_the_driver_which_plugs_and_the_host_sees_it(
     assert_eq!(handle.plugged(), 0);
 }
 
-/// A host that cannot give locked memory back: the driver stops asking, and the host's side is told at once.
+/// A host that cannot take memory back: the driver stops asking, and the host's side is told at once.
 #[test]
 fn a_withdrawn_wish_reaches_the_driver_and_the_host() {
-    struct Locked;
-    impl Discard for Locked {
-        fn discard(&self, _: u64, _: u64) -> io::Result<()> {
+    struct Keeps;
+    impl RegionMemory for Keeps {
+        fn plug(&self, _: u64, _: u64) -> io::Result<()> {
+            Ok(())
+        }
+
+        fn unplug(&self, _: u64, _: u64) -> io::Result<()> {
             Err(io::Error::from_raw_os_error(libc::EINVAL))
         }
     }
-    let (device, handle) = Mem::new("mem0", REGION, Arc::new(Locked));
-    let mut driver = Driver::started(Box::new(device), RING_FEATURES);
+    let map = Arc::new(PlugMap::new(ADDR, SIZE, BLOCK_SIZE));
+    let (device, handle) = Mem::new("mem0", map, Arc::new(Keeps));
+    let mut driver = Driver::started(Box::new(device), FEATURES);
     handle.request(2 * BLOCK_SIZE);
     assert_eq!(ask(&mut driver, 0, 0, 2), MemResponse::Ack.bytes());
     handle.request(0);
@@ -92,13 +110,13 @@ fn a_withdrawn_wish_reaches_the_driver_and_the_host() {
 
 #[test]
 fn a_driver_that_comes_late_finds_the_request() {
-    let (device, handle) = Mem::new("mem0", REGION, Arc::new(NoMemory));
+    let (device, handle) = device();
     handle.request(BLOCK_SIZE);
-    let mut driver = Driver::started(Box::new(device), RING_FEATURES);
+    let mut driver = Driver::started(Box::new(device), FEATURES);
     driver.line.wait_past(0);
     assert_eq!(ask(&mut driver, 0, 0, 1), MemResponse::Ack.bytes());
     // A reset does not unplug blocks, and the next driver works.
-    driver.start(RING_FEATURES);
+    driver.start(FEATURES);
     assert_eq!(handle.plugged(), BLOCK_SIZE);
     assert_eq!(ask(&mut driver, 2, 0, 0), MemResponse::Ack.bytes());
     assert_eq!(handle.plugged(), 0);
@@ -119,4 +137,13 @@ fn requests_that_are_too_short_stop_the_device_and_do_nothing() {
         driver.wait_needs_reset();
         assert_eq!(handle.plugged(), 0);
     }
+}
+
+#[test]
+fn a_driver_that_might_touch_blocks_that_are_not_plugged_in_is_refused() {
+    let driver = Driver::new(Box::new(device().0));
+    driver.add_status(status::ACKNOWLEDGE);
+    driver.add_status(status::DRIVER);
+    driver.choose(RING_FEATURES | 1 << VIRTIO_F_VERSION_1);
+    assert_eq!(driver.add_status(status::FEATURES_OK) & status::FEATURES_OK, 0);
 }

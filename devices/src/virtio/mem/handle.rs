@@ -3,8 +3,9 @@
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use super::blocks::{Blocks, Discard, Region, BLOCK_SIZE};
+use super::blocks::{Blocks, RegionMemory, BLOCK_SIZE};
 use super::request::{MemRequest, MemResponse};
+use crate::ram::PlugMap;
 use crate::virtio::DeviceInterrupt;
 
 /// The host's side of a memory device.
@@ -18,7 +19,7 @@ impl MemHandle {
 
     /// Largest number of bytes that can be plugged.
     pub fn capacity(&self) -> u64 {
-        self.0.lock().blocks.region().size
+        self.0.lock().blocks.region().1
     }
 
     /// Asks the guest to plug or unplug blocks until `bytes` are plugged, rounded down to whole blocks and limited to
@@ -84,8 +85,8 @@ impl State {
 }
 
 impl MemShared {
-    pub(super) fn new(region: Region) -> Self {
-        let state = Mutex::new(State { blocks: Blocks::new(region), interrupt: None });
+    pub(super) fn new(map: Arc<PlugMap>) -> Self {
+        let state = Mutex::new(State { blocks: Blocks::new(map), interrupt: None });
         Self { state, changed: Condvar::new(), reached: Mutex::default() }
     }
 
@@ -104,10 +105,10 @@ impl MemShared {
         }
     }
 
-    pub(super) fn serve(&self, request: MemRequest, discard: &dyn Discard) -> MemResponse {
+    pub(super) fn serve(&self, request: MemRequest, memory: &dyn RegionMemory) -> MemResponse {
         let mut state = self.lock();
         let (before, withdrawn) = (state.blocks.plugged(), state.blocks.withdrawn());
-        let answer = state.blocks.serve(request, discard);
+        let answer = state.blocks.serve(request, memory);
         if state.blocks.withdrawn() && !withdrawn {
             // The driver stops asking, and the host stops waiting.
             state.announce();
@@ -128,7 +129,7 @@ impl MemShared {
     /// `plugged_size`, `requested_size`.
     pub(super) fn config(&self) -> [u8; 56] {
         let state = self.lock();
-        let Region { addr, size } = state.blocks.region();
+        let (addr, size) = state.blocks.region();
         let fields = [BLOCK_SIZE, 0, addr, size, size, state.blocks.plugged(), state.blocks.requested()];
         let mut bytes = [0; 56];
         for (to, field) in bytes.chunks_exact_mut(8).zip(fields) {

@@ -7,15 +7,15 @@
 //!   MemHandle::wait ◀── the plugged size equals the requested size
 //! ```
 //!
-//! The VMM maps the whole region and registers it with the hypervisor, so queues and buffers of other devices may lie
-//! anywhere in it. A guest that accesses blocks that are not plugged finds zeroes and takes the host's memory for them,
-//! up to the size of the region. This is harmless to the host: the size of the region is the limit in any case.
+//! Blocks that are not plugged in have no access rights in the VMM, and thus none in the guest: a guest that touches
+//! them ends. Queues and buffers of other devices may lie in plugged blocks, which then stay plugged in: a request to
+//! unplug them is answered with "busy" ([`crate::ram`]).
 
 mod blocks;
 mod device;
 mod handle;
 mod request;
 
-pub use self::blocks::{Discard, Region, BLOCK_SIZE};
+pub use self::blocks::{RegionMemory, BLOCK_SIZE};
 pub use self::device::Mem;
 pub use self::handle::MemHandle;

@@ -282,9 +282,9 @@ impl MmioTransport {
                 if !setup.ready {
                     return Ok(None);
                 }
-                let queue = setup.build(&self.mem, event_idx).map_err(|error| error.to_string())?;
+                let (queue, pins) = setup.build(&self.mem, event_idx).map_err(|error| error.to_string())?;
                 let notify = notifier.try_clone().map_err(|error| format!("notifier: {error}"))?;
-                Ok(Some(DeviceQueue::new(queue, notify).in_session(session.clone())))
+                Ok(Some(DeviceQueue::new(queue, notify).in_session(session.clone()).pinned(pins)))
             })
             .collect()
     }

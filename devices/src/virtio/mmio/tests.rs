@@ -100,6 +100,11 @@ impl VirtioDevice for Probe {
     }
 }
 
+fn driver_in(ram: TestRam) -> (Driver, Events) {
+    let events = Events::default();
+    (Driver::with_ram(Probe::boxed(&events), ram), events)
+}
+
 fn driver() -> (Driver, Events) {
     let events = Events::default();
     (Driver::new(Probe::boxed(&events)), events)
@@ -345,4 +350,29 @@ fn odd_accesses_are_harmless() {
     for register in [reg::SHM_LEN_LOW, reg::SHM_LEN_HIGH] {
         assert_eq!(driver.read(register), u32::MAX, "no shared memory");
     }
+}
+
+#[test]
+fn rings_in_memory_that_is_not_plugged_in_are_refused_and_others_stay_plugged_in() {
+    let (mut driver, events) = driver_in(TestRam::pluggable());
+    let (map, first) = (driver.ram.plug_map(), TestRam::PLUGGABLE.0);
+    let rings = |at: u64| [at, at + 0x400, at + 0x800];
+    map.plug(1..2);
+    driver.negotiate(0);
+    assert!(!driver.set_up_queue(0, 16, rings(first)));
+    assert!(!driver.set_up_queue(0, 16, rings(first + 2 * TestRam::BLOCK - 0x400)), "the last ring lies behind it");
+    assert!(driver.set_up_queue(0, 16, rings(first + TestRam::BLOCK)));
+    // Unplugged after the queue is ready: the device does not start.
+    assert!(map.unplug(1..2), "there is no driver yet");
+    driver.add_status(status::DRIVER_OK);
+    assert!(driver.needs_reset() && events.take().is_empty());
+
+    map.plug(1..2);
+    driver.negotiate(0);
+    assert!(driver.set_up_queue(0, 16, rings(first + TestRam::BLOCK)));
+    driver.add_status(status::DRIVER_OK);
+    assert!(!driver.needs_reset());
+    assert!(!map.unplug(1..2), "the device uses the rings");
+    driver.write(reg::STATUS, 0);
+    assert!(map.unplug(1..2));
 }

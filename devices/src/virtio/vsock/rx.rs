@@ -3,12 +3,12 @@
 use std::io;
 
 use smallvec::SmallVec;
-use vm_memory::GuestMemoryMmap;
 
 use super::packet::{PacketHeader, HEADER_LEN, MAX_PAYLOAD};
 use crate::virtio::vectors::ReadVectors;
 use crate::virtio::{Chain, DeviceQueue, QueueError};
 use crate::warn_limited;
+use crate::GuestRam;
 
 /// Most buffers that one read fills. Linux drivers post 4 KiB each, so this is 64 KiB.
 const BATCH: usize = 16;
@@ -18,7 +18,7 @@ const HEADER: u32 = HEADER_LEN as u32;
 /// The receive queue during one round of the worker.
 pub struct RxRing<'a> {
     queue: &'a mut DeviceQueue,
-    mem: &'a GuestMemoryMmap<()>,
+    mem: &'a GuestRam,
     /// Packets that may still be sent in this round.
     budget: usize,
 }
@@ -36,7 +36,7 @@ pub enum RxSent {
 
 impl<'a> RxRing<'a> {
     /// A round of at most `budget` packets.
-    pub fn new(queue: &'a mut DeviceQueue, mem: &'a GuestMemoryMmap<()>, budget: usize) -> Self {
+    pub fn new(queue: &'a mut DeviceQueue, mem: &'a GuestRam, budget: usize) -> Self {
         Self { queue, mem, budget }
     }
 

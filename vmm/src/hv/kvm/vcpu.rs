@@ -10,8 +10,9 @@ use std::sync::Arc;
 use hutch_devices::GuestRam;
 use kvm_bindings::{
     kvm_regs, kvm_run, kvm_sregs, CpuId, Msrs, KVM_EXIT_FAIL_ENTRY, KVM_EXIT_HLT, KVM_EXIT_INTERNAL_ERROR,
-    KVM_EXIT_INTR, KVM_EXIT_IO, KVM_EXIT_IO_IN, KVM_EXIT_MMIO, KVM_EXIT_SHUTDOWN, KVM_EXIT_SYSTEM_EVENT,
-    KVM_INTERNAL_ERROR_EMULATION, KVM_SYSTEM_EVENT_CRASH, KVM_SYSTEM_EVENT_RESET, KVM_SYSTEM_EVENT_SHUTDOWN,
+    KVM_EXIT_INTR, KVM_EXIT_IO, KVM_EXIT_IO_IN, KVM_EXIT_MEMORY_FAULT, KVM_EXIT_MMIO, KVM_EXIT_SHUTDOWN,
+    KVM_EXIT_SYSTEM_EVENT, KVM_INTERNAL_ERROR_EMULATION, KVM_SYSTEM_EVENT_CRASH, KVM_SYSTEM_EVENT_RESET,
+    KVM_SYSTEM_EVENT_SHUTDOWN,
 };
 use kvm_ioctls::VcpuFd;
 use vm_memory::{Bytes, GuestAddress};
@@ -24,6 +25,8 @@ use crate::arch::EntryState;
 
 /// `flags` bit of an emulation failure: instruction bytes are present (linux/kvm.h).
 const EMULATION_FLAG_INSTRUCTION_BYTES: u64 = 1;
+/// The operation of [`KvmVcpu::run`].
+const RUN: &str = "running a vCPU (KVM_RUN)";
 /// Longest x86 instruction, in bytes.
 const MAX_INSTRUCTION: usize = 15;
 
@@ -98,6 +101,25 @@ impl KvmVcpu {
         self.fd.set_lapic(&state).map_err(failed("KVM_SET_LAPIC"))
     }
 
+    /// The guest touched memory that this process cannot access.
+    fn memory_fault(&mut self) -> Result<VmExit<'static>, HvError> {
+        let mut operation = RUN;
+        if let Some(map) = self.ram.as_ref().and_then(GuestRam::pluggable) {
+            let run = self.fd.get_kvm_run();
+            if run.exit_reason == KVM_EXIT_MEMORY_FAULT {
+                // SAFETY: the exit reason says that `memory_fault` is the member written.
+                let address = unsafe { run.__bindgen_anon_1.memory_fault.gpa };
+                if map.is_unplugged(address) {
+                    return Ok(VmExit::NotPlugged(address));
+                }
+            } else if map.has_unplugged() {
+                // KVM does not report the address (KVM_CAP_MEMORY_FAULT_INFO).
+                operation = "running a vCPU, perhaps in memory that is not plugged in (KVM_RUN)";
+            }
+        }
+        Err(HvError { operation, source: io::Error::from_raw_os_error(libc::EFAULT) })
+    }
+
     fn instruction_at(&self, rip: u64) -> Vec<u8> {
         let Some(ram) = &self.ram else { return Vec::new() };
         let Ok(translated) = self.fd.translate_gva(rip) else { return Vec::new() };
@@ -108,7 +130,8 @@ impl KvmVcpu {
         // Not past the page: the next page may lie elsewhere.
         let in_page = 0x1000 - (rip & 0xfff) as usize;
         bytes.truncate(in_page.min(MAX_INSTRUCTION));
-        match ram.read_slice(&mut bytes, GuestAddress(translated.physical_address)) {
+        // The page may be in memory that is not plugged in.
+        match ram.view().read_slice(&mut bytes, GuestAddress(translated.physical_address)) {
             Ok(()) => bytes,
             Err(_) => Vec::new(),
         }
@@ -121,13 +144,21 @@ impl Vcpu for KvmVcpu {
         if let Err(error) = self.fd.run() {
             return match error.errno() {
                 libc::EINTR | libc::EAGAIN => Ok(VmExit::Interrupted),
-                errno => {
-                    Err(HvError { operation: "running a vCPU (KVM_RUN)", source: io::Error::from_raw_os_error(errno) })
-                }
+                libc::EFAULT => self.memory_fault(),
+                errno => Err(HvError { operation: RUN, source: io::Error::from_raw_os_error(errno) }),
             };
         }
         let run_size = self.run_size;
-        Ok(decode(self.fd.get_kvm_run(), run_size))
+        let map = self.ram.as_ref().and_then(GuestRam::pluggable);
+        Ok(match decode(self.fd.get_kvm_run(), run_size) {
+            // KVM emulates some accesses, and takes memory that it cannot access for a device.
+            VmExit::MmioRead { address, .. } | VmExit::MmioWrite { address, .. }
+                if map.is_some_and(|map| map.is_unplugged(address)) =>
+            {
+                VmExit::NotPlugged(address)
+            }
+            exit => exit,
+        })
     }
 
     fn immediate_exit(&self) -> Arc<dyn ImmediateExit> {
