@@ -77,7 +77,7 @@ pub trait Worker: Send + 'static {
     fn failed(&mut self);
 }
 
-/// The file descriptors that a worker waits for, and what is wanted of it.
+/// The file descriptors that a worker waits for, and whether it must pause or stop.
 pub struct Poller {
     epoll: Epoll,
     shared: Arc<Shared>,

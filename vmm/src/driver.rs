@@ -22,7 +22,7 @@ pub enum MachineError {
     #[error(transparent)]
     State(#[from] Illegal),
     /// The machine has ended.
-    #[error("the machine is over: {0}")]
+    #[error("the machine has ended: {0}")]
     Over(MachineExit),
     /// vCPU threads did not react in time. After a pause that failed so, the guest goes on.
     #[error(

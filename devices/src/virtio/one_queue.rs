@@ -1,7 +1,9 @@
 //! Devices with one queue, whose requests are served one after the other on a thread of the device: entropy, disk,
 //! memory.
 //!
-//! A [`Service`] is the part that differs between such devices; [`OneQueue`] makes a virtio device of it.
+//! A [`Service`] is the part that differs between such devices; [`OneQueue`] makes a virtio device of it. The driver's
+//! notification wakes the device's thread, on which `ServiceWorker::serve` takes requests off the queue and calls
+//! [`Service::serve`] for each.
 
 use std::io;
 use std::sync::Arc;
@@ -68,7 +70,7 @@ pub struct OneQueue<S> {
 }
 
 impl<S: Service> OneQueue<S> {
-    /// A device called `name` in logs, as is its thread.
+    /// Returns a device for `service`. `name` appears in logs and names the thread.
     pub(super) fn of(name: impl Into<String>, service: Arc<S>) -> Self {
         Self { name: name.into(), service, worker: WorkerSlot::new() }
     }

@@ -17,7 +17,7 @@ const CHUNK: usize = 4096;
 pub type Rng = OneQueue<Entropy>;
 
 impl Rng {
-    /// A device called `name` in logs, as is its thread.
+    /// Returns a device. `name` appears in logs and names the thread.
     pub fn new(name: impl Into<String>) -> Self {
         Self::of(name, Arc::new(Entropy))
     }

@@ -1,6 +1,16 @@
 //! The hypervisor backend: the operations of KVM that the builder and the run loop need.
 //!
-//! `kvm` is the product; `fake` is a scripted hypervisor that tests machines without `/dev/kvm`.
+//! | file | contents |
+//! |---|---|
+//! | `mod` | the traits: [`Hypervisor`], [`Vm`], [`Vcpu`], [`ImmediateExit`] |
+//! | `exit` | exits from guest mode, as plain data |
+//! | `kvm/mod` | `/dev/kvm`: the hypervisor of the product |
+//! | `kvm/vm`, `kvm/slots`, `kvm/irq` | the machine: interrupt controller; guest memory; irqfds and ioeventfds |
+//! | `kvm/vcpu` | a vCPU: runs the guest and translates its exits |
+//! | `kvm/async_teardown` | lets a process exit without waiting for the teardown of its machine |
+//! | `kvm/error` | names of failed ioctls |
+//! | `fake` | a scripted hypervisor that tests machines without `/dev/kvm` |
+//!
 //! No KVM type passes through these traits.
 
 pub mod exit;

@@ -71,7 +71,7 @@ impl Backend {
         buffers.write_all_at(&self.file, offset)
     }
 
-    /// Returns when all data written so far is on the medium.
+    /// Returns when all data written so far is on stable storage: fdatasync(2).
     pub fn flush(&self) -> io::Result<()> {
         self.file.sync_data()
     }

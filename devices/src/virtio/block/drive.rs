@@ -19,7 +19,7 @@ use crate::warn_limited;
 /// Longest time that [`BlockSlot::eject`] and [`BlockSlot::insert`] wait for the requests to the old image.
 pub const EJECT_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// An open image and its serial number.
+/// The medium in a disk: an open image and its serial number.
 pub(super) struct Medium {
     /// The open image.
     pub(super) backend: Backend,

@@ -80,7 +80,7 @@ pub enum BlockRequest {
         /// Position on the disk in bytes.
         offset: u64,
     },
-    /// Put all earlier writes on the medium.
+    /// Put all earlier writes on stable storage (fdatasync(2)).
     Flush,
     /// Return the disk's serial number.
     Id,

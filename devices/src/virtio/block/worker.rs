@@ -82,8 +82,8 @@ impl RequestHandler<'_> {
         }
     }
 
-    /// Whether each write must be on the medium before its completion, because the driver does not flush (VIRTIO 1.2,
-    /// 5.2.5.2).
+    /// Whether each write must be on stable storage before its completion, because the driver does not flush (VIRTIO
+    /// 1.2, 5.2.5.2).
     fn write_through(&self) -> bool {
         self.session.features & 1 << VIRTIO_BLK_F_FLUSH == 0
     }

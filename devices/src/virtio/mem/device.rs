@@ -19,9 +19,9 @@ const UNPLUGGED_INACCESSIBLE: u64 = 1 << 1;
 pub type Mem = OneQueue<PluggableMemory>;
 
 impl Mem {
-    /// A device for the region of `map`, in which nothing is plugged in yet, called `name` in logs as is its thread, and
-    /// the host's handle of it. `map` is that of the guest memory which all devices use, so that none touches blocks
-    /// that are not plugged in.
+    /// Returns a device for the region of `map` with nothing plugged in, and the host's handle. `name` appears in logs
+    /// and names the thread. All devices share `map` through their guest memory, so that none touches blocks that are
+    /// not plugged in.
     ///
     /// # Panics
     /// If the region's blocks have another size than [`BLOCK_SIZE`](super::BLOCK_SIZE).

@@ -1,5 +1,12 @@
 //! Memory that is plugged and unplugged while the guest runs (VIRTIO 1.2, 5.15).
 //!
+//! | file | contents |
+//! |---|---|
+//! | `request` | requests and responses: bytes to values and back |
+//! | `blocks` | the state of the region's blocks |
+//! | `handle` | the host's side |
+//! | `device` | the virtio device |
+//!
 //! ```text
 //!   the VMM reserves a region of guest-physical addresses that is not in the guest's memory map
 //!   MemHandle::request(bytes) ──▶ requested_size, interrupt ──▶ the driver asks for blocks, one request at a time:

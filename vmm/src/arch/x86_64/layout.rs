@@ -25,9 +25,9 @@ pub const PVH_MEMMAP: u64 = 0x1080;
 pub const PVH_MEMMAP_MAX: usize = 16;
 /// GDT for the 64-bit Linux entry.
 pub const GDT: u64 = 0x1780;
-/// Kernel command line with its final zero.
+/// Kernel command line, NUL-terminated.
 pub const CMDLINE: u64 = 0x1800;
-/// Longest command line of Linux on x86 (COMMAND_LINE_SIZE), the final zero included.
+/// Longest command line of Linux on x86 (COMMAND_LINE_SIZE), including the NUL.
 pub const CMDLINE_MAX: usize = 2048;
 
 /// `boot_params`, the "zero page".
