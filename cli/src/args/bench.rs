@@ -53,7 +53,7 @@ pub struct BootBenchArgs {
     /// commands are @qemu-microvm, @firecracker, @cloud-hypervisor and @crosvm
     #[arg(long = "peer", value_name = "NAME=COMMAND", allow_hyphen_values = true)]
     pub peers: Vec<String>,
-    /// Also boot hutch with a serial console, as the peers do, besides its usual silent console
+    /// Also measure hutch with a serial console, as its peers have, in addition to the usual silent one
     #[arg(long)]
     pub serial: bool,
     /// Skip the bare boot: measure peers and `hutch run` only

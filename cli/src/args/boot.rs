@@ -17,7 +17,7 @@ pub struct BootArgs {
     /// Number of virtual CPUs
     #[arg(long, value_name = "N", default_value_t = 1)]
     pub cpus: u32,
-    /// Upper limit of virtual CPUs to announce to the guest; 0 for that of --cpus. `hutch boot` never adds any
+    /// Maximum number of virtual CPUs to announce to the guest; 0 means the value of --cpus. `hutch boot` adds none
     #[arg(long, value_name = "N", default_value_t = 0)]
     pub max_cpus: u32,
     /// Guest memory, with suffix K, M, G or T; a plain number is MiB

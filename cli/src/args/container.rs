@@ -27,7 +27,7 @@ pub enum ContainerCommand {
     Start(ContainerIds),
     /// Stop containers
     Stop(StopContainers),
-    /// Remove containers that are not running
+    /// Remove containers that are stopped or were never started
     Rm(RemoveContainers),
     /// Run a command in a running container
     #[command(after_help = help::CONTAINER_EXEC)]
@@ -130,10 +130,10 @@ pub struct ExecArgs {
     /// Set a resource limit, for example nofile=1024:4096
     #[arg(long = "ulimit", value_name = "NAME=SOFT[:HARD]")]
     pub ulimits: Vec<OsString>,
-    /// Connect CMD to this terminal of the host
+    /// Terminal device of this host, such as /dev/pts/3, that becomes the standard streams and controlling terminal of CMD
     #[arg(long, value_name = "PATH", requires = "tty")]
     pub console: Option<PathBuf>,
-    /// Write the PID of CMD's shim on this host to FILE, as the last step
+    /// Write to FILE the PID of the host process that represents CMD, once everything else has succeeded
     #[arg(long, value_name = "FILE")]
     pub pid_file: Option<PathBuf>,
     /// Id of the pod

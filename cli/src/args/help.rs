@@ -75,7 +75,7 @@ Examples:
 
 pub const BENCH_BOOT: &str = "\
 Examples:
-  # hutch beside Firecracker, 25 rounds
+  # hutch compared with Firecracker, 25 rounds
   hutch bench boot -n 25 --kernel source --peer fc=@firecracker
   # Boot time by memory size, kept for a later comparison
   hutch bench boot --sweep mem=128M..8G --format json > before.json";

@@ -26,7 +26,7 @@ pub enum PodCommand {
     Start(StartPods),
     /// Stop pods: their containers, virtual machines and networks
     Stop(StopPods),
-    /// Remove pods that are not running, with all their records
+    /// Remove pods with all their records. Ready and paused pods are stopped by force first; running ones are refused
     Rm(RemovePods),
     /// Create and start a pod
     #[command(after_help = help::POD_RUN)]
@@ -79,8 +79,9 @@ pub struct NewPod {
     /// if that is more]
     #[arg(long, value_name = "N", allow_negative_numbers = true, help_heading = "Pod")]
     pub max_cpus: Option<OsString>,
-    /// Network: none, a new namespace behind NAT, or an existing namespace [default: none]
-    #[arg(long, value_name = "none|nat|ns=PATH", help_heading = "Pod")]
+    /// Network: none, a new namespace behind NAT, or an existing namespace, by its name in /run/netns or by its path
+    /// [default: none]
+    #[arg(long, value_name = "none|nat|ns=NAME|ns=PATH", help_heading = "Pod")]
     pub net: Option<OsString>,
     /// Forward a port of this host to the guest; implies --net nat
     #[arg(short = 'p', long = "publish", value_name = "[ADDR:]HOST:GUEST[/udp]", help_heading = "Pod")]

@@ -40,13 +40,13 @@ pub struct ContainerFlags {
     /// Allocate a terminal for CMD
     #[arg(short = 't', long, requires = "rootfs", help_heading = "Container")]
     pub tty: bool,
-    /// Connect CMD to this terminal of the host
+    /// Terminal device of this host, such as /dev/pts/3, that becomes the standard streams and controlling terminal of CMD
     #[arg(long, value_name = "PATH", requires = "rootfs", help_heading = "Container")]
     pub console: Option<PathBuf>,
     /// Security option: seccomp=FILE (an OCI seccomp profile), seccomp=unconfined, or no-new-privileges
     #[arg(long = "security-opt", value_name = "OPTION", requires = "rootfs", help_heading = "Container")]
     pub security: Vec<OsString>,
-    /// Write the PID of the container's shim on this host to FILE, as the last step
+    /// Write to FILE the PID of the host process that represents the container, once everything else has succeeded
     #[arg(long, value_name = "FILE", help_heading = "Container")]
     pub pid_file: Option<PathBuf>,
     /// Program and its arguments, after --

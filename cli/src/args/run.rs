@@ -59,7 +59,7 @@ pub struct RunArgs {
     #[arg(long, value_name = "N", allow_negative_numbers = true, help_heading = "Machine")]
     pub cpus: Option<OsString>,
     /// Guest memory, with suffix K, M, G or T; a plain number is MiB [default: 256M]
-    #[arg(long, value_name = "SIZE", allow_negative_numbers = true, help_heading = "Machine")]
+    #[arg(short = 'm', long, value_name = "SIZE", allow_negative_numbers = true, help_heading = "Machine")]
     pub memory: Option<OsString>,
     /// Boot with a part of the memory, and plug in the rest before CMD starts
     #[arg(long, value_enum, value_name = "HOW", default_value_t, help_heading = "Machine")]
@@ -85,7 +85,7 @@ pub struct RunArgs {
     /// Directory of guest kernels and initramfs [env: HUTCH_GUEST_DIR] [default: /var/lib/hutch/guest]
     #[arg(long, value_name = "DIR", help_heading = "Machine")]
     pub guest_dir: Option<PathBuf>,
-    /// Append the guest kernel's console output to FILE
+    /// Log file: append what the guest kernel prints on its console to FILE; CMD does not use that console
     #[arg(long, value_name = "FILE", help_heading = "Machine")]
     pub console: Option<PathBuf>,
     /// Write boot marks and exit counts to FILE at the end, one JSON object per line

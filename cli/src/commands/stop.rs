@@ -1,4 +1,6 @@
-//! The policy of `hutch pod stop` and `hutch container stop`: the runtime sends this signal, waits, then kills.
+//! The first signal of `hutch pod stop` and `hutch container stop`: SIGTERM unless `--signal` names another. The time
+//! until SIGKILL is `Options::stop_timeout` of the runtime (10 s); `resolve::pod::options` sets it from `--timeout`.
+//! `runtime/src/pod/stop.rs` executes both.
 
 use hutch_runtime::StopOptions;
 

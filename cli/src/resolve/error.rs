@@ -93,7 +93,7 @@ pub enum ResolveError {
     Seconds { flag: &'static str, text: OsString },
     #[error("the command is missing: give the program and its arguments after `--`")]
     NoCommand,
-    #[error("--net {0:?}: give none, nat, or ns=PATH with a network namespace of this host")]
+    #[error("--net {0:?}: give none, nat, or a network namespace of this host as ns=NAME or ns=PATH")]
     PodNet(OsString),
     #[error("--security-opt {0:?}: give seccomp=FILE, seccomp=unconfined or no-new-privileges")]
     SecurityOption(OsString),
