@@ -48,16 +48,16 @@ impl Attachment {
                     return kill();
                 }
             }
-            if let Ok(signal) = Signal::try_from(number) {
-                if let Err(error) = shim.signal(signal) {
-                    log::warn!("cannot forward signal {number}: {error}");
-                }
+            if let Ok(signal) = Signal::try_from(number)
+                && let Err(error) = shim.signal(signal)
+            {
+                log::warn!("cannot forward signal {number}: {error}");
             }
         })?;
-        if self.raw {
-            if let Err(error) = tty::enter_raw() {
-                log::warn!("cannot put the terminal into raw mode: {error}");
-            }
+        if self.raw
+            && let Err(error) = tty::enter_raw()
+        {
+            log::warn!("cannot put the terminal into raw mode: {error}");
         }
         Ok(())
     }

@@ -57,20 +57,20 @@ fn make_raw(fd: i32) -> io::Result<()> {
 
 /// Restores raw mode after the process was stopped and continued, if hutch had set it.
 pub fn again() {
-    if let (true, Some((fd, _, raw))) = (RAW.load(Ordering::SeqCst), TERMINAL.get()) {
-        if let Err(error) = set(*fd, raw) {
-            log::warn!("cannot put the terminal back into raw mode: {error}");
-        }
+    if let (true, Some((fd, _, raw))) = (RAW.load(Ordering::SeqCst), TERMINAL.get())
+        && let Err(error) = set(*fd, raw)
+    {
+        log::warn!("cannot put the terminal back into raw mode: {error}");
     }
 }
 
 /// Restores the terminal's former mode. Async-signal-safe: two atomic loads and tcsetattr.
 pub fn leave() {
-    if RAW.swap(false, Ordering::SeqCst) {
-        if let Some((fd, cooked, _)) = TERMINAL.get() {
-            // A terminal that was closed needs no restoring.
-            let _ = set(*fd, cooked);
-        }
+    if RAW.swap(false, Ordering::SeqCst)
+        && let Some((fd, cooked, _)) = TERMINAL.get()
+    {
+        // A terminal that was closed needs no restoring.
+        let _ = set(*fd, cooked);
     }
 }
 

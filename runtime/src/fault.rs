@@ -196,10 +196,10 @@ mod armed {
             let written = file.and_then(|mut file| file.write_all(format!("{name}\n").as_bytes()));
             written.unwrap_or_else(|e| panic!("HUTCH_FAULT_TRACE={path}: {e}"));
         }
-        if let Some(plan) = process.plan.as_ref().filter(|plan| plan.name == name) {
-            if process.seen.fetch_add(1, Ordering::SeqCst) + 1 == plan.nth {
-                return plan.perform();
-            }
+        if let Some(plan) = process.plan.as_ref().filter(|plan| plan.name == name)
+            && process.seen.fetch_add(1, Ordering::SeqCst) + 1 == plan.nth
+        {
+            return plan.perform();
         }
         let hit = LOCAL.with(|local| {
             let mut local = local.borrow_mut();

@@ -110,14 +110,14 @@ fn run() -> Result<(), String> {
     let Options { config, timeout, pause_after } = options()?;
     let mut machine = Machine::build(&config).map_err(|error| error_chain(&error))?;
     machine.start().map_err(|error| error_chain(&error))?;
-    if let Some(after) = pause_after {
-        if machine.wait(Some(after)).is_none() {
-            machine.pause().map_err(|error| error_chain(&error))?;
-            eprintln!("paused; exits so far: {}", machine.counters().exits.total());
-            std::thread::sleep(Duration::from_secs(1));
-            eprintln!("resumed; exits so far: {}", machine.counters().exits.total());
-            machine.resume().map_err(|error| error_chain(&error))?;
-        }
+    if let Some(after) = pause_after
+        && machine.wait(Some(after)).is_none()
+    {
+        machine.pause().map_err(|error| error_chain(&error))?;
+        eprintln!("paused; exits so far: {}", machine.counters().exits.total());
+        std::thread::sleep(Duration::from_secs(1));
+        eprintln!("resumed; exits so far: {}", machine.counters().exits.total());
+        machine.resume().map_err(|error| error_chain(&error))?;
     }
     let exit = machine.wait(timeout);
     match &exit {

@@ -74,11 +74,11 @@ fn begin() -> Marks {
 
 /// A file server for the guest needs many descriptors; the soft limit is low only for the sake of `select`.
 fn raise_open_files() {
-    if let Ok((soft, hard)) = getrlimit(Resource::RLIMIT_NOFILE) {
-        if soft < hard {
-            // Does not fail within the hard limit; if it does, the old limit suffices for most guests.
-            let _ = setrlimit(Resource::RLIMIT_NOFILE, hard, hard);
-        }
+    if let Ok((soft, hard)) = getrlimit(Resource::RLIMIT_NOFILE)
+        && soft < hard
+    {
+        // Does not fail within the hard limit; if it does, the old limit suffices for most guests.
+        let _ = setrlimit(Resource::RLIMIT_NOFILE, hard, hard);
     }
 }
 

@@ -76,10 +76,10 @@ fn mappings(smaps: &str) -> Vec<Mapping> {
         // "55e0-55e1 r--p 00000000 08:01 42 /path": the address range has no colon, the device has.
         if let Some((start, rest)) = key.split_once('-') {
             let end = rest.split(' ').next().and_then(|end| u64::from_str_radix(end, 16).ok());
-            if let (Ok(start), Some(end)) = (u64::from_str_radix(start, 16), end) {
-                if start <= end {
-                    all.push(Mapping { start, end, named: line.contains("/memfd:hutch-ram"), ..Mapping::default() });
-                }
+            if let (Ok(start), Some(end)) = (u64::from_str_radix(start, 16), end)
+                && start <= end
+            {
+                all.push(Mapping { start, end, named: line.contains("/memfd:hutch-ram"), ..Mapping::default() });
             }
             continue;
         }

@@ -7,7 +7,7 @@
 
 /// Entry from the C library's start-up code.
 #[expect(unsafe_code, reason = "the C library links against this name; the program has no other `main`")]
-#[no_mangle]
+#[unsafe(no_mangle)]
 pub extern "C" fn main(_argc: i32, _argv: *const *const u8) -> i32 {
     if std::process::id() != 1 {
         eprintln!("hutch-agent is the init of a hutch guest and runs only as process 1");

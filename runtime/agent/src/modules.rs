@@ -88,10 +88,10 @@ impl Modules {
     fn load_for(&mut self, occasion: &str) {
         for (_, files) in self.demands.iter().filter(|(other, _)| other == occasion) {
             for name in files {
-                if self.done.insert(name.clone()) {
-                    if let Err(errno) = load(&self.dir.join(name)) {
-                        log::write(Level::Error, format_args!("module {name} not loaded: {}", errno.desc()));
-                    }
+                if self.done.insert(name.clone())
+                    && let Err(errno) = load(&self.dir.join(name))
+                {
+                    log::write(Level::Error, format_args!("module {name} not loaded: {}", errno.desc()));
                 }
             }
         }

@@ -192,10 +192,10 @@ impl Processes {
         let deadline = Instant::now() + STREAM_TIMEOUT;
         let mut table = self.lock();
         loop {
-            if let Some(process) = table.by_token.get_mut(token) {
-                if !matches!(process.state, State::Starting) {
-                    return process.take_stream(token, stream);
-                }
+            if let Some(process) = table.by_token.get_mut(token)
+                && !matches!(process.state, State::Starting)
+            {
+                return process.take_stream(token, stream);
             }
             let left = deadline.saturating_duration_since(Instant::now());
             if left.is_zero() {

@@ -35,10 +35,10 @@ pub(crate) fn choose(apt: &Apt, progress: &mut dyn Progress) -> Result<Package, 
 pub(crate) fn known(apt: &Apt) -> Result<Option<Package>, GuestError> {
     let mut names = apt.search(FAVOURITE)?;
     names.sort_by_key(|name| version_key(name));
-    if let Some(name) = names.last() {
-        if let Some(package) = apt.candidate(name)? {
-            return Ok(Some(package));
-        }
+    if let Some(name) = names.last()
+        && let Some(package) = apt.candidate(name)?
+    {
+        return Ok(Some(package));
     }
     if apt.candidate(META)?.is_none() {
         return Ok(None);

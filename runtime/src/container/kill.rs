@@ -82,10 +82,8 @@ impl ContainerRef<'_, '_> {
                 true
             }
         };
-        if lost {
-            if let Err(error) = self.kill_shim() {
-                logger::warn!("pod {}: SIGKILL: {}", self.pod.id, error.chain());
-            }
+        if lost && let Err(error) = self.kill_shim() {
+            logger::warn!("pod {}: SIGKILL: {}", self.pod.id, error.chain());
         }
     }
 }

@@ -78,11 +78,11 @@ impl ContainerRef<'_, '_> {
         // Leftovers of a stop that died half way.
         self.roll_back()?;
         let result = self.prepare(oci);
-        if result.is_err() {
-            if let Err(error) = self.roll_back().and_then(|()| self.pod.sync_size()) {
-                let pod = &self.pod.id;
-                logger::warn!("pod {pod}: container {}: rolling back its restart: {}", config.id, error.chain());
-            }
+        if result.is_err()
+            && let Err(error) = self.roll_back().and_then(|()| self.pod.sync_size())
+        {
+            let pod = &self.pod.id;
+            logger::warn!("pod {pod}: container {}: rolling back its restart: {}", config.id, error.chain());
         }
         result
     }

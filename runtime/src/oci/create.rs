@@ -81,13 +81,13 @@ impl Runtime {
                 self.create_container(pod, config)?.1
             }
         };
-        if let Some(pid_file) = bundle.pid_file {
-            if let Err(error) = write_pid_file(pid_file, handle.pid()) {
-                if let Err(error) = self.delete(bundle.id, true) {
-                    logger::warn!("container {}: rolling back its creation: {}", bundle.id, error.chain());
-                }
-                return Err(error);
+        if let Some(pid_file) = bundle.pid_file
+            && let Err(error) = write_pid_file(pid_file, handle.pid())
+        {
+            if let Err(error) = self.delete(bundle.id, true) {
+                logger::warn!("container {}: rolling back its creation: {}", bundle.id, error.chain());
             }
+            return Err(error);
         }
         Ok(handle)
     }

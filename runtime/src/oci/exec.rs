@@ -39,11 +39,11 @@ impl Runtime {
     ) -> Result<(Process, Option<Exit>)> {
         let found = self.find_container(id)?;
         let (_, _, process) = self.exec_container(&found.pod, id, command, options)?;
-        if let Some(path) = pid_file {
-            if let Err(error) = write_pid_file(path, process.pid) {
-                self.signal_process(&found.pod, id, &process.token, libc::SIGKILL, true)?;
-                return Err(error);
-            }
+        if let Some(path) = pid_file
+            && let Err(error) = write_pid_file(path, process.pid)
+        {
+            self.signal_process(&found.pod, id, &process.token, libc::SIGKILL, true)?;
+            return Err(error);
         }
         if command.detach {
             return Ok((process, None));

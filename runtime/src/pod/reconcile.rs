@@ -81,10 +81,10 @@ impl Runtime {
     /// still are dead (P-025). A failure does not fail the status call: the state stays and the next call tries again
     /// (P-117).
     pub(crate) fn reconcile(&self, id: &PodId, deaths: &Deaths, timeout: Duration) {
-        if let Err(error) = self.try_reconcile(id, deaths, timeout) {
-            if !error.is_not_found() {
-                logger::warn!("pod {id}: noting what has ended: {}", error.chain());
-            }
+        if let Err(error) = self.try_reconcile(id, deaths, timeout)
+            && !error.is_not_found()
+        {
+            logger::warn!("pod {id}: noting what has ended: {}", error.chain());
         }
     }
 

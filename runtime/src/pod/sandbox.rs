@@ -163,11 +163,11 @@ impl Sandbox {
                 return Err(BackendError::Lost(reason.clone()));
             }
             let result = self.session().and_then(call);
-            if let Err(error) = &result {
-                if error.is_lost() {
-                    self.lost = Some(error.to_string());
-                    self.session = None;
-                }
+            if let Err(error) = &result
+                && error.is_lost()
+            {
+                self.lost = Some(error.to_string());
+                self.session = None;
             }
             result
         })

@@ -43,10 +43,10 @@ impl Runtime {
         let host = pod.sandbox.backends.vm.clone();
         let record = pod.sandbox.record().cloned();
         drop(pod);
-        if let Some(record) = record {
-            if !guarded(Component::Vmm, "wait-end", || host.wait_end(&record, timeout))? {
-                return Ok(None);
-            }
+        if let Some(record) = record
+            && !guarded(Component::Vmm, "wait-end", || host.wait_end(&record, timeout))?
+        {
+            return Ok(None);
         }
         Ok(Some(PodEnd { reason: self.status_pod(id.as_str())?.reason }))
     }

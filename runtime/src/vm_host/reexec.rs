@@ -90,10 +90,10 @@ fn before_exec(kept: Option<RawFd>, blocked: &SigSet) -> io::Result<()> {
         if libc::syscall(libc::SYS_close_range, 3, libc::c_uint::MAX, libc::CLOSE_RANGE_CLOEXEC) != 0 {
             return Err(io::Error::last_os_error());
         }
-        if let Some(fd) = kept {
-            if libc::fcntl(fd, libc::F_SETFD, 0) != 0 {
-                return Err(io::Error::last_os_error());
-            }
+        if let Some(fd) = kept
+            && libc::fcntl(fd, libc::F_SETFD, 0) != 0
+        {
+            return Err(io::Error::last_os_error());
         }
         if libc::setsid() < 0 {
             return Err(io::Error::last_os_error());

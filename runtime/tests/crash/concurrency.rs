@@ -79,11 +79,11 @@ pub fn hammer(stage: &Stage, runtime: &Runtime) -> u8 {
             18 => ("list", runtime.list_pods().map(|list| check_list(&list))),
             _ => ("status", runtime.status_pod("p").map(|status| check_status(&status))),
         };
-        if let Err(error) = result {
-            if !acceptable(verb, &error) {
-                eprintln!("{verb}: {:?}: {}", error.kind(), error.chain());
-                return 1;
-            }
+        if let Err(error) = result
+            && !acceptable(verb, &error)
+        {
+            eprintln!("{verb}: {:?}: {}", error.kind(), error.chain());
+            return 1;
         }
         done += 1;
     }

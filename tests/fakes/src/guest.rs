@@ -218,10 +218,10 @@ impl FakeGuest {
 
     /// Does what the program's arguments say it does.
     fn obey(&mut self, token: &str, args: &[String]) {
-        if let [program, code, ..] = args {
-            if program == "exit" {
-                self.end(token, ExitStatus::Code(code.parse().unwrap_or(255)));
-            }
+        if let [program, code, ..] = args
+            && program == "exit"
+        {
+            self.end(token, ExitStatus::Code(code.parse().unwrap_or(255)));
         }
     }
 

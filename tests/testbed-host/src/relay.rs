@@ -49,10 +49,10 @@ pub(crate) fn until_end(
         if ready.port_out {
             relay.flush(&mut machine.port).map_err(TestbedError::system("write to the testbed"))?;
         }
-        if ready.port_in {
-            if let Some(outcome) = relay.receive(machine, stdout, stderr)? {
-                return Ok(outcome);
-            }
+        if ready.port_in
+            && let Some(outcome) = relay.receive(machine, stdout, stderr)?
+        {
+            return Ok(outcome);
         }
     }
 }

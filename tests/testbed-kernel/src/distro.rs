@@ -118,7 +118,7 @@ fn output(command: &mut Command) -> Result<String, DistroError> {
     Err(failed(format!("{}: {}", output.status, last.join(" | "))))
 }
 
-fn cache_error(path: &Path) -> impl Fn(io::Error) -> DistroError {
+fn cache_error(path: &Path) -> impl Fn(io::Error) -> DistroError + use<> {
     let path = path.to_owned();
     move |source| DistroError::Cache { path: path.clone(), source }
 }

@@ -121,10 +121,9 @@ proptest! {
             let at = at % bytes.len();
             bytes[at] = value;
         }
-        if let Ok(kernel) = open(&bytes) {
-            if kernel.check_fits(4 << 20).is_ok() {
+        if let Ok(kernel) = open(&bytes)
+            && kernel.check_fits(4 << 20).is_ok() {
                 kernel.load(&mut Loader::new(&ram(4), ImageLoading::Copy)).expect("a kernel that fits can be loaded");
             }
-        }
     }
 }

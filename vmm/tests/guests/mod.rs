@@ -32,7 +32,7 @@ macro_rules! guest {
         );
         $(#[$doc])*
         pub fn $name() -> &'static [u8] {
-            extern "C" {
+            unsafe extern "C" {
                 #[link_name = concat!("guest_", stringify!($name), "_start")]
                 static START: u8;
                 #[link_name = concat!("guest_", stringify!($name), "_end")]

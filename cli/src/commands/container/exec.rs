@@ -28,11 +28,11 @@ fn try_exec(records: &RecordArgs, args: &ExecArgs) -> Result<u8, Failure> {
     let options = ExecOptions { terminal: args.tty.then(tty::size), rlimits };
     let (_, _, process) =
         runtime.exec_container(&args.pod, &args.container, &command, options).map_err(start_failure)?;
-    if let Some(path) = &args.pid_file {
-        if let Err(error) = write_pid_file(path, process.pid) {
-            runtime.signal_process(&args.pod, &args.container, &process.token, libc::SIGKILL, true)?;
-            return Err(error.into());
-        }
+    if let Some(path) = &args.pid_file
+        && let Err(error) = write_pid_file(path, process.pid)
+    {
+        runtime.signal_process(&args.pod, &args.container, &process.token, libc::SIGKILL, true)?;
+        return Err(error.into());
     }
     let Some(attachment) = attachment else { return Ok(0) };
     let killer = (runtime.clone(), args.pod.clone(), args.container.clone(), process.token.clone());

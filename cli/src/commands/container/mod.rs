@@ -49,13 +49,13 @@ fn create(runtime: &Runtime, args: &NewContainer) -> Result<u8, Failure> {
         return Err(error.into());
     }
     let (_, container) = runtime.create_container(&args.pod, config)?;
-    if let Some(path) = &args.container.pid_file {
-        if let Err(error) = write_pid_file(path, container.pid()) {
-            if let Err(error) = runtime.delete_container(&args.pod, container.id()) {
-                log::warn!("cannot remove container {} after the failure: {}", container.id(), error.chain());
-            }
-            return Err(error.into());
+    if let Some(path) = &args.container.pid_file
+        && let Err(error) = write_pid_file(path, container.pid())
+    {
+        if let Err(error) = runtime.delete_container(&args.pod, container.id()) {
+            log::warn!("cannot remove container {} after the failure: {}", container.id(), error.chain());
         }
+        return Err(error.into());
     }
     writeln!(io::stdout(), "{}", container.id())?;
     Ok(0)

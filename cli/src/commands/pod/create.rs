@@ -156,10 +156,10 @@ fn write_pid(runtime: &Runtime, pod: &PodHandle, pid_file: Option<&Path>) -> Res
     let Some(path) = pid_file else { return Ok(()) };
     let pid = runtime.status_container(pod.id(), only_container(pod)?)?.pid;
     let written = write_pid_file(path, pid);
-    if written.is_err() {
-        if let Err(error) = runtime.delete_pod(pod.id(), DeleteOptions { force: true }) {
-            log::warn!("cannot remove pod {} after the failure: {}", pod.id(), error.chain());
-        }
+    if written.is_err()
+        && let Err(error) = runtime.delete_pod(pod.id(), DeleteOptions { force: true })
+    {
+        log::warn!("cannot remove pod {} after the failure: {}", pod.id(), error.chain());
     }
     Ok(written?)
 }

@@ -123,10 +123,8 @@ fn task(plan: &RunPlan, layout: layout::Layout, began: Instant) -> io::Result<On
         timeout: plan.timeout.map(|after| (after, began + after)),
         stop: if writes_disks(plan) { Stop::PowerOff } else { Stop::Flush },
         on_start: Box::new(move || {
-            if raw {
-                if let Err(error) = tty::enter_raw() {
-                    log::warn!("cannot put the terminal into raw mode: {error}");
-                }
+            if raw && let Err(error) = tty::enter_raw() {
+                log::warn!("cannot put the terminal into raw mode: {error}");
             }
         }),
     })

@@ -119,11 +119,11 @@ struct Inbox {
 impl Inbox {
     fn push(&mut self, command: MuxerCommand) {
         self.commands.push(command);
-        if let Some(wake) = &self.wake {
-            if let Err(error) = wake.write(1) {
-                // Only a full counter refuses a write, and a full counter wakes the worker too.
-                log::debug!("wake-up of a vsock worker: {error}");
-            }
+        if let Some(wake) = &self.wake
+            && let Err(error) = wake.write(1)
+        {
+            // Only a full counter refuses a write, and a full counter wakes the worker too.
+            log::debug!("wake-up of a vsock worker: {error}");
         }
     }
 }

@@ -343,12 +343,11 @@ impl Muxer {
         if let Some(entry) = self.entries.get_mut(&token) {
             entry.connection.host_event(events);
             self.settle(token);
-        } else if let Some(socket) = self.drains.get_mut(&token) {
-            if socket.flush().is_err() || socket.buffered() == 0 {
-                if let Some(socket) = self.drains.remove(&token) {
-                    socket.close();
-                }
-            }
+        } else if let Some(socket) = self.drains.get_mut(&token)
+            && (socket.flush().is_err() || socket.buffered() == 0)
+            && let Some(socket) = self.drains.remove(&token)
+        {
+            socket.close();
         }
     }
 

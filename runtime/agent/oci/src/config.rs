@@ -277,10 +277,10 @@ fn take_hooks(object: &mut Map<String, Value>) -> Outcome<Vec<OciHook>> {
 /// Adds [`FILTER_CAPABILITY`], which the process loses when it executes its program. A missing set is complete anyway.
 fn add_filter_capability(capabilities: &mut Value) {
     for set in ["permitted", "effective"] {
-        if let Some(Value::Array(set)) = capabilities.get_mut(set) {
-            if !set.iter().any(|name| name.as_str() == Some(FILTER_CAPABILITY)) {
-                set.push(json!(FILTER_CAPABILITY));
-            }
+        if let Some(Value::Array(set)) = capabilities.get_mut(set)
+            && !set.iter().any(|name| name.as_str() == Some(FILTER_CAPABILITY))
+        {
+            set.push(json!(FILTER_CAPABILITY));
         }
     }
 }

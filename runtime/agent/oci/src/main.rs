@@ -9,7 +9,7 @@ use hutch_agent_oci::{run_job, OciContainers};
 
 /// Entry from the C library's start-up code.
 #[expect(unsafe_code, reason = "the C library links against this name; the program has no other `main`")]
-#[no_mangle]
+#[unsafe(no_mangle)]
 pub extern "C" fn main(_argc: i32, _argv: *const *const u8) -> i32 {
     if std::process::id() == 1 {
         run_with(Box::new(OciContainers::new(Path::new(RUN_DIR))));

@@ -58,10 +58,10 @@ impl Archive {
         if path == TRAILER || path.contains('\0') || path.split('/').any(|part| matches!(part, "" | "." | "..")) {
             return Err(CpioError::BadPath { path: path.to_owned() });
         }
-        if let Some((parent, _)) = path.rsplit_once('/') {
-            if !matches!(self.nodes.get(parent), Some(Node::Directory(_))) {
-                return Err(CpioError::NoParent { path: path.to_owned() });
-            }
+        if let Some((parent, _)) = path.rsplit_once('/')
+            && !matches!(self.nodes.get(parent), Some(Node::Directory(_)))
+        {
+            return Err(CpioError::NoParent { path: path.to_owned() });
         }
         self.nodes.insert(path.to_owned(), node);
         Ok(())

@@ -52,10 +52,10 @@ impl Shared {
                 return None;
             }
             // A paused guest does nothing.
-            if !state.paused {
-                if let Some(result) = ready(&mut state) {
-                    return Some(result);
-                }
+            if !state.paused
+                && let Some(result) = ready(&mut state)
+            {
+                return Some(result);
             }
             state = self.changed.wait(state).unwrap_or_else(PoisonError::into_inner);
         }

@@ -113,7 +113,7 @@ fn madt(vcpus: u32) -> impl Aml {
     madt
 }
 
-fn dsdt(description: &Description<'_>) -> impl Aml {
+fn dsdt(description: &Description<'_>) -> impl Aml + use<> {
     let mut body = encoded(&Name::new(
         Path::new("_S5_"),
         // SLP_TYP for both registers of a PM1 block; a hardware-reduced machine uses the first (7.4.2).

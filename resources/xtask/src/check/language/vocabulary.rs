@@ -176,10 +176,10 @@ pub(super) fn problems(path: &str, spans: &[Span]) -> Vec<(usize, String)> {
         }
     }
     for rule in rules {
-        if let File(end) = rule.old {
-            if path.ends_with(&format!("/{end}")) {
-                found.push((0, format!("\"{end}\": call the file {}", rule.new)));
-            }
+        if let File(end) = rule.old
+            && path.ends_with(&format!("/{end}"))
+        {
+            found.push((0, format!("\"{end}\": call the file {}", rule.new)));
         }
     }
     found
