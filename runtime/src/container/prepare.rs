@@ -105,10 +105,17 @@ impl ContainerRef<'_, '_> {
         let spec = guest_config(oci, &paths)?;
         let token = self.pod.fresh_token()?;
         let command = &self.config.command;
+        // A container with an OCI document has its user there, as numbers.
+        let (user, groups) = match self.config.annotations.contains_key(CONFIG_KEY) {
+            true => (None, Vec::new()),
+            false => (Some(command.guest_user()?), command.supplementary_groups.clone()),
+        };
         let request = Request::CreateContainer {
             id: id.to_string(),
             token: token.clone(),
             spec: Box::new(spec),
+            user,
+            groups,
             terminal_size: command.interactive.then(WindowSize::default),
             stdin: command.has_stdin(),
         };
