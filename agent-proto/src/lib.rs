@@ -41,7 +41,7 @@ pub use request::{is_token, parse_request, BadRequest, MAX_TOKEN};
 pub use spec::*;
 
 /// Version of the protocol. Host and agent must have the same.
-pub const PROTOCOL_VERSION: u32 = 1;
+pub const PROTOCOL_VERSION: u32 = 2;
 /// vsock port in the guest on which the agent accepts connections.
 pub const AGENT_PORT: u32 = 1024;
 /// vsock port of the host to which the agent connects once when it is ready.

@@ -141,8 +141,13 @@ pub enum Request {
         id: String,
         /// Token of the init process.
         token: Token,
-        /// The OCI runtime spec, with paths of the guest.
+        /// The OCI runtime spec, with paths of the guest. A process without capabilities in it has none.
         spec: Box<serde_json::Value>,
+        /// `user[:group]` of the init process, names or numbers, resolved inside the root. `None`: the numbers of
+        /// `spec`. Never taken from annotations, which others than the host's administrator may write.
+        user: Option<String>,
+        /// Additional groups that belong to `user`, names or numbers.
+        groups: Vec<String>,
         /// Size of the terminal if `process.terminal` is set.
         terminal_size: Option<WindowSize>,
         /// Whether the host will open a stdin stream; if not, stdin is /dev/null.

@@ -146,6 +146,26 @@ pub struct ProcessSpec {
     /// Set `no_new_privs`.
     #[serde(default)]
     pub no_new_privileges: bool,
+    /// Capability sets. `None`: those of the container that the process joins; all of them for a process of the sandbox
+    /// itself, which cannot have others.
+    #[serde(default)]
+    pub capabilities: Option<CapabilitySets>,
+}
+
+/// The capability sets of a process, as `CAP_…` names. What is not named is not in the set.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct CapabilitySets {
+    /// Upper bound of the capabilities that the process can gain.
+    pub bounding: Vec<String>,
+    /// Capabilities in force.
+    pub effective: Vec<String>,
+    /// Kept across the execution of a file with inheritable bits.
+    pub inheritable: Vec<String>,
+    /// Capabilities that the process may put in force.
+    pub permitted: Vec<String>,
+    /// Kept across the execution of an ordinary file.
+    pub ambient: Vec<String>,
 }
 
 /// Size of a terminal in characters.

@@ -173,8 +173,49 @@ fn cleanup_removes_leftovers_and_no_pod() {
     fs::create_dir_all(root.join("whole")).unwrap();
     let record = r#"{"version":1,"record":"pod-config","data":{"id":"whole"}}"#;
     fs::write(root.join("whole/config.json"), record).unwrap();
+    let dry = hutch(&[
+        "pod",
+        "--root",
+        root.to_str().unwrap(),
+        "--state-root",
+        state.to_str().unwrap(),
+        "cleanup",
+        "--dry-run",
+    ]);
+    assert_eq!(String::from_utf8_lossy(&dry.stdout), "half\n", "{}", String::from_utf8_lossy(&dry.stderr));
+    assert!(dry.status.success() && state.join("half/lock").exists());
     let output = cleanup();
     assert_eq!(String::from_utf8_lossy(&output.stdout), "half\n", "{}", String::from_utf8_lossy(&output.stderr));
     assert!(output.status.success() && !state.join("half").exists() && root.join("whole/config.json").exists());
     assert!(cleanup().stdout.is_empty(), "nothing is left to clean");
+    // Directories of others are named, and keep what is in them.
+    fs::create_dir_all(root.join("alice")).unwrap();
+    fs::write(root.join("alice/letter"), "x").unwrap();
+    let output = cleanup();
+    let errors = String::from_utf8_lossy(&output.stderr);
+    assert_eq!(output.status.code(), Some(1), "{errors}");
+    assert!(errors.contains("alice") && errors.contains("not made by hutch"), "{errors}");
+    assert_eq!(fs::read_to_string(root.join("alice/letter")).unwrap(), "x");
+}
+
+/// The case that lost home directories.
+#[test]
+fn a_root_that_is_not_hutchs_keeps_its_files_whatever_the_command() {
+    let dir = TempDir::new().unwrap();
+    let home = dir.path().join("home");
+    for name in ["alice/.ssh", "bob"] {
+        fs::create_dir_all(home.join(name)).unwrap();
+    }
+    fs::write(home.join("alice/.ssh/id"), "secret").unwrap();
+    let state = dir.path().join("run");
+    let args = ["--root", home.to_str().unwrap(), "--state-root", state.to_str().unwrap()];
+    for verb in [&["cleanup"] as &[&str], &["rm", "alice"], &["rm", "-f", "alice", "bob"], &["stop", "-f", "bob"]] {
+        let output = hutch(&[&["pod"], args.as_slice(), verb].concat());
+        let errors = String::from_utf8_lossy(&output.stderr);
+        assert_eq!(output.status.code(), Some(1), "{verb:?}: {errors}");
+        assert!(errors.contains("not made by hutch") && errors.contains("--root"), "{verb:?}: {errors}");
+        assert!(output.stdout.is_empty());
+    }
+    assert_eq!(fs::read_to_string(home.join("alice/.ssh/id")).unwrap(), "secret");
+    assert!(home.join("bob").is_dir() && !home.join(".hutch-root.json").exists());
 }

@@ -3,6 +3,7 @@
 use std::fmt;
 
 use crate::error::{Error, Result};
+use crate::store::is_reserved;
 
 /// Longest id in bytes; a directory entry may have 255, and file names derived from ids need some of them.
 pub const MAX_ID: usize = 192;
@@ -92,6 +93,9 @@ fn check(what: &str, id: &str) -> Result<()> {
     }
     if id == "." || id == ".." {
         return bad("is a directory reference");
+    }
+    if is_reserved(id) {
+        return bad("begins with .hutch-, as hutch's own files do");
     }
     // A blank never occurs, so that names of temporary files can carry one.
     if let Some(c) = id.chars().find(|c| !c.is_ascii_graphic() || *c == '/') {

@@ -49,8 +49,17 @@ pub enum PodCommand {
     Stats(ShowPod),
     /// Print the events of a pod until its virtual machine ends
     Events(ShowPod),
-    /// Remove leftovers of interrupted `create` and `rm` commands from this host, and print their ids; pods stay
-    Cleanup,
+    /// Remove leftovers of interrupted `create` and `rm` commands from this host, and print their ids; pods stay, and
+    /// so does everything that hutch did not make
+    Cleanup(CleanupPods),
+}
+
+/// Arguments of `hutch pod cleanup`.
+#[derive(Debug, Default, clap::Args)]
+pub struct CleanupPods {
+    /// Print the ids, remove nothing
+    #[arg(long)]
+    pub dry_run: bool,
 }
 
 /// Arguments of `hutch pod create`.

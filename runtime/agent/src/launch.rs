@@ -13,7 +13,7 @@ use nix::errno::Errno;
 use nix::fcntl::{fcntl, FcntlArg, OFlag};
 use nix::unistd::{pipe2, Uid};
 
-use crate::failure::{invalid, io, system, Outcome};
+use crate::failure::{invalid, io, system, unsupported, Outcome};
 use crate::mount_ns::MountNs;
 use crate::process::Streams;
 use crate::pty;
@@ -27,9 +27,13 @@ pub const DEFAULT_PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bi
 /// Starts `spec` in the sandbox `mount_ns`. `defaults` are the limits that `spec` does not set.
 ///
 /// # Errors
-/// `ProgramNotFound`, `ProgramNotExecutable`, `Invalid` for the rest of the description, `System`.
+/// `ProgramNotFound`, `ProgramNotExecutable`, `Invalid` for the rest of the description, `Unsupported` for capabilities,
+/// `System`.
 pub fn launch(mount_ns: &MountNs, spec: &ProcessSpec, defaults: &[ReadyLimit]) -> Outcome<(Child, Streams)> {
     let program = spec.args.first().ok_or_else(|| invalid("there is no program to run"))?;
+    if spec.capabilities.is_some() {
+        return Err(unsupported("a process of the sandbox itself has all capabilities; run it in a container"));
+    }
     let identity = user::look_up(mount_ns.root(), &spec.user, &spec.groups)?;
     let path = spec.env.iter().rev().find(|(key, _)| key == "PATH").map_or(DEFAULT_PATH, |(_, value)| value);
     let cwd = if spec.cwd.is_empty() { "/" } else { &spec.cwd };

@@ -291,3 +291,12 @@ fn environment_and_arguments_have_rules() {
     let error = control.start("p", process(&["true", &huge])).unwrap_err();
     assert_eq!((error.kind, error.errno), (RemoteErrorKind::Invalid, Some(libc::E2BIG)), "{error}");
 }
+
+/// A process outside of containers has all capabilities; a request for others is refused rather than ignored.
+#[test]
+fn capabilities_of_a_process_of_the_sandbox_cannot_be_changed() {
+    let guest = Guest::start();
+    let mut control = guest.control();
+    let spec = ProcessSpec { capabilities: Some(Default::default()), ..process(&["true"]) };
+    assert_eq!(control.start("p", spec).unwrap_err().kind, RemoteErrorKind::Unsupported);
+}

@@ -18,6 +18,10 @@ pub struct NewContainer {
     pub token: Token,
     /// OCI runtime configuration with paths of the guest.
     pub spec: serde_json::Value,
+    /// User of the init process, names allowed; `None`: the numbers of `spec`.
+    pub user: Option<String>,
+    /// Additional groups of `user`.
+    pub groups: Vec<String>,
     /// Size of the terminal, if there is one.
     pub terminal_size: Option<WindowSize>,
     /// Whether the host will open a stdin stream.
@@ -91,8 +95,9 @@ impl Session {
 
     /// Creates a container and returns the guest pid of its waiting init process.
     pub fn create_container(&self, new: NewContainer, deadline: Duration) -> Result<i32, AgentError> {
-        let NewContainer { id, token, spec, terminal_size, stdin } = new;
-        let request = Request::CreateContainer { id, token, spec: Box::new(spec), terminal_size, stdin };
+        let NewContainer { id, token, spec, user, groups, terminal_size, stdin } = new;
+        let spec = Box::new(spec);
+        let request = Request::CreateContainer { id, token, spec, user, groups, terminal_size, stdin };
         self.started("create the container", request, deadline)
     }
 

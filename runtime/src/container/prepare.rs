@@ -13,7 +13,7 @@ use crate::pod::{guarded, OpenPod};
 use crate::spec::oci::{derive_config, guest_config, has_seccomp, CONFIG_KEY};
 use crate::spec::{ContainerConfig, Seccomp};
 use crate::state::State;
-use crate::store::{ContainerState, ProcessRecord};
+use crate::store::{ContainerState, Place, ProcessRecord};
 use crate::timestamp::Timestamp;
 
 impl<'r> OpenPod<'r> {
@@ -24,7 +24,7 @@ impl<'r> OpenPod<'r> {
         let oci = self.oci_config(&config)?;
         let dirs = self.dirs.container(&id);
         // Leftovers of an earlier attempt must not be mistaken for this one's records (P-048).
-        self.store().remove_dir(dirs.run_dir())?;
+        self.store().remove_known(dirs.run_dir(), Place::ContainerRun)?;
         self.store().make_dir(dirs.run_dir())?;
         self.store().make_dir(dirs.config_dir())?;
         let mut container = self.push_container(OpenContainer::new(id, dirs, config));
@@ -105,10 +105,17 @@ impl ContainerRef<'_, '_> {
         let spec = guest_config(oci, &paths)?;
         let token = self.pod.fresh_token()?;
         let command = &self.config.command;
+        // A container with an OCI document has its user there, as numbers.
+        let (user, groups) = match self.config.annotations.contains_key(CONFIG_KEY) {
+            true => (None, Vec::new()),
+            false => (Some(command.guest_user()?), command.supplementary_groups.clone()),
+        };
         let request = Request::CreateContainer {
             id: id.to_string(),
             token: token.clone(),
             spec: Box::new(spec),
+            user,
+            groups,
             terminal_size: command.interactive.then(WindowSize::default),
             stdin: command.has_stdin(),
         };

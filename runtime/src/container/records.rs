@@ -41,6 +41,12 @@ impl OpenContainer {
         })
     }
 
+    /// A container of a pod whose host was restarted: whatever its records say, it has ended.
+    pub(crate) fn restarted(id: ContainerId, dirs: ContainerDirs, config: ContainerConfig) -> Self {
+        let state = ContainerState { state: Some(State::Stopped), ..ContainerState::default() };
+        Self { state, ..Self::new(id, dirs, config) }
+    }
+
     /// A container that no pod lists, or whose records are damaged. Records that cannot be read name nothing that could
     /// be released.
     pub(crate) fn load_leftover(store: &Store, id: ContainerId, dirs: ContainerDirs) -> Self {

@@ -7,7 +7,7 @@ use crate::container::ContainerRef;
 use crate::error::{Component, Result};
 use crate::logger;
 use crate::pod::guarded;
-use crate::store::{ContainerState, DevicesRecord, MountsRecord};
+use crate::store::{ContainerState, DevicesRecord, MountsRecord, Place};
 
 impl ContainerRef<'_, '_> {
     /// Releases shims, guest container, binds, devices and disk, newest first. The directories stay.
@@ -41,7 +41,7 @@ impl ContainerRef<'_, '_> {
                 Err(e) => logger::warn!("pod {}: exec {token}: {}", self.pod.id, e.chain()),
             }
         }
-        store.remove_dir(&self.dirs.exec_dir())
+        store.remove_known(&self.dirs.exec_dir(), Place::Execs)
     }
 
     /// Releases binds, devices, root disk and block indices. The guest must have stopped using them.

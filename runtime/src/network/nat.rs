@@ -2,13 +2,18 @@
 //!
 //! A veth pair leads from the namespace to the host. The host's end is called `hutch-N`. The kernel gives each N to one
 //! pod only, and N also determines the pair's addresses, so no other bookkeeping is needed. Translation and forwarding
-//! are nftables rules in a table of the pod's own, which `nft` adds and removes in one transaction.
+//! are nftables rules in a table of the pod's own, which `nft` adds and removes in one transaction. The same table keeps
+//! the guest from the host's loopback addresses and from other pods.
+//!
+//! Pods need `net.ipv4.ip_forward`. If it was off, an empty table of that name ([`HOST_TABLE`]) records it, which lives
+//! exactly as long as the setting itself: until the last pod has gone, or the host is restarted.
 
 use std::fmt::Write as _;
-use std::fs::{self, File};
+use std::fs::{self, File, OpenOptions};
 use std::io::{self, Write as _};
 use std::net::{IpAddr, Ipv4Addr};
 use std::os::fd::AsFd;
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
 use std::process::{Command, Stdio};
 
@@ -16,6 +21,7 @@ use hutch_netlink::{
     add_address, add_route, change_link, links, make_veth, Cidr, LinkChange, Netlink, Peer, RouteEntry,
 };
 use nix::errno::Errno;
+use nix::fcntl::{Flock, FlockArg};
 use sha2::{Digest, Sha256};
 
 use super::namespace;
@@ -27,6 +33,12 @@ const BASE: u32 = u32::from_be_bytes([10, 89, 0, 0]);
 const NETWORKS: u32 = 1 << 14;
 /// Prefix length of each network.
 const PREFIX: u8 = 30;
+/// Table that says that hutch has switched forwarding on.
+const HOST_TABLE: &str = "hutch_ip_forward_was_0";
+/// The setting, of the calling process's network namespace.
+const IP_FORWARD: &str = "/proc/sys/net/ipv4/ip_forward";
+/// Beginning of the names of interfaces on the host.
+const PREFIX_OUTSIDE: &str = "hutch-";
 /// Name of the interface in the pod's namespace.
 const INSIDE: &str = "eth0";
 
@@ -48,7 +60,7 @@ fn table(path: &Path) -> String {
 }
 
 /// Connects the new namespace at `path` to the host.
-pub(super) fn connect(pod: &str, path: &Path, config: &NetworkConfig) -> BackendResult<()> {
+pub(super) fn connect(pod: &str, path: &Path, config: &NetworkConfig, lock: &Path) -> BackendResult<()> {
     let fail = |what: &str, e| BackendError::system(format!("network of pod {pod}: {what}"), e);
     let host = namespace::own().map_err(|e| fail("open the host's namespace", e))?;
     let mut made = Err(io::Error::other("the namespace was not entered"));
@@ -60,13 +72,34 @@ pub(super) fn connect(pod: &str, path: &Path, config: &NetworkConfig) -> Backend
         let mut netlink = Netlink::open()?;
         let link = links(&mut netlink)?.into_iter().find(|link| link.name == name);
         let link = link.ok_or_else(|| io::Error::new(io::ErrorKind::NotFound, format!("no interface {name}")))?;
-        bring_up(&mut netlink, link.index, outer)?;
-        fs::write("/proc/sys/net/ipv4/ip_forward", "1")?;
+        bring_up(&mut netlink, link.index, outer)
+    };
+    outside().map_err(|e| fail("set up the host's end", e))?;
+    let _lock = lock_host(lock).map_err(|e| fail("lock the host's forwarding", e))?;
+    let forwards = fs::read_to_string(IP_FORWARD).map_err(|e| fail("read ip_forward", e))?.trim() != "0";
+    let mut text = rules(path, &name, inner, &config.publish);
+    if !forwards {
+        let _ = writeln!(text, "table ip {HOST_TABLE} {{}}");
+    }
+    // The rules first: they keep the guest from what the settings open.
+    apply(&text)?;
+    let open = || -> io::Result<()> {
+        if !forwards {
+            fs::write(IP_FORWARD, "1")?;
+        }
         // Forwarded ports must be reachable from the host's loopback too.
         fs::write(format!("/proc/sys/net/ipv4/conf/{name}/route_localnet"), "1")
     };
-    outside().map_err(|e| fail("set up the host's end", e))?;
-    apply(&rules(path, &name, inner, &config.publish))
+    open().map_err(|e| fail("set up forwarding", e))
+}
+
+/// Two calls must not decide about forwarding at the same time.
+fn lock_host(path: &Path) -> io::Result<Flock<File>> {
+    if let Some(dir) = path.parent() {
+        fs::create_dir_all(dir)?;
+    }
+    let file = OpenOptions::new().write(true).create(true).truncate(false).mode(0o600).open(path)?;
+    Flock::lock(file, FlockArg::LockExclusive).map_err(|(_, errno)| errno.into())
 }
 
 /// Runs inside the namespace: creates the pair with the first free number, starting at one derived from the path.
@@ -126,6 +159,21 @@ fn rules(path: &Path, interface: &str, inner: Ipv4Addr, publish: &[PortForward])
         let _ =
             writeln!(forwards, "    {to}{protocol} dport {} dnat to {inner}:{}", forward.host_port, forward.guest_port);
     }
+    // Before anything else sees the packet: no address of the loopback interface, which `route_localnet` would route, and
+    // no address but the pod's own as the source.
+    let _ = writeln!(
+        text,
+        "  chain guard {{\n    type filter hook prerouting priority -300;\n    \
+         iifname \"{interface}\" ip daddr 127.0.0.0/8 drop\n    \
+         iifname \"{interface}\" ip saddr != {inner} drop\n  }}"
+    );
+    // Other pods only at the ports that they publish.
+    let _ = writeln!(
+        text,
+        "  chain forward {{\n    type filter hook forward priority 0;\n    \
+         iifname \"{interface}\" oifname \"{PREFIX_OUTSIDE}*\" ct status dnat accept\n    \
+         iifname \"{interface}\" oifname \"{PREFIX_OUTSIDE}*\" drop\n  }}"
+    );
     for hook in ["prerouting", "output"] {
         let _ = writeln!(text, "  chain {hook} {{\n    type nat hook {hook} priority -100;\n{forwards}  }}");
     }
@@ -138,17 +186,28 @@ fn rules(path: &Path, interface: &str, inner: Ipv4Addr, publish: &[PortForward])
     text
 }
 
-/// Removes the pod's rules; missing rules are fine. The veth pair ends with the namespace.
-pub(super) fn disconnect(path: &Path) -> BackendResult<()> {
+/// Removes the pod's rules; missing rules are fine. The veth pair ends with the namespace. The last pod on the host
+/// gives `ip_forward` its old value back.
+pub(super) fn disconnect(path: &Path, lock: &Path) -> BackendResult<()> {
+    let fail = |what: &str, e| BackendError::system(what.to_owned(), e);
+    let _lock = lock_host(lock).map_err(|e| fail("lock the host's forwarding", e))?;
     let table = table(path);
     match apply(&format!("table ip {table} {{}}\ndelete table ip {table}\n")) {
         // Without the program the rules cannot exist either.
-        Err(BackendError::System { source, .. }) if source.kind() == io::ErrorKind::NotFound => Ok(()),
-        other => other,
+        Err(BackendError::System { source, .. }) if source.kind() == io::ErrorKind::NotFound => return Ok(()),
+        other => other?,
+    };
+    let tables = apply("list tables ip\n")?;
+    let mut names = tables.split_whitespace().filter(|word| word.starts_with("hutch_"));
+    if !names.clone().any(|name| name == HOST_TABLE) || names.any(|name| name != HOST_TABLE) {
+        return Ok(());
     }
+    fs::write(IP_FORWARD, "0").map_err(|e| fail("restore ip_forward", e))?;
+    apply(&format!("delete table ip {HOST_TABLE}\n")).map(drop)
 }
 
-fn apply(rules: &str) -> BackendResult<()> {
+/// Runs commands of nft, all or none, and returns its output.
+fn apply(rules: &str) -> BackendResult<String> {
     let fail = |e: io::Error| {
         let hint = if e.kind() == io::ErrorKind::NotFound { " (install nftables)" } else { "" };
         BackendError::system(format!("run nft{hint}"), e)
@@ -160,7 +219,7 @@ fn apply(rules: &str) -> BackendResult<()> {
     let mut child = command
         .args(["-f", "-"])
         .stdin(Stdio::piped())
-        .stdout(Stdio::null())
+        .stdout(Stdio::piped())
         .stderr(Stdio::piped())
         .spawn()
         .map_err(fail)?;
@@ -169,7 +228,7 @@ fn apply(rules: &str) -> BackendResult<()> {
     }
     let output = child.wait_with_output().map_err(fail)?;
     if output.status.success() {
-        return Ok(());
+        return Ok(String::from_utf8_lossy(&output.stdout).into_owned());
     }
     let errors = String::from_utf8_lossy(&output.stderr);
     Err(BackendError::Refused(format!("nft did not accept the rules: {}", errors.trim())))
@@ -196,6 +255,8 @@ mod tests {
         assert!(text.contains("fib daddr type local tcp dport 81 dnat"), "{text}");
         assert!(!text.contains("7777"), "not on other addresses: {text}");
         assert!(text.contains("ip daddr 10.0.0.1 udp dport 53 dnat to 10.89.0.30:53"), "{text}");
+        assert!(text.contains("iifname \"hutch-7\" ip daddr 127.0.0.0/8 drop"), "{text}");
+        assert!(text.contains("iifname \"hutch-7\" oifname \"hutch-*\" drop"), "{text}");
         assert!(text.contains("ip saddr 10.89.0.30 oifname != \"hutch-7\" masquerade"), "{text}");
     }
 }

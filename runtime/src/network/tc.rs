@@ -26,12 +26,23 @@ use crate::spec::{NetworkConfig, NetworkKind};
 #[derive(Debug, Clone)]
 pub struct TcNetwork {
     dir: PathBuf,
+    /// File that is locked while the host's forwarding is changed.
+    lock: PathBuf,
 }
+
+/// The lock of all roots of this host: forwarding is a setting of the whole host.
+const HOST_LOCK: &str = "/run/hutch/forwarding.lock";
 
 impl TcNetwork {
     /// Binds the namespaces of pods below `dir`, usually `/run/hutch/pods.netns`.
     pub fn new(dir: impl Into<PathBuf>) -> Self {
-        Self { dir: dir.into() }
+        Self { dir: dir.into(), lock: HOST_LOCK.into() }
+    }
+
+    /// The same with a lock of its own, for a host in which nothing else uses hutch.
+    #[cfg(test)]
+    pub(super) fn with_lock(self, lock: PathBuf) -> Self {
+        Self { lock, ..self }
     }
 }
 
@@ -87,7 +98,7 @@ impl Network for TcNetwork {
         namespace::make(path)
             .map_err(|e| BackendError::system(format!("make the network namespace {}", path.display()), e))?;
         if config.kind == NetworkKind::Nat {
-            let connected = nat::connect(pod, path, config);
+            let connected = nat::connect(pod, path, config, &self.lock);
             if connected.is_err() {
                 let _ = self.delete(pod, planned);
             }
@@ -171,7 +182,7 @@ impl Network for TcNetwork {
 
     fn delete(&self, _: &str, made: &Namespace) -> BackendResult<()> {
         let Some(path) = made.path.as_deref().filter(|_| made.created) else { return Ok(()) };
-        nat::disconnect(path)?;
+        nat::disconnect(path, &self.lock)?;
         namespace::remove(path)
             .map_err(|e| BackendError::system(format!("delete the network namespace {}", path.display()), e))
     }

@@ -1,8 +1,10 @@
 //! Kernel networking, as root of user, network and mount namespaces of its own.
 
-use std::io::Write;
+use std::io::{Read, Write};
+use std::net::{TcpListener, TcpStream};
 use std::path::PathBuf;
 use std::process::Command;
+use std::time::Duration;
 
 use super::{EndpointKind, TcNetwork};
 use crate::backend::{run_in_namespace, Namespace, Network};
@@ -66,7 +68,7 @@ fn inside_scan_and_join() {
     if !able("ip link add probe type veth peer name probe2 && ip link del probe && test -w /dev/net/tun") {
         return;
     }
-    let network = TcNetwork::new(dir().join("netns"));
+    let network = TcNetwork::new(dir().join("netns")).with_lock(dir().join("lock"));
     let config = NetworkConfig { kind: NetworkKind::Scan, ..NetworkConfig::default() };
     let namespace = network.plan("p", &config).unwrap();
     assert!(namespace.created);
@@ -180,7 +182,7 @@ fn inside_foreign_ingress() {
     if !able(needed) {
         return;
     }
-    let network = TcNetwork::new(dir().join("netns"));
+    let network = TcNetwork::new(dir().join("netns")).with_lock(dir().join("lock"));
     let config = NetworkConfig { kind: NetworkKind::Scan, ..NetworkConfig::default() };
     let namespace = network.plan("p", &config).unwrap();
     network.create("p", &namespace, &config).unwrap();
@@ -237,7 +239,7 @@ fn p_065_only_the_dedicated_thread_is_in_the_namespace() {
 #[test]
 #[ignore = "the inner half of the test above"]
 fn inside_dedicated_thread() {
-    let network = TcNetwork::new(dir().join("netns"));
+    let network = TcNetwork::new(dir().join("netns")).with_lock(dir().join("lock"));
     let config = NetworkConfig { kind: NetworkKind::Scan, ..NetworkConfig::default() };
     let namespace = network.plan("p", &config).unwrap();
     network.create("p", &namespace, &config).unwrap();
@@ -280,7 +282,7 @@ fn inside_nat() {
         return;
     }
     sh("ip link set lo up");
-    let network = TcNetwork::new(dir().join("netns"));
+    let network = TcNetwork::new(dir().join("netns")).with_lock(dir().join("lock"));
     let config = NetworkConfig {
         kind: NetworkKind::Nat,
         publish: vec![PortForward::parse("8080:80").unwrap()],
@@ -311,5 +313,115 @@ fn inside_nat() {
         assert!(std::time::Instant::now() < deadline, "{}", sh("ip -o link"));
         std::thread::sleep(std::time::Duration::from_millis(20));
     }
+    println!("checked inside");
+}
+
+#[test]
+fn the_guest_reaches_neither_the_hosts_loopback_nor_other_pods() {
+    inside("inside_isolation");
+}
+
+/// A server that answers each connection, in a namespace.
+fn serve(namespace: Option<&Namespace>, address: &str) {
+    let mut listener = None;
+    let path = namespace.and_then(|namespace| namespace.path.as_deref());
+    run_in_namespace(path, &mut || listener = Some(TcpListener::bind(address).unwrap())).unwrap();
+    let listener = listener.unwrap();
+    std::thread::spawn(move || {
+        for stream in listener.incoming() {
+            let _ = stream.and_then(|mut stream| stream.write_all(b"hello"));
+        }
+    });
+}
+
+/// Whether a connection from the namespace is answered.
+fn reaches(namespace: Option<&Namespace>, address: &str, patience: Duration) -> bool {
+    let mut answered = false;
+    let path = namespace.and_then(|namespace| namespace.path.as_deref());
+    run_in_namespace(path, &mut || {
+        answered = TcpStream::connect_timeout(&address.parse().unwrap(), patience).is_ok_and(|mut stream| {
+            let mut text = String::new();
+            stream.set_read_timeout(Some(patience)).is_ok()
+                && stream.read_to_string(&mut text).is_ok()
+                && text == "hello"
+        });
+    })
+    .unwrap();
+    answered
+}
+
+/// A process in the pod's namespace, with all rights there, stands for the guest.
+#[test]
+#[ignore = "the inner half of the test above"]
+fn inside_isolation() {
+    if !able("ip link add probe type veth peer name probe2 && ip link del probe && nft list tables") {
+        return;
+    }
+    const ANSWER: Duration = Duration::from_secs(60);
+    // Dropped packets are not answered, however long one waits.
+    const SILENCE: Duration = Duration::from_secs(1);
+    sh("ip link set lo up; echo 0 > /proc/sys/net/ipv4/ip_forward");
+    let network = TcNetwork::new(dir().join("netns")).with_lock(dir().join("lock"));
+    let config = |publish: &[&str]| NetworkConfig {
+        kind: NetworkKind::Nat,
+        publish: publish.iter().map(|text| PortForward::parse(text).unwrap()).collect(),
+        ..NetworkConfig::default()
+    };
+    let make = |pod: &str, publish: &[&str]| {
+        let namespace = network.plan(pod, &config(publish)).unwrap();
+        network.create(pod, &namespace, &config(publish)).unwrap();
+        namespace
+    };
+    let (p, q) = (make("p", &[]), make("q", &["8080:80"]));
+    let address = |namespace: &Namespace| {
+        let text = sh_in(namespace, "ip -o -4 addr show dev eth0");
+        let cidr = text.split_whitespace().nth(3).unwrap().to_owned();
+        cidr.trim_end_matches("/30").to_owned()
+    };
+    let gateway = |namespace: &Namespace| {
+        let text = sh_in(namespace, "ip -4 route show default");
+        text.split_whitespace().nth(2).unwrap().to_owned()
+    };
+    serve(None, "127.0.0.1:9000");
+    serve(None, "0.0.0.0:9001");
+    serve(Some(&q), "0.0.0.0:80");
+    assert!(reaches(None, "127.0.0.1:9000", ANSWER), "from the host itself");
+    // Published ports: from the loopback, from an address of the host, from another pod.
+    assert!(reaches(None, "127.0.0.1:8080", ANSWER));
+    assert!(reaches(None, &format!("{}:8080", gateway(&q)), ANSWER));
+    assert!(reaches(Some(&p), &format!("{}:8080", gateway(&p)), ANSWER));
+    // Services of the host that listen on all addresses, as ever.
+    assert!(reaches(Some(&p), &format!("{}:9001", gateway(&p)), ANSWER));
+    // The other pod itself: the same server, not by the published port.
+    assert!(!reaches(Some(&p), &format!("{}:80", address(&q)), SILENCE), "pods are apart");
+    // A guest may route as it likes, and take any address as its own.
+    let routes = format!(
+        "echo 1 > /proc/sys/net/ipv4/conf/all/route_localnet; ip route flush table local dev lo; ip addr flush dev lo;
+         ip route add 127.0.0.0/8 via {} dev eth0 src {}",
+        gateway(&p),
+        address(&p)
+    );
+    sh_in(&p, &routes);
+    for target in ["127.0.0.1:9000", "127.0.0.1:9001", "127.1.2.3:9001"] {
+        assert!(!reaches(Some(&p), target, SILENCE), "{target}");
+    }
+    let counters = sh("nft list ruleset");
+    assert_eq!(counters.matches("127.0.0.0/8 drop").count(), 2, "one for each pod: {counters}");
+    // Forwarding was off, and is again when the last pod has gone.
+    let forwarding = || sh("cat /proc/sys/net/ipv4/ip_forward").trim().to_owned();
+    assert_eq!(forwarding(), "1");
+    network.delete("p", &p).unwrap();
+    assert_eq!(forwarding(), "1", "another pod needs it");
+    assert!(reaches(None, "127.0.0.1:8080", ANSWER));
+    // A call that was killed after it had removed the rules: the next one goes on.
+    sh("nft delete table ip $(nft list tables ip | grep -o 'hutch_[0-9a-f]\\{16\\}')");
+    network.delete("q", &q).unwrap();
+    assert_eq!(forwarding(), "0");
+    assert!(!sh("nft list ruleset").contains("hutch_"));
+    // What somebody else has switched on stays.
+    sh("echo 1 > /proc/sys/net/ipv4/ip_forward");
+    let r = make("r", &[]);
+    network.delete("r", &r).unwrap();
+    assert_eq!(forwarding(), "1");
     println!("checked inside");
 }

@@ -1,6 +1,6 @@
 //! Removing the leftovers of calls that died half way: containers that the pod does not list, pods that do not exist.
 
-use std::path::Path;
+use std::time::Duration;
 
 use crate::container::OpenContainer;
 use crate::error::{Error, Result};
@@ -10,15 +10,14 @@ use crate::pod::{OpenPod, Sandbox};
 use crate::runtime::Runtime;
 use crate::spec::{BlockIndices, NetworkConfig, NetworkKind, PodConfig};
 use crate::state::State;
-use crate::store::{LockMode, PodState};
+use crate::store::{remove_temporary, LockMode, Place, PodState, StoreCause};
 
 impl OpenPod<'_> {
     /// Removes leftovers of calls on this pod. Under the exclusive lock only.
     pub(crate) fn cleanup(&mut self) -> Result<()> {
-        for id in self.dirs.container_dirs()? {
-            if self.find(&id).is_err() {
-                self.discard_container(&id)?;
-            }
+        // A paused guest cannot be asked. What is left then goes when the pod is stopped, or after it was resumed.
+        if self.state.state != State::Paused {
+            self.discard_unlisted()?;
         }
         // A call that was killed between two records may have left them inconsistent. The containers' records decide
         // (P-185).
@@ -27,18 +26,36 @@ impl OpenPod<'_> {
             devices.chain(container.state.block_index)
         });
         self.state.blocks = BlockIndices::of(indices);
-        remove_temporary(self.dirs.config_dir());
-        remove_temporary(self.dirs.run_dir());
+        self.remove_temporary();
         for container in self.containers() {
-            remove_temporary(container.dirs.config_dir());
-            remove_temporary(container.dirs.run_dir());
+            remove_temporary(container.dirs.config_dir(), Place::ContainerConfig);
+            remove_temporary(container.dirs.run_dir(), Place::ContainerRun);
+        }
+        Ok(())
+    }
+
+    /// Removes containers that the pod does not list.
+    pub(crate) fn discard_unlisted(&mut self) -> Result<()> {
+        for id in self.dirs.container_dirs()? {
+            if self.find(&id).is_ok() {
+                continue;
+            }
+            match self.discard_container(&id) {
+                // Something of others must not keep the pod from being stopped.
+                Err(Error::Store { source: source @ StoreCause::Foreign, path }) => {
+                    logger::warn!("pod {}: {}", self.id, Error::Store { source, path }.chain());
+                }
+                other => other?,
+            }
         }
         Ok(())
     }
 
     /// Rolls back everything that a creation of the unlisted container `id` may have done (P-048, P-096).
     pub(crate) fn discard_container(&mut self, id: &ContainerId) -> Result<()> {
-        let leftover = OpenContainer::load_leftover(self.store(), id.clone(), self.dirs.container(id));
+        let dirs = self.dirs.container(id);
+        self.store().check_container_removable(&dirs)?;
+        let leftover = OpenContainer::load_leftover(self.store(), id.clone(), dirs);
         let mut leftover = self.push_container(leftover);
         let result = leftover.roll_back();
         let leftover = leftover.remove();
@@ -94,9 +111,13 @@ impl OpenPod<'_> {
         let store = self.store();
         store.delete(&self.dirs.failure_record())?;
         store.remove_dir(&self.dirs.shared_dir())?;
-        remove_temporary(self.dirs.config_dir());
-        remove_temporary(self.dirs.run_dir());
+        self.remove_temporary();
         store.delete(&self.dirs.state_record())
+    }
+
+    fn remove_temporary(&self) {
+        remove_temporary(self.dirs.config_dir(), Place::PodConfig);
+        remove_temporary(self.dirs.run_dir(), Place::PodRun);
     }
 
     /// Removes the pod's directories: first what is only needed while the pod exists, then the config record, which
@@ -111,67 +132,82 @@ impl OpenPod<'_> {
         store.delete(&self.dirs.network_record())?;
         store.remove_dir(&self.dirs.shared_dir())?;
         store.delete(&self.dirs.config_record())?;
-        store.remove_dir(self.dirs.config_dir())?;
+        store.remove_config_dir(&self.dirs)?;
         store.delete(&self.dirs.state_record())?;
         store.remove_run_dir(&self.dirs)
     }
 }
 
+/// The work of a clean-up.
+#[derive(Debug, Default)]
+pub struct Cleanup {
+    /// Ids whose leftovers were removed or, if nothing was to be removed, were found.
+    pub leftovers: Vec<String>,
+    /// The reasons why some others stay.
+    pub refused: Vec<Error>,
+}
+
 impl Runtime {
     /// Removes what creations and deletions that died half way have left on the host, except for ids that another call
-    /// works on right now. Returns the ids cleaned. Does not touch pods.
+    /// works on right now. Returns the ids cleaned. Does not touch pods, nor anything that hutch did not make.
     ///
     /// # Errors
-    /// [`Error::Store`] if a root cannot be read; otherwise the first failure, after all ids were tried.
+    /// [`Error::Store`] if a root cannot be read or is not hutch's; otherwise the first failure, after all ids were
+    /// tried.
     pub fn cleanup(&self) -> Result<Vec<String>> {
-        let store = self.store();
-        let mut cleaned = Vec::new();
-        let mut first = None;
-        for id in store.all_ids()? {
-            match self.cleanup_one(&id) {
-                Ok(true) => cleaned.push(id.to_string()),
-                Ok(false) => {}
-                Err(error) => {
-                    logger::warn!("pod {id}: cleaning: {}", error.chain());
-                    first = first.or(Some(error));
-                }
-            }
-        }
-        first.map_or(Ok(cleaned), Err)
+        let Cleanup { leftovers, refused } = self.cleanup_each(false)?;
+        refused.into_iter().next().map_or(Ok(leftovers), Err)
     }
 
-    fn cleanup_one(&self, id: &PodId) -> Result<bool> {
+    /// As [`Runtime::cleanup`], with every failure; with `dry_run` it only finds what would be removed.
+    ///
+    /// # Errors
+    /// [`Error::Store`] if a root cannot be read or is not hutch's. Nothing was removed then.
+    pub fn cleanup_each(&self, dry_run: bool) -> Result<Cleanup> {
         let store = self.store();
-        if store.exists(&store.pod(id))? {
+        store.check_roots()?;
+        let mut done = Cleanup::default();
+        for id in store.all_ids()? {
+            match self.cleanup_one(&id, dry_run) {
+                Ok(true) => done.leftovers.push(id.to_string()),
+                Ok(false) => {}
+                Err(error) => done.refused.push(error),
+            }
+        }
+        if !dry_run {
+            done.refused.extend(store.remove_temporary_dirs().err());
+        }
+        Ok(done)
+    }
+
+    fn cleanup_one(&self, id: &PodId, dry_run: bool) -> Result<bool> {
+        let store = self.store();
+        let dirs = store.pod(id);
+        store.check_owner(&dirs)?;
+        if store.exists(&dirs)? {
             return Ok(false);
         }
-        let lock = match store.lock(id, LockMode::Exclusive, std::time::Duration::ZERO) {
+        let lock = match store.lock(id, LockMode::Exclusive, Duration::ZERO) {
             // Another call works on it.
             Err(Error::Timeout { .. }) => return Ok(false),
             // No lock file: only a creation can work on it, and that takes the same lock first.
-            Err(Error::NoSuchPod(_)) => match store.lock_new(id, std::time::Duration::ZERO) {
+            Err(Error::NoSuchPod(_)) if dry_run => None,
+            Err(Error::NoSuchPod(_)) => match store.lock_new(id, Duration::ZERO) {
                 Err(Error::Timeout { .. } | Error::AlreadyExists(_)) => return Ok(false),
-                other => other?,
+                other => Some(other?),
             },
             Ok(None) => return Ok(false),
-            Ok(Some(lock)) => lock,
+            Ok(lock) => lock,
             Err(e) => return Err(e),
         };
-        if store.exists(&store.pod(id))? {
+        if store.exists(&dirs)? {
             return Ok(false);
         }
-        OpenPod::discard_leftovers(self, id)?;
+        store.check_removable(&dirs)?;
+        if !dry_run {
+            OpenPod::discard_leftovers(self, id)?;
+        }
         drop(lock);
         Ok(true)
-    }
-}
-
-/// Removes temporary files of unfinished writes. Their names, and no others, hold a blank.
-fn remove_temporary(dir: &Path) {
-    let Ok(entries) = std::fs::read_dir(dir) else { return };
-    for entry in entries.flatten() {
-        if entry.file_name().to_string_lossy().contains(' ') && entry.file_type().is_ok_and(|kind| kind.is_file()) {
-            let _ = std::fs::remove_file(entry.path());
-        }
     }
 }

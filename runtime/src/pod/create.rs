@@ -33,18 +33,23 @@ impl Runtime {
     /// ```
     pub fn create_pod(&self, config: PodConfig) -> Result<PodHandle> {
         let id = PodId::new(&config.id)?;
+        let dirs = self.store().pod(&id);
+        // Before anything else: a directory of others is left alone, and an id that is taken is reported as such
+        // whatever the configuration is like.
+        self.store().check_owner(&dirs)?;
+        if self.store().exists(&dirs)? {
+            return Err(Error::AlreadyExists(crate::error::Object::Pod(config.id)));
+        }
         let mut config = config;
         self.options().assets.apply(&mut config)?;
         let mut config = config.complete()?;
         config.containers.iter_mut().try_for_each(ContainerConfig::load_files)?;
         config.containers.iter_mut().for_each(|container| container.command.stdio = container.command.stdio.renewed());
-        self.store().pod(&id).check_socket_paths()?;
-        if self.store().exists(&self.store().pod(&id))? {
-            return Err(Error::AlreadyExists(crate::error::Object::Pod(config.id)));
-        }
+        dirs.check_socket_paths()?;
         check_assets(&config)?;
         let lock = self.store().lock_new(&id, self.options().lock_timeout)?;
         // Leftovers of an earlier attempt go first: they could make this one fail.
+        self.store().check_removable(&dirs)?;
         OpenPod::of_leftovers(self, &id).discard_contents()?;
         let wanted = config.containers.clone();
         let mut pod = OpenPod::fresh(self, lock, id, PodConfig { containers: Vec::new(), ..config });
@@ -63,7 +68,7 @@ impl OpenPod<'_> {
     fn create(&mut self, wanted: Vec<ContainerConfig>, undo: &mut Undo<PodStep>) -> Result<()> {
         undo.push(PodStep::Directories);
         wanted.iter().try_for_each(|config| self.check_devices(config))?;
-        self.store().make_dir(self.dirs.config_dir())?;
+        self.store().make_config_dir(&self.id)?;
         self.put_state()?;
         // Known before the boot, because they decide the size of a machine that cannot grow.
         self.config.containers = wanted.clone();

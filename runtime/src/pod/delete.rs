@@ -43,6 +43,7 @@ impl Runtime {
                 if !options.force {
                     Verb::DeletePod.check_pod(pod.id.as_str(), pod.state.state)?;
                 }
+                self.store().check_removable(&pod.dirs)?;
                 pod.stop(StopOptions::forced())?;
                 let handle = PodHandle::new(&pod);
                 pod.remove_containers();
@@ -60,9 +61,10 @@ impl Runtime {
         let _lock = OpenPod::lock_exclusive(self, id)?;
         let mut pod = OpenPod::of_leftovers(self, id);
         pod.refuse_newer()?;
-        if pod.sandbox.vm_alive() && !options.force {
+        if (pod.sandbox.vm_alive() || self.store().is_lost(&pod.dirs)?) && !options.force {
             return Err(error);
         }
+        self.store().check_removable(&pod.dirs)?;
         let handle = PodHandle::new(&pod);
         pod.discard()?;
         Ok(handle)

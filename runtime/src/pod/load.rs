@@ -7,7 +7,6 @@ use crate::error::{Error, Result};
 use crate::id::{ContainerId, PodId};
 use crate::pod::{OpenPod, Sandbox};
 use crate::runtime::Runtime;
-use crate::state::State;
 use crate::store::{PodDirs, PodState, StoreCause};
 
 impl<'r> OpenPod<'r> {
@@ -16,27 +15,30 @@ impl<'r> OpenPod<'r> {
         let store = rt.store();
         let dirs = store.pod(id);
         let config = store.get(&dirs.config_record())?.ok_or_else(|| Error::NoSuchPod(id.to_string()))?;
-        let (state, restarted) = match store.get(&dirs.state_record())? {
-            Some(state) => (state, false),
-            // Without anything in the runtime directory the host was restarted; else the record was lost (P-043,
-            // P-049).
-            None if store.is_blank(&dirs)? => (PodState::restarted(), true),
-            // Read again, since a call that refreshes the pod may have written it meanwhile.
-            None => (store.need(&dirs.state_record())?, false),
+        let restarted = store.was_restarted(&dirs)?;
+        let state = match store.get(&dirs.state_record())? {
+            _ if restarted => PodState::restarted(),
+            Some(state) => state,
+            None if store.is_lost(&dirs)? => {
+                return Err(Error::Store { path: dirs.run_dir().to_owned(), source: StoreCause::Lost })
+            }
+            // Read again, since a call that refreshes the pod may have written it meanwhile (P-043).
+            None => store.need(&dirs.state_record())?,
         };
         let containers = config
             .containers
             .iter()
             .map(|config| {
                 let id = ContainerId::new(&config.id).map_err(|e| damaged(&dirs, &e))?;
-                let mut container = OpenContainer::load(store, id.clone(), dirs.container(&id), config.clone())?;
-                if restarted {
-                    container.state.state = Some(State::Stopped);
+                let container = dirs.container(&id);
+                match restarted {
+                    true => Ok(OpenContainer::restarted(id, container, config.clone())),
+                    false => OpenContainer::load(store, id, container, config.clone()),
                 }
-                Ok(container)
             })
             .collect::<Result<_>>()?;
-        let sandbox = Sandbox::new(rt.backends_for(&config), rt.options().clone(), store.get(&dirs.vm_record())?);
+        let vm = if restarted { None } else { store.get(&dirs.vm_record())? };
+        let sandbox = Sandbox::new(rt.backends_for(&config), rt.options().clone(), vm);
         Ok(OpenPod { rt, lock: None, id: id.clone(), dirs, config, state, containers, sandbox, volumes: Vec::new() })
     }
 }

@@ -27,6 +27,7 @@ mod stop_policy;
 mod teardown;
 mod wait;
 
+pub use cleanup::Cleanup;
 pub use delete::DeleteOptions;
 pub use events::{PodEvent, PodEvents};
 pub use handle::PodHandle;

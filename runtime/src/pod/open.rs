@@ -57,6 +57,7 @@ impl<'r> OpenPod<'r> {
         let store = rt.store();
         let lock = store.lock_existing(id, rt.options().lock_timeout)?;
         if !store.exists(&store.pod(id))? {
+            store.check_removable(&store.pod(id))?;
             OpenPod::discard_leftovers(rt, id)?;
             return Err(Error::NoSuchPod(id.to_string()));
         }

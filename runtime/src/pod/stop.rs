@@ -106,6 +106,7 @@ impl OpenPod<'_> {
         if self.state.state == State::Paused || self.sandbox.vm_state() == VmState::Paused {
             grace_deadline = None;
             self.wake_or_kill()?;
+            self.discard_unlisted()?;
         }
         let how = StopMode { force, grace_deadline, on_unreachable: UnreachablePolicy::KillsMachine };
         self.for_each_container(|container| match container.is_stopped() {

@@ -6,7 +6,7 @@ use crate::error::{Component, Result};
 use crate::id::ContainerId;
 use crate::pod::{guarded, OpenPod};
 use crate::process::ProcessIdentity;
-use crate::store::NetworkRecord;
+use crate::store::{NetworkRecord, Place};
 
 impl OpenPod<'_> {
     /// Kills a shim. [`ProcessIdentity::NONE`] and an ended one are fine.
@@ -67,7 +67,7 @@ impl OpenPod<'_> {
     /// Removes the directories of a container that the pod does not list.
     pub(crate) fn remove_container_dirs(&self, id: &ContainerId) -> Result<()> {
         let dirs = self.dirs.container(id);
-        self.store().remove_dir(dirs.run_dir())?;
-        self.store().remove_dir(dirs.config_dir())
+        self.store().remove_known(dirs.run_dir(), Place::ContainerRun)?;
+        self.store().remove_known(dirs.config_dir(), Place::ContainerConfig)
     }
 }

@@ -1,5 +1,6 @@
 //! Capability sets of a process.
 
+use hutch_agent_proto::CapabilitySets;
 use schemars::JsonSchema;
 use serde::{Deserialize, Deserializer, Serialize};
 use serde_json::Value;
@@ -67,6 +68,12 @@ impl Capabilities {
             Some(name) => Err(bad(format!("{name:?} does not begin with CAP_"))),
             None => Ok(capabilities),
         }
+    }
+
+    /// In the form of the agent protocol.
+    pub(crate) fn to_sets(&self) -> CapabilitySets {
+        let Self { bounding, effective, inheritable, permitted, ambient } = self.clone();
+        CapabilitySets { bounding, effective, inheritable, permitted, ambient }
     }
 
     fn names(&self) -> impl Iterator<Item = &String> {

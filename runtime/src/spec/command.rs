@@ -47,7 +47,7 @@ pub struct Command {
     pub stdin: bool,
     /// Set `no_new_privs`.
     pub no_new_privileges: bool,
-    /// Capability sets; absent: the runtime's default set.
+    /// Capability sets; absent: the runtime's default set, or for an exec those of its container.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub capabilities: Option<Capabilities>,
     /// Where its standard streams lead. Not part of a configuration on disk.
@@ -114,6 +114,7 @@ impl Command {
             stdin: self.has_stdin(),
             rlimits,
             no_new_privileges: self.no_new_privileges,
+            capabilities: self.capabilities.as_ref().map(Capabilities::to_sets),
         })
     }
 }

@@ -1,6 +1,7 @@
 //! How a record fails.
 
 use std::io;
+use std::path::PathBuf;
 
 /// The fault of a record, or of the place it should be in.
 #[derive(Debug, thiserror::Error)]
@@ -43,6 +44,33 @@ pub enum StoreCause {
         /// The kind that the caller asked for.
         expected: &'static str,
     },
+    /// A file or directory of others, where only hutch's may be.
+    #[error(
+        "was not made by hutch, which leaves it alone; move it elsewhere, or name other directories with --root and \
+         --state-root"
+    )]
+    Foreign,
+    /// A root that belongs to another one than the one that was given.
+    #[error(
+        "belongs to the records in {}, not to those in {}; name both directories of the same pods with --root and \
+         --state-root (if the other one was moved, or is gone for good, remove the file .hutch-root.json in this one)",
+        .partner.display(), .given.display()
+    )]
+    OtherRoot {
+        /// The root that it belongs to.
+        partner: PathBuf,
+        /// The root that was given.
+        given: PathBuf,
+    },
+    /// One directory was given as both roots.
+    #[error("is given as --root and as --state-root; name two directories")]
+    OneRoot,
+    /// The runtime directory of a pod was removed while the host ran.
+    #[error(
+        "was removed since the host started, and the pod's machine may still run; look for its process, end it, and \
+         then use --force"
+    )]
+    Lost,
     /// A directory still has something mounted in it, so that removing it would remove what is mounted.
     #[error("has something mounted in it; unmount it first")]
     Mounted,

@@ -3,8 +3,10 @@
 use std::fs::{self, DirBuilder, File, OpenOptions, Permissions};
 use std::io::{self, Read, Write};
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt};
-use std::path::Path;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::path::{Path, PathBuf};
+
+use super::known::temporary_name;
+use crate::id::random_hex;
 
 /// Mode of directories.
 const DIR_MODE: u32 = 0o750;
@@ -55,14 +57,9 @@ impl Disk for HostDisk {
     }
 
     fn write(&self, path: &Path, bytes: &[u8], before_rename: &mut dyn FnMut() -> io::Result<()>) -> io::Result<()> {
-        let no_name = || io::Error::new(io::ErrorKind::InvalidInput, "a record needs a directory and a name");
-        let dir = path.parent().ok_or_else(no_name)?;
-        let name = path.file_name().and_then(|name| name.to_str()).ok_or_else(no_name)?;
-        static COUNT: AtomicU64 = AtomicU64::new(0);
-        // The blank makes the name different from every id and record.
-        let unique = COUNT.fetch_add(1, Ordering::Relaxed);
-        let temporary = dir.join(format!("{name} {}.{unique}", std::process::id()));
-        let written = write_new(&temporary, bytes)
+        let (dir, name) = parts(path)?;
+        let (mut file, temporary) = create_unique(dir, name)?;
+        let written = fill(&mut file, bytes)
             .and_then(|()| before_rename())
             .and_then(|()| fs::rename(&temporary, path))
             .and_then(|()| File::open(dir)?.sync_all());
@@ -100,8 +97,37 @@ impl Disk for HostDisk {
     }
 }
 
-fn write_new(path: &Path, bytes: &[u8]) -> io::Result<()> {
-    let mut file = OpenOptions::new().write(true).create_new(true).mode(FILE_MODE).open(path)?;
+/// Writes a file whole unless there is one.
+pub(super) fn write_if_absent(path: &Path, bytes: &[u8]) -> io::Result<()> {
+    let (dir, name) = parts(path)?;
+    let (mut file, temporary) = create_unique(dir, name)?;
+    let written = fill(&mut file, bytes).and_then(|()| match fs::hard_link(&temporary, path) {
+        Err(e) if e.kind() == io::ErrorKind::AlreadyExists => Ok(()),
+        other => other,
+    });
+    let _ = fs::remove_file(&temporary);
+    written
+}
+
+fn parts(path: &Path) -> io::Result<(&Path, &str)> {
+    let name = path.file_name().and_then(|name| name.to_str());
+    let no_name = || io::Error::new(io::ErrorKind::InvalidInput, "a record needs a directory and a name");
+    path.parent().zip(name).ok_or_else(no_name)
+}
+
+/// Makes a file with a name that no other process uses, not even one in another PID namespace.
+fn create_unique(dir: &Path, name: &str) -> io::Result<(File, PathBuf)> {
+    loop {
+        let unique = random_hex(8).map_err(io::Error::other)?;
+        let path = dir.join(temporary_name(name, &unique));
+        match OpenOptions::new().write(true).create_new(true).mode(FILE_MODE).open(&path) {
+            Err(e) if e.kind() == io::ErrorKind::AlreadyExists => {}
+            other => return Ok((other?, path)),
+        }
+    }
+}
+
+fn fill(file: &mut File, bytes: &[u8]) -> io::Result<()> {
     file.set_permissions(Permissions::from_mode(FILE_MODE))?;
     file.write_all(bytes)?;
     file.sync_all()

@@ -56,6 +56,7 @@ impl Store {
     /// [`Error::NoSuchPod`], [`Error::Timeout`] naming the pod (P-028), [`Error::Store`].
     pub fn lock(&self, id: &PodId, mode: LockMode, timeout: Duration) -> Result<Option<PodLock>> {
         let dirs = self.pod(id);
+        self.check_owner(&dirs)?;
         match lock_path(id, &dirs.lock(), mode, Instant::now() + timeout, timeout, false)? {
             Some(lock) => {
                 fault::point("lock.held")?;
@@ -73,6 +74,7 @@ impl Store {
     /// [`Error::AlreadyExists`] if there is such a pod, else as [`Store::lock`].
     pub fn lock_new(&self, id: &PodId, timeout: Duration) -> Result<PodLock> {
         let dirs = self.pod(id);
+        self.check_owner(&dirs)?;
         let taken = || Err(Error::AlreadyExists(Object::Pod(id.to_string())));
         if self.exists(&dirs)? {
             return taken();
@@ -94,7 +96,7 @@ impl Store {
         timeout: Duration,
     ) -> Result<PodLock> {
         loop {
-            self.make_dir(dirs.run_dir())?;
+            self.make_run_dir(id)?;
             // `None`: a deletion removed the directory in between.
             if let Some(lock) = lock_path(id, &dirs.lock(), LockMode::Exclusive, deadline, timeout, true)? {
                 return Ok(lock);

@@ -30,13 +30,18 @@
 //! (a process, a mount, a namespace) are written before that thing can act, so that a crash leaves nothing unreachable
 //! (P-206).
 //!
+//! A root holds the marker `.hutch-root.json`, and each directory `P` in it the marker `.hutch-pod.json`; both name the
+//! other root. hutch changes no directory without a marker, and removes no file whose name is not in this table.
+//!
 //! A pod **exists** if its pod config record does. Everything else without one is left over from a creation or deletion
 //! that was cut short; the next exclusive call on that id removes it.
 
 mod cause;
 mod disk;
+mod known;
 mod layout;
 mod lock;
+mod owner;
 mod reboot;
 mod record;
 mod records;
@@ -46,8 +51,10 @@ mod tree;
 
 pub use cause::StoreCause;
 pub use disk::{Disk, HostDisk};
+pub(crate) use known::{is_reserved, remove_temporary, Place};
 pub use layout::{ContainerDirs, PodDirs, DEFAULT_CONFIG_ROOT, DEFAULT_RUN_ROOT};
 pub use lock::{LockMode, PodLock};
+pub use owner::{POD_MARKER, ROOT_MARKER};
 pub use record::{Record, RecordPath, RECORD_VERSION};
 pub use records::{
     AgentRecord, BindRecord, ContainerState, DevicesRecord, ExitRecord, FailureRecord, MountsRecord, NetworkRecord,
@@ -57,6 +64,7 @@ pub use tree::remove_tree;
 
 use std::io;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::AtomicBool;
 use std::sync::Arc;
 
 use crate::error::{Error, Result};
@@ -70,6 +78,8 @@ pub struct Store {
     config_root: Arc<Path>,
     run_root: Arc<Path>,
     disk: Arc<dyn Disk>,
+    /// Both roots have been found to be hutch's, and to belong together.
+    paired: Arc<AtomicBool>,
 }
 
 /// The directories in `dir` whose names `parse` accepts, sorted; none if `dir` does not exist.
@@ -115,7 +125,8 @@ impl Store {
 impl Store {
     /// A store that writes through `disk`, for tests of failing disks.
     pub fn with_disk(config_root: impl Into<PathBuf>, run_root: impl Into<PathBuf>, disk: Arc<dyn Disk>) -> Self {
-        Self { config_root: config_root.into().into(), run_root: run_root.into().into(), disk }
+        let (config_root, run_root) = (config_root.into().into(), run_root.into().into());
+        Self { config_root, run_root, disk, paired: Arc::default() }
     }
 
     /// Paths of the records of a pod.
@@ -206,18 +217,26 @@ impl Store {
         Ok(())
     }
 
-    /// Ids of all pods, sorted: directories of the config root that hold a config record. No config root: no pods
-    /// (P-017).
+    pub(crate) fn disk(&self) -> &dyn Disk {
+        self.disk.as_ref()
+    }
+
+    /// Ids of all pods, sorted: directories of the config root that hutch made and that hold a config record. No config
+    /// root: no pods (P-017).
     ///
     /// # Errors
-    /// [`Error::Store`] if the root cannot be read.
+    /// [`Error::Store`] if the root cannot be read, is not hutch's, or belongs to another run root.
     pub fn pods(&self) -> Result<Vec<PodId>> {
+        self.check_roots()?;
         let mut ids = directories_in(&self.config_root, |name| PodId::new(name).ok())?;
-        ids.retain(|id| self.exists(&self.pod(id)).unwrap_or(true));
+        ids.retain(|id| {
+            let dirs = self.pod(id);
+            self.is_marked(&dirs).unwrap_or(true) && self.exists(&dirs).unwrap_or(true)
+        });
         Ok(ids)
     }
 
-    /// Ids that have a directory in either root, pods or leftovers, sorted.
+    /// Ids that have a directory in either root, pods, leftovers or directories of others, sorted.
     ///
     /// # Errors
     /// [`Error::Store`] if a root cannot be read.
@@ -229,34 +248,17 @@ impl Store {
         Ok(ids)
     }
 
-    /// Removes a pod's runtime directory, the lock file last: a waiter for the lock must not find it gone while
+    /// Removes a pod's directory in the run root, the lock file last: a waiter for the lock must not find it gone while
     /// something of the old pod still exists (P-026).
     pub(crate) fn remove_run_dir(&self, pod: &PodDirs) -> Result<()> {
-        let dir = pod.run_dir();
-        let lock = pod.lock();
-        let fail = |e| Error::Store { path: dir.to_owned(), source: StoreCause::Remove(e) };
-        let entries = match std::fs::read_dir(dir) {
-            Ok(entries) => entries,
-            Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(()),
-            Err(e) => return Err(fail(e)),
-        };
-        for entry in entries {
-            let entry = entry.map_err(fail)?;
-            let path = entry.path();
-            if entry.file_type().map_err(fail)?.is_dir() {
-                self.remove_dir(&path)?;
-            } else if path != lock {
-                self.remove_file(&path)?;
-            }
-        }
+        self.empty_run_dir(pod.run_dir())?;
         fault::point("store.remove_lock")?;
-        self.remove_file(&lock)?;
-        match std::fs::remove_dir(dir) {
-            // A creation of the same id has already put its lock file there.
-            Err(e) if e.kind() == io::ErrorKind::DirectoryNotEmpty => Ok(()),
-            Err(e) if e.kind() != io::ErrorKind::NotFound => Err(fail(e)),
-            _ => Ok(()),
-        }
+        self.remove_pod_dir(pod.run_dir(), Place::PodRun)
+    }
+
+    /// Removes a pod's directory in the config root.
+    pub(crate) fn remove_config_dir(&self, pod: &PodDirs) -> Result<()> {
+        self.remove_pod_dir(pod.config_dir(), Place::PodConfig)
     }
 
     pub(crate) fn remove_file(&self, path: &Path) -> Result<()> {
@@ -291,19 +293,9 @@ pub fn write_record<T: Record>(path: &Path, record: &T) -> Result<()> {
 /// # Errors
 /// [`Error::Store`].
 pub(crate) fn write_record_if_absent<T: Record>(path: &Path, record: &T) -> Result<()> {
-    // A blank in the name marks an unfinished file for the clean-up.
-    let mut own = path.to_owned().into_os_string();
-    own.push(format!(" {}", std::process::id()));
-    let own = PathBuf::from(own);
-    write_record(&own, record)?;
-    let linked = std::fs::hard_link(&own, path);
-    let _ = std::fs::remove_file(&own);
-    match linked {
-        Err(e) if e.kind() != io::ErrorKind::AlreadyExists => {
-            Err(Error::Store { path: path.to_owned(), source: StoreCause::Write(e) })
-        }
-        _ => Ok(()),
-    }
+    let fail = |source| Error::Store { path: path.to_owned(), source };
+    let bytes = record::encode(record).map_err(|e| fail(StoreCause::Parse(e)))?;
+    disk::write_if_absent(path, &bytes).map_err(|e| fail(StoreCause::Write(e)))
 }
 
 impl std::fmt::Debug for Store {

@@ -1,9 +1,9 @@
-//! Pods that survived a restart of the host: their configuration is there, their runtime directory is not (P-049).
+//! Pods that survived a restart of the host: the marker of their configuration names an earlier boot (P-049).
 
 use std::io;
-use std::path::Path;
 use std::time::{Duration, Instant};
 
+use super::owner::{boot_id, POD_MARKER};
 use super::{ContainerState, LockMode, PodDirs, PodLock, PodState, Store, StoreCause};
 use crate::error::{Error, Result};
 use crate::id::{ContainerId, PodId};
@@ -29,49 +29,41 @@ impl Store {
             Some(lock) => lock,
             None => self.lock_creating(id, &dirs, Instant::now() + timeout, timeout)?,
         };
-        if self.exists(&dirs)? && self.is_blank(&dirs)? {
-            self.refresh_after_reboot(&dirs)?;
+        if self.exists(&dirs)? && self.was_restarted(&dirs)? {
+            self.refresh_after_reboot(id, &dirs)?;
         }
         Ok(lock)
     }
 
-    /// Whether the runtime directory of a pod does not exist, or holds nothing but what a call that was killed while it
-    /// [refreshed](Self::lock_existing) the pod may have left: the lock, and state records of containers. With anything
-    /// else in it the pod's state record was lost, which is an error (P-043).
-    pub(crate) fn is_blank(&self, dirs: &PodDirs) -> Result<bool> {
-        let fail = |e| Error::Store { path: dirs.run_dir().to_owned(), source: StoreCause::Read(e) };
-        let only = |dir: &Path, wanted: &str| -> io::Result<bool> {
-            for entry in std::fs::read_dir(dir)? {
-                let name = entry?.file_name();
-                // Names of unfinished writes, and no others, hold a blank.
-                if name != wanted && !name.to_string_lossy().contains(' ') {
-                    return Ok(false);
-                }
-            }
-            Ok(true)
-        };
-        let blank = || -> io::Result<bool> {
-            for entry in std::fs::read_dir(dirs.run_dir())? {
-                let entry = entry?;
-                let name = entry.file_name();
-                let harmless = match entry.file_type()?.is_dir() {
-                    true => only(&entry.path(), "state.json")? && name != "shared",
-                    false => name == "lock" || name.to_string_lossy().contains(' '),
-                };
-                if !harmless {
-                    return Ok(false);
-                }
-            }
-            Ok(true)
-        };
-        match blank() {
-            Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(true),
-            other => other.map_err(fail),
-        }
+    /// Whether the host was restarted since the pod's runtime directory was made. What that directory holds then is not
+    /// true any more.
+    pub(crate) fn was_restarted(&self, dirs: &PodDirs) -> Result<bool> {
+        Ok(match self.boot_of(dirs)? {
+            Some(boot) => boot != boot_id(),
+            None => false,
+        })
     }
 
-    /// The pod's own record comes last: until then the pod is still one whose host was restarted.
-    fn refresh_after_reboot(&self, dirs: &PodDirs) -> Result<()> {
+    /// Whether the runtime directory of a pod is missing, or empty, although the host was not restarted.
+    pub(crate) fn is_lost(&self, dirs: &PodDirs) -> Result<bool> {
+        let fail = |e| Error::Store { path: dirs.run_dir().to_owned(), source: StoreCause::Read(e) };
+        let entries = match std::fs::read_dir(dirs.run_dir()) {
+            Ok(entries) => entries,
+            Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(!self.was_restarted(dirs)?),
+            Err(e) => return Err(fail(e)),
+        };
+        for entry in entries {
+            let name = entry.map_err(fail)?.file_name();
+            if name != "lock" && name != POD_MARKER {
+                return Ok(false);
+            }
+        }
+        Ok(!self.was_restarted(dirs)?)
+    }
+
+    /// The marker with the present boot comes last: until then the pod is still one whose host was restarted.
+    fn refresh_after_reboot(&self, id: &PodId, dirs: &PodDirs) -> Result<()> {
+        self.empty_run_dir(dirs.run_dir())?;
         // The pod must stay deletable even if its configuration cannot be read.
         let config = self.get(&dirs.config_record()).unwrap_or_else(|e| {
             logger::warn!("{}; its containers are ignored", e.chain());
@@ -84,6 +76,7 @@ impl Store {
             self.make_dir(container.run_dir())?;
             self.put(&container.state_record(), &stopped)?;
         }
-        self.put(&dirs.state_record(), &PodState::restarted())
+        self.put(&dirs.state_record(), &PodState::restarted())?;
+        self.mark_boot(id, dirs)
     }
 }

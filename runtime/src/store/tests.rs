@@ -14,8 +14,8 @@ fn store() -> (tempfile::TempDir, Store, PodDirs) {
     let dir = tempfile::tempdir().unwrap();
     let store = Store::new(dir.path().join("config"), dir.path().join("run"));
     let pod = store.pod(&PodId::new("p").unwrap());
-    store.make_dir(pod.run_dir()).unwrap();
-    store.make_dir(pod.config_dir()).unwrap();
+    store.make_run_dir(&PodId::new("p").unwrap()).unwrap();
+    store.make_config_dir(&PodId::new("p").unwrap()).unwrap();
     (dir, store, pod)
 }
 
@@ -54,7 +54,7 @@ fn p_042_a_write_that_fails_leaves_the_old_record_and_no_temporary_file() {
         let _armed = crate::fault::arm(point, 1, crate::fault::Action::Error);
         assert!(store.put(&record, &PodState::new(State::Running)).is_err());
         assert_eq!(store.need(&record).unwrap().state, State::Ready, "{point}");
-        assert_eq!(fs::read_dir(pod.run_dir()).unwrap().count(), 1, "{point}");
+        assert_eq!(fs::read_dir(pod.run_dir()).unwrap().count(), 2, "{point}: the record and the marker");
     }
 }
 
@@ -107,7 +107,9 @@ fn inside_a_full_file_system() {
 #[test]
 fn a_read_only_root_is_an_error_that_names_the_record() {
     let dir = tempfile::tempdir().unwrap();
-    let setup = "mkdir -p run/p; mount --bind run run; mount -o remount,bind,ro run;";
+    let setup = "mkdir -p run/p; marker='{\"version\":1,\"record\":\"root\",\"data\":{\"kind\":\"run\",\"partner\":'; \
+                 echo \"$marker\\\"$PWD/config\\\"}}\" > run/.hutch-root.json; : > run/p/.hutch-pod.json; \
+                 mount --bind run run; mount -o remount,bind,ro run;";
     inside("inside_a_read_only_root", setup, dir.path());
 }
 
@@ -287,4 +289,35 @@ fn tokens_of_execs_are_found_among_the_files() {
         fs::write(container.exec_dir().join(name), "").unwrap();
     }
     assert_eq!(container.exec_tokens().unwrap(), ["t1", "t2"]);
+}
+
+/// Shims are each PID 1 of a namespace of their own, so a PID does not make a name unique. All of them record the end
+/// of the same machine.
+#[test]
+fn writers_of_one_record_never_remove_each_others_files() {
+    let (_dir, store, pod) = store();
+    let path = pod.failure_record().path().to_owned();
+    // The name that a process with the same PID once used for its unfinished file.
+    let others = [format!("failure.json {}", std::process::id()), format!("state.json {}.0", std::process::id())];
+    for name in &others {
+        fs::write(pod.run_dir().join(name), "another's").unwrap();
+    }
+    std::thread::scope(|scope| {
+        for writer in 0..8 {
+            let (path, store, pod) = (&path, &store, &pod);
+            scope.spawn(move || {
+                for _ in 0..50 {
+                    let reason = format!("writer {writer}");
+                    let record = FailureRecord { reason, at: crate::timestamp::Timestamp::now() };
+                    write_record_if_absent(path, &record).unwrap();
+                    store.put(&pod.state_record(), &PodState::new(State::Running)).unwrap();
+                }
+            });
+        }
+    });
+    assert!(store.need(&pod.failure_record()).unwrap().reason.starts_with("writer"));
+    for name in &others {
+        assert_eq!(fs::read_to_string(pod.run_dir().join(name)).unwrap(), "another's");
+    }
+    assert_eq!(fs::read_dir(pod.run_dir()).unwrap().count(), 5, "two records, the marker, the files of others");
 }

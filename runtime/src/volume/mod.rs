@@ -1,6 +1,7 @@
 //! Named volumes: directories of the host that outlive pods, `volumes/NAME` beside the config root.
 //!
-//! A volume is created at its first use and has no record: the pods' configurations name their volumes. A call that is
+//! A volume is created at its first use. A marker beside its directory says that hutch made it; without one it is used
+//! but never removed. It has no other record: the pods' configurations name their volumes. A call that is
 //! about to use a volume holds a shared flock(2) on its directory until the pod's record is written (`hutch run`, which
 //! has no record: as long as it uses the volume). A removal takes the exclusive lock, so neither can act between the
 //! other's check and its change.
@@ -16,7 +17,7 @@ use std::path::{Path, PathBuf};
 
 use nix::errno::Errno;
 use nix::fcntl::{Flock, FlockArg};
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 use serde_json::{json, Value};
 
 use crate::error::{Error, Result};
@@ -24,13 +25,15 @@ use crate::fault;
 use crate::id::{random_hex, VolumeName};
 use crate::pod::OpenPod;
 use crate::runtime::Runtime;
-use crate::store::{directories_in, StoreCause};
+use crate::store::{directories_in, write_record, Record, StoreCause};
 use crate::timestamp::Timestamp;
 
 pub use hold::VolumeHold;
 
 /// Prefix of the directories of volumes under removal. The name of a volume cannot have it.
-const REMOVED: &str = ".removed-";
+const REMOVED: &str = ".hutch-removed-";
+/// Prefix of the markers of volumes.
+const MARKER: &str = ".hutch-volume-";
 /// Attempts to lock a volume that other processes keep removing.
 const TRIES: usize = 100;
 
@@ -46,6 +49,16 @@ pub struct VolumeStatus {
     pub created_at: Option<Timestamp>,
     /// Ids of the pods that name it in their configuration.
     pub pods: Vec<String>,
+}
+
+/// The marker of a volume.
+#[derive(Debug, Serialize, Deserialize)]
+struct VolumeMarker {
+    volume: String,
+}
+
+impl Record for VolumeMarker {
+    const NAME: &'static str = "volume";
 }
 
 /// The directory of named volumes.
@@ -90,10 +103,44 @@ impl Volumes {
         let path = self.path(name);
         let fail = |e| Error::Store { path: path.clone(), source: StoreCause::Directory(e) };
         DirBuilder::new().recursive(true).mode(0o750).create(&self.dir).map_err(fail)?;
+        if path.is_dir() {
+            return Ok(false);
+        }
+        let _lock = self.lock_names()?;
+        // The marker first: a volume never exists without one. A marker alone says nothing.
+        if !self.exists_at(&path)? {
+            write_record(&self.marker(name), &VolumeMarker { volume: name.to_string() })?;
+        }
+        fault::point("volume.marked")?;
         match DirBuilder::new().mode(0o755).create(&path) {
             Ok(()) => Ok(true),
             Err(e) if e.kind() == io::ErrorKind::AlreadyExists => Ok(false),
             Err(e) => Err(fail(e)),
+        }
+    }
+
+    fn marker(&self, name: &VolumeName) -> PathBuf {
+        self.dir.join(format!("{MARKER}{name}.json"))
+    }
+
+    fn exists_at(&self, path: &Path) -> Result<bool> {
+        match fs::symlink_metadata(path) {
+            Ok(_) => Ok(true),
+            Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(false),
+            Err(e) => Err(Error::Store { path: path.to_owned(), source: StoreCause::Read(e) }),
+        }
+    }
+
+    /// Keeps others from giving and taking names.
+    fn lock_names(&self) -> Result<Flock<File>> {
+        let fail = |e| Error::Store { path: self.dir.clone(), source: StoreCause::Lock(e) };
+        let mut dir = File::open(&self.dir).map_err(fail)?;
+        loop {
+            match Flock::lock(dir, FlockArg::LockExclusive) {
+                Ok(lock) => return Ok(lock),
+                Err((again, Errno::EINTR)) => dir = again,
+                Err((_, errno)) => return Err(fail(errno.into())),
+            }
         }
     }
 
@@ -136,6 +183,11 @@ impl Volumes {
         self.cleanup();
         let missing = || Error::NoSuchVolume(name.to_string());
         let lock = self.open_locked(name, FlockArg::LockExclusiveNonblock)?.ok_or_else(missing)?;
+        if !self.exists_at(&self.marker(name))? {
+            let path = self.path(name);
+            let reason = format!("hutch did not make {} and leaves it alone; remove it yourself", path.display());
+            return Err(Error::invalid(format!("volume {name}"), reason));
+        }
         let users = users()?;
         if !users.is_empty() {
             let what = format!("volume {name}");
@@ -145,7 +197,10 @@ impl Volumes {
         let path = self.path(name);
         let fail = |path: &Path, e| Error::Store { path: path.to_owned(), source: StoreCause::Remove(e) };
         let doomed = self.dir.join(format!("{REMOVED}{}", random_hex(8)?));
+        let names = self.lock_names()?;
         fs::rename(&path, &doomed).map_err(|e| fail(&path, e))?;
+        fs::remove_file(self.marker(name)).map_err(|e| fail(&self.marker(name), e))?;
+        drop(names);
         fault::point("volume.renamed")?;
         drop(lock);
         fs::remove_dir_all(&doomed).map_err(|e| fail(&doomed, e))
@@ -154,7 +209,9 @@ impl Volumes {
     /// Removes the files of volumes whose removal was interrupted.
     fn cleanup(&self) {
         for entry in fs::read_dir(&self.dir).into_iter().flatten().flatten() {
-            if entry.file_name().to_string_lossy().starts_with(REMOVED) {
+            let name = entry.file_name();
+            let digits = name.to_str().and_then(|name| name.strip_prefix(REMOVED)).unwrap_or_default();
+            if digits.len() == 16 && digits.bytes().all(|byte| byte.is_ascii_hexdigit()) {
                 // Another process may be removing it.
                 if let Err(error) = fs::remove_dir_all(entry.path()) {
                     log::debug!("{}: {error}", entry.path().display());

@@ -66,12 +66,34 @@ fn a_link_is_no_volume() {
 #[test]
 fn a_removal_that_was_cut_short_is_finished_by_the_next() {
     let dir = tempfile::tempdir().unwrap();
-    fs::create_dir_all(dir.path().join(".removed-0123/sub")).unwrap();
+    fs::create_dir_all(dir.path().join(".hutch-removed-0123456789abcdef/sub")).unwrap();
     let volumes = Volumes::at(dir.path());
     assert_eq!(volumes.names().unwrap(), []);
     volumes.hold(&name("v")).unwrap();
     volumes.remove(&name("v"), no_users).unwrap();
     assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 0);
+}
+
+/// A directory of the user's may be used as a volume, but is never removed; nor is anything that only looks like a
+/// volume under removal.
+#[test]
+fn a_directory_that_hutch_did_not_make_is_never_removed() {
+    let dir = tempfile::tempdir().unwrap();
+    for path in ["photos/deep", ".removed-0123/deep", ".hutch-removed-x/deep", "linked-from"] {
+        fs::create_dir_all(dir.path().join(path)).unwrap();
+    }
+    fs::write(dir.path().join("photos/deep/file"), "x").unwrap();
+    std::os::unix::fs::symlink(dir.path().join("photos"), dir.path().join("linked-from/link")).unwrap();
+    let volumes = Volumes::at(dir.path());
+    drop(volumes.hold(&name("photos")).unwrap());
+    let refused = volumes.remove(&name("photos"), no_users).unwrap_err();
+    assert_eq!(refused.kind(), ErrorKind::InvalidConfig);
+    assert!(refused.to_string().contains("photos") && refused.to_string().contains("yourself"), "{refused}");
+    drop(volumes.hold(&name("own")).unwrap());
+    volumes.remove(&name("own"), no_users).unwrap();
+    assert_eq!(fs::read_to_string(dir.path().join("photos/deep/file")).unwrap(), "x");
+    assert!(dir.path().join(".removed-0123/deep").is_dir() && dir.path().join(".hutch-removed-x/deep").is_dir());
+    assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 4, "the marker of the removed one is gone");
 }
 
 /// A held volume keeps its directory while others try to remove it.

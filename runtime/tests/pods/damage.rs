@@ -2,12 +2,11 @@
 
 use std::fs;
 use std::path::Path;
-use std::time::Duration;
 
 use hutch_runtime::{DeleteOptions, ErrorKind, Runtime, State, StopOptions};
 use hutch_runtime_fakes::{FailingDisk, FakeHost};
 
-use crate::support::{assert_clean, error, finish, kind, new, pod_state, running, snapshot};
+use crate::support::{assert_clean, error, finish, kind, pod_state, running, snapshot};
 
 const POD_RECORDS: [&str; 4] =
     ["config/p/config.json", "run/p/state.json", "run/p/hypervisor.json", "run/p/a/state.json"];
@@ -191,22 +190,5 @@ fn p_012_a_state_whose_record_cannot_be_written_is_not_taken() {
     assert_eq!(pod_state(&runtime), State::Ready);
     runtime.start_pod("p").unwrap();
     assert_eq!(pod_state(&runtime), State::Running);
-    finish(&host, &runtime);
-}
-
-/// The time a reader may need does not depend on what others left in the directories.
-#[test]
-fn leftovers_of_other_programs_in_the_roots_do_no_harm() {
-    let (host, runtime) = new();
-    fs::create_dir_all(host.dir().join("run/x")).unwrap();
-    fs::create_dir_all(host.dir().join("config/bad name")).unwrap();
-    fs::write(host.dir().join("run/x/state.json"), "not ours").unwrap();
-    runtime.run_pod(host.pod("p", &["a"])).unwrap();
-    assert_eq!(runtime.list_pods().unwrap().len(), 1);
-    assert_eq!(runtime.cleanup().unwrap(), ["x"]);
-    assert!(!host.dir().join("run/x").exists());
-    assert!(host.dir().join("config/bad name").exists(), "what cannot be an id is not ours");
-    fs::remove_dir(host.dir().join("config/bad name")).unwrap();
-    assert!(runtime.wait_pod("p", Duration::ZERO).unwrap().is_none());
     finish(&host, &runtime);
 }

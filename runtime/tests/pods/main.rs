@@ -11,6 +11,7 @@ mod container_stop;
 mod damage;
 mod disks;
 mod failures;
+mod foreign;
 mod handles;
 mod hooks;
 mod locking;

@@ -142,14 +142,19 @@ fn p_049_a_half_refreshed_pod_is_still_one_whose_host_was_restarted() {
     let leftovers: [&[(&str, &str)]; 4] = [
         &[],
         &[("lock", "")],
-        &[("lock", ""), ("a/state.json 7.0", "{"), ("state.json 7.0", "")],
+        &[("lock", ""), ("a/state.json 0123456789abcdef", "{"), ("state.json 0123456789abcdef", "")],
         &[("lock", ""), ("a/state.json", record)],
     ];
     for files in leftovers {
         let (host, runtime) = running(&["a", "b"]);
-        host.host_restart();
         let run = host.dir().join("run/p");
+        let markers = [host.dir().join("run/.hutch-root.json"), run.join(".hutch-pod.json")];
+        let markers = markers.map(|path| (std::fs::read(&path).unwrap(), path));
+        host.host_restart();
         std::fs::create_dir_all(run.join("a")).unwrap();
+        for (marker, path) in &markers {
+            std::fs::write(path, marker).unwrap();
+        }
         for (name, content) in files {
             std::fs::write(run.join(name), content).unwrap();
         }

@@ -121,9 +121,78 @@ fn p_124_names_of_users_reach_the_guest_as_they_are() {
     config.command.user = "www:web".into();
     config.command.supplementary_groups = vec!["audio".into(), "44".into()];
     runtime.create_container("p", config).unwrap();
-    let spec = host.guest("p", |guest| guest.spec("a")).unwrap();
-    assert_eq!(spec["annotations"]["dev.hutch.process.user"], "www:web");
-    assert_eq!(spec["annotations"]["dev.hutch.process.groups"], "audio,44");
+    let (user, groups) = host.guest("p", |guest| guest.users["a"].clone());
+    assert_eq!((user.as_deref(), groups), (Some("www:web"), vec!["audio".to_owned(), "44".to_owned()]));
+    finish(&host, &runtime);
+}
+
+/// An annotation may come from others than those who decide about users.
+#[test]
+fn p_124_annotations_never_set_the_user_of_a_process() {
+    let (host, runtime) = running(&[]);
+    let annotations = [("dev.hutch.process.user", "0:0"), ("dev.hutch.process.groups", "0"), ("a", "b")];
+    let annotations: std::collections::BTreeMap<String, String> =
+        annotations.into_iter().map(|(key, value)| (key.to_owned(), value.to_owned())).collect();
+    let mut derived = host.container("a");
+    derived.command.user = "33:33".into();
+    derived.annotations = annotations.clone();
+    let mut with_document = host.container("b");
+    let document = serde_json::json!({
+        "ociVersion": "1.2.0",
+        "process": {"args": ["serve"], "cwd": "/", "user": {"uid": 33, "gid": 33}},
+        "root": {"path": "rootfs"},
+        "annotations": annotations,
+    });
+    with_document.annotations = annotations.clone();
+    with_document.annotations.insert(hutch_runtime::spec::oci::CONFIG_KEY.into(), document.to_string());
+    for config in [derived, with_document] {
+        let id = config.id.clone();
+        runtime.create_container("p", config).unwrap();
+        let (spec, user) = host.guest("p", |guest| (guest.spec(&id).unwrap(), guest.users[&id].clone()));
+        let keys: Vec<&str> = spec["annotations"].as_object().unwrap().keys().map(String::as_str).collect();
+        assert!(!keys.iter().any(|key| key.starts_with("dev.hutch.process.")), "{keys:?}");
+        assert_eq!(spec["annotations"]["a"], "b");
+        assert_eq!(spec["process"]["user"]["uid"], 33);
+        let expected = if id == "a" { Some("33:33".to_owned()) } else { None };
+        assert_eq!(user, (expected, Vec::new()));
+    }
+    finish(&host, &runtime);
+}
+
+/// An exec gets the capabilities that its command names; without any, the guest gives it its container's.
+#[test]
+fn p_124_capabilities_of_an_exec_reach_the_guest() {
+    let (host, runtime) = running(&["a"]);
+    let mut command = hutch_runtime::spec::Command { args: vec!["serve".into()], detach: true, ..Default::default() };
+    runtime.exec_container("p", "a", &command, Default::default()).unwrap();
+    assert_eq!(host.guest("p", |guest| guest.last_process.clone()).unwrap().capabilities, None);
+    command.capabilities =
+        Some(hutch_runtime::spec::Capabilities { bounding: vec!["CAP_KILL".into()], ..Default::default() });
+    runtime.exec_container("p", "a", &command, Default::default()).unwrap();
+    let sets = host.guest("p", |guest| guest.last_process.clone()).unwrap().capabilities.unwrap();
+    assert_eq!((sets.bounding.as_slice(), sets.permitted.len()), (["CAP_KILL".to_owned()].as_slice(), 0));
+    finish(&host, &runtime);
+}
+
+/// One flat list, as some callers write it, is one list for each set.
+#[test]
+fn p_098_a_flat_list_of_capabilities_reaches_the_guest_as_sets() {
+    let (host, runtime) = running(&[]);
+    for (id, given, expected) in [
+        ("a", serde_json::json!(["CAP_KILL"]), serde_json::json!(["CAP_KILL"])),
+        ("b", serde_json::json!({"bounding": ["CAP_CHOWN"]}), serde_json::json!([])),
+    ] {
+        let mut config = host.container(id);
+        let document = serde_json::json!({
+            "ociVersion": "1.2.0",
+            "process": {"args": ["serve"], "cwd": "/", "capabilities": given},
+            "root": {"path": "rootfs"},
+        });
+        config.annotations.insert(hutch_runtime::spec::oci::CONFIG_KEY.into(), document.to_string());
+        runtime.create_container("p", config).unwrap();
+        let spec = host.guest("p", |guest| guest.spec(id)).unwrap();
+        assert_eq!(spec["process"]["capabilities"]["permitted"], expected, "{id}");
+    }
     finish(&host, &runtime);
 }
 

@@ -106,7 +106,9 @@ impl Default for Pods {
 }
 
 fn entries(dir: &Path) -> Vec<std::path::PathBuf> {
-    std::fs::read_dir(dir).into_iter().flatten().flatten().map(|entry| entry.path()).collect()
+    let found = std::fs::read_dir(dir).into_iter().flatten().flatten().map(|entry| entry.path());
+    // The marker of a root stays.
+    found.filter(|path| !path.ends_with(".hutch-root.json")).collect()
 }
 
 impl Drop for Pods {

@@ -296,6 +296,7 @@ impl FakeHost {
             state.cgroups.clear();
         });
         let _ = std::fs::remove_dir_all(self.dir().join("run"));
+        crate::age_markers(&self.dir().join("config"));
     }
 
     /// Whether the pod's vCPUs are paused.
@@ -394,6 +395,7 @@ impl FakeHost {
         leaks.extend(state.cgroups.keys().map(|path| format!("control group {}", path.display())));
         for root in ["config", "run"] {
             let entries = std::fs::read_dir(self.dir().join(root)).into_iter().flatten().flatten();
+            let entries = entries.filter(|entry| entry.file_name() != hutch_runtime::store::ROOT_MARKER);
             leaks.extend(entries.map(|entry| format!("file {}", entry.path().display())));
         }
         leaks

@@ -4,8 +4,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use hutch_agent_proto::{
-    ContainerStats, Event, ExitStatus, GuestMount, ProcessInfo, RemoteError, RemoteErrorKind, Request, ResourceLimits,
-    Response, SandboxSpec,
+    ContainerStats, Event, ExitStatus, GuestMount, ProcessInfo, ProcessSpec, RemoteError, RemoteErrorKind, Request,
+    ResourceLimits, Response, SandboxSpec,
 };
 
 /// State of a container in the guest.
@@ -62,6 +62,10 @@ pub struct FakeGuest {
     memory_more: u64,
     /// The agent no longer answers.
     pub hangs: bool,
+    /// User and groups of each container's init process, as the request had them.
+    pub users: BTreeMap<String, (Option<String>, Vec<String>)>,
+    /// The process that was started last.
+    pub last_process: Option<ProcessSpec>,
     /// The runtime's bound for the answer to the last request of each kind.
     pub timeouts: BTreeMap<&'static str, Duration>,
 }
@@ -93,9 +97,18 @@ impl FakeGuest {
                 self.sandbox = Some(*spec);
                 Ok(Response::Done)
             }
-            Request::CreateContainer { id, token, spec, .. } => self.create(id, token, *spec),
+            Request::CreateContainer { id, token, spec, user, groups, .. } => {
+                let created = self.create(id.clone(), token, *spec);
+                if created.is_ok() {
+                    self.users.insert(id, (user, groups));
+                }
+                created
+            }
             Request::StartContainer { id } => self.start(&id),
-            Request::StartProcess { token, container, process } => self.exec(token, container, process.args),
+            Request::StartProcess { token, container, process } => {
+                self.last_process = Some((*process).clone());
+                self.exec(token, container, process.args)
+            }
             Request::KillContainer { id, signal, all } => self.kill(&id, signal, all),
             Request::RemoveContainer { id, force } => self.remove(&id, force),
             Request::SignalProcess { token, signal, .. } => match self.processes.contains_key(&token) {

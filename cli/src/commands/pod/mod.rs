@@ -45,11 +45,12 @@ pub fn run(args: PodArgs) -> Result<u8, Failure> {
         PodCommand::Wait(args) => self::wait_pods(records, &args),
         PodCommand::Stats(show) => show::stats(&default_runtime(records)?, &show),
         PodCommand::Events(show) => events(&default_runtime(records)?, &show),
-        PodCommand::Cleanup => {
-            for id in default_runtime(records)?.cleanup()? {
+        PodCommand::Cleanup(args) => {
+            let done = default_runtime(records)?.cleanup_each(args.dry_run)?;
+            for id in done.leftovers {
                 writeln!(io::stdout(), "{id}")?;
             }
-            Ok(0)
+            Ok(done.refused.into_iter().fold(0, |_, error| Failure::from(error).report()))
         }
     }
 }

@@ -9,15 +9,13 @@ use serde_json::{json, Map, Value};
 
 use crate::hooks::{OciHook, OciState};
 
-/// Annotation with the user as `user[:group]`, names allowed.
-pub const USER_KEY: &str = "dev.hutch.process.user";
-/// Annotation with supplementary groups, separated by commas, names allowed.
-pub const GROUPS_KEY: &str = "dev.hutch.process.groups";
 /// Annotation with the directory of the guest's hooks.
 pub const HOOKS_KEY: &str = "dev.hutch.guest.hooks";
 /// The capability to load a seccomp filter without `no_new_privs`. A process that gets it for that loses it when it
 /// executes its program, since neither its bounding nor its inheritable set has it.
 const FILTER_CAPABILITY: &str = "CAP_SYS_ADMIN";
+/// The capability sets of a process.
+const CAPABILITY_SETS: [&str; 5] = ["bounding", "effective", "inheritable", "permitted", "ambient"];
 /// Longest id of a container, in bytes.
 const MAX_ID: usize = 192;
 /// Version of a configuration that does not name one.
@@ -41,8 +39,6 @@ pub struct Config {
     pub terminal: bool,
     /// Working directory of the process, absolute.
     pub cwd: String,
-    /// User and additional groups to look up by name. `None`: the configuration has numbers.
-    pub user: Option<(String, Vec<String>)>,
     /// The numeric user of the configuration.
     pub uid: u32,
     /// Destinations of the container's mounts.
@@ -67,10 +63,6 @@ impl Config {
         let Value::Object(mut object) = config else { return Err(invalid("the OCI configuration is not an object")) };
         object.entry("ociVersion").or_insert_with(|| json!(OCI_VERSION));
         let rootfs = absolute(&object, "root", "path")?;
-        let user = annotation(&object, USER_KEY).map(|user| {
-            let groups = annotation(&object, GROUPS_KEY).unwrap_or_default();
-            (user.to_owned(), groups.split(',').filter(|group| !group.is_empty()).map(str::to_owned).collect())
-        });
         let mounts = object.get("mounts").and_then(Value::as_array).map(Vec::as_slice).unwrap_or_default();
         let mounts = mounts.iter().filter_map(|mount| mount.get("destination")?.as_str().map(str::to_owned)).collect();
         let process = section(&mut object, "process")?;
@@ -98,6 +90,7 @@ impl Config {
             process.remove(key);
         }
         process.entry("user").or_insert_with(|| json!({"uid": 0, "gid": 0}));
+        complete_capabilities(process)?;
         let linux = section(&mut object, "linux")?;
         let seccomp = match linux.remove("seccomp").unwrap_or_default() {
             Value::Null => None,
@@ -124,7 +117,7 @@ impl Config {
             bundle: String::new(),
             annotations: object.get("annotations").cloned().unwrap_or_default(),
         };
-        let mut config = Self { object, rootfs, terminal, cwd, user, uid, mounts, seccomp, hooks, guest_hooks, state };
+        let mut config = Self { object, rootfs, terminal, cwd, uid, mounts, seccomp, hooks, guest_hooks, state };
         config.allow_filter();
         Ok(config)
     }
@@ -174,7 +167,7 @@ impl Config {
         let field = |name: &str| process.and_then(|process| process.get(name)).cloned();
         ExecTemplate {
             filtered: self.seccomp.is_some(),
-            capabilities: field("capabilities").filter(|value| !value.is_null()),
+            capabilities: field("capabilities").unwrap_or_else(no_capabilities),
             no_new_privileges: field("noNewPrivileges").and_then(|value| value.as_bool()).unwrap_or_default(),
         }
     }
@@ -186,10 +179,10 @@ impl Config {
 }
 
 /// The settings of a container's configuration that apply to processes that enter it later.
-#[derive(Debug, Clone, Default, PartialEq)]
+#[derive(Debug, Clone, PartialEq)]
 pub struct ExecTemplate {
     filtered: bool,
-    capabilities: Option<Value>,
+    capabilities: Value,
     no_new_privileges: bool,
 }
 
@@ -228,13 +221,14 @@ impl ExecTemplate {
                 process.insert("consoleSize".into(), json!({"height": size.rows, "width": size.cols}));
             }
             add_home(process, &identity.home);
-            if let Some(capabilities) = &self.capabilities {
-                let mut capabilities = capabilities.clone();
-                if self.filtered && !no_new_privileges {
-                    add_filter_capability(&mut capabilities);
-                }
-                process.insert("capabilities".into(), capabilities);
+            let mut capabilities = match &spec.capabilities {
+                Some(sets) => json!(sets),
+                None => self.capabilities.clone(),
+            };
+            if self.filtered && !no_new_privileges {
+                add_filter_capability(&mut capabilities);
             }
+            process.insert("capabilities".into(), capabilities);
         }
         Ok(process)
     }
@@ -274,7 +268,31 @@ fn take_hooks(object: &mut Map<String, Value>) -> Outcome<Vec<OciHook>> {
     Ok(hooks)
 }
 
-/// Adds [`FILTER_CAPABILITY`], which the process loses when it executes its program. A missing set is complete anyway.
+fn no_capabilities() -> Value {
+    CAPABILITY_SETS.iter().map(|set| ((*set).to_owned(), json!([]))).collect::<Map<_, _>>().into()
+}
+
+/// A set that is absent or null is empty, and so are all sets without `capabilities`. libcontainer would leave them
+/// complete.
+fn complete_capabilities(process: &mut Map<String, Value>) -> Outcome<()> {
+    let mut complete = no_capabilities();
+    match process.remove("capabilities").unwrap_or_default() {
+        Value::Null => {}
+        Value::Object(given) => {
+            for (set, names) in given.into_iter().filter(|(_, names)| !names.is_null()) {
+                if !CAPABILITY_SETS.contains(&set.as_str()) {
+                    return Err(invalid(format!("process.capabilities of the OCI configuration has no set {set:?}")));
+                }
+                complete[set] = names;
+            }
+        }
+        _ => return Err(invalid("process.capabilities of the OCI configuration is not an object of lists")),
+    }
+    process.insert("capabilities".into(), complete);
+    Ok(())
+}
+
+/// Adds [`FILTER_CAPABILITY`], which the process loses when it executes its program.
 fn add_filter_capability(capabilities: &mut Value) {
     for set in ["permitted", "effective"] {
         if let Some(Value::Array(set)) = capabilities.get_mut(set)

@@ -1,5 +1,5 @@
 use super::*;
-use hutch_agent_proto::RemoteErrorKind;
+use hutch_agent_proto::{CapabilitySets, RemoteErrorKind};
 
 fn minimal() -> Value {
     json!({"root": {"path": "/r"}, "process": {"args": ["sh"]}})
@@ -87,7 +87,8 @@ fn p_098_a_seccomp_profile_is_taken_out_and_makes_room_for_loading_it() {
     ] {
         let config = with(no_new_privileges, seccomp.clone()).unwrap();
         assert_eq!(config.seccomp.is_some(), seccomp.is_object());
-        let sets = json!({"bounding": narrow, "permitted": expected, "effective": expected});
+        let sets =
+            json!({"bounding": narrow, "permitted": expected, "effective": expected, "inheritable": [], "ambient": []});
         assert_eq!(capabilities(&config), sets);
         // Processes that enter later get theirs in the same way, also if they set noNewPrivileges themselves.
         let spec = ProcessSpec { args: vec!["x".into()], ..ProcessSpec::default() };
@@ -130,16 +131,52 @@ fn p_166_hooks_inside_the_container_are_checked() {
 }
 
 #[test]
-fn names_come_from_annotations() {
+fn p_124_annotations_do_not_set_the_user() {
     let mut value = minimal();
-    value["annotations"] = json!({USER_KEY: "bob:users", GROUPS_KEY: "audio,29,"});
+    value["process"]["user"] = json!({"uid": 33, "gid": 33});
+    value["annotations"] = json!({"dev.hutch.process.user": "0:0", "dev.hutch.process.groups": "0"});
     let mut config = read(value).unwrap();
-    assert_eq!(config.user, Some(("bob:users".into(), vec!["audio".into(), "29".into()])));
-    config.set_identity(&Identity { uid: 5, gid: 6, groups: vec![6, 29], home: "/home/bob".into() }, true);
+    assert_eq!(config.uid, 33);
+    let identity = Identity { uid: 5, gid: 6, groups: vec![6, 29], home: "/home/bob".into() };
+    config.set_identity(&identity, false);
+    let json: Value = serde_json::from_str(&config.to_json()).unwrap();
+    assert_eq!(json["process"]["user"], json!({"uid": 33, "gid": 33}));
+    assert_eq!(json["process"]["env"], json!(["HOME=/home/bob"]));
+    config.set_identity(&identity, true);
     let json: Value = serde_json::from_str(&config.to_json()).unwrap();
     assert_eq!(json["process"]["user"], json!({"uid": 5, "gid": 6, "additionalGids": [6, 29]}));
-    assert_eq!(json["process"]["env"], json!(["HOME=/home/bob"]));
-    assert_eq!(read(minimal()).unwrap().user, None);
+}
+
+#[test]
+fn capabilities_that_are_not_named_are_not_had() {
+    let none = json!({"bounding": [], "effective": [], "inheritable": [], "permitted": [], "ambient": []});
+    let mut one = none.clone();
+    one["bounding"] = json!(["CAP_KILL"]);
+    for (given, expected) in
+        [(Value::Null, &none), (json!({}), &none), (json!({"bounding": ["CAP_KILL"], "permitted": null}), &one)]
+    {
+        let mut value = minimal();
+        value["process"]["capabilities"] = given.clone();
+        let config = read(value).unwrap();
+        let json: Value = serde_json::from_str(&config.to_json()).unwrap();
+        assert_eq!(&json["process"]["capabilities"], expected, "{given}");
+        // Processes that enter later, with and without sets of their own.
+        let spec = ProcessSpec { args: vec!["x".into()], ..ProcessSpec::default() };
+        let identity = Identity { uid: 0, gid: 0, groups: vec![], home: "/".into() };
+        assert_eq!(&config.exec_template().process(&spec, &identity).unwrap()["capabilities"], expected);
+        let sets = CapabilitySets { permitted: vec!["CAP_CHOWN".into()], ..CapabilitySets::default() };
+        let spec = ProcessSpec { capabilities: Some(sets), ..spec };
+        let entering = config.exec_template().process(&spec, &identity).unwrap();
+        assert_eq!(entering["capabilities"]["permitted"], json!(["CAP_CHOWN"]));
+        assert_eq!(entering["capabilities"]["bounding"], json!([]));
+    }
+    let json: Value = serde_json::from_str(&read(minimal()).unwrap().to_json()).unwrap();
+    assert_eq!(json["process"]["capabilities"], none, "absent");
+    for bad in [json!(["CAP_KILL"]), json!("CAP_KILL"), json!({"all": []})] {
+        let mut value = minimal();
+        value["process"]["capabilities"] = bad.clone();
+        assert_eq!(read(value).unwrap_err().kind, RemoteErrorKind::Invalid, "{bad}");
+    }
 }
 
 #[test]

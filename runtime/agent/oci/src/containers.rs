@@ -125,11 +125,11 @@ impl OciContainers {
     fn make(&self, agent: &Arc<Agent>, new: &New, mut config: Config) -> Outcome<(Container, Child, Streams)> {
         let root = RootDir::open(Path::new(&config.rootfs))
             .map_err(|errno| invalid(format!("root file system {:?}: {}", config.rootfs, errno.desc())))?;
-        let identity = match &config.user {
-            Some((user, groups)) => look_up_user(&root, user, groups)?,
+        let identity = match new.user {
+            Some(user) => look_up_user(&root, user, new.groups)?,
             None => look_up_user(&root, &config.uid.to_string(), &[])?,
         };
-        let named = config.user.is_some();
+        let named = new.user.is_some();
         let uid = if named { identity.uid } else { config.uid };
         config.set_identity(&identity, named);
         if !config.is_on_mount(&config.cwd) {
@@ -264,8 +264,9 @@ impl OciContainers {
 impl Containers for OciContainers {
     fn serve(&self, agent: &Arc<Agent>, request: Request) -> Outcome<Response> {
         match request {
-            Request::CreateContainer { id, token, spec, terminal_size, stdin } => {
-                let new = New { id: &id, token: &token, terminal_size, stdin };
+            Request::CreateContainer { id, token, spec, user, groups, terminal_size, stdin } => {
+                let (user, groups) = (user.as_deref(), groups.as_slice());
+                let new = New { id: &id, token: &token, user, groups, terminal_size, stdin };
                 return self.create(agent, &new, *spec);
             }
             Request::StartContainer { id } => {
@@ -315,6 +316,9 @@ impl Containers for OciContainers {
 struct New<'a> {
     id: &'a str,
     token: &'a str,
+    /// User and additional groups to look up by name. `None`: the configuration has numbers.
+    user: Option<&'a str>,
+    groups: &'a [String],
     terminal_size: Option<WindowSize>,
     stdin: bool,
 }

@@ -2,7 +2,6 @@
 
 use serde_json::{json, Value};
 
-use super::{GUEST_GROUPS_KEY, GUEST_USER_KEY};
 use crate::error::Result;
 use crate::spec::{Command, ContainerConfig, Resources};
 
@@ -54,16 +53,13 @@ pub(crate) fn derive_config(config: &ContainerConfig, hostname: &str) -> Result<
         mounts.push(json!({"destination": mount.destination, "source": source, "type": kind, "options": options}));
     }
     let namespaces: Vec<Value> = ["pid", "ipc", "uts", "mount", "cgroup"].map(|kind| json!({"type": kind})).to_vec();
-    let mut annotations = config.annotations.clone();
-    annotations.insert(GUEST_USER_KEY.into(), config.command.guest_user()?);
-    annotations.insert(GUEST_GROUPS_KEY.into(), config.command.supplementary_groups.join(","));
     Ok(json!({
         "ociVersion": "1.2.0",
         "process": process(&config.command),
         "root": {"path": config.rootfs, "readonly": config.readonly_rootfs},
         "hostname": hostname,
         "mounts": mounts,
-        "annotations": annotations,
+        "annotations": config.annotations,
         "linux": {
             "namespaces": namespaces,
             "resources": resources(&config.resources),
@@ -89,8 +85,7 @@ fn process(command: &Command) -> Value {
     };
     json!({
         "terminal": command.interactive,
-        // The agent resolves names, which are in the annotations; these numbers serve where the configuration has
-        // numbers.
+        // The agent resolves names, which are in its request; these numbers serve where the configuration has numbers.
         "user": {"uid": number(user), "gid": number(group), "additionalGids": groups},
         "args": command.args,
         "env": env,

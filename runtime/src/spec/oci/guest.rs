@@ -3,7 +3,7 @@
 use serde_json::{json, Value};
 
 use crate::error::{Error, Result};
-use crate::spec::HookSpec;
+use crate::spec::{Capabilities, HookSpec};
 
 /// Destinations at which files of the host make no sense in the guest (P-099).
 const PSEUDO: [&str; 3] = ["/proc", "/sys", "/dev"];
@@ -90,7 +90,7 @@ pub(crate) fn shared_binds(config: &Value) -> Vec<(String, String, bool)> {
 /// guest, `/dev/shm` becomes a tmpfs.
 ///
 /// # Errors
-/// [`Error::InvalidConfig`] if `config` is not an object.
+/// [`Error::InvalidConfig`] if `config` is not an object, or its capabilities are not valid.
 pub(crate) fn guest_config(mut config: Value, paths: &GuestPaths) -> Result<Value> {
     let object = config.as_object_mut().ok_or_else(|| Error::invalid("OCI config.json", "is not an object"))?;
     let own_hooks = object.remove("hooks").and_then(|mut hooks| hooks.get_mut("startContainer").map(Value::take));
@@ -111,8 +111,16 @@ pub(crate) fn guest_config(mut config: Value, paths: &GuestPaths) -> Result<Valu
         annotations.remove(super::CONFIG_KEY);
         // The pod decides about these hooks, not the container.
         annotations.remove(super::GUEST_HOOKS_KEY);
+        annotations.retain(|key, _| !key.starts_with(super::GUEST_PROCESS_KEYS));
         if let Some(dir) = &paths.guest_hooks {
             annotations.insert(super::GUEST_HOOKS_KEY.into(), json!(dir));
+        }
+    }
+    if let Some(process) = object.get_mut("process").and_then(Value::as_object_mut) {
+        // The flat form too; an absent list means none, as with other runtimes, and the agent sees to that.
+        if let Some(capabilities) = process.get("capabilities").filter(|value| !value.is_null()) {
+            let capabilities = Capabilities::from_value(capabilities)?;
+            process.insert("capabilities".into(), json!(capabilities));
         }
     }
     if let Some(linux) = object.get_mut("linux").and_then(Value::as_object_mut) {

@@ -31,10 +31,9 @@ pub const CONFIG_KEY: &str = "dev.hutch.oci.config";
 pub const BUNDLE_KEY: &str = "dev.hutch.oci.bundle";
 /// Annotation with the container's role: `sandbox`, `container` or `single`.
 pub const ROLE_KEY: &str = "dev.hutch.oci.role";
-/// Annotation for the guest agent: the user as `user[:group]`, names allowed (P-124).
-pub const GUEST_USER_KEY: &str = "dev.hutch.process.user";
-/// Annotation for the guest agent: supplementary groups, separated by commas, names allowed.
-pub const GUEST_GROUPS_KEY: &str = "dev.hutch.process.groups";
+/// Beginning of annotations that once set a process's user in the guest. They never reach the guest: a caller that may write
+/// annotations need not be one that decides about users.
+pub(crate) const GUEST_PROCESS_KEYS: &str = "dev.hutch.process.";
 /// Annotation for the guest agent: the directory with the guest's hooks (P-166).
 pub const GUEST_HOOKS_KEY: &str = "dev.hutch.guest.hooks";
 /// Directory in the guest at which it mounts the directory that the host shares for all containers of the pod.

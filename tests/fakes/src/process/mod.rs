@@ -213,6 +213,7 @@ impl Stage {
         for dir in ["ledger", "run"] {
             let _ = std::fs::remove_dir_all(self.dir.join(dir));
         }
+        crate::age_markers(&self.dir.join("config"));
     }
 
     fn kill_all(&self) {
@@ -233,6 +234,7 @@ impl Stage {
         let mut leaks: Vec<String> = self.processes().iter().map(|pid| format!("process {pid}")).collect();
         for dir in ["ledger", "config", "run"] {
             let entries = std::fs::read_dir(self.dir.join(dir)).into_iter().flatten().flatten();
+            let entries = entries.filter(|entry| entry.file_name() != hutch_runtime::store::ROOT_MARKER);
             leaks.extend(entries.map(|entry| format!("{dir}: {}", entry.file_name().to_string_lossy())));
         }
         leaks

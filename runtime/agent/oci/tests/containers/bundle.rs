@@ -62,6 +62,8 @@ pub fn create(id: &str, spec: Value) -> Request {
         id: id.into(),
         token: id.into(),
         spec: Box::new(spec),
+        user: None,
+        groups: Vec::new(),
         terminal_size: None,
         stdin: false,
     }

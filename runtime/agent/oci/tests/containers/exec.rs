@@ -1,6 +1,8 @@
 //! Processes that enter a running container.
 
-use hutch_agent_proto::{ExitStatus, ProcessSpec, RemoteErrorKind, Request, Response, Rlimit, StdStream, WindowSize};
+use hutch_agent_proto::{
+    CapabilitySets, ExitStatus, ProcessSpec, RemoteErrorKind, Request, Response, Rlimit, StdStream, WindowSize,
+};
 
 use crate::bundle::{config, create, rootfs, run};
 use crate::support::{Control, Guest};
@@ -104,4 +106,70 @@ fn a_process_that_enters_can_have_a_terminal() {
     assert!(out.contains("/dev/pts/") && out.contains("5 6"), "{out}");
     assert_eq!(control.wait("e"), ExitStatus::Code(0));
     control.done(Request::RemoveContainer { id: "c".into(), force: true });
+}
+
+/// As with other runtimes: a document without capabilities gives none, to the first process and to later ones. A process
+/// that enters can have others than the container's.
+#[test]
+fn capabilities_are_those_that_were_named() {
+    const LOOK: [&str; 3] = ["grep", "Cap", "/proc/self/status"];
+    let bits = |text: &str| -> Vec<(String, String)> {
+        let lines = text.lines().filter_map(|line| line.split_once(':'));
+        lines.map(|(set, bits)| (set.to_owned(), bits.trim().trim_start_matches('0').to_owned())).collect()
+    };
+    let guest = Guest::start();
+    rootfs(&guest);
+    let mut control = guest.watch();
+    for absent in [None, Some(serde_json::Value::Null)] {
+        let mut document = config(&guest, &LOOK);
+        let process = document["process"].as_object_mut().unwrap();
+        process.remove("capabilities");
+        process.extend(absent.map(|null| ("capabilities".to_owned(), null)));
+        let (code, out, err) = crate::bundle::script(&guest, &mut control, document);
+        assert_eq!(code, 0, "{out} {err}");
+        assert_eq!(bits(&out).len(), 5, "{out}");
+        assert!(bits(&out).iter().all(|(_, bits)| bits.is_empty()), "{out}");
+    }
+    run(&mut control, "c", config(&guest, &["sleep", "1000"]));
+    let kill = CapabilitySets {
+        bounding: vec!["CAP_KILL".into()],
+        permitted: vec!["CAP_KILL".into()],
+        effective: vec!["CAP_KILL".into()],
+        ..CapabilitySets::default()
+    };
+    for (token, capabilities, expected) in
+        [("own", None, "e1"), ("less", Some(kill), "20"), ("none", Some(CapabilitySets::default()), "")]
+    {
+        enter(&mut control, token, ProcessSpec { capabilities, ..command(&LOOK) }).unwrap();
+        let out = guest.read(token, StdStream::Stdout);
+        assert_eq!(control.wait(token), ExitStatus::Code(0));
+        let bits = bits(&out);
+        for set in ["CapPrm", "CapEff", "CapBnd"] {
+            let found = bits.iter().find(|(name, _)| name == set).map(|(_, bits)| bits.as_str());
+            assert_eq!(found, Some(expected), "{token}: {out}");
+        }
+        control.done(Request::ForgetProcess { token: token.into() });
+    }
+    control.done(Request::RemoveContainer { id: "c".into(), force: true });
+}
+
+/// Names of the request are looked up in the container's own files, whatever the document says.
+#[test]
+fn p_124_the_user_of_the_request_is_the_user_of_the_process() {
+    let guest = Guest::start();
+    rootfs(&guest);
+    let mut control = guest.watch();
+    let mut document = config(&guest, &["sh", "-c", "id; echo $HOME"]);
+    document["annotations"] = serde_json::json!({"dev.hutch.process.user": "0:0", "dev.hutch.process.groups": "0"});
+    let Request::CreateContainer { id, token, spec, terminal_size, stdin, .. } = create("u", document) else {
+        panic!("another request")
+    };
+    let (user, groups) = (Some("joe".to_owned()), vec!["staff".to_owned()]);
+    let created = control.call(Request::CreateContainer { id, token, spec, user, groups, terminal_size, stdin });
+    assert!(matches!(created, Ok(Response::Started { .. })), "{created:?}");
+    control.done(Request::StartContainer { id: "u".into() });
+    let out = guest.read("u", StdStream::Stdout);
+    assert_eq!(control.wait("u"), ExitStatus::Code(0));
+    assert!(out.contains("uid=1000") && out.contains("50") && out.contains("/home/joe"), "{out}");
+    control.done(Request::RemoveContainer { id: "u".into(), force: false });
 }

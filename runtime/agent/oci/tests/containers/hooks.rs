@@ -33,7 +33,17 @@ fn p_166_hooks_inside_run_after_creation_and_before_the_program() {
     let mut spec = with_hooks(&guest, hooks, "echo program >> /tmp/order; read x");
     spec["annotations"] = json!({"a": "b"});
     let Request::CreateContainer { id, token, spec, .. } = create("c", spec) else { unreachable!() };
-    control.call(Request::CreateContainer { id, token, spec, terminal_size: None, stdin: true }).unwrap();
+    control
+        .call(Request::CreateContainer {
+            id,
+            token,
+            spec,
+            user: None,
+            groups: vec![],
+            terminal_size: None,
+            stdin: true,
+        })
+        .unwrap();
     assert!(!root.join("tmp/state").exists(), "not yet");
     control.done(Request::StartContainer { id: "c".into() });
     let read = |name: &str| fs::read_to_string(root.join("tmp").join(name)).unwrap();

@@ -143,7 +143,17 @@ fn a_terminal_is_a_terminal_inside() {
     spec["process"]["terminal"] = json!(true);
     let size = WindowSize { rows: 11, cols: 22 };
     let Request::CreateContainer { id: name, token, spec, .. } = create("c", spec) else { unreachable!() };
-    control.call(Request::CreateContainer { id: name, token, spec, terminal_size: Some(size), stdin: true }).unwrap();
+    control
+        .call(Request::CreateContainer {
+            id: name,
+            token,
+            spec,
+            user: None,
+            groups: vec![],
+            terminal_size: Some(size),
+            stdin: true,
+        })
+        .unwrap();
     control.done(Request::StartContainer { id: id("c") });
     let mut terminal = guest.open("c", StdStream::Terminal);
     let size = WindowSize { rows: 33, cols: 44 };
@@ -170,7 +180,17 @@ fn stdin_reaches_a_container() {
     let Request::CreateContainer { id: name, token, spec, .. } = create("c", config(&guest, &["cat"])) else {
         unreachable!()
     };
-    control.call(Request::CreateContainer { id: name, token, spec, terminal_size: None, stdin: true }).unwrap();
+    control
+        .call(Request::CreateContainer {
+            id: name,
+            token,
+            spec,
+            user: None,
+            groups: vec![],
+            terminal_size: None,
+            stdin: true,
+        })
+        .unwrap();
     control.done(Request::StartContainer { id: id("c") });
     send_all(&mut guest.open("c", StdStream::Stdin), b"through and through");
     assert_eq!(guest.read("c", StdStream::Stdout), "through and through");

@@ -50,7 +50,17 @@ fn p_098_a_filter_confines_all_processes_of_a_container() {
             spec["process"]["user"] = json!({"uid": uid, "gid": uid});
             spec["process"]["noNewPrivileges"] = json!(no_new_privileges);
             let Request::CreateContainer { id, token, spec, .. } = create("c", spec) else { unreachable!() };
-            control.call(Request::CreateContainer { id, token, spec, terminal_size: None, stdin: true }).unwrap();
+            control
+                .call(Request::CreateContainer {
+                    id,
+                    token,
+                    spec,
+                    user: None,
+                    groups: vec![],
+                    terminal_size: None,
+                    stdin: true,
+                })
+                .unwrap();
             control.done(Request::StartContainer { id: "c".into() });
             // chown, kill, setuid, setgid for root; none for another user.
             let capabilities = if uid == 0 { "00000000000000e1" } else { "0000000000000000" };
