@@ -5,7 +5,7 @@ use std::io::{self, Read, Write};
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
-use super::known::temporary_name;
+use super::names::temporary_name;
 use crate::id::random_hex;
 
 /// Mode of directories.

@@ -1,30 +1,15 @@
-//! The names that hutch gives. Nothing else is ever removed.
+//! Which entries of a directory are hutch's. Nothing else is ever removed.
 
 use std::fs::{self, FileType};
 use std::io;
 use std::os::unix::fs::FileTypeExt;
 use std::path::{Path, PathBuf};
 
-use super::owner::{POD_MARKER, ROOT_MARKER};
+use super::names::{Place, POD_MARKER};
 use super::{Store, StoreCause};
 use crate::error::{Error, Result};
 use crate::fault;
 use crate::id::ContainerId;
-
-/// A directory that hutch makes.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Place {
-    /// A pod's, in the config root.
-    PodConfig,
-    /// A pod's, in the run root.
-    PodRun,
-    /// A container's, in the config root.
-    ContainerConfig,
-    /// A container's, in the run root.
-    ContainerRun,
-    /// Of the records of a container's execs.
-    Execs,
-}
 
 /// An entry of a directory.
 enum Entry {
@@ -39,32 +24,6 @@ enum Entry {
 }
 
 impl Place {
-    fn is_file(self, name: &str) -> bool {
-        let names: &[&str] = match self {
-            Place::PodConfig => &["config.json", POD_MARKER],
-            Place::PodRun => &[
-                "lock",
-                "state.json",
-                "network.json",
-                "hypervisor.json",
-                "agent.json",
-                "failure.json",
-                "vmm.log",
-                "console.log",
-                POD_MARKER,
-            ],
-            Place::ContainerConfig => &["config.json"],
-            Place::ContainerRun => &["state.json", "process.json", "mounts.json", "devices.json", "exit.json"],
-            Place::Execs => {
-                return name.strip_suffix(".json").is_some_and(|token| {
-                    let token = token.strip_suffix(".exit").unwrap_or(token);
-                    !token.is_empty() && token.bytes().all(|byte| byte.is_ascii_hexdigit())
-                })
-            }
-        };
-        names.contains(&name)
-    }
-
     fn classify(self, name: &str, kind: FileType) -> Entry {
         let socket = self == Place::PodRun && name.starts_with("vm-") && name.ends_with(".sock");
         if (socket && kind.is_socket()) || (kind.is_file() && (self.is_file(name) || self.is_temporary(name))) {
@@ -81,27 +40,6 @@ impl Place {
             _ => Entry::Foreign,
         }
     }
-
-    /// Whether a name is that of an unfinished write of a file of this directory.
-    pub(crate) fn is_temporary(self, name: &str) -> bool {
-        temporary_of(name).is_some_and(|of| self.is_file(of))
-    }
-}
-
-/// The name of the file of which `name` is an unfinished write: `NAME SUFFIX`. No id and no record has a blank.
-fn temporary_of(name: &str) -> Option<&str> {
-    let (of, suffix) = name.split_once(' ')?;
-    (!suffix.is_empty() && suffix.bytes().all(|byte| byte.is_ascii_hexdigit() || byte == b'.')).then_some(of)
-}
-
-/// Whether `name` is the marker `marker`, or the unfinished write of it.
-pub(super) fn is_marker(name: &str, marker: &str) -> bool {
-    name == marker || temporary_of(name) == Some(marker)
-}
-
-/// The name of an unfinished write of the file `name`.
-pub(super) fn temporary_name(name: &str, unique: &str) -> String {
-    format!("{name} {unique}")
 }
 
 fn entries(dir: &Path) -> Result<Vec<(PathBuf, String, FileType)>> {
@@ -195,9 +133,4 @@ pub(crate) fn remove_temporary(dir: &Path, place: Place) {
             let _ = fs::remove_file(path);
         }
     }
-}
-
-/// Whether a name belongs to hutch alone, so that no id may be it.
-pub(crate) fn is_reserved(name: &str) -> bool {
-    name.starts_with(".hutch-") || name == ROOT_MARKER
 }

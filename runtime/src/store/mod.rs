@@ -41,6 +41,7 @@ mod disk;
 mod known;
 mod layout;
 mod lock;
+mod names;
 mod owner;
 mod reboot;
 mod record;
@@ -51,10 +52,11 @@ mod tree;
 
 pub use cause::StoreCause;
 pub use disk::{Disk, HostDisk};
-pub(crate) use known::{is_reserved, remove_temporary, Place};
+pub(crate) use known::remove_temporary;
 pub use layout::{ContainerDirs, PodDirs, DEFAULT_CONFIG_ROOT, DEFAULT_RUN_ROOT};
 pub use lock::{LockMode, PodLock};
-pub use owner::{POD_MARKER, ROOT_MARKER};
+pub(crate) use names::{is_reserved, Place};
+pub use names::{POD_MARKER, ROOT_MARKER};
 pub use record::{Record, RecordPath, RECORD_VERSION};
 pub use records::{
     AgentRecord, BindRecord, ContainerState, DevicesRecord, ExitRecord, FailureRecord, MountsRecord, NetworkRecord,

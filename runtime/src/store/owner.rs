@@ -6,16 +6,15 @@
 
 use std::fs::{self, File};
 use std::io;
-use std::os::fd::AsFd;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::Ordering;
 use std::sync::OnceLock;
 
-use rustix::fs::{flock, FlockOperation};
 use serde::{Deserialize, Serialize};
 
-use super::known::{self, Place};
+use super::known;
+use super::names::{self, Place, POD_MARKER, ROOT_MARKER};
 use super::record::{self, Record};
 use super::{directories_in, ContainerDirs, PodDirs, Store, StoreCause};
 use crate::error::{Error, Result};
@@ -23,10 +22,6 @@ use crate::fault;
 use crate::id::{random_hex, PodId};
 use crate::logger;
 
-/// Name of the marker of a root.
-pub const ROOT_MARKER: &str = ".hutch-root.json";
-/// Name of the marker of a pod directory.
-pub const POD_MARKER: &str = ".hutch-pod.json";
 /// Beginning of the names of directories that are being made or removed; 16 hexadecimal digits follow.
 const TEMPORARY_DIR: &str = ".hutch-tmp-";
 /// Attempts to make a directory that other processes keep removing.
@@ -149,7 +144,7 @@ impl Store {
             Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(false),
             Err(e) => return Err(fail(e)),
         };
-        flock(dir.as_fd(), FlockOperation::LockExclusive).map_err(|e| fail(e.into()))?;
+        dir.lock().map_err(fail)?;
         if let Some(done) = self.judge_root(kind, make)? {
             return Ok(done);
         }
@@ -433,5 +428,5 @@ impl Store {
 
 /// Whether a name in a root is one that only hutch, or the file system itself, gives.
 fn is_own_name(name: &str) -> bool {
-    name == LOST_AND_FOUND || is_temporary_dir(name) || known::is_marker(name, ROOT_MARKER)
+    name == LOST_AND_FOUND || is_temporary_dir(name) || names::is_marker(name, ROOT_MARKER)
 }

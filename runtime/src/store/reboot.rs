@@ -3,7 +3,8 @@
 use std::io;
 use std::time::{Duration, Instant};
 
-use super::owner::{boot_id, POD_MARKER};
+use super::names::POD_MARKER;
+use super::owner::boot_id;
 use super::{ContainerState, LockMode, PodDirs, PodLock, PodState, Store, StoreCause};
 use crate::error::{Error, Result};
 use crate::id::{ContainerId, PodId};
