@@ -418,7 +418,7 @@ fn inside_isolation() {
     network.delete("q", &q).unwrap();
     assert_eq!(forwarding(), "0");
     assert!(!sh("nft list ruleset").contains("hutch_"));
-    // What somebody else has switched on stays.
+    // A setting that another program has switched on stays.
     sh("echo 1 > /proc/sys/net/ipv4/ip_forward");
     let r = make("r", &[]);
     network.delete("r", &r).unwrap();

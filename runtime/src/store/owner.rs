@@ -26,7 +26,7 @@ use crate::logger;
 const TEMPORARY_DIR: &str = ".hutch-tmp-";
 /// Attempts to make a directory that other processes keep removing.
 const TRIES: usize = 100;
-/// What a file system itself keeps in its top directory.
+/// A directory that the file system itself keeps at its top.
 const LOST_AND_FOUND: &str = "lost+found";
 
 /// The kind of a root.
@@ -349,10 +349,10 @@ impl Store {
                 fault::point("store.marked")?;
                 Ok(fs::rename(&temporary, &dir))
             })();
-            if !matches!(made, Ok(Ok(()))) {
-                if let Err(error) = self.remove_known(&temporary, Place::PodRun) {
-                    logger::warn!("{}", error.chain());
-                }
+            if !matches!(made, Ok(Ok(())))
+                && let Err(error) = self.remove_known(&temporary, Place::PodRun)
+            {
+                logger::warn!("{}", error.chain());
             }
             match made? {
                 Ok(()) => return Ok(()),

@@ -129,7 +129,7 @@ fn directories_of_others_between_those_of_pods_keep_every_byte() {
     assert_eq!(others(), before);
 }
 
-/// A file that somebody has put into a pod's directories: the pod is usable and can be stopped; what would have to
+/// A file that another program has put into a pod's directories: the pod is usable and can be stopped; what would have to
 /// remove the file is refused before it has done anything.
 #[test]
 fn a_pods_directory_with_a_file_of_others_is_not_removed() {
