@@ -49,14 +49,14 @@ impl Runtime {
     /// let bundle = Bundle {
     ///     id: "web", path: &bundle, base: host.pod("", &[]), console: None, detach: true, pid_file: None,
     /// };
-    /// runtime.create_from_bundle(bundle)?;
+    /// runtime.oci_create(bundle)?;
     /// assert_eq!(runtime.oci_state("web")?.status, OciStatus::Created);
-    /// runtime.start("web")?;
+    /// runtime.oci_start("web")?;
     /// assert_eq!(runtime.oci_state("web")?.status, OciStatus::Running);
-    /// runtime.delete("web", true)?;
+    /// runtime.oci_delete("web", true)?;
     /// # Ok::<(), hutch_runtime::Error>(())
     /// ```
-    pub fn create_from_bundle(&self, bundle: Bundle<'_>) -> Result<ContainerHandle> {
+    pub fn oci_create(&self, bundle: Bundle<'_>) -> Result<ContainerHandle> {
         let file = bundle.path.join("config.json");
         let text =
             std::fs::read_to_string(&file).map_err(|e| Error::invalid(file.display().to_string(), e.to_string()))?;
@@ -84,7 +84,7 @@ impl Runtime {
         if let Some(pid_file) = bundle.pid_file
             && let Err(error) = write_pid_file(pid_file, handle.pid())
         {
-            if let Err(error) = self.delete(bundle.id, true) {
+            if let Err(error) = self.oci_delete(bundle.id, true) {
                 logger::warn!("container {}: rolling back its creation: {}", bundle.id, error.chain());
             }
             return Err(error);

@@ -15,8 +15,8 @@ impl Runtime {
     /// behind it.
     ///
     /// # Examples
-    /// See [`Runtime::create_from_bundle`].
-    pub fn delete(&self, id: &str, force: bool) -> Result<()> {
+    /// See [`Runtime::oci_create`].
+    pub fn oci_delete(&self, id: &str, force: bool) -> Result<()> {
         let found = self.find_container(id)?;
         let state = self.status_container(&found.pod, id)?.state;
         let lives = matches!(state, Some(State::Running | State::Paused));

@@ -26,11 +26,11 @@ impl Runtime {
     /// # let runtime = host.runtime();
     /// # runtime.run_pod(host.pod("web", &["web"]))?;
     /// let command = Command { args: vec!["exit".into(), "3".into()], ..Command::default() };
-    /// let (_, exit) = runtime.exec("web", &command, Default::default(), None)?;
+    /// let (_, exit) = runtime.oci_exec("web", &command, Default::default(), None)?;
     /// assert_eq!(exit.unwrap().shell_code(), 3);
     /// # Ok::<(), hutch_runtime::Error>(())
     /// ```
-    pub fn exec(
+    pub fn oci_exec(
         &self,
         id: &str,
         command: &Command,
@@ -60,13 +60,13 @@ impl Runtime {
     /// how it ended.
     ///
     /// # Errors
-    /// As [`Runtime::create_from_bundle`] and [`Runtime::start`]. A container that did not start is deleted, unless it
+    /// As [`Runtime::oci_create`] and [`Runtime::oci_start`]. A container that did not start is deleted, unless it
     /// is detached.
-    pub fn run_bundle(&self, bundle: Bundle<'_>) -> Result<Option<Exit>> {
+    pub fn oci_run(&self, bundle: Bundle<'_>) -> Result<Option<Exit>> {
         let (id, detach) = (bundle.id.to_owned(), bundle.detach);
-        let container = self.create_from_bundle(bundle)?;
+        let container = self.oci_create(bundle)?;
         let pod = container.pod().to_owned();
-        let ended = self.start(&id).and_then(|()| {
+        let ended = self.oci_start(&id).and_then(|()| {
             if detach {
                 return Ok(None);
             }
@@ -77,7 +77,7 @@ impl Runtime {
             }
         });
         if !detach {
-            self.delete(&id, true)?;
+            self.oci_delete(&id, true)?;
         }
         ended
     }

@@ -11,8 +11,8 @@ impl Runtime {
     /// [`Runtime::start_container`].
     ///
     /// # Examples
-    /// See [`Runtime::create_from_bundle`].
-    pub fn start(&self, id: &str) -> Result<()> {
+    /// See [`Runtime::oci_create`].
+    pub fn oci_start(&self, id: &str) -> Result<()> {
         let found = self.find_container(id)?;
         match found.is_sandbox() {
             true => self.start_pod(&found.pod).map(drop),

@@ -70,7 +70,7 @@ impl Runtime {
     /// [`Error::NoSuchContainer`](crate::Error::NoSuchContainer); else as [`Runtime::status_container`].
     ///
     /// # Examples
-    /// See [`Runtime::create_from_bundle`].
+    /// See [`Runtime::oci_create`].
     pub fn oci_state(&self, id: &str) -> Result<OciState> {
         let found = self.find_container(id)?;
         let status = self.status_container(&found.pod, id)?;

@@ -29,7 +29,7 @@ fn create(host: &FakeHost, runtime: &Runtime, id: &str, annotations: Value) -> h
     let base = host.pod("", &[]);
     let pid_file = host.dir().join(format!("{id}.pid"));
     let bundle = Bundle { id, path: &path, base, console: None, detach: true, pid_file: Some(&pid_file) };
-    runtime.create_from_bundle(bundle).map(|container| container.pid())
+    runtime.oci_create(bundle).map(|container| container.pid())
 }
 
 fn member_of(pod: &str) -> Value {
@@ -51,7 +51,7 @@ fn p_192_ids_are_unique_on_the_host_and_lead_to_their_pod() {
     }
     assert_eq!(kind(runtime.find_container("other")), ErrorKind::NoSuchContainer);
     assert_eq!(kind(create(&host, &runtime, "lost", member_of("nowhere"))), ErrorKind::NoSuchPod);
-    runtime.delete("pod", true).unwrap();
+    runtime.oci_delete("pod", true).unwrap();
     assert_clean(&host);
 }
 
@@ -62,18 +62,18 @@ fn p_194_a_sandbox_is_a_pod_and_a_member_is_a_container_in_it() {
     create(&host, &runtime, "pod", sandbox()).unwrap();
     let status = runtime.status_pod("pod").unwrap();
     assert_eq!(status.containers.iter().map(|c| c.id.as_str()).collect::<Vec<_>>(), ["pod"]);
-    runtime.start("pod").unwrap();
+    runtime.oci_start("pod").unwrap();
     assert_eq!(runtime.status_pod("pod").unwrap().state, Some(State::Running));
     create(&host, &runtime, "m", member_of("pod")).unwrap();
-    runtime.start("m").unwrap();
+    runtime.oci_start("m").unwrap();
     assert_eq!(runtime.status_container("pod", "m").unwrap().state, Some(State::Running));
-    assert_eq!(kind(runtime.delete("m", false)), ErrorKind::WrongState);
-    assert_eq!(kind(runtime.delete("pod", false)), ErrorKind::WrongState);
-    runtime.delete("m", true).unwrap();
+    assert_eq!(kind(runtime.oci_delete("m", false)), ErrorKind::WrongState);
+    assert_eq!(kind(runtime.oci_delete("pod", false)), ErrorKind::WrongState);
+    runtime.oci_delete("m", true).unwrap();
     assert_eq!(runtime.status_pod("pod").unwrap().containers.len(), 1);
     runtime.kill_container("pod", "pod", 9, true).unwrap();
-    runtime.delete("pod", false).unwrap();
-    assert_eq!(kind(runtime.delete("pod", true)), ErrorKind::NoSuchContainer);
+    runtime.oci_delete("pod", false).unwrap();
+    assert_eq!(kind(runtime.oci_delete("pod", true)), ErrorKind::NoSuchContainer);
     assert_clean(&host);
 }
 
@@ -83,7 +83,7 @@ fn p_195_states_have_their_oci_names() {
     let status = || runtime.oci_state("c").unwrap().status;
     create(&host, &runtime, "c", json!({"org.example.k": "v"})).unwrap();
     assert_eq!(status(), OciStatus::Created);
-    runtime.start("c").unwrap();
+    runtime.oci_start("c").unwrap();
     assert_eq!(status(), OciStatus::Running);
     runtime.pause_pod("c").unwrap();
     assert_eq!(status(), OciStatus::Paused);
@@ -97,7 +97,7 @@ fn p_195_states_have_their_oci_names() {
     runtime.kill_container("c", "c", 15, false).unwrap();
     let state = runtime.oci_state("c").unwrap();
     assert_eq!((state.status, state.pid), (OciStatus::Stopped, None));
-    runtime.delete("c", false).unwrap();
+    runtime.oci_delete("c", false).unwrap();
     assert_clean(&host);
 }
 
@@ -112,18 +112,18 @@ fn p_197_the_pid_file_is_written_last_and_replaces_an_older_one() {
         pid
     };
     assert_eq!(std::fs::read_to_string(host.dir().join("c.pid")).unwrap(), pid.to_string());
-    runtime.start("c").unwrap();
+    runtime.oci_start("c").unwrap();
     let exec = Command { args: vec!["serve".into()], detach: true, ..Command::default() };
     let file = host.dir().join("exec.pid");
-    let (process, exit) = runtime.exec("c", &exec, Default::default(), Some(&file)).unwrap();
+    let (process, exit) = runtime.oci_exec("c", &exec, Default::default(), Some(&file)).unwrap();
     assert_eq!((std::fs::read_to_string(&file).unwrap(), exit), (process.pid.to_string(), None));
-    runtime.delete("c", true).unwrap();
+    runtime.oci_delete("c", true).unwrap();
     // One that cannot be written takes the creation back.
     let path = bundle_dir(&host, "bundle-d", &["serve"], json!({}));
     let nowhere = host.dir().join("no/such/dir/pid");
     let base = host.pod("", &[]);
     let bundle = Bundle { id: "d", path: &path, base, console: None, detach: true, pid_file: Some(&nowhere) };
-    assert_eq!(kind(runtime.create_from_bundle(bundle)), ErrorKind::InvalidConfig);
+    assert_eq!(kind(runtime.oci_create(bundle)), ErrorKind::InvalidConfig);
     assert_clean(&host);
     assert!(write_pid_file(std::path::Path::new("/"), 1).is_err());
 }
@@ -132,22 +132,22 @@ fn p_197_the_pid_file_is_written_last_and_replaces_an_older_one() {
 fn p_198_exec_waits_and_tells_the_status_and_run_is_create_start_wait_delete() {
     let (host, runtime) = new();
     create(&host, &runtime, "c", json!({})).unwrap();
-    runtime.start("c").unwrap();
+    runtime.oci_start("c").unwrap();
     let command = Command { args: vec!["exit".into(), "41".into()], ..Command::default() };
-    let (process, exit) = runtime.exec("c", &command, Default::default(), None).unwrap();
+    let (process, exit) = runtime.oci_exec("c", &command, Default::default(), None).unwrap();
     assert_eq!(exit.unwrap().shell_code(), 41);
     assert_eq!(kind(runtime.wait_process("c", "c", &process.token, Duration::ZERO)), ErrorKind::NoSuchProcess);
-    runtime.delete("c", true).unwrap();
+    runtime.oci_delete("c", true).unwrap();
     let run = |id: &str, args: &[&str], detach: bool| {
         let path = bundle_dir(&host, &format!("run-{id}"), args, json!({}));
         let base = host.pod("", &[]);
-        runtime.run_bundle(Bundle { id, path: &path, base, console: None, detach, pid_file: None })
+        runtime.oci_run(Bundle { id, path: &path, base, console: None, detach, pid_file: None })
     };
     assert_eq!(run("r", &["exit", "7"], false).unwrap().unwrap().code, Some(7));
     assert_clean(&host);
     assert!(run("d", &["serve"], true).unwrap().is_none());
     assert_eq!(runtime.oci_state("d").unwrap().status, OciStatus::Running);
-    runtime.delete("d", true).unwrap();
+    runtime.oci_delete("d", true).unwrap();
     assert_eq!(kind(run("m", &["missing"], false)), ErrorKind::Backend);
     assert_clean(&host);
 }
@@ -158,14 +158,12 @@ fn p_199_a_term_signal_is_no_stop() {
     let (host, runtime) = new();
     let path = bundle_dir(&host, "b", &["deaf"], json!({}));
     let base = host.pod("", &[]);
-    runtime
-        .create_from_bundle(Bundle { id: "c", path: &path, base, console: None, detach: true, pid_file: None })
-        .unwrap();
-    runtime.start("c").unwrap();
+    runtime.oci_create(Bundle { id: "c", path: &path, base, console: None, detach: true, pid_file: None }).unwrap();
+    runtime.oci_start("c").unwrap();
     let signal = hutch_runtime::spec::parse_signal("TERM").unwrap();
     runtime.kill_container("c", "c", signal, false).unwrap();
     assert_eq!(runtime.oci_state("c").unwrap().status, OciStatus::Running);
-    runtime.delete("c", true).unwrap();
+    runtime.oci_delete("c", true).unwrap();
     assert_clean(&host);
 }
 
@@ -180,7 +178,7 @@ fn p_007_a_bundle_without_or_with_a_broken_configuration_is_refused() {
         }
         let base = host.pod("", &[]);
         let bundle = Bundle { id: "c", path: &dir, base, console: None, detach: true, pid_file: None };
-        assert_eq!(kind(runtime.create_from_bundle(bundle)), ErrorKind::InvalidConfig, "{text:?}");
+        assert_eq!(kind(runtime.oci_create(bundle)), ErrorKind::InvalidConfig, "{text:?}");
     }
     assert_clean(&host);
 }
