@@ -118,7 +118,7 @@ pub use error::{Error, ErrorKind, Result};
 pub use id::{ContainerId, PodId, VolumeName};
 pub use init::init;
 pub use options::Options;
-pub use pod::{Cleanup, DeleteOptions, PodEnd, PodEvent, PodEvents, PodHandle, PodStats, StopOptions};
+pub use pod::{Cleanup, DeleteOptions, PodEnd, PodEvent, PodEvents, PodHandle, PodStats, StopOptions, STOP_SIGNAL};
 pub use process::ProcessIdentity;
 pub use runtime::Runtime;
 pub use state::State;

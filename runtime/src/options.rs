@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use crate::pod::{KILL_TIMEOUT, POWER_OFF_TIMEOUT, STOP_TIMEOUT};
 use crate::spec::AssetPolicy;
 
 /// Bounds and policies. The defaults are those of the contract.
@@ -31,10 +32,10 @@ impl Default for Options {
             lock_timeout: Duration::from_secs(60),
             list_lock_timeout: Duration::from_millis(250),
             boot_timeout: Duration::from_secs(10),
-            stop_timeout: Duration::from_secs(10),
+            stop_timeout: STOP_TIMEOUT,
             agent_timeout: Duration::from_secs(10),
-            power_off_timeout: Duration::from_secs(5),
-            kill_timeout: Duration::from_secs(10),
+            power_off_timeout: POWER_OFF_TIMEOUT,
+            kill_timeout: KILL_TIMEOUT,
             assets: AssetPolicy::default(),
         }
     }

@@ -1,13 +1,11 @@
-//! The first signal of `hutch pod stop` and `hutch container stop`: SIGTERM unless `--signal` names another. The time
-//! until SIGKILL is `Options::stop_timeout` of the runtime (10 s); `resolve::pod::options` sets it from `--timeout`.
-//! `runtime/src/pod/stop.rs` executes both.
+//! The options of `hutch pod stop` and `hutch container stop`. The policy is in `runtime/src/pod/stop_policy.rs`.
 
-use hutch_runtime::StopOptions;
+use hutch_runtime::{StopOptions, STOP_SIGNAL};
 
 use crate::args::pod::StopFlags;
 use crate::failure::Failure;
 
-/// The runtime's options for a stop, from the command line: SIGTERM first unless the flags say otherwise.
+/// The runtime's options for a stop, from the command line: [`STOP_SIGNAL`] first unless the flags say otherwise.
 ///
 /// # Errors
 /// `--signal` does not name a signal.
@@ -15,7 +13,8 @@ pub(super) fn stop_options(flags: &StopFlags) -> Result<StopOptions, Failure> {
     let signal = match flags.signal.as_deref() {
         _ if flags.force => None,
         Some("none") => None,
-        signal => Some(hutch_runtime::spec::parse_signal(signal.unwrap_or("TERM"))?),
+        Some(signal) => Some(hutch_runtime::spec::parse_signal(signal)?),
+        None => Some(STOP_SIGNAL),
     };
     Ok(StopOptions { force: flags.force, signal })
 }

@@ -109,7 +109,7 @@ fn asset_finding(check: &'static str, inspection: &Inspection) -> Finding {
         Some(reason) => Finding::warning(
             check,
             format!("{detail}; the agent beside hutch is not usable: {reason}"),
-            "build hutch-agent for x86_64-unknown-linux-musl, or set HUTCH_AGENT to the path of an agent",
+            "put the hutch-agent of the same build beside hutch, or set HUTCH_AGENT to the path of an agent",
         ),
         None => Finding::ok(check, detail),
     }

@@ -38,4 +38,5 @@ pub use wait::PodEnd;
 pub(crate) use open::OpenPod;
 pub(crate) use sandbox::{guarded, is_wrong_state, unexpected, Sandbox};
 pub(crate) use stop::check_signal;
-pub(crate) use stop_policy::{StopMode, UnreachablePolicy};
+pub use stop_policy::STOP_SIGNAL;
+pub(crate) use stop_policy::{StopMode, UnreachablePolicy, KILL_TIMEOUT, POWER_OFF_TIMEOUT, STOP_TIMEOUT};

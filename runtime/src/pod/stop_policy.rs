@@ -1,6 +1,16 @@
-//! How a stop treats the processes and a guest that does not answer.
+//! The policy of a stop: the first signal, the waits, and the treatment of a guest that does not answer.
 
-use std::time::Instant;
+use std::time::{Duration, Instant};
+
+/// The first signal that `hutch pod stop` and `hutch container stop` have the runtime send: SIGTERM. Callers of the library
+/// choose by [`StopOptions::signal`](crate::StopOptions::signal).
+pub const STOP_SIGNAL: i32 = libc::SIGTERM;
+/// Default time from the first signal to SIGKILL.
+pub(crate) const STOP_TIMEOUT: Duration = Duration::from_secs(10);
+/// Default time from SIGKILL to the end of the process.
+pub(crate) const KILL_TIMEOUT: Duration = Duration::from_secs(10);
+/// Default time from the request to power off to SIGKILL for the VMM process.
+pub(crate) const POWER_OFF_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// How to stop a container.
 #[derive(Debug, Clone, Copy)]
