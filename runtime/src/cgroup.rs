@@ -5,6 +5,8 @@ use std::io;
 use std::path::{Component, Path, PathBuf};
 use std::time::{Duration, Instant};
 
+use hutch_agent_proto::Deadline;
+
 use nix::sys::statfs::{statfs, FsType};
 
 use crate::backend::{BackendError, BackendResult, Cgroups};
@@ -78,7 +80,7 @@ impl Cgroups for CgroupFs {
     }
 
     fn remove(&self, dir: &Path) -> BackendResult<()> {
-        let deadline = Instant::now() + BUSY_TIMEOUT;
+        let deadline = Deadline::after(BUSY_TIMEOUT);
         let mut wait = Duration::from_millis(1);
         loop {
             match fs::remove_dir(dir) {

@@ -8,6 +8,8 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
+use hutch_agent_proto::Deadline;
+
 use nix::poll::{poll, PollFd, PollFlags, PollTimeout};
 use nix::sys::resource::{getrusage, Usage, UsageWho};
 use nix::sys::signal::{kill, Signal};
@@ -116,7 +118,7 @@ fn watch(
     let io = |source| RunError::Io { target: target.name.clone(), source };
     let (mut out, mut err) = (child.stdout.take(), child.stderr.take());
     let (mut output, mut noise) = (Vec::new(), Vec::new());
-    let deadline = Instant::now() + settings.timeout;
+    let deadline = Deadline::after(settings.timeout);
     while out.is_some() || (err.is_some() && target.until == Until::Exit) {
         let left = deadline.saturating_duration_since(Instant::now());
         if left.is_zero() {
@@ -199,7 +201,7 @@ fn observe(pid: u32, target: &Target, settings: &RunSettings, sample: &mut Sampl
 /// Sends SIGTERM, so that hutch can write its marks, and SIGKILL later.
 fn end(child: &mut Child) {
     let _ = kill(Pid::from_raw(child.id() as i32), Signal::SIGTERM);
-    let deadline = Instant::now() + END_TIMEOUT;
+    let deadline = Deadline::after(END_TIMEOUT);
     let pid = rustix::process::Pid::from_child(child);
     // A pidfd becomes readable when the child ends. SIGCHLD is left to the rest of the program.
     if let Ok(pidfd) = rustix::process::pidfd_open(pid, rustix::process::PidfdFlags::empty()) {

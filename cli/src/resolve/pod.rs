@@ -193,7 +193,7 @@ pub fn options(
     if let Some(text) = stop {
         options.stop_timeout = seconds("--timeout", text)?;
         // A stop holds the lock of the pod until it is done.
-        options.lock_timeout = options.lock_timeout.max(options.stop_timeout + options.kill_timeout);
+        options.lock_timeout = options.lock_timeout.max(options.stop_timeout.saturating_add(options.kill_timeout));
     }
     Ok(options)
 }

@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use hutch_agent_proto::{ExitStatus, Request, Response};
+use hutch_agent_proto::{Deadline, ExitStatus, Request, Response};
 
 use crate::container::{ids, ContainerHandle, ContainerRef};
 use crate::error::{Component, Error, Result};
@@ -49,7 +49,7 @@ impl Runtime {
             if let Some(signal) = options.first_signal() {
                 container.send_stop_signal(signal)?;
             }
-            let grace_deadline = Some(Instant::now() + self.options().stop_timeout);
+            let grace_deadline = Some(Deadline::after(self.options().stop_timeout));
             let on_unreachable = UnreachablePolicy::Fails;
             container.stop_in_any_pod(StopMode { force: options.force, grace_deadline, on_unreachable })?;
         }

@@ -133,7 +133,7 @@ impl Sandbox {
             }
             _ => Duration::ZERO,
         };
-        let deadline = self.options.agent_timeout + hooks;
+        let deadline = self.options.agent_timeout.saturating_add(hooks);
         self.on_session(operation, |session| session.call(request, deadline))
     }
 

@@ -1,8 +1,6 @@
 //! StopPod (§6.3).
 
-use std::time::Instant;
-
-use hutch_agent_proto::Request;
+use hutch_agent_proto::{Deadline, Request};
 
 use crate::backend::VmState;
 use crate::error::{Error, Result};
@@ -102,7 +100,7 @@ impl OpenPod<'_> {
         }
         let force = options.force;
         // One deadline for all: a container that is reached later has had its time.
-        let mut grace_deadline = Some(Instant::now() + self.rt.options().stop_timeout).filter(|_| !force);
+        let mut grace_deadline = Some(Deadline::after(self.rt.options().stop_timeout)).filter(|_| !force);
         if self.state.state == State::Paused || self.sandbox.vm_state() == VmState::Paused {
             grace_deadline = None;
             self.wake_or_kill()?;

@@ -13,6 +13,8 @@ use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::Path;
 use std::time::{Duration, Instant};
 
+use hutch_agent_proto::Deadline;
+
 use rustix::fs::inotify;
 use rustix::fs::{flock, FlockOperation};
 use rustix::io::Errno;
@@ -59,7 +61,7 @@ impl Store {
     pub fn lock(&self, id: &PodId, mode: LockMode, timeout: Duration) -> Result<Option<PodLock>> {
         let dirs = self.pod(id);
         self.check_owner(&dirs)?;
-        match lock_path(id, &dirs.lock(), mode, Instant::now() + timeout, timeout, false)? {
+        match lock_path(id, &dirs.lock(), mode, Deadline::after(timeout), timeout, false)? {
             Some(lock) => {
                 fault::point("lock.held")?;
                 Ok(Some(lock))
@@ -81,7 +83,7 @@ impl Store {
         if self.exists(&dirs)? {
             return taken();
         }
-        let deadline = Instant::now() + timeout;
+        let deadline = Deadline::after(timeout);
         let lock = self.lock_creating(id, &dirs, deadline, timeout)?;
         if self.exists(&dirs)? {
             return taken();

@@ -201,7 +201,7 @@ impl FakeHost {
 
     /// Waits until `ready` returns something, at most `timeout`.
     pub(super) fn wait<T>(&self, timeout: Duration, mut ready: impl FnMut(&mut State) -> Option<T>) -> Option<T> {
-        let deadline = std::time::Instant::now() + timeout;
+        let deadline = hutch_agent_proto::Deadline::after(timeout);
         let mut state = self.lock();
         loop {
             if let Some(result) = ready(&mut state) {
