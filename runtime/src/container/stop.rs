@@ -80,6 +80,8 @@ impl ContainerRef<'_, '_> {
     fn stop_steps(&mut self, how: StopMode) -> Result<()> {
         // Without a machine there is no guest to wait for.
         let how = StopMode { force: how.force || !self.pod.sandbox.vm_alive(), ..how };
+        // A machine that is gone has lost them already, which is not the doing of this call.
+        let mut unwritten = self.may_hold_writes() && self.pod.sandbox.vm_alive();
         self.end_process(&how)?;
         let exit = self.exit();
         let oom_killed = self.was_oom_killed();
@@ -91,7 +93,12 @@ impl ContainerRef<'_, '_> {
         }
         if self.pod.sandbox.vm_alive() {
             let unmounted = self.unmount_disks();
+            unwritten &= unmounted.is_err();
             self.pod.on_guest_error(unmounted, &how)?;
+        }
+        if unwritten && !how.force {
+            let id = self.id.to_string();
+            self.pod.lost_writes.get_or_insert(id);
         }
         self.teardown_execs()?;
         self.kill_shim()?;

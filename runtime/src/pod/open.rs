@@ -26,6 +26,8 @@ pub(crate) struct OpenPod<'r> {
     pub(crate) sandbox: Sandbox,
     /// Volumes in use, from this call until they are on record.
     pub(crate) volumes: Vec<VolumeHold>,
+    /// A container whose disks the guest did not unmount before this call ended the machine.
+    pub(crate) lost_writes: Option<String>,
 }
 
 impl<'r> OpenPod<'r> {
@@ -69,7 +71,18 @@ impl<'r> OpenPod<'r> {
         let dirs = rt.store().pod(&id);
         let sandbox = Sandbox::new(rt.backends_for(&config), rt.options().clone(), None);
         let state = PodState::new(State::Ready);
-        OpenPod { rt, lock: Some(lock), id, dirs, config, state, containers: Vec::new(), sandbox, volumes: Vec::new() }
+        OpenPod {
+            rt,
+            lock: Some(lock),
+            id,
+            dirs,
+            config,
+            state,
+            containers: Vec::new(),
+            sandbox,
+            volumes: Vec::new(),
+            lost_writes: None,
+        }
     }
 
     pub(crate) fn store(&self) -> &'r Store {

@@ -54,6 +54,8 @@ impl Runtime {
     ///
     /// # Errors
     /// The first failure ends the call; nothing is deleted, and a second call goes on from there (P-081, P-082).
+    /// [`Error::LostWrites`] after the pod was stopped, if its guest did not unmount a disk within
+    /// [`Options::sync_timeout`](crate::Options::sync_timeout), and the stop was not forced.
     ///
     /// # Examples
     /// ```
@@ -91,7 +93,11 @@ impl OpenPod<'_> {
             let from = self.state.state;
             self.set_state(from, State::Stopped)?;
         }
-        self.finish_stop()
+        self.finish_stop()?;
+        match self.lost_writes.take() {
+            Some(container) => Err(Error::LostWrites { pod: self.object(), container }),
+            None => Ok(()),
+        }
     }
 
     fn stop_containers(&mut self, options: StopOptions) -> Result<()> {

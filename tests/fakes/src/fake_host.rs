@@ -131,6 +131,8 @@ impl FakeHost {
             boot_timeout: Duration::from_millis(200),
             stop_timeout: Duration::from_millis(40),
             agent_timeout: Duration::from_millis(200),
+            sync_timeout: Duration::from_millis(300),
+            reconcile_timeout: Duration::from_millis(200),
             power_off_timeout: Duration::from_millis(100),
             kill_timeout: Duration::from_millis(200),
             ..Options::default()
