@@ -16,6 +16,7 @@ use rustix::fs::{flock, FlockOperation};
 use serde::{Deserialize, Serialize};
 
 use super::known::{self, Place};
+use super::lock::{remove_reservations, RESERVATION};
 use super::record::{self, Record};
 use super::{directories_in, ContainerDirs, PodDirs, Store, StoreCause};
 use crate::error::{Error, Result};
@@ -310,6 +311,13 @@ impl Store {
         Ok(())
     }
 
+    /// Makes the run root, with its marker.
+    pub(super) fn make_run_root(&self) -> Result<()> {
+        self.check_roots()?;
+        self.make_plain_dir(self.run_root())?;
+        self.check_root(RootKind::Run, true).map(drop)
+    }
+
     /// Makes the pod's directory in the config root.
     ///
     /// # Errors
@@ -406,6 +414,7 @@ impl Store {
                 self.remove_known(&root.join(name), place)?;
             }
         }
+        remove_reservations(self.run_root());
         Ok(())
     }
 
@@ -433,5 +442,8 @@ impl Store {
 
 /// Whether a name in a root is one that only hutch, or the file system itself, gives.
 fn is_own_name(name: &str) -> bool {
-    name == LOST_AND_FOUND || is_temporary_dir(name) || known::is_marker(name, ROOT_MARKER)
+    name == LOST_AND_FOUND
+        || is_temporary_dir(name)
+        || name.starts_with(RESERVATION)
+        || known::is_marker(name, ROOT_MARKER)
 }
