@@ -28,12 +28,14 @@
 //! connection.
 #![forbid(unsafe_code)]
 
+mod deadline;
 mod error;
 mod frame;
 mod message;
 mod request;
 mod spec;
 
+pub use deadline::Deadline;
 pub use error::{error_chain, RemoteError, RemoteErrorKind};
 pub use frame::{encode_frame, read_frame, read_payload, write_frame, FrameError, MAX_FRAME};
 pub use message::*;

@@ -219,3 +219,17 @@ fn a_root_that_is_not_hutchs_keeps_its_files_whatever_the_command() {
     assert_eq!(fs::read_to_string(home.join("alice/.ssh/id")).unwrap(), "secret");
     assert!(home.join("bob").is_dir() && !home.join(".hutch-root.json").exists());
 }
+
+/// The longest time that can be given: the addition to the clock overflowed, and the program aborted.
+#[test]
+fn a_stop_may_be_given_all_the_time_in_the_world() {
+    let dir = TempDir::new().unwrap();
+    let (root, state) = (dir.path().join("etc"), dir.path().join("run"));
+    let roots = ["--root", root.to_str().unwrap(), "--state-root", state.to_str().unwrap()];
+    for seconds in ["10000000000000000000", "18446744073709551615"] {
+        let output = hutch(&[&["pod"], roots.as_slice(), &["stop", "p1", "-t", seconds]].concat());
+        let errors = String::from_utf8_lossy(&output.stderr);
+        assert!(!errors.contains("panicked"), "{errors}");
+        assert!(matches!(output.status.code(), Some(1 | 2)), "{seconds}: {:?} {errors}", output.status);
+    }
+}

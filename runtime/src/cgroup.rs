@@ -5,6 +5,8 @@ use std::io;
 use std::path::{Component, Path, PathBuf};
 use std::time::{Duration, Instant};
 
+use hutch_agent_proto::Deadline;
+
 use nix::sys::statfs::{statfs, FsType};
 
 use crate::backend::{BackendError, BackendResult, Cgroups};
@@ -61,6 +63,13 @@ impl Cgroups for CgroupFs {
         }
     }
 
+    fn missing(&self, dir: &Path) -> BackendResult<Vec<PathBuf>> {
+        let chain = dir.ancestors().take_while(|dir| *dir != self.root && dir.starts_with(&self.root));
+        let mut missing: Vec<PathBuf> = chain.filter(|dir| !dir.exists()).map(ToOwned::to_owned).collect();
+        missing.reverse();
+        Ok(missing)
+    }
+
     fn create(&self, dir: &Path) -> BackendResult<()> {
         fs::create_dir_all(dir).map_err(|e| fail("make the control group", dir, e))
     }
@@ -77,13 +86,14 @@ impl Cgroups for CgroupFs {
         }
     }
 
-    fn remove(&self, dir: &Path) -> BackendResult<()> {
-        let deadline = Instant::now() + BUSY_TIMEOUT;
+    fn remove(&self, dir: &Path) -> BackendResult<bool> {
+        let deadline = Deadline::after(BUSY_TIMEOUT);
         let mut wait = Duration::from_millis(1);
         loop {
             match fs::remove_dir(dir) {
-                Ok(()) => return Ok(()),
-                Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(()),
+                Ok(()) => return Ok(true),
+                Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(true),
+                Err(e) if e.kind() == io::ErrorKind::ResourceBusy && in_use(dir) => return Ok(false),
                 // The kernel sends no event when the group is free. This follows a kill and takes milliseconds.
                 Err(e) if e.kind() == io::ErrorKind::ResourceBusy && Instant::now() < deadline => {
                     std::thread::sleep(wait);
@@ -93,6 +103,13 @@ impl Cgroups for CgroupFs {
             }
         }
     }
+}
+
+/// Whether a group has members or groups. Processes that have ended are not listed.
+fn in_use(dir: &Path) -> bool {
+    let members = fs::read_to_string(dir.join("cgroup.procs")).unwrap_or_default();
+    let mut entries = fs::read_dir(dir).into_iter().flatten().flatten();
+    !members.trim().is_empty() || entries.any(|entry| entry.file_type().is_ok_and(|kind| kind.is_dir()))
 }
 
 #[cfg(test)]
@@ -117,7 +134,7 @@ mod tests {
         let groups = CgroupFs::new(dir.path());
         assert_eq!(groups.plan("a").unwrap(), None);
         assert!(groups.plan("..").is_err());
-        groups.remove(&dir.path().join("x")).unwrap();
+        assert!(groups.remove(&dir.path().join("x")).unwrap());
         groups.add(&dir.path().join("x"), 0).unwrap();
     }
 
@@ -139,7 +156,14 @@ mod tests {
         child.kill().unwrap();
         child.wait().unwrap();
         groups.add(&dir, child.id() as i32).unwrap();
-        groups.remove(&dir).unwrap();
+        assert!(groups.remove(&dir).unwrap());
         assert!(!dir.exists());
+        // A group in use stays, and no call waits for it.
+        let inner = dir.join("inner");
+        assert_eq!(groups.missing(&inner).unwrap(), [dir.clone(), inner.clone()]);
+        groups.create(&inner).unwrap();
+        assert!(groups.missing(&inner).unwrap().is_empty());
+        assert!(!groups.remove(&dir).unwrap(), "it has a group");
+        assert!(groups.remove(&inner).unwrap() && groups.remove(&dir).unwrap());
     }
 }

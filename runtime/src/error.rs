@@ -56,6 +56,8 @@ pub enum ErrorKind {
     Store,
     /// A hook failed or timed out.
     Hook,
+    /// The pod was stopped, and may have lost data.
+    LostWrites,
 }
 
 /// The part outside of the pod API that failed.
@@ -204,6 +206,17 @@ pub enum Error {
         /// The bound.
         after: Duration,
     },
+    /// The pod is stopped, but the machine was ended before the guest had written a container's disks.
+    #[error(
+        "{pod} is stopped, but its guest did not unmount the disks of container {container}, which may have lost their \
+         latest writes; check their file systems"
+    )]
+    LostWrites {
+        /// The pod.
+        pod: Object,
+        /// The container.
+        container: String,
+    },
     /// A record could not be read or written.
     #[error("record {}", .path.display())]
     Store {
@@ -284,6 +297,7 @@ impl Error {
             Error::Timeout { .. } => ErrorKind::Timeout,
             Error::Store { .. } => ErrorKind::Store,
             Error::Hook { .. } => ErrorKind::Hook,
+            Error::LostWrites { .. } => ErrorKind::LostWrites,
         }
     }
 

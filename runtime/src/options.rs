@@ -18,6 +18,12 @@ pub struct Options {
     pub stop_timeout: Duration,
     /// For each request to the guest agent (P-205).
     pub agent_timeout: Duration,
+    /// For the guest to write cached data out and unmount a disk, when its container stops. Long: a stop that does
+    /// not wait loses what was not yet written.
+    pub sync_timeout: Duration,
+    /// For all that a status or a list asks guests, so that it is quick whatever they do. The next call does the
+    /// rest.
+    pub reconcile_timeout: Duration,
     /// For a machine to end after the guest was asked to power off, before it is killed.
     pub power_off_timeout: Duration,
     /// For a killed process to be gone, on the host or in the guest (§7.4: the second wait of a stop).
@@ -34,6 +40,8 @@ impl Default for Options {
             boot_timeout: Duration::from_secs(10),
             stop_timeout: STOP_TIMEOUT,
             agent_timeout: Duration::from_secs(10),
+            sync_timeout: Duration::from_secs(120),
+            reconcile_timeout: Duration::from_secs(1),
             power_off_timeout: POWER_OFF_TIMEOUT,
             kill_timeout: KILL_TIMEOUT,
             assets: AssetPolicy::default(),

@@ -19,7 +19,7 @@ use std::sync::Arc;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use hutch_agent_proto::StdStream;
+use hutch_agent_proto::{Deadline, StdStream};
 use nix::errno::Errno;
 use nix::poll::{poll, PollFd, PollFlags, PollTimeout};
 use nix::sys::eventfd::{EfdFlags, EventFd};
@@ -152,7 +152,7 @@ impl Relay {
     pub fn finish(&mut self, limit: Option<Duration>) -> Result<Drained, RelayError> {
         signal(&self.stop_input);
         signal(&self.drain);
-        let until = limit.map(|limit| Instant::now() + limit);
+        let until = limit.map(Deadline::after);
         while self.outputs > 0 {
             let next = match until {
                 None => self.ended.recv().ok(),

@@ -8,6 +8,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
+use hutch_agent_proto::Deadline;
 use hutch_runtime::process::ProcessIdentity;
 use nix::poll::{poll, PollFd, PollFlags, PollTimeout};
 use nix::sys::resource::{getrusage, Usage, UsageWho};
@@ -117,7 +118,7 @@ fn watch(
     let io = |source| RunError::Io { target: target.name.clone(), source };
     let (mut out, mut err) = (child.stdout.take(), child.stderr.take());
     let (mut output, mut noise) = (Vec::new(), Vec::new());
-    let deadline = Instant::now() + settings.timeout;
+    let deadline = Deadline::after(settings.timeout);
     while out.is_some() || (err.is_some() && target.until == Until::Exit) {
         let left = deadline.saturating_duration_since(Instant::now());
         if left.is_zero() {

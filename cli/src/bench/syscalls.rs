@@ -16,6 +16,8 @@ use std::os::unix::process::{CommandExt, ExitStatusExt};
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::time::{Duration, Instant};
 
+use hutch_agent_proto::Deadline;
+
 use nix::errno::Errno;
 use nix::poll::{poll, PollFd, PollFlags, PollTimeout};
 use nix::sys::ptrace;
@@ -75,7 +77,7 @@ impl<'a> Tracer<'a> {
             child,
             tasks: BTreeSet::new(),
             end: None,
-            deadline: Instant::now() + settings.timeout,
+            deadline: Deadline::after(settings.timeout),
             output: Vec::new(),
             noise: Vec::new(),
             count: SyscallCount { target: target.name.clone(), ..SyscallCount::default() },
@@ -133,7 +135,7 @@ impl<'a> Tracer<'a> {
             return false;
         }
         self.kill_all();
-        self.deadline = Instant::now() + END_TIMEOUT;
+        self.deadline = Deadline::after(END_TIMEOUT);
         true
     }
 
@@ -152,7 +154,7 @@ impl<'a> Tracer<'a> {
             if task == self.root {
                 self.end = Some(ExitStatus::from_raw(status));
                 // Processes that it left running are not part of the count.
-                self.deadline = self.deadline.min(Instant::now() + END_TIMEOUT);
+                self.deadline = self.deadline.min(Deadline::after(END_TIMEOUT));
             }
             return Ok(());
         }
@@ -199,7 +201,7 @@ impl<'a> Tracer<'a> {
                 if runner::init_line(&self.output).is_some() {
                     self.arrived = true;
                     let _ = kill(self.root, Signal::SIGTERM);
-                    self.deadline = Instant::now() + END_TIMEOUT;
+                    self.deadline = Deadline::after(END_TIMEOUT);
                 }
             }
             _ => {}
@@ -246,7 +248,7 @@ impl Drop for Tracer<'_> {
     /// No process remains, even after an error.
     fn drop(&mut self) {
         self.kill_all();
-        let deadline = Instant::now() + END_TIMEOUT;
+        let deadline = Deadline::after(END_TIMEOUT);
         while Instant::now() < deadline {
             match next_stop() {
                 Stop::None => std::thread::sleep(SLEEP.0),

@@ -24,6 +24,8 @@ use crate::args::container::{ExecArgs, NewContainer};
 use crate::args::pod::NewPod;
 use crate::args::process::{ContainerFlags, LimitFlags};
 
+/// Environment variable: seconds that a guest may take to write a disk's cached data when its container stops.
+const SYNC_TIMEOUT_VARIABLE: &str = "HUTCH_SYNC_TIMEOUT";
 /// Environment variable for the default of `--boot-timeout`.
 const BOOT_TIMEOUT_VARIABLE: &str = "HUTCH_BOOT_TIMEOUT";
 /// Directory of named network namespaces, as in ip-netns(8).
@@ -190,10 +192,13 @@ pub fn options(
         // A host that boots slowly does everything slowly.
         options.agent_timeout = options.agent_timeout.max(options.boot_timeout);
     }
+    if let Some(text) = own(SYNC_TIMEOUT_VARIABLE.as_ref()).filter(|text| !text.is_empty()) {
+        options.sync_timeout = seconds(SYNC_TIMEOUT_VARIABLE, &text)?;
+    }
     if let Some(text) = stop {
         options.stop_timeout = seconds("--timeout", text)?;
         // A stop holds the lock of the pod until it is done.
-        options.lock_timeout = options.lock_timeout.max(options.stop_timeout + options.kill_timeout);
+        options.lock_timeout = options.lock_timeout.max(options.stop_timeout.saturating_add(options.kill_timeout));
     }
     Ok(options)
 }

@@ -11,6 +11,8 @@ use std::path::{Path, PathBuf};
 use std::thread::sleep;
 use std::time::{Duration, Instant};
 
+use hutch_agent_proto::Deadline;
+
 use nix::errno::Errno;
 use nix::fcntl::{open, OFlag};
 use nix::sys::stat::Mode;
@@ -89,7 +91,7 @@ fn device_in(mounts: &str, target: &str) -> Option<PathBuf> {
 /// # Errors
 /// `WrongState` if a file system still uses it after [`RELEASE_TIMEOUT`].
 pub fn wait_released(device: &Path) -> Outcome<()> {
-    let deadline = Instant::now() + RELEASE_TIMEOUT;
+    let deadline = Deadline::after(RELEASE_TIMEOUT);
     loop {
         // The kernel refuses as long as a mounted file system claims the device (open(2)).
         match open(device, OFlag::O_RDONLY | OFlag::O_EXCL | OFlag::O_CLOEXEC, Mode::empty()) {

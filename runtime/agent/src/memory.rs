@@ -10,6 +10,8 @@ use std::os::fd::{AsRawFd, OwnedFd};
 use std::path::Path;
 use std::time::{Duration, Instant};
 
+use hutch_agent_proto::Deadline;
+
 use nix::errno::Errno;
 use nix::sys::resource::{getrlimit, setrlimit, Resource};
 use nix::sys::socket::{
@@ -52,7 +54,7 @@ pub fn await_more(at_boot: u64, more: u64, fresh: bool) -> Outcome<()> {
             return Err(unsupported(format!("the guest's kernel cannot add memory (no driver virtio_mem); {remedy}")));
         }
         let events = events().map_err(|errno| system("listening for memory", errno))?;
-        let deadline = Instant::now() + ONLINE_TIMEOUT;
+        let deadline = Deadline::after(ONLINE_TIMEOUT);
         await_goal(goal, total, || next(&events), || Instant::now() >= deadline)?;
     }
     adapt(goal, fresh)

@@ -15,7 +15,7 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::{Duration, Instant};
 
-use hutch_agent_proto::{ExitStatus, RemoteError, RemoteErrorKind, Response, StdStream, Token, WindowSize};
+use hutch_agent_proto::{Deadline, ExitStatus, RemoteError, RemoteErrorKind, Response, StdStream, Token, WindowSize};
 
 use crate::failure::{not_found, system, wrong_state, Outcome};
 use crate::outbox::Outbox;
@@ -189,7 +189,7 @@ impl Processes {
     /// # Errors
     /// `NotFound` without such a process or stream, `WrongState` if the stream was handed out before.
     pub fn take_stream(&self, token: &str, stream: StdStream) -> Outcome<(Ends, Option<CloseInput>)> {
-        let deadline = Instant::now() + STREAM_TIMEOUT;
+        let deadline = Deadline::after(STREAM_TIMEOUT);
         let mut table = self.lock();
         loop {
             if let Some(process) = table.by_token.get_mut(token)
@@ -291,7 +291,7 @@ impl Processes {
 
     /// Forgets `tokens` as they end, and waits at most `limit` for that. Returns whether all are forgotten.
     pub fn forget_ending(&self, tokens: &[Token], limit: Duration) -> bool {
-        let deadline = Instant::now() + limit;
+        let deadline = Deadline::after(limit);
         let mut table = self.lock();
         loop {
             for token in tokens {
@@ -349,7 +349,7 @@ impl Processes {
 
     /// Waits at most `limit` until there are no children. Returns whether there are none.
     pub fn wait_no_children(&self, limit: Duration) -> bool {
-        let deadline = Instant::now() + limit;
+        let deadline = Deadline::after(limit);
         let mut table = self.lock();
         while table.starting > 0 || table.no_children_at != Some(table.spawn_count) {
             let left = deadline.saturating_duration_since(Instant::now());

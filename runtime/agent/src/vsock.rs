@@ -5,7 +5,7 @@ use std::io;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::time::{Duration, Instant};
 
-use hutch_agent_proto::HOST_CID;
+use hutch_agent_proto::{Deadline, HOST_CID};
 use nix::errno::Errno;
 use nix::poll::{poll, PollFd, PollFlags, PollTimeout};
 use nix::sys::socket::{
@@ -64,7 +64,7 @@ pub fn dial(cid: u32, port: u32, limit: Duration) -> io::Result<HostConnection> 
     }
     // Listen first, then try again, lest a device that appears in between is missed.
     let announcements = DeviceEvents::open()?;
-    let deadline = Instant::now() + limit;
+    let deadline = Deadline::after(limit);
     loop {
         match attempt() {
             Err(Errno::ENODEV) if announcements.wait(deadline)? => {}

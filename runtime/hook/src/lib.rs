@@ -132,8 +132,8 @@ fn watch(child: &Child, output: &mut [Output], timeout: Option<Duration>) -> io:
             return Ok(false);
         }
     }
-    let drained = Instant::now() + DRAIN_TIMEOUT;
-    while output.iter().any(Output::is_open) && Instant::now() < drained {
+    let ended = Instant::now();
+    while output.iter().any(Output::is_open) && ended.elapsed() < DRAIN_TIMEOUT {
         // The hook has ended: stop as soon as the pipes are empty.
         if !wait(None, output, Some(Instant::now()))?.readable {
             break;

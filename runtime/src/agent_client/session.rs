@@ -10,8 +10,8 @@ use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
 use hutch_agent_proto::{
-    read_frame, write_frame, AgentFrame, Event, FrameError, Hello, HostFrame, Open, Request, Response, StdStream,
-    PROTOCOL_VERSION,
+    read_frame, write_frame, AgentFrame, Deadline, Event, FrameError, Hello, HostFrame, Open, Request, Response,
+    StdStream, PROTOCOL_VERSION,
 };
 
 use super::error::{AgentError, ChannelDeath};
@@ -80,7 +80,7 @@ impl Session {
     /// # Errors
     /// As [`Self::accept`], and [`AgentError::Connect`].
     pub fn connect(connector: Arc<dyn Connector>, deadline: Duration) -> Result<Session, AgentError> {
-        let until = Instant::now() + deadline;
+        let until = Deadline::after(deadline);
         let stream = connector.connect(deadline).map_err(AgentError::Connect)?;
         Self::start(stream, connector, until.saturating_duration_since(Instant::now()), Role::Opening)
     }
@@ -213,7 +213,7 @@ impl Session {
     /// Waits until the session has died, as it does after a power-off; returns false on a time-out.
     pub fn wait_death(&self, timeout: Duration) -> bool {
         let events = self.events();
-        let until = Instant::now() + timeout;
+        let until = Deadline::after(timeout);
         loop {
             match events.recv_timeout(until.saturating_duration_since(Instant::now())) {
                 Ok(_) => {}

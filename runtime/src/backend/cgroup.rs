@@ -10,12 +10,16 @@ pub trait Cgroups: Send + Sync {
     /// control groups.
     fn plan(&self, name: &str) -> BackendResult<Option<PathBuf>>;
 
+    /// The directories of a planned group that do not exist yet, outermost first. Creates nothing.
+    fn missing(&self, dir: &Path) -> BackendResult<Vec<PathBuf>>;
+
     /// Creates a planned group. An existing one is fine.
     fn create(&self, dir: &Path) -> BackendResult<()>;
 
     /// Moves a process into the group. PID 0 is ignored, and so is a process that has ended.
     fn add(&self, dir: &Path, pid: i32) -> BackendResult<()>;
 
-    /// Removes the group. A missing one is fine. Its processes must have ended.
-    fn remove(&self, dir: &Path) -> BackendResult<()>;
+    /// Removes a directory that hutch made. A missing one is fine. The pod's processes must have ended. `false`: others
+    /// have processes or groups in it, so it stays.
+    fn remove(&self, dir: &Path) -> BackendResult<bool>;
 }

@@ -177,13 +177,17 @@ impl Cgroups for NoCgroups {
     fn plan(&self, _: &str) -> BackendResult<Option<PathBuf>> {
         Ok(None)
     }
+    fn missing(&self, _: &Path) -> BackendResult<Vec<PathBuf>> {
+        Ok(Vec::new())
+    }
+
     fn create(&self, _: &Path) -> BackendResult<()> {
         Ok(())
     }
     fn add(&self, _: &Path, _: i32) -> BackendResult<()> {
         Ok(())
     }
-    fn remove(&self, _: &Path) -> BackendResult<()> {
-        Ok(())
+    fn remove(&self, _: &Path) -> BackendResult<bool> {
+        Ok(true)
     }
 }

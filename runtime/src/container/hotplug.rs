@@ -12,7 +12,7 @@ use crate::container::ContainerRef;
 use crate::error::{Component, Error, Result};
 use crate::pod::{guarded, OpenPod};
 use crate::spec::oci::GuestBind;
-use crate::spec::{device_id, BlockVolume, ContainerConfig, DeviceKind, HypervisorKind};
+use crate::spec::{device_id, BlockVolume, ContainerConfig, Device, DeviceKind, HypervisorKind};
 use crate::store::ContainerState;
 
 /// The root disk of a container as the guest finds it.
@@ -246,6 +246,13 @@ impl ContainerRef<'_, '_> {
         Ok(binds)
     }
 
+    /// Whether the guest may hold data of the container's disks that it has not written yet.
+    pub(crate) fn may_hold_writes(&self) -> bool {
+        let volume =
+            |device: &Device| device.vmm_id.is_some() && device.volume.as_ref().is_some_and(|volume| !volume.read_only);
+        (self.state.drive.is_some() && !self.config.readonly_rootfs) || self.devices.0.iter().any(volume)
+    }
+
     /// Unmounts the container's disks in the guest, which writes cached data out. One that is not mounted is fine.
     pub(crate) fn unmount_disks(&mut self) -> Result<()> {
         let id = self.id.as_str();
@@ -256,7 +263,7 @@ impl ContainerRef<'_, '_> {
             targets.push(root_disk_target(id));
         }
         for target in targets {
-            self.pod.sandbox.send_unless_gone("unmount", Request::Unmount { target })?;
+            self.pod.sandbox.sync_unless_gone("unmount", Request::Unmount { target })?;
         }
         Ok(())
     }

@@ -1,7 +1,7 @@
 //! Preparing a container for its start: root file system, binds, devices, the container in the
 //! guest, its shim. The middle part of CreateContainer, and of a restart (P-094).
 
-use hutch_agent_proto::{Request, WindowSize};
+use hutch_agent_proto::{RemoteErrorKind, Request, WindowSize};
 use serde_json::{json, Value};
 
 use crate::backend::{PidNamespace, ShimSpec};
@@ -29,7 +29,16 @@ impl<'r> OpenPod<'r> {
         self.store().make_dir(dirs.config_dir())?;
         let mut container = self.push_container(OpenContainer::new(id, dirs, config));
         container.put_state(ContainerState::default())?;
-        container.prepare(oci)?;
+        if let Err(error) = container.prepare(oci.clone()) {
+            let Error::Backend { source, .. } = &error else { return Err(error) };
+            if source.remote_kind() != Some(RemoteErrorKind::AlreadyExists) {
+                return Err(error);
+            }
+            // The answer to an earlier creation came too late: the host gave the container up, the guest has it.
+            logger::warn!("pod {}: the guest has a container {} that the host gave up", container.pod.id, container.id);
+            container.roll_back()?;
+            container.prepare(oci)?;
+        }
         container.set_state(State::Ready, |_| {})?;
         Ok(container)
     }

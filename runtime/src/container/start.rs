@@ -99,7 +99,7 @@ impl ContainerRef<'_, '_> {
                 seconds => Duration::from_secs(seconds.min(INNER_HOOKS.as_secs())),
             })
             .sum();
-        self.pod.sandbox.hook_time = guest + inside.min(INNER_HOOKS);
+        self.pod.sandbox.hook_time = guest.saturating_add(inside.min(INNER_HOOKS));
     }
 
     /// P-093: the container is stopped; a failure of that is only logged.

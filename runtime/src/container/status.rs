@@ -1,5 +1,7 @@
 //! StatusContainer (§7.5).
 
+use hutch_agent_proto::Deadline;
+
 use crate::container::ids;
 use crate::error::Result;
 use crate::pod::OpenPod;
@@ -35,7 +37,8 @@ impl Runtime {
             return Ok(found.status());
         }
         drop(pod);
-        self.reconcile(&id, &deaths, self.options().lock_timeout);
+        let until = Deadline::after(self.options().reconcile_timeout);
+        self.reconcile(&id, &deaths, self.options().lock_timeout, until);
         let pod = OpenPod::shared(self, &id)?;
         Ok(pod.find(&container)?.status())
     }

@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use hutch_agent_proto::{ExitStatus, Request, Response};
+use hutch_agent_proto::{Deadline, ExitStatus, Request, Response};
 
 use crate::container::{ids, ContainerHandle, ContainerRef};
 use crate::error::{Component, Error, Result};
@@ -49,7 +49,7 @@ impl Runtime {
             if let Some(signal) = options.first_signal() {
                 container.send_stop_signal(signal)?;
             }
-            let grace_deadline = Some(Instant::now() + self.options().stop_timeout);
+            let grace_deadline = Some(Deadline::after(self.options().stop_timeout));
             let on_unreachable = UnreachablePolicy::Fails;
             container.stop_in_any_pod(StopMode { force: options.force, grace_deadline, on_unreachable })?;
         }
@@ -80,6 +80,8 @@ impl ContainerRef<'_, '_> {
     fn stop_steps(&mut self, how: StopMode) -> Result<()> {
         // Without a machine there is no guest to wait for.
         let how = StopMode { force: how.force || !self.pod.sandbox.vm_alive(), ..how };
+        // A machine that is gone has lost them already, which is not the doing of this call.
+        let mut unwritten = self.may_hold_writes() && self.pod.sandbox.vm_alive();
         self.end_process(&how)?;
         let exit = self.exit();
         let oom_killed = self.was_oom_killed();
@@ -91,7 +93,12 @@ impl ContainerRef<'_, '_> {
         }
         if self.pod.sandbox.vm_alive() {
             let unmounted = self.unmount_disks();
+            unwritten &= unmounted.is_err();
             self.pod.on_guest_error(unmounted, &how)?;
+        }
+        if unwritten && !how.force {
+            let id = self.id.to_string();
+            self.pod.lost_writes.get_or_insert(id);
         }
         self.teardown_execs()?;
         self.kill_shim()?;

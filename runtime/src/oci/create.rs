@@ -4,6 +4,7 @@ use std::path::Path;
 
 use crate::container::ContainerHandle;
 use crate::error::{Error, Result};
+use crate::id::PodId;
 use crate::logger;
 use crate::oci::write_pid_file;
 use crate::runtime::Runtime;
@@ -62,6 +63,8 @@ impl Runtime {
             std::fs::read_to_string(&file).map_err(|e| Error::invalid(file.display().to_string(), e.to_string()))?;
         let path = bundle.path.canonicalize().map_err(|e| Error::invalid(file.display().to_string(), e.to_string()))?;
         let role = classify(&OciConfig::parse(&text)?.annotations.unwrap_or_default())?;
+        // Others that want the id wait, and then find it taken.
+        let _reserved = self.store().reserve(&PodId::new(bundle.id)?, self.options().lock_timeout)?;
         self.check_unused(bundle.id)?;
         let handle = match &role {
             Role::Single | Role::Sandbox => {

@@ -6,7 +6,9 @@ use std::sync::Arc;
 use std::thread;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
-use hutch_agent_proto::{ExitStatus, ProcessSpec, RemoteErrorKind, Request, Response, SandboxSpec, WindowSize};
+use hutch_agent_proto::{
+    Deadline, ExitStatus, ProcessSpec, RemoteErrorKind, Request, Response, SandboxSpec, WindowSize,
+};
 use hutch_vmm::MachineExit;
 use nix::sys::signal::Signal;
 
@@ -321,7 +323,7 @@ impl Run<'_> {
     fn end(&mut self, session: &Session, stop: Stop) -> Result<(), RunError> {
         let sender = self.queue.sender();
         session.call_then(Request::PowerOff, move |answer| sender.send(RunEvent::Flushed(answer)));
-        let until = Instant::now() + FLUSH_TIMEOUT;
+        let until = Deadline::after(FLUSH_TIMEOUT);
         loop {
             match self.queue.next(Some(self.timeout.map_or(until, |(_, t)| t.min(until)))) {
                 // The end of the session is the answer: file systems are flushed.

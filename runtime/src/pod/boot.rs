@@ -1,6 +1,7 @@
 //! Steps 4 to 15 of a creation: namespace, VMM process, hooks, endpoints, machine, agent (§6.1). Also what StartPod
 //! does first for a stopped pod (P-072).
 
+use std::path::{Path, PathBuf};
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use hutch_agent_proto::{GuestMount, Request, SandboxSpec, AGENT_PORT};
@@ -71,9 +72,16 @@ impl OpenPod<'_> {
     pub(crate) fn forget_machine(&mut self) -> Result<()> {
         let store = self.store();
         if let Some(record) = self.sandbox.record() {
-            if let Some(dir) = &record.cgroup {
-                let cgroups = &self.sandbox.backends.cgroups;
-                guarded(Component::Cgroups, "remove", || cgroups.remove(dir))?;
+            let made = match (&record.cgroup_made, &record.cgroup) {
+                (Some(made), _) => made.clone(),
+                (None, group) => group.iter().cloned().collect(),
+            };
+            let cgroups = &self.sandbox.backends.cgroups;
+            for dir in made.iter().rev() {
+                if !guarded(Component::Cgroups, "remove", || cgroups.remove(dir))? {
+                    // Another pod is in it, and has it on record.
+                    break;
+                }
             }
             store.remove_file(&record.socket)?;
         }
@@ -106,6 +114,7 @@ impl OpenPod<'_> {
             hotplugged_mib: 0,
             resizing: false,
             cgroup: cgroup.clone(),
+            cgroup_made: cgroup.as_deref().map(|dir| self.made_directories(dir)).transpose()?,
         };
         self.sandbox.set_record(Some(record));
         self.store().make_dir(&self.dirs.shared_dir())?;
@@ -114,6 +123,21 @@ impl OpenPod<'_> {
             Some(dir) => guarded(Component::Cgroups, "create", || cgroups.create(&dir)),
             None => Ok(()),
         }
+    }
+
+    /// The directories of the group `dir` that go with the pod: those that it will make, and those that other pods have
+    /// made. A group that was there before hutch is left as it was.
+    fn made_directories(&self, dir: &Path) -> Result<Vec<PathBuf>> {
+        let cgroups = &self.sandbox.backends.cgroups;
+        let mut made = guarded(Component::Cgroups, "missing", || cgroups.missing(dir))?;
+        let store = self.store();
+        for id in store.all_ids()?.into_iter().filter(|id| *id != self.id) {
+            let other = store.get_or_warn(&store.pod(&id).vm_record()).and_then(|record| record.cgroup_made);
+            made.extend(other.into_iter().flatten().filter(|other| dir.starts_with(other)));
+        }
+        made.sort();
+        made.dedup();
+        Ok(made)
     }
 
     /// Moves a process of the pod into its control group, if it has one.

@@ -90,6 +90,7 @@ impl OpenPod<'_> {
             containers: Vec::new(),
             sandbox,
             volumes: Vec::new(),
+            lost_writes: None,
         }
     }
 

@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use hutch_agent_proto::{Event, ExitStatus};
+use hutch_agent_proto::{Deadline, Event, ExitStatus};
 use serde::{Deserialize, Serialize};
 
 use crate::backend::VmHost;
@@ -87,7 +87,7 @@ impl PodEvents {
     /// # Errors
     /// An error of the agent if the guest does not answer although its machine lives.
     pub fn next(&mut self, timeout: Duration) -> Result<Option<PodEvent>> {
-        let deadline = Instant::now() + timeout;
+        let deadline = Deadline::after(timeout);
         while !self.ended {
             if !self.record.as_ref().is_some_and(|record| self.host.is_alive(record)) {
                 return Ok(Some(self.end()));

@@ -1,6 +1,9 @@
 //! ListPod (§6.6).
 
 use std::path::PathBuf;
+use std::time::Instant;
+
+use hutch_agent_proto::Deadline;
 
 use crate::error::{Error, Result};
 use crate::id::PodId;
@@ -32,8 +35,10 @@ impl Runtime {
     /// ```
     pub fn list_pods(&self) -> Result<Vec<PodStatus>> {
         let mut list = Vec::new();
+        // For all pods together.
+        let until = Deadline::after(self.options().reconcile_timeout);
         for id in self.store().pods()? {
-            match self.list_one(&id) {
+            match self.list_one(&id, until) {
                 Ok(status) => list.push(status),
                 Err(error @ Error::Store { .. }) => list.push(damaged(&id, &error)),
                 Err(error) if error.is_not_found() => {}
@@ -59,8 +64,8 @@ impl Runtime {
         Ok(files)
     }
 
-    fn list_one(&self, id: &PodId) -> Result<PodStatus> {
-        match self.present_status(id, self.options().list_lock_timeout) {
+    fn list_one(&self, id: &PodId, until: Instant) -> Result<PodStatus> {
+        match self.present_status(id, self.options().list_lock_timeout, until) {
             Err(Error::Timeout { .. }) => Ok(PodStatus { busy: true, ..OpenPod::load(self, id)?.status() }),
             other => other,
         }

@@ -39,7 +39,18 @@ impl<'r> OpenPod<'r> {
             .collect::<Result<_>>()?;
         let vm = if restarted { None } else { store.get(&dirs.vm_record())? };
         let sandbox = Sandbox::new(rt.backends_for(&config), rt.options().clone(), vm);
-        Ok(OpenPod { rt, lock: None, id: id.clone(), dirs, config, state, containers, sandbox, volumes: Vec::new() })
+        Ok(OpenPod {
+            rt,
+            lock: None,
+            id: id.clone(),
+            dirs,
+            config,
+            state,
+            containers,
+            sandbox,
+            volumes: Vec::new(),
+            lost_writes: None,
+        })
     }
 }
 

@@ -26,6 +26,8 @@ pub(crate) struct OpenPod<'r> {
     pub(crate) sandbox: Sandbox,
     /// Volumes in use, from this call until they are on record.
     pub(crate) volumes: Vec<VolumeHold>,
+    /// A container whose disks the guest did not unmount before this call ended the machine.
+    pub(crate) lost_writes: Option<String>,
 }
 
 impl<'r> OpenPod<'r> {
@@ -36,7 +38,11 @@ impl<'r> OpenPod<'r> {
 
     /// As [`OpenPod::shared`], with another bound for the wait.
     pub(crate) fn shared_within(rt: &'r Runtime, id: &PodId, timeout: Duration) -> Result<OpenPod<'r>> {
-        let lock = rt.store().lock(id, LockMode::Shared, timeout)?;
+        let lock = match rt.store().lock(id, LockMode::Shared, timeout) {
+            // The call that holds the lock waits for this process, a hook of it, and changes nothing meanwhile.
+            Err(Error::Timeout { .. }) if rt.store().is_held_by_ancestor(id) => None,
+            other => other?,
+        };
         let mut pod = OpenPod::load(rt, id)?;
         pod.lock = lock;
         Ok(pod)
@@ -55,7 +61,14 @@ impl<'r> OpenPod<'r> {
     /// are not a pod.
     pub(crate) fn lock_exclusive(rt: &Runtime, id: &PodId) -> Result<PodLock> {
         let store = rt.store();
-        let lock = store.lock_existing(id, rt.options().lock_timeout)?;
+        let lock = match store.lock_existing(id, rt.options().lock_timeout) {
+            Err(Error::Timeout { .. }) if store.is_held_by_ancestor(id) => {
+                let reason =
+                    "is held by the call that runs this process as a hook; a hook can read its pod, not change it";
+                return Err(Error::invalid(format!("pod {id}"), reason));
+            }
+            other => other?,
+        };
         if !store.exists(&store.pod(id))? {
             store.check_removable(&store.pod(id))?;
             OpenPod::discard_leftovers(rt, id)?;
@@ -69,7 +82,18 @@ impl<'r> OpenPod<'r> {
         let dirs = rt.store().pod(&id);
         let sandbox = Sandbox::new(rt.backends_for(&config), rt.options().clone(), None);
         let state = PodState::new(State::Ready);
-        OpenPod { rt, lock: Some(lock), id, dirs, config, state, containers: Vec::new(), sandbox, volumes: Vec::new() }
+        OpenPod {
+            rt,
+            lock: Some(lock),
+            id,
+            dirs,
+            config,
+            state,
+            containers: Vec::new(),
+            sandbox,
+            volumes: Vec::new(),
+            lost_writes: None,
+        }
     }
 
     pub(crate) fn store(&self) -> &'r Store {

@@ -3,6 +3,7 @@
 use crate::container::ContainerRef;
 use crate::error::{Error, Object, Result};
 use crate::id::PodId;
+use crate::logger;
 use crate::pod::{OpenPod, PodHandle};
 use crate::runtime::Runtime;
 use crate::state::State;
@@ -30,8 +31,13 @@ impl Runtime {
         let mut pod = OpenPod::exclusive(self, &PodId::new(pod)?)?;
         Verb::PausePod.check_pod(pod.id.as_str(), pod.state.state)?;
         pod.sandbox.vm_call("pause", |vm| vm.pause())?;
-        pod.for_each_container(|container| container.pause())?;
-        pod.set_state(State::Running, State::Paused)?;
+        let recorded = pod
+            .for_each_container(|container| container.pause())
+            .and_then(|()| pod.set_state(State::Running, State::Paused));
+        if let Err(error) = recorded {
+            pod.take_pause_back();
+            return Err(error);
+        }
         Ok(PodHandle::new(&pod))
     }
 
@@ -49,6 +55,22 @@ impl Runtime {
         pod.for_each_container(|container| container.unpause())?;
         pod.set_state(State::Paused, State::Running)?;
         Ok(PodHandle::new(&pod))
+    }
+}
+
+impl OpenPod<'_> {
+    /// Lets a machine go on whose pause could not be recorded: the records would say that it runs, and nothing would
+    /// ever resume it.
+    fn take_pause_back(&mut self) {
+        let resumed = self.sandbox.vm_call("resume", |vm| vm.resume());
+        let restored = self.for_each_container(|container| {
+            // A write may fail after it has replaced the record.
+            container.state = container.pod.store().need(&container.dirs.state_record())?;
+            container.unpause()
+        });
+        for error in [resumed, restored, self.put_state()].into_iter().filter_map(Result::err) {
+            logger::warn!("pod {}: taking its pause back: {}", self.id, error.chain());
+        }
     }
 }
 

@@ -80,15 +80,15 @@ impl Runtime {
     /// Stops the containers that were found dead, one after another (P-119), under the exclusive lock and only if they
     /// still are dead (P-025). A failure does not fail the status call: the state stays and the next call tries again
     /// (P-117).
-    pub(crate) fn reconcile(&self, id: &PodId, deaths: &Deaths, timeout: Duration) {
-        if let Err(error) = self.try_reconcile(id, deaths, timeout)
+    pub(crate) fn reconcile(&self, id: &PodId, deaths: &Deaths, timeout: Duration, until: Instant) {
+        if let Err(error) = self.try_reconcile(id, deaths, timeout, until)
             && !error.is_not_found()
         {
             logger::warn!("pod {id}: noting what has ended: {}", error.chain());
         }
     }
 
-    fn try_reconcile(&self, id: &PodId, deaths: &Deaths, timeout: Duration) -> Result<()> {
+    fn try_reconcile(&self, id: &PodId, deaths: &Deaths, timeout: Duration, until: Instant) -> Result<()> {
         let Some(lock) = self.store().lock(id, LockMode::Exclusive, timeout)? else { return Ok(()) };
         let mut pod = OpenPod::load(self, id)?;
         pod.lock = Some(lock);
@@ -100,6 +100,12 @@ impl Runtime {
                 Ok(found) if found.process.as_ref() == Some(process) && pod.is_dead(found) => {}
                 _ => continue,
             }
+            let left = until.saturating_duration_since(Instant::now());
+            // A container that the guest has no time for is shown as its records have it, and stopped by a later call.
+            if pod.sandbox.vm_alive() && (left.is_zero() || pod.sandbox.agent_lost()) {
+                continue;
+            }
+            pod.sandbox.be_quick(left);
             let grace_deadline = Some(Instant::now());
             let how = StopMode { force: false, grace_deadline, on_unreachable: UnreachablePolicy::Fails };
             if let Err(error) = pod.container(container)?.stop_in_any_pod(how) {

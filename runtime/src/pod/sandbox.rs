@@ -133,7 +133,7 @@ impl Sandbox {
             }
             _ => Duration::ZERO,
         };
-        let deadline = self.options.agent_timeout + hooks;
+        let deadline = self.options.agent_timeout.saturating_add(hooks);
         self.on_session(operation, |session| session.call(request, deadline))
     }
 
@@ -171,6 +171,21 @@ impl Sandbox {
             }
             result
         })
+    }
+
+    /// As [`Sandbox::send_unless_gone`], for a request that writes cached data out, within [`Options::sync_timeout`].
+    pub(crate) fn sync_unless_gone(&mut self, operation: &'static str, request: Request) -> Result<()> {
+        let deadline = self.options.sync_timeout;
+        match self.on_session(operation, |session| session.call(request, deadline)) {
+            Err(Error::Backend { source, .. }) if source.is_gone() => Ok(()),
+            other => other.map(drop),
+        }
+    }
+
+    /// From now on a guest that does not answer is given up after `timeout`, whatever it is asked.
+    pub(crate) fn be_quick(&mut self, timeout: Duration) {
+        self.options.agent_timeout = self.options.agent_timeout.min(timeout);
+        self.options.sync_timeout = self.options.sync_timeout.min(timeout);
     }
 
     /// As [`Sandbox::call`], for requests whose reply says nothing but "done".

@@ -1,6 +1,8 @@
 //! StatusPod (§6.6).
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
+
+use hutch_agent_proto::Deadline;
 
 use crate::container::OpenContainer;
 use crate::error::Result;
@@ -31,11 +33,13 @@ impl Runtime {
     /// # Ok::<(), hutch_runtime::Error>(())
     /// ```
     pub fn status_pod(&self, pod: &str) -> Result<PodStatus> {
-        self.present_status(&PodId::new(pod)?, self.options().lock_timeout)
+        let until = Deadline::after(self.options().reconcile_timeout);
+        self.present_status(&PodId::new(pod)?, self.options().lock_timeout, until)
     }
 
-    /// The status after ended containers were stopped; each wait for the lock takes at most `timeout`.
-    pub(crate) fn present_status(&self, id: &PodId, timeout: Duration) -> Result<PodStatus> {
+    /// The status after ended containers were stopped; each wait for the lock takes at most `timeout`, and guests
+    /// are asked `until` then.
+    pub(crate) fn present_status(&self, id: &PodId, timeout: Duration, until: Instant) -> Result<PodStatus> {
         let pod = OpenPod::shared_within(self, id, timeout)?;
         let deaths = pod.detect_dead(None);
         if deaths.is_empty() {
@@ -43,7 +47,7 @@ impl Runtime {
         }
         // The lock is not upgraded in place: two readers would wait for each other (P-024).
         drop(pod);
-        self.reconcile(id, &deaths, timeout);
+        self.reconcile(id, &deaths, timeout, until);
         // Locked again: another call may be changing the records by now.
         Ok(OpenPod::shared_within(self, id, timeout)?.status())
     }

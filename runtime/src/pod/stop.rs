@@ -1,8 +1,6 @@
 //! StopPod (§6.3).
 
-use std::time::Instant;
-
-use hutch_agent_proto::Request;
+use hutch_agent_proto::{Deadline, Request};
 
 use crate::backend::VmState;
 use crate::error::{Error, Result};
@@ -56,6 +54,8 @@ impl Runtime {
     ///
     /// # Errors
     /// The first failure ends the call; nothing is deleted, and a second call goes on from there (P-081, P-082).
+    /// [`Error::LostWrites`] after the pod was stopped, if its guest did not unmount a disk within
+    /// [`Options::sync_timeout`](crate::Options::sync_timeout), and the stop was not forced.
     ///
     /// # Examples
     /// ```
@@ -93,7 +93,11 @@ impl OpenPod<'_> {
             let from = self.state.state;
             self.set_state(from, State::Stopped)?;
         }
-        self.finish_stop()
+        self.finish_stop()?;
+        match self.lost_writes.take() {
+            Some(container) => Err(Error::LostWrites { pod: self.object(), container }),
+            None => Ok(()),
+        }
     }
 
     fn stop_containers(&mut self, options: StopOptions) -> Result<()> {
@@ -102,7 +106,7 @@ impl OpenPod<'_> {
         }
         let force = options.force;
         // One deadline for all: a container that is reached later has had its time.
-        let mut grace_deadline = Some(Instant::now() + self.rt.options().stop_timeout).filter(|_| !force);
+        let mut grace_deadline = Some(Deadline::after(self.rt.options().stop_timeout)).filter(|_| !force);
         if self.state.state == State::Paused || self.sandbox.vm_state() == VmState::Paused {
             grace_deadline = None;
             self.wake_or_kill()?;

@@ -18,7 +18,8 @@ pub struct HookSpec {
     pub args: Vec<String>,
     /// The whole environment, as `NAME=VALUE`.
     pub env: Vec<String>,
-    /// Timeout in seconds; 0 means none.
+    /// Timeout in seconds; 0 means none: the call that runs the hook, and with it the pod's lock, then waits for as long as
+    /// the hook runs.
     #[serde(alias = "timeout_secs")]
     pub timeout: u64,
 }

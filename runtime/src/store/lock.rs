@@ -10,10 +10,12 @@ use std::fs::{self, File, OpenOptions, TryLockError};
 use std::io;
 use std::os::fd::OwnedFd;
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
+use hutch_agent_proto::Deadline;
 use nix::sys::inotify::{AddWatchFlags, InitFlags, Inotify};
+use nix::sys::stat::{major, minor};
 
 use super::{PodDirs, Store, StoreCause};
 use crate::error::{Error, Object, Result};
@@ -23,6 +25,11 @@ use crate::process::wait_readable;
 
 const FIRST_WAIT: Duration = Duration::from_millis(1);
 const LONGEST_WAIT: Duration = Duration::from_secs(1);
+
+/// Bound for a lock that an ancestor of this process holds: that one may be waiting for us, as the caller of a hook is.
+const ANCESTOR_WAIT: Duration = Duration::from_secs(1);
+/// Longest chain of ancestors that is followed.
+const MAX_ANCESTORS: usize = 64;
 
 /// How a pod is locked.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -46,6 +53,40 @@ impl Drop for PodLock {
     }
 }
 
+/// Beginning of the names of reservations of ids.
+pub(super) const RESERVATION: &str = ".hutch-id-";
+
+/// An id that no other call may use for a new object.
+#[derive(Debug)]
+pub(crate) struct Reservation {
+    path: PathBuf,
+    lock: Option<PodLock>,
+}
+
+impl Drop for Reservation {
+    fn drop(&mut self) {
+        // While the lock is held: a waiter finds another file, or none.
+        if self.lock.is_some() {
+            let _ = fs::remove_file(&self.path);
+        }
+    }
+}
+
+/// Removes reservations whose holders were killed.
+pub(super) fn remove_reservations(run_root: &Path) {
+    for entry in fs::read_dir(run_root).into_iter().flatten().flatten() {
+        let is_file = entry.file_type().is_ok_and(|kind| kind.is_file());
+        if !is_file || !entry.file_name().to_string_lossy().starts_with(RESERVATION) {
+            continue;
+        }
+        let path = entry.path();
+        let free = |file: &File| try_lock(file, LockMode::Exclusive).is_ok_and(|locked| locked);
+        if File::open(&path).is_ok_and(|file| free(&file) && is_current(&file, &path).unwrap_or(false)) {
+            let _ = fs::remove_file(&path);
+        }
+    }
+}
+
 impl Store {
     /// Locks a pod, waiting at most `timeout`. `None`: the pod exists, but its runtime directory does not, because the
     /// host was restarted; see [`Store::lock_existing`].
@@ -57,7 +98,7 @@ impl Store {
     pub fn lock(&self, id: &PodId, mode: LockMode, timeout: Duration) -> Result<Option<PodLock>> {
         let dirs = self.pod(id);
         self.check_owner(&dirs)?;
-        match lock_path(id, &dirs.lock(), mode, Instant::now() + timeout, timeout, false)? {
+        match lock_path(id, &dirs.lock(), mode, Deadline::after(timeout), timeout, false)? {
             Some(lock) => {
                 fault::point("lock.held")?;
                 Ok(Some(lock))
@@ -65,6 +106,23 @@ impl Store {
             None if self.exists(&dirs)? => Ok(None),
             None => Err(Error::NoSuchPod(id.to_string())),
         }
+    }
+
+    /// Whether the pod's lock is held by an ancestor of this process: this process, or one it descends from, is a hook of
+    /// the call that holds the lock.
+    pub(crate) fn is_held_by_ancestor(&self, id: &PodId) -> bool {
+        File::open(self.pod(id).lock()).is_ok_and(|file| is_held_by_ancestor(&file))
+    }
+
+    /// Keeps other calls from creating an object named `id` until the result is dropped, waiting at most `timeout`.
+    ///
+    /// # Errors
+    /// As [`Store::lock`].
+    pub(crate) fn reserve(&self, id: &PodId, timeout: Duration) -> Result<Reservation> {
+        self.make_run_root()?;
+        let path = self.run_root().join(format!("{RESERVATION}{id}"));
+        let lock = lock_path(id, &path, LockMode::Exclusive, Deadline::after(timeout), timeout, true)?;
+        Ok(Reservation { path, lock })
     }
 
     /// Makes the runtime directory and the lock file of a new pod and holds the lock from the first moment on (P-021).
@@ -79,7 +137,7 @@ impl Store {
         if self.exists(&dirs)? {
             return taken();
         }
-        let deadline = Instant::now() + timeout;
+        let deadline = Deadline::after(timeout);
         let lock = self.lock_creating(id, &dirs, deadline, timeout)?;
         if self.exists(&dirs)? {
             return taken();
@@ -157,6 +215,10 @@ fn acquire(file: &File, path: &Path, mode: LockMode, deadline: Instant) -> io::R
     if try_lock(file, mode)? {
         return Ok(true);
     }
+    let deadline = match is_held_by_ancestor(file) {
+        true => deadline.min(Deadline::after(ANCESTOR_WAIT)),
+        false => deadline,
+    };
     let watch = watch(path);
     let mut wait = FIRST_WAIT;
     loop {
@@ -182,6 +244,42 @@ fn acquire(file: &File, path: &Path, mode: LockMode, deadline: Instant) -> io::R
             wait = (wait * 2).min(LONGEST_WAIT);
         }
     }
+}
+
+/// Whether an ancestor of this process has the file locked, by /proc/locks (proc(5)): `1: FLOCK ADVISORY WRITE PID
+/// MAJOR:MINOR:INODE 0 EOF`, the device in hexadecimal.
+fn is_held_by_ancestor(file: &File) -> bool {
+    let Ok(metadata) = file.metadata() else { return false };
+    let device = metadata.dev();
+    let wanted = format!("{:02x}:{:02x}:{}", major(device), minor(device), metadata.ino());
+    let locks = fs::read_to_string("/proc/locks").unwrap_or_default();
+    let mut holders = locks.lines().filter_map(|line| {
+        let mut fields = line.split_whitespace().skip(1);
+        // Waiters have an arrow in place of the kind.
+        if fields.next()? != "FLOCK" {
+            return None;
+        }
+        let mut fields = fields.skip(2);
+        let pid: i32 = fields.next()?.parse().ok()?;
+        (fields.next()? == wanted).then_some(pid)
+    });
+    let mut ancestors = None;
+    holders.any(|holder| ancestors.get_or_insert_with(ancestors_of_this_process).contains(&holder))
+}
+
+/// PIDs of the parent, its parent, and so on.
+fn ancestors_of_this_process() -> Vec<i32> {
+    let mut found = Vec::new();
+    let mut pid = "self".to_owned();
+    while found.len() < MAX_ANCESTORS {
+        let Ok(stat) = fs::read_to_string(format!("/proc/{pid}/stat")) else { break };
+        // The name, in parentheses, may hold anything; state and parent follow.
+        let parent = stat.rsplit_once(')').and_then(|(_, rest)| rest.split_whitespace().nth(1)?.parse::<i32>().ok());
+        let Some(parent) = parent.filter(|parent| *parent > 0) else { break };
+        found.push(parent);
+        pid = parent.to_string();
+    }
+    found
 }
 
 fn try_lock(file: &File, mode: LockMode) -> io::Result<bool> {

@@ -14,6 +14,7 @@ use std::sync::OnceLock;
 use serde::{Deserialize, Serialize};
 
 use super::known;
+use super::lock::{remove_reservations, RESERVATION};
 use super::names::{self, Place, POD_MARKER, ROOT_MARKER};
 use super::record::{self, Record};
 use super::{directories_in, ContainerDirs, PodDirs, Store, StoreCause};
@@ -305,6 +306,13 @@ impl Store {
         Ok(())
     }
 
+    /// Makes the run root, with its marker.
+    pub(super) fn make_run_root(&self) -> Result<()> {
+        self.check_roots()?;
+        self.make_plain_dir(self.run_root())?;
+        self.check_root(RootKind::Run, true).map(drop)
+    }
+
     /// Makes the pod's directory in the config root.
     ///
     /// # Errors
@@ -401,6 +409,7 @@ impl Store {
                 self.remove_known(&root.join(name), place)?;
             }
         }
+        remove_reservations(self.run_root());
         Ok(())
     }
 
@@ -428,5 +437,8 @@ impl Store {
 
 /// Whether a name in a root is one that only hutch, or the file system itself, gives.
 fn is_own_name(name: &str) -> bool {
-    name == LOST_AND_FOUND || is_temporary_dir(name) || names::is_marker(name, ROOT_MARKER)
+    name == LOST_AND_FOUND
+        || is_temporary_dir(name)
+        || name.starts_with(RESERVATION)
+        || names::is_marker(name, ROOT_MARKER)
 }

@@ -1,7 +1,9 @@
 //! Pods that survived a restart of the host: the marker of their configuration names an earlier boot (P-049).
 
 use std::io;
-use std::time::{Duration, Instant};
+use std::time::Duration;
+
+use hutch_agent_proto::Deadline;
 
 use super::names::POD_MARKER;
 use super::owner::boot_id;
@@ -28,7 +30,7 @@ impl Store {
         let dirs = self.pod(id);
         let lock = match self.lock(id, LockMode::Exclusive, timeout)? {
             Some(lock) => lock,
-            None => self.lock_creating(id, &dirs, Instant::now() + timeout, timeout)?,
+            None => self.lock_creating(id, &dirs, Deadline::after(timeout), timeout)?,
         };
         if self.exists(&dirs)? && self.was_restarted(&dirs)? {
             self.refresh_after_reboot(id, &dirs)?;

@@ -170,6 +170,10 @@ pub struct VmRecord {
     /// Control group of the pod's processes; recorded before it is created.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub cgroup: Option<PathBuf>,
+    /// Directories of the control group that hutch made, for this pod or for another one that uses them, outermost
+    /// first. They go with the last pod that does. Absent in records of older programs.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub cgroup_made: Option<Vec<PathBuf>>,
 }
 
 /// The way to the guest agent.

@@ -71,7 +71,7 @@ impl ControlClient {
 
     /// Sends a request for which the process may wait, at most `wait`, and reads the reply.
     fn exchange(&mut self, request: &ControlRequest, wait: Duration) -> BackendResult<ControlReply> {
-        let limit = if wait.is_zero() { REPLY_TIMEOUT } else { wait + MARGIN };
+        let limit = if wait.is_zero() { REPLY_TIMEOUT } else { wait.saturating_add(MARGIN) };
         let io = |e: FrameError| match e {
             FrameError::Io(e) if matches!(e.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut) => {
                 lost(format!("does not answer within {} s", limit.as_secs_f32()))

@@ -6,7 +6,7 @@ use std::sync::mpsc::Receiver;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, RwLock};
 use std::time::{Duration, Instant};
 
-use hutch_agent_proto::HOST_PORT;
+use hutch_agent_proto::{Deadline, HOST_PORT};
 use hutch_vmm::config::{
     BlockConfig, ConsoleConfig, ConsoleLevel, ConsoleOutput, MemoryBacking, MemoryConfig, NetConfig, ShareConfig,
     TapSource, VsockConfig, GROWTH_STEP_MIB, GROWTH_THRESHOLD_MIB,
@@ -181,7 +181,7 @@ impl GuestMachine for KvmMachine {
 
 impl KvmMachine {
     fn wait_ready(&self, timeout: Duration) -> BackendResult<()> {
-        let deadline = Instant::now() + timeout;
+        let deadline = Deadline::after(timeout);
         let mut phase = self.phase();
         loop {
             if let Some(reason) = &phase.ended {

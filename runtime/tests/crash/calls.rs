@@ -173,6 +173,9 @@ pub fn play(role: &str) -> u8 {
     if role == "hammer" {
         return crate::concurrency::hammer(&stage, &runtime);
     }
+    if role == "hook" {
+        return crate::processes::call_own_pod(&stage, &runtime);
+    }
     assert_eq!(role, "call");
     match perform(&stage, &runtime, &std::env::var(CALL).expect("a call")) {
         Ok(()) => 0,

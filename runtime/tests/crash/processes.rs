@@ -13,7 +13,7 @@ use hutch_runtime::process::ProcessIdentity;
 use hutch_runtime::spec;
 use hutch_runtime::vm_host::message::{ControlHello, CONTROL_PROTOCOL};
 use hutch_runtime::vm_host::{ControlClient, VsockAgents};
-use hutch_runtime::{ErrorKind, State, StopOptions};
+use hutch_runtime::{DeleteOptions, ErrorKind, Runtime, State, StopOptions};
 use hutch_runtime_fakes::process::Stage;
 use nix::fcntl::{fcntl, FcntlArg, FdFlag};
 use nix::sys::signal::{kill, Signal};
@@ -271,4 +271,37 @@ fn p_114_a_recycled_pid_is_left_alone() {
     assert!(shim.is_err() || shim.unwrap().wait_end(Duration::from_secs(5)).unwrap());
     let _ = container(&stage, "x");
     finish(&stage, &runtime);
+}
+
+/// Writes a file with the answers that a hook of pod `p` gets about its own pod.
+pub fn call_own_pod(stage: &Stage, runtime: &Runtime) -> u8 {
+    let status = runtime.status_pod("p").map(|status| format!("{:?}", status.state)).unwrap_or_else(|e| e.chain());
+    let stop = runtime.stop_pod("p", StopOptions::forced()).map(|_| String::new()).unwrap_or_else(|e| e.chain());
+    std::fs::write(stage.dir().join("found"), format!("{status}\n{stop}")).expect("a file");
+    0
+}
+
+/// A hook runs while the call that runs it holds the pod's lock. A call of the hook on its own pod must not wait for
+/// that: both would wait for as long as a lock may take.
+#[test]
+fn p_160_a_hook_may_ask_for_its_own_pod() {
+    let stage = Stage::new(ROLE_TEST);
+    let runtime = stage.runtime();
+    let role = stage.reexec("hook");
+    let text = |text: std::ffi::OsString| text.into_string().expect("text");
+    let mut config = pod(&stage, "p");
+    config.hooks.poststart = vec![hutch_runtime::spec::HookSpec {
+        path: std::env::current_exe().expect("this program"),
+        args: std::iter::once("hook".to_owned()).chain(role.args.into_iter().map(text)).collect(),
+        env: role.env.into_iter().map(|(name, value)| format!("{}={}", text(name), text(value))).collect(),
+        // Less than the lock's own bound: a hook that waits for the lock is killed, and leaves no file.
+        timeout: 50,
+    }];
+    runtime.run_pod(config).unwrap();
+    let found = std::fs::read_to_string(stage.dir().join("found")).expect("the hook has ended by itself");
+    let (status, stop) = found.split_once('\n').expect("two lines");
+    assert_eq!(status, "Some(Running)");
+    assert!(stop.contains("pod p") && stop.contains("hook"), "{stop}");
+    runtime.delete_pod("p", DeleteOptions { force: true }).unwrap();
+    assert_no_leaks(&stage, "a hook that asks");
 }

@@ -479,3 +479,16 @@ fn p_204_an_error_of_a_backend_keeps_its_kind() {
     assert_eq!(kind(runtime.create_container("p", host.container("a"))), ErrorKind::Timeout);
     finish(&host, &runtime);
 }
+
+/// The guest made the container, but its answer came too late: the host rolled back without it.
+#[test]
+fn p_096_a_container_that_the_guest_made_too_late_does_not_spoil_the_next_attempt() {
+    let (host, runtime) = running(&[]);
+    host.fail("agent.create-container", Failing::TooLate);
+    assert_eq!(kind(runtime.create_container("p", host.container("a"))), ErrorKind::Timeout);
+    assert_eq!(host.guest("p", |guest| guest.containers().len()), 1, "the guest has it");
+    runtime.create_container("p", host.container("a")).unwrap();
+    runtime.start_container("p", "a").unwrap();
+    assert_eq!(state(&runtime, "a"), Some(State::Running));
+    finish(&host, &runtime);
+}

@@ -1,6 +1,7 @@
 //! StatusContainer and the reconciling stop (§7.5).
 
 use std::sync::Barrier;
+use std::time::Duration;
 
 use hutch_runtime::{ErrorKind, State};
 use hutch_runtime_fakes::Failing;
@@ -167,4 +168,24 @@ fn p_116_a_dead_machine_is_noticed_and_recorded() {
     runtime.stop_pod("p", Default::default()).unwrap();
     runtime.delete_pod("p", Default::default()).unwrap();
     crate::support::assert_clean(&host);
+}
+
+/// Without a shim only the records say whether a container has ended. A wait for it waits, instead of returning at once
+/// to a caller that would ask again at once.
+#[test]
+fn a_wait_for_a_container_without_shim_takes_its_time() {
+    let (host, runtime) = crate::support::new();
+    let mut config = host.pod("p", &["a"]);
+    config.shim.kind = hutch_runtime::spec::ShimKind::None;
+    runtime.run_pod(config).unwrap();
+    let timeout = Duration::from_millis(60);
+    let begun = std::time::Instant::now();
+    assert!(runtime.wait_container("p", "a", timeout).unwrap().is_none());
+    assert!(begun.elapsed() >= timeout);
+    std::thread::scope(|scope| {
+        let waiter = scope.spawn(|| host.runtime().wait_container("p", "a", Duration::from_secs(60)).unwrap());
+        runtime.stop_container("p", "a", hutch_runtime::StopOptions::forced()).unwrap();
+        assert!(waiter.join().unwrap().is_some());
+    });
+    finish(&host, &runtime);
 }

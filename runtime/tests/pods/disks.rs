@@ -350,3 +350,45 @@ fn block_volumes_are_checked() {
     assert!(error(runtime.create_pod(pod)).to_string().contains("block_slots 17"));
     finish(&host, &runtime);
 }
+
+/// The guest takes longer to write than the agent's other answers may take: it is given that time, and a stop that had
+/// to end the machine before says so.
+#[test]
+fn p_085_a_stop_that_lost_writes_does_not_report_success() {
+    for how in [Failing::TimesOut, Failing::Lost] {
+        let (host, runtime) = running(1, &["a"]);
+        host.fail("agent.unmount", how);
+        let lost = error(runtime.stop_pod("p", StopOptions::default()));
+        assert_eq!(lost.kind(), ErrorKind::LostWrites, "{}", lost.chain());
+        assert!(lost.to_string().contains("pod p") && lost.to_string().contains("container a"), "{lost}");
+        assert_eq!(runtime.status_pod("p").unwrap().state, Some(State::Stopped), "it is stopped all the same");
+        runtime.stop_pod("p", StopOptions::default()).unwrap();
+        runtime.start_pod("p").unwrap();
+        // The guest falls silent before it can be asked to unmount.
+        host.fail("agent.kill-container", how);
+        assert_eq!(kind(runtime.stop_pod("p", StopOptions::default())), ErrorKind::LostWrites);
+        // Force asks for exactly that.
+        runtime.start_pod("p").unwrap();
+        host.fail("agent.unmount", how);
+        runtime.stop_pod("p", FORCE).unwrap();
+        finish(&host, &runtime);
+    }
+    let (host, runtime) = running(1, &["a"]);
+    runtime.stop_container("p", "a", StopOptions::default()).unwrap();
+    let bound = host.guest("p", |guest| guest.timeouts["unmount"]);
+    assert_eq!(bound, runtime.options().sync_timeout, "not that of other requests");
+    finish(&host, &runtime);
+    assert!(hutch_runtime::Options::default().sync_timeout >= std::time::Duration::from_secs(120));
+    // Nothing to lose: no disk, or none that is written to; a machine that had died before.
+    let (host, runtime) = running(1, &["a"]);
+    host.kill_vm("p");
+    runtime.stop_pod("p", StopOptions::default()).unwrap();
+    finish(&host, &runtime);
+    let (host, runtime) = with_slots();
+    let mut config = on_disk(&host, "a");
+    config.readonly_rootfs = true;
+    runtime.run_pod(PodConfig { containers: vec![config], ..pod_with_slots(&host, 1) }).unwrap();
+    host.fail("agent.unmount", Failing::TimesOut);
+    runtime.stop_pod("p", StopOptions::default()).unwrap();
+    finish(&host, &runtime);
+}

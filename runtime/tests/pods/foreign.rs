@@ -310,6 +310,7 @@ fn directories_under_construction_are_removed_by_a_cleanup() {
         fs::write(dir.join(".hutch-tmp-0123456789abcdee/.hutch-pod.json 0123456789abcdef"), "{").unwrap();
         fs::create_dir(dir.join(".hutch-tmp-mine")).unwrap();
     }
+    fs::write(host.dir().join("run/.hutch-id-web"), "").unwrap();
     assert!(runtime.cleanup().unwrap().is_empty());
     for root in ["config", "run"] {
         fs::remove_dir(host.dir().join(root).join(".hutch-tmp-mine")).expect("not hutch's, so it is still there");

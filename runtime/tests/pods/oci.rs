@@ -55,6 +55,46 @@ fn p_192_ids_are_unique_on_the_host_and_lead_to_their_pod() {
     assert_clean(&host);
 }
 
+/// One id, wanted by many at once, in different pods: the check and the creation are one step.
+#[test]
+fn p_192_of_many_creations_with_one_id_one_succeeds() {
+    let (host, runtime) = new();
+    let pods = ["p1", "p2", "p3", "p4"];
+    for pod in pods {
+        create(&host, &runtime, pod, sandbox()).unwrap();
+    }
+    for round in 0..5 {
+        let id = format!("c{round}");
+        let barrier = std::sync::Barrier::new(pods.len() + 1);
+        let made = std::thread::scope(|scope| {
+            let others = pods.map(|pod| {
+                let (host, id, barrier) = (&host, &id, &barrier);
+                scope.spawn(move || {
+                    let runtime = host.runtime();
+                    let path = bundle_dir(host, &format!("b-{pod}-{id}"), &["serve"], member_of(pod));
+                    barrier.wait();
+                    let base = host.pod("", &[]);
+                    let bundle = Bundle { id, path: &path, base, console: None, detach: true, pid_file: None };
+                    runtime.oci_create(bundle).map(drop)
+                })
+            });
+            barrier.wait();
+            let own = create(&host, &host.runtime(), &id, json!({})).map(drop);
+            let results = others.map(|other| other.join().unwrap());
+            results.into_iter().chain([own]).collect::<Vec<_>>()
+        });
+        assert_eq!(made.iter().filter(|result| result.is_ok()).count(), 1, "{made:?}");
+        for refused in made.into_iter().filter_map(Result::err) {
+            assert_eq!(refused.kind(), ErrorKind::AlreadyExists, "{}", refused.chain());
+        }
+        runtime.oci_delete(&id, true).unwrap();
+    }
+    for pod in pods {
+        runtime.oci_delete(pod, true).unwrap();
+    }
+    assert_clean(&host);
+}
+
 /// P-193: what decides. P-194: what happens.
 #[test]
 fn p_194_a_sandbox_is_a_pod_and_a_member_is_a_container_in_it() {

@@ -394,3 +394,35 @@ fn p_197_the_pods_processes_are_in_its_control_group() {
     let bad = PodConfig { cgroup: "../x".into(), ..config };
     assert_eq!(kind(runtime.create_pod(bad)), ErrorKind::InvalidConfig);
 }
+
+/// P-068: what was there before stays; what hutch made goes with the last pod that uses it.
+#[test]
+fn p_068_control_groups_of_others_stay_and_own_ones_go() {
+    let (host, runtime) = new();
+    let pod = |id: &str| PodConfig { cgroup: "a.slice/b/p".into(), ..host.pod(id, &[]) };
+    host.make_cgroup("a.slice");
+    runtime.create_pod(pod("p")).unwrap();
+    runtime.create_pod(pod("q")).unwrap();
+    // Either may go first; the other one's processes stay where they are.
+    for (first, second) in [("p", "q"), ("q", "p")] {
+        runtime.stop_pod(first, hutch_runtime::StopOptions::default()).unwrap();
+        assert_eq!(host.cgroup("a.slice/b/p").map(|members| members.is_empty()), Some(false), "{second} is in it");
+        runtime.delete_pod(first, Default::default()).unwrap();
+        runtime.delete_pod(second, Default::default()).unwrap();
+        assert_eq!(host.cgroup("a.slice/b/p"), None);
+        assert_eq!(host.cgroup("a.slice/b"), None, "the one in between was hutch's too");
+        assert!(host.cgroup("a.slice").is_some(), "it was there before");
+        runtime.create_pod(pod("p")).unwrap();
+        runtime.create_pod(pod("q")).unwrap();
+    }
+    for id in ["p", "q"] {
+        runtime.delete_pod(id, Default::default()).unwrap();
+    }
+    // The whole group was there.
+    host.make_cgroup("a.slice/b/p");
+    runtime.create_pod(pod("p")).unwrap();
+    runtime.delete_pod("p", Default::default()).unwrap();
+    assert!(host.cgroup("a.slice/b/p").is_some());
+    host.remove_cgroup("a.slice/b/p");
+    assert_clean(&host);
+}

@@ -4,6 +4,7 @@ use std::time::{Duration, Instant};
 
 use hutch_runtime::store::LockMode;
 use hutch_runtime::{ErrorKind, PodId, State};
+use hutch_runtime_fakes::FakeHost;
 
 use crate::support::{finish, kind, new, pod_state, running, states};
 
@@ -170,4 +171,54 @@ fn p_049_a_half_refreshed_pod_is_still_one_whose_host_was_restarted() {
     assert_eq!(kind(runtime.status_pod("p")), ErrorKind::Store);
     host.kill_vm("p");
     runtime.delete_pod("p", Default::default()).unwrap();
+}
+
+/// Dead shims and guests that do not answer: each bound of a list is the list's own, whatever other calls may wait, and
+/// all pods share it.
+#[test]
+fn p_029_a_list_does_not_wait_for_guests() {
+    let host = FakeHost::new();
+    let bounds = hutch_runtime::Options {
+        agent_timeout: Duration::from_secs(3600),
+        sync_timeout: Duration::from_secs(3600),
+        reconcile_timeout: Duration::from_millis(50),
+        ..host.options()
+    };
+    let runtime = hutch_runtime::Runtime::new(host.store(), host.backends(), bounds.clone());
+    for pod in ["p", "q", "r"] {
+        let mut config = host.pod(pod, &[]);
+        config.containers = ["1", "2", "3"].map(|n| host.container(&format!("{pod}{n}"))).to_vec();
+        runtime.run_pod(config).unwrap();
+        for n in ["1", "2", "3"] {
+            host.kill_shim(runtime.status_container(pod, &format!("{pod}{n}")).unwrap().pid);
+        }
+        host.guest(pod, |guest| {
+            guest.hangs = true;
+            guest.timeouts.clear();
+        });
+    }
+    host.calls();
+    let listed = runtime.list_pods().unwrap();
+    assert_eq!(listed.len(), 3);
+    // As the records have it: the guests did not say that anything has ended.
+    assert!(listed.iter().all(|pod| pod.containers.iter().all(|c| c.state == Some(State::Running))), "{listed:?}");
+    let asked = host.calls().iter().filter(|call| call.starts_with("agent.connect")).count();
+    assert_eq!(asked, 3, "each guest once, not once for each container");
+    for pod in ["p", "q", "r"] {
+        let longest = host.guest(pod, |guest| guest.timeouts.values().copied().max()).unwrap_or_default();
+        assert!(longest <= bounds.reconcile_timeout, "{pod}: {longest:?}");
+    }
+    runtime.status_pod("q").unwrap();
+    runtime.status_container("r", "r1").unwrap();
+    for pod in ["q", "r"] {
+        let longest = host.guest(pod, |guest| guest.timeouts.values().copied().max()).unwrap_or_default();
+        assert!(longest <= bounds.reconcile_timeout, "{pod}: {longest:?}");
+    }
+    for pod in ["p", "q", "r"] {
+        host.guest(pod, |guest| guest.hangs = false);
+        // The next status does what the list had no time for.
+        assert!(runtime.status_pod(pod).unwrap().containers.iter().all(|c| c.state == Some(State::Stopped)));
+        runtime.delete_pod(pod, hutch_runtime::DeleteOptions { force: true }).unwrap();
+    }
+    crate::support::assert_clean(&host);
 }

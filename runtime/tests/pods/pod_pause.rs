@@ -107,3 +107,34 @@ fn p_144_a_paused_pod_is_not_taken_for_dead() {
     assert_eq!(state(&runtime, "a"), Some(State::Running));
     finish(&host, &runtime);
 }
+
+/// The machine is paused before that is on record. Wherever the record fails, the pod runs as its record says.
+#[test]
+fn p_140_a_pause_that_cannot_be_recorded_is_taken_back() {
+    let points = {
+        let (host, runtime) = running(&["a", "b"]);
+        let _recording = hutch_runtime::fault::arm("", 1, hutch_runtime::fault::Action::Error);
+        runtime.pause_pod("p").unwrap();
+        drop(host);
+        hutch_runtime::fault::passed()
+    };
+    let after = points.iter().position(|point| point == "vm.pause:after").expect("the pause itself");
+    let mut failures = 0;
+    for (number, name) in points.iter().enumerate().skip(after + 1) {
+        let nth = points[..=number].iter().filter(|other| *other == name).count();
+        let (host, runtime) = running(&["a", "b"]);
+        {
+            let _armed = hutch_runtime::fault::arm(name, nth, hutch_runtime::fault::Action::Error);
+            runtime.pause_pod("p").unwrap_err();
+        }
+        failures += 1;
+        assert!(!host.is_paused("p"), "{name}#{nth}");
+        assert_eq!(pod_state(&runtime), State::Running, "{name}#{nth}");
+        for container in ["a", "b"] {
+            assert_eq!(state(&runtime, container), Some(State::Running), "{name}#{nth}");
+        }
+        runtime.pause_pod("p").unwrap();
+        finish(&host, &runtime);
+    }
+    assert!(failures >= 9, "{points:?}");
+}

@@ -181,3 +181,34 @@ fn p_108_containers_of_a_pod_share_one_wait() {
     assert!(start.elapsed() >= host.options().stop_timeout);
     finish(&host, &runtime);
 }
+
+/// A caller's "for ever" must not end the caller: additions to the clock overflow.
+#[test]
+fn bounds_without_end_are_bounds_like_others() {
+    let (host, _) = running(&[]);
+    let ever = Duration::MAX;
+    let options = hutch_runtime::Options {
+        lock_timeout: ever,
+        list_lock_timeout: ever,
+        boot_timeout: ever,
+        stop_timeout: ever,
+        agent_timeout: ever,
+        power_off_timeout: ever,
+        kill_timeout: ever,
+        ..host.options()
+    };
+    let runtime = hutch_runtime::Runtime::new(host.store(), host.backends(), options);
+    runtime.create_container("p", host.container("a")).unwrap();
+    runtime.start_container("p", "a").unwrap();
+    let mut events = runtime.events("p").unwrap();
+    host.guest("p", |guest| guest.out_of_memory("a"));
+    assert!(events.next(ever).unwrap().is_some());
+    runtime.stop_container("p", "a", StopOptions { signal: Some(15), ..StopOptions::default() }).unwrap();
+    assert!(runtime.wait_container("p", "a", ever).unwrap().is_some());
+    runtime.list_pods().unwrap();
+    runtime.stop_pod("p", StopOptions::default()).unwrap();
+    runtime.wait_pod("p", ever).unwrap();
+    runtime.delete_pod("p", Default::default()).unwrap();
+    runtime.run_pod(host.pod("p", &["a"])).unwrap();
+    finish(&host, &runtime);
+}

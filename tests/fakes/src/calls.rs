@@ -17,12 +17,14 @@ pub enum Failing {
     Lost,
     /// It has done what was asked, and fails all the same.
     AfterDoing,
+    /// It has done what was asked, but its answer comes too late.
+    TooLate,
 }
 
 impl Failing {
     fn error(self, call: &str) -> BackendError {
         match self {
-            Failing::TimesOut => BackendError::Timeout { after: Duration::from_secs(1) },
+            Failing::TimesOut | Failing::TooLate => BackendError::Timeout { after: Duration::from_secs(1) },
             Failing::Lost => BackendError::Lost(format!("{call}: the other side is gone")),
             Failing::Refuses | Failing::AfterDoing if call.starts_with("agent.") => {
                 BackendError::Remote(RemoteError::new(RemoteErrorKind::System, format!("{call} was made to fail")))
@@ -82,7 +84,7 @@ pub(super) fn perform<T>(
 ) -> BackendResult<T> {
     match how {
         None => call(),
-        Some(Failing::AfterDoing) => call().and_then(|_| Err(Failing::AfterDoing.error(name))),
+        Some(how @ (Failing::AfterDoing | Failing::TooLate)) => call().and_then(|_| Err(how.error(name))),
         Some(how) => Err(how.error(name)),
     }
 }

@@ -5,14 +5,30 @@ use std::path::{Path, PathBuf};
 use super::fake_host::FakeHost;
 use hutch_runtime::backend::{BackendError, BackendResult, Cgroups};
 
+/// A group and those that it lies in, innermost first.
+fn groups_of(dir: &Path) -> impl Iterator<Item = PathBuf> + '_ {
+    dir.ancestors().filter(|dir| !dir.as_os_str().is_empty()).map(ToOwned::to_owned)
+}
+
 impl Cgroups for FakeHost {
     fn plan(&self, name: &str) -> BackendResult<Option<PathBuf>> {
         self.called("cgroup.plan", name, |_| Ok(Some(PathBuf::from(name))))
     }
 
+    fn missing(&self, dir: &Path) -> BackendResult<Vec<PathBuf>> {
+        self.called("cgroup.missing", "", |state| {
+            let missing = groups_of(dir).filter(|dir| !state.cgroups.contains_key(dir));
+            let mut missing: Vec<PathBuf> = missing.collect();
+            missing.reverse();
+            Ok(missing)
+        })
+    }
+
     fn create(&self, dir: &Path) -> BackendResult<()> {
         self.called("cgroup.create", "", |state| {
-            state.cgroups.entry(dir.to_owned()).or_default();
+            for dir in groups_of(dir) {
+                state.cgroups.entry(dir).or_default();
+            }
             Ok(())
         })
     }
@@ -27,17 +43,18 @@ impl Cgroups for FakeHost {
         })
     }
 
-    fn remove(&self, dir: &Path) -> BackendResult<()> {
+    fn remove(&self, dir: &Path) -> BackendResult<bool> {
         self.called("cgroup.remove", "", |state| {
             let living = |pid: &i32| {
                 state.vms.values().any(|vm| vm.alive && vm.process.pid == *pid)
                     || state.shims.get(pid).is_some_and(|shim| shim.alive)
             };
-            if state.cgroups.get(dir).is_some_and(|members| members.iter().any(living)) {
-                return Err(BackendError::Refused(format!("group {} is busy", dir.display())));
+            let inner = state.cgroups.keys().any(|other| other != dir && other.starts_with(dir));
+            if inner || state.cgroups.get(dir).is_some_and(|members| members.iter().any(living)) {
+                return Ok(false);
             }
             state.cgroups.remove(dir);
-            Ok(())
+            Ok(true)
         })
     }
 }

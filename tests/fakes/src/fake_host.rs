@@ -131,6 +131,8 @@ impl FakeHost {
             boot_timeout: Duration::from_millis(200),
             stop_timeout: Duration::from_millis(40),
             agent_timeout: Duration::from_millis(200),
+            sync_timeout: Duration::from_millis(300),
+            reconcile_timeout: Duration::from_millis(200),
             power_off_timeout: Duration::from_millis(100),
             kill_timeout: Duration::from_millis(200),
             ..Options::default()
@@ -201,7 +203,7 @@ impl FakeHost {
 
     /// Waits until `ready` returns something, at most `timeout`.
     pub(super) fn wait<T>(&self, timeout: Duration, mut ready: impl FnMut(&mut State) -> Option<T>) -> Option<T> {
-        let deadline = std::time::Instant::now() + timeout;
+        let deadline = hutch_agent_proto::Deadline::after(timeout);
         let mut state = self.lock();
         loop {
             if let Some(result) = ready(&mut state) {
@@ -375,6 +377,18 @@ impl FakeHost {
     /// Members of a control group; `None` if there is no such group.
     pub fn cgroup(&self, name: &str) -> Option<Vec<i32>> {
         self.lock().cgroups.get(Path::new(name)).map(|members| members.iter().copied().collect())
+    }
+
+    /// Makes a control group, as another program might before hutch does.
+    pub fn make_cgroup(&self, name: &str) {
+        for dir in Path::new(name).ancestors().filter(|dir| !dir.as_os_str().is_empty()) {
+            self.lock().cgroups.entry(dir.to_owned()).or_default();
+        }
+    }
+
+    /// Removes a control group, as another program might.
+    pub fn remove_cgroup(&self, name: &str) {
+        self.lock().cgroups.retain(|dir, _| !Path::new(name).starts_with(dir));
     }
 
     /// Where the namespace of a pod is, if one is made for it.

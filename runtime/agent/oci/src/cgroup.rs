@@ -8,11 +8,11 @@ use std::fs::{self, File};
 use std::io::{self, Read, Seek};
 use std::os::fd::AsFd;
 use std::path::{Path, PathBuf};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use hutch_agent::failure::{io as failed_io, system, Outcome};
 use hutch_agent::sys::{send_signal, wait_for};
-use hutch_agent_proto::{RemoteError, RemoteErrorKind};
+use hutch_agent_proto::{Deadline, RemoteError, RemoteErrorKind};
 use nix::errno::Errno;
 use nix::mount::{mount, MsFlags};
 use nix::sys::statfs::{statfs, CGROUP2_SUPER_MAGIC};
@@ -160,7 +160,7 @@ impl Cgroup {
     /// Waits until `key` of `cgroup.events` is `value`, and returns whether it is. In a group that is gone every value
     /// is 0.
     pub fn wait_event(&self, key: &str, value: u64, limit: Duration) -> bool {
-        let deadline = Instant::now() + limit;
+        let deadline = Deadline::after(limit);
         let Ok(mut events) = File::open(self.path.join("cgroup.events")) else { return value == 0 };
         loop {
             let mut text = String::new();

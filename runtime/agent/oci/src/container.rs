@@ -18,7 +18,7 @@ use std::time::{Duration, Instant};
 use hutch_agent::failure::{io, system, wrong_state, Outcome};
 use hutch_agent::lock;
 use hutch_agent::sys::{kill_pidfd, wait_for_any};
-use hutch_agent_proto::Token;
+use hutch_agent_proto::{Deadline, Token};
 use nix::errno::Errno;
 use nix::fcntl::{open, OFlag};
 use nix::sys::stat::Mode;
@@ -218,7 +218,7 @@ impl Container {
     pub fn kill(&self, limit: Duration) -> bool {
         self.group.signal(libc::SIGKILL);
         let _ = kill_pidfd(self.init.as_fd(), libc::SIGKILL);
-        let deadline = Instant::now() + limit;
+        let deadline = Deadline::after(limit);
         wait_for_any(&[self.init.as_fd()], deadline)[0] && self.group.wait_event("populated", 0, limit)
     }
 }

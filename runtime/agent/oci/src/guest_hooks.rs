@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 
 use hutch_agent::failure::{invalid, io as failed_io, Outcome};
 use hutch_agent::Agent;
-use hutch_agent_proto::{RemoteError, RemoteErrorKind};
+use hutch_agent_proto::{Deadline, RemoteError, RemoteErrorKind};
 use hutch_hook::state_file;
 
 use crate::hooks::OciState;
@@ -73,7 +73,7 @@ impl GuestHooks {
         if programs.is_empty() {
             return Ok(());
         }
-        let deadline = Instant::now() + POINT_TIMEOUT;
+        let deadline = Deadline::after(POINT_TIMEOUT);
         let state = self.state.text(point.status(), pid);
         for program in programs {
             let what = format!("{} of the guest", point.name());

@@ -5,12 +5,12 @@ use std::collections::HashMap;
 use std::os::fd::AsFd;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use hutch_agent::failure::{io, system, Outcome};
 use hutch_agent::sys::wait_for_any;
 use hutch_agent::{lock, spawn_thread, Agent};
-use hutch_agent_proto::Event;
+use hutch_agent_proto::{Deadline, Event};
 use nix::errno::Errno;
 use nix::sys::inotify::{AddWatchFlags, InitFlags, Inotify, WatchDescriptor};
 
@@ -89,7 +89,7 @@ fn run(agent: &Agent, watches: &Watches) {
         let events = match watches.inotify.read_events() {
             Ok(events) => events,
             Err(Errno::EAGAIN) => {
-                wait_for_any(&[watches.inotify.as_fd()], Instant::now() + LONG);
+                wait_for_any(&[watches.inotify.as_fd()], Deadline::after(LONG));
                 continue;
             }
             Err(Errno::EINTR) => continue,

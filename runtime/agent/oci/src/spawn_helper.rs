@@ -2,12 +2,12 @@
 
 use std::ffi::CString;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use hutch_agent::failure::{invalid, system, Outcome};
 use hutch_agent::sys::{kill_pidfd, wait_for_any};
 use hutch_agent::{spawn, Agent, Child, Identity, SpawnError, SpawnPlan};
-use hutch_agent_proto::{RemoteError, RemoteErrorKind};
+use hutch_agent_proto::{Deadline, RemoteError, RemoteErrorKind};
 use nix::errno::Errno;
 use nix::sys::socket::{socketpair, AddressFamily, SockFlag, SockType};
 
@@ -36,7 +36,7 @@ impl Channel {
     /// # Errors
     /// The reason why the process could not execute its program, or `Timeout`.
     pub fn wait_for_program(&self, process: BorrowedFd) -> Outcome<()> {
-        let deadline = Instant::now() + START_TIMEOUT;
+        let deadline = Deadline::after(START_TIMEOUT);
         loop {
             match receive(self.0.as_fd()) {
                 Ok(None) => return Ok(()),
@@ -139,7 +139,7 @@ struct Reply {
 /// Receives the helper's messages until it has ended. Only then has it cleaned up after a failure, and only then is the
 /// process that it made a child of the agent.
 fn listen(channel: &Channel, helper: &Child, limit: Duration) -> Outcome<Reply> {
-    let deadline = Instant::now() + limit;
+    let deadline = Deadline::after(limit);
     let mut reply = Reply::default();
     let mut failure: Option<RemoteError> = None;
     let mut ended = false;

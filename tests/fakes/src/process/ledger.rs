@@ -135,6 +135,10 @@ impl Cgroups for Ledger {
         Ok(Some(PathBuf::from(name)))
     }
 
+    fn missing(&self, dir: &Path) -> BackendResult<Vec<PathBuf>> {
+        Ok(vec![dir.to_owned()])
+    }
+
     fn create(&self, dir: &Path) -> BackendResult<()> {
         self.note("cgroup", &dir.display().to_string())
     }
@@ -143,7 +147,7 @@ impl Cgroups for Ledger {
         Ok(())
     }
 
-    fn remove(&self, dir: &Path) -> BackendResult<()> {
-        self.strike("cgroup", &dir.display().to_string())
+    fn remove(&self, dir: &Path) -> BackendResult<bool> {
+        self.strike("cgroup", &dir.display().to_string()).map(|()| true)
     }
 }
