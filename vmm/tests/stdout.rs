@@ -40,7 +40,9 @@ fn a_reader_that_stops_reading_stops_neither_the_guest_nor_its_owner() {
     machine.resume().expect("it is paused");
     machine.stopper().stop();
     assert_eq!(machine.wait(Some(TEST_TIMEOUT)), Some(MachineExit::Stopped));
-    assert_eq!(machine.console_tail(2)[0], "x".repeat(63));
+    // The stop closes the line that the guest is writing; the guest may write a little more before its vCPU has stopped.
+    let tail = machine.console_tail(3);
+    assert!(tail.contains(&"x".repeat(63)), "{tail:?}");
     machine.shutdown().expect("everything leaves");
     let mut some = vec![0; 6400];
     reader.read_exact(&mut some).expect("the beginning is there");
