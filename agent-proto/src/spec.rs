@@ -125,6 +125,9 @@ pub struct ProcessSpec {
     /// The whole environment. The agent adds a missing `HOME` from the root's passwd file.
     #[serde(default)]
     pub env: Vec<(String, String)>,
+    /// Variables whose values are not text, after those of `env`. Only for processes of the sandbox itself.
+    #[serde(default)]
+    pub env_bytes: Vec<(String, Vec<u8>)>,
     /// Working directory, absolute; empty is `/`.
     #[serde(default)]
     pub cwd: String,
