@@ -43,6 +43,10 @@ pub(super) struct State {
     pub(super) mounts: BTreeMap<PathBuf, BindRecord>,
     /// Members by group.
     pub(super) cgroups: BTreeMap<PathBuf, BTreeSet<i32>>,
+    /// Bounds of the waits for ends of shims.
+    pub(super) shim_waits: Vec<Duration>,
+    /// Interfaces that appear in a namespace once a file exists.
+    pub(super) made_by_hooks: Vec<(PathBuf, PathBuf, Endpoint)>,
     pub(super) root_disks: BTreeMap<PathBuf, RootDisk>,
     pub(super) vm_capabilities: VmCapabilities,
     pub(super) agent_capabilities: AgentCapabilities,
@@ -349,6 +353,16 @@ impl FakeHost {
     /// Interfaces that a scan of the namespace at `path` finds.
     pub fn set_interfaces(&self, path: &Path, endpoints: Vec<Endpoint>) {
         self.lock().interfaces.insert(path.to_owned(), endpoints);
+    }
+
+    /// An interface that is in the namespace at `path` from the moment on at which `file` exists: a hook makes it.
+    pub fn add_interface_with(&self, file: &Path, path: &Path, endpoint: Endpoint) {
+        self.lock().made_by_hooks.push((file.to_owned(), path.to_owned(), endpoint));
+    }
+
+    /// The bounds of the waits for ends of shims since this was last asked.
+    pub fn shim_waits(&self) -> Vec<Duration> {
+        std::mem::take(&mut self.lock().shim_waits)
     }
 
     /// Targets of the bind mounts.
