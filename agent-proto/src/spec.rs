@@ -155,7 +155,7 @@ pub struct ProcessSpec {
     pub capabilities: Option<CapabilitySets>,
 }
 
-/// The capability sets of a process, as `CAP_…` names. What is not named is not in the set.
+/// The capability sets of a process, as `CAP_…` names. A capability that is not named is not in the set.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct CapabilitySets {

@@ -158,7 +158,7 @@ mod tests {
         groups.add(&dir, child.id() as i32).unwrap();
         assert!(groups.remove(&dir).unwrap());
         assert!(!dir.exists());
-        // What others use stays, and is not waited for.
+        // A group that others use stays, and is not waited for.
         let inner = dir.join("inner");
         assert_eq!(groups.missing(&inner).unwrap(), [dir.clone(), inner.clone()]);
         groups.create(&inner).unwrap();

@@ -32,7 +32,7 @@ pub const POD_MARKER: &str = ".hutch-pod.json";
 const TEMPORARY_DIR: &str = ".hutch-tmp-";
 /// Attempts to make a directory that other processes keep removing.
 const TRIES: usize = 100;
-/// What a file system itself keeps in its top directory.
+/// The directory that some file systems keep in their top directory.
 const LOST_AND_FOUND: &str = "lost+found";
 
 /// The kind of a root.
@@ -141,7 +141,7 @@ impl Store {
         if self.config_root() == self.run_root() {
             return Err(Error::Store { path: root.to_owned(), source: StoreCause::OneRoot });
         }
-        if let Some(done) = self.judge_root(kind, make)? {
+        if let Some(done) = self.check_marker(kind, make)? {
             return Ok(done);
         }
         // Two processes may make the same root; only one of them writes the marker.
@@ -151,7 +151,7 @@ impl Store {
             Err(e) => return Err(fail(e)),
         };
         flock(dir.as_fd(), FlockOperation::LockExclusive).map_err(|e| fail(e.into()))?;
-        if let Some(done) = self.judge_root(kind, make)? {
+        if let Some(done) = self.check_marker(kind, make)? {
             return Ok(done);
         }
         self.adopt_contents(kind)?;
@@ -161,7 +161,7 @@ impl Store {
     }
 
     /// `Some` if nothing has to be written: whether there is a marker.
-    fn judge_root(&self, kind: RootKind, make: bool) -> Result<Option<bool>> {
+    fn check_marker(&self, kind: RootKind, make: bool) -> Result<Option<bool>> {
         let root = self.root(kind);
         let Some(marker) = self.read_marker::<RootMarker>(&root.join(ROOT_MARKER))? else {
             let empty = !make && self.is_unused(root)?;

@@ -37,8 +37,8 @@ impl Store {
         Ok(lock)
     }
 
-    /// Whether the host was restarted since the pod's runtime directory was made. What that directory holds then is not
-    /// true any more.
+    /// Whether the host was restarted since the pod's runtime directory was made. Its records are not true any more
+    /// then.
     pub(crate) fn was_restarted(&self, dirs: &PodDirs) -> Result<bool> {
         Ok(match self.boot_of(dirs)? {
             Some(boot) => boot != boot_id(),

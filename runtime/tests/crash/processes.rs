@@ -272,7 +272,7 @@ fn p_114_a_recycled_pid_is_left_alone() {
     finish(&stage, &runtime);
 }
 
-/// What a hook of pod `p` finds out about its own pod, in a file.
+/// Plays a hook of pod `p`: writes into a file how calls on its own pod ended.
 pub fn call_own_pod(stage: &Stage, runtime: &Runtime) -> u8 {
     let status = runtime.status_pod("p").map(|status| format!("{:?}", status.state)).unwrap_or_else(|e| e.chain());
     let stop = runtime.stop_pod("p", StopOptions::forced()).map(|_| String::new()).unwrap_or_else(|e| e.chain());

@@ -78,7 +78,7 @@ fn p_119_all_ended_containers_are_stopped_by_one_call() {
     finish(&host, &runtime);
 }
 
-/// What is broken in one container does not keep the others from being stopped.
+/// A broken container does not keep the others from being stopped.
 #[test]
 fn p_032_a_stop_that_fails_does_not_end_the_others() {
     let (host, runtime) = running(&["a", "b", "c"]);

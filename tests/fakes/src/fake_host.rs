@@ -393,14 +393,14 @@ impl FakeHost {
         self.lock().cgroups.get(Path::new(name)).map(|members| members.iter().copied().collect())
     }
 
-    /// Somebody makes a control group before hutch does.
+    /// Another program makes a control group before hutch does.
     pub fn make_cgroup(&self, name: &str) {
         for dir in Path::new(name).ancestors().filter(|dir| !dir.as_os_str().is_empty()) {
             self.lock().cgroups.entry(dir.to_owned()).or_default();
         }
     }
 
-    /// Somebody removes a control group.
+    /// Another program removes a control group.
     pub fn remove_cgroup(&self, name: &str) {
         self.lock().cgroups.retain(|dir, _| !Path::new(name).starts_with(dir));
     }
