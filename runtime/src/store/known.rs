@@ -5,11 +5,17 @@ use std::io;
 use std::os::unix::fs::FileTypeExt;
 use std::path::{Path, PathBuf};
 
-use super::owner::{POD_MARKER, ROOT_MARKER};
 use super::{Store, StoreCause};
 use crate::error::{Error, Result};
 use crate::fault;
 use crate::id::ContainerId;
+
+/// Name of the marker of a root.
+pub const ROOT_MARKER: &str = ".hutch-root.json";
+/// Name of the marker of a pod directory.
+pub const POD_MARKER: &str = ".hutch-pod.json";
+/// Beginning of the names of reservations of ids.
+pub(super) const RESERVATION: &str = ".hutch-id-";
 
 /// A directory that hutch makes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -195,9 +201,4 @@ pub(crate) fn remove_temporary(dir: &Path, place: Place) {
             let _ = fs::remove_file(path);
         }
     }
-}
-
-/// Whether a name belongs to hutch alone, so that no id may be it.
-pub(crate) fn is_reserved(name: &str) -> bool {
-    name.starts_with(".hutch-") || name == ROOT_MARKER
 }

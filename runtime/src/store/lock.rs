@@ -20,6 +20,7 @@ use rustix::fs::inotify;
 use rustix::fs::{flock, FlockOperation};
 use rustix::io::Errno;
 
+use super::known::RESERVATION;
 use super::{PodDirs, Store, StoreCause};
 use crate::error::{Error, Object, Result};
 use crate::fault;
@@ -55,9 +56,6 @@ impl Drop for PodLock {
         let _ = flock(&self.file, FlockOperation::Unlock);
     }
 }
-
-/// Beginning of the names of reservations of ids.
-pub(super) const RESERVATION: &str = ".hutch-id-";
 
 /// An id that no other call may use for a new object.
 #[derive(Debug)]

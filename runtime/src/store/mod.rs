@@ -51,10 +51,10 @@ mod tree;
 
 pub use cause::StoreCause;
 pub use disk::{Disk, HostDisk};
-pub(crate) use known::{is_reserved, remove_temporary, Place};
+pub(crate) use known::{remove_temporary, Place};
+pub use known::{POD_MARKER, ROOT_MARKER};
 pub use layout::{ContainerDirs, PodDirs, DEFAULT_CONFIG_ROOT, DEFAULT_RUN_ROOT};
 pub use lock::{LockMode, PodLock};
-pub use owner::{POD_MARKER, ROOT_MARKER};
 pub use record::{Record, RecordPath, RECORD_VERSION};
 pub use records::{
     AgentRecord, BindRecord, ContainerState, DevicesRecord, ExitRecord, FailureRecord, MountsRecord, NetworkRecord,

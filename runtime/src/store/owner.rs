@@ -15,8 +15,8 @@ use std::sync::OnceLock;
 use rustix::fs::{flock, FlockOperation};
 use serde::{Deserialize, Serialize};
 
-use super::known::{self, Place};
-use super::lock::{remove_reservations, RESERVATION};
+use super::known::{self, Place, POD_MARKER, RESERVATION, ROOT_MARKER};
+use super::lock::remove_reservations;
 use super::record::{self, Record};
 use super::{directories_in, ContainerDirs, PodDirs, Store, StoreCause};
 use crate::error::{Error, Result};
@@ -24,10 +24,6 @@ use crate::fault;
 use crate::id::{random_hex, PodId};
 use crate::logger;
 
-/// Name of the marker of a root.
-pub const ROOT_MARKER: &str = ".hutch-root.json";
-/// Name of the marker of a pod directory.
-pub const POD_MARKER: &str = ".hutch-pod.json";
 /// Beginning of the names of directories that are being made or removed; 16 hexadecimal digits follow.
 const TEMPORARY_DIR: &str = ".hutch-tmp-";
 /// Attempts to make a directory that other processes keep removing.

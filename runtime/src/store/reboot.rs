@@ -5,7 +5,8 @@ use std::time::Duration;
 
 use hutch_agent_proto::Deadline;
 
-use super::owner::{boot_id, POD_MARKER};
+use super::known::POD_MARKER;
+use super::owner::boot_id;
 use super::{ContainerState, LockMode, PodDirs, PodLock, PodState, Store, StoreCause};
 use crate::error::{Error, Result};
 use crate::id::{ContainerId, PodId};
