@@ -335,13 +335,13 @@ fn serve(namespace: Option<&Namespace>, address: &str) {
 }
 
 /// Whether a connection from the namespace is answered.
-fn reaches(namespace: Option<&Namespace>, address: &str, patience: Duration) -> bool {
+fn reaches(namespace: Option<&Namespace>, address: &str, timeout: Duration) -> bool {
     let mut answered = false;
     let path = namespace.and_then(|namespace| namespace.path.as_deref());
     run_in_namespace(path, &mut || {
-        answered = TcpStream::connect_timeout(&address.parse().unwrap(), patience).is_ok_and(|mut stream| {
+        answered = TcpStream::connect_timeout(&address.parse().unwrap(), timeout).is_ok_and(|mut stream| {
             let mut text = String::new();
-            stream.set_read_timeout(Some(patience)).is_ok()
+            stream.set_read_timeout(Some(timeout)).is_ok()
                 && stream.read_to_string(&mut text).is_ok()
                 && text == "hello"
         });
