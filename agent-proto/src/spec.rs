@@ -125,6 +125,9 @@ pub struct ProcessSpec {
     /// The whole environment. The agent adds a missing `HOME` from the root's passwd file.
     #[serde(default)]
     pub env: Vec<(String, String)>,
+    /// Variables whose values are not text, after those of `env`. Only for processes of the sandbox itself.
+    #[serde(default)]
+    pub env_bytes: Vec<(String, Vec<u8>)>,
     /// Working directory, absolute; empty is `/`.
     #[serde(default)]
     pub cwd: String,
@@ -152,7 +155,7 @@ pub struct ProcessSpec {
     pub capabilities: Option<CapabilitySets>,
 }
 
-/// The capability sets of a process, as `CAP_…` names. A set has only the capabilities named here.
+/// The capability sets of a process, as `CAP_…` names. A capability that is not named is not in the set.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct CapabilitySets {

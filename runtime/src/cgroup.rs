@@ -158,7 +158,7 @@ mod tests {
         groups.add(&dir, child.id() as i32).unwrap();
         assert!(groups.remove(&dir).unwrap());
         assert!(!dir.exists());
-        // A group in use stays, and no call waits for it.
+        // A group that others use stays, and is not waited for.
         let inner = dir.join("inner");
         assert_eq!(groups.missing(&inner).unwrap(), [dir.clone(), inner.clone()]);
         groups.create(&inner).unwrap();

@@ -3,10 +3,12 @@
 use std::fmt;
 
 use crate::error::{Error, Result};
-use crate::store::is_reserved;
 
 /// Longest id in bytes; a directory entry may have 255, and file names derived from ids need some of them.
 pub const MAX_ID: usize = 192;
+
+/// Beginning of the names of hutch's own files beside the directories of pods.
+const OWN_PREFIX: &str = ".hutch-";
 
 /// Names in a pod's directories that are not containers.
 pub const RESERVED_NAMES: [&str; 10] = [
@@ -94,7 +96,7 @@ fn check(what: &str, id: &str) -> Result<()> {
     if id == "." || id == ".." {
         return bad("is a directory reference");
     }
-    if is_reserved(id) {
+    if id.starts_with(OWN_PREFIX) {
         return bad("begins with .hutch-, as hutch's own files do");
     }
     // A blank never occurs, so that names of temporary files can carry one.

@@ -21,8 +21,8 @@ pub struct Options {
     /// For the guest to write cached data out and unmount a disk, when its container stops. Long: a stop that does
     /// not wait loses what was not yet written.
     pub sync_timeout: Duration,
-    /// For all that a status or a list asks guests, so that it is quick whatever they do. The next call does the
-    /// rest.
+    /// For all that a status or a list asks guests, so that it is quick whatever they do. The next call
+    /// does the rest.
     pub reconcile_timeout: Duration,
     /// For a machine to end after the guest was asked to power off, before it is killed.
     pub power_off_timeout: Duration,

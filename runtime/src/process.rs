@@ -277,10 +277,37 @@ mod tests {
         }
     }
 
+    /// Another user's process, in a /proc that hides it, as `hidepid` does.
     #[test]
     fn p_114_no_permission_means_alive() {
-        // Process 1 exists, under whichever user.
-        assert!(ProcessIdentity::of(1).unwrap().is_alive());
+        let script = "sleep 100 & child=$!; \
+                      mount -t proc -o hidepid=invisible proc /proc || exit 77; \
+                      HUTCH_TEST_PID=$child setpriv --reuid=65534 --regid=65534 --clear-groups \"$1\" --exact \
+                      process::tests::inside_another_user --ignored --nocapture; code=$?; kill $child; exit $code";
+        // The test program must be readable for the other user.
+        let dir = tempfile::tempdir().unwrap();
+        let copy = dir.path().join("test");
+        std::fs::copy(std::env::current_exe().unwrap(), &copy).unwrap();
+        for path in [dir.path(), &copy] {
+            let mode = std::os::unix::fs::PermissionsExt::from_mode(0o755);
+            std::fs::set_permissions(path, mode).unwrap();
+        }
+        let output = Command::new("unshare").args(["--mount", "sh", "-c", script, "sh"]).arg(&copy).output().unwrap();
+        let text = String::from_utf8_lossy(&output.stdout).into_owned() + &String::from_utf8_lossy(&output.stderr);
+        if !text.contains("running 1 test") {
+            let line = format!("SKIPPED: this host cannot hide processes: {}\n", text.trim());
+            return std::io::Write::write_all(&mut std::io::stdout(), line.as_bytes()).unwrap();
+        }
+        assert!(output.status.success() && text.contains("checked inside"), "{text}");
+    }
+
+    #[test]
+    #[ignore = "the inner half of the test above"]
+    fn inside_another_user() {
+        let pid: i32 = std::env::var("HUTCH_TEST_PID").unwrap().parse().unwrap();
+        assert!(!std::path::Path::new(&format!("/proc/{pid}")).exists(), "the process is hidden");
+        assert!(ProcessIdentity { pid, start_ticks: 1 }.is_alive());
+        println!("checked inside");
     }
 
     #[test]

@@ -115,7 +115,8 @@ pub struct ExecArgs {
     /// Return as soon as CMD runs; CMD gets no standard streams
     #[arg(short = 'd', long)]
     pub detach: bool,
-    /// Set an environment variable; without =VALUE, take the value from hutch's environment
+    /// Set an environment variable; without =VALUE, take the value from hutch's environment, or leave it unset if it is not
+    /// set there
     #[arg(short = 'e', long = "env", value_name = "NAME[=VALUE]")]
     pub env: Vec<OsString>,
     /// Read environment variables from FILE, one NAME[=VALUE] per line

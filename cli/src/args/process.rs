@@ -22,7 +22,8 @@ pub struct ContainerFlags {
     /// Mount an empty tmpfs, which takes guest memory
     #[arg(long, value_name = "DST[:OPTIONS]", requires = "rootfs", help_heading = "Container")]
     pub tmpfs: Vec<OsString>,
-    /// Set an environment variable; without =VALUE, take the value from hutch's environment
+    /// Set an environment variable; without =VALUE, take the value from hutch's environment, or leave it unset if it is not
+    /// set there
     #[arg(short = 'e', long = "env", value_name = "NAME[=VALUE]", requires = "rootfs", help_heading = "Container")]
     pub env: Vec<OsString>,
     /// Read environment variables from FILE, one NAME[=VALUE] per line

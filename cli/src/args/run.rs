@@ -30,7 +30,8 @@ pub struct RunArgs {
     #[arg(long = "disk", value_name = "PATH[:ro]", help_heading = "File systems")]
     pub disks: Vec<OsString>,
 
-    /// Set an environment variable; without =VALUE, take the value from hutch's environment
+    /// Set an environment variable; without =VALUE, take the value from hutch's environment, or leave it unset if it is not
+    /// set there
     #[arg(short = 'e', long = "env", value_name = "NAME[=VALUE]", help_heading = "Command")]
     pub env: Vec<OsString>,
     /// Read environment variables from FILE, one NAME[=VALUE] per line

@@ -63,8 +63,6 @@ pub enum ResolveError {
 
     #[error("-e {0:?}: give NAME=VALUE, or NAME alone to take the value from hutch's environment")]
     EnvSyntax(OsString),
-    #[error("-e {0:?}: not set in hutch's environment; give {0}=VALUE")]
-    EnvUnset(String),
     #[error("--env-file {}", .path.display())]
     EnvFile { path: PathBuf, source: io::Error },
     #[error("--env-file {} line {line}: {text:?} is not NAME=VALUE", .path.display())]

@@ -315,7 +315,12 @@ fn words(words: &[OsString]) -> Result<Vec<String>, ResolveError> {
 
 fn variables(typed: &[OsString], files: &[PathBuf], tty: bool, host: &Host<'_>) -> Result<Vec<EnvVar>, ResolveError> {
     let all = env::resolve(typed, files, tty, host.env)?;
-    Ok(all.into_iter().map(|(name, value)| EnvVar { name, value }).collect())
+    // The records and OCI documents of pods are text.
+    let variable = |(name, value): (String, OsString)| {
+        let value = utf8("value of -e", &value)?.to_owned();
+        Ok(EnvVar { name, value })
+    };
+    all.into_iter().map(variable).collect()
 }
 
 fn network(text: Option<&OsStr>, publish: &[OsString], config: &mut NetworkConfig) -> Result<(), ResolveError> {

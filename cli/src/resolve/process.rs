@@ -1,6 +1,7 @@
 //! The command of a guest: words, working directory, user, limits.
 
-use std::ffi::OsStr;
+use std::ffi::{OsStr, OsString};
+use std::os::unix::ffi::OsStringExt;
 
 use hutch_agent_proto::{ProcessSpec, Rlimit};
 
@@ -29,15 +30,23 @@ const ULIMITS: [&str; 16] = [
 ];
 
 /// The process that the agent starts, without its terminal.
-pub fn resolve(args: &RunArgs, env: Vec<(String, String)>) -> Result<ProcessSpec, ResolveError> {
+pub fn resolve(args: &RunArgs, env: Vec<(String, OsString)>) -> Result<ProcessSpec, ResolveError> {
     let words: Vec<String> =
         args.command.iter().map(|word| utf8("command word", word).map(str::to_owned)).collect::<Result<_, _>>()?;
     if words.first().is_none_or(|program| program.is_empty()) {
         return Err(ResolveError::EmptyCommand);
     }
+    let (mut text, mut bytes) = (Vec::new(), Vec::new());
+    for (name, value) in env {
+        match value.into_string() {
+            Ok(value) => text.push((name, value)),
+            Err(value) => bytes.push((name, value.into_vec())),
+        }
+    }
     Ok(ProcessSpec {
         args: words,
-        env,
+        env: text,
+        env_bytes: bytes,
         cwd: workdir(args.workdir.as_deref())?,
         user: user(args.user.as_deref())?,
         stdin: args.interactive,

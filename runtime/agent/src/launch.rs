@@ -44,7 +44,7 @@ pub fn launch(mount_ns: &MountNs, spec: &ProcessSpec, defaults: &[ReadyLimit]) -
     let plan = SpawnPlan {
         programs: candidates(program, path)?,
         args: c_strings("an argument", spec.args.iter().cloned())?,
-        env: environment(&spec.env, &identity)?,
+        env: environment(spec, &identity)?,
         cwd: c_strings("the working directory", [cwd.to_string()])?.remove(0),
         stdio: stdio.process_sides(),
         terminal: spec.terminal.is_some(),
@@ -79,25 +79,28 @@ fn start(mount_ns: &MountNs, plan: &SpawnPlan, cwd: &str) -> Outcome<Child> {
 }
 
 /// `KEY=value` strings; `HOME` is added if it is missing.
-fn environment(env: &[(String, String)], identity: &Identity) -> Outcome<Vec<CString>> {
-    check_environment(env)?;
-    let home = (!env.iter().any(|(key, _)| key == "HOME")).then(|| format!("HOME={}", identity.home));
-    let strings = env.iter().map(|(key, value)| format!("{key}={value}")).chain(home);
-    c_strings("an environment variable", strings)
+fn environment(spec: &ProcessSpec, identity: &Identity) -> Outcome<Vec<CString>> {
+    check_environment(spec.env.iter().map(|(key, _)| key))?;
+    check_environment(spec.env_bytes.iter().map(|(key, _)| key))?;
+    let mut keys = spec.env.iter().map(|(key, _)| key).chain(spec.env_bytes.iter().map(|(key, _)| key));
+    let home = (!keys.any(|key| key == "HOME")).then(|| format!("HOME={}", identity.home).into_bytes());
+    let text = spec.env.iter().map(|(key, value)| format!("{key}={value}").into_bytes());
+    let bytes = spec.env_bytes.iter().map(|(key, value)| [key.as_bytes(), b"=", value].concat());
+    c_strings("an environment variable", text.chain(bytes).chain(home))
 }
 
 /// Checks the names of environment variables.
 ///
 /// # Errors
 /// `Invalid` for an empty name or one with `=`.
-pub fn check_environment(env: &[(String, String)]) -> Outcome<()> {
-    match env.iter().find(|(key, _)| key.is_empty() || key.contains('=')) {
-        Some((key, _)) => Err(invalid(format!("environment variable {key:?}: a name is not empty and has no '='"))),
+pub fn check_environment<'a>(names: impl IntoIterator<Item = &'a String>) -> Outcome<()> {
+    match names.into_iter().find(|key| key.is_empty() || key.contains('=')) {
+        Some(key) => Err(invalid(format!("environment variable {key:?}: a name is not empty and has no '='"))),
         None => Ok(()),
     }
 }
 
-fn c_strings(what: &str, strings: impl IntoIterator<Item = String>) -> Outcome<Vec<CString>> {
+fn c_strings<T: Into<Vec<u8>>>(what: &str, strings: impl IntoIterator<Item = T>) -> Outcome<Vec<CString>> {
     let convert = |string| CString::new(string).map_err(|_| invalid(format!("{what} contains a NUL byte")));
     strings.into_iter().map(convert).collect()
 }

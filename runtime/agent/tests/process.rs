@@ -292,6 +292,22 @@ fn environment_and_arguments_have_rules() {
     assert_eq!((error.kind, error.errno), (RemoteErrorKind::Invalid, Some(libc::E2BIG)), "{error}");
 }
 
+/// Values arrive as they are: bytes that are not text, line feeds, nothing at all.
+#[test]
+fn values_of_variables_are_bytes() {
+    let guest = Guest::start();
+    let mut spec = shell("printf '%s|%s|%s' \"$RAW\" \"$LINES_\" \"${EMPTY-unset}\" | od -An -tx1 -v");
+    spec.env.extend([("LINES_".to_owned(), "a\nb".to_owned()), ("EMPTY".to_owned(), String::new())]);
+    spec.env_bytes.push(("RAW".to_owned(), b"a\xffb".to_vec()));
+    let (status, out, err) = run(&guest, spec);
+    assert_eq!((status.code(), out.trim()), (0, "61 ff 62 7c 61 0a 62 7c"), "{err}");
+    let mut control = guest.control();
+    for (name, value) in [("", b"x".to_vec()), ("A=B", b"x".to_vec()), ("A", b"nul\0".to_vec())] {
+        let spec = ProcessSpec { env_bytes: vec![(name.into(), value)], ..process(&["true"]) };
+        assert_eq!(control.start("p", spec).unwrap_err().kind, RemoteErrorKind::Invalid, "{name:?}");
+    }
+}
+
 /// A process outside of containers has all capabilities; a request for others is refused rather than ignored.
 #[test]
 fn capabilities_of_a_process_of_the_sandbox_cannot_be_changed() {

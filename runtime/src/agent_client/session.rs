@@ -15,7 +15,7 @@ use hutch_agent_proto::{
 };
 
 use super::error::{AgentError, ChannelDeath};
-use super::text::{printable, LogQuota, TEXT_MAX};
+use super::text::{cleaned, is_sound, printable, LogQuota, TEXT_MAX};
 use super::Connector;
 
 /// The session ends if the guest does not take a frame within this time.
@@ -216,6 +216,8 @@ impl Session {
         let until = Deadline::after(timeout);
         loop {
             match events.recv_timeout(until.saturating_duration_since(Instant::now())) {
+                // A guest may send events faster than they are taken.
+                Ok(_) if Instant::now() >= until => return self.death().is_some(),
                 Ok(_) => {}
                 Err(RecvTimeoutError::Timeout) => return false,
                 Err(RecvTimeoutError::Disconnected) => return true,
@@ -227,6 +229,12 @@ impl Session {
         let (tell, answer) = mpsc::sync_channel(1);
         let id = self.shared.send(request, Box::new(move |result| drop(tell.try_send(result))));
         (answer, id)
+    }
+
+    /// Requests that wait for an answer.
+    #[cfg(test)]
+    pub(super) fn pending(&self) -> usize {
+        self.shared.table().pending.len()
     }
 
     /// Drops a pending request; a late answer is ignored.
@@ -313,6 +321,8 @@ fn read_all(shared: &Shared, role: Role, tell: SyncSender<Result<Hello, AgentErr
                 }
             }
             Ok(Some(AgentFrame::Event(Event::Log { level, message }))) => quota.log(&level, &message),
+            // An event that names nothing that can exist is not worth its memory: a frame may have megabytes.
+            Ok(Some(AgentFrame::Event(event))) if !is_sound(&event) => {}
             Ok(Some(AgentFrame::Event(event))) => shared.announce(event),
             Ok(None) => break ChannelDeath::ClosedByGuest,
             Err(error) => break ChannelDeath::Broken(error),
@@ -385,7 +395,7 @@ impl Shared {
         let Some(pending) = table.pending.remove(&id) else { return Ok(()) };
         drop(table);
         let what = pending.what;
-        (pending.on_reply)(result.map_err(|mut source| {
+        (pending.on_reply)(result.map(cleaned).map_err(|mut source| {
             source.message = printable(&source.message, TEXT_MAX);
             AgentError::Remote { what, source }
         }));

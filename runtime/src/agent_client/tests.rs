@@ -305,3 +305,91 @@ fn text_of_the_guest_can_not_drive_the_terminal() {
     assert_eq!(printable("a\u{1b}[2Jb\r\nc\n", 100), "a\\u{1b}[2Jb\\r\\nc");
     assert_eq!(printable("ééé", 2), "éé…");
 }
+
+/// An agent that was taken over. Whatever it sends: what the host keeps of it is bounded by counts, every call ends, and
+/// nothing that could control a terminal gets through.
+#[test]
+fn what_a_hostile_agent_sends_is_bounded() {
+    const FLOOD: usize = 1_500;
+    let flood = |peer: &Peer| {
+        let long = "x".repeat(20_000);
+        for n in 0..FLOOD {
+            let token = if n % 2 == 0 { format!("t{n}") } else { long.clone() };
+            peer.event(Event::Exited { token, status: ExitStatus::Code(0) });
+            peer.event(Event::OutOfMemory { container: if n % 2 == 0 { "c".into() } else { long.clone() } });
+            peer.event(Event::Log { level: "error".into(), message: long.clone() });
+        }
+    };
+    let session = session(move |peer, frame| match frame.request {
+        Request::Ping => {
+            flood(peer);
+            // The answer, and again.
+            (0..100).for_each(|_| peer.reply(frame.id, Ok(Response::Done)));
+        }
+        Request::ListProcesses { .. } => {
+            let command = format!("\u{1b}]0;owned\u{7}{}", "y".repeat(1 << 20));
+            let tty = "\u{1b}[2J".repeat(1000);
+            let (pid, ppid, uid, cpu_ms, start_secs, token) = (1, 0, 0, 0, 0, Some("z".repeat(1 << 20)));
+            let process = hutch_agent_proto::ProcessInfo { pid, ppid, uid, cpu_ms, start_secs, tty, command, token };
+            peer.reply(frame.id, Ok(Response::Processes(vec![process])));
+        }
+        // Never answered.
+        _ => {}
+    });
+    let events = session.events();
+    session.ping(SOON).unwrap();
+    let kept: Vec<Event> = events.try_iter().collect();
+    assert!(!kept.is_empty() && kept.len() <= super::session::EVENT_QUEUE, "{}", kept.len());
+    for event in &kept {
+        let length = match event {
+            Event::Exited { token, .. } => token.len(),
+            Event::OutOfMemory { container } => container.len(),
+            other => panic!("{other:?}"),
+        };
+        assert!(length <= 192, "{length}");
+    }
+    let list = session.list_processes("c", SOON).unwrap();
+    assert!(list[0].command.len() < 100_000 && list[0].tty.len() < 200, "{}", list[0].command.len());
+    assert_eq!(list[0].token, None);
+    assert!(!list[0].command.contains('\u{1b}') && !list[0].tty.contains('\u{1b}'));
+    // A wait without an answer leaves nothing behind, however often it is made.
+    for _ in 0..100 {
+        assert!(session.wait_process("t", Some(Duration::ZERO)).unwrap().is_none());
+    }
+    assert_eq!(session.pending(), 0);
+    session.ping(SOON).expect("it still works");
+}
+
+/// A wait has an end also while the guest sends without one.
+#[test]
+fn waits_end_in_a_flood_of_events() {
+    let event = hutch_agent_proto::encode_frame(&AgentFrame::Event(Event::OutOfMemory { container: "c".into() }));
+    let event = event.unwrap();
+    let stop = Arc::new(std::sync::atomic::AtomicBool::new(false));
+    let stopped = Arc::clone(&stop);
+    let session = session(move |peer, _| {
+        while !stopped.load(std::sync::atomic::Ordering::SeqCst) {
+            peer.raw(&event);
+        }
+    });
+    session.call_then(Request::Ping, drop);
+    let _events = session.events();
+    assert!(!session.wait_death(Duration::from_millis(50)));
+    stop.store(true, std::sync::atomic::Ordering::SeqCst);
+}
+
+/// Each of these ends the session, at once, whatever else was promised.
+#[test]
+fn frames_that_no_agent_sends_end_the_session() {
+    let huge = u32::MAX.to_le_bytes();
+    let deep = "[".repeat(1 << 20);
+    let deep = [&(deep.len() as u32).to_le_bytes(), deep.as_bytes()].concat();
+    let future = AgentFrame::Reply { id: u64::MAX, result: Ok(Response::Done) };
+    let future = hutch_agent_proto::encode_frame(&future).unwrap();
+    for bytes in [huge.to_vec(), deep, future, b"\x02\x00\x00\x00{}".to_vec(), vec![0; 4]] {
+        let session = session(move |peer, _| peer.raw(&bytes));
+        session.call_then(Request::Ping, drop);
+        death_of(&session);
+        assert!(matches!(session.ping(SOON), Err(AgentError::Dead(_))));
+    }
+}

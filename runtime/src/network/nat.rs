@@ -13,8 +13,8 @@ use std::fs::{self, File, OpenOptions};
 use std::io::{self, Write as _};
 use std::net::{IpAddr, Ipv4Addr};
 use std::os::fd::AsFd;
-use std::os::unix::fs::OpenOptionsExt;
-use std::path::Path;
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
+use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
 use hutch_netlink::{
@@ -93,13 +93,40 @@ pub(super) fn connect(pod: &str, path: &Path, config: &NetworkConfig, lock: &Pat
     open().map_err(|e| fail("set up forwarding", e))
 }
 
-/// Two calls must not decide about forwarding at the same time.
-fn lock_host(path: &Path) -> io::Result<Flock<File>> {
-    if let Some(dir) = path.parent() {
-        fs::create_dir_all(dir)?;
+/// Keeps others from deciding about forwarding. The file goes with it: nothing of a pod stays on the host.
+struct HostLock {
+    path: PathBuf,
+    _lock: Flock<File>,
+}
+
+impl Drop for HostLock {
+    fn drop(&mut self) {
+        // While it is locked. The directory goes if nothing else is in it.
+        let _ = fs::remove_file(&self.path);
+        let _ = self.path.parent().map(fs::remove_dir);
     }
-    let file = OpenOptions::new().write(true).create(true).truncate(false).mode(0o600).open(path)?;
-    Flock::lock(file, FlockArg::LockExclusive).map_err(|(_, errno)| errno.into())
+}
+
+fn lock_host(path: &Path) -> io::Result<HostLock> {
+    loop {
+        if let Some(dir) = path.parent() {
+            fs::create_dir_all(dir)?;
+        }
+        let file = match OpenOptions::new().write(true).create(true).truncate(false).mode(0o600).open(path) {
+            // The last holder has removed the directory. Ends: each time another process has made progress.
+            Err(e) if e.kind() == io::ErrorKind::NotFound => continue,
+            other => other?,
+        };
+        let lock = match Flock::lock(file, FlockArg::LockExclusive) {
+            Err((_, Errno::EINTR)) => continue,
+            other => other.map_err(|(_, errno)| io::Error::from(errno))?,
+        };
+        let held = lock.metadata()?;
+        // The holder before has removed the file that was waited for.
+        if fs::symlink_metadata(path).is_ok_and(|found| (found.dev(), found.ino()) == (held.dev(), held.ino())) {
+            return Ok(HostLock { path: path.to_owned(), _lock: lock });
+        }
+    }
 }
 
 /// Runs inside the namespace: creates the pair with the first free number, starting at one derived from the path.

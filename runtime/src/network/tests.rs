@@ -68,7 +68,7 @@ fn inside_scan_and_join() {
     if !able("ip link add probe type veth peer name probe2 && ip link del probe && test -w /dev/net/tun") {
         return;
     }
-    let network = TcNetwork::new(dir().join("netns")).with_lock(dir().join("lock"));
+    let network = TcNetwork::new(dir().join("netns")).with_lock(dir().join("lock/file"));
     let config = NetworkConfig { kind: NetworkKind::Scan, ..NetworkConfig::default() };
     let namespace = network.plan("p", &config).unwrap();
     assert!(namespace.created);
@@ -182,7 +182,7 @@ fn inside_foreign_ingress() {
     if !able(needed) {
         return;
     }
-    let network = TcNetwork::new(dir().join("netns")).with_lock(dir().join("lock"));
+    let network = TcNetwork::new(dir().join("netns")).with_lock(dir().join("lock/file"));
     let config = NetworkConfig { kind: NetworkKind::Scan, ..NetworkConfig::default() };
     let namespace = network.plan("p", &config).unwrap();
     network.create("p", &namespace, &config).unwrap();
@@ -239,7 +239,7 @@ fn p_065_only_the_dedicated_thread_is_in_the_namespace() {
 #[test]
 #[ignore = "the inner half of the test above"]
 fn inside_dedicated_thread() {
-    let network = TcNetwork::new(dir().join("netns")).with_lock(dir().join("lock"));
+    let network = TcNetwork::new(dir().join("netns")).with_lock(dir().join("lock/file"));
     let config = NetworkConfig { kind: NetworkKind::Scan, ..NetworkConfig::default() };
     let namespace = network.plan("p", &config).unwrap();
     network.create("p", &namespace, &config).unwrap();
@@ -282,7 +282,7 @@ fn inside_nat() {
         return;
     }
     sh("ip link set lo up");
-    let network = TcNetwork::new(dir().join("netns")).with_lock(dir().join("lock"));
+    let network = TcNetwork::new(dir().join("netns")).with_lock(dir().join("lock/file"));
     let config = NetworkConfig {
         kind: NetworkKind::Nat,
         publish: vec![PortForward::parse("8080:80").unwrap()],
@@ -361,7 +361,7 @@ fn inside_isolation() {
     // Dropped packets are not answered, however long one waits.
     const SILENCE: Duration = Duration::from_secs(1);
     sh("ip link set lo up; echo 0 > /proc/sys/net/ipv4/ip_forward");
-    let network = TcNetwork::new(dir().join("netns")).with_lock(dir().join("lock"));
+    let network = TcNetwork::new(dir().join("netns")).with_lock(dir().join("lock/file"));
     let config = |publish: &[&str]| NetworkConfig {
         kind: NetworkKind::Nat,
         publish: publish.iter().map(|text| PortForward::parse(text).unwrap()).collect(),
@@ -418,7 +418,8 @@ fn inside_isolation() {
     network.delete("q", &q).unwrap();
     assert_eq!(forwarding(), "0");
     assert!(!sh("nft list ruleset").contains("hutch_"));
-    // A setting that another program has switched on stays.
+    assert!(!dir().join("lock").exists(), "nothing of it stays on the host");
+    // A setting that another program has made stays.
     sh("echo 1 > /proc/sys/net/ipv4/ip_forward");
     let r = make("r", &[]);
     network.delete("r", &r).unwrap();

@@ -15,7 +15,7 @@ use crate::store::{remove_temporary, LockMode, Place, PodState, StoreCause};
 impl OpenPod<'_> {
     /// Removes leftovers of calls on this pod. Under the exclusive lock only.
     pub(crate) fn cleanup(&mut self) -> Result<()> {
-        // A paused guest cannot be asked. Its leftovers go when the pod is stopped, or after it was resumed.
+        // A paused guest cannot be asked. Leftovers then go when the pod is stopped, or after it was resumed.
         if self.state.state != State::Paused {
             self.discard_unlisted()?;
         }

@@ -98,6 +98,10 @@ impl PodEvents {
                     if let Some(event) = self.translate(event) {
                         return Ok(Some(event));
                     }
+                    // A guest may send others faster than they are taken.
+                    if left.is_zero() {
+                        return Ok(None);
+                    }
                 }
                 Ok(None) if left.is_zero() => return Ok(None),
                 Ok(None) => {}

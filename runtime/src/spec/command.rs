@@ -107,6 +107,8 @@ impl Command {
         Ok(ProcessSpec {
             args: self.args.clone(),
             env: self.env.iter().map(|var| (var.name.clone(), var.value.clone())).collect(),
+            // Records are text.
+            env_bytes: Vec::new(),
             cwd: self.cwd.clone(),
             user: self.guest_user()?,
             groups: self.supplementary_groups.clone(),

@@ -17,6 +17,7 @@ use hutch_agent_proto::Deadline;
 use nix::sys::inotify::{AddWatchFlags, InitFlags, Inotify};
 use nix::sys::stat::{major, minor};
 
+use super::names::RESERVATION;
 use super::{PodDirs, Store, StoreCause};
 use crate::error::{Error, Object, Result};
 use crate::fault;
@@ -52,9 +53,6 @@ impl Drop for PodLock {
         let _ = self.file.unlock();
     }
 }
-
-/// Beginning of the names of reservations of ids.
-pub(super) const RESERVATION: &str = ".hutch-id-";
 
 /// An id that no other call may use for a new object.
 #[derive(Debug)]

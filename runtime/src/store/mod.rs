@@ -55,7 +55,7 @@ pub use disk::{Disk, HostDisk};
 pub(crate) use known::remove_temporary;
 pub use layout::{ContainerDirs, PodDirs, DEFAULT_CONFIG_ROOT, DEFAULT_RUN_ROOT};
 pub use lock::{LockMode, PodLock};
-pub(crate) use names::{is_reserved, Place};
+pub(crate) use names::Place;
 pub use names::{POD_MARKER, ROOT_MARKER};
 pub use record::{Record, RecordPath, RECORD_VERSION};
 pub use records::{

@@ -4,6 +4,8 @@
 pub const ROOT_MARKER: &str = ".hutch-root.json";
 /// Name of the marker of a pod directory.
 pub const POD_MARKER: &str = ".hutch-pod.json";
+/// Beginning of the names of reservations of ids.
+pub(super) const RESERVATION: &str = ".hutch-id-";
 
 /// A directory that hutch makes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -67,9 +69,4 @@ pub(super) fn is_marker(name: &str, marker: &str) -> bool {
 /// The name of an unfinished write of the file `name`.
 pub(super) fn temporary_name(name: &str, unique: &str) -> String {
     format!("{name} {unique}")
-}
-
-/// Whether a name belongs to hutch alone, so that no id may be it.
-pub(crate) fn is_reserved(name: &str) -> bool {
-    name.starts_with(".hutch-") || name == ROOT_MARKER
 }

@@ -14,8 +14,8 @@ use std::sync::OnceLock;
 use serde::{Deserialize, Serialize};
 
 use super::known;
-use super::lock::{remove_reservations, RESERVATION};
-use super::names::{self, Place, POD_MARKER, ROOT_MARKER};
+use super::lock::remove_reservations;
+use super::names::{self, Place, POD_MARKER, RESERVATION, ROOT_MARKER};
 use super::record::{self, Record};
 use super::{directories_in, ContainerDirs, PodDirs, Store, StoreCause};
 use crate::error::{Error, Result};
@@ -136,7 +136,7 @@ impl Store {
         if self.config_root() == self.run_root() {
             return Err(Error::Store { path: root.to_owned(), source: StoreCause::OneRoot });
         }
-        if let Some(done) = self.judge_root(kind, make)? {
+        if let Some(done) = self.check_marker(kind, make)? {
             return Ok(done);
         }
         // Two processes may make the same root; only one of them writes the marker.
@@ -146,7 +146,7 @@ impl Store {
             Err(e) => return Err(fail(e)),
         };
         dir.lock().map_err(fail)?;
-        if let Some(done) = self.judge_root(kind, make)? {
+        if let Some(done) = self.check_marker(kind, make)? {
             return Ok(done);
         }
         self.adopt_contents(kind)?;
@@ -156,7 +156,7 @@ impl Store {
     }
 
     /// `Some` if nothing has to be written: whether there is a marker.
-    fn judge_root(&self, kind: RootKind, make: bool) -> Result<Option<bool>> {
+    fn check_marker(&self, kind: RootKind, make: bool) -> Result<Option<bool>> {
         let root = self.root(kind);
         let Some(marker) = self.read_marker::<RootMarker>(&root.join(ROOT_MARKER))? else {
             let empty = !make && self.is_unused(root)?;

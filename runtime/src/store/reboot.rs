@@ -38,8 +38,8 @@ impl Store {
         Ok(lock)
     }
 
-    /// Whether the host was restarted since the pod's runtime directory was made. Its records are then no longer
-    /// true.
+    /// Whether the host was restarted since the pod's runtime directory was made. Its records are not true any more
+    /// then.
     pub(crate) fn was_restarted(&self, dirs: &PodDirs) -> Result<bool> {
         Ok(match self.boot_of(dirs)? {
             Some(boot) => boot != boot_id(),

@@ -116,8 +116,16 @@ fn a_pod_hands_out_the_pipes_of_its_containers() {
     assert_eq!(all.iter().map(|container| container.id()).collect::<Vec<_>>(), ["a", "b"]);
     let pipes = all.iter().map(|container| container.take_pipes()).collect::<Vec<_>>();
     assert!(pipes[1].stdout.is_none() && pipes[1].stderr.is_none());
+    // Before the stop, which kills the shim that passes it on.
+    let expected = "Stdout of the fake process\n";
+    let (mut stdout, mut seen) = (pipes[0].stdout.as_ref().unwrap(), String::new());
+    while !seen.ends_with(expected) {
+        let mut byte = [0];
+        stdout.read_exact(&mut byte).unwrap();
+        seen.push(byte[0].into());
+    }
     let handle = handle.stop_with(StopOptions { force: true, ..Default::default() }).unwrap();
-    assert_eq!(text(pipes[0].stdout.as_ref().unwrap()), "Stdout of the fake process\n");
+    assert_eq!(text(pipes[0].stdout.as_ref().unwrap()), "", "and then the end");
     finish(&stage, &handle);
 }
 

@@ -89,7 +89,7 @@ fn a_signal_to_the_shim_reaches_the_process_it_stands_for() {
 }
 
 #[test]
-fn p_097_a_caller_that_stays_gets_the_output_of_the_process() {
+fn p_097_a_detached_exec_outlives_its_caller_and_keeps_none_of_its_pipes() {
     let (stage, runtime) = running();
     let mut command = stage.command("call");
     // This process's own standard streams cannot be read by this test; a call in between has some of its own.
@@ -102,6 +102,7 @@ fn p_097_a_caller_that_stays_gets_the_output_of_the_process() {
     // Detached: no process keeps the caller's pipe (O-009); it ends with the call.
     let mut output = String::new();
     child.stdout.take().unwrap().read_to_string(&mut output).unwrap();
+    assert!(ProcessIdentity::of(processes[0].pid).unwrap().is_alive(), "the pipe's end was not its end");
     finish(&stage, &runtime);
 }
 
@@ -115,8 +116,9 @@ fn p_126_an_exec_of_another_process_can_be_waited_for() {
     assert_eq!(exit.code, Some(9));
     let command = spec::Command { args: vec!["serve".into()], detach: true, ..spec::Command::default() };
     let (_, _, process) = runtime.exec_container("p", "a", &command, Default::default()).unwrap();
+    let shim = ProcessIdentity::of(process.pid).unwrap();
+    assert!(shim.is_alive());
     runtime.stop_container("p", "a", StopOptions::forced()).unwrap();
-    let shim = ProcessIdentity { pid: process.pid, start_ticks: 0 };
     assert!(!shim.is_alive());
     finish(&stage, &runtime);
 }
@@ -273,7 +275,7 @@ fn p_114_a_recycled_pid_is_left_alone() {
     finish(&stage, &runtime);
 }
 
-/// Writes a file with the answers that a hook of pod `p` gets about its own pod.
+/// Plays a hook of pod `p`: writes into a file how calls on its own pod ended.
 pub fn call_own_pod(stage: &Stage, runtime: &Runtime) -> u8 {
     let status = runtime.status_pod("p").map(|status| format!("{:?}", status.state)).unwrap_or_else(|e| e.chain());
     let stop = runtime.stop_pod("p", StopOptions::forced()).map(|_| String::new()).unwrap_or_else(|e| e.chain());

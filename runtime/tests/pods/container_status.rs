@@ -78,19 +78,40 @@ fn p_119_all_ended_containers_are_stopped_by_one_call() {
     finish(&host, &runtime);
 }
 
-/// P-032: what is broken in one container does not keep the others from being stopped.
+/// A broken container does not keep the others from being stopped.
+#[test]
+fn p_032_a_stop_that_fails_does_not_end_the_others() {
+    let (host, runtime) = running(&["a", "b", "c"]);
+    host.guest("p", |guest| ["a", "b", "c"].map(|id| guest.exit(id, 1)));
+    host.fail("agent.remove-container", Failing::Refuses);
+    let status = runtime.status_pod("p").unwrap();
+    let states = status.containers.iter().map(|container| container.state).collect::<Vec<_>>();
+    assert_eq!(states, [Some(State::Running), Some(State::Stopped), Some(State::Stopped)]);
+    finish(&host, &runtime);
+}
+
+/// The status itself fails after it has begun them.
 #[test]
 fn p_032_a_status_that_fails_has_finished_the_reconciling_stops_it_began() {
     let (host, runtime) = running(&["a", "b"]);
-    host.guest("p", |guest| guest.exit("a", 1));
-    host.fail("agent.remove-container", Failing::Refuses);
-    let status = runtime.status_pod("p").unwrap();
-    assert_eq!(status.containers[1].state, Some(State::Running));
+    host.guest("p", |guest| ["a", "b"].map(|id| guest.exit(id, 1)));
+    {
+        // To look, to stop, to look again: the third lock.
+        let _armed = hutch_runtime::fault::arm("lock.held", 3, hutch_runtime::fault::Action::Error);
+        runtime.status_pod("p").unwrap_err();
+    }
+    for id in ["a", "b"] {
+        let text = std::fs::read_to_string(host.dir().join("run/p").join(id).join("state.json")).unwrap();
+        assert!(text.contains("stopped"), "{id}: {text}");
+    }
     // A damaged record of one container: an error, and nothing half done.
-    std::fs::write(host.dir().join("run/p/b/state.json"), "{").unwrap();
+    let (other, runtime) = running(&["a", "b"]);
+    other.guest("p", |guest| guest.exit("a", 1));
+    std::fs::write(other.dir().join("run/p/b/state.json"), "{").unwrap();
     assert_eq!(kind(runtime.status_pod("p")), ErrorKind::Store);
-    let text = std::fs::read_to_string(host.dir().join("run/p/a/state.json")).unwrap();
+    let text = std::fs::read_to_string(other.dir().join("run/p/a/state.json")).unwrap();
     assert!(text.contains("running"), "{text}");
+    finish(&host, &host.runtime());
 }
 
 /// P-024: neither waits for the other for ever.

@@ -129,8 +129,8 @@ fn directories_of_others_between_those_of_pods_keep_every_byte() {
     assert_eq!(others(), before);
 }
 
-/// A file that another program has put into a pod's directories: the pod is usable and can be stopped; what would have to
-/// remove the file is refused before it has done anything.
+/// A file of others in a pod's directories: the pod is usable and can be stopped; calls that would have to remove the
+/// file are refused before they have done anything.
 #[test]
 fn a_pods_directory_with_a_file_of_others_is_not_removed() {
     for place in

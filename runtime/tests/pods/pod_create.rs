@@ -395,7 +395,7 @@ fn p_197_the_pods_processes_are_in_its_control_group() {
     assert_eq!(kind(runtime.create_pod(bad)), ErrorKind::InvalidConfig);
 }
 
-/// P-068: what was there before stays; what hutch made goes with the last pod that uses it.
+/// P-068: a group that was there before stays; those that hutch made go with the last pod that uses them.
 #[test]
 fn p_068_control_groups_of_others_stay_and_own_ones_go() {
     let (host, runtime) = new();

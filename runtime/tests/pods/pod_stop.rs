@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 use hutch_runtime::{ErrorKind, Runtime, State, StopOptions};
 use hutch_runtime_fakes::{Failing, FakeHost};
 
-use crate::support::{finish, kind, new, pod_state, running, state, states};
+use crate::support::{finish, kind, pod_state, running, state, states};
 
 #[test]
 fn p_081_the_first_failure_ends_the_stop_and_nothing_is_undone() {
@@ -159,26 +159,36 @@ fn p_205_a_lost_guest_is_asked_once() {
     finish(&host, &runtime);
 }
 
-/// A ready pod has nothing to wait for.
+/// A ready pod has nothing to wait for: none of the waits has the bound that processes get to end by themselves.
 #[test]
 fn p_080_a_ready_pod_is_stopped_at_once() {
-    let (host, runtime) = new();
+    let host = FakeHost::new();
+    let options = hutch_runtime::Options { stop_timeout: Duration::from_secs(3600), ..host.options() };
+    let runtime = Runtime::new(host.store(), host.backends(), options.clone());
     runtime.create_pod(host.pod("p", &["a", "b"])).unwrap();
-    host.calls();
+    host.shim_waits();
     runtime.stop_pod("p", Default::default()).unwrap();
-    assert!(!host.calls().iter().any(|call| call.starts_with("vm.wait-end") && call.contains("timeout")));
+    let waits = host.shim_waits();
+    assert!(waits.iter().all(|wait| *wait <= options.kill_timeout), "{waits:?}");
     assert!(states(&runtime).iter().all(|(_, state)| *state == Some(State::Stopped)));
     finish(&host, &runtime);
 }
 
-/// One wait serves all containers of a pod.
+/// One wait serves all containers of a pod: the first takes the time of all, the others are only looked at.
 #[test]
 fn p_108_containers_of_a_pod_share_one_wait() {
     let (host, runtime) = running(&["a", "b", "c", "d"]);
     let start = Instant::now();
+    host.shim_waits();
     runtime.stop_pod("p", Default::default()).unwrap();
-    // Four waits of 40 ms one after the other would take 160.
-    assert!(start.elapsed() >= host.options().stop_timeout);
+    let options = host.options();
+    assert!(start.elapsed() >= options.stop_timeout);
+    // The waits after the kill have a bound of their own.
+    let mut waits = host.shim_waits();
+    waits.retain(|wait| *wait != options.kill_timeout);
+    assert_eq!(waits.len(), 4, "{waits:?}");
+    assert!(!waits[0].is_zero() && waits[0] <= options.stop_timeout, "{waits:?}");
+    assert!(waits[1..].iter().all(Duration::is_zero), "{waits:?}");
     finish(&host, &runtime);
 }
 

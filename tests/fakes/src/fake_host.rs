@@ -43,6 +43,10 @@ pub(super) struct State {
     pub(super) mounts: BTreeMap<PathBuf, BindRecord>,
     /// Members by group.
     pub(super) cgroups: BTreeMap<PathBuf, BTreeSet<i32>>,
+    /// Bounds of the waits for ends of shims.
+    pub(super) shim_waits: Vec<Duration>,
+    /// Interfaces that appear in a namespace once a file exists.
+    pub(super) made_by_hooks: Vec<(PathBuf, PathBuf, Endpoint)>,
     pub(super) root_disks: BTreeMap<PathBuf, RootDisk>,
     pub(super) vm_capabilities: VmCapabilities,
     pub(super) agent_capabilities: AgentCapabilities,
@@ -351,6 +355,16 @@ impl FakeHost {
         self.lock().interfaces.insert(path.to_owned(), endpoints);
     }
 
+    /// An interface that is in the namespace at `path` from the moment on at which `file` exists: a hook makes it.
+    pub fn add_interface_with(&self, file: &Path, path: &Path, endpoint: Endpoint) {
+        self.lock().made_by_hooks.push((file.to_owned(), path.to_owned(), endpoint));
+    }
+
+    /// The bounds of the waits for ends of shims since this was last asked.
+    pub fn shim_waits(&self) -> Vec<Duration> {
+        std::mem::take(&mut self.lock().shim_waits)
+    }
+
     /// Targets of the bind mounts.
     pub fn mounts(&self) -> Vec<PathBuf> {
         self.lock().mounts.keys().cloned().collect()
@@ -379,14 +393,14 @@ impl FakeHost {
         self.lock().cgroups.get(Path::new(name)).map(|members| members.iter().copied().collect())
     }
 
-    /// Makes a control group, as another program might before hutch does.
+    /// Another program makes a control group before hutch does.
     pub fn make_cgroup(&self, name: &str) {
         for dir in Path::new(name).ancestors().filter(|dir| !dir.as_os_str().is_empty()) {
             self.lock().cgroups.entry(dir.to_owned()).or_default();
         }
     }
 
-    /// Removes a control group, as another program might.
+    /// Another program removes a control group.
     pub fn remove_cgroup(&self, name: &str) {
         self.lock().cgroups.retain(|dir, _| !Path::new(name).starts_with(dir));
     }

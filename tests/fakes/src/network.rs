@@ -37,7 +37,11 @@ impl Network for FakeHost {
 
     fn scan(&self, _: &str, namespace: &Namespace, _: &NetworkConfig) -> BackendResult<Vec<Endpoint>> {
         let path = namespace.path.clone().unwrap_or_default();
-        self.called("network.scan", "", |state| Ok(state.interfaces.get(&path).cloned().unwrap_or_default()))
+        self.called("network.scan", "", |state| {
+            let made = state.made_by_hooks.iter().filter(|(file, at, _)| *at == path && file.exists());
+            let made: Vec<Endpoint> = made.map(|(_, _, endpoint)| endpoint.clone()).collect();
+            Ok(state.interfaces.get(&path).into_iter().flatten().cloned().chain(made).collect())
+        })
     }
 
     fn attach(&self, namespace: &Namespace, endpoint: &Endpoint) -> BackendResult<()> {

@@ -46,7 +46,10 @@ impl Shims for FakeHost {
     }
 
     fn wait_end(&self, process: ProcessIdentity, timeout: Duration) -> BackendResult<bool> {
-        self.called("shim.wait-end", "", |_| Ok(()))?;
+        self.called("shim.wait-end", "", |state| {
+            state.shim_waits.push(timeout);
+            Ok(())
+        })?;
         Ok(self.wait(timeout, |state| (!is_alive(state, process)).then_some(())).is_some())
     }
 

@@ -195,7 +195,10 @@ impl ExecTemplate {
         if !spec.cwd.is_empty() && !spec.cwd.starts_with('/') {
             return Err(invalid(format!("working directory {:?} is not absolute", spec.cwd)));
         }
-        check_environment(&spec.env)?;
+        check_environment(spec.env.iter().map(|(name, _)| name))?;
+        if let Some((name, _)) = spec.env_bytes.first() {
+            return Err(invalid(format!("environment variable {name:?}: values of processes in a container are text")));
+        }
         rlimits::prepare(&spec.rlimits, &[])?;
         let env: Vec<String> = spec.env.iter().map(|(key, value)| format!("{key}={value}")).collect();
         if spec.args.iter().chain(&env).chain([&spec.cwd]).any(|text| text.contains('\0')) {
