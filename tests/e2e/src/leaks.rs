@@ -5,6 +5,8 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
+use hutch_runtime::store::ROOT_MARKER;
+
 /// The host's processes, interfaces, mounts, cgroups, sockets, machines and files, as far as a run could add to them.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Snapshot(BTreeSet<String>);
@@ -100,8 +102,9 @@ fn files(dir: &Path, below: bool, all: &mut BTreeSet<String>) {
         if below && path.is_dir() && !path.is_symlink() {
             files(&path, below, all);
         }
-        // The kernel changes the files of a cgroup directory; only a directory can leak.
-        if !path.starts_with("/sys/fs/cgroup") || path.is_dir() {
+        // The kernel changes the files of a cgroup directory; only a directory can leak. The marker of a root stays there.
+        let kept = path.starts_with("/sys/fs/cgroup") && !path.is_dir() || path.ends_with(ROOT_MARKER);
+        if !kept {
             all.insert(format!("file {}", path.display()));
         }
     }

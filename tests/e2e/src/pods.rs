@@ -108,7 +108,7 @@ impl Default for Pods {
 fn entries(dir: &Path) -> Vec<std::path::PathBuf> {
     let found = std::fs::read_dir(dir).into_iter().flatten().flatten().map(|entry| entry.path());
     // The marker of a root stays.
-    found.filter(|path| !path.ends_with(".hutch-root.json")).collect()
+    found.filter(|path| !path.ends_with(hutch_runtime::store::ROOT_MARKER)).collect()
 }
 
 impl Drop for Pods {
