@@ -27,7 +27,7 @@ use crate::tools::Tools;
 use crate::{build, check, kernel, limits, Result};
 
 /// Wall-clock limit for all real-guest tests in the testbed.
-const TESTBED_TIMEOUT: Duration = Duration::from_secs(35 * 60);
+const TESTBED_TIMEOUT: Duration = Duration::from_secs(50 * 60);
 
 /// Memory of the testbed: enough for a 5 GiB guest. The host allocates only touched pages.
 const TESTBED_MEMORY_MIB: u64 = 8192;
