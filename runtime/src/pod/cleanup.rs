@@ -80,18 +80,7 @@ impl OpenPod<'_> {
         let sandbox =
             Sandbox::new(rt.backends_for(&config), rt.options().clone(), store.get_or_warn(&dirs.vm_record()));
         let state = store.get_or_warn(&dirs.state_record()).unwrap_or_else(|| PodState::new(State::Stopped));
-        OpenPod {
-            rt,
-            lock: None,
-            id: id.clone(),
-            dirs,
-            config,
-            state,
-            containers: Vec::new(),
-            sandbox,
-            volumes: Vec::new(),
-            lost_writes: None,
-        }
+        OpenPod::without_containers(rt, id.clone(), dirs, config, state, sandbox)
     }
 
     /// Kills processes, releases resources, removes records, and the lock file last.

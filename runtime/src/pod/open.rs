@@ -82,18 +82,20 @@ impl<'r> OpenPod<'r> {
         let dirs = rt.store().pod(&id);
         let sandbox = Sandbox::new(rt.backends_for(&config), rt.options().clone(), None);
         let state = PodState::new(State::Ready);
-        OpenPod {
-            rt,
-            lock: Some(lock),
-            id,
-            dirs,
-            config,
-            state,
-            containers: Vec::new(),
-            sandbox,
-            volumes: Vec::new(),
-            lost_writes: None,
-        }
+        OpenPod { lock: Some(lock), ..OpenPod::without_containers(rt, id, dirs, config, state, sandbox) }
+    }
+
+    /// A pod in memory without its lock and its containers.
+    pub(super) fn without_containers(
+        rt: &'r Runtime,
+        id: PodId,
+        dirs: PodDirs,
+        config: PodConfig,
+        state: PodState,
+        sandbox: Sandbox,
+    ) -> OpenPod<'r> {
+        let containers = Vec::new();
+        OpenPod { rt, lock: None, id, dirs, config, state, containers, sandbox, volumes: Vec::new(), lost_writes: None }
     }
 
     pub(crate) fn store(&self) -> &'r Store {
