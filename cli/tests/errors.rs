@@ -64,7 +64,6 @@ fn bad_input_of_run_is_found_before_any_machine_is_made() {
         (&["-v", "/no/such/source:/x"], "/no/such/source"),
         (&["-v", &format!("{file}:relative")], "relative"),
         (&["-v", &format!("{file}:/x"), "--tmpfs", "/x"], "twice"),
-        (&["-e", "UNSET"], "UNSET"),
         (&["-u", "a:b:c"], "a:b:c"),
         (&["-w", "relative"], "relative"),
         (&["--timeout", "never"], "never"),
