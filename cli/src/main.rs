@@ -2,6 +2,15 @@
 //!
 //! Two stages: [`args`] holds the words as typed, [`resolve`] gives them their meaning. Each verb is one file of
 //! [`commands`]. Errors travel up to `main`, which prints them once, with their causes.
+//!
+//! | file | contents |
+//! |---|---|
+//! | `args`, `resolve`, `commands` | the command line as typed; its meaning; the verbs |
+//! | `bench`, `doctor`, `man` | `hutch bench`; `hutch doctor`; man pages |
+//! | `attach`, `tty`, `signals` | a guest process with this terminal; raw mode and size; signals that are passed on |
+//! | `failure`, `output`, `logging` | a failure and its exit code; tables and JSON; the log |
+//! | `marks`, `clock`, `heap` | `--marks FILE`; the clock of marks; the allocator |
+//! | `reference`, `documents` | tests: `resources/docs/reference/cli.md` is what this program says; other pages, too |
 #![deny(unsafe_code)]
 
 mod args;
@@ -10,12 +19,16 @@ mod bench;
 mod clock;
 mod commands;
 mod doctor;
+#[cfg(test)]
+mod documents;
 mod failure;
 mod heap;
 mod logging;
 mod man;
 mod marks;
 mod output;
+#[cfg(test)]
+mod reference;
 mod resolve;
 mod signals;
 mod tty;

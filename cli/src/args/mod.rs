@@ -1,4 +1,12 @@
 //! The arguments as typed. This module does not access the host; [`crate::resolve`] gives the arguments their meaning.
+//!
+//! | file | contents |
+//! |---|---|
+//! | `run`, `boot`, `pod`, `container`, `volume` | verbs on machines, pods, containers and volumes |
+//! | `guest`, `doctor`, `bench`, `schema`, `completions`, `version` | the other verbs |
+//! | `process` | options that describe a container, and limits |
+//! | `records`, `logging`, `format`, `growth` | options that several verbs share |
+//! | `help` | texts at the end of `--help` |
 
 pub(crate) mod bench;
 pub(crate) mod boot;

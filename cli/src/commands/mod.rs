@@ -1,4 +1,12 @@
 //! The verbs, one file each. Each returns the program's exit code.
+//!
+//! | file | contents |
+//! |---|---|
+//! | `run`, `boot` | one command in a virtual machine; any kernel, without the agent |
+//! | `pod`, `container`, `volume` | pods, containers and volumes, through the runtime |
+//! | `records`, `stop` | the runtime that these verbs use; the options of a stop |
+//! | `guest`, `doctor`, `bench` | guest assets; the check of this host; measurements |
+//! | `schema`, `completions`, `version` | schemas of configurations; completion scripts; versions |
 
 pub(crate) mod bench;
 pub(crate) mod boot;

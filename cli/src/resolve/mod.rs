@@ -2,6 +2,13 @@
 //!
 //! This module finds every mistake that it can find before a machine exists. It changes nothing on the host, except
 //! that it creates the console file.
+//!
+//! | file | contents |
+//! |---|---|
+//! | `run`, `pod` | `hutch run`; pods and containers, from flags or files |
+//! | `root`, `mounts`, `process`, `env` | root file system; volumes and disks; command, user and limits; environment |
+//! | `size`, `values` | sizes of memory; values that several verbs share |
+//! | `host`, `error` | what the meaning depends on; mistakes and remedies |
 
 mod env;
 mod error;

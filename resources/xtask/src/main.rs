@@ -1,5 +1,14 @@
 //! Development tasks of hutch: `cargo xtask help`. Each task has a file, prints its steps, and ends with an exit code for
 //! scripts.
+//!
+//! | file | contents |
+//! |---|---|
+//! | `build`, `stage`, `tools` | runs cargo; builds the product in `target/dist`; programs that run the testbed |
+//! | `setup`, `kernel` | Debian packages; the kernel of the testbed |
+//! | `check` | `cargo xtask check` |
+//! | `test`, `suite` | `cargo xtask test`: what is run; how test binaries are run |
+//! | `testbed`, `demo`, `perf`, `spec` | the tasks of these names |
+//! | `limits` | the limits for the cost of a boot |
 
 mod build;
 mod check;
@@ -35,6 +44,8 @@ enum Task {
     Setup,
     /// Build static programs of hutch and its agents, man pages and completions into target/dist
     Build,
+    /// Write the tables of options in resources/docs/reference/cli.md
+    Docs,
     /// Build hutch quickly and run a command in a real guest
     Demo(demo::Args),
     /// Run the static checks and the unit tests, which need no virtual machine
@@ -62,6 +73,7 @@ fn main() -> ExitCode {
         Task::Testbed(args) => testbed::main(args),
         Task::Setup => setup::main(),
         Task::Build => stage::main(),
+        Task::Docs => stage::write_reference(),
         Task::Demo(args) => demo::main(args),
         Task::Check(args) => check::main(args),
         Task::Test(args) => test::main(args),

@@ -45,6 +45,15 @@ pub(crate) fn main() -> Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
+/// `cargo xtask docs`: the tables of options in the command line's reference. A unit test of `hutch` generates them from the
+/// definition of the command line; otherwise it fails if the page differs.
+pub(crate) fn write_reference() -> Result<ExitCode> {
+    let mut command = build::cargo();
+    command.args(["test", "--quiet", "--package", HUTCH.0, "--bin", HUTCH.1, "--", "reference::the_reference"]);
+    build::run(command.env("HUTCH_WRITE_REFERENCE", "1"))?;
+    Ok(ExitCode::SUCCESS)
+}
+
 /// Copies a program to the directory `name` of the target directory, atomically. Leaves an identical file alone, so that
 /// files made from it stay up to date.
 fn install(program: &Path, name: &str) -> Result<PathBuf> {
