@@ -35,16 +35,11 @@ fn main() -> Result<(), Box<dyn Error>> {
     let records = args.next().map_or_else(|| "/run/hutch-embed".into(), PathBuf::from);
     let kernel = args.next().and_then(|name: OsString| name.to_str()?.parse().ok()).unwrap_or(KernelChoice::Distro);
 
-    let backends = HostBackends {
-        network_namespaces: records.join("netns"),
-        // This program lives on after a call: it collects the processes it has started.
-        reap: true,
-        ..HostBackends::default()
-    };
     let store = Store::new(records.join("config"), records.join("state"));
+    let backends = HostBackends::default().backends(&store);
     // Time for a slow host; the default is 10 s.
     let options = Options { boot_timeout: Duration::from_secs(60), ..Options::default() };
-    let runtime = Runtime::new(store, backends.backends(), options);
+    let runtime = Runtime::new(store, backends, options);
 
     let pod = runtime.run_pod(config(root, kernel)?)?;
     let result = use_pod(&pod);

@@ -7,7 +7,9 @@ use std::fs::File;
 use std::io::{self, PipeReader, PipeWriter};
 use std::os::fd::OwnedFd;
 use std::process;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex};
+
+use crate::sync;
 
 /// One standard stream of a guest process, as in [`std::process::Stdio`].
 ///
@@ -59,7 +61,7 @@ impl Stdio {
                     true => (process::Stdio::from(reader), OwnedFd::from(writer)),
                     false => (process::Stdio::from(writer), OwnedFd::from(reader)),
                 };
-                *slot.lock().unwrap_or_else(PoisonError::into_inner) = Some(ours);
+                *sync::lock(slot) = Some(ours);
                 theirs
             }
         }))
@@ -67,7 +69,7 @@ impl Stdio {
 
     fn take(&self) -> Option<OwnedFd> {
         match &self.0 {
-            Kind::Piped(slot) => slot.lock().unwrap_or_else(PoisonError::into_inner).take(),
+            Kind::Piped(slot) => sync::lock(slot).take(),
             _ => None,
         }
     }
@@ -119,8 +121,9 @@ impl PartialEq for Stdio {
 
 impl Eq for Stdio {}
 
-/// The standard streams of a guest process. They are a matter between the caller and the process: no record holds them,
-/// and a container that starts again after a stop inherits the streams of the call that starts it.
+/// The standard streams of a guest process. They are a matter between the caller and the process: no record holds them.
+/// A container that starts again after a stop gets them again if its handle, or its pod's, starts it: the one that the
+/// creating call returned, or one that came from it. Otherwise it inherits the streams of the caller that starts it.
 ///
 /// A process with a terminal has no stderr of its own.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]

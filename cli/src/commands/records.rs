@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 
 use hutch_agent_proto::RemoteErrorKind;
 use hutch_runtime::host::HostBackends;
+use hutch_runtime::store::{DEFAULT_CONFIG_ROOT, DEFAULT_RUN_ROOT};
 use hutch_runtime::{Error, Options, Runtime, State, Store};
 
 use crate::args::records::RecordArgs;
@@ -28,13 +29,12 @@ pub fn runtime(args: &RecordArgs, options: Options) -> Runtime {
         // Other processes of hutch will use the path, with other working directories.
         std::path::absolute(&dir).unwrap_or(dir)
     };
-    let root = place(&args.root, "HUTCH_ROOT", "/var/lib/hutch/pods");
-    let state_root = place(&args.state_root, "HUTCH_STATE_ROOT", "/run/hutch/pods");
-    // Beside the state: another state directory may use the same ids, and needs namespaces of its own.
-    let mut namespaces = state_root.clone().into_os_string();
-    namespaces.push(".netns");
-    let backends = HostBackends { network_namespaces: namespaces.into(), ..HostBackends::default() };
-    Runtime::new(Store::new(root, state_root), backends.backends(), options)
+    let root = place(&args.root, "HUTCH_ROOT", DEFAULT_CONFIG_ROOT);
+    let state_root = place(&args.state_root, "HUTCH_STATE_ROOT", DEFAULT_RUN_ROOT);
+    let store = Store::new(root, state_root);
+    // This process ends after its call; init reaps what it has started.
+    let backends = HostBackends { reap: false, ..HostBackends::default() }.backends(&store);
+    Runtime::new(store, backends, options)
 }
 
 /// The runtime with default timeouts.

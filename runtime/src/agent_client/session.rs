@@ -5,7 +5,7 @@ use std::io::BufReader;
 use std::net::Shutdown;
 use std::os::unix::net::UnixStream;
 use std::sync::mpsc::{self, Receiver, RecvTimeoutError, SyncSender, TrySendError};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
@@ -17,6 +17,7 @@ use hutch_agent_proto::{
 use super::error::{AgentError, ChannelDeath};
 use super::text::{cleaned, is_sound, printable, LogQuota, TEXT_MAX};
 use super::Connector;
+use crate::sync;
 
 /// The session ends if the guest does not take a frame within this time.
 const WRITE_TIMEOUT: Duration = Duration::from_secs(10);
@@ -346,8 +347,7 @@ fn read_greeting(input: &mut BufReader<&UnixStream>, role: Role) -> Result<Hello
 
 impl Shared {
     fn table(&self) -> MutexGuard<'_, Table> {
-        // Each statement leaves the table consistent, so a panic of a holder does no harm.
-        self.table.lock().unwrap_or_else(PoisonError::into_inner)
+        sync::lock(&self.table)
     }
 
     /// Writes the request. `on_reply` is always called, at once if the request cannot be sent. Returns the id of a
@@ -367,7 +367,7 @@ impl Shared {
             id
         };
         let written = {
-            let _writing = self.writing.lock().unwrap_or_else(PoisonError::into_inner);
+            let _writing = sync::lock(&self.writing);
             write_frame(&mut &self.stream, &HostFrame { id, request })
         };
         match written {

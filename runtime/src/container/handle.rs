@@ -57,7 +57,8 @@ impl ContainerHandle {
     }
 
     /// Takes the caller's ends of the pipes that [`Command::stdio`](crate::spec::Command::stdio) has asked for. They come
-    /// with the handle of the call that created the container or its pod, and from there; any other handle has none.
+    /// with the handle of the call that created the container or its pod, and from there, for each start; any other
+    /// handle has none.
     pub fn take_pipes(&self) -> StdioPipes {
         self.stdio.take_pipes()
     }

@@ -1,9 +1,10 @@
-//! StartContainer (§7.3).
+//! StartContainer (pod contract, §7.3).
 
 use std::time::Duration;
 
 use hutch_agent_proto::Request;
 
+use crate::capture::StdioConfig;
 use crate::container::{ids, ContainerHandle, ContainerRef};
 use crate::error::Result;
 use crate::logger;
@@ -37,10 +38,21 @@ impl Runtime {
     /// # Ok::<(), hutch_runtime::Error>(())
     /// ```
     pub fn start_container(&self, pod: &str, container: &str) -> Result<ContainerHandle> {
+        self.start_container_with(pod, container, &StdioConfig::inherit())
+    }
+
+    /// The same. A stopped container gets the standard streams of `stdio`; a ready one has those of its creation.
+    pub(crate) fn start_container_with(
+        &self,
+        pod: &str,
+        container: &str,
+        stdio: &StdioConfig,
+    ) -> Result<ContainerHandle> {
         let (pod, container) = ids(pod, container)?;
         let mut pod = OpenPod::exclusive(self, &pod)?;
         let mut container = pod.container(&container)?;
         Verb::StartContainer.check_pod(container.pod.id.as_str(), container.pod.state.state)?;
+        container.config.command.stdio = stdio.clone();
         container.start()?;
         Ok(container.handle())
     }

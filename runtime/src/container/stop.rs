@@ -1,4 +1,4 @@
-//! StopContainer (§7.4).
+//! StopContainer (pod contract, §7.4).
 
 use std::time::{Duration, Instant};
 
@@ -19,9 +19,9 @@ use crate::verb::Verb;
 const EXIT_STATUS_TIMEOUT: Duration = Duration::from_secs(1);
 
 impl Runtime {
-    /// Stops a container: sends [`StopOptions::signal`] if one is given, waits for its process to end, kills it if it
-    /// does not, releases what it holds. Without a signal given, the first 10 s are only a wait (P-108). A container
-    /// that was never started is not waited for. Stopping a stopped one does nothing (P-106).
+    /// Stops a container: sends [`StopOptions::signal`], by default SIGTERM; waits for its process to end; kills it if
+    /// it does not; releases what it holds. Without a signal, the first 10 s are only a wait (P-108). A container that
+    /// was never started is not waited for. Stopping a stopped one does nothing (P-106).
     ///
     /// # Errors
     /// A failed stop deletes nothing and leaves the state as it was; the call may be repeated (P-110). With
@@ -30,11 +30,10 @@ impl Runtime {
     /// # Examples
     /// ```
     /// # use hutch_runtime_fakes::FakeHost;
-    /// # use hutch_runtime::StopOptions;
     /// # let host = FakeHost::new();
     /// # let runtime = host.runtime();
     /// runtime.run_pod(host.pod("web", &["server"]))?;
-    /// runtime.stop_container("web", "server", StopOptions { signal: Some(15), ..StopOptions::default() })?;
+    /// runtime.stop_container("web", "server", Default::default())?;
     /// let status = runtime.status_container("web", "server")?;
     /// assert_eq!(status.exit.unwrap().signal, Some(15));
     /// # Ok::<(), hutch_runtime::Error>(())
@@ -118,7 +117,9 @@ impl ContainerRef<'_, '_> {
         }
     }
 
-    /// Waits for the shim, then makes sure that no guest process of the container is left (P-108, P-109).
+    /// Waits for the shim until the deadline, then makes sure that no guest process of the container is left: SIGKILL to
+    /// all of them (P-108, P-109). In the guest, `Cgroup::signal` (`runtime/agent/oci/src/cgroup.rs`) writes
+    /// `cgroup.kill`.
     fn end_process(&mut self, how: &StopMode) -> Result<()> {
         let never_started = self.state.state == Some(State::Ready) && !self.state.starting;
         let deadline = how.grace_deadline.filter(|_| !never_started && !how.force);

@@ -34,7 +34,7 @@ pub struct TcNetwork {
 const HOST_LOCK: &str = "/run/hutch/forwarding.lock";
 
 impl TcNetwork {
-    /// Binds the namespaces of pods below `dir`, usually `/run/hutch/pods.netns`.
+    /// Binds the namespaces of pods below `dir`.
     pub fn new(dir: impl Into<PathBuf>) -> Self {
         Self { dir: dir.into(), lock: HOST_LOCK.into() }
     }
@@ -43,12 +43,6 @@ impl TcNetwork {
     #[cfg(test)]
     pub(super) fn with_lock(self, lock: PathBuf) -> Self {
         Self { lock, ..self }
-    }
-}
-
-impl Default for TcNetwork {
-    fn default() -> Self {
-        Self::new("/run/hutch/pods.netns")
     }
 }
 

@@ -29,7 +29,7 @@ impl Runtime {
             });
         }
         if found.is_sandbox() {
-            self.stop_pod(&found.pod, StopOptions { force, ..StopOptions::default() })?;
+            self.stop_pod(&found.pod, StopOptions { force, ..StopOptions::without_signal() })?;
             self.delete_pod(&found.pod, Default::default()).map(drop)
         } else {
             if lives {

@@ -1,5 +1,8 @@
-//! StartPod (§6.2).
+//! StartPod (pod contract, §6.2).
 
+use std::collections::BTreeMap;
+
+use crate::capture::StdioConfig;
 use crate::error::Result;
 use crate::hook;
 use crate::id::PodId;
@@ -30,7 +33,16 @@ impl Runtime {
     /// # Ok::<(), hutch_runtime::Error>(())
     /// ```
     pub fn start_pod(&self, pod: &str) -> Result<PodHandle> {
+        self.start_pod_with(pod, &BTreeMap::new())
+    }
+
+    /// The same. Stopped containers get the standard streams of `stdio`, by their ids.
+    pub(crate) fn start_pod_with(&self, pod: &str, stdio: &BTreeMap<String, StdioConfig>) -> Result<PodHandle> {
         let mut pod = OpenPod::exclusive(self, &PodId::new(pod)?)?;
+        pod.for_each_container(|container| {
+            container.config.command.stdio = stdio.get(container.id.as_str()).cloned().unwrap_or_default();
+            Ok(())
+        })?;
         pod.start()?;
         Ok(PodHandle::new(&pod))
     }

@@ -1,4 +1,9 @@
-//! StopPod (§6.3).
+//! StopPod (pod contract, §6.3).
+//!
+//! `stop_containers` sends the first signal to every running container. Then each of them is stopped by
+//! `ContainerRef::stop` (`container/stop.rs`), whose `end_process` waits until the deadline that all
+//! have in common, and sends SIGKILL. `stop_guest` powers the guest off, `end_vm` ends the VMM process, `finish_stop`
+//! releases what is left. Signals and waits by default: `stop_policy.rs`.
 
 use hutch_agent_proto::{Deadline, Request};
 
@@ -7,12 +12,13 @@ use crate::error::{Error, Result};
 use crate::hook;
 use crate::id::PodId;
 use crate::logger;
-use crate::pod::{OpenPod, PodHandle, StopMode, UnreachablePolicy};
+use crate::pod::{OpenPod, PodHandle, StopMode, UnreachablePolicy, STOP_SIGNAL};
 use crate::runtime::Runtime;
 use crate::state::State;
 
-/// How to stop a pod or a container.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+/// How to stop a pod or a container. The default is that of the commands: SIGTERM first, and SIGKILL for processes that
+/// still run after [`Options::stop_timeout`](crate::Options::stop_timeout).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct StopOptions {
     /// Ignore every failure of the guest and do not wait for it; everything on the host is released all the same
     /// (P-085, P-111).
@@ -22,10 +28,21 @@ pub struct StopOptions {
     pub signal: Option<i32>,
 }
 
+impl Default for StopOptions {
+    fn default() -> Self {
+        Self { force: false, signal: Some(STOP_SIGNAL) }
+    }
+}
+
 impl StopOptions {
     /// By force.
     pub const fn forced() -> Self {
         Self { force: true, signal: None }
+    }
+
+    /// For a caller that has signalled the processes itself: the stop waits for their end first (P-108).
+    pub const fn without_signal() -> Self {
+        Self { force: false, signal: None }
     }
 
     /// Checks the options.
@@ -60,11 +77,10 @@ impl Runtime {
     /// # Examples
     /// ```
     /// # use hutch_runtime_fakes::FakeHost;
-    /// # use hutch_runtime::StopOptions;
     /// # let host = FakeHost::new();
     /// # let runtime = host.runtime();
     /// runtime.run_pod(host.pod("web", &["server"]))?;
-    /// runtime.stop_pod("web", StopOptions { signal: Some(15), ..StopOptions::default() })?;
+    /// runtime.stop_pod("web", Default::default())?;
     /// runtime.delete_pod("web", Default::default())?;
     /// assert!(runtime.list_pods()?.is_empty());
     /// # Ok::<(), hutch_runtime::Error>(())

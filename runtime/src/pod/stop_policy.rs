@@ -2,8 +2,8 @@
 
 use std::time::{Duration, Instant};
 
-/// The first signal that `hutch pod stop` and `hutch container stop` have the runtime send: SIGTERM. Callers of the library
-/// choose by [`StopOptions::signal`](crate::StopOptions::signal).
+/// The first signal of a stop, for the commands and for [`StopOptions::default`](crate::StopOptions): SIGTERM. Callers
+/// of the library choose by [`StopOptions::signal`](crate::StopOptions::signal).
 pub const STOP_SIGNAL: i32 = libc::SIGTERM;
 /// Default time from the first signal to SIGKILL.
 pub(crate) const STOP_TIMEOUT: Duration = Duration::from_secs(10);

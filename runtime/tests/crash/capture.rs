@@ -33,6 +33,16 @@ fn text(mut from: impl Read) -> String {
     text.split_once("running 1 test\n").map_or(text.clone(), |(_, rest)| rest.to_owned())
 }
 
+/// Reads up to the end of what the guest process writes.
+fn read_output(mut stdout: impl Read) {
+    let mut seen = String::new();
+    while !seen.ends_with("Stdout of the fake process\n") {
+        let mut byte = [0];
+        stdout.read_exact(&mut byte).unwrap();
+        seen.push(byte[0].into());
+    }
+}
+
 /// A container like the others of the tests, with streams.
 fn with_stdio(stage: &Stage, id: &str, stdio: StdioConfig) -> ContainerConfig {
     let config = container(stage, id);
@@ -99,10 +109,15 @@ fn the_output_of_a_container_is_captured() {
     assert_eq!(text(pipes.stdout.unwrap()), "Stdout of the fake process\n");
     assert_eq!(text(pipes.stderr.unwrap()), "Stderr of the fake process\n");
     assert_eq!(side.wait(TIMEOUT).unwrap().unwrap().code, Some(3));
-    // A second life has what the caller has, here nothing.
-    side.start().unwrap();
+    // The handle gives a second life the same streams, with new pipes.
+    let pipes = side.start().unwrap().take_pipes();
+    stage.control_guest("p", "exit side 4").unwrap();
+    assert_eq!(text(pipes.stdout.unwrap()), "Stdout of the fake process\n");
+    assert_eq!(side.wait(TIMEOUT).unwrap().unwrap().code, Some(4));
+    // Started without it, a third one has what the caller has, here nothing.
+    stage.runtime().start_container("p", "side").unwrap();
     assert!(side.take_pipes().stdout.is_none());
-    side.stop_with(StopOptions { force: true, ..Default::default() }).unwrap();
+    side.stop_with(StopOptions::forced()).unwrap();
     finish(&stage, &handle);
 }
 
@@ -117,15 +132,14 @@ fn a_pod_hands_out_the_pipes_of_its_containers() {
     let pipes = all.iter().map(|container| container.take_pipes()).collect::<Vec<_>>();
     assert!(pipes[1].stdout.is_none() && pipes[1].stderr.is_none());
     // Before the stop, which kills the shim that passes it on.
-    let expected = "Stdout of the fake process\n";
-    let (mut stdout, mut seen) = (pipes[0].stdout.as_ref().unwrap(), String::new());
-    while !seen.ends_with(expected) {
-        let mut byte = [0];
-        stdout.read_exact(&mut byte).unwrap();
-        seen.push(byte[0].into());
-    }
-    let handle = handle.stop_with(StopOptions { force: true, ..Default::default() }).unwrap();
+    read_output(pipes[0].stdout.as_ref().unwrap());
+    let handle = handle.stop_with(StopOptions::forced()).unwrap();
     assert_eq!(text(pipes[0].stdout.as_ref().unwrap()), "", "and then the end");
+    // The pod's handle gives them streams again when it starts the pod.
+    let handle = handle.start().unwrap();
+    let again = handle.container("a").unwrap().unwrap().take_pipes();
+    read_output(again.stdout.as_ref().unwrap());
+    assert!(handle.container("b").unwrap().unwrap().take_pipes().stdout.is_none());
     finish(&stage, &handle);
 }
 

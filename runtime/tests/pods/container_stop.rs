@@ -48,7 +48,7 @@ fn p_108_no_signal_is_sent_before_the_wait_is_over() {
     runtime.run_pod(host.pod("p", &["a"])).unwrap();
     host.calls();
     let start = Instant::now();
-    runtime.stop_container("p", "a", Default::default()).unwrap();
+    runtime.stop_container("p", "a", StopOptions::without_signal()).unwrap();
     assert!(start.elapsed() >= host.options().stop_timeout);
     let calls = host.calls();
     let wait = calls.iter().position(|call| call == "shim.wait-end").unwrap();
@@ -76,7 +76,7 @@ fn p_109_a_guest_process_without_shim_is_killed_before_it_is_removed() {
     let pid = runtime.status_container("p", "a").unwrap().pid;
     host.kill_shim(pid);
     host.calls();
-    runtime.stop_container("p", "a", Default::default()).unwrap();
+    runtime.stop_container("p", "a", StopOptions::without_signal()).unwrap();
     let calls = host.calls();
     let kill = calls.iter().position(|call| call.starts_with("agent.kill-container a 9")).unwrap();
     let remove = calls.iter().position(|call| call == "agent.remove-container a").unwrap();
@@ -92,11 +92,11 @@ fn p_110_a_failed_stop_leaves_everything_as_it_was() {
     for call in ["agent.kill-container", "agent.remove-container", "mounts.unbind"] {
         let (host, runtime) = running(&["a", "b"]);
         host.fail(call, Failing::Refuses);
-        assert_eq!(kind(runtime.stop_container("p", "a", Default::default())), ErrorKind::Backend, "{call}");
+        assert_eq!(kind(runtime.stop_container("p", "a", StopOptions::without_signal())), ErrorKind::Backend, "{call}");
         assert_eq!(recorded(&host, "a"), "running", "{call}");
         assert_eq!(kind(runtime.delete_container("p", "a")), ErrorKind::WrongState, "{call}");
         runtime.status_pod("p").unwrap();
-        runtime.stop_container("p", "a", Default::default()).unwrap();
+        runtime.stop_container("p", "a", StopOptions::without_signal()).unwrap();
         assert_eq!(state(&runtime, "b"), Some(State::Running), "{call}");
         runtime.delete_container("p", "a").unwrap();
         finish(&host, &runtime);
@@ -137,7 +137,7 @@ fn p_111_stopped_is_recorded_only_when_the_hosts_side_is_released() {
 fn p_111_without_force_a_guest_that_does_not_answer_fails_the_stop() {
     let (host, runtime) = running(&["a"]);
     host.guest("p", |guest| guest.hangs = true);
-    assert_eq!(kind(runtime.stop_container("p", "a", Default::default())), ErrorKind::Timeout);
+    assert_eq!(kind(runtime.stop_container("p", "a", StopOptions::without_signal())), ErrorKind::Timeout);
     assert_eq!(recorded(&host, "a"), "running");
     runtime.stop_container("p", "a", StopOptions::forced()).unwrap();
     assert_eq!(recorded(&host, "a"), "stopped");

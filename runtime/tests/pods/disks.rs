@@ -366,7 +366,7 @@ fn p_085_a_stop_that_lost_writes_does_not_report_success() {
         runtime.start_pod("p").unwrap();
         // The guest falls silent before it can be asked to unmount.
         host.fail("agent.kill-container", how);
-        assert_eq!(kind(runtime.stop_pod("p", StopOptions::default())), ErrorKind::LostWrites);
+        assert_eq!(kind(runtime.stop_pod("p", StopOptions::without_signal())), ErrorKind::LostWrites);
         // Force asks for exactly that.
         runtime.start_pod("p").unwrap();
         host.fail("agent.unmount", how);

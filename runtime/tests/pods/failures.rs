@@ -114,7 +114,7 @@ fn p_174_delete_after_a_failed_start_is_direct_and_after_a_failed_stop_refused()
     assert!(runtime.start_container("p", "b").is_err());
     runtime.delete_container("p", "b").unwrap();
     host.fail("agent.kill-container", Failing::Refuses);
-    assert!(runtime.stop_container("p", "a", Default::default()).is_err());
+    assert!(runtime.stop_container("p", "a", StopOptions::without_signal()).is_err());
     assert_eq!(runtime.delete_container("p", "a").unwrap_err().kind(), ErrorKind::WrongState);
     assert_eq!(runtime.delete_pod("p", Default::default()).unwrap_err().kind(), ErrorKind::WrongState);
     runtime.stop_container("p", "a", StopOptions::forced()).unwrap();

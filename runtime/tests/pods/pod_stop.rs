@@ -1,4 +1,4 @@
-//! StopPod (§6.3).
+//! StopPod (pod contract, §6.3).
 
 use std::time::{Duration, Instant};
 
@@ -33,7 +33,7 @@ fn p_081_the_first_failure_ends_the_stop_and_nothing_is_undone() {
 fn p_082_status_works_after_a_failed_stop() {
     let (host, runtime) = running(&["a"]);
     host.fail("agent.kill-container", Failing::Refuses);
-    assert_eq!(kind(runtime.stop_pod("p", Default::default())), ErrorKind::Backend);
+    assert_eq!(kind(runtime.stop_pod("p", StopOptions::without_signal())), ErrorKind::Backend);
     assert_eq!(pod_state(&runtime), State::Running);
     runtime.stop_pod("p", Default::default()).unwrap();
     finish(&host, &runtime);
@@ -118,10 +118,11 @@ fn p_108_a_stop_begins_with_the_signal_that_the_caller_names() {
         let containers = runtime.status_pod("p").unwrap().containers;
         containers.into_iter().map(|container| container.exit.unwrap().signal).collect::<Vec<_>>()
     };
-    let term = StopOptions { signal: Some(libc::SIGTERM), ..StopOptions::default() };
+    let term = StopOptions::default();
+    assert_eq!(term.signal, Some(libc::SIGTERM), "as of the commands");
     for (options, sent, end) in [
         (term, vec!["agent.kill-container a 15", "agent.kill-container b 15"], libc::SIGTERM),
-        (StopOptions::default(), vec![], libc::SIGKILL),
+        (StopOptions::without_signal(), vec![], libc::SIGKILL),
         (StopOptions { force: true, ..term }, vec![], libc::SIGKILL),
     ] {
         let (host, runtime) = running(&["a", "b"]);
@@ -213,7 +214,7 @@ fn bounds_without_end_are_bounds_like_others() {
     let mut events = runtime.events("p").unwrap();
     host.guest("p", |guest| guest.out_of_memory("a"));
     assert!(events.next(ever).unwrap().is_some());
-    runtime.stop_container("p", "a", StopOptions { signal: Some(15), ..StopOptions::default() }).unwrap();
+    runtime.stop_container("p", "a", StopOptions::default()).unwrap();
     assert!(runtime.wait_container("p", "a", ever).unwrap().is_some());
     runtime.list_pods().unwrap();
     runtime.stop_pod("p", StopOptions::default()).unwrap();

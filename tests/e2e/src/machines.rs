@@ -48,14 +48,16 @@ impl Machines {
         let template = PodConfig { containers: Vec::new(), ..template };
         pods.ok(&["pod", "rm", "-f", "template"]);
         let again = |verb: &str| ReExec { program: hutch_path(), args: vec![verb.into()], env: Vec::new() };
-        let backends = HostBackends { vmm: again(VMM_VERB), shim: again(SHIM_VERB), reap: true, ..Default::default() };
+        let store = Store::new(pods.configs(), pods.states());
+        let backends = HostBackends { vmm: again(VMM_VERB), shim: again(SHIM_VERB), ..Default::default() };
         let options = Options {
             boot_timeout: Duration::from_secs(60),
             // A walk stops pods whose process still runs, so a longer wait changes nothing.
             stop_timeout: Duration::from_millis(1),
             ..Options::default()
         };
-        let runtime = Runtime::new(Store::new(pods.configs(), pods.states()), backends.backends(), options);
+        let backends = backends.backends(&store);
+        let runtime = Runtime::new(store, backends, options);
         Self { pods, template, runtime, programs: Cell::new(0) }
     }
 

@@ -12,12 +12,13 @@ use crate::pod::StopOptions;
 use crate::spec::{Command, ContainerStatus, Exit};
 
 impl ContainerHandle {
-    /// [`Runtime::start_container`](crate::Runtime::start_container).
+    /// [`Runtime::start_container`](crate::Runtime::start_container). A stopped container gets the streams again that
+    /// this handle knows; for pipes, [`take_pipes`](Self::take_pipes) returns the new ones.
     pub fn start(&self) -> Result<ContainerHandle> {
-        Ok(self.runtime.start_container(&self.pod, &self.id)?.with_stdio(self.stdio.clone()))
+        self.runtime.start_container_with(&self.pod, &self.id, &self.stdio)
     }
 
-    /// [`Runtime::stop_container`](crate::Runtime::stop_container) without force.
+    /// [`Runtime::stop_container`](crate::Runtime::stop_container) with SIGTERM first, then SIGKILL.
     pub fn stop(&self) -> Result<ContainerHandle> {
         self.stop_with(StopOptions::default())
     }

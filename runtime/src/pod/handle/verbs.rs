@@ -9,12 +9,13 @@ use crate::pod::{DeleteOptions, PodEnd, PodEvents, PodStats, StopOptions};
 use crate::spec::{ContainerConfig, PodStatus};
 
 impl PodHandle {
-    /// [`Runtime::start_pod`](crate::Runtime::start_pod).
+    /// [`Runtime::start_pod`](crate::Runtime::start_pod). Stopped containers get the streams again that this handle
+    /// knows; for pipes, `take_pipes` of their handles returns the new ones.
     pub fn start(&self) -> Result<PodHandle> {
-        Ok(self.runtime.start_pod(&self.id)?.with_stdio_of(self))
+        Ok(self.runtime.start_pod_with(&self.id, &self.stdio)?.with_stdio_of(self))
     }
 
-    /// [`Runtime::stop_pod`](crate::Runtime::stop_pod) without force.
+    /// [`Runtime::stop_pod`](crate::Runtime::stop_pod) with SIGTERM first, then SIGKILL.
     pub fn stop(&self) -> Result<PodHandle> {
         self.stop_with(StopOptions::default())
     }

@@ -59,8 +59,8 @@ fn pod(stage: &Stage) -> PodConfig {
 }
 
 fn boots(stage: &Stage) -> Result<(), Error> {
-    let host = HostBackends { reap: true, ..HostBackends::default() };
-    let backends = Backends { vm: host.backends().vm, ..stage.backends() };
+    let host = HostBackends::default().backends(&stage.store());
+    let backends = Backends { vm: host.vm, ..stage.backends() };
     Runtime::new(stage.store(), backends, stage.options()).run_pod(pod(stage)).map(drop)
 }
 

@@ -1,9 +1,9 @@
 //! The contract's tables as one set of cases, for fakes and real machines alike.
 //!
-//! [`covering_walk`] is a walk of calls that comes through every cell of the two matrices of §3 (each verb in each
-//! state of pod and container, with processes that have ended unseen, and with what does not exist), as far as a walk
-//! can get there. [`Step::all`] is what random walks are made of. [`Walk`] performs steps on a [`Subject`] and compares
-//! each answer, and whatever a list shows, with the contract.
+//! [`covering_walk`] is a walk of calls that comes through every cell of the two matrices of §3 of the pod contract
+//! (each verb in each state of pod and container, with processes that have ended unseen, and with what does not exist),
+//! as far as a walk can get there. [`Step::all`] is what random walks are made of. [`Walk`] performs steps on a
+//! [`Subject`] and compares each answer, and whatever a list shows, with the contract.
 
 mod cover;
 mod model;
@@ -127,7 +127,9 @@ fn perform(subject: &dyn Subject, step: Step) -> (Result<()>, Option<Shown>) {
         },
         Step::CreatePod(p) => runtime.create_pod(subject.pod(PODS[p])).map(drop),
         Step::StartPod(p) => runtime.start_pod(PODS[p]).map(drop),
-        Step::StopPod(p, force) => runtime.stop_pod(PODS[p], StopOptions { force, ..StopOptions::default() }).map(drop),
+        Step::StopPod(p, force) => {
+            runtime.stop_pod(PODS[p], StopOptions { force, ..StopOptions::without_signal() }).map(drop)
+        }
         Step::DeletePod(p) => runtime.delete_pod(PODS[p], DeleteOptions::default()).map(drop),
         Step::PausePod(p) => runtime.pause_pod(PODS[p]).map(drop),
         Step::ResumePod(p) => runtime.resume_pod(PODS[p]).map(drop),
@@ -137,9 +139,9 @@ fn perform(subject: &dyn Subject, step: Step) -> (Result<()>, Option<Shown>) {
             let mut start = || runtime.start_container(PODS[p], CONTAINERS[c]).map(drop);
             subject.while_refusing(PODS[p], CONTAINERS[c], &mut start)
         }
-        Step::Stop(p, c, force) => {
-            runtime.stop_container(PODS[p], CONTAINERS[c], StopOptions { force, ..StopOptions::default() }).map(drop)
-        }
+        Step::Stop(p, c, force) => runtime
+            .stop_container(PODS[p], CONTAINERS[c], StopOptions { force, ..StopOptions::without_signal() })
+            .map(drop),
         Step::Delete(p, c) => runtime.delete_container(PODS[p], CONTAINERS[c]).map(drop),
         Step::Kill(p, c, signal) => runtime.kill_container(PODS[p], CONTAINERS[c], signal, true),
         Step::Exec(p, c) => {
