@@ -1,4 +1,4 @@
-//! The error type of the pod API. Callers decide by [`Error::kind`]; the text is for people (§2 of the contract).
+//! The error type of the pod API. Callers decide by [`Error::kind`]; the text is for people (pod contract, §2).
 
 use std::fmt;
 use std::path::PathBuf;

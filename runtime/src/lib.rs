@@ -56,6 +56,12 @@
 //! | `process` | other processes, named so that a recycled PID is never mistaken for them |
 //! | `fault` | named points at which tests make a call fail or kill it |
 //! | `agent_client`, `stdio`, `oneshot` | the agent's session, the relay of standard streams, `hutch run` |
+//!
+//! Private ones that others build on: `runtime` and `options` have [`Runtime`] and [`Options`], `init` the hidden verbs,
+//! `capture` standard streams, `cgroup` control groups, `undo` steps to roll back, `timestamp` points in time, `logger`
+//! the log, `sync` locks, `sys` system calls.
+//!
+//! Numbers such as `P-042`, and sections (§), refer to the pod contract, `resources/docs/reference/pod-contract.md`.
 #![deny(unsafe_code)]
 
 /// Compiles the program of the how-to page.

@@ -76,7 +76,7 @@ mod tests {
         fn flush(&self) {}
     }
 
-    /// Entry point 18 of the contract.
+    /// SetLogger of the pod contract.
     #[test]
     fn a_set_logger_gets_records_with_source_and_architecture() {
         let logger = Arc::new(Collect::default());

@@ -14,7 +14,7 @@ pub struct Options {
     pub list_lock_timeout: Duration,
     /// For a new machine to answer (P-069).
     pub boot_timeout: Duration,
-    /// For a shim to end by itself before its guest process is killed (§7.4).
+    /// For a shim to end by itself before its guest process is killed (pod contract, §7.4).
     pub stop_timeout: Duration,
     /// For each request to the guest agent (P-205).
     pub agent_timeout: Duration,
@@ -26,7 +26,7 @@ pub struct Options {
     pub reconcile_timeout: Duration,
     /// For a machine to end after the guest was asked to power off, before it is killed.
     pub power_off_timeout: Duration,
-    /// For a killed process to be gone, on the host or in the guest (§7.4: the second wait of a stop).
+    /// For a killed process to be gone, on the host or in the guest (pod contract, §7.4: the second wait of a stop).
     pub kill_timeout: Duration,
     /// Settings that annotations may override (P-191).
     pub assets: AssetPolicy,

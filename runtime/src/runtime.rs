@@ -40,8 +40,8 @@ impl Runtime {
         &self.inner.options
     }
 
-    /// Sends the log of all runtimes of this process to `logger`; each record carries source and architecture (entry
-    /// point 18).
+    /// Sends the log of all runtimes of this process to `logger`; each record carries source and architecture (SetLogger of
+    /// the pod contract).
     pub fn set_logger(&self, logger: Arc<dyn Log>) {
         logger::set_logger(Some(logger));
     }

@@ -49,7 +49,7 @@ pub enum ParseStateError {
     Unknown(String),
 }
 
-/// State of a pod or of a container; both follow the same machine (§3 of the contract).
+/// State of a pod or of a container; both follow the same machine (pod contract, §3).
 ///
 /// ```text
 ///                 create

@@ -1,4 +1,4 @@
-//! Which verb is allowed in which state: the two matrices of §3 of the contract, as data.
+//! Which verb is allowed in which state: the two matrices of §3 of the pod contract, as data.
 
 use std::fmt;
 
@@ -164,7 +164,7 @@ mod tests {
     use super::*;
     use crate::error::{Error, ErrorKind};
 
-    /// The pod matrix of §3, one row per verb: ready, running, paused, stopped.
+    /// The pod matrix of §3 of the pod contract, one row per verb: ready, running, paused, stopped.
     #[test]
     fn the_pod_matrix_is_the_one_of_the_contract() {
         use ErrorKind::{InvalidTransition as It, WrongState as Ws};
@@ -189,7 +189,7 @@ mod tests {
         }
     }
 
-    /// The container matrix of §3.
+    /// The container matrix of §3 of the pod contract.
     #[test]
     fn the_container_matrix_is_the_one_of_the_contract() {
         let rows = [

@@ -16,6 +16,7 @@
 //! | [`arch`] | x86-64: layout, ACPI, CPUID, registers |
 //! | `virtio`, `attach` | devices, connected to buses, interrupts and queue notifications |
 //! | `console`, `console_stream`, `marks`, [`counters`], `power` | the guest's output, boot marks, exits, and power requests |
+//! | `sync`, `testing` | one policy for locks; helpers of tests |
 
 #![deny(unsafe_code)]
 

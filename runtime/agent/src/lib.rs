@@ -16,6 +16,23 @@
 //! other connection. No thread holds the process table's lock across a system call that can block. All waiting is done
 //! in `poll`, `waitid` or a condition variable; nothing sleeps or polls.
 //!
+//! # Files
+//!
+//! | file | contents |
+//! |---|---|
+//! | `init`, `modules`, `memory` | the first steps of PID 1; kernel modules; memory that is plugged in later |
+//! | `server`, `connection`, `vsock` | accepts connections; their byte streams; vsock sockets |
+//! | `session`, `outbox` | a control connection and its requests; its sending half, which never blocks |
+//! | `agent`, `container`, `failure` | the state that connections share; requests about containers; errors for the host |
+//! | `launch`, `spawn` | from the description of a process to a running one; the fork |
+//! | `process`, `process_tree`, `reaper` | processes by token; the descendants of one; the thread that waits for all children |
+//! | `stdio`, `pty` | relays standard streams; terminals |
+//! | `user`, `rlimits`, `root` | user and groups of a process; resource limits; paths that stay below a root |
+//! | `setup`, `settings`, `net` | sets up the sandbox; host name, clock, sysctls; the network |
+//! | `mounts`, `mount_ns`, `mount_options`, `disks` | mounts for the host; their namespace; options; disks by serial number |
+//! | `power` | the end of the guest |
+//! | `marks`, `log`, `thread`, `sys` | boot marks; the log; threads and locks; system calls |
+//!
 //! # Trust
 //!
 //! The agent trusts the host with the guest, yet validates what the host sends, so that a mistake becomes an error

@@ -12,6 +12,15 @@
 //! [`build`] makes an asset, every boot calls [`GuestAssets::open`], [`inspect`] checks each byte. All run on the
 //! caller's thread and print nothing; they report to a [`Progress`].
 //!
+//! | file | contents |
+//! |---|---|
+//! | `build`, `assets`, `open`, `inspect` | makes an asset; lists assets; opens one for a boot; verifies one |
+//! | `store`, `new_kernel`, `artifacts` | generations in the guest directory; a kernel before it is one; versions that are tested |
+//! | `distro`, `local`, `kernel`, `image` | kernels from Debian, from this host and from source; from bzImage to vmlinux |
+//! | `module`, `initramfs`, `agent` | kernel modules; the initramfs; the agent that goes into it |
+//! | `pod` | kernel and initramfs of a pod, whose agent runs containers |
+//! | `apt`, `tool`, `digest`, `progress`, `error` | Debian's archive; programs of the host; SHA-256 sums; progress reports; errors |
+//!
 //! ```no_run
 //! use hutch_guest::{guest_dir, GuestAssets, GuestError, KernelChoice};
 //!

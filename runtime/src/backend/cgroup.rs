@@ -1,4 +1,4 @@
-//! The control group of a pod on the host: where its VMM process and its shims are accounted (M-27).
+//! The control group of a pod on the host: where its VMM process and its shims are accounted.
 
 use std::path::{Path, PathBuf};
 

@@ -1,4 +1,4 @@
-//! Everything that the pod API needs from outside, as six small traits (§11 of the contract).
+//! Everything that the pod API needs from outside, as six small traits (pod contract, §11).
 //!
 //! The product puts a VMM process, an agent session, shim processes, kernel networking and bind mounts behind them;
 //! [`noop`] does nothing, successfully; the crate `hutch-runtime-fakes` models a guest, records

@@ -18,8 +18,9 @@ pub struct RootDisk {
 
 /// Bind mounts on the host.
 pub trait HostMounts: Send + Sync {
-    /// The disk at `rootfs`, if that is an image or a block device rather than a directory. Unlike in §7.1, a device
-    /// that the host has mounted is not given to the guest: two kernels must not write to one file system.
+    /// The disk at `rootfs`, if that is an image or a block device rather than a directory. Unlike in
+    /// §7.1 of the pod contract, a device that the host has mounted is not given to the guest: two kernels must not
+    /// write to one file system.
     ///
     /// # Errors
     /// If it does not exist or cannot be read.

@@ -1,5 +1,5 @@
-//! Backends that do nothing, successfully, so that the whole API works without a machine (§11). The shim has PID 0,
-//! which the runtime never waits for, signals or considers dead (P-113, P-120).
+//! Backends that do nothing, successfully, so that the whole API works without a machine (pod contract, §11). The shim
+//! has PID 0, which the runtime never waits for, signals or considers dead (P-113, P-120).
 
 use std::path::{Path, PathBuf};
 use std::time::Duration;

@@ -141,7 +141,7 @@ pub enum VmState {
     Ended(String),
 }
 
-/// Statistics of the VMM process (M-04: the overhead on the host).
+/// Statistics of the VMM process (the overhead on the host).
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct VmStats {
     /// CPU time of the process, microseconds.

@@ -1,4 +1,4 @@
-//! CreateContainer (§7.1).
+//! CreateContainer (pod contract, §7.1).
 
 use crate::container::ContainerHandle;
 use crate::error::{Error, Object, Result};

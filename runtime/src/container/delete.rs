@@ -1,4 +1,4 @@
-//! DeleteContainer (§7.2).
+//! DeleteContainer (pod contract, §7.2).
 
 use crate::container::{ids, ContainerHandle};
 use crate::error::Result;

@@ -1,4 +1,4 @@
-//! ExecContainer: a further process in a container (§7.6).
+//! ExecContainer: a further process in a container (pod contract, §7.6).
 
 use hutch_agent_proto::{Request, Rlimit, WindowSize};
 use serde::{Deserialize, Serialize};

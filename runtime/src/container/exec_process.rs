@@ -1,4 +1,4 @@
-//! Calls on a process that ExecContainer started: wait, signal, forget; by its token (P-126, M-03).
+//! Calls on a process that ExecContainer started: wait, signal, forget; by its token (P-126).
 
 use std::time::Duration;
 

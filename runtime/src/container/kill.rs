@@ -1,4 +1,4 @@
-//! KillContainer (§7.7).
+//! KillContainer (pod contract, §7.7).
 
 use hutch_agent_proto::Request;
 

@@ -1,4 +1,16 @@
 //! The verbs of containers. Each file holds one entry point of [`Runtime`](crate::Runtime) and what only it needs.
+//!
+//! | file | contents |
+//! |---|---|
+//! | `create`, `prepare` | CreateContainer; root file system, devices, guest container and shim, also for a restart |
+//! | `share`, `hotplug` | binds of directories that the guest sees; disks and devices that are plugged in |
+//! | `start`, `stop`, `kill` | StartContainer; StopContainer; KillContainer |
+//! | `delete`, `teardown` | DeleteContainer; releases what a container holds on the host |
+//! | `exec`, `exec_handle`, `exec_process` | ExecContainer; the process with its pipes; later calls on it, by its token |
+//! | `status`, `stats`, `processes` | StatusContainer; statistics; ListProcesses and the list of execs |
+//! | `update`, `wait` | changes the limits of a live container; waits for its process to end |
+//! | `get`, `handle` | finds a container by its id; the container as calls return it, with the verbs as methods |
+//! | `open`, `records` | a container of an open pod, which the verbs work on; its records as read |
 
 mod create;
 mod delete;

@@ -1,4 +1,4 @@
-//! ListProcesses (§7.9).
+//! ListProcesses (pod contract, §7.9).
 
 use std::fmt::Write as _;
 use std::str::FromStr;

@@ -1,4 +1,4 @@
-//! Statistics of one container (M-04).
+//! Statistics of one container.
 
 use hutch_agent_proto::{ContainerStats, Request, Response};
 

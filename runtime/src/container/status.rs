@@ -1,4 +1,4 @@
-//! StatusContainer (§7.5).
+//! StatusContainer (pod contract, §7.5).
 
 use hutch_agent_proto::Deadline;
 

@@ -1,4 +1,4 @@
-//! Changing the limits of a live container (M-05).
+//! Changing the limits of a live container.
 
 use hutch_agent_proto::{Request, ResourceLimits};
 

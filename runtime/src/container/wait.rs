@@ -1,4 +1,4 @@
-//! Waiting for the end of a container's process (M-02).
+//! Waiting for the end of a container's process.
 
 use std::time::{Duration, Instant};
 

@@ -1,4 +1,4 @@
-//! Host programs that run at fixed points of a pod's life (§8 of the contract).
+//! Host programs that run at fixed points of a pod's life (pod contract, §8).
 
 mod run;
 #[cfg(test)]

@@ -1,5 +1,5 @@
-//! Steps 4 to 15 of a creation: namespace, VMM process, hooks, endpoints, machine, agent (§6.1). Also what StartPod
-//! does first for a stopped pod (P-072).
+//! Steps 4 to 15 of a creation: namespace, VMM process, hooks, endpoints, machine, agent (pod contract, §6.1). Also
+//! what StartPod does first for a stopped pod (P-072).
 
 use std::path::{Path, PathBuf};
 use std::time::{SystemTime, UNIX_EPOCH};

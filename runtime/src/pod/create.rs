@@ -1,4 +1,4 @@
-//! CreatePod (§6.1).
+//! CreatePod (pod contract, §6.1).
 
 use std::fs::File;
 use std::path::Path;

@@ -1,4 +1,4 @@
-//! DeletePod (§6.5).
+//! DeletePod (pod contract, §6.5).
 
 use crate::container::OpenContainer;
 use crate::error::{Error, Result};

@@ -1,4 +1,4 @@
-//! Events of a pod: ended processes, processes killed because memory ran out (M-08), the machine's end.
+//! Events of a pod: ended processes, processes killed because memory ran out, the machine's end.
 
 use std::time::{Duration, Instant};
 

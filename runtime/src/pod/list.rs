@@ -1,4 +1,4 @@
-//! ListPod (§6.6).
+//! ListPod (pod contract, §6.6).
 
 use std::path::PathBuf;
 use std::time::Instant;

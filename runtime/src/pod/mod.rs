@@ -3,6 +3,19 @@
 //! Every verb opens the pod first (`OpenPod`): takes the lock, reads the records, removes what a call that died
 //! half way has left. It then decides on the open pod and writes each change to disk before the next step. The verbs of
 //! containers work on a `ContainerRef`, which is a container together with its open pod.
+//!
+//! | file | contents |
+//! |---|---|
+//! | `create`, `boot`, `run` | CreatePod; the steps from network to agent, also for a stopped pod; RunPod: create, then start |
+//! | `start`, `stop`, `stop_policy` | StartPod; StopPod; signals, waits and what an unreachable guest means for a stop |
+//! | `pause` | PausePod and ResumePod |
+//! | `delete`, `teardown`, `cleanup` | DeletePod; releases what a pod holds on the host; removes what calls that died have left |
+//! | `list`, `status`, `stats` | ListPod; StatusPod; statistics of the machine and of the containers |
+//! | `reconcile` | finds a dead machine, agent or shim when a status is asked for, and records the stop |
+//! | `wait`, `events` | waits for the end of the machine; ended processes, memory kills and the end as a stream |
+//! | `size` | vCPUs and memory of the machine, which follow the limits of the containers |
+//! | `get`, `handle` | finds a pod by its id; the pod as calls return it, with the verbs as methods |
+//! | `open`, `load`, `sandbox` | a pod during one call: lock and records; how they are read; its VMM process and agent session |
 
 mod boot;
 mod cleanup;

@@ -1,4 +1,4 @@
-//! PausePod and ResumePod (§7.8).
+//! PausePod and ResumePod (pod contract, §7.8).
 
 use crate::container::ContainerRef;
 use crate::error::{Error, Object, Result};

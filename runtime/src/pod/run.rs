@@ -1,4 +1,4 @@
-//! RunPod (§6.4).
+//! RunPod (pod contract, §6.4).
 
 use crate::error::{Error, Result};
 use crate::pod::PodHandle;

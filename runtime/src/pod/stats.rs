@@ -1,4 +1,4 @@
-//! Statistics of a pod: the machine's own on the host, and those of its containers in the guest (M-04).
+//! Statistics of a pod: the machine's own on the host, and those of its containers in the guest.
 
 use hutch_agent_proto::ContainerStats;
 use serde::{Deserialize, Serialize};

@@ -1,4 +1,4 @@
-//! StatusPod (§6.6).
+//! StatusPod (pod contract, §6.6).
 
 use std::time::{Duration, Instant};
 

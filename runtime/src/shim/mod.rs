@@ -1,4 +1,5 @@
-//! Shims: host processes whose PID lives exactly as long as a guest process and that exit with its code (§11).
+//! Shims: host processes whose PID lives exactly as long as a guest process and that exit with its code
+//! (pod contract, §11).
 //!
 //! ```text
 //!  ProcessShims::spawn ── exec, one descriptor ──▶ shim_verb(): reads its ShimSpec from the sync pipe

@@ -85,6 +85,7 @@ fn inherited(number: RawFd) -> io::Result<OwnedFd> {
     Ok(unsafe { OwnedFd::from_raw_fd(number) })
 }
 
+/// Relays streams and signals until the guest process ends. Fails if the channel breaks: the machine or the agent is gone.
 fn stand(spec: &ShimSpec) -> Result<ExitStatus, AgentError> {
     if let Some(console) = &spec.console {
         take_console(console).map_err(AgentError::Host)?;
@@ -151,7 +152,8 @@ fn resize(session: &Session, token: &str) {
     }
 }
 
-/// Called when the channel broke: if the machine's process is gone, records that for the whole pod.
+/// Called when the channel broke: if the machine's process is gone, records that for the whole pod. The next call on
+/// the pod stops its containers (`reconcile`, `pod/reconcile.rs`).
 fn note_failure(spec: &ShimSpec) {
     // A process on its way out may still accept connections, but it answers none.
     let answers = || ControlClient::connect(&spec.socket).and_then(|mut vmm| vmm.call(VmRequest::State)).is_ok();

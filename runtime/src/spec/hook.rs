@@ -1,4 +1,4 @@
-//! Hooks: host programs that run at fixed points of a pod's life (§8 of the contract).
+//! Hooks: host programs that run at fixed points of a pod's life (pod contract, §8).
 
 use std::path::PathBuf;
 

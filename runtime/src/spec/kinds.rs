@@ -55,7 +55,7 @@ kinds! {
         /// hutch's own.
         #[default]
         Hutch = "hutch",
-        /// None: the whole API works, but no guest runs (§11).
+        /// None: the whole API works, but no guest runs (pod contract, §11).
         None = "none",
     }
 }

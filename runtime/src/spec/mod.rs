@@ -1,7 +1,20 @@
-//! Configurations of pods and containers as callers give them, checked before any other action (§10 of the contract).
+//! Configurations of pods and containers as callers give them, checked before any other action (pod contract, §10).
 //!
 //! All types read and write JSON and TOML; [`pod_schema`] and [`container_schema`] describe them. A field that the
 //! types do not know is an error, so that misspelt fields are found.
+//!
+//! | file | contents |
+//! |---|---|
+//! | `pod`, `container` | the two configurations |
+//! | `command`, `capability`, `signal` | the program of a container or exec; its capability sets; signals by name |
+//! | `hypervisor`, `kinds` | the configuration of the machine; the implementations that a pod can choose |
+//! | `network`, `volume`, `hook` | network and ports; directories shared into the machine; hooks |
+//! | `device` | host devices of containers, and the slots of hot-plugged ones |
+//! | `limits` | limits of containers, and the size of the machine that follows from them |
+//! | `annotation` | annotations that change a machine, and the host's policy for them |
+//! | `seccomp` | seccomp profiles |
+//! | `status` | the status of pods and containers |
+//! | `oci` | from and to OCI `config.json` |
 
 mod annotation;
 mod capability;

@@ -1,4 +1,4 @@
-//! The paths of the records. The table is in the documentation of the [module](super).
+//! The paths of the records. `resources/docs/reference/files.md` has the table.
 
 use std::path::{Path, PathBuf};
 

@@ -1,4 +1,4 @@
-//! The lock of a pod: one advisory whole-file lock (flock(2)) on a file in its runtime directory (§4).
+//! The lock of a pod: one advisory whole-file lock (flock(2)) on a file in its runtime directory (pod contract, §4).
 //!
 //! flock has no time limit of its own. A waiter therefore tries without blocking and, while another process holds the
 //! lock, sleeps on an inotify watch of the lock file: every release closes the file, which wakes the waiter. A fallback

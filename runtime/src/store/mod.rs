@@ -1,29 +1,6 @@
-//! Records on disk and the lock that guards them (§4 and §5 of the contract).
+//! Records on disk and the lock that guards them (pod contract, §4 and §5).
 //!
-//! # Layout
-//!
-//! `P` is a pod id, `C` a container id. Directories have mode 0750, files 0600.
-//!
-//! | Record | Location | Content | Written |
-//! |---|---|---|---|
-//! | pod config | config root `/P/config.json` | [`PodConfig`](crate::spec::PodConfig) with all containers | last step of a creation; every change of the list or of annotations |
-//! | container config | config root `/P/C/config.json` | [`ContainerConfig`](crate::spec::ContainerConfig) | end of a creation |
-//! | lock | run root `/P/lock` | empty | with the directory |
-//! | pod state | run root `/P/state.json` | [`PodState`] | every transition and block index |
-//! | network | run root `/P/network.json` | [`NetworkRecord`] | before the namespace is made, before and after each endpoint |
-//! | hypervisor | run root `/P/hypervisor.json` | [`VmRecord`] | when the VMM process exists, before it may act; each hot-plug |
-//! | agent | run root `/P/agent.json` | [`AgentRecord`] | before the first guest request |
-//! | failure | run root `/P/failure.json` | [`FailureRecord`] | by the process that notices that machine or agent died |
-//! | container state | run root `/P/C/state.json` | [`ContainerState`] | each change |
-//! | process | run root `/P/C/process.json` | [`ProcessRecord`] of the init process | when its shim exists, before it may act |
-//! | mounts | run root `/P/C/mounts.json` | [`MountsRecord`] | before the binds are made |
-//! | devices | run root `/P/C/devices.json` | [`DevicesRecord`] | before the devices are attached |
-//! | exit | run root `/P/C/exit.json` | [`ExitRecord`] | by the shim, when the process has ended |
-//! | exec | run root `/P/C/exec/TOKEN.json` | [`ProcessRecord`] of an exec | while the exec is tracked |
-//! | exec exit | run root `/P/C/exec/TOKEN.exit.json` | [`ExitRecord`] | by the exec's shim |
-//!
-//! Beside them in run root `/P`: `vm-XXXXXXXX.sock` (control socket of the VMM; the name has the first digits of the
-//! machine's UUID), `vmm.log`, `console.log`, and `shared/`, the directory that the guest sees.
+//! `resources/docs/reference/files.md` has the table of records: file, content, when it is written, type.
 //!
 //! Every record file is a JSON object with `version`, `record` (its kind) and `data`. A version that this program does
 //! not know is an error (P-051), and so is a record of another kind. Records that name something outside of the store
@@ -31,7 +8,17 @@
 //! (P-206).
 //!
 //! A root holds the marker `.hutch-root.json`, and each directory `P` in it the marker `.hutch-pod.json`; both name the
-//! other root. hutch changes no directory without a marker, and removes no file whose name is not in this table.
+//! other root. hutch changes no directory without a marker, and removes no file whose name is not in that table.
+//!
+//! | file | contents |
+//! |---|---|
+//! | `layout`, `names` | the paths of the records; file names |
+//! | `record`, `records` | the form of a record file; the records |
+//! | `disk`, `tree` | durable writes; removing a directory with all below it |
+//! | `lock` | the lock of a pod |
+//! | `owner`, `known` | markers: what is hutch's; the files that it may remove |
+//! | `reboot` | what a restart of the host means for the records |
+//! | `cause` | why an operation failed |
 //!
 //! A pod **exists** if its pod config record does. Everything else without one is left over from a creation or deletion
 //! that was cut short; the next exclusive call on that id removes it.

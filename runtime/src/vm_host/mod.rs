@@ -15,6 +15,14 @@
 //! A connection begins with a greeting that has the version, then carries requests and replies in turn ([`message`]).
 //! The process ends when its machine does, and leaves a failure record if that was not asked for. A SIGKILL to it needs
 //! no cooperation and leaves only the socket's file, which is in the pod's directory.
+//!
+//! | file | contents |
+//! |---|---|
+//! | `process`, `client` | VMM processes and their control sockets, seen from the runtime |
+//! | `message`, `channel` | the messages of a control socket; a descriptor sent over it |
+//! | `agents` | the agent behind a VMM process, reached through its vsock device |
+//! | `reexec` | starts hutch again with a hidden verb: the VMM process and the shims begin here |
+//! | `verb`, `server`, `machine` | inside the VMM process: the hidden verb, the main loop, the machine |
 
 mod agents;
 mod channel;

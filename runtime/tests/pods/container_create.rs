@@ -1,4 +1,4 @@
-//! CreateContainer (§7.1).
+//! CreateContainer (pod contract, §7.1).
 
 use hutch_runtime::backend::{AgentCapabilities, RootDisk, VmCapabilities};
 use hutch_runtime::spec::{DeviceInfo, Resources};
@@ -308,7 +308,7 @@ fn p_183_the_machine_has_the_vcpus_that_its_containers_may_use() {
     finish(&host, &runtime);
 }
 
-/// M-05, M-06: memory on top of the machine's own is the sum of the limits, up to the most that was configured.
+/// Memory on top of the machine's own is the sum of the limits, up to the most that was configured.
 #[test]
 fn p_184_the_machine_has_the_memory_that_its_containers_may_use() {
     let (host, runtime) = capable();

@@ -1,4 +1,4 @@
-//! DeleteContainer (§7.2).
+//! DeleteContainer (pod contract, §7.2).
 
 use hutch_runtime::{ErrorKind, State, StopOptions};
 

@@ -1,4 +1,4 @@
-//! ExecContainer and the life of what it starts (§7.6).
+//! ExecContainer and the life of what it starts (pod contract, §7.6).
 
 use std::time::Duration;
 
@@ -94,7 +94,7 @@ fn p_125_a_bad_environment_or_user_is_refused_before_the_guest_is_asked() {
     finish(&host, &runtime);
 }
 
-/// M-03: wait, signal, resize, close stdin, forget, by token, from another process too.
+/// Wait, signal, resize, close stdin, forget, by token, from another process too.
 #[test]
 fn p_126_an_exec_is_tracked_by_its_token() {
     let (host, runtime) = running(&["a"]);

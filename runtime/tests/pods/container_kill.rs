@@ -1,4 +1,4 @@
-//! KillContainer (§7.7).
+//! KillContainer (pod contract, §7.7).
 
 use hutch_runtime::spec::Command;
 use hutch_runtime::{ErrorKind, State, StopOptions};

@@ -1,4 +1,4 @@
-//! ListProcesses, stats, update, wait, events (§7.9, §12).
+//! ListProcesses, stats, update, wait, events (pod contract, §7.9, §12).
 
 use std::time::{Duration, Instant};
 
@@ -41,7 +41,6 @@ fn p_150_only_a_running_container_has_a_process_list() {
     finish(&host, &runtime);
 }
 
-/// M-05.
 #[test]
 fn an_update_reaches_the_guest_and_the_configuration() {
     let (host, runtime) = running(&["a"]);
@@ -55,7 +54,7 @@ fn an_update_reaches_the_guest_and_the_configuration() {
     finish(&host, &runtime);
 }
 
-/// M-02: without a lock, and at once.
+/// Without a lock, and at once.
 #[test]
 fn a_wait_returns_at_the_end_of_the_process() {
     let (host, runtime) = running(&["a"]);
@@ -72,7 +71,7 @@ fn a_wait_returns_at_the_end_of_the_process() {
     finish(&host, &runtime);
 }
 
-/// M-08, M-11: out-of-memory kills, exits, the end of the machine within a second.
+/// Out-of-memory kills, exits, the end of the machine within a second.
 #[test]
 fn events_tell_what_happens_in_a_pod() {
     let (host, runtime) = running(&["a", "b"]);

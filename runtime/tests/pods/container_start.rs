@@ -1,4 +1,4 @@
-//! StartContainer (§7.3).
+//! StartContainer (pod contract, §7.3).
 
 use hutch_runtime::{error::Object, Error, ErrorKind, State, StopOptions};
 use hutch_runtime_fakes::{Failing, GuestState};

@@ -1,4 +1,4 @@
-//! StatusContainer and the reconciling stop (§7.5).
+//! StatusContainer and the reconciling stop (pod contract, §7.5).
 
 use std::sync::Barrier;
 use std::time::Duration;

@@ -1,4 +1,4 @@
-//! StopContainer (§7.4).
+//! StopContainer (pod contract, §7.4).
 
 use std::time::Instant;
 

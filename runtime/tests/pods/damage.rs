@@ -1,4 +1,4 @@
-//! Damaged, newer and unwritable records: clear errors, live pods untouched (§5).
+//! Damaged, newer and unwritable records: clear errors, live pods untouched (pod contract, §5).
 
 use std::fs;
 use std::path::Path;

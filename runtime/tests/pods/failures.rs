@@ -1,4 +1,5 @@
-//! §9: no destructive clean-up on failure. Every point of the four verbs, every outcome, and always a way out.
+//! §9 of the pod contract: no destructive clean-up on failure. Every point of the four verbs, every outcome, and always
+//! a way out.
 
 use hutch_runtime::{fault, ErrorKind, Runtime, State, StopOptions};
 use hutch_runtime_fakes::FakeHost;
@@ -104,7 +105,7 @@ fn p_172_there_is_a_way_out_with_a_dead_guest_too() {
     }
 }
 
-/// The rows of the table in §9 that are about states.
+/// The rows of the table in §9 of the pod contract that are about states.
 #[test]
 fn p_174_delete_after_a_failed_start_is_direct_and_after_a_failed_stop_refused() {
     use hutch_runtime_fakes::Failing;

@@ -1,4 +1,4 @@
-//! Handles of pods and containers (§1).
+//! Handles of pods and containers (pod contract, §1).
 
 use std::collections::BTreeMap;
 

@@ -1,4 +1,4 @@
-//! Hooks where they belong in a pod's life (§8).
+//! Hooks where they belong in a pod's life (pod contract, §8).
 
 use std::time::Duration;
 

@@ -1,4 +1,4 @@
-//! The pod lock, between runtimes that are like processes (§4). Real processes are in the crash tests.
+//! The pod lock, between runtimes that are like processes (pod contract, §4). Real processes are in the crash tests.
 
 use std::fs;
 use std::os::fd::AsFd;

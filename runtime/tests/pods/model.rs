@@ -93,7 +93,7 @@ fn step() -> impl Strategy<Value = Step> {
 proptest! {
     #![proptest_config(ProptestConfig { cases: 96, ..ProptestConfig::default() })]
 
-    /// P-010 to P-016 and the matrices of §3, in any order of calls.
+    /// P-010 to P-016 and the matrices of §3 of the pod contract, in any order of calls.
     #[test]
     fn p_013_random_walks_agree_with_the_tables_of_the_contract(steps in prop::collection::vec(step(), 1..90)) {
         let (fakes, mut walk) = (Fakes::new(), Walk::default());

@@ -1,4 +1,4 @@
-//! The network of pods, as far as the API decides it (§6, §11).
+//! The network of pods, as far as the API decides it (pod contract, §6, §11).
 
 use std::os::unix::net::UnixStream;
 
@@ -130,7 +130,7 @@ fn p_087_a_given_namespace_is_never_deleted() {
     assert!(!host.calls().iter().any(|call| call.starts_with("network.delete")));
 }
 
-/// The failed network step of the table in §9: stopped, and the stop can be repeated.
+/// The failed network step of the table in §9 of the pod contract: stopped, and the stop can be repeated.
 #[test]
 fn p_084_a_stop_that_failed_at_the_network_is_completed_by_the_next() {
     let (host, runtime) = new();

@@ -1,4 +1,4 @@
-//! The OCI mapping as callers see it (§11.1).
+//! The OCI mapping as callers see it (pod contract, §11.1).
 
 use std::path::PathBuf;
 use std::time::Duration;

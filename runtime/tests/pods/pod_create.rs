@@ -1,4 +1,4 @@
-//! CreatePod and RunPod (§6.1, §6.4).
+//! CreatePod and RunPod (pod contract, §6.1, §6.4).
 
 use std::collections::BTreeMap;
 
@@ -344,7 +344,8 @@ fn p_181_status_shows_the_defaults_filled_in() {
     finish(&host, &runtime);
 }
 
-/// P-087: nothing of a pod without network is made or deleted. Also §11: every backend has a form that does nothing.
+/// P-087: nothing of a pod without network is made or deleted. Also §11 of the pod contract: every backend has a form
+/// that does nothing.
 #[test]
 fn p_120_the_whole_api_works_with_backends_that_do_nothing() {
     use hutch_runtime::spec::{AgentKind, HypervisorKind, NetworkKind, ShimKind};
@@ -370,7 +371,7 @@ fn p_120_the_whole_api_works_with_backends_that_do_nothing() {
     assert_clean(&host);
 }
 
-/// M-27, P-197: the pod's processes are in its control group before the call returns, and the group goes with them.
+/// P-197: the pod's processes are in its control group before the call returns, and the group goes with them.
 #[test]
 fn p_197_the_pods_processes_are_in_its_control_group() {
     let (host, runtime) = new();

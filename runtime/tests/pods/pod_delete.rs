@@ -1,4 +1,4 @@
-//! DeletePod (§6.5).
+//! DeletePod (pod contract, §6.5).
 
 use hutch_runtime::{DeleteOptions, ErrorKind, State, StopOptions};
 use hutch_runtime_fakes::Failing;

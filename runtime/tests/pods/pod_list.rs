@@ -1,4 +1,4 @@
-//! ListPod and StatusPod (§6.6).
+//! ListPod and StatusPod (pod contract, §6.6).
 
 use std::time::{Duration, Instant};
 

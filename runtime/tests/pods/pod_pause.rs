@@ -1,4 +1,4 @@
-//! PausePod and ResumePod (§7.8).
+//! PausePod and ResumePod (pod contract, §7.8).
 
 use hutch_runtime::spec::Command;
 use hutch_runtime::{ErrorKind, State};

@@ -1,4 +1,4 @@
-//! StartPod (§6.2).
+//! StartPod (pod contract, §6.2).
 
 use hutch_runtime::{ErrorKind, State, StopOptions};
 use hutch_runtime_fakes::Failing;

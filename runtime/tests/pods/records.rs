@@ -1,4 +1,4 @@
-//! The records on disk (§5).
+//! The records on disk (pod contract, §5).
 
 use std::fs;
 use std::os::unix::fs::PermissionsExt;

@@ -4,6 +4,14 @@
 //!
 //! The helpers panic when something fails, and show all they know.
 //!
+//! | file | contents |
+//! |---|---|
+//! | `run`, `terminal` | runs `hutch`; runs it on a pseudoterminal |
+//! | `assets`, `kernels` | the guest assets, and broken ones; tiny guest kernels that misbehave |
+//! | `rootfs`, `image` | a small root file system; disk images |
+//! | `pods`, `machines` | pods with directories of their own; real machines as the subject of the runtime's tables |
+//! | `leaks` | finds what a run leaves behind |
+//!
 //! | variable | meaning | default |
 //! |---|---|---|
 //! | `HUTCH_BIN` | the program under test | `target/dist/hutch` |

@@ -116,7 +116,7 @@ fn processors(pods: &Pods) -> (String, usize) {
     (online.trim().to_owned(), names.count())
 }
 
-/// P-183, M-05, M-06, with every kind of kernel.
+/// P-183, with every kind of kernel.
 #[test]
 fn p_183_vcpus_of_a_pods_machine_follow_its_containers() {
     for kernel in kernels() {
@@ -159,7 +159,7 @@ fn p_183_a_machine_has_no_more_vcpus_than_its_most() {
     pods.expect_none();
 }
 
-/// P-184, M-05, M-06. (`--quick` skips tests named `source_kernel_…`.)
+/// P-184. (`--quick` skips tests named `source_kernel_…`.)
 #[test]
 fn source_kernel_p_184_memory_of_a_pods_machine_follows_its_containers() {
     let pods = sleeping("source", &["--max-memory", "1G"]);

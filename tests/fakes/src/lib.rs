@@ -4,6 +4,15 @@
 //! names, and reports leaks at the end. [`process`] puts the same guest model behind real processes, for tests
 //! that kill them.
 //!
+//! | file | contents |
+//! |---|---|
+//! | `fake_host`, `calls` | everything outside of the pod API; the record of calls, and failures on request |
+//! | `guest`, `session` | the model of a guest with its agent; sessions with it |
+//! | `vm`, `shims`, `processes` | machines and shims in memory, and their processes |
+//! | `network`, `mounts`, `cgroups`, `disk` | namespaces, bind mounts, control groups; a disk that fails on request |
+//! | `process` | the same with real processes |
+//! | `table` | the contract's tables as cases for fakes and real machines |
+//!
 //! The first argument of a command decides what the guest model ([`FakeGuest`]) does:
 //!
 //! | argument | behaviour |

@@ -71,7 +71,8 @@ impl Backend {
         buffers.write_all_at(&self.file, offset)
     }
 
-    /// Returns when all data written so far is on stable storage: fdatasync(2).
+    /// Returns when all data written so far is on stable storage: fdatasync(2). `perform` (`worker.rs`) calls it for a
+    /// flush of the guest, and after each write of a driver that does not flush.
     pub fn flush(&self) -> io::Result<()> {
         self.file.sync_data()
     }

@@ -1,4 +1,5 @@
-//! Executes a disk's requests on its thread, directly on guest memory.
+//! Executes a disk's requests on its thread, directly on guest memory. The thread (`Drive::serve`, `device.rs`) calls
+//! [`RequestHandler::handle`] for each request; reads, writes and flushes end in `Backend` (`backend.rs`).
 
 use std::io;
 

@@ -1,4 +1,5 @@
-//! Flow control of one connection (VIRTIO 1.2, 5.10.6.3): counters only. The device's worker calls it.
+//! Flow control of one connection (VIRTIO 1.2, 5.10.6.3): counters only. Its one user is `connection.rs`, on the
+//! device's thread: bytes of the guest pass `receive` and `forwarded` there, bytes of the host `pass_on`.
 //!
 //! Each side reports the size of its receive buffer and the number of bytes that it has taken from it. The sender keeps
 //! fewer bytes in flight than the buffer has free. All counters wrap at 2^32.

@@ -6,6 +6,7 @@ use syn::{Item, Visibility};
 
 use super::circles::{circles, Circle};
 use super::graph::reachable;
+use super::heads::unnamed;
 use super::tree::{each_crate, Crate};
 use crate::Result;
 
@@ -13,6 +14,8 @@ use crate::Result;
 pub(crate) struct Analysis {
     pub(crate) package: String,
     pub(crate) circles: Vec<Circle>,
+    /// Modules that the head of their folder does not name.
+    pub(crate) unnamed: Vec<String>,
     /// Public types, each with its place.
     pub(crate) names: Vec<(String, String)>,
 }
@@ -24,6 +27,7 @@ pub(crate) fn crates() -> Result<&'static [Analysis]> {
         let analyse = |package: &str, krate: &Crate| Analysis {
             package: package.to_owned(),
             circles: circles(krate),
+            unnamed: unnamed(krate),
             names: public_names(krate),
         };
         each_crate(analyse).map_err(|error| error.to_string())

@@ -1,9 +1,19 @@
 //! `cargo xtask check`: the checks that need no virtual machine. All of them run, and all failures are reported.
+//!
+//! | file | contents |
+//! |---|---|
+//! | `sources`, `language` | small rules for files; plain English and one vocabulary |
+//! | `modules`, `circles`, `graph` | no circles of modules: the check, the search, the graph of uses |
+//! | `heads` | the head of a folder with many files has a table of them |
+//! | `names` | public names are unique |
+//! | `tree`, `analysis` | the crates as `syn` reads them; read once for all checks |
+//! | `dependencies`, `licences`, `metadata` | which crate may use which; licences; what cargo knows of both |
 
 mod analysis;
 mod circles;
 mod dependencies;
 mod graph;
+mod heads;
 mod language;
 mod licences;
 mod metadata;

@@ -2,6 +2,8 @@
 //!
 //! A path counts for the module that defines the item, so a façade's `pub use` makes no edge to the façade. A module and
 //! those inside it are one unit and may use each other.
+//!
+//! The head of a folder with many files names each of them ([`super::heads`]).
 
 use super::circles::Circle;
 use super::{analysis, findings};
@@ -19,5 +21,6 @@ pub(crate) fn check() -> Result<()> {
     for (name, modules, _) in MEANT.iter().filter(|(name, modules, _)| !circles.iter().any(|c| c.is(name, modules))) {
         found.push(format!("{name}: {} is not a circle any more: take it off MEANT", modules.join(", ")));
     }
+    found.extend(analysis::crates()?.iter().flat_map(|krate| krate.unnamed.clone()));
     findings(found)
 }

@@ -8,6 +8,10 @@ use crate::Result;
 /// Split a source file past 500 lines; this check refuses one past this limit.
 const MAX_LINES: usize = 600;
 
+/// The sign of a section, and the only document whose sections the code cites by it.
+const SECTION: char = '\u{a7}';
+const CONTRACT: &str = "contract";
+
 /// Runs the check over the files git knows.
 pub(crate) fn check() -> Result<()> {
     let mut found = Vec::new();
@@ -35,6 +39,9 @@ fn problems(path: &Path, text: &str) -> Vec<String> {
         if line.ends_with([' ', '\t']) && path.extension().is_none_or(|e| e != "md") {
             complain("white space at its end".to_owned());
         }
+        if rust && line.contains(SECTION) && !line.contains(CONTRACT) {
+            complain(format!("a section of what? Write {CONTRACT:?} on the same line"));
+        }
         let unfinished = unfinished_words();
         for word in unfinished.iter().filter(|word| rust && line.contains(word.as_str())) {
             complain(format!("{word}: finish it"));
@@ -58,6 +65,9 @@ mod tests {
         let unfinished = format!("fn a() {{\n    {}\"later\")\n}}\n", unfinished_words()[0]);
         assert_eq!(problems(Path::new("a.rs"), &unfinished).len(), 1);
         assert_eq!(problems(Path::new("a.txt"), &unfinished).len(), 0);
+        let bare = format!("// Stops ({SECTION}6.3).\n");
+        assert_eq!(problems(Path::new("a.rs"), &bare).len(), 1);
+        assert_eq!(problems(Path::new("a.rs"), &bare.replace('(', "(pod contract, ")).len(), 0);
         assert_eq!(problems(Path::new("a.sh"), "x \n"), ["a.sh:1: white space at its end"]);
         assert_eq!(problems(Path::new("a.md"), "x  \ny"), ["a.md: no newline at its end"]);
         assert_eq!(problems(Path::new("a.rs"), &"x\n".repeat(MAX_LINES + 1)).len(), 1);

@@ -26,6 +26,18 @@
 //! filter (`pre_exec`, `hooks`, `seccomp`). Hooks of the guest run in helpers (`guest_hooks`).
 //!
 //! Rules about devices are ignored.
+//!
+//! # Files
+//!
+//! | file | contents |
+//! |---|---|
+//! | `containers`, `container` | implements [`hutch_agent::Containers`]; one container from creation to removal |
+//! | `config` | reads, checks and completes the OCI configuration for libcontainer |
+//! | `spawn_helper`, `run_job`, `job`, `wire` | the helper: started by the agent; its own side; its tasks; its messages |
+//! | `pre_exec`, `seccomp`, `executor` | last steps before the program, among them the seccomp filter; its compiler; the exec |
+//! | `hooks`, `guest_hooks` | hooks of the configuration; hooks of the guest |
+//! | `console` | the terminal of a container |
+//! | `cgroup`, `limits`, `stats`, `oom` | control groups; changed limits; statistics; reports of memory kills |
 #![deny(unsafe_code)]
 
 mod cgroup;

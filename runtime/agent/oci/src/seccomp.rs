@@ -1,8 +1,9 @@
 //! Seccomp profiles: from the OCI form to a program for the kernel.
 //!
-//! The agent compiles a container's profile once, when it creates the container, so that it finds mistakes early. Each
-//! process of the container loads the compiled program as its last step before it executes its own
-//! ([`crate::pre_exec::ExecPrep::run`] calls [`Filter::load`]).
+//! The profile is `linux.seccomp` of the OCI configuration that the host sends (`bare_oci_config`,
+//! `runtime/src/container/prepare.rs`). The agent compiles it once, when it creates the container, so that it finds
+//! mistakes early (`exec_prep`, `containers.rs`). Each process of the container loads the compiled program as its last
+//! step before it executes its own ([`crate::pre_exec::ExecPrep::run`] calls [`Filter::load`]).
 //!
 //! This does not use libcontainer's own support. libcontainer loads the filter while it still has work to do, so that a
 //! profile must allow the calls of libcontainer. It forgets the filter for processes that enter a container. It cannot

@@ -2,7 +2,7 @@
 //! and reach the guest with the raw JSON.
 //!
 //! Four types are our own. `oci-spec` refuses a process without `user` or `cwd` (P-007 wants defaults) and capabilities as
-//! one flat list (§10 of the contract); and its `Spec`, `Linux` and `LinuxResources` refuse a configuration for a mistake
+//! one flat list (pod contract, §10); and its `Spec`, `Linux` and `LinuxResources` refuse a configuration for a mistake
 //! in a section that means nothing to the host, such as device rules, which do not reach the guest either. Their code would
 //! also bring a machine for regular expressions into the program.
 

@@ -1,4 +1,4 @@
-//! From an OCI `config.json` to a pod or container (§11.1 of the contract), and from a container to the `config.json`
+//! From an OCI `config.json` to a pod or container (pod contract, §11.1), and from a container to the `config.json`
 //! of the guest (P-098).
 //!
 //! A container made from a bundle has its configuration twice: its typed fields ([`super::ContainerConfig`]), which are all
