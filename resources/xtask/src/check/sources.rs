@@ -31,6 +31,7 @@ fn problems(path: &Path, text: &str) -> Vec<String> {
     if !text.is_empty() && !text.ends_with('\n') {
         found.push(format!("{name}: no newline at its end"));
     }
+    let sections = rust && text.contains(SECTION);
     for (number, line) in (1..).zip(text.lines()) {
         let mut complain = |what: String| found.push(format!("{name}:{number}: {what}"));
         if ["<<<<<<< ", ">>>>>>> "].iter().any(|marker| line.starts_with(marker)) {
@@ -39,7 +40,7 @@ fn problems(path: &Path, text: &str) -> Vec<String> {
         if line.ends_with([' ', '\t']) && path.extension().is_none_or(|e| e != "md") {
             complain("white space at its end".to_owned());
         }
-        if rust && line.contains(SECTION) && !line.contains(CONTRACT) {
+        if sections && line.contains(SECTION) && !line.contains(CONTRACT) {
             complain(format!("a section of what? Write {CONTRACT:?} on the same line"));
         }
         let unfinished = unfinished_words();
