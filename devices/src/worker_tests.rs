@@ -5,7 +5,7 @@ use vmm_sys_util::eventfd::EFD_NONBLOCK;
 
 use super::*;
 
-const TEST_TIMEOUT: Duration = Duration::from_secs(60);
+const TEST_TIMEOUT: Duration = Duration::from_secs(300);
 const KICK: u64 = 1;
 
 /// Counts kicks and sends the name of each call.

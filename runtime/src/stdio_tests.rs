@@ -9,7 +9,7 @@ use nix::unistd::pipe2;
 
 use super::*;
 
-const SOON: Duration = Duration::from_secs(20);
+const SOON: Duration = Duration::from_secs(120);
 const SILENCE_TIMEOUT: Duration = Duration::from_millis(100);
 
 /// A process whose streams are socket pairs: the opener for the relay, and the guest's ends.

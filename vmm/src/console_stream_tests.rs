@@ -4,7 +4,7 @@ use std::os::unix::net::UnixStream;
 use super::*;
 
 /// Far longer than any of these tests takes.
-const TEST_TIMEOUT: Duration = Duration::from_secs(60);
+const TEST_TIMEOUT: Duration = Duration::from_secs(300);
 
 fn pipe() -> (File, File) {
     let (reader, writer) = nix::unistd::pipe().expect("a pipe");

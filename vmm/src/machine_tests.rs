@@ -14,7 +14,7 @@ use crate::testing::{pvh_image, PvhImage};
 use crate::{BuildError, Machine, MachineConfig, MachineError, MachineExit};
 
 /// Far longer than any of these tests takes.
-const TEST_TIMEOUT: Duration = Duration::from_secs(20);
+const TEST_TIMEOUT: Duration = Duration::from_secs(300);
 
 struct Bench {
     config: MachineConfig,

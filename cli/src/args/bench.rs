@@ -81,7 +81,7 @@ pub struct BootBenchArgs {
     /// Guest memory, with suffix K, M, G or T; a plain number is MiB
     #[arg(long, value_name = "SIZE", default_value = "128M")]
     pub memory: String,
-    /// Fail if a run takes longer than SECS seconds
+    /// Drop a run that takes longer than SECS seconds, and report it
     #[arg(long, value_name = "SECS", default_value_t = 60)]
     pub timeout: u64,
     /// Output format

@@ -41,11 +41,14 @@ pub fn run(args: &BootBenchArgs) -> Result<u8, Failure> {
     }
     let settings = plan::run_settings(&scratch, Duration::from_secs(args.timeout));
     let rounds = Rounds { kept: args.rounds, warm_up: args.warm_up };
-    let samples = plan::interleave(&targets, rounds, &settings, |round, name| log::info!("round {round}: {name}"))?;
-    let mut results = plan::results(samples, describe(args));
+    let progress = |round, name: &str| log::info!("round {round}: {name}");
+    let mut measured = plan::interleave(&targets, rounds, &settings, progress)?;
+    let mut results = plan::results(std::mem::take(&mut measured.samples), describe(args));
     if !args.no_syscalls {
-        results.syscalls = plan::count_syscalls(&targets, &settings, |name| log::info!("system calls: {name}"))?;
+        let progress = |name: &str| log::info!("system calls: {name}");
+        results.syscalls = plan::count_syscalls(&targets, &settings, &mut measured, progress)?;
     }
+    results.dropped = measured.dropped;
     report::print(&results, args.format)?;
     if let Some(path) = &args.plot {
         std::fs::write(path, plot::svg(&results)).map_err(|source| BenchError::File { path: path.clone(), source })?;

@@ -82,6 +82,7 @@ mod tests {
             settings: Default::default(),
             samples,
             syscalls: Vec::new(),
+            dropped: Vec::new(),
         }
     }
 

@@ -109,6 +109,7 @@ mod tests {
             settings: Default::default(),
             samples: vec![sample("hutch"), sample("a<b"), sample("hutch")],
             syscalls: Vec::new(),
+            dropped: Vec::new(),
         };
         let picture = svg(&results);
         assert_eq!(picture.matches("<circle").count(), 6);

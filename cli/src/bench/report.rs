@@ -61,6 +61,12 @@ pub fn table(results: &Results) -> String {
         let _ = writeln!(out, "  {}", names.collect::<Vec<_>>().join(", "));
     }
     out.push_str(&ratios(results));
+    if !results.dropped.is_empty() {
+        let _ = writeln!(out, "\n{} runs were dropped, because they took too long", results.dropped.len());
+    }
+    for run in &results.dropped {
+        let _ = writeln!(out, "  {}, {}: {}", run.target, run.round, run.what);
+    }
     out
 }
 
@@ -127,7 +133,7 @@ fn number(value: f64) -> String {
 
 #[cfg(test)]
 mod tests {
-    use super::super::sample::{Sample, SyscallCount, RESULTS_VERSION};
+    use super::super::sample::{DroppedRun, Sample, SyscallCount, RESULTS_VERSION};
     use super::*;
 
     fn results() -> Results {
@@ -154,7 +160,16 @@ mod tests {
                 total: 120,
                 by_name: [("ioctl".to_owned(), 100), ("mmap".to_owned(), 20)].into(),
             }],
+            dropped: Vec::new(),
         }
+    }
+
+    #[test]
+    fn dropped_runs_are_counted_and_named() {
+        assert!(!table(&results()).contains("dropped"));
+        let run = DroppedRun { target: "qemu".into(), round: "round 4".into(), what: "no output line".into() };
+        let text = table(&Results { dropped: vec![run], ..results() });
+        assert!(text.ends_with("\n1 runs were dropped, because they took too long\n  qemu, round 4: no output line\n"));
     }
 
     #[test]

@@ -18,6 +18,7 @@ use nix::unistd::Pid;
 use super::proc;
 use super::sample::Sample;
 use super::target::{Target, Until, INIT_LINE};
+use crate::resolve::pod::BOOT_TIMEOUT_VARIABLE;
 
 /// Bytes of output to keep, for the search for the line and for error messages.
 const OUTPUT_LIMIT: usize = 256 << 10;
@@ -45,6 +46,9 @@ pub enum RunError {
     /// The target ended before its event, or with a failure.
     #[error("{target}: {what}; its last output:\n{output}")]
     Failed { target: String, what: String, output: String },
+    /// The target got stuck, or is too slow.
+    #[error("{target}: {what}; its last output:\n{output}")]
+    TimedOut { target: String, what: String, output: String },
     #[error("{target}: cannot read its output: {source}")]
     Io { target: String, source: std::io::Error },
 }
@@ -74,6 +78,7 @@ pub fn run(target: &Target, settings: &RunSettings) -> Result<Sample, RunError> 
     } else {
         command.args(args);
     }
+    allow_boot(&mut command, target, settings);
     command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
     let before = rusage();
     let start = monotonic_ns();
@@ -123,7 +128,7 @@ fn watch(
         let left = deadline.saturating_duration_since(Instant::now());
         if left.is_zero() {
             output.extend_from_slice(&noise);
-            return Err(failed(target, format!("no output line within {} s", settings.timeout.as_secs()), &output));
+            return Err(timed_out(target, format!("no output line within {} s", settings.timeout.as_secs()), &output));
         }
         let mut fds = Vec::new();
         fds.extend(out.as_ref().map(|s| PollFd::new(s.as_fd(), PollFlags::POLLIN)));
@@ -235,6 +240,17 @@ pub(super) fn failed(target: &Target, what: String, output: &[u8]) -> RunError {
     RunError::Failed { target: target.name.clone(), what, output: tail(output) }
 }
 
+pub(super) fn timed_out(target: &Target, what: String, output: &[u8]) -> RunError {
+    RunError::TimedOut { target: target.name.clone(), what, output: tail(output) }
+}
+
+/// Gives `hutch run` as much time for its boot as the whole run has: one limit is enough, and a traced program is slow.
+pub(super) fn allow_boot(command: &mut Command, target: &Target, settings: &RunSettings) {
+    if target.own_marks {
+        command.env(BOOT_TIMEOUT_VARIABLE, settings.timeout.as_secs().to_string());
+    }
+}
+
 fn tail(output: &[u8]) -> String {
     let text = String::from_utf8_lossy(output);
     let lines: Vec<&str> = text.lines().collect();
@@ -308,7 +324,7 @@ mod tests {
         assert!(error.to_string().contains("before its guest's first line"));
         let short = RunSettings { timeout: Duration::from_millis(200), ..settings(dir.path()) };
         let error = run(&shell("t", "exec sleep 1000", Until::InitLine, false), &short).unwrap_err();
-        assert!(error.to_string().contains("no output line within"));
+        assert!(matches!(&error, RunError::TimedOut { what, .. } if what.contains("no output line within")), "{error}");
         let missing = Target { argv: vec!["/no/such".into()], ..shell("t", "", Until::Exit, false) };
         assert!(matches!(run(&missing, &settings(dir.path())), Err(RunError::Spawn { .. })));
     }

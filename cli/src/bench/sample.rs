@@ -40,6 +40,20 @@ pub struct Results {
     /// System calls of each target, counted in separate runs.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub syscalls: Vec<SyscallCount>,
+    /// Runs without a result, because the target did not get to its event in time.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub dropped: Vec<DroppedRun>,
+}
+
+/// A run that took too long. It has no sample.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DroppedRun {
+    /// Name of the target.
+    pub target: String,
+    /// The round, in words.
+    pub round: String,
+    /// The event that was waited for, and for how long.
+    pub what: String,
 }
 
 impl Results {

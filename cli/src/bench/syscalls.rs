@@ -25,7 +25,7 @@ use nix::sys::signal::{kill, Signal};
 use nix::unistd::Pid;
 use syscalls::x86_64::Sysno;
 
-use super::runner::{self, failed, RunError, RunSettings, END_TIMEOUT};
+use super::runner::{self, failed, timed_out, RunError, RunSettings, END_TIMEOUT};
 use super::sample::SyscallCount;
 use super::target::{Target, Until};
 
@@ -64,6 +64,7 @@ impl<'a> Tracer<'a> {
     fn start(target: &'a Target, settings: &RunSettings) -> Result<Self, RunError> {
         let (program, args) = target.argv.split_first().expect("a target has a program");
         let mut command = Command::new(program);
+        runner::allow_boot(&mut command, target, settings);
         command.args(args).stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
         // SAFETY: ptrace(2) is a plain system call, which is allowed between fork and exec.
         unsafe { command.pre_exec(|| ptrace::traceme().map_err(Into::into)) };
@@ -115,7 +116,10 @@ impl<'a> Tracer<'a> {
         let complaint = match (self.target.until, self.end) {
             (Until::InitLine, _) if self.arrived => return Ok(std::mem::take(&mut self.count)),
             (Until::Exit, Some(end)) if end.success() => return Ok(std::mem::take(&mut self.count)),
-            (_, end) if self.killed && end.is_none_or(|end| end.code().is_none()) => "it did not end in time".into(),
+            (_, end) if self.killed && end.is_none_or(|end| end.code().is_none()) => {
+                let what = "while its system calls were counted, it did not end in time".to_owned();
+                return Err(timed_out(self.target, what, &self.output));
+            }
             (Until::InitLine, _) => "it ended before its guest's first line".into(),
             (Until::Exit, Some(end)) => match end.signal() {
                 Some(signal) => format!("signal {signal} ended it"),

@@ -26,8 +26,8 @@ use crate::args::process::{ContainerFlags, LimitFlags};
 
 /// Environment variable: seconds that a guest may take to write a disk's cached data when its container stops.
 const SYNC_TIMEOUT_VARIABLE: &str = "HUTCH_SYNC_TIMEOUT";
-/// Environment variable for the default of `--boot-timeout`.
-const BOOT_TIMEOUT_VARIABLE: &str = "HUTCH_BOOT_TIMEOUT";
+/// Environment variable for the default of `--boot-timeout`. `hutch run` reads it too.
+pub const BOOT_TIMEOUT_VARIABLE: &str = "HUTCH_BOOT_TIMEOUT";
 /// Directory of named network namespaces, as in ip-netns(8).
 const NAMED_NAMESPACES: &str = "/run/netns";
 /// CPU period that `--cpus` sets, in microseconds.

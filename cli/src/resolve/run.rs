@@ -12,6 +12,7 @@ use hutch_runtime::mounts::file_system_of;
 use super::error::ResolveError;
 use super::host::Host;
 use super::mounts::{self, Disk, Tmpfs, Volume};
+use super::pod::{seconds, BOOT_TIMEOUT_VARIABLE};
 use super::root::{rootfs, rootfs_type, RootSource};
 use super::values::{cpus, is_name, kernel, memory, regular_file, utf8, MAX_NAME};
 use super::{env, process};
@@ -20,6 +21,9 @@ use crate::args::run::RunArgs;
 
 /// Longest host name that Linux accepts (P-180).
 const MAX_HOSTNAME: usize = 64;
+
+/// Time that a guest has until its agent connects, unless the environment says otherwise.
+const BOOT_TIMEOUT: Duration = Duration::from_secs(60);
 
 /// A checked `hutch run`.
 #[derive(Debug, Clone, PartialEq)]
@@ -51,6 +55,8 @@ pub struct RunPlan {
     pub process: ProcessSpec,
     /// Whether the command gets a terminal.
     pub tty: bool,
+    /// Time that the guest has until its agent connects.
+    pub boot_timeout: Duration,
     /// Limit of the whole run.
     pub timeout: Option<Duration>,
     /// Whether to print the phases.
@@ -109,6 +115,7 @@ pub fn run(args: RunArgs, host: &Host<'_>) -> Result<RunPlan, ResolveError> {
         hostname,
         process,
         tty: args.tty,
+        boot_timeout: boot_timeout(host)?,
         timeout: timeout(args.timeout.as_deref())?,
         verbose: args.verbose,
     };
@@ -119,6 +126,14 @@ pub fn run(args: RunArgs, host: &Host<'_>) -> Result<RunPlan, ResolveError> {
         }
     }
     Ok(plan)
+}
+
+/// The boot timeout: the environment's, or the usual one.
+fn boot_timeout(host: &Host<'_>) -> Result<Duration, ResolveError> {
+    match (host.env)(BOOT_TIMEOUT_VARIABLE.as_ref()).filter(|text| !text.is_empty()) {
+        Some(text) => seconds(BOOT_TIMEOUT_VARIABLE, &text),
+        None => Ok(BOOT_TIMEOUT),
+    }
 }
 
 /// The root file system of `hutch run`. Detects the file system type of a disk that is given without one.

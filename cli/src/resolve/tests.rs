@@ -55,6 +55,20 @@ pub(crate) fn directory() -> TempDir {
 }
 
 #[test]
+fn the_time_for_the_boot_is_the_environments() {
+    let resolve = |seconds: Option<&'static str>| {
+        let words = ["hutch", "run", "--rootfs", "/", "--", "true"];
+        let Command::Run(args) = Args::try_parse_from(words).unwrap().command else { panic!("not run") };
+        let env = |name: &OsStr| seconds.filter(|_| name == "HUTCH_BOOT_TIMEOUT").map(OsString::from);
+        run(*args, &Host { memory_mib: 4096, env: &env, stdin_tty: false, pid: 77 }).map(|plan| plan.boot_timeout)
+    };
+    assert_eq!(resolve(None).unwrap(), Duration::from_secs(60));
+    assert_eq!(resolve(Some("")).unwrap(), Duration::from_secs(60));
+    assert_eq!(resolve(Some("300")).unwrap(), Duration::from_secs(300));
+    assert!(matches!(resolve(Some("soon")), Err(ResolveError::Seconds { flag: "HUTCH_BOOT_TIMEOUT", .. })));
+}
+
+#[test]
 fn defaults() {
     let dir = directory();
     let plan = resolve_in(dir.path(), &[]).unwrap();

@@ -33,7 +33,7 @@ pub use queue::{Buffer, Descriptor, DriverQueue, SentRequest, Used};
 pub use ram::TestRam;
 
 /// Longest wait for a device.
-pub const TEST_TIMEOUT: Duration = Duration::from_secs(20);
+pub const TEST_TIMEOUT: Duration = Duration::from_secs(300);
 
 /// A device that was activated without a transport, and its driver's side.
 pub struct Activated {

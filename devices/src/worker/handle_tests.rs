@@ -6,7 +6,7 @@ use std::sync::Barrier;
 use super::*;
 use crate::worker::Next;
 
-const TEST_TIMEOUT: Duration = Duration::from_secs(60);
+const TEST_TIMEOUT: Duration = Duration::from_secs(300);
 const SHORT: Duration = Duration::from_millis(20);
 const KICK: u64 = 1;
 

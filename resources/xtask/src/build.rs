@@ -55,16 +55,6 @@ pub(crate) fn static_programs<const N: usize>(programs: [Program; N], profile: &
     Ok(programs.map(|(_, binary)| dir.join(STATIC_TARGET).join(profile).join(binary)))
 }
 
-/// Builds an example of a package statically, with the same flags as [`static_programs`], and returns its path.
-pub(crate) fn static_example((package, example): Program, profile: &str) -> Result<PathBuf> {
-    let dir = target_dir().join("agent");
-    let mut command = cargo();
-    command.args(["build", "--profile", profile, "--target", STATIC_TARGET, "-p", package, "--example", example]);
-    command.env("CARGO_TARGET_DIR", &dir).env("RUSTFLAGS", "-C target-feature=+crt-static");
-    run(&mut command)?;
-    Ok(dir.join(STATIC_TARGET).join(profile).join("examples").join(example))
-}
-
 /// Runs a command to its end; failure is an error that names it.
 pub(crate) fn run(command: &mut Command) -> Result<()> {
     let program = command.get_program().to_owned();

@@ -49,7 +49,7 @@ pub(crate) fn main(args: Args) -> Result<ExitCode> {
         kernel: Choice::Distro,
         deterministic: false,
         memory_mib: 4096,
-        timeout: Duration::from_secs(300),
+        timeout: Duration::from_secs(300).mul_f64(crate::suite::slowness()),
         tools: stage.tools,
     })?;
     if code != 0 {

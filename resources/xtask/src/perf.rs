@@ -101,7 +101,7 @@ fn in_testbed(stage: &Stage, command: Vec<OsString>) -> Result<ExitCode> {
         kernel: Choice::Own,
         deterministic: true,
         memory_mib: 4096,
-        timeout: Duration::from_secs(1800),
+        timeout: Duration::from_secs(3600).mul_f64(crate::suite::slowness()),
         tools: stage.tools.clone(),
     })?;
     Ok(ExitCode::from(code))

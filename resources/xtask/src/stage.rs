@@ -114,13 +114,13 @@ impl Stage {
         })
     }
 
-    /// Builds what only the tests need.
-    pub(crate) fn for_tests(mut self) -> Result<Stage> {
+    /// Adds what only the tests need. `embed` is the example, as the build of all tests has made it: with all the
+    /// development dependencies of its package, an optimised build of it takes minutes.
+    pub(crate) fn for_tests(mut self, embed: Option<PathBuf>) -> Result<Stage> {
         println!("    Building an agent of another version, for a test");
         let [other_agent] = build::static_programs([OTHER_AGENT], AGENT)?;
         self.other_agent = Some(other_agent);
-        println!("    Building the runtime's example program, for a test");
-        self.embed = Some(build::static_example(("hutch-runtime", "embed"), RELEASE)?);
+        self.embed = embed;
         let kernel = kernel::testbed(&Choice::Distro, false, &self.tools)?;
         self.bzimage = Some(kernel.vmlinux.with_file_name("vmlinuz"));
         Ok(self)

@@ -7,13 +7,15 @@
 //! 5. The limits of a boot in exits, memory and deterministic time.
 //! 6. Bare-metal and real guests on a KVM that runs stock kernels: the host's, or the testbed's in one boot of it.
 //!
-//! Tests that cannot run here are reported and counted as skipped. The last line is
+//! With `--long` the long tests take their full length, and the guest tests run once more beside another emulated machine.
+//!
+//! Tests that cannot run here are reported and counted as skipped. At the end come the time of each step and the line
 //! `N passed, N failed, N skipped`.
 
 use std::fs::{self, OpenOptions};
 use std::io;
-use std::path::Path;
-use std::process::ExitCode;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, ExitCode, Stdio};
 use std::time::Duration;
 
 use hutch_testbed_host::kvm::{self, HostKvm};
@@ -26,8 +28,8 @@ use crate::testbed::{self, RunRequest};
 use crate::tools::Tools;
 use crate::{build, check, kernel, limits, Result};
 
-/// Wall-clock limit for all real-guest tests in the testbed.
-const TESTBED_TIMEOUT: Duration = Duration::from_secs(50 * 60);
+/// The testbed may print nothing for this long beyond the limit of one test binary: its boot, and the binary's last words.
+const SILENCE_TIMEOUT: Duration = Duration::from_secs(5 * 60);
 
 /// Memory of the testbed: enough for a 5 GiB guest. The host allocates only touched pages.
 const TESTBED_MEMORY_MIB: u64 = 8192;
@@ -35,8 +37,16 @@ const TESTBED_MEMORY_MIB: u64 = 8192;
 /// Prefix of the names of tests that need the guest kernel built from source.
 const NEEDS_SOURCE_KERNEL: &str = "source_kernel_";
 
-/// Variables that set the length of long tests. The testbed gets them too.
-const LENGTHS: [&str; 3] = ["HUTCH_E2E_BOOTS", "HUTCH_E2E_PODS", "HUTCH_E2E_STREAM_MIB"];
+/// Variables that set the length of long tests, and their values with `--long`. The testbed gets them too.
+const LENGTHS: [(&str, &str); 4] = [
+    ("HUTCH_E2E_BOOTS", "600"),
+    ("HUTCH_E2E_PODS", "100"),
+    ("HUTCH_E2E_STREAM_MIB", "1024"),
+    ("HUTCH_HAMMER_SECS", "60"),
+];
+
+/// With `--long`, the limit of a binary is this many times the usual one.
+const LONG: u32 = 4;
 
 /// Options of `test`.
 #[derive(clap::Args)]
@@ -44,6 +54,9 @@ pub(crate) struct Args {
     /// Use only Debian's kernels (build none from source), and shorten the long tests
     #[arg(long)]
     quick: bool,
+    /// Give the long tests their full length, and run the guest tests once more beside another emulated machine
+    #[arg(long, conflicts_with = "quick")]
+    long: bool,
     /// Run only tests whose names contain NAME, and no checks
     #[arg(long, value_name = "NAME")]
     only: Option<String>,
@@ -57,8 +70,10 @@ pub(crate) fn main(args: Args) -> Result<ExitCode> {
     let mut report = Report::default();
     setup::ensure(&[Need::RootFs])?;
     if args.only.is_none() {
+        report.step("checks");
         check::run(&mut report, |_| true);
     }
+    report.step("building the tests");
     match suite::build_all() {
         Ok(binaries) => tests(&args, binaries, &mut report),
         Err(error) => report.failure("building the tests", &error.to_string()),
@@ -69,17 +84,22 @@ pub(crate) fn main(args: Args) -> Result<ExitCode> {
 fn tests(args: &Args, binaries: Vec<Binary>, report: &mut Report) {
     let of = |kind| binaries.iter().filter(|b| b.kind == kind).cloned().collect::<Vec<Binary>>();
     let plan = |binaries| {
-        let mut plan = Plan { repeat: args.repeat, ..Plan::new(binaries, args.only.as_deref()) };
+        let mut plan = Plan { repeat: args.repeat, env: lengths(args), ..Plan::new(binaries, args.only.as_deref()) };
+        if args.long {
+            plan.limit *= LONG;
+        }
         if args.only.is_some() {
             plan.drop_empty();
         }
         plan
     };
+    report.step("unit tests");
     suite::on_host(&plan(of(Kind::Unit)), report);
     if args.only.is_none() {
         suite::doc_tests(report);
     }
 
+    report.step("bare-metal guests here");
     let here = Plan { serial: true, label: " on this host's /dev/kvm".to_owned(), ..plan(of(Kind::BareMetal)) };
     match open_kvm() {
         Ok(_) => suite::on_host(&here, report),
@@ -92,10 +112,23 @@ fn tests(args: &Args, binaries: Vec<Binary>, report: &mut Report) {
     if emulated.binaries.is_empty() && guests.binaries.is_empty() && !wants_limits(args) {
         return;
     }
-    if let Err(error) = with_product(args, emulated, guests, report) {
+    let embed = binaries.iter().find(|b| b.kind == Kind::Example && b.name == EMBED).map(|b| b.path.clone());
+    if let Err(error) = with_product(args, embed, emulated, guests, report) {
         report.failure("preparing the guest tests", &error.to_string());
     }
 }
+
+/// The lengths of long tests: the caller's, or those of `--long`.
+fn lengths(args: &Args) -> Vec<(String, String)> {
+    let length = |(name, long): (&str, &str)| {
+        let given = std::env::var(name).ok().or_else(|| args.long.then(|| long.to_owned()))?;
+        Some((name.to_owned(), given))
+    };
+    LENGTHS.into_iter().filter_map(length).collect()
+}
+
+/// The example that a test runs, from the root of the repository.
+const EMBED: &str = "runtime/examples/embed.rs";
 
 /// Name of the limits, for `--only`.
 const LIMITS: &str = "limits of a boot";
@@ -121,16 +154,25 @@ fn open_kvm() -> io::Result<fs::File> {
     OpenOptions::new().read(true).write(true).open("/dev/kvm")
 }
 
-/// The tests that run the built program.
-fn with_product(args: &Args, mut emulated: Plan, mut guests: Plan, report: &mut Report) -> Result<()> {
+/// The tests that run the built program. `embed` is the built example.
+fn with_product(
+    args: &Args,
+    embed: Option<PathBuf>,
+    mut emulated: Plan,
+    mut guests: Plan,
+    report: &mut Report,
+) -> Result<()> {
     let kernels: &[&str] = if args.quick { &["distro"] } else { &["distro", "source"] };
     setup::ensure(&[Need::Kernel, Need::Network])?;
-    let stage = Stage::build()?.for_tests()?;
+    report.step("building the product");
+    let stage = Stage::build()?.for_tests(embed)?;
+    report.step("kernels and guest assets");
     kernels.iter().try_for_each(|kernel| stage.make_guest(kernel))?;
+    report.step(LIMITS);
     limits_of_a_boot(args, &stage, report);
-    emulated.env = stage.env();
-    guests.env = stage.env();
-    guests.env.extend(LENGTHS.iter().filter_map(|name| Some(((*name).to_owned(), std::env::var(name).ok()?))));
+    report.step("guest tests");
+    emulated.env.extend(stage.env());
+    guests.env.extend(stage.env());
     guests.env.push(("HUTCH_E2E_KERNELS".to_owned(), kernels.join(",")));
     if args.quick {
         guests.env.push(("HUTCH_E2E_QUICK".to_owned(), "1".to_owned()));
@@ -146,16 +188,49 @@ fn with_product(args: &Args, mut emulated: Plan, mut guests: Plan, report: &mut 
     if kvm::host() == HostKvm::Usable {
         guests.label = " on this host's KVM".to_owned();
         suite::on_host(&guests, report);
+        if args.long {
+            report.skipped("guest tests beside another machine", guests.total(), "this host's KVM works");
+        }
         return Ok(());
     }
     guests.label = " in the testbed".to_owned();
     setup::ensure(&[Need::Testbed])?;
     let choice = if args.quick { Choice::Distro } else { Choice::Own };
     kernel::testbed(&choice, true, &stage.tools)?;
-    in_testbed(choice, guests, stage.tools, report)
+    in_testbed(choice.clone(), guests.clone(), stage.tools.clone(), report)?;
+    if args.long {
+        report.step("guest tests beside another machine");
+        let _load = Load::start()?;
+        // Half of the processors' time, or less: the limit was measured without the load.
+        let guests = Plan { label: " in a loaded testbed".to_owned(), limit: guests.limit * 3, ..guests };
+        in_testbed(choice, guests, stage.tools, report)?;
+    }
+    Ok(())
 }
 
-/// Runs a plan in one boot of the testbed, by a copy of this program.
+/// Another emulated machine, whose processors are busy. Dropping it ends the machine.
+struct Load(Child);
+
+impl Load {
+    fn start() -> Result<Load> {
+        let busy = "while :; do :; done & while :; do :; done";
+        let mut command = Command::new("/proc/self/exe");
+        command.args(["testbed", "--always", "--kernel", "own", "--timeout", "1000000", "--", "/bin/sh", "-c", busy]);
+        Ok(Load(command.current_dir(build::root()).stdin(Stdio::null()).spawn()?))
+    }
+}
+
+impl Drop for Load {
+    fn drop(&mut self) {
+        // By a signal that lets it end its own processes.
+        let pid = nix::unistd::Pid::from_raw(self.0.id() as i32);
+        let _ = nix::sys::signal::kill(pid, nix::sys::signal::Signal::SIGTERM);
+        let _ = self.0.wait();
+    }
+}
+
+/// Runs a plan in the testbed, by a copy of this program. If the testbed dies or prints nothing for too long, the binary that
+/// ran has failed, and the others go on in another boot of it.
 fn in_testbed(kernel: Choice, mut plan: Plan, tools: Tools, report: &mut Report) -> Result<()> {
     let shared = build::target_dir().join("testbed-results");
     fs::create_dir_all(&shared)?;
@@ -163,43 +238,113 @@ fn in_testbed(kernel: Choice, mut plan: Plan, tools: Tools, report: &mut Report)
     // A copy, because building the tests has replaced this program's file.
     let myself = shared.join("xtask");
     fs::copy("/proc/self/exe", &myself)?;
-    remove(&results)?;
     plan.results = Some(results.clone());
-    fs::write(&plan_file, serde_json::to_vec(&plan)?)?;
-    let code = testbed::wherever(&RunRequest {
-        args: vec![myself.into(), "run-plan".into(), plan_file.into()],
-        env: Vec::new(),
-        write: vec![shared],
-        kernel,
-        deterministic: false,
-        memory_mib: TESTBED_MEMORY_MIB,
-        timeout: TESTBED_TIMEOUT,
-        tools,
-    })?;
-    collect(&plan, &results, report)?;
-    if code != 0 {
-        report.failure("the testbed", &format!("its command ended with {code}"));
+    while plan.next().is_some() {
+        remove(&results)?;
+        fs::write(&plan_file, serde_json::to_vec(&plan)?)?;
+        let code = testbed::until_silent(&RunRequest {
+            args: vec![myself.clone().into(), "run-plan".into(), plan_file.clone().into()],
+            env: Vec::new(),
+            write: vec![shared.clone()],
+            kernel: kernel.clone(),
+            deterministic: false,
+            memory_mib: TESTBED_MEMORY_MIB,
+            timeout: plan.limit + SILENCE_TIMEOUT,
+            tools: tools.clone(),
+        })?;
+        let inside: Report = match fs::read(&results) {
+            Ok(bytes) => serde_json::from_slice(&bytes)?,
+            Err(_) => Report::default(),
+        };
+        if !collect(&mut plan, inside, code, report) {
+            break;
+        }
     }
     Ok(())
 }
 
-/// Adds the results from the testbed. A binary without a result is a failure.
-fn collect(plan: &Plan, results: &Path, report: &mut Report) -> Result<()> {
-    let inside: Report = match fs::read(results) {
-        Ok(bytes) => serde_json::from_slice(&bytes)?,
-        Err(_) => Report::default(),
-    };
+/// Adds the results of one boot of the testbed, whose command ended with `code`. A binary without a result ended the testbed,
+/// and has failed. Returns whether the rest of the plan may go on in another boot.
+fn collect(plan: &mut Plan, inside: Report, code: u8, report: &mut Report) -> bool {
     let done: Vec<String> = inside.names().map(str::to_owned).collect();
+    let progress = !done.is_empty();
     report.append(inside);
-    for name in plan.names().filter(|name| !done.contains(name)) {
-        report.failure(&name, "it did not run to its end");
+    plan.done.extend(done);
+    match plan.next() {
+        None if code == 0 => {}
+        None => report.failure("the testbed", &format!("its command ended with {code}")),
+        Some(broken) => {
+            report.failure(&broken, &format!("it did not run to its end; the testbed's command ended with {code}"));
+            plan.done.push(broken);
+        }
     }
-    Ok(())
+    if !progress {
+        // The testbed does not start, or breaks at once: more boots would show the same.
+        while let Some(name) = plan.next() {
+            report.failure(&name, "it did not run: the testbed did not get as far as the result of one test");
+            plan.done.push(name);
+        }
+    }
+    progress
 }
 
 fn remove(path: &Path) -> io::Result<()> {
     match fs::remove_file(path) {
         Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
         _ => Ok(()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::suite::{Counts, End};
+
+    fn plan() -> Plan {
+        let binary = |name: &str| Binary {
+            name: name.to_owned(),
+            kind: Kind::RealGuest,
+            path: "/bin/true".into(),
+            dir: "/".into(),
+        };
+        Plan::new(["a", "b", "c", "d"].map(binary).into(), None)
+    }
+
+    fn results(names: &[&str]) -> Report {
+        let mut report = Report::default();
+        let counts = Counts { passed: 1, failed: 0, skipped: 0 };
+        names.iter().for_each(|name| report.binary(name, Some(counts), End::Good, Duration::ZERO));
+        report
+    }
+
+    #[test]
+    fn a_binary_that_breaks_the_testbed_fails_and_the_others_go_on() {
+        let (mut plan, mut report) = (plan(), Report::default());
+        assert!(collect(&mut plan, results(&["a"]), 124, &mut report));
+        assert_eq!(plan.next().as_deref(), Some("c"), "b has failed");
+        assert!(collect(&mut plan, results(&["c", "d"]), 0, &mut report));
+        assert_eq!(plan.next(), None);
+        assert_eq!(report.total(), Counts { passed: 3, failed: 1, skipped: 0 });
+    }
+
+    #[test]
+    fn a_testbed_that_does_not_start_is_not_tried_for_each_binary() {
+        let (mut plan, mut report) = (plan(), Report::default());
+        assert!(!collect(&mut plan, Report::default(), 125, &mut report));
+        assert_eq!((plan.next(), report.total().failed), (None, 4));
+    }
+
+    #[test]
+    fn a_testbed_that_fails_after_all_tests_is_a_failure() {
+        let (mut plan, mut report) = (plan(), Report::default());
+        assert!(collect(&mut plan, results(&["a", "b", "c", "d"]), 125, &mut report));
+        assert_eq!((plan.next(), report.total().failed), (None, 1));
+    }
+
+    #[test]
+    fn long_runs_set_every_length() {
+        let args = |long| Args { quick: false, long, only: None, repeat: 1 };
+        assert_eq!(lengths(&args(true)).len(), LENGTHS.len());
+        assert!(lengths(&args(false)).len() < LENGTHS.len(), "the environment of this test sets them all");
     }
 }

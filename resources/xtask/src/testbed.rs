@@ -118,6 +118,15 @@ pub(crate) fn wherever(request: &RunRequest) -> Result<u8> {
         let status = command.args(&request.args[1..]).envs(request.env.iter().map(|(k, v)| (k, v))).status()?;
         return Ok(code_of(status));
     }
+    emulated(request, false)
+}
+
+/// Runs a command in the testbed. Its limit bounds how long the command may print nothing. Returns the exit code.
+pub(crate) fn until_silent(request: &RunRequest) -> Result<u8> {
+    emulated(request, true)
+}
+
+fn emulated(request: &RunRequest, until_silent: bool) -> Result<u8> {
     setup::ensure(&[Need::Testbed])?;
     let kernel = kernel::testbed(&request.kernel, false, &request.tools)?;
     println!("    Booting the testbed: this host's KVM cannot run stock guests ({} kernel)", kernel.name);
@@ -129,6 +138,7 @@ pub(crate) fn wherever(request: &RunRequest) -> Result<u8> {
         memory_mib: request.memory_mib,
         deterministic: request.deterministic,
         timeout: request.timeout,
+        until_silent,
         write: request.write.clone(),
         args: request.args.clone(),
         env: environment(&set.collect::<Vec<_>>(), false),
@@ -162,6 +172,7 @@ fn config_of(args: Args) -> Result<TestbedConfig> {
         memory_mib: args.memory,
         deterministic: args.icount,
         timeout: Duration::from_secs(args.timeout.unwrap_or(forever)),
+        until_silent: false,
         write: args.write,
         args: command,
         env: environment(&args.env, args.shell),

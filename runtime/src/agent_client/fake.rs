@@ -16,7 +16,7 @@ use hutch_agent_proto::{
 use super::Connector;
 
 /// Bound of every wait in a test.
-const TEST_TIMEOUT: Duration = Duration::from_secs(10);
+const TEST_TIMEOUT: Duration = Duration::from_secs(120);
 
 /// The agent's reaction to a request.
 pub type Script = Box<dyn Fn(&Peer, HostFrame) + Send + Sync>;

@@ -15,7 +15,7 @@ use hutch_agent_proto::{
 use super::fake::{FakeGuest, Peer};
 use super::{printable, AgentError, ChannelDeath, Session};
 
-const SOON: Duration = Duration::from_secs(10);
+const SOON: Duration = Duration::from_secs(120);
 
 fn session(script: impl Fn(&Peer, HostFrame) + Send + Sync + 'static) -> Session {
     let guest = FakeGuest::new(script);

@@ -18,7 +18,7 @@ use super::*;
 use crate::agent_client::fake::{FakeGuest, Peer};
 use crate::stdio::StdioFds;
 
-const SOON: Duration = Duration::from_secs(20);
+const SOON: Duration = Duration::from_secs(120);
 
 #[derive(Default)]
 struct FakeVm {

@@ -9,7 +9,7 @@ use hutch_runtime_fakes::process::Stage;
 
 use crate::calls::{assert_no_leaks, container, pod, ROLE_TEST};
 
-const TIMEOUT: Duration = Duration::from_secs(10);
+const TIMEOUT: Duration = Duration::from_secs(120);
 
 fn running() -> (Stage, PodHandle) {
     let stage = Stage::new(ROLE_TEST);

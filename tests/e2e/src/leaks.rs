@@ -25,7 +25,7 @@ const DIRECTORIES: [(&str, bool); 6] = [
 ];
 
 /// The kernel may take this long to release what a killed process owned: it tears guest memory down after the exit.
-const RELEASE_TIMEOUT: Duration = Duration::from_secs(10);
+const RELEASE_TIMEOUT: Duration = Duration::from_secs(60);
 
 impl Snapshot {
     /// Records the host's present state.

@@ -1,7 +1,7 @@
 //! Real machines as the subject of the runtime's tables.
 
-use std::cell::Cell;
 use std::path::PathBuf;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::thread::sleep;
 use std::time::{Duration, Instant};
 
@@ -11,7 +11,7 @@ use hutch_runtime::vm_host::ReExec;
 use hutch_runtime::{Options, Result, Runtime, Store};
 use hutch_runtime_fakes::table::Subject;
 
-use crate::{hutch_path, Pods};
+use crate::{hutch_path, Pods, HANG_TIMEOUT};
 
 /// The guest may see an old file name for this long after a rename: virtio-fs caches names for a second.
 const NAME_LIFE: Duration = Duration::from_millis(1100);
@@ -23,9 +23,6 @@ trap 'exit 0' USR2; trap 'exit 15' TERM; trap 'exit 10' USR1
 new=$(cat /proc/sys/kernel/random/uuid); : > /tmp/$new; mv /tmp/$new /tmp/${0##*/}.$new
 while :; do sleep 1000 & wait; done
 ";
-/// For events that happen soon on a working host.
-const EVENT_TIMEOUT: Duration = Duration::from_secs(20);
-
 /// The runtime as a library, with real machines. The built program serves as VMM process and shim.
 pub struct Machines {
     /// The records and the root file system.
@@ -34,7 +31,7 @@ pub struct Machines {
     template: PodConfig,
     runtime: Runtime,
     /// Programs made so far. Each container has its own, which `while_refusing` can rename.
-    programs: Cell<usize>,
+    programs: AtomicUsize,
 }
 
 impl Machines {
@@ -51,14 +48,15 @@ impl Machines {
         let store = Store::new(pods.configs(), pods.states());
         let backends = HostBackends { vmm: again(VMM_VERB), shim: again(SHIM_VERB), ..Default::default() };
         let options = Options {
-            boot_timeout: Duration::from_secs(60),
+            boot_timeout: HANG_TIMEOUT,
+            agent_timeout: HANG_TIMEOUT / 10,
             // A walk stops pods whose process still runs, so a longer wait changes nothing.
             stop_timeout: Duration::from_millis(1),
             ..Options::default()
         };
         let backends = backends.backends(&store);
         let runtime = Runtime::new(store, backends, options);
-        Self { pods, template, runtime, programs: Cell::new(0) }
+        Self { pods, template, runtime, programs: AtomicUsize::new(0) }
     }
 
     fn program(&self, pod: &str, container: &str) -> Option<PathBuf> {
@@ -84,7 +82,7 @@ impl Subject for Machines {
     }
 
     fn container(&self, id: &str) -> ContainerConfig {
-        let number = self.programs.replace(self.programs.get() + 1);
+        let number = self.programs.fetch_add(1, Ordering::Relaxed);
         let program = format!("/bin/serve-{number}");
         self.pods.root().script(&program, SERVE);
         let command = Command { args: vec![program], detach: true, ..self.command() };
@@ -105,7 +103,7 @@ impl Subject for Machines {
             if let Some(path) = found {
                 return std::fs::remove_file(path).expect("a removal");
             }
-            assert!(begun.elapsed() < EVENT_TIMEOUT, "container {container} of {pod} is not ready for signals");
+            assert!(begun.elapsed() < HANG_TIMEOUT, "container {container} of {pod} is not ready for signals");
             sleep(Duration::from_millis(5));
         }
     }
@@ -135,7 +133,7 @@ impl Subject for Machines {
         let lives = || std::fs::read_to_string(&stat).is_ok_and(|stat| !stat.contains(") Z "));
         let begun = Instant::now();
         while lives() {
-            if begun.elapsed() > EVENT_TIMEOUT {
+            if begun.elapsed() > HANG_TIMEOUT {
                 return Err(format!("the shim of {container} in {pod} does not end"));
             }
             sleep(Duration::from_millis(5));

@@ -51,8 +51,7 @@ impl Pods {
     pub fn hutch(&self, words: &[&str]) -> Hutch {
         let path = |name: &str| self.records.path().join(name).to_string_lossy().into_owned();
         let command = Hutch::new(words[0]).args(&words[1..]);
-        // The emulated host is slow, and sometimes runs several machines.
-        command.env("HUTCH_ROOT", &path("etc")).env("HUTCH_STATE_ROOT", &path("run")).env("HUTCH_BOOT_TIMEOUT", "60")
+        command.env("HUTCH_ROOT", &path("etc")).env("HUTCH_STATE_ROOT", &path("run"))
     }
 
     /// The beginning of a command line that makes a pod; `verb` is `create` or `run`.

@@ -10,10 +10,10 @@ use std::time::{Duration, Instant};
 use nix::sys::signal::{kill, Signal};
 use nix::unistd::Pid;
 
-use crate::{hutch_path, kernels, RootFs};
+use crate::{hutch_path, kernels, RootFs, HANG_TIMEOUT};
 
-/// Limit of a run, unless a test sets another. An emulated host boots a guest in a few seconds.
-const RUN_TIMEOUT: Duration = Duration::from_secs(90);
+/// Seconds that a boot may take.
+const BOOT_SECONDS: &str = "300";
 
 /// Builds a command line of `hutch`.
 pub struct Hutch {
@@ -39,7 +39,10 @@ impl Hutch {
 
     /// Starts with another program instead of `hutch`.
     pub fn program(path: impl AsRef<OsStr>) -> Hutch {
-        Hutch { command: Command::new(path), args: Vec::new(), kernel: None, input: None, timeout: RUN_TIMEOUT }
+        let mut command = Command::new(path);
+        // The emulated host is slow, and sometimes runs several machines.
+        command.env("HUTCH_BOOT_TIMEOUT", BOOT_SECONDS);
+        Hutch { command, args: Vec::new(), kernel: None, input: None, timeout: HANG_TIMEOUT }
     }
 
     /// Sets `--kernel`.

@@ -5,15 +5,12 @@ use std::io::{Read, Write};
 use std::os::fd::{AsFd, AsRawFd};
 use std::os::unix::process::CommandExt;
 use std::process::{Child, ExitStatus};
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use nix::poll::{poll, PollFd, PollFlags, PollTimeout};
 use nix::pty::Winsize;
 
-use crate::Hutch;
-
-/// Limit for each expected text, and for the end.
-const OUTPUT_TIMEOUT: Duration = Duration::from_secs(60);
+use crate::{Hutch, HANG_TIMEOUT};
 
 nix::ioctl_write_ptr_bad!(set_window_size, libc::TIOCSWINSZ, Winsize);
 nix::ioctl_write_int_bad!(set_controlling_terminal, libc::TIOCSCTTY);
@@ -56,7 +53,7 @@ impl Terminal {
     /// Waits until `text` appears, and discards everything up to it.
     #[track_caller]
     pub fn expect(&mut self, text: &str) {
-        let deadline = Instant::now() + OUTPUT_TIMEOUT;
+        let deadline = Instant::now() + HANG_TIMEOUT;
         loop {
             if let Some(at) = self.seen.find(text) {
                 self.seen.drain(..at + text.len());
@@ -76,11 +73,11 @@ impl Terminal {
 
     /// Waits for the end; returns the status and all output since the last `expect`.
     pub fn end(mut self) -> (ExitStatus, String) {
-        let deadline = Instant::now() + OUTPUT_TIMEOUT;
+        let deadline = Instant::now() + HANG_TIMEOUT;
         while self.read_some(deadline) {}
         assert!(
             Instant::now() < deadline,
-            "hutch is not over after {OUTPUT_TIMEOUT:?}; on the terminal: {:?}",
+            "hutch is not over after {HANG_TIMEOUT:?}; on the terminal: {:?}",
             self.seen
         );
         let status = self.child.wait().expect("hutch can be waited for");

@@ -1,18 +1,17 @@
 //! `hutch bench boot` with real guests: the measurements of each target, and sweeps over the options of `hutch run`.
 
 use std::fs;
-use std::time::Duration;
 
-use hutch_e2e::{kernels, Hutch, RootFs};
+use hutch_e2e::{kernels, Hutch, RootFs, HANG_TIMEOUT};
 use serde_json::Value;
 
 /// Measures one round and returns the results.
 fn bench(root: &RootFs, args: &[&str], command: &[&str]) -> Value {
     let kernel = kernels().pop().expect("a kind of kernel");
     let run =
-        Hutch::new("bench").args(["boot", "--kernel", &kernel, "--rounds", "1", "--warm-up", "0", "--timeout", "200"]);
+        Hutch::new("bench").args(["boot", "--kernel", &kernel, "--rounds", "1", "--warm-up", "0", "--timeout", "600"]);
     let run = run.args(["--format", "json", "--rootfs", root.path().to_str().expect("UTF-8")]);
-    let run = run.args(args).args(["--"]).args(command).timeout(Duration::from_secs(900));
+    let run = run.args(args).args(["--"]).args(command).timeout(HANG_TIMEOUT * 4);
     let ended = run.end().expect_code(0);
     serde_json::from_slice(&ended.stdout).unwrap_or_else(|error| panic!("{error}: {ended}"))
 }
@@ -49,7 +48,7 @@ fn two_measurements_are_compared() {
     let files = ["64M", "1G"].map(|memory| {
         let args =
             ["boot", "--kernel", &kernel, "--memory", memory, "--rounds", "5", "--warm-up", "0", "--no-syscalls"];
-        let run = Hutch::new("bench").args(args).args(["--format", "json"]).timeout(Duration::from_secs(300));
+        let run = Hutch::new("bench").args(args).args(["--format", "json"]);
         let path = dir.at(&format!("/tmp/{memory}.json"));
         fs::write(&path, run.end().expect_code(0).stdout).expect("a file is written");
         path.to_string_lossy().into_owned()

@@ -1,7 +1,5 @@
 //! A guest boots, runs a command and returns its output and exit code, for all sizes of machines and all kernels.
 
-use std::time::Duration;
-
 use hutch_e2e::{kernels, Hutch, RootFs};
 
 #[test]
@@ -54,7 +52,7 @@ fn memory_above_4_gib_is_real() {
         for n in 1 2 3; do sha256sum < /mnt/$n; done; for n in 1 2 3; do sha256sum < /mnt/$n; done";
     // Memory that is plugged in later has other addresses.
     let args = ["--memory", "5G", "--memory-growth", "off", "--cpus", "2"];
-    let run = Hutch::run(&root).args(args).timeout(Duration::from_secs(300));
+    let run = Hutch::run(&root).args(args);
     let ended = run.sh(script).end().expect_code(0);
     let text = ended.text();
     assert!(text.contains("100000000-17fffffff : System RAM"), "{ended}");
@@ -86,9 +84,14 @@ fn the_clock_is_the_hosts() {
 #[test]
 fn timers_of_the_guest_do_not_fire_late() {
     let root = RootFs::new();
+    let script = "now() { cut -d. -f1 /proc/uptime; }; begin=$(now); for i in $(seq 10); do sleep 0.3; done; echo $(($(now) - begin))";
     for cpus in ["1", "2"] {
-        let run = Hutch::run(&root).args(["--cpus", cpus, "--timeout", "60"]);
-        run.sh("for i in $(seq 10); do sleep 0.3; done; echo done").end().expect_code(0).expect_text("done\n");
+        // Three seconds for the guest. A busy host may hold it up, but not every time.
+        let slept = || -> u64 {
+            let ended = Hutch::run(&root).args(["--cpus", cpus]).sh(script).end().expect_code(0);
+            ended.text().trim().parse().unwrap_or_else(|_| panic!("no number: {ended}"))
+        };
+        assert!((0..3).any(|_| slept() < 20), "timers fire late with {cpus} vCPUs");
     }
 }
 

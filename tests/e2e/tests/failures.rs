@@ -4,7 +4,7 @@ use std::fs;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use hutch_e2e::{guest_file, hutch_path, Hutch, RootFs, TinyKernel};
+use hutch_e2e::{guest_file, hutch_path, Hutch, RootFs, TinyKernel, HANG_TIMEOUT};
 use nix::sys::signal::Signal;
 
 /// Runs `true` with these options and expects hutch's own failure, with these words in the complaint.
@@ -149,8 +149,8 @@ fn a_guest_that_powers_itself_off_is_reported() {
 #[test]
 fn a_command_that_takes_too_long_is_ended_with_124() {
     let root = RootFs::new();
-    let ended = Hutch::run(&root).args(["--timeout", "6"]).sh("trap '' TERM; sleep 1000").end();
-    assert!((6.0..20.0).contains(&ended.time.as_secs_f64()), "{ended}");
+    let ended = Hutch::run(&root).args(["--timeout", "6"]).sh("trap '' TERM; sleep 10000").end();
+    assert!(ended.time.as_secs_f64() >= 6.0, "{ended}");
     ended.expect_code(124).expect_complaint(&["6"]);
 }
 
@@ -160,7 +160,6 @@ fn a_guest_that_hangs_in_its_kernel_is_ended_by_the_timeout() {
     let kernel = TinyKernel::HANGS.write_to(&root);
     let run = Hutch::run(&root).kernel(&kernel).args(["--timeout", "3"]);
     let ended = run.sh("echo ran").end();
-    assert!(ended.time < Duration::from_secs(20), "{ended}");
     ended.expect_code(124).expect_text("");
 }
 
@@ -181,7 +180,7 @@ fn an_interrupt_during_boot_ends_hutch_at_once() {
         let run = Hutch::run(&root).kernel(&kernel).sh("echo ran").start();
         std::thread::sleep(Duration::from_secs(2));
         run.signal(signal);
-        let ended = run.end(Duration::from_secs(15));
+        let ended = run.end(HANG_TIMEOUT);
         let by_signal = std::os::unix::process::ExitStatusExt::signal(&ended.status) == Some(signal as i32);
         assert!(by_signal || ended.code() == Some(128 + signal as i32), "{ended}");
     }

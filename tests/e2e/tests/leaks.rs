@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use hutch_e2e::{quick, Hutch, RootFs, Snapshot};
+use hutch_e2e::{quick, Hutch, RootFs, Snapshot, HANG_TIMEOUT};
 use nix::sys::signal::Signal;
 
 /// Parallel rows of boots: the testbed has two processors.
@@ -10,7 +10,7 @@ const ROWS: usize = 2;
 
 /// Total number of boots. Each takes one or two seconds in the testbed.
 fn boots() -> u32 {
-    let default = if quick() { 20 } else { 200 };
+    let default = if quick() { 20 } else { 100 };
     std::env::var("HUTCH_E2E_BOOTS").ok().and_then(|n| n.parse().ok()).unwrap_or(default)
 }
 
@@ -45,7 +45,7 @@ fn kill_9_at_any_moment_leaves_nothing() {
         // Irregular steps, spread over the whole run.
         std::thread::sleep(whole * (round * 7 % rounds) / rounds);
         running.signal(Signal::SIGKILL);
-        let ended = running.end(Duration::from_secs(20));
+        let ended = running.end(HANG_TIMEOUT);
         let killed = std::os::unix::process::ExitStatusExt::signal(&ended.status) == Some(9);
         assert!(killed || ended.code() == Some(0), "{ended}");
     }
@@ -64,6 +64,6 @@ fn failures_leave_nothing() {
     let running = Hutch::run(&root).sh("sleep 100").start();
     std::thread::sleep(Duration::from_secs(1));
     running.signal(Signal::SIGTERM);
-    running.end(Duration::from_secs(30));
+    running.end(HANG_TIMEOUT);
     before.expect_no_leaks();
 }

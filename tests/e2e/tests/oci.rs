@@ -94,7 +94,7 @@ fn p_166_hooks_run_in_the_guest() {
     hook("poststart", note);
     hook("poststop", note);
     fs::copy("/bin/busybox", hooks.join("busybox")).expect("a busybox");
-    let inside = |text: &str| json!({"path": "/bin/sh", "args": ["sh", "-c", text], "timeout": 20});
+    let inside = |text: &str| json!({"path": "/bin/sh", "args": ["sh", "-c", text], "timeout": 300});
     let config = |id: &str, start_container: Value| {
         json!({
             "id": id, "resources": {"memory_mib": 192},

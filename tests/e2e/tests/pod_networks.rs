@@ -5,7 +5,7 @@ use std::net::TcpStream;
 use std::process::Command;
 use std::time::{Duration, Instant};
 
-use hutch_e2e::{Pods, Snapshot};
+use hutch_e2e::{Pods, Snapshot, HANG_TIMEOUT};
 
 fn ip(words: &str) -> String {
     let output = Command::new("ip").args(words.split(' ')).output().expect("iproute2 is installed");
@@ -60,7 +60,7 @@ fn a_guest_is_where_the_interface_of_a_given_namespace_was() {
         pods.hutch(&["container", "exec", "p", "p", "--", "/bin/sh", "-c", "echo from the guest | nc -l -p 7"]);
     let listening = listener.start();
     assert_eq!(ask("10.77.0.2:7"), "from the guest\n");
-    listening.end(Duration::from_secs(60)).expect_code(0);
+    listening.end(HANG_TIMEOUT).expect_code(0);
     pods.ok(&["pod", "rm", "-f", "p"]);
     assert_eq!(ip("-n hutch-test -br link"), links, "the taps are gone, the interface is there");
     let rules = Command::new("tc").args(["-n", "hutch-test", "filter", "show", "dev", "eth0", "ingress"]).output();
@@ -73,7 +73,7 @@ fn a_guest_is_where_the_interface_of_a_given_namespace_was() {
 
 /// Connects to an address, waiting until a server listens, and returns the server's text.
 fn ask(address: &str) -> String {
-    let deadline = Instant::now() + Duration::from_secs(60);
+    let deadline = Instant::now() + HANG_TIMEOUT;
     loop {
         let answer = TcpStream::connect(address).and_then(|mut stream| {
             stream.set_read_timeout(Some(Duration::from_secs(20)))?;

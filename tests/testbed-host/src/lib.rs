@@ -45,8 +45,10 @@ pub struct TestbedConfig {
     pub memory_mib: u64,
     /// One emulated instruction takes one virtual nanosecond and idle time jumps. One processor only.
     pub deterministic: bool,
-    /// Wall-clock limit for the whole run.
+    /// Wall-clock limit.
     pub timeout: Duration,
+    /// The limit starts again whenever the command prints something: it bounds a silence, not the whole run.
+    pub until_silent: bool,
     /// Host directories that the command may write to; all its other writes are lost.
     pub write: Vec<PathBuf>,
     /// Program and arguments.

@@ -97,7 +97,18 @@ fn base(command: &mut Command, config: &TestbedConfig) {
     command.args(["-object", &format!("memory-backend-memfd,id=memory,size={memory}M,share=on")]);
     command.args(["-nodefaults", "-no-user-config", "-display", "none", "-no-reboot"]);
     command.arg("-kernel").arg(&config.kernel.vmlinux);
-    command.args(["-append", "console=ttyS0 quiet panic=-1 reboot=t mitigations=off nokaslr audit=0"]);
+    command.args(["-append", &kernel_parameters(config.deterministic)]);
+}
+
+/// Parameters of the emulated host's kernel.
+///
+/// In deterministic time an idle processor polls instead of halting. While it is halted QEMU lets the clock leap to the next
+/// timer, which may be seconds away. That is right for a sleep, but not for a request to virtiofsd: virtiofsd answers in the
+/// time of this host, and starting a program takes a hundred requests. An idle processor that polls spends the wait on a few
+/// instructions, so that the clock does not depend on how soon virtiofsd gets a processor.
+fn kernel_parameters(deterministic: bool) -> String {
+    let idle = if deterministic { " idle=poll" } else { "" };
+    format!("console=ttyS0 quiet panic=-1 reboot=t mitigations=off nokaslr audit=0{idle}")
 }
 
 /// Number of processors that QEMU emulates if `asked` of them run the command.
@@ -111,5 +122,16 @@ fn processors(asked: u32) -> u32 {
     match asked {
         1 => 1,
         several => several + 1,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_idle_processor_polls_in_deterministic_time_only() {
+        assert!(kernel_parameters(true).split(' ').any(|word| word == "idle=poll"));
+        assert!(!kernel_parameters(false).contains("idle="));
     }
 }

@@ -28,7 +28,7 @@ pub(crate) fn until_end(
     let _raw = (config.input == Input::Terminal).then(RawTerminal::enter).flatten();
     let signals = Signals::block().map_err(TestbedError::system("take signals"))?;
     machine.port.set_nonblocking(true).map_err(TestbedError::system("set up the port"))?;
-    let deadline = Instant::now() + config.timeout;
+    let mut deadline = Instant::now() + config.timeout;
     let mut relay = Relay { incoming: Vec::new(), outgoing: Vec::new(), stdin_open: config.input != Input::Null };
     loop {
         let left = deadline.saturating_duration_since(Instant::now());
@@ -49,10 +49,13 @@ pub(crate) fn until_end(
         if ready.port_out {
             relay.flush(&mut machine.port).map_err(TestbedError::system("write to the testbed"))?;
         }
-        if ready.port_in
-            && let Some(outcome) = relay.receive(machine, stdout, stderr)?
-        {
-            return Ok(outcome);
+        if ready.port_in {
+            if let Some(outcome) = relay.receive(machine, stdout, stderr)? {
+                return Ok(outcome);
+            }
+            if config.until_silent {
+                deadline = Instant::now() + config.timeout;
+            }
         }
     }
 }

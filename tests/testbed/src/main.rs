@@ -1,7 +1,8 @@
 //! `testbed-init`: pid 1 of the emulated host. Static, started by the kernel from the initramfs.
 //!
-//! In order: mount the basics, find the port, read the job, load modules, put a throw-away overlay on the host's root
-//! and move into it, mount the rest, run the job's command and relay its output as frames, report its end, power off.
+//! In order: mount the basics, find the port, read the job, load modules and set KVM up, put a throw-away overlay on the
+//! host's root and move into it, mount the rest, run the job's command and relay its output as frames, report its end,
+//! power off.
 //! A failure of its own goes to the port as [`Frame::Failed`], or to the console if there is no port.
 
 mod command;
@@ -53,6 +54,7 @@ fn run_job(reader: File, port: &Port) -> Result<u8> {
     let bytes = std::fs::read(JOB_FILE).map_err(|e| format!("cannot read {JOB_FILE} of the initramfs: {e}"))?;
     let job = Job::decode(&bytes)?;
     setup::load_modules(Path::new(hutch_testbed::MODULE_DIR))?;
+    setup::accept_tsc()?;
     mounts::enter_host_root()?;
     mounts::rest(&job)?;
     setup::settings()?;

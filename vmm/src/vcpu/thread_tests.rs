@@ -10,7 +10,7 @@ use super::*;
 use crate::hv::fake::{FakeHypervisor, Release, Scripted};
 
 /// Far longer than any of these tests takes.
-const TEST_TIMEOUT: Duration = Duration::from_secs(20);
+const TEST_TIMEOUT: Duration = Duration::from_secs(300);
 
 #[derive(Debug)]
 enum Report {

@@ -11,7 +11,7 @@ mod phases;
 use std::io::{self, IsTerminal};
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::PathBuf;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use hutch_agent_proto::ExitStatus;
 use hutch_guest::GuestAssets;
@@ -35,8 +35,6 @@ const TIMED_OUT: u8 = 124;
 const NOT_EXECUTABLE: u8 = 126;
 /// Exit code if the command does not exist.
 const NOT_FOUND: u8 = 127;
-/// Time that a guest has until its agent connects.
-const BOOT_TIMEOUT: Duration = Duration::from_secs(60);
 /// Lines of the guest's console in an error report.
 const CONSOLE_LINES: usize = 20;
 /// Longest console line in an error report, in characters.
@@ -119,7 +117,7 @@ fn task(plan: &RunPlan, layout: layout::Layout, began: Instant) -> io::Result<On
         sandbox: layout.sandbox,
         process,
         fds,
-        boot_timeout: BOOT_TIMEOUT,
+        boot_timeout: plan.boot_timeout,
         timeout: plan.timeout.map(|after| (after, began + after)),
         stop: if writes_disks(plan) { Stop::PowerOff } else { Stop::Flush },
         on_start: Box::new(move || {

@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use super::*;
 use crate::irq::Interrupt;
 
-const TEST_TIMEOUT: Duration = Duration::from_secs(60);
+const TEST_TIMEOUT: Duration = Duration::from_secs(300);
 
 fn slot() -> (Arc<Drive>, BlockSlot, tempfile::TempDir) {
     let drive = Arc::new(Drive::new(None));

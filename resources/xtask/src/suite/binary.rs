@@ -19,9 +19,11 @@ pub(crate) enum Kind {
     EmulatedKvm,
     /// The built program and a `/dev/kvm` that runs a stock guest: the host's, or else the testbed's.
     RealGuest,
+    /// Not a test: an example program, which tests run.
+    Example,
 }
 
-/// A built test binary.
+/// A built test binary or example.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub(crate) struct Binary {
     /// Its source file, from the root of the repository.
@@ -52,7 +54,7 @@ struct Profile {
     test: bool,
 }
 
-/// Builds every test binary of the workspace.
+/// Builds every test binary and every example of the workspace.
 pub(crate) fn build_all() -> Result<Vec<Binary>> {
     setup::ensure(&[Need::Seccomp])?;
     println!("\n    Building all tests");
@@ -70,7 +72,8 @@ pub(crate) fn build_all() -> Result<Vec<Binary>> {
 
 fn binary_of(message: &str, root: &Path) -> Option<Binary> {
     let artifact: Artifact = serde_json::from_str(message).ok()?;
-    if artifact.reason != "compiler-artifact" || !artifact.profile?.test {
+    let example = artifact.target.as_ref()?.kind.iter().any(|kind| kind == "example");
+    if artifact.reason != "compiler-artifact" || !(artifact.profile?.test || example) {
         return None;
     }
     let (target, path) = (artifact.target?, artifact.executable?);
@@ -78,6 +81,7 @@ fn binary_of(message: &str, root: &Path) -> Option<Binary> {
     let name = target.src_path.strip_prefix(root).unwrap_or(&target.src_path).to_string_lossy().into_owned();
     let integration = target.kind.iter().any(|kind| kind == "test");
     let kind = match dir.strip_prefix(root).ok().and_then(Path::to_str) {
+        _ if example => Kind::Example,
         Some("vmm") if integration => Kind::BareMetal,
         Some("tests/e2e") if integration && name.ends_with("/emulated.rs") => Kind::EmulatedKvm,
         Some("tests/e2e") if integration => Kind::RealGuest,
@@ -114,6 +118,7 @@ mod tests {
         assert_eq!(kind("cli", "test"), Some(Kind::Unit));
         let emulated = binary_of(&message_of("tests/e2e", "emulated", "test", true), Path::new("/r"));
         assert_eq!(emulated.map(|b| b.kind), Some(Kind::EmulatedKvm));
+        assert_eq!(binary_of(&message("vmm", "example", false), Path::new("/r")).map(|b| b.kind), Some(Kind::Example));
         let binary = binary_of(&message("vmm", "test", true), Path::new("/r")).unwrap();
         assert_eq!((binary.name.as_str(), binary.dir.as_path()), ("vmm/tests/x.rs", Path::new("/r/vmm")));
     }

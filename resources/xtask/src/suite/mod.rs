@@ -4,12 +4,18 @@ mod binary;
 mod libtest;
 mod report;
 mod run;
+mod speed;
 
 use std::time::Instant;
 
 pub(crate) use binary::{build_all, Binary, Kind};
+#[cfg(test)]
+pub(crate) use libtest::Counts;
+#[cfg(test)]
+pub(crate) use report::End;
 pub(crate) use report::Report;
 pub(crate) use run::{in_testbed, on_host, Plan};
+pub(crate) use speed::slowness;
 
 use crate::{build, Result};
 
@@ -28,6 +34,6 @@ pub(crate) fn doc_tests(report: &mut Report) {
     let begin = Instant::now();
     let mut command = build::cargo();
     command.args(["test", "--quiet", "--workspace", "--doc", "--no-fail-fast"]);
-    let (counts, end) = run::tee(&mut command, run::BINARY_TIMEOUT, &mut std::io::stdout());
+    let (counts, end) = run::tee(&mut command, run::binary_timeout(), &mut std::io::stdout());
     report.binary("documentation examples", counts, end, begin.elapsed());
 }

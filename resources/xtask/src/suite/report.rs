@@ -1,7 +1,7 @@
 //! Collects the results of a run and prints its closing lines.
 
 use std::process::ExitCode;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use serde::{Deserialize, Serialize};
 
@@ -30,9 +30,17 @@ struct Line {
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
 pub(crate) struct Report {
     lines: Vec<Line>,
+    /// The steps of the run and the beginning of each, for the closing table.
+    #[serde(skip)]
+    steps: Vec<(&'static str, Instant)>,
 }
 
 impl Report {
+    /// Begins a step of the run, which ends where the next begins.
+    pub(crate) fn step(&mut self, name: &'static str) {
+        self.steps.push((name, Instant::now()));
+    }
+
     /// Adds a test binary. `counts` come from its closing line; `None` if it printed none.
     ///
     /// A binary that ended badly, or whose exit code contradicts its closing line, counts as one more failure. Otherwise a
@@ -83,18 +91,33 @@ impl Report {
         self.lines.iter().map(|line| line.name.as_str())
     }
 
-    fn total(&self) -> Counts {
+    /// The sum of all results.
+    pub(crate) fn total(&self) -> Counts {
         let mut total = Counts::default();
         self.lines.iter().for_each(|line| total += line.counts);
         total
     }
 
-    /// Prints a line for each part, and the sum as the last line. Returns the exit code.
+    /// A line for each step with its time, longest first.
+    fn times(&self, end: Instant) -> Vec<String> {
+        let ends = self.steps.iter().skip(1).map(|(_, begin)| *begin).chain([end]);
+        let mut steps: Vec<_> = self.steps.iter().zip(ends).map(|((name, begin), end)| (end - *begin, *name)).collect();
+        let Some((_, begin)) = self.steps.first() else { return Vec::new() };
+        steps.sort_by_key(|(time, _)| std::cmp::Reverse(*time));
+        let line = |time: Duration, name| format!("{:>4}:{:02} {name}", time.as_secs() / 60, time.as_secs() % 60);
+        let rows = steps.into_iter().map(|(time, name)| line(time, name));
+        let title = "\nMinutes and seconds of each step:".to_owned();
+        [title].into_iter().chain(rows).chain([line(end - *begin, "together")]).collect()
+    }
+
+    /// Prints a line for each part, the time of each step, and the sum as the last line. Returns the exit code.
     pub(crate) fn close(&self) -> ExitCode {
         println!("\nResults:");
         for line in &self.lines {
             println!("{}", line.text());
         }
+        let end = Instant::now();
+        self.times(end).iter().for_each(|line| println!("{line}"));
         let total = self.total();
         println!("\n{} passed, {} failed, {} skipped", total.passed, total.failed, total.skipped);
         if total.failed == 0 && total.passed > 0 {
@@ -149,6 +172,16 @@ mod tests {
         let failing = Counts { failed: 2, ..GOOD };
         assert_eq!(totals(Some(failing), End::Failures).failed, 2);
         assert_eq!(totals(Some(failing), End::Good).failed, 3);
+    }
+
+    #[test]
+    fn the_times_of_all_steps_add_up() {
+        let mut report = Report::default();
+        assert!(report.times(Instant::now()).is_empty());
+        let begin = Instant::now();
+        report.steps = vec![("short", begin), ("long", begin + Duration::from_secs(5))];
+        let times = report.times(begin + Duration::from_secs(65));
+        assert_eq!(times[1..], ["   1:00 long", "   0:05 short", "   1:05 together"]);
     }
 
     #[test]

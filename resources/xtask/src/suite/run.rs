@@ -12,11 +12,17 @@ use serde::{Deserialize, Serialize};
 
 use super::libtest::{closing_line, listed, says_skipped, Counts};
 use super::report::{End, Report};
-use super::Binary;
+use super::{speed, Binary};
 use crate::Result;
 
-/// Limit for one test binary. It is far longer than a good run, and shorter than the CI's own limit.
+/// Limit for one test binary on the machine that runs CI, if that does nothing else: far longer than a good run, and shorter
+/// than CI's own limit.
 pub(crate) const BINARY_TIMEOUT: Duration = Duration::from_secs(25 * 60);
+
+/// Limit for one test binary on this machine, as busy as it is now.
+pub(crate) fn binary_timeout() -> Duration {
+    BINARY_TIMEOUT.mul_f64(speed::slowness())
+}
 
 /// Test binaries and the way to run them.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -28,6 +34,10 @@ pub(crate) struct Plan {
     pub(crate) skip: Option<String>,
     /// Number of times to run each binary.
     pub(crate) repeat: u32,
+    /// Limit for each run of a binary.
+    pub(crate) limit: Duration,
+    /// Names of the runs that are over, if a plan goes on in another machine.
+    pub(crate) done: Vec<String>,
     /// Run one test at a time, because the tests measure or change the machine.
     pub(crate) serial: bool,
     /// Suffix of each name in the report.
@@ -46,6 +56,8 @@ impl Plan {
             only: only.map(str::to_owned),
             skip: None,
             repeat: 1,
+            limit: binary_timeout(),
+            done: Vec::new(),
             serial: false,
             label: String::new(),
             env: Vec::new(),
@@ -69,6 +81,11 @@ impl Plan {
     fn name(&self, binary: &Binary, round: u32) -> String {
         let round = if self.repeat > 1 { format!(", round {}", round + 1) } else { String::new() };
         format!("{}{}{round}", binary.name, self.label)
+    }
+
+    /// The first run that is not over.
+    pub(crate) fn next(&self) -> Option<String> {
+        self.names().find(|name| !self.done.contains(name))
     }
 
     /// Every name that this plan reports.
@@ -98,9 +115,12 @@ pub(crate) fn on_host(plan: &Plan, report: &mut Report) {
     for round in 0..plan.repeat {
         for binary in &plan.binaries {
             let name = plan.name(binary, round);
+            if plan.done.contains(&name) {
+                continue;
+            }
             println!("\n     Running {name}");
             let begin = Instant::now();
-            let (counts, end) = tee(&mut plan.command(binary), BINARY_TIMEOUT, &mut io::stdout());
+            let (counts, end) = tee(&mut plan.command(binary), plan.limit, &mut io::stdout());
             report.binary(&name, counts, end, begin.elapsed());
             if let Some(path) = &plan.results {
                 // If this fails, the waiting process reports the missing results.
@@ -237,9 +257,35 @@ mod tests {
 
     #[test]
     fn a_hang_is_stopped_with_all_its_children() {
-        let begin = Instant::now();
-        let (_, end) = run("sleep 100 & sleep 100", Duration::from_millis(200));
+        let dir = std::env::temp_dir().join(format!("hutch-xtask-hang-{}", std::process::id()));
+        fs::create_dir_all(&dir).unwrap();
+        let script = format!("sleep 1000 & echo $! > {}/pid; wait", dir.display());
+        let (_, end) = run(&script, Duration::from_secs(5));
         assert!(matches!(end, End::Bad(why) if why.contains("stopped")));
-        assert!(begin.elapsed() < Duration::from_secs(20));
+        let pid = fs::read_to_string(dir.join("pid")).unwrap();
+        fs::remove_dir_all(&dir).unwrap();
+        // The kernel has sent the signal; the process ends some time after.
+        let path = format!("/proc/{}/stat", pid.trim());
+        while fs::read_to_string(&path).is_ok_and(|stat| !stat.contains(") Z ")) {
+            std::thread::sleep(Duration::from_millis(5));
+        }
+    }
+
+    #[test]
+    fn a_plan_goes_on_after_what_is_done() {
+        let binary = |name: &str| Binary {
+            name: name.to_owned(),
+            kind: super::super::Kind::Unit,
+            path: "/bin/true".into(),
+            dir: "/".into(),
+        };
+        let mut plan = Plan { repeat: 2, ..Plan::new(vec![binary("a"), binary("b")], None) };
+        plan.done = vec!["a, round 1".to_owned()];
+        assert_eq!(plan.next().as_deref(), Some("b, round 1"));
+        let mut report = Report::default();
+        on_host(&plan, &mut report);
+        assert_eq!(report.names().collect::<Vec<_>>(), ["b, round 1", "a, round 2", "b, round 2"]);
+        plan.done.extend(report.names().map(str::to_owned));
+        assert_eq!(plan.next(), None);
     }
 }

@@ -12,7 +12,7 @@ use hutch_agent_proto::*;
 use tempfile::TempDir;
 
 /// Longer than any step here takes, so that a hang fails the test instead of hanging it.
-pub const TEST_TIMEOUT: Duration = Duration::from_secs(60);
+pub const TEST_TIMEOUT: Duration = Duration::from_secs(300);
 
 /// Whether the tests run as root; some need that.
 pub fn is_root() -> bool {

@@ -150,7 +150,7 @@ impl Stage {
         Options {
             lock_timeout: Duration::from_secs(60),
             list_lock_timeout: Duration::from_millis(100),
-            boot_timeout: Duration::from_secs(20),
+            boot_timeout: Duration::from_secs(120),
             stop_timeout: Duration::from_millis(100),
             power_off_timeout: Duration::from_millis(500),
             agent_timeout: Duration::from_millis(

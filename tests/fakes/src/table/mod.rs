@@ -1,7 +1,7 @@
 //! The contract's tables as one set of cases, for fakes and real machines alike.
 //!
-//! [`covering_walk`] is a walk of calls that comes through every cell of the two matrices of §3 of the pod contract
-//! (each verb in each state of pod and container, with processes that have ended unseen, and with what does not exist),
+//! [`covering_walk`] (in parts: [`covering_walks`]) is a walk of calls that comes through every cell of the two
+//! matrices of §3 of the pod contract (each verb in each state of pod and container, with processes that have ended unseen, and with what does not exist),
 //! as far as a walk can get there. [`Step::all`] is what random walks are made of. [`Walk`] performs steps on a
 //! [`Subject`] and compares each answer, and whatever a list shows, with the contract.
 
@@ -9,7 +9,7 @@ mod cover;
 mod model;
 
 use cover::cell;
-pub use cover::covering_walk;
+pub use cover::{covering_walk, covering_walks};
 pub use model::{Outcome, Step, CONTAINERS, PODS};
 
 use model::{expect, shown, Model, Shown};

@@ -7,13 +7,27 @@ use std::path::PathBuf;
 use hutch_agent_proto::{Request, Response, StdStream};
 use serde_json::{json, Value};
 
-use crate::support::{Control, Guest};
+use crate::support::{skip, Control, Guest};
 
 /// Programs of busybox that the tests use.
 const APPLETS: [&str; 25] = [
     "sh", "cat", "echo", "ls", "hostname", "sleep", "true", "id", "env", "pwd", "ps", "grep", "head", "stty", "tail",
     "dd", "kill", "seq", "touch", "test", "mkdir", "tr", "tty", "wc", "yes",
 ];
+
+/// An agent, or none outside of the testbed: the agent mounts a cgroup2 hierarchy over `/sys/fs/cgroup` and leaves it there, with
+/// its groups, which only a machine that ends with the tests can bear.
+pub fn guest() -> Option<Guest> {
+    if std::env::var_os("HUTCH_TESTBED").is_some_and(|value| value == "1") {
+        return Some(Guest::start());
+    }
+    let test = std::thread::current().name().unwrap_or("a test").to_owned();
+    skip(
+        &test,
+        "it changes the control groups of its host, so it runs in the testbed only: cargo xtask testbed --always",
+    );
+    None
+}
 
 /// A root file system of Debian's busybox-static in the guest's directory.
 pub fn rootfs(guest: &Guest) -> PathBuf {
