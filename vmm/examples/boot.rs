@@ -9,7 +9,7 @@ use std::time::Duration;
 use hutch_agent_proto::error_chain;
 use hutch_vmm::config::{
     BlockConfig, BootProtocol, ConsoleLevel, ConsoleOutput, DeviceDiscovery, ImageLoading, MemoryBacking, ShareConfig,
-    VsockConfig,
+    SharePolicy, VsockConfig,
 };
 use hutch_vmm::{Machine, MachineConfig};
 
@@ -87,6 +87,7 @@ fn options() -> Result<Options, String> {
                     path: path.into(),
                     read_only: false,
                     only: None,
+                    policy: SharePolicy::default(),
                 });
             }
             "--vsock" => config.vsock = Some(VsockConfig { guest_cid: number(value()?)? }),

@@ -258,6 +258,36 @@ pub struct ShareConfig {
     /// Shares only this file of the directory.
     #[serde(default)]
     pub only: Option<OsString>,
+    /// What the guest's kernel caches, and the power that files of the guest have on the host.
+    #[serde(default)]
+    pub policy: SharePolicy,
+}
+
+/// What a share may do beyond reading and writing.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SharePolicy {
+    /// What the guest's kernel caches.
+    #[serde(default)]
+    pub cache: ShareCache,
+    /// Drops set-id bits of files that the guest makes or changes, and refuses `security.*` attributes: for directories
+    /// of the host that others use too.
+    #[serde(default)]
+    pub strip_privileges: bool,
+    /// Lets the guest use `trusted.*` attributes.
+    #[serde(default)]
+    pub trusted_xattrs: bool,
+}
+
+/// What the guest's kernel caches of a share.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub enum ShareCache {
+    /// Nothing: every look-up, read and write goes to the host.
+    None,
+    /// Names and attributes for a second, contents until a file is opened again.
+    #[default]
+    Auto,
+    /// Everything, without a time limit: for directories that only this guest changes.
+    Always,
 }
 
 /// The virtio socket device.

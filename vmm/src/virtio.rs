@@ -9,7 +9,7 @@ use std::os::fd::{FromRawFd, OwnedFd};
 use std::sync::Arc;
 
 use hutch_devices::virtio::block::{self, Block, BlockSlot};
-use hutch_devices::virtio::fs::{Fs, FsDeviceConfig, FsError};
+use hutch_devices::virtio::fs::{Fs, FsCache, FsDeviceConfig, FsError, FsPrivileges};
 use hutch_devices::virtio::mem::{Mem, MemHandle};
 use hutch_devices::virtio::net::{self, Net, Tap};
 use hutch_devices::virtio::rng::Rng;
@@ -17,7 +17,7 @@ use hutch_devices::virtio::vsock::{self, Vsock, VsockHandle};
 use hutch_devices::GuestRam;
 
 use crate::attach::{AttachError, Devices};
-use crate::config::{slot_id, BlockConfig, MachineConfig, NetConfig, ShareConfig, TapSource};
+use crate::config::{slot_id, BlockConfig, MachineConfig, NetConfig, ShareCache, ShareConfig, TapSource};
 use crate::hv::Vm;
 use crate::pluggable_ram::PluggableRam;
 
@@ -82,8 +82,21 @@ fn block(config: &BlockConfig) -> Result<Block, block::BlockError> {
 }
 
 fn share(config: &ShareConfig) -> Result<Fs, FsError> {
-    let ShareConfig { id, tag, path, read_only, only } = config.clone();
-    Fs::new(FsDeviceConfig { id, tag, path, read_only, single_file: only, ..FsDeviceConfig::default() })
+    let ShareConfig { id, tag, path, read_only, only, policy } = config.clone();
+    Fs::new(FsDeviceConfig {
+        id,
+        tag,
+        path,
+        read_only,
+        single_file: only,
+        cache: match policy.cache {
+            ShareCache::None => FsCache::Never,
+            ShareCache::Auto => FsCache::Auto,
+            ShareCache::Always => FsCache::Always,
+        },
+        privileges: if policy.strip_privileges { FsPrivileges::Strip } else { FsPrivileges::Keep },
+        trusted_xattrs: policy.trusted_xattrs,
+    })
 }
 
 fn net(config: &NetConfig) -> Result<Net, AttachError> {

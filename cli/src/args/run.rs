@@ -20,8 +20,9 @@ pub struct RunArgs {
     /// Keep writes to the root file system in guest memory and discard them at the end; DIR or IMAGE stays unchanged
     #[arg(long, help_heading = "File systems")]
     pub rootfs_overlay: bool,
-    /// Mount a directory or file of this host in the guest; SRC without a `/` names a volume
-    #[arg(short = 'v', long = "volume", value_name = "SRC:DST[:ro]", help_heading = "File systems")]
+    /// Mount a directory or file of this host in the guest; SRC without a `/` names a volume. OPTIONS, with commas: ro;
+    /// cache=none, auto or always; suid=keep or strip; trusted=on or off
+    #[arg(short = 'v', long = "volume", value_name = "SRC:DST[:OPTIONS]", help_heading = "File systems")]
     pub volumes: Vec<OsString>,
     /// Mount an empty tmpfs, which takes guest memory
     #[arg(long, value_name = "DST[:OPTIONS]", help_heading = "File systems")]

@@ -44,8 +44,12 @@ pub enum ResolveError {
     #[error("--append: {0:?} has no name before the `=`")]
     AppendWithoutKey(String),
 
-    #[error("-v {0:?}: give SRC:DST or SRC:DST:ro")]
+    #[error("-v {0:?}: give SRC:DST or SRC:DST:OPTIONS")]
     VolumeSyntax(OsString),
+    #[error("-v: {0:?} is not an option of a volume; give ro, rw, cache=none|auto|always, suid=keep|strip or trusted=on|off")]
+    VolumeOption(String),
+    #[error("-v: {0:?} is for hutch run: all containers of a pod are in one share of the host. Give it to a volume of the pod in its configuration file")]
+    VolumeOptionOfPod(String),
     #[error("-v: source {}", .path.display())]
     VolumeSource { path: PathBuf, source: io::Error },
     #[error("-v: source {} is neither a directory nor a file", .0.display())]

@@ -8,6 +8,7 @@ use std::os::unix::fs::FileTypeExt;
 use std::path::{Component, Path, PathBuf};
 
 use hutch_runtime::VolumeName;
+use hutch_vmm::config::{ShareCache, SharePolicy};
 
 use super::error::ResolveError;
 use super::values::utf8;
@@ -24,6 +25,10 @@ pub struct Volume {
     /// Normalised absolute path in the guest.
     pub target: String,
     pub read_only: bool,
+    /// What the guest caches, and the power of its files on the host.
+    pub policy: SharePolicy,
+    /// The options that set the policy, as they were given.
+    pub policy_options: Vec<String>,
 }
 
 /// An in-memory file system in the guest.
@@ -43,33 +48,67 @@ pub struct Disk {
 }
 
 impl Volume {
-    /// `SRC:DST[:ro|rw]`. A source without a slash names a volume, as with other container engines.
+    /// `SRC:DST[:OPTION,…]`. A source without a slash names a volume, as with other container engines.
     pub fn parse(text: &OsStr) -> Result<Self, ResolveError> {
         let syntax = || ResolveError::VolumeSyntax(text.to_owned());
-        let (rest, read_only) = strip_mode(text.as_bytes());
+        let (rest, options) = split_options(text.as_bytes());
         let colon = rest.iter().rposition(|b| *b == b':').ok_or_else(syntax)?;
         let (source, target) = (&rest[..colon], &rest[colon + 1..]);
         if source.is_empty() || target.is_empty() {
             return Err(syntax());
         }
-        if !source.contains(&b'/') && !source.starts_with(b".") {
-            let name = VolumeName::new(utf8("-v name", OsStr::from_bytes(source))?)?;
-            let target = destination(utf8("-v destination", OsStr::from_bytes(target))?)?;
-            return Ok(Self { name: Some(name), source: PathBuf::new(), is_file: false, target, read_only });
+        let target = destination(utf8("-v destination", OsStr::from_bytes(target))?)?;
+        let is_named = !source.contains(&b'/') && !source.starts_with(b".");
+        let mut this = Self {
+            name: None,
+            source: PathBuf::new(),
+            is_file: false,
+            target,
+            read_only: false,
+            // Others of the host may use a directory of the host; a volume is hutch's.
+            policy: SharePolicy { strip_privileges: !is_named, ..SharePolicy::default() },
+            policy_options: Vec::new(),
+        };
+        for option in utf8("-v options", OsStr::from_bytes(options))?.split(',').filter(|option| !option.is_empty()) {
+            this.set(option).ok_or_else(|| ResolveError::VolumeOption(option.to_owned()))?;
+        }
+        if is_named {
+            this.name = Some(VolumeName::new(utf8("-v name", OsStr::from_bytes(source))?)?);
+            return Ok(this);
         }
         let path = PathBuf::from(OsStr::from_bytes(source));
         let fail = |source| ResolveError::VolumeSource { path: path.clone(), source };
-        let real = path.canonicalize().map_err(fail)?;
-        let kind = real.metadata().map_err(fail)?.file_type();
+        this.source = path.canonicalize().map_err(fail)?;
+        let kind = this.source.metadata().map_err(fail)?.file_type();
         if !kind.is_dir() && !kind.is_file() {
             return Err(ResolveError::VolumeSourceKind(path));
         }
         if kind.is_file() {
             // The agent receives the name, to bind the file.
-            utf8("-v file name", real.file_name().unwrap_or_default())?;
+            utf8("-v file name", this.source.file_name().unwrap_or_default())?;
         }
-        let target = destination(utf8("-v destination", OsStr::from_bytes(target))?)?;
-        Ok(Self { name: None, source: real, is_file: kind.is_file(), target, read_only })
+        this.is_file = kind.is_file();
+        Ok(this)
+    }
+
+    /// Sets an option. `None` if there is no such option.
+    fn set(&mut self, option: &str) -> Option<()> {
+        match option {
+            "ro" | "rw" => {
+                self.read_only = option == "ro";
+                return Some(());
+            }
+            "cache=none" => self.policy.cache = ShareCache::None,
+            "cache=auto" => self.policy.cache = ShareCache::Auto,
+            "cache=always" => self.policy.cache = ShareCache::Always,
+            "suid=keep" => self.policy.strip_privileges = false,
+            "suid=strip" => self.policy.strip_privileges = true,
+            "trusted=on" => self.policy.trusted_xattrs = true,
+            "trusted=off" => self.policy.trusted_xattrs = false,
+            _ => return None,
+        }
+        self.policy_options.push(option.to_owned());
+        Some(())
     }
 }
 
@@ -117,6 +156,17 @@ fn strip_mode(text: &[u8]) -> (&[u8], bool) {
     match text.strip_suffix(b":ro") {
         Some(rest) => (rest, true),
         None => (text.strip_suffix(b":rw").unwrap_or(text), false),
+    }
+}
+
+/// Splits the options off a volume. A destination begins with a slash, options do not.
+fn split_options(text: &[u8]) -> (&[u8], &[u8]) {
+    match text.iter().rposition(|b| *b == b':') {
+        // Without another colon it is a destination that is not absolute.
+        Some(colon) if text[..colon].contains(&b':') && text.get(colon + 1).is_some_and(|b| *b != b'/') => {
+            (&text[..colon], &text[colon + 1..])
+        }
+        _ => (text, &[]),
     }
 }
 

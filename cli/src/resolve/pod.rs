@@ -239,6 +239,9 @@ fn container(
     mounts::check_destinations(&volumes, &tmpfs)?;
     let mut all = Vec::new();
     for volume in volumes {
+        if let Some(option) = volume.policy_options.into_iter().next() {
+            return Err(ResolveError::VolumeOptionOfPod(option));
+        }
         let mode = if volume.read_only { "ro" } else { "rw" };
         let (kind, source, options) = match &volume.name {
             Some(name) => ("volume", name.as_str(), vec![mode]),

@@ -4,11 +4,12 @@ use std::ffi::{OsStr, OsString};
 use std::fs;
 use std::os::unix::ffi::OsStringExt;
 use std::os::unix::net::UnixListener;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use clap::Parser;
 use hutch_guest::{KernelChoice, DEFAULT_DIR};
+use hutch_vmm::config::{ShareCache, SharePolicy};
 use tempfile::TempDir;
 
 use super::*;
@@ -85,6 +86,26 @@ fn defaults() {
     assert_eq!((plan.tap, plan.timeout, plan.console), (None, None, None));
 }
 
+fn volume(source: PathBuf, is_file: bool, target: &str, read_only: bool) -> Volume {
+    let policy = SharePolicy { strip_privileges: true, ..SharePolicy::default() };
+    Volume { name: None, source, is_file, target: target.into(), read_only, policy, policy_options: Vec::new() }
+}
+
+#[test]
+fn options_of_volumes_set_the_policy_of_the_share() {
+    let policy = |text: &str| {
+        let volume = resolve(&["-v", text]).unwrap().volumes.remove(0);
+        (volume.read_only, volume.policy)
+    };
+    let strip = SharePolicy { strip_privileges: true, ..SharePolicy::default() };
+    assert_eq!(policy("@/sub:/x"), (false, strip), "directories of the host");
+    assert_eq!(policy("named:/x"), (false, SharePolicy::default()), "hutch's own");
+    assert_eq!(policy("@/sub:/x:rw,cache=none"), (false, SharePolicy { cache: ShareCache::None, ..strip }));
+    let all = SharePolicy { cache: ShareCache::Always, strip_privileges: false, trusted_xattrs: true };
+    assert_eq!(policy("@/sub:/x:ro,cache=always,suid=keep,trusted=on"), (true, all));
+    assert_eq!(policy("named:/x:suid=strip,trusted=off,cache=auto"), (false, strip));
+}
+
 #[test]
 fn everything_at_once() {
     let dir = directory();
@@ -98,13 +119,7 @@ fn everything_at_once() {
     assert_eq!((plan.cpus, plan.memory_mib), (4, 1024));
     let env: Vec<_> = plan.process.env.iter().map(|(n, v)| format!("{n}={v}")).collect();
     assert_eq!(env[1..], ["A=b=c", "LANG=C", "EMPTY="]);
-    assert_eq!(
-        plan.volumes,
-        [
-            Volume { name: None, source: at("sub"), is_file: false, target: "/data/x".into(), read_only: true },
-            Volume { name: None, source: at("file"), is_file: true, target: "/etc/f".into(), read_only: false },
-        ]
-    );
+    assert_eq!(plan.volumes, [volume(at("sub"), false, "/data/x", true), volume(at("file"), true, "/etc/f", false),]);
     assert_eq!(plan.tmpfs, [Tmpfs { target: "/t".into(), options: vec!["size=1m".into(), "mode=700".into()] }]);
     assert_eq!((plan.name.as_str(), plan.hostname.as_str()), ("n1", "n1"));
     assert_eq!(plan.append, ["quiet", "a=b"]);
@@ -164,6 +179,8 @@ fn every_mistake_has_its_own_message() {
         ("-v @/sub", "SRC:DST"),
         ("-v :/x", "SRC:DST"),
         ("-v @/sub:", "SRC:DST"),
+        ("-v @/sub:/x:cache=some", "\"cache=some\" is not an option"),
+        ("-v @/sub:/x:ro,fast", "\"fast\" is not an option"),
         ("-v @/none:/x", "-v: source"),
         ("-v @/socket:/x", "neither a directory nor a file"),
         ("-v @/sub:relative", "must be an absolute path"),

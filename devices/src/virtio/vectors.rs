@@ -121,6 +121,15 @@ impl<'a> WriteVectors<'a> {
             unsafe { libc::pwritev(fd, vectors, count, offset) }
         })
     }
+
+    /// Does the same as [`Self::pwritev`] with flags of `pwritev2(2)`, such as `RWF_APPEND`.
+    pub fn pwritev2(&mut self, fd: impl AsFd, offset: u64, flags: libc::c_int) -> io::Result<usize> {
+        let offset = file_offset(offset)?;
+        self.0.call(fd.as_fd(), |fd, vectors, count| {
+            // SAFETY: as for writev.
+            unsafe { libc::pwritev2(fd, vectors, count, offset, flags) }
+        })
+    }
 }
 
 /// At most [`MAX_SEGMENTS`] vectors. Further ones are left out, which only makes the system call shorter.

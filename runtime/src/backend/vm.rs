@@ -7,6 +7,7 @@ use serde::{Deserialize, Serialize};
 
 use super::{BackendError, BackendResult};
 use crate::process::ProcessIdentity;
+use crate::spec::{CacheMode, SetIds};
 use crate::store::VmRecord;
 
 /// Mount tag of the directory shared for the pod's containers.
@@ -34,6 +35,14 @@ pub struct Share {
     pub path: PathBuf,
     /// The guest cannot write to it.
     pub read_only: bool,
+    /// What the guest's kernel caches.
+    #[serde(default)]
+    pub cache: CacheMode,
+    /// Set-id bits and file capabilities of the guest's files.
+    pub suid: SetIds,
+    /// The guest may use `trusted.*` attributes.
+    #[serde(default)]
+    pub trusted: bool,
 }
 
 /// A disk.

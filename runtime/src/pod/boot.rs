@@ -14,7 +14,7 @@ use crate::network::{guest_network, Endpoint, EndpointKind};
 use crate::pod::{guarded, OpenPod};
 use crate::process::ProcessIdentity;
 use crate::spec::oci::{BUNDLE_KEY, GUEST_SHARED_DIR};
-use crate::spec::Bridge;
+use crate::spec::{Bridge, CacheMode, SetIds};
 use crate::store::{AgentRecord, NetworkRecord, VmRecord};
 use crate::undo::Undo;
 
@@ -248,11 +248,22 @@ impl OpenPod<'_> {
     fn machine_spec(&self, endpoints: &[Endpoint]) -> VmSpec {
         let machine = &self.config.hypervisor;
         let hotplug = self.sandbox.backends.vm.capabilities().cpu_hotplug;
-        let shared = Share { tag: SHARED_TAG.into(), path: self.dirs.shared_dir(), read_only: false };
+        let shared = Share {
+            tag: SHARED_TAG.into(),
+            path: self.dirs.shared_dir(),
+            read_only: false,
+            cache: CacheMode::Auto,
+            // The roots of containers are in it: programs such as sudo need their set-id bits.
+            suid: SetIds::Keep,
+            trusted: false,
+        };
         let volumes = self.config.volumes.iter().map(|volume| Share {
             tag: volume.tag.clone(),
             path: volume.path.clone(),
             read_only: volume.read_only,
+            cache: volume.cache,
+            suid: volume.suid,
+            trusted: volume.trusted,
         });
         let nets = endpoints.iter().enumerate().filter_map(|(index, endpoint)| match &endpoint.kind {
             EndpointKind::Tap { tap, .. } => Some(NetDevice {

@@ -51,7 +51,7 @@ pub use pod::{AgentConfig, PodConfig, ProxyConfig, ShimConfig, VmResources, MAX_
 pub use seccomp::{Seccomp, SeccompAction, SeccompArg, SeccompFlag, SeccompOperator, SeccompProfile, SeccompRule};
 pub use signal::parse_signal;
 pub use status::{ContainerStatus, Exit, PodStatus};
-pub use volume::Volume;
+pub use volume::{CacheMode, SetIds, Volume};
 
 pub(crate) use device::device_id;
 

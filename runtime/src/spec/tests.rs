@@ -305,7 +305,14 @@ fn p_188_a_bridge_has_thirty_slots_that_survive_a_reload() {
 #[test]
 fn volumes_of_a_pod_are_checked() {
     let with = |tag: &str, path: &str| PodConfig {
-        volumes: vec![Volume { tag: tag.into(), path: path.into(), read_only: false }],
+        volumes: vec![Volume {
+            tag: tag.into(),
+            path: path.into(),
+            read_only: false,
+            cache: CacheMode::Auto,
+            suid: SetIds::Strip,
+            trusted: false,
+        }],
         ..pod()
     };
     with("data", "/srv").complete().unwrap();
@@ -315,6 +322,21 @@ fn volumes_of_a_pod_are_checked() {
     let mut twice = with("data", "/srv");
     twice.volumes.push(twice.volumes[0].clone());
     assert_eq!(kind(twice.complete()), ErrorKind::InvalidConfig);
+}
+
+#[test]
+fn a_volume_of_the_host_strips_power_and_caches_for_a_second_unless_it_says_otherwise() {
+    let read = |text: &str| from_toml::<PodConfig>(&format!("id = 'p'\n[[volumes]]\ntag = 't'\npath = '/x'\n{text}"));
+    let policy = |text: &str| {
+        let volume = read(text).unwrap().volumes.remove(0);
+        (volume.cache, volume.suid, volume.trusted)
+    };
+    assert_eq!(policy(""), (CacheMode::Auto, SetIds::Strip, false));
+    assert_eq!(policy("cache = 'none'\nsuid = 'keep'\ntrusted = true"), (CacheMode::None, SetIds::Keep, true));
+    assert_eq!(policy("cache = 'always'").0, CacheMode::Always);
+    for wrong in ["cache = 'some'", "suid = 'on'", "trusted = 'on'"] {
+        assert_eq!(kind(read(wrong)), ErrorKind::InvalidConfig, "{wrong}");
+    }
 }
 
 #[test]

@@ -16,4 +16,37 @@ pub struct Volume {
     /// The guest cannot write to it.
     #[serde(default)]
     pub read_only: bool,
+    /// What the guest's kernel caches of it.
+    #[serde(default)]
+    pub cache: CacheMode,
+    /// Set-id bits and file capabilities of files that the guest makes or changes.
+    #[serde(default)]
+    pub suid: SetIds,
+    /// The guest may use `trusted.*` attributes.
+    #[serde(default)]
+    pub trusted: bool,
+}
+
+/// What the guest's kernel caches of a shared directory.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum CacheMode {
+    /// Nothing: every look-up, read and write goes to the host.
+    None,
+    /// Names and attributes for a second, contents until a file is opened again.
+    #[default]
+    Auto,
+    /// Everything, without a time limit: for directories that only this guest changes.
+    Always,
+}
+
+/// The power on the host of files in a shared directory.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum SetIds {
+    /// Set-id bits and `security.*` attributes are stored as the guest sets them.
+    Keep,
+    /// Files that the guest makes or changes get neither.
+    #[default]
+    Strip,
 }

@@ -8,13 +8,14 @@ use std::time::{Duration, Instant};
 
 use hutch_agent_proto::{Deadline, HOST_PORT};
 use hutch_vmm::config::{
-    BlockConfig, ConsoleConfig, ConsoleLevel, ConsoleOutput, MemoryBacking, MemoryConfig, NetConfig, ShareConfig,
-    TapSource, VsockConfig, GROWTH_STEP_MIB, GROWTH_THRESHOLD_MIB,
+    BlockConfig, ConsoleConfig, ConsoleLevel, ConsoleOutput, MemoryBacking, MemoryConfig, NetConfig, ShareCache,
+    ShareConfig, SharePolicy, TapSource, VsockConfig, GROWTH_STEP_MIB, GROWTH_THRESHOLD_MIB,
 };
 use hutch_vmm::footprint::{drop_program_pages, ProgramPages};
 use hutch_vmm::{BlockSlot, Machine, MachineConfig, MachineExit, MemHandle};
 
 use crate::backend::{BackendError, BackendResult, BlockDevice, VmReply, VmRequest, VmSpec, VmState};
+use crate::spec::{CacheMode, SetIds};
 use crate::sync;
 use hutch_agent_proto::error_chain;
 
@@ -303,6 +304,15 @@ fn machine_config(spec: &VmSpec) -> BackendResult<MachineConfig> {
         path: share.path.clone(),
         read_only: share.read_only,
         only: None,
+        policy: SharePolicy {
+            cache: match share.cache {
+                CacheMode::None => ShareCache::None,
+                CacheMode::Auto => ShareCache::Auto,
+                CacheMode::Always => ShareCache::Always,
+            },
+            strip_privileges: share.suid == SetIds::Strip,
+            trusted_xattrs: share.trusted,
+        },
     };
     config.shares = spec.shares.iter().enumerate().map(share).collect();
     for net in &spec.nets {
@@ -385,12 +395,21 @@ mod tests {
             memory_mib: 64,
             vcpus: 2,
             block_slots: 3,
-            shares: vec![Share { tag: "hutchShared".into(), path: "/s".into(), read_only: false }],
+            shares: vec![Share {
+                tag: "hutchShared".into(),
+                path: "/s".into(),
+                read_only: false,
+                cache: CacheMode::Always,
+                suid: SetIds::Strip,
+                trusted: true,
+            }],
             nets: vec![NetDevice { id: "net0".into(), tap: "t".into(), mac: "02:00:00:00:00:0a".into(), mtu: 1400 }],
             ..VmSpec::default()
         };
         let config = machine_config(&spec).unwrap();
         assert_eq!(config.cmdline, ["root=/dev/vda", "ro", "ro=no", "quiet"]);
+        let policy = SharePolicy { cache: ShareCache::Always, strip_privileges: true, trusted_xattrs: true };
+        assert_eq!((config.shares[0].tag.as_str(), config.shares[0].policy), ("hutchShared", policy));
         assert_eq!((config.vcpus, config.memory.size_mib, config.block_slots), (2, 64, 3));
         assert_eq!((config.nets[0].mac, config.nets[0].mtu), ([2, 0, 0, 0, 0, 10], Some(1400)));
         assert_eq!((config.shares[0].tag.as_str(), config.blocks[0].read_only), ("hutchShared", true));

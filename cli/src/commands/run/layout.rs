@@ -10,7 +10,8 @@ use std::path::Path;
 
 use hutch_agent_proto::{GuestMount, SandboxSpec};
 use hutch_vmm::config::{
-    BlockConfig, ConsoleConfig, ConsoleLevel, ConsoleOutput, NetConfig, ShareConfig, TapSource, VsockConfig,
+    BlockConfig, ConsoleConfig, ConsoleLevel, ConsoleOutput, NetConfig, ShareConfig, SharePolicy, TapSource,
+    VsockConfig,
 };
 use hutch_vmm::MachineConfig;
 
@@ -74,7 +75,9 @@ fn add_root(plan: &RunPlan, machine: &mut MachineConfig) -> Vec<GuestMount> {
     let (id, path) = (ROOT_TAG.to_owned(), plan.rootfs.path().to_owned());
     match &plan.rootfs {
         RootSource::Directory(_) => {
-            machine.shares.push(ShareConfig { id, tag: ROOT_TAG.into(), path, read_only, only: None });
+            // The guest's own: programs such as sudo need their set-id bits.
+            let policy = SharePolicy::default();
+            machine.shares.push(ShareConfig { id, tag: ROOT_TAG.into(), path, read_only, only: None, policy });
             root_mounts(plan.root_mode, ROOT_TAG, "virtiofs")
         }
         RootSource::Disk { fstype, .. } => {
@@ -124,7 +127,8 @@ fn add_volumes(plan: &RunPlan, machine: &mut MachineConfig, mounts: &mut Vec<Gue
                 mount(&format!("{mount_point}/{name}"), &volume.target, "bind", options)
             }
         });
-        machine.shares.push(ShareConfig { id: tag.clone(), tag, path, read_only: volume.read_only, only });
+        let (read_only, policy) = (volume.read_only, volume.policy);
+        machine.shares.push(ShareConfig { id: tag.clone(), tag, path, read_only, only, policy });
     }
     // Mount outer directories first, or they would hide inner ones.
     inside.sort_by_key(|mount| mount.target.matches('/').count());

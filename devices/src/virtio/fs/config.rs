@@ -5,15 +5,14 @@ use std::io;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use fuse_backend_rs::passthrough::CachePolicy;
-
 use super::privileges::FsPrivileges;
 
 /// Length of the tag in configuration space, in bytes (VIRTIO 1.2, 5.11.4).
 pub const TAG_MAX: usize = 36;
 
-/// Recommended `RLIMIT_NOFILE` of a process that shares a directory: every file that the guest's kernel caches takes a
-/// file descriptor. With a lower limit, a guest that walks a large tree gets `ENFILE` early. The rest of the process
+/// Recommended `RLIMIT_NOFILE` of a process that shares directories: each file that the guest has open takes a
+/// descriptor. A quarter of the limit, at most 8,192, keeps files open that are not open in the guest, which saves work.
+/// With a lower limit a guest gets `ENFILE` for fewer open files; trees of any size can be walked. The rest of the process
 /// keeps its descriptors in any case.
 pub const OPEN_FILES_WANTED: u64 = 1 << 20;
 
@@ -27,7 +26,8 @@ pub enum FsCache {
     /// Caches everything without a time limit, including names that do not exist. For directories that only this guest
     /// changes.
     Always,
-    /// Caches nothing. Shared writable memory maps of files do not work.
+    /// Caches nothing: every look-up, read and write goes to the host. Shared writable memory maps of files need Linux 6.6
+    /// in the guest.
     Never,
 }
 
@@ -38,14 +38,6 @@ impl FsCache {
             Self::Auto => Duration::from_secs(1),
             Self::Always => Duration::from_secs(24 * 60 * 60),
             Self::Never => Duration::ZERO,
-        }
-    }
-
-    pub(super) fn policy(self) -> CachePolicy {
-        match self {
-            Self::Auto => CachePolicy::Auto,
-            Self::Always => CachePolicy::Always,
-            Self::Never => CachePolicy::Never,
         }
     }
 }
@@ -91,6 +83,12 @@ pub enum FsError {
     NotDirectory {
         /// Path of the share.
         path: PathBuf,
+    },
+    /// `/proc` is missing.
+    #[error("cannot open /proc/self/fd, which sharing directories needs: mount /proc")]
+    Proc {
+        /// Error of `open(2)`.
+        source: io::Error,
     },
     /// The directory cannot be opened.
     #[error("cannot open shared directory {}: check its permissions", path.display())]

@@ -6,8 +6,10 @@ use std::time::Duration;
 use virtio_bindings::virtio_ids::VIRTIO_ID_FS;
 
 use super::config::{FsDeviceConfig, FsError, TAG_MAX};
+use super::limit::Budget;
 use super::root::ShareRoot;
-use super::share::ShareFs;
+use super::server::Server;
+use super::sys;
 use super::worker::{FsWorker, Pool, QUEUES};
 use crate::virtio::device::{config_bytes, RING_FEATURES};
 use crate::virtio::{ActivateError, Activation, DeviceQueue, VirtioDevice};
@@ -29,6 +31,9 @@ pub struct Fs {
     left_behind: Vec<WorkerHandle<FsWorker>>,
     /// Time that the device waits for its threads.
     timeout: Duration,
+    /// The number of descriptors that the server may keep open, instead of its part of the process's.
+    #[cfg(test)]
+    budget: Option<usize>,
 }
 
 impl Fs {
@@ -36,7 +41,16 @@ impl Fs {
     pub fn new(config: FsDeviceConfig) -> Result<Self, FsError> {
         let space = config_space(&config.tag)?;
         let root = ShareRoot::open(&config)?;
-        Ok(Self { config, root, space, pool: None, left_behind: Vec::new(), timeout: STOP_TIMEOUT })
+        Ok(Self {
+            config,
+            root,
+            space,
+            pool: None,
+            left_behind: Vec::new(),
+            timeout: STOP_TIMEOUT,
+            #[cfg(test)]
+            budget: None,
+        })
     }
 
     /// Whether the share has a read-only mount of its own, so that the kernel refuses changes in addition to the
@@ -51,6 +65,12 @@ impl Fs {
         self.timeout = timeout;
     }
 
+    /// Sets the number of descriptors that the server may keep open, for tests.
+    #[cfg(test)]
+    pub(super) fn set_budget(&mut self, descriptors: usize) {
+        self.budget = Some(descriptors);
+    }
+
     /// The threads and everything that they own.
     #[cfg(test)]
     pub(super) fn pool(&self) -> std::sync::Weak<Pool> {
@@ -63,8 +83,12 @@ impl Fs {
         let queues: [DeviceQueue; QUEUES] = [take(0)?, take(1)?];
         let host = |what| move |source| ActivateError::Host { what, source };
         let root = self.root.try_clone().map_err(host("opening the shared directory again"))?;
-        let share = ShareFs::new(root, &self.config).map_err(host("serving the shared directory"))?;
-        Pool::start(&self.config.id, self.timeout, activation.mem, activation.interrupt, queues, share)
+        let limit = sys::open_files_limit();
+        let budget = Budget::new(limit);
+        #[cfg(test)]
+        let budget = self.budget.map_or(budget, Budget::alone);
+        let server = Server::new(root, &self.config, limit, budget).map_err(host("serving the shared directory"))?;
+        Pool::start(&self.config.id, self.timeout, activation.mem, activation.interrupt, queues, server)
             .map_err(host("starting the threads of a shared directory"))
     }
 }

@@ -17,6 +17,8 @@ pub struct ShareRoot {
     dev: u64,
     /// The descriptor belongs to a read-only mount: the kernel refuses every change through it.
     read_only_mount: bool,
+    /// `/proc/self/fd`, by which open files are opened once more.
+    proc: OwnedFd,
 }
 
 impl ShareRoot {
@@ -39,17 +41,24 @@ impl ShareRoot {
         let read_only_mount = mounted.is_some();
         let directory = File::from(mounted.unwrap_or(plain));
         let dev = directory.metadata().map_err(failed)?.dev();
-        Ok(Self { fd: directory.into(), dev, read_only_mount })
+        let proc = sys::open_directory(c"/proc/self/fd").map_err(|source| FsError::Proc { source })?;
+        Ok(Self { fd: directory.into(), dev, read_only_mount, proc })
     }
 
     /// Another descriptor of the same directory, for another activation.
     pub fn try_clone(&self) -> io::Result<Self> {
-        Ok(Self { fd: self.fd.try_clone()?, dev: self.dev, read_only_mount: self.read_only_mount })
+        let (fd, proc) = (self.fd.try_clone()?, self.proc.try_clone()?);
+        Ok(Self { fd, proc, dev: self.dev, read_only_mount: self.read_only_mount })
     }
 
-    /// A path of the directory that works in this process while `self` is alive. Its last component is not a link, so
-    /// that it can be opened without following links.
-    pub fn path(&self) -> String {
+    /// `/proc/self/fd`.
+    pub fn proc(&self) -> BorrowedFd<'_> {
+        self.proc.as_fd()
+    }
+
+    /// A path of the directory that works in this process while `self` is alive.
+    #[cfg(test)]
+    fn path(&self) -> String {
         format!("/proc/self/fd/{}/.", self.fd.as_raw_fd())
     }
 

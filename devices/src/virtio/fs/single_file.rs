@@ -7,8 +7,7 @@ use std::ffi::{CStr, CString, OsStr};
 use std::io;
 use std::os::unix::ffi::OsStrExt;
 
-use fuse_backend_rs::abi::fuse_abi::ROOT_ID;
-use fuse_backend_rs::api::filesystem::Entry;
+use super::server::abi::ROOT_ID;
 
 /// The name of the file, or `None` in a share of a whole directory.
 #[derive(Debug)]
@@ -36,10 +35,10 @@ impl SingleFile {
         }
     }
 
-    /// Whether an entry found in `parent` is not a regular file any more. A directory or a link in its place would lead
-    /// to other files.
-    pub fn is_unexpected_type(&self, parent: u64, entry: &Entry) -> bool {
-        self.name_in(parent).is_some() && entry.attr.st_mode & libc::S_IFMT != libc::S_IFREG
+    /// Whether an entry found in `parent`, which has this mode, is not a regular file any more. A directory or a link in
+    /// its place would lead to other files.
+    pub fn is_unexpected_type(&self, parent: u64, mode: u32) -> bool {
+        self.name_in(parent).is_some() && mode & libc::S_IFMT != libc::S_IFREG
     }
 
     /// Fails with `EPERM` for the directory of the file, which the guest must not change.

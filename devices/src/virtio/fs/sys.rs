@@ -1,5 +1,5 @@
-//! System calls that the standard library does not have: detached mounts, hard links through links, and the umask and
-//! the file system ids of a thread.
+//! System calls that the standard library does not have: detached mounts, and the umask, the groups and the file system
+//! ids of a thread.
 
 #![expect(
     unsafe_code,
@@ -58,28 +58,6 @@ pub fn open_directory(path: &CStr) -> io::Result<OwnedFd> {
     owned(libc::c_long::from(unsafe { libc::open(path.as_ptr(), flags) }))
 }
 
-/// An `O_PATH` descriptor of the file `path`, which is not followed if it is a link.
-pub fn open_path(path: &CStr) -> io::Result<OwnedFd> {
-    let flags = libc::O_PATH | libc::O_NOFOLLOW | libc::O_CLOEXEC;
-    // SAFETY: `path` is a NUL-terminated string that outlives the call.
-    owned(libc::c_long::from(unsafe { libc::open(path.as_ptr(), flags) }))
-}
-
-/// Another descriptor of an open file.
-pub fn duplicate(fd: RawFd) -> io::Result<OwnedFd> {
-    // SAFETY: takes numbers. If `fd` is not open, it fails.
-    owned(libc::c_long::from(unsafe { libc::fcntl(fd, libc::F_DUPFD_CLOEXEC, 0) }))
-}
-
-/// Makes a hard link called `name` in `directory` to the file that `path`, a link, leads to.
-pub fn link_following(path: &CStr, directory: BorrowedFd<'_>, name: &CStr) -> io::Result<()> {
-    let directory = directory.as_raw_fd();
-    // SAFETY: `path` and `name` are NUL-terminated strings that outlive the call.
-    let result =
-        unsafe { libc::linkat(libc::AT_FDCWD, path.as_ptr(), directory, name.as_ptr(), libc::AT_SYMLINK_FOLLOW) };
-    check(libc::c_long::from(result))
-}
-
 /// Gives the calling thread its own umask and sets it to 0, since guests apply their umask themselves.
 pub fn own_umask() -> io::Result<()> {
     // SAFETY: takes a number; from here on the thread's umask, root and working directory are its own.
@@ -101,6 +79,12 @@ pub fn set_fs_ids(uid: u32, gid: u32) -> bool {
     // SAFETY: -1 is not an id: nothing changes, and the result is the current id.
     let current = unsafe { (libc::syscall(libc::SYS_setfsuid, -1), libc::syscall(libc::SYS_setfsgid, -1)) };
     current == (libc::c_long::from(uid), libc::c_long::from(gid))
+}
+
+/// Sets the supplementary groups of the calling thread. The wrapper of libc would change all threads.
+pub fn set_groups(groups: &[u32]) -> io::Result<()> {
+    // SAFETY: the kernel reads `groups.len()` ids.
+    check(unsafe { libc::syscall(libc::SYS_setgroups, groups.len(), groups.as_ptr()) })
 }
 
 /// Whether the process is root in its user namespace.

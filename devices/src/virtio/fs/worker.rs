@@ -9,16 +9,11 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use fuse_backend_rs::abi::fuse_abi::Opcode;
-use fuse_backend_rs::api::server::Server;
-use fuse_backend_rs::transport::{Reader, VirtioFsWriter};
-use virtio_queue::{DescriptorChain, QueueOwnedT, QueueT};
+use virtio_queue::QueueT;
 use vmm_sys_util::epoll::EventSet;
 
-use super::request::{Head, Refusal, MESSAGE_MAX, OUT_HEADER};
-use super::share::ShareFs;
+use super::server::Server;
 use super::sys;
-use crate::ram::RamView;
 use crate::virtio::{Chain, DeviceInterrupt, DeviceQueue, QueueError};
 use crate::worker::{pause_all, stop_all, Next, Poller, Worker, WorkerError, WorkerHandle};
 use crate::{warn_limited, GuestRam};
@@ -32,16 +27,13 @@ const THREADS_MIN: usize = 2;
 /// Requests that a thread serves before it checks its other sources.
 const BATCH: usize = 64;
 
-/// A chain for the library, which reads the descriptors again.
-type RawChain<'v, 'm> = DescriptorChain<&'v RamView<'m>>;
-
 /// The threads and the state that they share.
 pub struct Pool {
     name: String,
     mem: GuestRam,
     interrupt: Arc<DeviceInterrupt>,
     queues: [Mutex<DeviceQueue>; QUEUES],
-    server: Server<ShareFs>,
+    server: Server,
     threads: Mutex<Vec<WorkerHandle<FsWorker>>>,
     /// Time to wait for the threads to pause or stop.
     timeout: Duration,
@@ -51,21 +43,21 @@ pub struct Pool {
 }
 
 impl Pool {
-    /// Starts threads that serve `share`.
+    /// Starts threads that use `server`.
     pub fn start(
         name: &str,
         timeout: Duration,
         mem: GuestRam,
         interrupt: Arc<DeviceInterrupt>,
         queues: [DeviceQueue; QUEUES],
-        share: ShareFs,
+        server: Server,
     ) -> io::Result<Arc<Self>> {
         let pool = Arc::new(Self {
             name: name.to_owned(),
             mem,
             interrupt,
             queues: queues.map(Mutex::new),
-            server: Server::new(share),
+            server,
             threads: Mutex::new(Vec::with_capacity(THREADS_MAX)),
             timeout,
             busy: AtomicUsize::new(0),
@@ -131,17 +123,17 @@ impl Pool {
     }
 
     /// Takes the next request. Wakes another thread if there are more.
-    fn take<'v, 'm>(&self, index: usize, view: &'v RamView<'m>) -> Result<Option<RawChain<'v, 'm>>, QueueError> {
-        let Some(mut queue) = self.queue(index).filter(|queue| !queue.is_over()) else { return Ok(None) };
+    fn take(&self, index: usize) -> Result<Option<Chain>, QueueError> {
+        let Some(mut queue) = self.queue(index) else { return Ok(None) };
         let ring = |source| QueueError::Ring { operation: "available ring", source };
-        loop {
-            let next = queue.queue.iter(view).map_err(ring)?.next();
+        while !queue.is_over() {
+            let next = queue.pop(&self.mem)?;
             let left =
                 queue.queue.avail_idx(&*self.mem, Ordering::Acquire).map_err(ring)?.0 != queue.queue.next_avail();
             let more = left || queue.enable_notifications(&self.mem)?;
             match next {
                 None if more => {}
-                None => return Ok(None),
+                None => break,
                 Some(chain) => {
                     if more {
                         queue.notify_self();
@@ -150,6 +142,7 @@ impl Pool {
                 }
             }
         }
+        Ok(None)
     }
 
     fn return_chain(&self, index: usize, head: u16, written: u32) -> Result<(), QueueError> {
@@ -161,36 +154,9 @@ impl Pool {
         queue.signal(&self.mem, &self.interrupt)
     }
 
-    fn serve<'m>(&self, index: usize, raw: RawChain<'_, 'm>, view: &RamView<'m>) -> Result<(), QueueError> {
-        let head = raw.head_index();
-        let chain = Chain::collect(&self.mem, raw.clone()).map_err(|source| QueueError::Chain { head, source })?;
-        let written = match Head::check(&chain, &self.mem) {
-            Ok(request) => self.dispatch(request, &chain, raw, view),
-            Err(Refusal::Error(request, errno)) => request.refuse(&chain, &self.mem, errno),
-            Err(Refusal::Unreadable) => 0,
-        };
-        self.return_chain(index, head, written)
-    }
-
-    /// Passes the request to the library. Returns the number of bytes of the reply.
-    fn dispatch<'m>(&self, request: Head, chain: &Chain, raw: RawChain<'_, 'm>, view: &RamView<'m>) -> u32 {
-        let buffers = (Reader::from_descriptor_chain(view, raw.clone()), VirtioFsWriter::new(view, raw));
-        let (Ok(reader), Ok(writer)) = buffers else {
-            return request.refuse(chain, &self.mem, libc::EIO);
-        };
-        // The library has read the descriptors again, and the guest may have changed them.
-        if reader.available_bytes().max(writer.available_bytes()) > MESSAGE_MAX as usize {
-            return request.refuse(chain, &self.mem, libc::EIO);
-        }
-        match self.server.handle_message(reader, writer.into(), None, None) {
-            // The library answers this request, but returns 0.
-            Ok(0) if request.is(Opcode::Destroy) => OUT_HEADER,
-            Ok(written) => u32::try_from(written).unwrap_or(0),
-            Err(error) => {
-                warn_limited!("{}: refused a request: {error}", self.name);
-                request.refuse(chain, &self.mem, libc::EINVAL)
-            }
-        }
+    fn serve(&self, index: usize, chain: &Chain) -> Result<(), QueueError> {
+        let written = self.server.handle(chain, &self.mem);
+        self.return_chain(index, chain.head(), written)
     }
 
     fn give_up(&self) {
@@ -230,10 +196,9 @@ impl FsWorker {
             if pool.over.load(Ordering::SeqCst) {
                 return Ok(());
             }
-            let view = pool.mem.view();
-            let Some(chain) = pool.take(index, &view)? else { return Ok(()) };
+            let Some(chain) = pool.take(index)? else { return Ok(()) };
             pool.reinforce();
-            pool.serve(index, chain, &view)?;
+            pool.serve(index, &chain)?;
             if poller.rest_wanted() {
                 break;
             }
@@ -257,7 +222,7 @@ impl Worker for FsWorker {
 
     fn resumed(&mut self, poller: &Poller) -> Next {
         if !self.own_umask {
-            // Otherwise the library sets the umask of the whole process.
+            // The guest applies the umasks of its processes.
             if let Err(error) = sys::own_umask() {
                 warn_limited!("{} stops: cannot give its thread an umask of its own: {error}", self.pool.name);
                 self.pool.give_up();
