@@ -2,10 +2,11 @@
 //!
 //! 1. The checks of `cargo xtask check`.
 //! 2. Unit tests and the documentation's examples.
-//! 3. Bare-metal guests on any `/dev/kvm` of this host.
-//! 4. The built program on a KVM that only emulates, if this host has one.
-//! 5. The limits of a boot in exits, memory and deterministic time.
-//! 6. Bare-metal and real guests on a KVM that runs stock kernels: the host's, or the testbed's in one boot of it.
+//! 3. Each fuzz target for half a minute.
+//! 4. Bare-metal guests on any `/dev/kvm` of this host.
+//! 5. The built program on a KVM that only emulates, if this host has one.
+//! 6. The limits of a boot in exits, memory and deterministic time.
+//! 7. Bare-metal and real guests on a KVM that runs stock kernels: the host's, or the testbed's in one boot of it.
 //!
 //! Tests that cannot run here are reported and counted as skipped. The last line is
 //! `N passed, N failed, N skipped`.
@@ -24,7 +25,7 @@ use crate::stage::Stage;
 use crate::suite::{self, Binary, Kind, Plan, Report};
 use crate::testbed::{self, RunRequest};
 use crate::tools::Tools;
-use crate::{build, check, kernel, limits, Result};
+use crate::{build, check, fuzz, kernel, limits, Result};
 
 /// Wall-clock limit for all real-guest tests in the testbed.
 const TESTBED_TIMEOUT: Duration = Duration::from_secs(50 * 60);
@@ -41,7 +42,7 @@ const LENGTHS: [&str; 3] = ["HUTCH_E2E_BOOTS", "HUTCH_E2E_PODS", "HUTCH_E2E_STRE
 /// Options of `test`.
 #[derive(clap::Args)]
 pub(crate) struct Args {
-    /// Use only Debian's kernels (build none from source), and shorten the long tests
+    /// Use only Debian's kernels (build none from source), shorten the long tests, and do not fuzz
     #[arg(long)]
     quick: bool,
     /// Run only tests whose names contain NAME, and no checks
@@ -78,6 +79,7 @@ fn tests(args: &Args, binaries: Vec<Binary>, report: &mut Report) {
     suite::on_host(&plan(of(Kind::Unit)), report);
     if args.only.is_none() {
         suite::doc_tests(report);
+        fuzz::check(args.quick, report);
     }
 
     let here = Plan { serial: true, label: " on this host's /dev/kvm".to_owned(), ..plan(of(Kind::BareMetal)) };
