@@ -1,10 +1,19 @@
-//! Runs the committed inputs of all fuzz targets, so that what they reach stays tested without a fuzzer.
+//! Runs the committed inputs of all fuzz targets and some mutations of them, so that the code they reach stays tested
+//! without a fuzzer. `HUTCH_ATTACK_INPUTS` sets the number of mutations of each target, `HUTCH_ATTACK_SEED` chooses others.
+
+mod mutation;
 
 use std::fs;
+use std::panic::{catch_unwind, resume_unwind};
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, PoisonError};
 
 use hutch_attack::{open_descriptors, run, TARGETS};
+
+use mutation::Mutator;
+
+/// Mutations of each target's inputs, by default.
+const MUTATIONS: u64 = 100;
 
 /// Inputs are run one at a time, because descriptors are counted.
 static ONE: Mutex<()> = Mutex::new(());
@@ -13,7 +22,12 @@ fn corpora() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("../fuzz/corpus")
 }
 
-/// Runs all inputs of a target twice: in the second round no descriptor may be new.
+/// A number from the environment.
+fn setting(name: &str, default: u64) -> u64 {
+    std::env::var(name).map_or(default, |text| text.parse().expect("a number"))
+}
+
+/// Runs all inputs of a target twice, and mutations of them: after the first round no descriptor may be new.
 fn replay(name: &str) {
     let _one = ONE.lock().unwrap_or_else(PoisonError::into_inner);
     let dir = corpora().join(name);
@@ -31,6 +45,18 @@ fn replay(name: &str) {
     };
     let first = round();
     assert_eq!(round(), first, "open descriptors after the second round");
+    let inputs: Vec<Vec<u8>> = inputs.iter().map(|input| fs::read(input).unwrap()).collect();
+    let mut mutator = Mutator::new(setting("HUTCH_ATTACK_SEED", 1), &inputs);
+    for _ in 0..setting("HUTCH_ATTACK_INPUTS", MUTATIONS) {
+        let input = mutator.input();
+        if let Err(panic) = catch_unwind(|| run(name, &input)) {
+            let place = std::env::temp_dir().join(format!("hutch-attack-{name}"));
+            fs::write(&place, &input).unwrap();
+            println!("the input is in {}", place.display());
+            resume_unwind(panic);
+        }
+    }
+    assert_eq!(open_descriptors(), first, "open descriptors after the mutations");
 }
 
 macro_rules! targets {
