@@ -17,6 +17,8 @@
 //! as soon as the host answers it, and until then its device cannot start again.
 
 mod handle;
+#[cfg(any(test, feature = "testing"))]
+pub mod inline;
 
 use std::io;
 use std::os::fd::{AsRawFd, RawFd};
@@ -151,6 +153,9 @@ struct Shared {
     control: EventFd,
     /// Anything but [`Wanted::Run`] is wanted. Read without the lock.
     rest_wanted: AtomicBool,
+    /// The worker has no thread (`inline`).
+    #[cfg(any(test, feature = "testing"))]
+    inline: bool,
 }
 
 impl Shared {
@@ -162,6 +167,10 @@ impl Shared {
     fn want(&self, wanted: Wanted) {
         let mut state = self.lock();
         state.0 = wanted;
+        #[cfg(any(test, feature = "testing"))]
+        if self.inline {
+            state.1 = inline::phase(wanted);
+        }
         self.rest_wanted.store(wanted != Wanted::Run, Ordering::SeqCst);
         drop(state);
         self.changed.notify_all();

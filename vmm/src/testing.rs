@@ -1,7 +1,20 @@
 //! Helpers for tests of this crate and of its users: small guest images and memory.
 
+use std::io::Write;
+use std::path::Path;
+
 use hutch_devices::GuestRam;
 use vm_memory::{GuestAddress, GuestMemoryMmap};
+
+use crate::arch::x86_64::memmap;
+use crate::boot::initrd::Initrd;
+use crate::boot::kernel::{Entry, KernelImage};
+use crate::boot::linux64::{self, BootInfo};
+use crate::boot::loader::Loader;
+use crate::boot::pvh;
+use crate::config::{BootProtocol, ConsoleOutput, ImageLoading};
+use crate::console::GuestConsole;
+use crate::error::BuildError;
 
 /// An ELF image with a PVH note around some machine code.
 #[derive(Clone, Copy, Debug)]
@@ -76,4 +89,71 @@ pub fn pvh_image(image: &PvhImage<'_>) -> Vec<u8> {
 pub fn ram(mib: usize) -> GuestRam {
     let ranges = [(GuestAddress(0), mib << 20)];
     GuestRam::new(GuestMemoryMmap::from_ranges(&ranges).expect("a few MiB of memory"))
+}
+
+/// Loads a kernel and an initrd into `mib` MiB of memory with the boot data that points to them, as a boot does.
+///
+/// # Errors
+/// A boot would be refused for this reason.
+pub fn load_images(
+    kernel: &Path,
+    initrd: Option<&Path>,
+    protocol: BootProtocol,
+    loading: ImageLoading,
+    mib: usize,
+) -> Result<GuestRam, BuildError> {
+    let ram = ram(mib);
+    let size = (mib as u64) << 20;
+    let kernel = KernelImage::open(kernel)?;
+    let initrd = initrd.map(Initrd::open).transpose()?;
+    kernel.check_fits(size)?;
+    let entry = kernel.entry(protocol)?;
+    let max = kernel.initrd_max();
+    let place =
+        initrd.as_ref().map(|initrd| initrd.place(kernel.memory_range(), memmap::low_ram(size), max)).transpose()?;
+    let mut loader = Loader::new(&ram, loading);
+    kernel.load(&mut loader)?;
+    if let (Some(initrd), Some(range)) = (initrd, place) {
+        initrd.load(&mut loader, range)?;
+    }
+    let info = BootInfo { map: &memmap::map(size), initrd: place, rsdp: None, cmdline_len: 0 };
+    let written = match entry {
+        Entry::Pvh(_) => pvh::write(&ram, &info),
+        Entry::Linux64(_, header) => linux64::write(&ram, &info, header.as_ref()),
+    };
+    written.expect("boot data lies below 1 MiB, where every machine has memory");
+    Ok(ram)
+}
+
+/// A guest's console without a file.
+#[derive(Clone, Debug)]
+pub struct TestConsole(GuestConsole);
+
+impl Default for TestConsole {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl TestConsole {
+    /// An empty console.
+    pub fn new() -> Self {
+        let console = GuestConsole::new(&ConsoleOutput::Ring).expect("no file is opened");
+        Self(console.expect("there is a console"))
+    }
+
+    /// The sink for the serial device.
+    pub fn writer(&self) -> Box<dyn Write + Send> {
+        Box::new(self.0.clone())
+    }
+
+    /// The last `count` lines.
+    pub fn tail(&self, count: usize) -> Vec<String> {
+        self.0.tail(count)
+    }
+
+    /// Ends an unfinished line.
+    pub fn finish(&self) {
+        self.0.finish();
+    }
 }

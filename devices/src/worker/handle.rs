@@ -9,6 +9,8 @@ use std::time::{Duration, Instant};
 use vmm_sys_util::epoll::EventSet;
 use vmm_sys_util::eventfd::{EventFd, EFD_NONBLOCK};
 
+#[cfg(any(test, feature = "testing"))]
+use super::inline::{self, InlineWorker};
 use super::{run, Phase, Poller, Shared, Wanted, Worker, CONTROL, STOP_TIMEOUT};
 
 /// Linux's limit for a thread's name.
@@ -35,9 +37,27 @@ pub struct WorkerHandle<W> {
     name: String,
     timeout: Duration,
     shared: Arc<Shared>,
-    thread: Option<JoinHandle<(W, bool)>>,
+    body: Option<Body<W>>,
     /// A stop has waited in vain. The thread ends when it can.
     left_behind: bool,
+}
+
+/// Where a worker runs.
+enum Body<W> {
+    Thread(JoinHandle<(W, bool)>),
+    #[cfg(any(test, feature = "testing"))]
+    Inline(Arc<InlineWorker<W>>),
+}
+
+impl<W> Body<W> {
+    /// Waits for the end, and gives the worker back unless it panicked.
+    fn join(self) -> Option<W> {
+        match self {
+            Self::Thread(thread) => thread.join().ok().and_then(|(worker, sound)| sound.then_some(worker)),
+            #[cfg(any(test, feature = "testing"))]
+            Self::Inline(worker) => worker.take(),
+        }
+    }
 }
 
 impl<W: Worker> WorkerHandle<W> {
@@ -50,15 +70,23 @@ impl<W: Worker> WorkerHandle<W> {
             changed: Condvar::new(),
             control,
             rest_wanted: AtomicBool::new(false),
+            #[cfg(any(test, feature = "testing"))]
+            inline: inline::is_entered(),
         });
         let poller = Poller::new(shared.clone())?;
         poller.add(&shared.control, CONTROL, EventSet::IN)?;
         worker.register(&poller)?;
         let inside = shared.clone();
+        #[cfg(any(test, feature = "testing"))]
+        if shared.inline {
+            let body = Some(Body::Inline(InlineWorker::adopt(worker, poller, inside)));
+            return Ok(Self { name: name.to_owned(), timeout, shared, body, left_behind: false });
+        }
         let short: String = name.chars().filter(char::is_ascii).take(NAME_MAX).collect();
         let label = name.to_owned();
         let thread = std::thread::Builder::new().name(short).spawn(move || run(&label, worker, &poller, &inside))?;
-        Ok(Self { name: name.to_owned(), timeout, shared, thread: Some(thread), left_behind: false })
+        let body = Some(Body::Thread(thread));
+        Ok(Self { name: name.to_owned(), timeout, shared, body, left_behind: false })
     }
 
     /// Returns when the worker is idle: it touches nothing until `resume`.
@@ -91,10 +119,7 @@ impl<W: Worker> WorkerHandle<W> {
             self.left_behind = true;
             return Err(self.stuck());
         }
-        match self.thread.take().map(JoinHandle::join) {
-            Some(Ok((worker, true))) => Ok(worker),
-            _ => Err(WorkerError::Panicked(self.name.clone())),
-        }
+        self.body.take().and_then(Body::join).ok_or_else(|| WorkerError::Panicked(self.name.clone()))
     }
 }
 
@@ -109,11 +134,11 @@ impl<W> Drop for WorkerHandle<W> {
         if self.left_behind {
             return;
         }
-        if let Some(thread) = self.thread.take() {
+        if let Some(body) = self.body.take() {
             self.shared.want(Wanted::Stop);
             if self.shared.wait_for(Instant::now(), self.timeout, |phase| phase == Phase::Ended) {
                 // The thread itself has logged a panic.
-                drop(thread.join());
+                drop(body.join());
             } else {
                 log::error!("{}", self.stuck());
             }

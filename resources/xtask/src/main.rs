@@ -13,6 +13,7 @@
 mod build;
 mod check;
 mod demo;
+mod fuzz;
 mod kernel;
 mod limits;
 mod perf;
@@ -52,6 +53,8 @@ enum Task {
     Check(check::Args),
     /// Run all checks and tests, as CI does
     Test(test::Args),
+    /// Attack what reads bytes of others with arbitrary ones (cargo-fuzz)
+    Fuzz(fuzz::Args),
     /// Measure boot times beside QEMU's microvm, in deterministic time
     Perf(perf::Args),
     /// List the numbered requirements of the pod contract that have no test
@@ -77,6 +80,7 @@ fn main() -> ExitCode {
         Task::Demo(args) => demo::main(args),
         Task::Check(args) => check::main(args),
         Task::Test(args) => test::main(args),
+        Task::Fuzz(args) => fuzz::main(args),
         Task::Perf(args) => perf::main(args),
         Task::SpecCoverage => spec::main(),
         Task::RunPlan { plan } => suite::in_testbed(&plan),

@@ -21,6 +21,8 @@ pub(crate) enum Need {
     Kernel,
     /// Networks of pods.
     Network,
+    /// Building the fuzz targets with libFuzzer.
+    Fuzz,
     /// Building the agent of pods, which applies seccomp profiles.
     Seccomp,
     /// Peers of benchmarks.
@@ -36,6 +38,7 @@ impl Need {
             Need::RootFs => &["busybox-static", "cpio", "e2fsprogs"],
             Need::Kernel => &["kmod", "xz-utils"],
             Need::Network => &["iproute2", "nftables"],
+            Need::Fuzz => &["g++"],
             Need::Seccomp => &["libseccomp-dev"],
             Need::Peers => &["crun", "runc"],
             Need::Debootstrap => &["debootstrap"],
@@ -48,6 +51,7 @@ impl Need {
             Need::RootFs => "a root file system",
             Need::Kernel => "Debian's kernels",
             Need::Network => "networks of pods",
+            Need::Fuzz => "the fuzz targets",
             Need::Seccomp => "seccomp in the agent of pods",
             Need::Peers => "peers of benchmarks",
             Need::Debootstrap => "a Debian root file system",

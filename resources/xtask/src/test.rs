@@ -2,10 +2,11 @@
 //!
 //! 1. The checks of `cargo xtask check`.
 //! 2. Unit tests and the documentation's examples.
-//! 3. Bare-metal guests on any `/dev/kvm` of this host.
-//! 4. The built program on a KVM that only emulates, if this host has one.
-//! 5. The limits of a boot in exits, memory and deterministic time.
-//! 6. Bare-metal and real guests on a KVM that runs stock kernels: the host's, or the testbed's in one boot of it.
+//! 3. Each fuzz target for half a minute.
+//! 4. Bare-metal guests on any `/dev/kvm` of this host.
+//! 5. The built program on a KVM that only emulates, if this host has one.
+//! 6. The limits of a boot in exits, memory and deterministic time.
+//! 7. Bare-metal and real guests on a KVM that runs stock kernels: the host's, or the testbed's in one boot of it.
 //!
 //! With `--long` the long tests take their full length, and the guest tests run once more beside another emulated machine.
 //!
@@ -26,7 +27,7 @@ use crate::stage::Stage;
 use crate::suite::{self, Binary, Kind, Plan, Report};
 use crate::testbed::{self, RunRequest};
 use crate::tools::Tools;
-use crate::{build, check, kernel, limits, Result};
+use crate::{build, check, fuzz, kernel, limits, Result};
 
 /// The testbed may print nothing for this long beyond the limit of one test binary: its boot, and the binary's last words.
 const SILENCE_TIMEOUT: Duration = Duration::from_secs(5 * 60);
@@ -51,7 +52,7 @@ const LONG: u32 = 4;
 /// Options of `test`.
 #[derive(clap::Args)]
 pub(crate) struct Args {
-    /// Use only Debian's kernels (build none from source), and shorten the long tests
+    /// Use only Debian's kernels (build none from source), shorten the long tests, and do not fuzz
     #[arg(long)]
     quick: bool,
     /// Give the long tests their full length, and run the guest tests once more beside another emulated machine
@@ -97,6 +98,7 @@ fn tests(args: &Args, binaries: Vec<Binary>, report: &mut Report) {
     suite::on_host(&plan(of(Kind::Unit)), report);
     if args.only.is_none() {
         suite::doc_tests(report);
+        fuzz::check(args.quick, report);
     }
 
     report.step("bare-metal guests here");

@@ -249,13 +249,19 @@ impl KvmMachine {
     }
 
     fn set_memory(&self, mib: u64) -> BackendResult<u64> {
-        let more = mib.saturating_sub(self.boot_mib).next_multiple_of(GROWTH_STEP_MIB);
+        let more = bytes_beyond(mib, self.boot_mib);
         match &self.memory {
-            Some(memory) => Ok(memory.request(more << 20)),
+            Some(memory) => Ok(memory.request(more)),
             None if more == 0 => Ok(0),
             None => Err(BackendError::Unsupported("changing the memory of a machine that was not made for it")),
         }
     }
+}
+
+/// Bytes that make a machine that booted with `boot_mib` as large as `mib`, in whole steps; as many as can be counted, if
+/// they are more.
+fn bytes_beyond(mib: u64, boot_mib: u64) -> u64 {
+    mib.saturating_sub(boot_mib).div_ceil(GROWTH_STEP_MIB).saturating_mul(GROWTH_STEP_MIB << 20)
 }
 
 /// Keeps all memory of this process, and with it the guest's, from being swapped out once it is used. Set before the
@@ -370,6 +376,16 @@ mod tests {
         let kib: usize = line.split_whitespace().nth(1).unwrap().parse().unwrap();
         assert!(kib * 1024 >= memory.len(), "{line}");
         println!("checked inside");
+    }
+
+    #[test]
+    fn a_size_beyond_all_memory_is_not_taken_for_less() {
+        assert_eq!(bytes_beyond(63, 64), 0);
+        assert_eq!(bytes_beyond(65, 64), GROWTH_STEP_MIB << 20);
+        // Shifted as it is, the first of these is 0 bytes; rounded up, the other has no value.
+        for mib in [(1 << 44) + 64, u64::MAX] {
+            assert_eq!(bytes_beyond(mib, 64), u64::MAX);
+        }
     }
 
     #[test]

@@ -40,5 +40,5 @@ pub use machine::{GuestMachine, KvmMachine, MachineEnd};
 pub use process::ProcessVmHost;
 pub(crate) use reexec::allow_reexec;
 pub use reexec::ReExec;
-pub use server::{serve, serve_stdin, ServeError};
+pub use server::{serve, serve_connection, serve_stdin, ServeError};
 pub use verb::{vmm_verb, vmm_verb_with};

@@ -89,6 +89,14 @@ pub fn serve<M: GuestMachine + 'static>(
     Ok(MachineEnd { expected: end.expected || server.expected.load(Ordering::SeqCst), ..end })
 }
 
+/// Serves one connection on the caller's thread, greeting included, for tests.
+///
+/// # Errors
+/// [`FrameError`]: the other side broke the protocol, or went away.
+pub fn serve_connection<M: GuestMachine + 'static>(machine: Arc<M>, stream: UnixStream) -> Result<(), FrameError> {
+    Server { machine, expected: AtomicBool::new(false), connections: AtomicUsize::new(0) }.requests(stream, false)
+}
+
 struct Server<M> {
     machine: Arc<M>,
     /// The end was asked for.

@@ -45,6 +45,17 @@ impl VsockHandle {
         }
     }
 
+    /// Asks for a connection to a port of the guest without waiting for the answer.
+    ///
+    /// # Errors
+    /// `NotConnected`: the device is gone.
+    #[cfg(any(test, feature = "testing"))]
+    pub fn connect_later(&self, port: u32) -> io::Result<Receiver<io::Result<UnixStream>>> {
+        let (reply, answer) = mpsc::sync_channel(1);
+        self.0.submit(port, reply)?;
+        Ok(answer)
+    }
+
     /// Accepts connections of the guest to a port of the host. Connections to a port whose receiver was dropped, or
     /// that was never listened on, are refused.
     ///

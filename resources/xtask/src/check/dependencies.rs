@@ -5,7 +5,7 @@ use super::metadata::Metadata;
 use crate::Result;
 
 /// Each workspace package, and the workspace packages that it may use outside of tests. Arrows only point down.
-const ARROWS: [(&str, &[&str]); 17] = [
+const ARROWS: [(&str, &[&str]); 18] = [
     ("hutch", &["hutch-guest", "hutch-runtime", "hutch-vmm", "hutch-agent-proto"]),
     ("hutch-runtime", &["hutch-vmm", "hutch-agent-proto", "hutch-hook", "hutch-netlink"]),
     ("hutch-guest", &[]),
@@ -21,6 +21,7 @@ const ARROWS: [(&str, &[&str]); 17] = [
     ("hutch-testbed-host", &["hutch-testbed"]),
     ("hutch-e2e", &["hutch-agent-proto", "hutch-runtime", "hutch-runtime-fakes"]),
     ("hutch-perf", &["hutch-runtime"]),
+    ("hutch-attack", &["hutch-agent-proto", "hutch-devices", "hutch-runtime", "hutch-vmm"]),
     ("hutch-runtime-fakes", &["hutch-agent-proto", "hutch-runtime"]),
     ("xtask", &["hutch-agent-proto", "hutch-testbed", "hutch-testbed-host"]),
 ];

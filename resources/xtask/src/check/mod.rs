@@ -101,7 +101,10 @@ fn findings(found: Vec<String>) -> Result<()> {
     }
 }
 
-/// The text files git knows, by their paths from the root of the repository.
+/// Inputs of the fuzz targets: bytes as the fuzzer found them, even where they happen to be text.
+const INPUTS: &str = "tests/fuzz/corpus/";
+
+/// The text files git knows, without the inputs of fuzz targets, by their paths from the root of the repository.
 fn repository_files() -> Result<Vec<(String, String)>> {
     let root = build::root();
     let mut git = std::process::Command::new("git");
@@ -113,5 +116,5 @@ fn repository_files() -> Result<Vec<(String, String)>> {
     let names = String::from_utf8(output.stdout)?;
     // git still lists a file that was removed without a commit.
     let read = |name: &str| Some((name.to_owned(), fs::read_to_string(root.join(name)).ok()?));
-    Ok(names.split_terminator('\0').filter_map(read).collect())
+    Ok(names.split_terminator('\0').filter(|name| !name.starts_with(INPUTS)).filter_map(read).collect())
 }
