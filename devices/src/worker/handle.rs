@@ -10,6 +10,7 @@ use vmm_sys_util::epoll::EventSet;
 use vmm_sys_util::eventfd::{EventFd, EFD_NONBLOCK};
 
 use super::{run, Phase, Poller, Shared, Wanted, Worker, CONTROL, STOP_TIMEOUT};
+use crate::threads::ThreadStart;
 
 /// Linux's limit for a thread's name.
 const NAME_MAX: usize = 15;
@@ -42,8 +43,8 @@ pub struct WorkerHandle<W> {
 
 impl<W: Worker> WorkerHandle<W> {
     /// Starts `worker` on a thread called `name` (cut to 15 bytes), for which `pause` and `stop` wait as long as
-    /// `timeout`. The thread inherits the caller's signal mask.
-    pub fn spawn(name: &str, timeout: Duration, mut worker: W) -> io::Result<Self> {
+    /// `timeout`. The thread calls `start` first. It inherits the caller's signal mask.
+    pub fn spawn(start: ThreadStart, name: &str, timeout: Duration, mut worker: W) -> io::Result<Self> {
         let control = EventFd::new(EFD_NONBLOCK)?;
         let shared = Arc::new(Shared {
             state: Mutex::new((Wanted::Run, Phase::Running)),
@@ -57,7 +58,10 @@ impl<W: Worker> WorkerHandle<W> {
         let inside = shared.clone();
         let short: String = name.chars().filter(char::is_ascii).take(NAME_MAX).collect();
         let label = name.to_owned();
-        let thread = std::thread::Builder::new().name(short).spawn(move || run(&label, worker, &poller, &inside))?;
+        let thread = std::thread::Builder::new().name(short).spawn(move || {
+            start();
+            run(&label, worker, &poller, &inside)
+        })?;
         Ok(Self { name: name.to_owned(), timeout, shared, thread: Some(thread), left_behind: false })
     }
 
@@ -177,9 +181,9 @@ impl<W: Worker> WorkerSlot<W> {
     }
 
     /// Does [`WorkerHandle::spawn`], after it has stopped a worker that is in the slot. Fails if that one is stuck.
-    pub fn start(&mut self, name: &str, worker: W) -> io::Result<()> {
+    pub fn start(&mut self, start: ThreadStart, name: &str, worker: W) -> io::Result<()> {
         self.stop().map_err(io::Error::other)?;
-        self.handle = Some(WorkerHandle::spawn(name, self.timeout, worker)?);
+        self.handle = Some(WorkerHandle::spawn(start, name, self.timeout, worker)?);
         Ok(())
     }
 

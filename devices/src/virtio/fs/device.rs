@@ -57,14 +57,15 @@ impl Fs {
         self.pool.as_ref().map(Arc::downgrade).unwrap_or_default()
     }
 
-    fn start(&self, activation: Activation) -> Result<Arc<Pool>, ActivateError> {
-        let mut queues = activation.queues.into_iter();
+    fn start(&self, mut activation: Activation) -> Result<Arc<Pool>, ActivateError> {
+        let mut queues = std::mem::take(&mut activation.queues).into_iter();
         let mut take = |index| queues.next().flatten().ok_or(ActivateError::MissingQueue(index));
         let queues: [DeviceQueue; QUEUES] = [take(0)?, take(1)?];
         let host = |what| move |source| ActivateError::Host { what, source };
         let root = self.root.try_clone().map_err(host("opening the shared directory again"))?;
         let share = ShareFs::new(root, &self.config).map_err(host("serving the shared directory"))?;
-        Pool::start(&self.config.id, self.timeout, activation.mem, activation.interrupt, queues, share)
+        let Activation { mem, interrupt, threads, .. } = activation;
+        Pool::start(&self.config.id, self.timeout, threads, mem, interrupt, queues, share)
             .map_err(host("starting the threads of a shared directory"))
     }
 }

@@ -19,6 +19,7 @@ use super::request::{Head, Refusal, MESSAGE_MAX, OUT_HEADER};
 use super::share::ShareFs;
 use super::sys;
 use crate::ram::RamView;
+use crate::threads::{ThreadKind, Threads};
 use crate::virtio::{Chain, DeviceInterrupt, DeviceQueue, QueueError};
 use crate::worker::{pause_all, stop_all, Next, Poller, Worker, WorkerError, WorkerHandle};
 use crate::{warn_limited, GuestRam};
@@ -38,6 +39,7 @@ type RawChain<'v, 'm> = DescriptorChain<&'v RamView<'m>>;
 /// The threads and the state that they share.
 pub struct Pool {
     name: String,
+    host: Threads,
     mem: GuestRam,
     interrupt: Arc<DeviceInterrupt>,
     queues: [Mutex<DeviceQueue>; QUEUES],
@@ -55,6 +57,7 @@ impl Pool {
     pub fn start(
         name: &str,
         timeout: Duration,
+        host: Threads,
         mem: GuestRam,
         interrupt: Arc<DeviceInterrupt>,
         queues: [DeviceQueue; QUEUES],
@@ -62,6 +65,7 @@ impl Pool {
     ) -> io::Result<Arc<Self>> {
         let pool = Arc::new(Self {
             name: name.to_owned(),
+            host,
             mem,
             interrupt,
             queues: queues.map(Mutex::new),
@@ -93,7 +97,9 @@ impl Pool {
 
     fn add_thread(self: &Arc<Self>, threads: &mut Vec<WorkerHandle<FsWorker>>) -> io::Result<()> {
         let name = format!("{}.{}", self.name, threads.len());
-        threads.push(WorkerHandle::spawn(&name, self.timeout, FsWorker { pool: self.clone(), own_umask: false })?);
+        let start = self.host.start(ThreadKind::FileServer);
+        let worker = FsWorker { pool: self.clone(), own_umask: false };
+        threads.push(WorkerHandle::spawn(start, &name, self.timeout, worker)?);
         Ok(())
     }
 
