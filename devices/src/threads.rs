@@ -42,7 +42,7 @@ pub trait ThreadHost: Send + Sync {
     /// Returns what a new thread of this kind has to call first. Called on the thread that makes it, which may prepare.
     fn start(&self, kind: ThreadKind) -> ThreadStart;
 
-    /// Does `job`, which may make threads and open files, and returns when it is done.
+    /// Does `job`, which may make threads and open files, now or soon.
     fn call(&self, job: Job);
 }
 

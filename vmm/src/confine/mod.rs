@@ -3,10 +3,19 @@
 //! | file | contents |
 //! |---|---|
 //! | `capabilities` | the capabilities of a thread |
+//! | `process` | what a process gives up as a whole |
+//! | `seccomp` | the system calls of a thread |
+//! | `threads` | the thread that makes the machine's threads |
 
+#[cfg(test)]
+mod acts_tests;
 pub mod capabilities;
+pub mod process;
+pub mod seccomp;
+mod threads;
 
 use serde::{Deserialize, Serialize};
+pub(crate) use threads::{MachineThreads, ThreadRules};
 
 /// The threads that a machine confines before the guest runs.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
