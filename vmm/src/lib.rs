@@ -57,7 +57,7 @@ pub use counters::Counters;
 pub use driver::MachineError;
 pub use error::BuildError;
 pub use exit::MachineExit;
-pub use hutch_devices::virtio::block::BlockSlot;
+pub use hutch_devices::virtio::block::{open_image, BlockError, BlockSlot};
 pub use hutch_devices::virtio::mem::MemHandle;
 pub use machine::{Machine, Stopper};
 pub use marks::Mark;

@@ -1,5 +1,6 @@
 //! The machine inside a VMM process: what the control server needs of it, and hutch's own.
 
+use std::fs::File;
 use std::io;
 use std::os::unix::net::UnixStream;
 use std::sync::mpsc::Receiver;
@@ -36,11 +37,19 @@ pub struct MachineEnd {
 
 /// A started machine, as the control server uses it, from several threads at once.
 pub trait GuestMachine: Send + Sync {
-    /// Carries out a request. The server itself handles [`VmRequest::Start`] and [`VmRequest::ExpectEnd`].
+    /// Carries out a request. The server itself handles [`VmRequest::Start`] and [`VmRequest::ExpectEnd`], and calls
+    /// [`Self::plug_block`] for [`VmRequest::PlugBlock`].
     ///
     /// # Errors
     /// [`BackendError::Timeout`]; [`BackendError::Lost`] with the reason if the machine has ended; otherwise a refusal.
     fn handle(&self, request: VmRequest) -> BackendResult<VmReply>;
+
+    /// Plugs a disk in, whose image the caller has opened with [`hutch_vmm::open_image`]. The device's path is for
+    /// messages only. One with the same id is taken out before.
+    ///
+    /// # Errors
+    /// A refusal: no slot is free, or the image is not what a disk needs.
+    fn plug_block(&self, device: &BlockDevice, image: File) -> BackendResult<()>;
 
     /// Opens a connection to a vsock port of the guest.
     ///
@@ -142,15 +151,31 @@ impl GuestMachine for KvmMachine {
             }
             VmRequest::Pause => self.pause()?,
             VmRequest::Resume => self.resume()?,
-            VmRequest::PlugBlock(device) => self.plug_block(&device)?,
             VmRequest::Unplug { id } => self.unplug(&id),
             VmRequest::SetVcpus(count) => self.set_vcpus(count)?,
             VmRequest::SetMemory { mib } => return self.set_memory(mib).map(VmReply::Memory),
-            VmRequest::Start(_) | VmRequest::ExpectEnd(_) => {
+            VmRequest::Start(_) | VmRequest::ExpectEnd(_) | VmRequest::PlugBlock(_) => {
                 return Err(BackendError::Unsupported("this request inside of a machine"));
             }
         }
         Ok(VmReply::Done)
+    }
+
+    fn plug_block(&self, device: &BlockDevice, image: File) -> BackendResult<()> {
+        let mut slots = self.slots();
+        let count = slots.len();
+        // The disk may be there already, from a call that was killed before it saw the reply.
+        let place = slots.iter().position(|slot| slot.disk.as_ref() == Some(&device.id));
+        let place = place.or_else(|| slots.iter().position(|slot| slot.disk.is_none()));
+        let slot = place.and_then(|place| slots.get_mut(place)).ok_or_else(|| {
+            BackendError::Refused(format!("all {count} drive slots of the machine are taken (hypervisor.block_slots)"))
+        })?;
+        slot.slot.eject();
+        slot.disk = None;
+        let inserted = slot.slot.insert_file(image, &device.path, device.read_only, &device.id);
+        inserted.map_err(|e| BackendError::Refused(error_chain(&e)))?;
+        slot.disk = Some(device.id.clone());
+        Ok(())
     }
 
     fn connect(&self, port: u32, timeout: Duration) -> io::Result<UnixStream> {
@@ -215,23 +240,6 @@ impl KvmMachine {
         let mut machine = sync::write(&self.machine);
         machine.resume().map_err(|e| BackendError::Refused(error_chain(&e)))?;
         self.phase().paused = false;
-        Ok(())
-    }
-
-    fn plug_block(&self, device: &BlockDevice) -> BackendResult<()> {
-        let mut slots = self.slots();
-        let count = slots.len();
-        // The disk may be there already, from a call that was killed before it saw the reply.
-        let place = slots.iter().position(|slot| slot.disk.as_ref() == Some(&device.id));
-        let place = place.or_else(|| slots.iter().position(|slot| slot.disk.is_none()));
-        let slot = place.and_then(|place| slots.get_mut(place)).ok_or_else(|| {
-            BackendError::Refused(format!("all {count} drive slots of the machine are taken (hypervisor.block_slots)"))
-        })?;
-        slot.slot.eject();
-        slot.disk = None;
-        let inserted = slot.slot.insert(&device.path, device.read_only, &device.id);
-        inserted.map_err(|e| BackendError::Refused(error_chain(&e)))?;
-        slot.disk = Some(device.id.clone());
         Ok(())
     }
 
