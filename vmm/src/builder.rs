@@ -31,6 +31,7 @@ use crate::boot::linux64::{self, BootInfo};
 use crate::boot::loader::Loader;
 use crate::boot::pvh;
 use crate::config::{ConsoleLevel, ConsoleOutput, DeviceDiscovery, MachineConfig, MemoryBacking};
+use crate::confine::root::PrivateRoot;
 use crate::confine::seccomp::{self, Kind};
 use crate::confine::MachineThreads;
 use crate::console::GuestConsole;
@@ -53,17 +54,23 @@ impl Machine {
     /// # Errors
     /// The first thing that is wrong with the configuration, its files or the host.
     pub fn build(config: &MachineConfig) -> Result<Self, BuildError> {
+        Self::build_in(config, None)
+    }
+
+    /// Does the same, and makes `root` the process's root directory as soon as all files and devices are open. The shares
+    /// of `config` lie in `root`.
+    pub fn build_in(config: &MachineConfig, root: Option<PrivateRoot>) -> Result<Self, BuildError> {
         let marks = begin();
         let (files, config) = Files::open(config)?;
         let hypervisor = open_kvm(config.allow_emulated)?;
-        assemble(&hypervisor, &config, files, marks)
+        assemble(&hypervisor, &config, files, root, marks)
     }
 
     /// Like [`Self::build`], on another hypervisor.
     pub fn build_on(hypervisor: &dyn Hypervisor, config: &MachineConfig) -> Result<Self, BuildError> {
         let marks = begin();
         let (files, config) = Files::open(config)?;
-        assemble(hypervisor, &config, files, marks)
+        assemble(hypervisor, &config, files, None, marks)
     }
 }
 
@@ -133,6 +140,7 @@ fn assemble(
     hypervisor: &dyn Hypervisor,
     config: &MachineConfig,
     files: Files,
+    root: Option<PrivateRoot>,
     marks: Marks,
 ) -> Result<Machine, BuildError> {
     let max = hypervisor.max_vcpus();
@@ -157,6 +165,12 @@ fn assemble(
         watch_memory(memory, config, &driver);
     }
     driver.marks().add(names::DEVICES_READY);
+    if let Some(root) = root {
+        // Some places cannot be left, for example a root directory that the kernel unpacked at its boot.
+        if let Err(error) = root.enter() {
+            log::warn!("the machine's process keeps the host's root directory: {error}");
+        }
+    }
 
     threads.start().map_err(BuildError::Thread)?;
     let mut images = Loader::new(&ram, config.effective_loading()).by(threads.rules());

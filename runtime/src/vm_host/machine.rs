@@ -12,10 +12,11 @@ use hutch_vmm::config::{
     BlockConfig, ConsoleConfig, ConsoleLevel, ConsoleOutput, MemoryBacking, MemoryConfig, NetConfig, ShareConfig,
     TapSource, VsockConfig, GROWTH_STEP_MIB, GROWTH_THRESHOLD_MIB,
 };
+use hutch_vmm::confine::root::{MountNamespace, PrivateRoot, RootShare};
 use hutch_vmm::footprint::{drop_program_pages, ProgramPages};
 use hutch_vmm::{BlockSlot, Machine, MachineConfig, MachineExit, MemHandle};
 
-use crate::backend::{BackendError, BackendResult, BlockDevice, VmReply, VmRequest, VmSpec, VmState};
+use crate::backend::{BackendError, BackendResult, BlockDevice, Share, VmReply, VmRequest, VmSpec, VmState};
 use crate::sync;
 use hutch_agent_proto::error_chain;
 
@@ -96,11 +97,12 @@ impl KvmMachine {
     /// [`BackendError::Refused`] with the machine monitor's error.
     pub fn launch(spec: &VmSpec) -> BackendResult<Self> {
         let refused = |e: &dyn std::error::Error| BackendError::Refused(error_chain(e));
-        let config = machine_config(spec)?;
+        let mut config = machine_config(spec)?;
+        let root = private_root(spec, &mut config)?;
         if spec.mlock {
             lock_memory()?;
         }
-        let mut machine = Machine::build(&config).map_err(|e| refused(&e))?;
+        let mut machine = Machine::build_in(&config, root).map_err(|e| refused(&e))?;
         let vsock = machine.vsock().ok_or_else(|| BackendError::Refused("the machine has no vsock device".into()))?;
         // Before the start, so that the agent's report cannot come too early.
         let reports = vsock.listen(HOST_PORT).map_err(|e| BackendError::system("listen for the guest's agent", e))?;
@@ -265,10 +267,36 @@ impl KvmMachine {
     }
 }
 
+/// Prepares a root directory for this process that holds only the shares, and gives `config` their places in it. `None` if
+/// the process has no mount namespace of its own.
+fn private_root(spec: &VmSpec, config: &mut MachineConfig) -> BackendResult<Option<PrivateRoot>> {
+    let (Some(launcher), Some(first)) = (spec.mount_namespace, spec.shares.first()) else { return Ok(None) };
+    let share = |share: &Share| RootShare { path: share.path.clone(), read_only: share.read_only };
+    let shares: Vec<RootShare> = spec.shares.iter().map(share).collect();
+    // Mounted over this process's view of the first share, in whose place it sees the share itself.
+    match PrivateRoot::prepare(&first.path, &shares, MountNamespace(launcher)) {
+        Ok(root) => {
+            for (index, share) in config.shares.iter_mut().enumerate() {
+                share.path = root.share(index);
+            }
+            Ok(Some(root))
+        }
+        Err(e) if e.kind() == io::ErrorKind::Unsupported => {
+            log::warn!("the machine's process keeps the host's root directory: {e}");
+            Ok(None)
+        }
+        Err(e) => Err(BackendError::system("prepare a root directory for the machine's process", e)),
+    }
+}
+
 /// Keeps all memory of this process, and with it the guest's, from being swapped out once it is used. Set before the
 /// guest's memory is made.
 fn lock_memory() -> BackendResult<()> {
     use nix::sys::mman::{mlockall, MlockAllFlags};
+    use nix::sys::resource::{setrlimit, Resource, RLIM_INFINITY};
+    // The machine's threads have no CAP_IPC_LOCK, and what they map later is locked too. Without the privilege the limit
+    // stays, and counts from the start.
+    let _ = setrlimit(Resource::RLIMIT_MEMLOCK, RLIM_INFINITY, RLIM_INFINITY);
     // Without ONFAULT the whole guest memory would be allocated at once; memory_prealloc is for that.
     let on_fault = MlockAllFlags::from_bits_retain(libc::MCL_ONFAULT);
     mlockall(MlockAllFlags::MCL_CURRENT | MlockAllFlags::MCL_FUTURE | on_fault)
@@ -343,7 +371,7 @@ fn parse_mac(text: &str) -> BackendResult<[u8; 6]> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::backend::{NetDevice, Share};
+    use crate::backend::NetDevice;
 
     /// In a process of its own: the others' memory stays as it is.
     #[test]

@@ -3,16 +3,22 @@
 //! | file | contents |
 //! |---|---|
 //! | `capabilities` | the capabilities of a thread |
+//! | `landlock` | the files that a thread may open by path |
 //! | `process` | what a process gives up as a whole |
+//! | `root` | a root directory that holds the shares only |
 //! | `seccomp` | the system calls of a thread |
 //! | `threads` | the thread that makes the machine's threads |
+//! | `tree` | copies of mounts, with their attributes |
 
 #[cfg(test)]
 mod acts_tests;
 pub mod capabilities;
+pub mod landlock;
 pub mod process;
+pub mod root;
 pub mod seccomp;
 mod threads;
+pub mod tree;
 
 use serde::{Deserialize, Serialize};
 pub(crate) use threads::{MachineThreads, ThreadRules};
