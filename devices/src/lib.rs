@@ -9,6 +9,7 @@
 //! | [`irq`] | interrupt lines to the guest's interrupt controller |
 //! | [`ram`] | guest memory, and the part of it that is plugged in |
 //! | [`worker`] | device threads: wait for events, pause, stop |
+//! | [`threads`] | the VMM's rules for these threads |
 //! | [`rate_limit`] | rate limit for log messages that a guest can trigger |
 //! | [`legacy`] | port I/O devices of a PC |
 //! | [`virtio`] | transport, queues, and the virtio devices |
@@ -25,6 +26,7 @@ pub mod ram;
 pub mod rate_limit;
 #[cfg(any(test, feature = "testing"))]
 pub mod testing;
+pub mod threads;
 pub mod virtio;
 pub mod worker;
 

@@ -69,7 +69,7 @@ fn expect(log: &Receiver<&'static str>, what: &str) {
 #[test]
 fn a_worker_serves_its_events_and_comes_back_when_stopped() {
     let (worker, kick, log, _) = probe(|_| Next::Continue);
-    let mut handle = WorkerHandle::spawn("probe", TEST_TIMEOUT, worker).unwrap();
+    let mut handle = WorkerHandle::spawn(Box::new(|| ()), "probe", TEST_TIMEOUT, worker).unwrap();
     expect(&log, "resumed");
     kick.write(3).unwrap();
     expect(&log, "kicked");
@@ -79,7 +79,7 @@ fn a_worker_serves_its_events_and_comes_back_when_stopped() {
 #[test]
 fn a_paused_worker_does_nothing_and_checks_its_sources_when_it_resumes() {
     let (worker, kick, log, _) = probe(|_| Next::Continue);
-    let mut handle = WorkerHandle::spawn("probe", TEST_TIMEOUT, worker).unwrap();
+    let mut handle = WorkerHandle::spawn(Box::new(|| ()), "probe", TEST_TIMEOUT, worker).unwrap();
     expect(&log, "resumed");
     handle.pause().unwrap();
     handle.pause().unwrap();
@@ -95,7 +95,7 @@ fn a_paused_worker_does_nothing_and_checks_its_sources_when_it_resumes() {
 #[test]
 fn a_retired_worker_takes_no_events_but_can_be_paused_and_stopped() {
     let (worker, kick, log, failures) = probe(|_| Next::Retire);
-    let mut handle = WorkerHandle::spawn("probe", TEST_TIMEOUT, worker).unwrap();
+    let mut handle = WorkerHandle::spawn(Box::new(|| ()), "probe", TEST_TIMEOUT, worker).unwrap();
     expect(&log, "resumed");
     kick.write(1).unwrap();
     expect(&log, "kicked");
@@ -110,7 +110,7 @@ fn a_retired_worker_takes_no_events_but_can_be_paused_and_stopped() {
 #[test]
 fn a_panic_is_reported_and_the_thread_can_still_be_stopped() {
     let (worker, kick, log, failures) = probe(|_| panic!("on purpose, for a test"));
-    let mut handle = WorkerHandle::spawn("probe", TEST_TIMEOUT, worker).unwrap();
+    let mut handle = WorkerHandle::spawn(Box::new(|| ()), "probe", TEST_TIMEOUT, worker).unwrap();
     expect(&log, "resumed");
     kick.write(1).unwrap();
     expect(&log, "failed");
@@ -124,7 +124,7 @@ fn a_panic_is_reported_and_the_thread_can_still_be_stopped() {
 fn a_deadline_wakes_the_worker_once() {
     let (mut worker, _kick, log, _) = probe(|_| Next::Continue);
     worker.deadline = Some(Instant::now() + Duration::from_millis(5));
-    let mut handle = WorkerHandle::spawn("probe", TEST_TIMEOUT, worker).unwrap();
+    let mut handle = WorkerHandle::spawn(Box::new(|| ()), "probe", TEST_TIMEOUT, worker).unwrap();
     expect(&log, "resumed");
     expect(&log, "expired");
     assert!(log.recv_timeout(Duration::from_millis(20)).is_err());
@@ -134,7 +134,7 @@ fn a_deadline_wakes_the_worker_once() {
 #[test]
 fn dropping_the_handle_ends_the_thread() {
     let (worker, _kick, log, _) = probe(|_| Next::Continue);
-    drop(WorkerHandle::spawn("probe", TEST_TIMEOUT, worker).unwrap());
+    drop(WorkerHandle::spawn(Box::new(|| ()), "probe", TEST_TIMEOUT, worker).unwrap());
     // The worker and with it the sender are gone.
     while log.recv_timeout(TEST_TIMEOUT).is_ok() {}
     assert_eq!(log.try_recv(), Err(std::sync::mpsc::TryRecvError::Disconnected));
@@ -143,7 +143,7 @@ fn dropping_the_handle_ends_the_thread() {
 #[test]
 fn pause_and_resume_in_quick_succession_end_in_the_last_state_wanted() {
     let (worker, kick, log, _) = probe(|_| Next::Continue);
-    let mut handle = WorkerHandle::spawn("probe", TEST_TIMEOUT, worker).unwrap();
+    let mut handle = WorkerHandle::spawn(Box::new(|| ()), "probe", TEST_TIMEOUT, worker).unwrap();
     for _ in 0..200 {
         handle.pause().unwrap();
         handle.resume();
@@ -168,6 +168,6 @@ fn a_failed_registration_is_the_callers_error() {
         }
         fn failed(&mut self) {}
     }
-    let error = WorkerHandle::spawn("broken", TEST_TIMEOUT, Broken).err().unwrap();
+    let error = WorkerHandle::spawn(Box::new(|| ()), "broken", TEST_TIMEOUT, Broken).err().unwrap();
     assert_eq!(error.kind(), io::ErrorKind::PermissionDenied);
 }

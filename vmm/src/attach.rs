@@ -5,6 +5,7 @@ use std::io;
 use std::sync::Arc;
 
 use hutch_devices::bus::{Bus, BusDevice};
+use hutch_devices::threads::Threads;
 use hutch_devices::virtio::mmio::MmioTransport;
 use hutch_devices::virtio::{DeviceInterrupt, VirtioDevice};
 use hutch_devices::GuestRam;
@@ -31,6 +32,8 @@ pub enum AttachError {
 /// The devices added so far.
 #[derive(Default)]
 pub struct Devices {
+    /// For the devices' threads.
+    pub threads: Threads,
     /// Bus for memory-mapped I/O.
     pub mmio: Bus,
     /// Bus for port I/O.
@@ -65,7 +68,8 @@ impl Devices {
             vm.register_ioeventfd(ioeventfd, &event).map_err(connect)?;
             notifiers.push(event);
         }
-        let transport = Arc::new(MmioTransport::new(ram.clone(), device, interrupt, notifiers));
+        let transport = MmioTransport::new(ram.clone(), device, interrupt, notifiers);
+        let transport = Arc::new(transport.with_threads(self.threads.clone()));
         self.mmio
             .insert(node.address, layout::VIRTIO_MMIO_SIZE, transport.clone())
             .expect("windows lie side by side and overlap nothing else");

@@ -31,6 +31,9 @@ use crate::boot::linux64::{self, BootInfo};
 use crate::boot::loader::Loader;
 use crate::boot::pvh;
 use crate::config::{ConsoleLevel, ConsoleOutput, DeviceDiscovery, MachineConfig, MemoryBacking};
+use crate::confine::root::PrivateRoot;
+use crate::confine::seccomp::{self, Kind};
+use crate::confine::MachineThreads;
 use crate::console::GuestConsole;
 use crate::driver::StateDriver;
 use crate::error::BuildError;
@@ -51,17 +54,23 @@ impl Machine {
     /// # Errors
     /// The first thing that is wrong with the configuration, its files or the host.
     pub fn build(config: &MachineConfig) -> Result<Self, BuildError> {
+        Self::build_in(config, None)
+    }
+
+    /// Does the same, and makes `root` the process's root directory as soon as all files and devices are open. The shares
+    /// of `config` lie in `root`.
+    pub fn build_in(config: &MachineConfig, root: Option<PrivateRoot>) -> Result<Self, BuildError> {
         let marks = begin();
         let (files, config) = Files::open(config)?;
         let hypervisor = open_kvm(config.allow_emulated)?;
-        assemble(&hypervisor, &config, files, marks)
+        assemble(&hypervisor, &config, files, root, marks)
     }
 
     /// Like [`Self::build`], on another hypervisor.
     pub fn build_on(hypervisor: &dyn Hypervisor, config: &MachineConfig) -> Result<Self, BuildError> {
         let marks = begin();
         let (files, config) = Files::open(config)?;
-        assemble(hypervisor, &config, files, marks)
+        assemble(hypervisor, &config, files, None, marks)
     }
 }
 
@@ -131,6 +140,7 @@ fn assemble(
     hypervisor: &dyn Hypervisor,
     config: &MachineConfig,
     files: Files,
+    root: Option<PrivateRoot>,
     marks: Marks,
 ) -> Result<Machine, BuildError> {
     let max = hypervisor.max_vcpus();
@@ -144,21 +154,32 @@ fn assemble(
     marks.add(names::MEMORY_READY);
 
     let driver = Arc::new(StateDriver::new(files.console.clone(), marks, config.timeouts));
-    let mut devices = Devices::default();
+    let mut threads = MachineThreads::new(config.confinement);
+    if let Some(console) = driver.console() {
+        console.set_rules(threads.rules());
+    }
+    let mut devices = Devices { threads: threads.rules().threads(), ..Devices::default() };
     add_ports(&mut devices, vm.as_ref(), config, &driver)?;
     let handles = virtio::add_all(&mut devices, vm.as_ref(), &ram, config)?;
     if let Some(memory) = &handles.memory {
         watch_memory(memory, config, &driver);
     }
     driver.marks().add(names::DEVICES_READY);
+    if let Some(root) = root {
+        // Some places cannot be left, for example a root directory that the kernel unpacked at its boot.
+        if let Err(error) = root.enter() {
+            log::warn!("the machine's process keeps the host's root directory: {error}");
+        }
+    }
 
-    let mut images = Loader::new(&ram, config.effective_loading());
+    threads.start().map_err(BuildError::Thread)?;
+    let mut images = Loader::new(&ram, config.effective_loading()).by(threads.rules());
     let entry = load(config, files, &ram, &devices, &mut images)?;
     driver.marks().add(names::KERNEL_LOADED);
 
     let Devices { mmio, pio, transports, .. } = devices;
     let io = IoSpace { mmio: Arc::new(mmio), pio: Arc::new(pio) };
-    let vcpus = Vcpus::new(io, driver.clone(), config.most_vcpus());
+    let vcpus = Vcpus::new(io, driver.clone(), config.most_vcpus(), threads.rules());
     if let Err(error) = vcpus.ensure(vm.as_ref(), config.vcpus, Some(&entry)) {
         // Parked threads end at once: a machine that could not be built leaves nothing behind.
         if let Err(stuck) = driver.join() {
@@ -168,8 +189,12 @@ fn assemble(
     }
     driver.marks().watch(vcpus.counters());
     driver.marks().add(names::VCPUS_READY);
+    if threads.are_confined() && config.confinement.confines_caller() {
+        // The last thread without a filter. It waits for the machine's end, and serves its control socket.
+        seccomp::enter(Kind::Owner).map_err(BuildError::Thread)?;
+    }
     let boot_memory_mib = config.memory.size_mib;
-    Ok(Machine::new(Parts { driver, vcpus, transports, handles, images, vm, boot_memory_mib }))
+    Ok(Machine::new(Parts { driver, vcpus, transports, handles, images, vm, threads, boot_memory_mib }))
 }
 
 /// Marks the moment when the guest has plugged in all requested memory. With `plug_at_mark`, requests all of it when the

@@ -9,6 +9,7 @@ use hutch_devices::worker::STOP_TIMEOUT;
 use serde::{Deserialize, Serialize};
 
 use crate::arch::x86_64::{layout, mptable};
+use crate::confine::Confinement;
 
 /// The configuration of a virtual machine.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -66,6 +67,9 @@ pub struct MachineConfig {
     /// Times after which the machine's owner gets an error instead of waiting longer.
     #[serde(default)]
     pub timeouts: Timeouts,
+    /// The threads that the machine confines before the guest runs.
+    #[serde(default)]
+    pub confinement: Confinement,
 }
 
 /// Times after which the machine's owner gets an error instead of waiting longer.
@@ -395,6 +399,7 @@ impl MachineConfig {
             rng: false,
             allow_emulated: false,
             timeouts: Timeouts::default(),
+            confinement: Confinement::default(),
         }
     }
 

@@ -12,6 +12,7 @@ use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 
 use crate::config::ConsoleOutput;
+use crate::confine::ThreadRules;
 use crate::console_stream::Stream;
 use crate::sync::lock;
 
@@ -37,6 +38,7 @@ struct Inner {
     file_len: u64,
     /// The first line of a kernel's panic, which a long trace soon pushes out of sight.
     panic: Option<String>,
+    rules: ThreadRules,
 }
 
 /// The destination of everything that the guest prints.
@@ -49,19 +51,21 @@ enum Output {
 }
 
 impl Output {
-    fn write(&mut self, bytes: &[u8]) -> io::Result<()> {
+    /// `rules`: for the thread that an output may need.
+    fn write(&mut self, bytes: &[u8], rules: &ThreadRules) -> io::Result<()> {
         match self {
             Self::File(file) => file.write_all(bytes),
-            Self::Stream(stream) => stream.write(bytes),
+            Self::Stream(stream) => stream.write(bytes, rules),
             Self::Stdout(out) => {
-                let (out, kind) = (out.try_clone()?, out.metadata()?);
+                let out = out.try_clone()?;
+                let (out, kind) = rules.call(move || out.metadata().map(|kind| (out, kind)))?;
                 // /dev/null and its like (major 1) take everything.
                 let memory = kind.file_type().is_char_device() && libc::major(kind.rdev()) == 1;
                 *self = match kind.is_file() || memory {
                     true => Self::File(out),
                     false => Self::Stream(Stream::new(out)),
                 };
-                self.write(bytes)
+                self.write(bytes, rules)
             }
         }
     }
@@ -78,6 +82,11 @@ impl GuestConsole {
             ConsoleOutput::Stdout => Some(Output::Stdout(io::stdout().as_fd().try_clone_to_owned()?.into())),
         };
         Ok(Some(Self(Arc::new(Mutex::new(Inner { file, ..Inner::default() })))))
+    }
+
+    /// Sets the rules for the thread that a slow reader of the output makes necessary.
+    pub(crate) fn set_rules(&self, rules: ThreadRules) {
+        self.lock().rules = rules;
     }
 
     /// The last `count` lines, without control characters, the oldest first. If the kernel panicked and the line with
@@ -154,7 +163,7 @@ impl Inner {
             return;
         }
         self.file_len += bytes.len() as u64;
-        match file.write(bytes) {
+        match file.write(bytes, &self.rules) {
             // A full pipe loses the output: the guest must not wait for its reader.
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => (),
             Err(error) => {

@@ -15,6 +15,8 @@ use std::os::fd::AsRawFd;
 use std::sync::{Arc, Condvar, Mutex};
 use std::time::{Duration, Instant};
 
+use crate::confine::seccomp::Kind;
+use crate::confine::ThreadRules;
 use crate::sync::{lock, wait, wait_timeout};
 
 /// Most bytes that wait for the thread. As many more may be in its hands.
@@ -35,11 +37,11 @@ impl Stream {
         Self { out, queue: None }
     }
 
-    /// Writes `bytes`, now or later, without waiting.
+    /// Writes `bytes`, now or later, without waiting. `rules`: for the thread that may become necessary.
     ///
     /// # Errors
     /// The descriptor refuses all further output.
-    pub fn write(&mut self, bytes: &[u8]) -> io::Result<()> {
+    pub fn write(&mut self, bytes: &[u8], rules: &ThreadRules) -> io::Result<()> {
         if let Some(queue) = &self.queue {
             return queue.push(bytes);
         }
@@ -53,7 +55,11 @@ impl Stream {
         };
         match bytes.get(written..) {
             None | Some([]) => Ok(()),
-            Some(rest) => self.queue.insert(Queue::start(self.out.try_clone()?)?).push(rest),
+            Some(rest) => {
+                let (out, rules) = (self.out.try_clone()?, rules.clone());
+                let queue = rules.clone().call(move || Queue::start(out, &rules))?;
+                self.queue.insert(queue).push(rest)
+            }
         }
     }
 
@@ -94,10 +100,14 @@ struct State {
 }
 
 impl Queue {
-    fn start(out: File) -> io::Result<Arc<Self>> {
+    fn start(out: File, rules: &ThreadRules) -> io::Result<Arc<Self>> {
         let queue = Arc::new(Self::default());
         let inside = queue.clone();
-        let work = move || inside.write_out(out);
+        let start = rules.start(Kind::Console);
+        let work = move || {
+            start();
+            inside.write_out(out);
+        };
         std::thread::Builder::new().name("console".into()).stack_size(STACK_SIZE).spawn(work)?;
         Ok(queue)
     }

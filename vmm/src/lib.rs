@@ -6,6 +6,7 @@
 //! | module | contents |
 //! |---|---|
 //! | [`config`] | the configuration of a machine |
+//! | [`confine`] | what the threads of a machine may still do once the guest runs |
 //! | `builder`, `error` | from configuration to machine, step by step; why that failed |
 //! | `machine`, `run_control` | the owner's view: start, pause, stop, wait, inspect |
 //! | `driver`, `state`, `exit` | data that the threads share; the states of a machine; why it ended |
@@ -25,6 +26,7 @@ mod attach;
 mod boot;
 mod builder;
 pub mod config;
+pub mod confine;
 mod console;
 mod console_stream;
 pub mod counters;
@@ -51,11 +53,12 @@ mod vcpus;
 mod virtio;
 
 pub use config::MachineConfig;
+pub use confine::Confinement;
 pub use counters::Counters;
 pub use driver::MachineError;
 pub use error::BuildError;
 pub use exit::MachineExit;
-pub use hutch_devices::virtio::block::BlockSlot;
+pub use hutch_devices::virtio::block::{open_image, BlockError, BlockSlot};
 pub use hutch_devices::virtio::mem::MemHandle;
 pub use machine::{Machine, Stopper};
 pub use marks::Mark;

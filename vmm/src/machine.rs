@@ -9,6 +9,7 @@ use hutch_devices::virtio::mmio::MmioTransport;
 use hutch_devices::virtio::vsock::VsockHandle;
 
 use crate::boot::loader::Loader;
+use crate::confine::MachineThreads;
 use crate::counters::Counters;
 use crate::driver::{MachineError, StateDriver};
 use crate::error::BuildError;
@@ -32,8 +33,10 @@ pub struct Machine {
     boot_memory_mib: u64,
     /// Kept while the guest's memory is used.
     _images: Loader,
-    /// Last: the descriptors of irqfds and ioeventfds must be closed before it.
+    /// After devices: the descriptors of irqfds and ioeventfds must be closed before it.
     vm: Box<dyn Vm>,
+    /// After everything that has threads.
+    _threads: MachineThreads,
 }
 
 /// Everything that the builder hands over.
@@ -44,15 +47,16 @@ pub(crate) struct Parts {
     pub handles: Handles,
     pub images: Loader,
     pub vm: Box<dyn Vm>,
+    pub threads: MachineThreads,
     pub boot_memory_mib: u64,
 }
 
 impl Machine {
     pub(crate) fn new(parts: Parts) -> Self {
-        let Parts { driver, vcpus, transports, handles, images, vm, boot_memory_mib } = parts;
+        let Parts { driver, vcpus, transports, handles, images, vm, threads, boot_memory_mib } = parts;
         let control = Arc::new(RunControl::new(driver.clone(), transports));
         images.attach(control.clone());
-        Self { driver, vcpus, control, handles, down: false, boot_memory_mib, _images: images, vm }
+        Self { driver, vcpus, control, handles, down: false, boot_memory_mib, _images: images, vm, _threads: threads }
     }
 
     /// Runs the guest for the first time.

@@ -12,6 +12,7 @@
 use std::sync::{Arc, Mutex};
 
 use crate::arch::EntryState;
+use crate::confine::ThreadRules;
 use crate::counters::{ExitCounts, VcpuCounters};
 use crate::driver::StateDriver;
 use crate::error::BuildError;
@@ -27,11 +28,12 @@ pub(crate) struct Vcpus {
     most: u32,
     /// One element per existing vCPU.
     counters: Mutex<Vec<Arc<VcpuCounters>>>,
+    rules: ThreadRules,
 }
 
 impl Vcpus {
-    pub(crate) fn new(io: IoSpace, driver: Arc<StateDriver>, most: u32) -> Self {
-        Self { io, driver, most, counters: Mutex::default() }
+    pub(crate) fn new(io: IoSpace, driver: Arc<StateDriver>, most: u32, rules: ThreadRules) -> Self {
+        Self { io, driver, most, counters: Mutex::default(), rules }
     }
 
     /// Creates vCPUs until there are `count`, or the upper limit. The first one begins at `entry`; none begins before the
@@ -42,7 +44,7 @@ impl Vcpus {
             let index = index as u32;
             let vcpu = vm.create_vcpu(index, self.most, entry.filter(|_| index == 0))?;
             let own = Arc::new(VcpuCounters::default());
-            let handle = thread::spawn(index, vcpu, self.io.clone(), own.clone(), self.driver.clone())
+            let handle = thread::spawn(index, vcpu, self.io.clone(), own.clone(), self.driver.clone(), &self.rules)
                 .map_err(BuildError::Thread)?;
             self.driver.adopt(handle);
             counters.push(own);

@@ -53,7 +53,7 @@ fn the_child() {
         std::process::abort();
     }));
     if case == "device" {
-        let worker = WorkerHandle::spawn("blk7", Duration::from_secs(60), Buggy).expect("a thread");
+        let worker = WorkerHandle::spawn(Box::new(|| ()), "blk7", Duration::from_secs(60), Buggy).expect("a thread");
         std::thread::sleep(Duration::from_secs(60));
         drop(worker);
         return;

@@ -24,6 +24,7 @@ use std::time::Duration;
 
 use virtio_bindings::bindings::virtio_config::VIRTIO_F_VERSION_1;
 
+use crate::threads::Threads;
 use crate::virtio::{Activation, DeviceInterrupt, VirtioDevice};
 
 pub use bus::BusRecorder;
@@ -59,6 +60,7 @@ pub fn activate(device: &mut dyn VirtioDevice, features: u64, size: u16) -> Acti
         queues: queues.iter().map(|queue| Some(queue.device_side())).collect(),
         interrupt: interrupt.clone(),
         features: features | 1 << VIRTIO_F_VERSION_1,
+        threads: Threads::default(),
     };
     device.activate(activation).expect("the device can be activated");
     Activated { ram, interrupt, line, queues }

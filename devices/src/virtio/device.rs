@@ -15,6 +15,7 @@ use virtio_bindings::bindings::virtio_ring::{VIRTIO_RING_F_EVENT_IDX, VIRTIO_RIN
 
 use super::interrupt::DeviceInterrupt;
 use super::queue::DeviceQueue;
+use crate::threads::Threads;
 use crate::worker::WorkerError;
 use crate::GuestRam;
 
@@ -41,6 +42,8 @@ pub struct Activation {
     pub interrupt: Arc<DeviceInterrupt>,
     /// The negotiated features.
     pub features: u64,
+    /// The VMM's rules for the device's threads.
+    pub threads: Threads,
 }
 
 /// A device that could not start. The transport sets DEVICE_NEEDS_RESET.
@@ -64,8 +67,9 @@ pub enum ActivateError {
 
 /// A device behind a virtio transport.
 ///
-/// The transport calls from a vCPU thread and locks the device, so every method must return soon. The device's own
-/// workers do the work; they own the queues between `activate` and `deactivate`.
+/// The transport calls from a vCPU thread and locks the device, so every method must return soon. It calls `activate` and
+/// `deactivate` by [`Threads::call`]: a vCPU thread may neither make threads nor open files. The device's own workers do
+/// the work; they own the queues between `activate` and `deactivate`.
 pub trait VirtioDevice: Send {
     /// Device id (VIRTIO 1.2, section 5).
     fn device_type(&self) -> u32;

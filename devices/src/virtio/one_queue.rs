@@ -13,6 +13,7 @@ use vmm_sys_util::epoll::EventSet;
 use super::device::{config_bytes, RING_FEATURES};
 use super::queue::retire;
 use super::{ActivateError, Activation, Chain, ChainError, DeviceInterrupt, DeviceQueue, VirtioDevice};
+use crate::threads::ThreadKind;
 use crate::worker::{Next, Poller, Worker, WorkerError, WorkerSlot};
 use crate::GuestRam;
 
@@ -24,6 +25,8 @@ pub trait Service: Send + Sync + 'static {
     const DEVICE_TYPE: u32;
     /// Largest size of the queue, a power of two.
     const QUEUE_SIZE: u16;
+    /// What the device's thread does.
+    const THREAD: ThreadKind;
 
     /// Features that the device offers.
     fn features(&self) -> u64 {
@@ -109,13 +112,13 @@ impl<S: Service> VirtioDevice for OneQueue<S> {
 
     fn activate(&mut self, activation: Activation) -> Result<(), ActivateError> {
         self.worker.stop()?;
-        let Activation { mem, queues, interrupt, features } = activation;
+        let Activation { mem, queues, interrupt, features, threads } = activation;
         let queue = queues.into_iter().flatten().next().ok_or(ActivateError::MissingQueue(0))?;
         let session = DriverSession { name: self.name.clone(), mem, features };
         // Before the thread runs, so that no interrupt of the service is lost.
         self.service.connect(Some(interrupt.clone()));
         let worker = ServiceWorker { service: self.service.clone(), session, queue, interrupt };
-        self.worker.start(&self.name, worker).map_err(|source| {
+        self.worker.start(threads.start(S::THREAD), &self.name, worker).map_err(|source| {
             self.service.connect(None);
             ActivateError::Host { what: "starting the device's thread", source }
         })

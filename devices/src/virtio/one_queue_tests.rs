@@ -18,6 +18,7 @@ struct Probe {
 impl Service for Probe {
     const DEVICE_TYPE: u32 = 42;
     const QUEUE_SIZE: u16 = 8;
+    const THREAD: ThreadKind = ThreadKind::Entropy;
 
     fn connect(&self, interrupt: Option<Arc<DeviceInterrupt>>) {
         self.connected.lock().unwrap().push(interrupt.is_some());
@@ -83,6 +84,7 @@ struct Hung {
 impl Service for Hung {
     const DEVICE_TYPE: u32 = 42;
     const QUEUE_SIZE: u16 = 8;
+    const THREAD: ThreadKind = ThreadKind::Entropy;
 
     fn serve(&self, session: &DriverSession, chain: &Chain) -> Result<u32, ChainError> {
         if self.served.fetch_add(1, Ordering::SeqCst) == 0 {

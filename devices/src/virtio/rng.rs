@@ -6,6 +6,7 @@ use virtio_bindings::virtio_ids::VIRTIO_ID_RNG;
 
 use super::one_queue::{DriverSession, OneQueue, Service};
 use super::{Chain, ChainError};
+use crate::threads::ThreadKind;
 
 /// Most bytes that one request gets, even if its buffers are longer. Bounds the time that a request takes.
 pub const MAX_BYTES: u32 = 64 << 10;
@@ -29,6 +30,7 @@ pub struct Entropy;
 impl Service for Entropy {
     const DEVICE_TYPE: u32 = VIRTIO_ID_RNG;
     const QUEUE_SIZE: u16 = 64;
+    const THREAD: ThreadKind = ThreadKind::Entropy;
 
     fn serve(&self, session: &DriverSession, chain: &Chain) -> Result<u32, ChainError> {
         // 5.4.6.1: only writable buffers, and the device writes at least one byte.

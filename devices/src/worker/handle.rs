@@ -12,6 +12,7 @@ use vmm_sys_util::eventfd::{EventFd, EFD_NONBLOCK};
 #[cfg(any(test, feature = "testing"))]
 use super::inline::{self, InlineWorker};
 use super::{run, Phase, Poller, Shared, Wanted, Worker, CONTROL, STOP_TIMEOUT};
+use crate::threads::ThreadStart;
 
 /// Linux's limit for a thread's name.
 const NAME_MAX: usize = 15;
@@ -62,8 +63,8 @@ impl<W> Body<W> {
 
 impl<W: Worker> WorkerHandle<W> {
     /// Starts `worker` on a thread called `name` (cut to 15 bytes), for which `pause` and `stop` wait as long as
-    /// `timeout`. The thread inherits the caller's signal mask.
-    pub fn spawn(name: &str, timeout: Duration, mut worker: W) -> io::Result<Self> {
+    /// `timeout`. The thread calls `start` first. It inherits the caller's signal mask.
+    pub fn spawn(start: ThreadStart, name: &str, timeout: Duration, mut worker: W) -> io::Result<Self> {
         let control = EventFd::new(EFD_NONBLOCK)?;
         let shared = Arc::new(Shared {
             state: Mutex::new((Wanted::Run, Phase::Running)),
@@ -84,7 +85,10 @@ impl<W: Worker> WorkerHandle<W> {
         }
         let short: String = name.chars().filter(char::is_ascii).take(NAME_MAX).collect();
         let label = name.to_owned();
-        let thread = std::thread::Builder::new().name(short).spawn(move || run(&label, worker, &poller, &inside))?;
+        let thread = std::thread::Builder::new().name(short).spawn(move || {
+            start();
+            run(&label, worker, &poller, &inside)
+        })?;
         let body = Some(Body::Thread(thread));
         Ok(Self { name: name.to_owned(), timeout, shared, body, left_behind: false })
     }
@@ -202,9 +206,9 @@ impl<W: Worker> WorkerSlot<W> {
     }
 
     /// Does [`WorkerHandle::spawn`], after it has stopped a worker that is in the slot. Fails if that one is stuck.
-    pub fn start(&mut self, name: &str, worker: W) -> io::Result<()> {
+    pub fn start(&mut self, start: ThreadStart, name: &str, worker: W) -> io::Result<()> {
         self.stop().map_err(io::Error::other)?;
-        self.handle = Some(WorkerHandle::spawn(name, self.timeout, worker)?);
+        self.handle = Some(WorkerHandle::spawn(start, name, self.timeout, worker)?);
         Ok(())
     }
 

@@ -48,7 +48,7 @@ fn asleep(timeout: Duration) -> Asleep {
     let kick = EventFd::new(EFD_NONBLOCK).unwrap();
     let ((begin, begun), (release, wait)) = (channel(), channel());
     let sleeper = Sleeper { kick: kick.try_clone().unwrap(), begun: begin, release: wait };
-    let handle = WorkerHandle::spawn("sleeper", timeout, sleeper).unwrap();
+    let handle = WorkerHandle::spawn(Box::new(|| ()), "sleeper", timeout, sleeper).unwrap();
     kick.write(1).unwrap();
     begun.recv_timeout(TEST_TIMEOUT).unwrap();
     Asleep { handle, kick, begun, release }
@@ -88,7 +88,7 @@ fn a_worker_that_does_not_stop_in_time_is_left_behind_and_found_again() {
     let Asleep { handle: other, release: end_other, .. } = asleep(TEST_TIMEOUT);
     end_other.send(()).unwrap();
     let mut other = other;
-    assert!(slot.start("second", other.stop().unwrap()).is_err());
+    assert!(slot.start(Box::new(|| ()), "second", other.stop().unwrap()).is_err());
     kick.write(1).unwrap();
     release.send(()).unwrap();
     wait_until(|| slot.stop().is_ok());
@@ -127,7 +127,9 @@ fn workers_are_asked_together_and_see_it_in_the_middle_of_a_batch() {
     let barrier = Arc::new(Barrier::new(COUNT));
     let (begin, begun) = channel();
     let mut handles: Vec<_> = (0..COUNT)
-        .map(|_| WorkerHandle::spawn("mate", TEST_TIMEOUT, Mate(begin.clone(), barrier.clone())).unwrap())
+        .map(|_| {
+            WorkerHandle::spawn(Box::new(|| ()), "mate", TEST_TIMEOUT, Mate(begin.clone(), barrier.clone())).unwrap()
+        })
         .collect();
     let at_work = || (0..COUNT).for_each(|_| begun.recv_timeout(TEST_TIMEOUT).unwrap());
     for _ in 0..3 {

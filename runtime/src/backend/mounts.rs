@@ -44,6 +44,23 @@ pub trait HostMounts: Send + Sync {
     /// If it fails, the mount is untouched.
     fn unbind(&self, target: &Path) -> BackendResult<()>;
 
+    /// Makes mounts that are made below `dir` from now on appear in the namespaces that are copied from this one. Such a
+    /// namespace is the VMM process's.
+    ///
+    /// # Errors
+    /// If it fails, nothing has changed.
+    fn publish(&self, _dir: &Path) -> BackendResult<()> {
+        Ok(())
+    }
+
+    /// Undoes [`Self::publish`]. A directory that was not published is fine.
+    ///
+    /// # Errors
+    /// If the directory is not as before.
+    fn unpublish(&self, _dir: &Path) -> BackendResult<()> {
+        Ok(())
+    }
+
     /// The mounts in `dir`, without the mounts inside of those.
     ///
     /// # Errors

@@ -117,6 +117,9 @@ pub struct VmSpec {
     /// unexpectedly.
     #[serde(default)]
     pub failure_record: PathBuf,
+    /// Number of the launcher's mount namespace. If the VMM process has another one, it leaves itself only its shares.
+    #[serde(default)]
+    pub mount_namespace: Option<u64>,
 }
 
 /// A VMM process to spawn.

@@ -1,13 +1,11 @@
 //! Bind mounts made and removed with mount(2).
-#![expect(unsafe_code, reason = "mount_setattr(2), which makes a tree of mounts read-only at once, has no safe form")]
 
-use std::ffi::CString;
 use std::fs::{self, OpenOptions};
 use std::io;
-use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::{FileTypeExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
+use hutch_vmm::confine::tree::{Attributes, MountTree};
 use nix::errno::Errno;
 use nix::mount::{mount, umount2, MntFlags, MsFlags};
 
@@ -55,21 +53,19 @@ fn remove_point(target: &Path) -> BackendResult<()> {
     }
 }
 
-/// Makes the mount at `target` and everything mounted below it read-only.
-fn make_read_only(target: &Path) -> io::Result<()> {
-    let path = CString::new(target.as_os_str().as_bytes())?;
-    // SAFETY: zero is a valid value for each of its numbers.
-    let mut attr: libc::mount_attr = unsafe { std::mem::zeroed() };
-    attr.attr_set = libc::MOUNT_ATTR_RDONLY;
-    let flags = libc::AT_RECURSIVE | libc::AT_SYMLINK_NOFOLLOW;
-    // SAFETY: `path` and `attr` live throughout the call, the size is that of `attr`.
-    let result = unsafe {
-        libc::syscall(libc::SYS_mount_setattr, libc::AT_FDCWD, path.as_ptr(), flags, &attr, size_of_val(&attr))
-    };
-    if result != 0 {
-        return Err(io::Error::last_os_error());
+/// Unmounts all that is mounted at `target`, which may be nothing, and need not exist.
+fn unmount_all(target: &Path) -> Result<(), Errno> {
+    for _ in 0..MAX_STACKED {
+        // Detached: a file that a guest still has open does not block the host, and the mount point is free at once.
+        match umount2(target, MntFlags::MNT_DETACH | MntFlags::UMOUNT_NOFOLLOW) {
+            Ok(()) => {}
+            // Not a mount point (any longer), or it does not exist.
+            Err(Errno::EINVAL | Errno::ENOENT) => return Ok(()),
+            Err(e) => return Err(e),
+        }
     }
-    Ok(())
+    // More mounts are stacked there than hutch makes.
+    Err(Errno::ELOOP)
 }
 
 impl HostMounts for BindMounts {
@@ -89,34 +85,38 @@ impl HostMounts for BindMounts {
 
     fn bind(&self, bind: &BindRecord) -> BackendResult<()> {
         make_point(bind)?;
+        // Later mounts in the bind must not appear in the source. Read-only before it is mounted: once it is, the VMM
+        // process has it too.
+        let attributes = Attributes { read_only: bind.read_only, slave: true, ..Attributes::default() };
+        MountTree::copy(&bind.source, attributes)
+            .and_then(|tree| tree.attach(&bind.target))
+            .map_err(|e| fail("bind", &bind.source, e))
+    }
+
+    fn publish(&self, dir: &Path) -> BackendResult<()> {
         let none = None::<&str>;
-        mount(Some(&bind.source), &bind.target, none, MsFlags::MS_BIND | MsFlags::MS_REC, none)
-            .map_err(|e| fail("bind", &bind.source, e))?;
-        // Later mounts in the source must not appear in the bind, nor the other way round.
-        let isolated = mount(none, &bind.target, none, MsFlags::MS_SLAVE | MsFlags::MS_REC, none)
-            .map_err(|e| fail("isolate the bind of", &bind.source, e));
-        let done = isolated.and_then(|()| match bind.read_only {
-            true => make_read_only(&bind.target).map_err(|e| fail("make read-only the bind of", &bind.source, e)),
-            false => Ok(()),
-        });
-        if done.is_err() {
-            let _ = self.unbind(&bind.target);
+        match mount(Some(dir), dir, none, MsFlags::MS_BIND, none) {
+            // Such a user makes no binds either, and has no namespaces for its processes.
+            Err(Errno::EPERM) => return Ok(()),
+            other => other.map_err(|e| fail("mount on itself", dir, e))?,
         }
-        done
+        mount(none, dir, none, MsFlags::MS_SHARED, none).map_err(|e| {
+            let _ = self.unpublish(dir);
+            fail("share the mounts below", dir, e)
+        })
+    }
+
+    fn unpublish(&self, dir: &Path) -> BackendResult<()> {
+        match unmount_all(dir) {
+            // Nor has this user published anything.
+            Ok(()) | Err(Errno::EPERM) => Ok(()),
+            Err(e) => Err(fail("unmount", dir, e)),
+        }
     }
 
     fn unbind(&self, target: &Path) -> BackendResult<()> {
-        for _ in 0..MAX_STACKED {
-            // Detached: a file that a guest still has open does not block the host, and the mount point is free at
-            // once.
-            match umount2(target, MntFlags::MNT_DETACH | MntFlags::UMOUNT_NOFOLLOW) {
-                Ok(()) => {}
-                // Not a mount point (any longer), or it does not exist.
-                Err(Errno::EINVAL | Errno::ENOENT) => return remove_point(target),
-                Err(e) => return Err(fail("unmount", target, e)),
-            }
-        }
-        Err(fail("unmount", target, io::Error::other("more mounts are stacked there than hutch makes")))
+        unmount_all(target).map_err(|e| fail("unmount", target, e))?;
+        remove_point(target)
     }
 
     fn below(&self, dir: &Path) -> BackendResult<Vec<PathBuf>> {

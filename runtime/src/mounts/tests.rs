@@ -4,6 +4,11 @@ use std::fs;
 use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::sync::mpsc::channel;
+use std::thread;
+
+use hutch_vmm::confine::root::{MountNamespace, PrivateRoot, RootShare};
+use nix::sched::{unshare, CloneFlags};
 
 use super::BindMounts;
 use crate::backend::HostMounts;
@@ -113,4 +118,64 @@ fn p_200_an_image_is_a_disk_and_a_directory_is_none() {
     fs::write(&image, "nothing that is known").unwrap();
     assert_eq!(BindMounts.root_disk(&image).unwrap().unwrap().fstype, "");
     assert_eq!(BindMounts.root_disk(Path::new("/dev/null")).unwrap(), None);
+}
+
+/// P-100: read-only also for a VMM process, which has its own copy of each bind.
+#[test]
+fn p_100_a_late_bind_is_read_only_in_the_root_of_a_machine_too() {
+    inside("inside_late_binds");
+}
+
+#[test]
+#[ignore = "the inner half of the test above"]
+fn inside_late_binds() {
+    let (dir, mounts) = (dir(), BindMounts);
+    let (volume, shared) = (dir.join("volume"), dir.join("shared"));
+    fs::create_dir_all(volume.join("sub")).unwrap();
+    fs::write(volume.join("data"), "x").unwrap();
+    fs::create_dir(&shared).unwrap();
+    Command::new("mount").args(["-t", "tmpfs", "tmpfs"]).arg(volume.join("sub")).status().unwrap();
+    mounts.publish(&shared).unwrap();
+    let launcher = MountNamespace::of_this_thread().unwrap();
+    let (say, heard) = channel();
+    let (tell, told) = channel();
+    thread::scope(|scope| {
+        let share = RootShare { path: shared.clone(), read_only: false };
+        let vmm = scope.spawn(move || {
+            unshare(CloneFlags::CLONE_NEWNS).unwrap();
+            PrivateRoot::prepare(&share.path, std::slice::from_ref(&share), launcher).unwrap().enter().unwrap();
+            say.send(()).unwrap();
+            let root = PrivateRoot::share_inside(0);
+            told.recv().unwrap();
+            fs::write(root.join("rw/data"), "y").unwrap();
+            assert_eq!(fs::read(root.join("ro/data")).unwrap(), b"y");
+            for file in ["ro/data", "ro/sub/new"] {
+                let error = fs::write(root.join(file), "no").unwrap_err();
+                assert_eq!(error.raw_os_error(), Some(libc::EROFS), "{file}");
+            }
+            // It keeps a file open, which must not keep the host from unmounting.
+            let kept = fs::File::open(root.join("rw/data")).unwrap();
+            say.send(()).unwrap();
+            told.recv().unwrap();
+            for bind in ["rw", "ro"] {
+                assert!(!root.join(bind).exists(), "{bind}");
+            }
+            drop(kept);
+        });
+        heard.recv().unwrap();
+        mounts.bind(&bind(&volume, &shared.join("rw"), false)).unwrap();
+        mounts.bind(&bind(&volume, &shared.join("ro"), true)).unwrap();
+        tell.send(()).unwrap();
+        heard.recv().unwrap();
+        for target in mounts.below(&shared).unwrap() {
+            mounts.unbind(&target).unwrap();
+        }
+        tell.send(()).unwrap();
+        vmm.join().unwrap();
+    });
+    assert_eq!(mounts.below(&dir).unwrap().len(), 2, "the directory itself and the volume's tmpfs");
+    mounts.unpublish(&shared).unwrap();
+    mounts.unpublish(&shared).unwrap();
+    assert!(mounts.below(&shared).unwrap().is_empty() && shared.is_dir());
+    println!("checked inside");
 }

@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use hutch_agent_proto::{GuestMount, Request, SandboxSpec, AGENT_PORT};
+use hutch_vmm::confine::root::MountNamespace;
 
 use crate::backend::{Namespace, NetDevice, Share, VmHandle, VmLaunch, VmSpec, SHARED_TAG};
 use crate::error::{Component, Error, Result};
@@ -58,6 +59,8 @@ impl OpenPod<'_> {
         match step {
             PodStep::Machine => {
                 self.sandbox.kill_vm()?;
+                // Its process has made the file for it.
+                self.store().delete(&self.dirs.failure_record())?;
                 self.forget_machine()
             }
             PodStep::Network => {
@@ -117,8 +120,11 @@ impl OpenPod<'_> {
             cgroup_made: cgroup.as_deref().map(|dir| self.made_directories(dir)).transpose()?,
         };
         self.sandbox.set_record(Some(record));
-        self.store().make_dir(&self.dirs.shared_dir())?;
+        let shared = self.dirs.shared_dir();
+        self.store().make_dir(&shared)?;
         self.put_vm_record()?;
+        let mounts = &self.sandbox.backends.mounts;
+        guarded(Component::Mounts, "publish", || mounts.publish(&shared))?;
         match cgroup {
             Some(dir) => guarded(Component::Cgroups, "create", || cgroups.create(&dir)),
             None => Ok(()),
@@ -202,8 +208,8 @@ impl OpenPod<'_> {
         })
     }
 
-    /// CreateContainer hooks, in the VMM's namespaces (P-166): it was born in the pod's network namespace and shares
-    /// all others with us.
+    /// CreateContainer hooks, in the VMM's network namespace (P-166), which is the pod's. Its other namespaces are its jail:
+    /// there is nothing in them for a hook.
     fn run_container_hooks(&mut self, namespace: &Namespace) -> Result<()> {
         let hooks = self.config.hooks.create_container.clone();
         if hooks.is_empty() {
@@ -296,6 +302,7 @@ impl OpenPod<'_> {
             block_slots: self.sandbox.record().and_then(|record| record.block_slots).unwrap_or(0),
             console: machine.debug.then(|| self.dirs.console_log()),
             failure_record: self.dirs.failure_record().path().to_owned(),
+            mount_namespace: MountNamespace::of_this_thread().ok().map(|MountNamespace(number)| number),
         }
     }
 

@@ -1,6 +1,8 @@
 //! Releasing what a pod holds on the host. Goes by the records and is idempotent: a stop, a rollback and the clean-up
 //! after a call that died half way all use it.
 
+use std::path::Path;
+
 use crate::backend::Namespace;
 use crate::error::{Component, Result};
 use crate::id::ContainerId;
@@ -52,11 +54,14 @@ impl OpenPod<'_> {
     /// Unmounts everything in the pod's directory, recorded or not.
     pub(crate) fn teardown_mounts(&self) -> Result<()> {
         let mounts = &self.sandbox.backends.mounts;
-        let below = guarded(Component::Mounts, "below", || mounts.below(self.dirs.run_dir()))?;
-        for target in below {
-            guarded(Component::Mounts, "unbind", || mounts.unbind(&target))?;
-        }
-        Ok(())
+        let unbind_below = |dir: &Path| {
+            let below = guarded(Component::Mounts, "below", || mounts.below(dir))?;
+            below.iter().try_for_each(|target| guarded(Component::Mounts, "unbind", || mounts.unbind(target)))
+        };
+        let shared = self.dirs.shared_dir();
+        unbind_below(&shared)?;
+        guarded(Component::Mounts, "unpublish", || mounts.unpublish(&shared))?;
+        unbind_below(self.dirs.run_dir())
     }
 
     /// Writes the network record.

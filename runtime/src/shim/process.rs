@@ -50,7 +50,7 @@ impl ProcessShims {
             }
             // Its own session: a terminal's signals are the guest's business, and a console can become its own.
             let name = format!("hutch-shim {}", spec.container);
-            let mut command = self.reexec.command(&name, Some(sync_pipe.as_fd()), super::signals::passed())?;
+            let mut command = self.reexec.command(&name, Some(sync_pipe.as_fd()), super::signals::passed(), false)?;
             command.env(SYNC_PIPE, sync_pipe.as_raw_fd().to_string()).current_dir("/");
             if spec.detach || spec.console.is_some() {
                 command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());

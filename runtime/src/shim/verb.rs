@@ -1,6 +1,6 @@
 //! The hidden verb of a shim.
 
-use std::fs::OpenOptions;
+use std::fs::{self, OpenOptions};
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 use std::os::unix::net::UnixStream;
@@ -157,7 +157,8 @@ fn resize(session: &Session, token: &str) {
 fn note_failure(spec: &ShimSpec) {
     // A process on its way out may still accept connections, but it answers none.
     let answers = || ControlClient::connect(&spec.socket).and_then(|mut vmm| vmm.call(VmRequest::State)).is_ok();
-    if spec.failure_record.exists() || answers() {
+    let noted = fs::metadata(&spec.failure_record).is_ok_and(|found| found.len() > 0);
+    if noted || answers() {
         return;
     }
     let reason = "the virtual machine's process has ended unexpectedly".to_owned();

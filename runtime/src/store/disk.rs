@@ -97,16 +97,26 @@ impl Disk for HostDisk {
     }
 }
 
-/// Writes a file whole unless there is one.
+/// Makes an empty file for a record, or empties the one that is there.
+pub(super) fn create_record(path: &Path) -> io::Result<File> {
+    OpenOptions::new().write(true).create(true).truncate(true).mode(FILE_MODE).open(path)
+}
+
+/// Writes a file whole unless there is one that is not empty.
 pub(super) fn write_if_absent(path: &Path, bytes: &[u8]) -> io::Result<()> {
     let (dir, name) = parts(path)?;
     let (mut file, temporary) = create_unique(dir, name)?;
     let written = fill(&mut file, bytes).and_then(|()| match fs::hard_link(&temporary, path) {
-        Err(e) if e.kind() == io::ErrorKind::AlreadyExists => Ok(()),
+        Err(e) if e.kind() == io::ErrorKind::AlreadyExists && !is_empty(path) => Ok(()),
+        Err(e) if e.kind() == io::ErrorKind::AlreadyExists => fs::rename(&temporary, path),
         other => other,
     });
     let _ = fs::remove_file(&temporary);
     written
+}
+
+fn is_empty(path: &Path) -> bool {
+    fs::metadata(path).is_ok_and(|found| found.len() == 0)
 }
 
 fn parts(path: &Path) -> io::Result<(&Path, &str)> {

@@ -51,7 +51,9 @@ pub use records::{
 };
 pub use tree::remove_tree;
 
-use std::io;
+use std::fs::File;
+use std::io::{self, Write};
+use std::marker::PhantomData;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::AtomicBool;
 use std::sync::Arc;
@@ -132,6 +134,7 @@ impl Store {
         let fail = |source| Error::Store { path: path.to_owned(), source };
         match self.disk.read(path).map_err(|e| fail(StoreCause::Read(e)))? {
             None => Ok(None),
+            Some(bytes) if bytes.is_empty() && T::MAY_BE_EMPTY => Ok(None),
             Some(bytes) => record::decode(&bytes).map(Some).map_err(fail),
         }
     }
@@ -277,7 +280,39 @@ pub fn write_record<T: Record>(path: &Path, record: &T) -> Result<()> {
     HostDisk.write(path, &bytes, &mut || Ok(())).map_err(|e| fail(StoreCause::Write(e)))
 }
 
-/// As [`write_record`], but keeps an existing record, even one that another process writes at the same time.
+/// A file for a record that may be empty, opened by a process that will not be able to open any file later.
+#[derive(Debug)]
+pub struct OpenRecord<T> {
+    path: PathBuf,
+    file: File,
+    kind: PhantomData<fn(T)>,
+}
+
+impl<T: Record> OpenRecord<T> {
+    /// Makes the file, or empties it.
+    ///
+    /// # Errors
+    /// [`Error::Store`].
+    pub fn create(path: &Path) -> Result<Self> {
+        let fail = |e| Error::Store { path: path.to_owned(), source: StoreCause::Write(e) };
+        let file = disk::create_record(path).map_err(fail)?;
+        Ok(Self { path: path.to_owned(), file, kind: PhantomData })
+    }
+
+    /// Writes the record in one piece, once.
+    ///
+    /// # Errors
+    /// [`Error::Store`].
+    pub fn fill(mut self, record: &T) -> Result<()> {
+        let fail = |source| Error::Store { path: self.path.clone(), source };
+        let bytes = record::encode(record).map_err(|e| fail(StoreCause::Parse(e)))?;
+        let written = self.file.write_all(&bytes).and_then(|()| self.file.sync_all());
+        written.map_err(|e| Error::Store { path: self.path, source: StoreCause::Write(e) })
+    }
+}
+
+/// As [`write_record`], but keeps an existing record that is not empty, even one that another process writes at the same
+/// time.
 ///
 /// # Errors
 /// [`Error::Store`].

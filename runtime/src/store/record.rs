@@ -15,6 +15,8 @@ pub const RECORD_VERSION: u32 = 1;
 pub trait Record: Serialize + DeserializeOwned {
     /// Kind, as written in the file.
     const NAME: &'static str;
+    /// An empty file stands for no record: its writer has opened it before it knew what to write.
+    const MAY_BE_EMPTY: bool = false;
 }
 
 /// Where a record of type `T` lies.

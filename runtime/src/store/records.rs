@@ -214,5 +214,10 @@ records! {
     NetworkRecord = "network",
     VmRecord = "hypervisor",
     AgentRecord = "agent",
-    FailureRecord = "failure",
+}
+
+/// A VMM process opens the file while it still can, and writes to it when the machine fails.
+impl Record for FailureRecord {
+    const NAME: &'static str = "failure";
+    const MAY_BE_EMPTY: bool = true;
 }

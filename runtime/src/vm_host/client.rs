@@ -1,17 +1,19 @@
 //! The runtime's end of a control socket.
 
+use std::fs::File;
 use std::io;
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use hutch_agent_proto::{read_frame, write_frame, FrameError, AGENT_PORT};
+use hutch_agent_proto::{error_chain, read_frame, write_frame, FrameError, AGENT_PORT};
+use hutch_vmm::BlockError;
 
-use super::channel::receive_fd;
+use super::channel::{receive_fd, send_fd};
 use super::message::{ControlHello, ControlReply, ControlRequest};
 use crate::agent_client::Connector;
-use crate::backend::{BackendError, BackendResult, VmReply, VmRequest};
+use crate::backend::{BackendError, BackendResult, BlockDevice, VmReply, VmRequest};
 
 /// Bound for replies that need no waiting in the VMM process.
 const REPLY_TIMEOUT: Duration = Duration::from_secs(10);
@@ -53,15 +55,35 @@ impl ControlClient {
             VmRequest::Pause => PAUSE_TIMEOUT,
             _ => Duration::ZERO,
         };
-        match self.exchange(&ControlRequest::Vm(request), wait)? {
+        let image = match &request {
+            VmRequest::PlugBlock(device) => Some(self.open_image(device)?),
+            _ => None,
+        };
+        self.vm_call(request, image, wait)
+    }
+
+    fn vm_call(&mut self, request: VmRequest, image: Option<File>, wait: Duration) -> BackendResult<VmReply> {
+        match self.exchange(&ControlRequest::Vm(request), image, wait)? {
             ControlReply::Vm(reply) => Ok(reply),
             _ => Err(unexpected()),
         }
     }
 
+    /// Opens the image of a disk for the machine, whose process cannot reach the host's files.
+    fn open_image(&mut self, device: &BlockDevice) -> BackendResult<File> {
+        let open = || hutch_vmm::open_image(&device.path, device.read_only);
+        let mut image = open();
+        if let Err(BlockError::InUse { .. }) = image {
+            // By this machine, perhaps: an earlier call was killed before it saw the reply.
+            self.vm_call(VmRequest::Unplug { id: device.id.clone() }, None, Duration::ZERO)?;
+            image = open();
+        }
+        image.map_err(|e| BackendError::Refused(error_chain(&e)))
+    }
+
     /// Opens a connection to a vsock port of the guest.
     pub fn open_port(&mut self, port: u32, timeout: Duration) -> BackendResult<OwnedFd> {
-        match self.exchange(&ControlRequest::Connect { port, timeout }, timeout)? {
+        match self.exchange(&ControlRequest::Connect { port, timeout }, None, timeout)? {
             ControlReply::Connected => {
                 receive_fd(&self.stream).map_err(|e| BackendError::system("receive a connection to the guest", e))
             }
@@ -69,8 +91,14 @@ impl ControlClient {
         }
     }
 
-    /// Sends a request for which the process may wait, at most `wait`, and reads the reply.
-    fn exchange(&mut self, request: &ControlRequest, wait: Duration) -> BackendResult<ControlReply> {
+    /// Sends a request, and the descriptor that goes with it, for which the process may wait, at most `wait`, and reads
+    /// the reply.
+    fn exchange(
+        &mut self,
+        request: &ControlRequest,
+        passed: Option<File>,
+        wait: Duration,
+    ) -> BackendResult<ControlReply> {
         let limit = if wait.is_zero() { REPLY_TIMEOUT } else { wait.saturating_add(MARGIN) };
         let io = |e: FrameError| match e {
             FrameError::Io(e) if matches!(e.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut) => {
@@ -84,6 +112,12 @@ impl ControlClient {
         bounds.map_err(|e| BackendError::system("bound a control connection", e))?;
         let hello = if self.greeted { Ok(()) } else { write_frame(&mut self.stream, &ControlHello::ours()) };
         let written = hello.and_then(|()| write_frame(&mut self.stream, request));
+        let written = written.and_then(|()| match &passed {
+            Some(file) => send_fd(&self.stream, file.as_fd()).map_err(FrameError::Io),
+            None => Ok(()),
+        });
+        // The machine's copy is then the only one: with it goes the image's lock.
+        drop(passed);
         if !self.greeted {
             // Before anything else: a process of another version hangs up on us, but only after it has sent its
             // greeting.

@@ -1,5 +1,6 @@
 //! The machine inside a VMM process: what the control server needs of it, and hutch's own.
 
+use std::fs::File;
 use std::io;
 use std::os::unix::net::UnixStream;
 use std::sync::mpsc::Receiver;
@@ -11,10 +12,11 @@ use hutch_vmm::config::{
     BlockConfig, ConsoleConfig, ConsoleLevel, ConsoleOutput, MemoryBacking, MemoryConfig, NetConfig, ShareCache,
     ShareConfig, SharePolicy, TapSource, VsockConfig, GROWTH_STEP_MIB, GROWTH_THRESHOLD_MIB,
 };
+use hutch_vmm::confine::root::{MountNamespace, PrivateRoot, RootShare};
 use hutch_vmm::footprint::{drop_program_pages, ProgramPages};
 use hutch_vmm::{BlockSlot, Machine, MachineConfig, MachineExit, MemHandle};
 
-use crate::backend::{BackendError, BackendResult, BlockDevice, VmReply, VmRequest, VmSpec, VmState};
+use crate::backend::{BackendError, BackendResult, BlockDevice, Share, VmReply, VmRequest, VmSpec, VmState};
 use crate::spec::{CacheMode, SetIds};
 use crate::sync;
 use hutch_agent_proto::error_chain;
@@ -37,11 +39,19 @@ pub struct MachineEnd {
 
 /// A started machine, as the control server uses it, from several threads at once.
 pub trait GuestMachine: Send + Sync {
-    /// Carries out a request. The server itself handles [`VmRequest::Start`] and [`VmRequest::ExpectEnd`].
+    /// Carries out a request. The server itself handles [`VmRequest::Start`] and [`VmRequest::ExpectEnd`], and calls
+    /// [`Self::plug_block`] for [`VmRequest::PlugBlock`].
     ///
     /// # Errors
     /// [`BackendError::Timeout`]; [`BackendError::Lost`] with the reason if the machine has ended; otherwise a refusal.
     fn handle(&self, request: VmRequest) -> BackendResult<VmReply>;
+
+    /// Plugs a disk in, whose image the caller has opened with [`hutch_vmm::open_image`]. The device's path is for
+    /// messages only. One with the same id is taken out before.
+    ///
+    /// # Errors
+    /// A refusal: no slot is free, or the image is not what a disk needs.
+    fn plug_block(&self, device: &BlockDevice, image: File) -> BackendResult<()>;
 
     /// Opens a connection to a vsock port of the guest.
     ///
@@ -88,11 +98,12 @@ impl KvmMachine {
     /// [`BackendError::Refused`] with the machine monitor's error.
     pub fn launch(spec: &VmSpec) -> BackendResult<Self> {
         let refused = |e: &dyn std::error::Error| BackendError::Refused(error_chain(e));
-        let config = machine_config(spec)?;
+        let mut config = machine_config(spec)?;
+        let root = private_root(spec, &mut config)?;
         if spec.mlock {
             lock_memory()?;
         }
-        let mut machine = Machine::build(&config).map_err(|e| refused(&e))?;
+        let mut machine = Machine::build_in(&config, root).map_err(|e| refused(&e))?;
         let vsock = machine.vsock().ok_or_else(|| BackendError::Refused("the machine has no vsock device".into()))?;
         // Before the start, so that the agent's report cannot come too early.
         let reports = vsock.listen(HOST_PORT).map_err(|e| BackendError::system("listen for the guest's agent", e))?;
@@ -143,15 +154,31 @@ impl GuestMachine for KvmMachine {
             }
             VmRequest::Pause => self.pause()?,
             VmRequest::Resume => self.resume()?,
-            VmRequest::PlugBlock(device) => self.plug_block(&device)?,
             VmRequest::Unplug { id } => self.unplug(&id),
             VmRequest::SetVcpus(count) => self.set_vcpus(count)?,
             VmRequest::SetMemory { mib } => return self.set_memory(mib).map(VmReply::Memory),
-            VmRequest::Start(_) | VmRequest::ExpectEnd(_) => {
+            VmRequest::Start(_) | VmRequest::ExpectEnd(_) | VmRequest::PlugBlock(_) => {
                 return Err(BackendError::Unsupported("this request inside of a machine"));
             }
         }
         Ok(VmReply::Done)
+    }
+
+    fn plug_block(&self, device: &BlockDevice, image: File) -> BackendResult<()> {
+        let mut slots = self.slots();
+        let count = slots.len();
+        // The disk may be there already, from a call that was killed before it saw the reply.
+        let place = slots.iter().position(|slot| slot.disk.as_ref() == Some(&device.id));
+        let place = place.or_else(|| slots.iter().position(|slot| slot.disk.is_none()));
+        let slot = place.and_then(|place| slots.get_mut(place)).ok_or_else(|| {
+            BackendError::Refused(format!("all {count} drive slots of the machine are taken (hypervisor.block_slots)"))
+        })?;
+        slot.slot.eject();
+        slot.disk = None;
+        let inserted = slot.slot.insert_file(image, &device.path, device.read_only, &device.id);
+        inserted.map_err(|e| BackendError::Refused(error_chain(&e)))?;
+        slot.disk = Some(device.id.clone());
+        Ok(())
     }
 
     fn connect(&self, port: u32, timeout: Duration) -> io::Result<UnixStream> {
@@ -219,23 +246,6 @@ impl KvmMachine {
         Ok(())
     }
 
-    fn plug_block(&self, device: &BlockDevice) -> BackendResult<()> {
-        let mut slots = self.slots();
-        let count = slots.len();
-        // The disk may be there already, from a call that was killed before it saw the reply.
-        let place = slots.iter().position(|slot| slot.disk.as_ref() == Some(&device.id));
-        let place = place.or_else(|| slots.iter().position(|slot| slot.disk.is_none()));
-        let slot = place.and_then(|place| slots.get_mut(place)).ok_or_else(|| {
-            BackendError::Refused(format!("all {count} drive slots of the machine are taken (hypervisor.block_slots)"))
-        })?;
-        slot.slot.eject();
-        slot.disk = None;
-        let inserted = slot.slot.insert(&device.path, device.read_only, &device.id);
-        inserted.map_err(|e| BackendError::Refused(error_chain(&e)))?;
-        slot.disk = Some(device.id.clone());
-        Ok(())
-    }
-
     fn unplug(&self, id: &str) {
         for slot in self.slots().iter_mut().filter(|slot| slot.disk.as_deref() == Some(id)) {
             slot.slot.eject();
@@ -258,16 +268,18 @@ impl KvmMachine {
     }
 }
 
-/// Bytes that make a machine that booted with `boot_mib` as large as `mib`, in whole steps; as many as can be counted, if
-/// they are more.
-fn bytes_beyond(mib: u64, boot_mib: u64) -> u64 {
-    mib.saturating_sub(boot_mib).div_ceil(GROWTH_STEP_MIB).saturating_mul(GROWTH_STEP_MIB << 20)
+use crate::backend::{BackendError, BackendResult, BlockDevice, Share, VmReply, VmRequest, VmSpec, VmState};
+use crate::spec::{CacheMode, SetIds};
 }
 
 /// Keeps all memory of this process, and with it the guest's, from being swapped out once it is used. Set before the
 /// guest's memory is made.
 fn lock_memory() -> BackendResult<()> {
     use nix::sys::mman::{mlockall, MlockAllFlags};
+    use nix::sys::resource::{setrlimit, Resource, RLIM_INFINITY};
+    // The machine's threads have no CAP_IPC_LOCK, and what they map later is locked too. Without the privilege the limit
+    // stays, and counts from the start.
+    let _ = setrlimit(Resource::RLIMIT_MEMLOCK, RLIM_INFINITY, RLIM_INFINITY);
     // Without ONFAULT the whole guest memory would be allocated at once; memory_prealloc is for that.
     let on_fault = MlockAllFlags::from_bits_retain(libc::MCL_ONFAULT);
     mlockall(MlockAllFlags::MCL_CURRENT | MlockAllFlags::MCL_FUTURE | on_fault)
@@ -351,7 +363,7 @@ fn parse_mac(text: &str) -> BackendResult<[u8; 6]> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::backend::{NetDevice, Share};
+    use crate::backend::NetDevice;
 
     /// In a process of its own: the others' memory stays as it is.
     #[test]

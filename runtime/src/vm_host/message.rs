@@ -1,7 +1,8 @@
 //! The messages on a control socket: JSON frames, as between host and agent.
 //!
 //! Each side begins with a [`ControlHello`], so that a hutch that finds a VMM process of another version says so
-//! instead of misreading it. Requests and replies follow in turn. A descriptor follows its reply.
+//! instead of misreading it. Requests and replies follow in turn. A descriptor follows the message that it belongs to: the
+//! image of a disk its request, a connection to the guest its reply.
 
 use std::time::Duration;
 
@@ -11,7 +12,7 @@ use crate::backend::{BackendError, VmReply, VmRequest};
 use hutch_agent_proto::error_chain;
 
 /// Version of this protocol, which includes [`VmRequest`] and [`VmReply`]. Raise it with every change of them.
-pub const CONTROL_PROTOCOL: u32 = 1;
+pub const CONTROL_PROTOCOL: u32 = 2;
 
 /// The first message of each side.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]

@@ -6,9 +6,11 @@ use std::os::fd::OwnedFd;
 use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
 use std::os::unix::net::UnixListener;
 use std::path::PathBuf;
-use std::process::Stdio;
+use std::process::{Child, Command, Stdio};
+use std::thread;
 use std::time::Duration;
 
+use nix::sched::{unshare, CloneFlags};
 use nix::sys::signal::SigSet;
 
 use super::client::ControlClient;
@@ -57,9 +59,9 @@ impl ProcessVmHost {
         let client = ControlClient::connect(launch.socket).map_err(io::Error::other)?;
         let log = OpenOptions::new().create(true).append(true).mode(0o600).open(launch.log)?;
         let name = format!("hutch-vmm {}", launch.pod);
-        let mut command = self.reexec.with_program(launch.program).command(&name, None, SigSet::empty())?;
+        let mut command = self.reexec.with_program(launch.program).command(&name, None, SigSet::empty(), true)?;
         command.stdin(Stdio::from(OwnedFd::from(listener))).stdout(log.try_clone()?).stderr(log).current_dir("/");
-        let child = command.spawn()?;
+        let child = spawn_alone(&mut command)?;
         let process = ProcessIdentity::of(child.id() as i32)?;
         Ok(Handle { process, socket: launch.socket.to_owned(), client: Some(client) })
     }
@@ -69,6 +71,20 @@ impl ProcessVmHost {
             reap(record.process);
         }
     }
+}
+
+/// Spawns the process as the first one of a PID namespace, if the caller may make such: it sees no other process, and
+/// signals none. On a thread that ends with that, because all further children of the thread would be in the namespace.
+fn spawn_alone(command: &mut Command) -> io::Result<Child> {
+    thread::scope(|scope| {
+        let birth = move || {
+            // Without the privilege the process shares the caller's namespace.
+            let _ = unshare(CloneFlags::CLONE_NEWPID);
+            command.spawn()
+        };
+        let thread = thread::Builder::new().name("vmm-birth".into()).spawn_scoped(scope, birth)?;
+        thread.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))
+    })
 }
 
 impl VmHost for ProcessVmHost {

@@ -63,10 +63,17 @@ impl ReExec {
     }
 
     /// A command for it, in a session of its own. `kept`: one descriptor beside the standard ones that the process
-    /// inherits, under the same number. `blocked`: signals that it has blocked from its first instruction on.
+    /// inherits, under the same number. `blocked`: signals that it has blocked from its first instruction on. `alone`: it
+    /// has mount, IPC and UTS namespaces of its own, if the caller may make such.
     ///
     /// Fails if the process would run the `main` of a program that knows nothing of hidden verbs.
-    pub(crate) fn command(&self, name: &str, kept: Option<BorrowedFd<'_>>, blocked: SigSet) -> io::Result<Command> {
+    pub(crate) fn command(
+        &self,
+        name: &str,
+        kept: Option<BorrowedFd<'_>>,
+        blocked: SigSet,
+        alone: bool,
+    ) -> io::Result<Command> {
         let hidden = self.args.first().is_some_and(|verb| verb.to_string_lossy().starts_with(VERB_PREFIX));
         if self.program == Path::new(ITSELF) && hidden && !ALLOWED.load(Ordering::Relaxed) {
             return Err(io::Error::other(NotInitialized));
@@ -76,13 +83,13 @@ impl ReExec {
         let kept = kept.map(|fd| fd.as_raw_fd());
         // SAFETY: the closure runs between fork and exec in the child and makes system calls only; it neither
         // allocates nor takes a lock. `kept` is open in the parent until the spawn is over, hence in the child.
-        unsafe { command.pre_exec(move || before_exec(kept, &blocked)) };
+        unsafe { command.pre_exec(move || before_exec(kept, &blocked, alone)) };
         Ok(command)
     }
 }
 
 /// Runs in the child. Async-signal-safe.
-fn before_exec(kept: Option<RawFd>, blocked: &SigSet) -> io::Result<()> {
+fn before_exec(kept: Option<RawFd>, blocked: &SigSet, alone: bool) -> io::Result<()> {
     // SAFETY: plain system calls on this process; the arguments are numbers and, for sigaction, a zeroed structure,
     // which means the default disposition.
     unsafe {
@@ -94,6 +101,10 @@ fn before_exec(kept: Option<RawFd>, blocked: &SigSet) -> io::Result<()> {
             && libc::fcntl(fd, libc::F_SETFD, 0) != 0
         {
             return Err(io::Error::last_os_error());
+        }
+        // Without the privilege it shares the caller's; the process finds out.
+        if alone {
+            libc::unshare(libc::CLONE_NEWNS | libc::CLONE_NEWIPC | libc::CLONE_NEWUTS);
         }
         if libc::setsid() < 0 {
             return Err(io::Error::last_os_error());

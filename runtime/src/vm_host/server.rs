@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use hutch_agent_proto::{read_frame, write_frame, FrameError};
 
-use super::channel::send_fd;
+use super::channel::{receive_fd, send_fd};
 use super::machine::{GuestMachine, MachineEnd};
 use super::message::{ControlHello, ControlReply, ControlRequest};
 use crate::backend::{BackendError, BackendResult, VmReply, VmRequest, VmSpec};
@@ -141,7 +141,15 @@ impl<M: GuestMachine + 'static> Server<M> {
             return Ok(());
         }
         while let Some(request) = read_frame(&mut stream)? {
-            match self.handle(request) {
+            let answer = match request {
+                ControlRequest::Vm(VmRequest::PlugBlock(device)) => {
+                    let image = receive_fd(&stream).map_err(FrameError::Io)?;
+                    let plugged = self.machine.plug_block(&device, image.into());
+                    plugged.map(|()| Answer::Reply(ControlReply::Vm(VmReply::Done)))
+                }
+                request => self.handle(request),
+            };
+            match answer {
                 Ok(Answer::Reply(reply)) => write_frame(&mut stream, &reply)?,
                 Ok(Answer::Descriptor(fd)) => {
                     write_frame(&mut stream, &ControlReply::Connected)?;

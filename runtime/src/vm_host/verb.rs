@@ -1,11 +1,9 @@
 //! The hidden verb of a VMM process.
 
-use std::path::PathBuf;
-
 use super::machine::{GuestMachine, KvmMachine, MachineEnd};
 use super::server::{serve_stdin, ServeError};
-use crate::backend::{BackendResult, VmSpec};
-use crate::store::{write_record, FailureRecord};
+use crate::backend::{BackendError, BackendResult, VmSpec};
+use crate::store::{FailureRecord, OpenRecord};
 use crate::timestamp::Timestamp;
 
 /// Holds a machine of hutch until it ends; what `hutch` does when it is started again for that. Stdin is the control
@@ -21,15 +19,19 @@ pub fn vmm_verb() -> Result<MachineEnd, ServeError> {
 pub fn vmm_verb_with<M: GuestMachine + 'static>(
     launch: impl FnOnce(&VmSpec) -> BackendResult<M>,
 ) -> Result<MachineEnd, ServeError> {
-    let mut failure_record = PathBuf::new();
+    let mut failure_record = None;
     let end = serve_stdin(|spec| {
-        failure_record.clone_from(&spec.failure_record);
+        // Now: this process gives up the host's files when it starts the machine.
+        if !spec.failure_record.as_os_str().is_empty() {
+            let opened = OpenRecord::create(&spec.failure_record);
+            failure_record = Some(opened.map_err(|e| BackendError::Refused(e.chain()))?);
+        }
         launch(spec)
     })?;
-    if !end.expected && !failure_record.as_os_str().is_empty() {
+    if let Some(file) = failure_record.filter(|_| !end.expected) {
         let record = FailureRecord { reason: end.reason.clone(), at: Timestamp::now() };
         // The pod's directory may be gone; then no call needs the record.
-        if let Err(error) = write_record(&failure_record, &record) {
+        if let Err(error) = file.fill(&record) {
             log::warn!("{}", error.chain());
         }
     }

@@ -143,7 +143,8 @@ fn notice(how: &str) -> Duration {
     }
     assert_eq!(last, Some(PodEvent::MachineEnded), "{how}");
     let record = stage.dir().join("run/p/failure.json");
-    while !record.exists() && start.elapsed() < Duration::from_secs(120) {
+    let noted = || std::fs::metadata(&record).is_ok_and(|found| found.len() > 0);
+    while !noted() && start.elapsed() < Duration::from_secs(120) {
         std::thread::sleep(Duration::from_millis(2));
     }
     let noticed = start.elapsed();

@@ -1,12 +1,13 @@
 //! The control socket of a VMM process: any bytes after the connection, and frames after a good greeting.
 
+use std::fs::File;
 use std::io::{self, Write};
 use std::os::unix::net::UnixStream;
 use std::sync::Arc;
 use std::time::Duration;
 
 use hutch_agent_proto::encode_frame;
-use hutch_runtime::backend::{BackendError, BackendResult, VmReply, VmRequest};
+use hutch_runtime::backend::{BackendError, BackendResult, BlockDevice, VmReply, VmRequest};
 use hutch_runtime::vm_host::message::{ControlHello, CONTROL_PROTOCOL};
 use hutch_runtime::vm_host::{serve_connection, GuestMachine, MachineEnd};
 
@@ -23,6 +24,10 @@ impl GuestMachine for Machine {
             VmRequest::Pause => Err(BackendError::Lost("gone".into())),
             _ => Ok(VmReply::Done),
         }
+    }
+
+    fn plug_block(&self, _: &BlockDevice, _: File) -> BackendResult<()> {
+        Ok(())
     }
 
     fn connect(&self, port: u32, timeout: Duration) -> io::Result<UnixStream> {

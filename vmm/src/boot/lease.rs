@@ -25,6 +25,8 @@ use vm_memory::{GuestAddress, GuestMemory};
 
 use super::segments::FileExtent;
 use crate::arch::to_usize;
+use crate::confine::seccomp::Kind;
+use crate::confine::ThreadRules;
 use crate::run_control::RunControl;
 use crate::sync::lock;
 
@@ -66,6 +68,8 @@ pub struct Leases {
     ram: GuestRam,
     shared: Arc<Mutex<Shared>>,
     keeper: Option<Keeper>,
+    /// For the thread.
+    pub(super) rules: ThreadRules,
 }
 
 /// The thread that waits for writers.
@@ -78,7 +82,7 @@ struct Keeper {
 impl Leases {
     /// No lease and no thread yet.
     pub fn new(ram: GuestRam) -> Self {
-        Self { ram, shared: Arc::default(), keeper: None }
+        Self { ram, shared: Arc::default(), keeper: None, rules: ThreadRules::default() }
     }
 
     /// Hands over the means to pause the guest. From this call on the guest may run.
@@ -102,7 +106,7 @@ impl Leases {
         let mut shared = lock(&self.shared);
         let keeper = match &self.keeper {
             Some(keeper) => keeper,
-            None => match Keeper::start(self.ram.clone(), self.shared.clone()) {
+            None => match Keeper::start(self.ram.clone(), self.shared.clone(), &self.rules) {
                 Ok(keeper) => self.keeper.insert(keeper),
                 Err(source) => return Err(LeaseError::Refused { file, source }),
             },
@@ -150,7 +154,7 @@ pub enum LeaseError {
 }
 
 impl Keeper {
-    fn start(ram: GuestRam, shared: Arc<Mutex<Shared>>) -> io::Result<Self> {
+    fn start(ram: GuestRam, shared: Arc<Mutex<Shared>>, rules: &ThreadRules) -> io::Result<Self> {
         let stop = Arc::new(AtomicBool::new(false));
         let stopped = stop.clone();
         let (sender, tid) = mpsc::channel();
@@ -168,7 +172,14 @@ impl Keeper {
                 retry = admit_writers(&ram, &mut lock(&shared), retry);
             }
         };
-        let thread = std::thread::Builder::new().name("images".into()).stack_size(STACK_SIZE).spawn(inside)?;
+        let rules = rules.clone();
+        let thread = rules.clone().call(move || {
+            let start = rules.start(Kind::Images);
+            std::thread::Builder::new().name("images".into()).stack_size(STACK_SIZE).spawn(move || {
+                start();
+                inside();
+            })
+        })?;
         let tid = tid.recv().map_err(io::Error::other)??;
         Ok(Self { tid, thread, stop })
     }

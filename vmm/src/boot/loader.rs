@@ -12,6 +12,7 @@ use super::load_plan::{self, LoadPlan};
 use super::segments::FileExtent;
 use crate::arch::x86_64::memmap::GuestRange;
 use crate::config::ImageLoading;
+use crate::confine::ThreadRules;
 use crate::run_control::RunControl;
 
 /// Loads images into the memory of one machine, and keeps mapped pages unchanged until it is dropped.
@@ -25,6 +26,12 @@ impl Loader {
     /// A loader that copies or maps as `loading` says.
     pub fn new(ram: &GuestRam, loading: ImageLoading) -> Self {
         Self { ram: ram.clone(), loading, leases: Leases::new(ram.clone()) }
+    }
+
+    /// Sets the rules for the thread that keeps leases.
+    pub(crate) fn by(mut self, rules: ThreadRules) -> Self {
+        self.leases.rules = rules;
+        self
     }
 
     /// Hands over the means to pause the guest. From this call on the guest may run.

@@ -17,6 +17,8 @@ use vmm_sys_util::signal::unblock_signal;
 
 use super::handle::{self, Kick, VcpuCommand, VcpuHandle};
 use super::run_loop::{self, IoSpace, StepOutcome, VcpuExitReason};
+use crate::confine::seccomp::Kind;
+use crate::confine::ThreadRules;
 use crate::counters::VcpuCounters;
 use crate::hv::Vcpu;
 
@@ -33,20 +35,27 @@ pub trait VcpuEvents: Send + Sync {
     fn gone(&self, index: u32);
 }
 
-/// Starts the thread of vCPU `index`, parked.
+/// Starts the thread of vCPU `index`, parked, by `rules`.
 pub fn spawn(
     index: u32,
     vcpu: Box<dyn Vcpu>,
     io: IoSpace,
     counters: Arc<VcpuCounters>,
     events: Arc<dyn VcpuEvents>,
+    rules: &ThreadRules,
 ) -> io::Result<VcpuHandle> {
     handle::install_signal_handler()?;
     let (sender, commands) = mpsc::channel();
     let kick = Kick::new(vcpu.immediate_exit());
     let inside = VcpuThread { index, vcpu, io, counters, events, commands, kick: kick.clone() };
-    let thread =
-        std::thread::Builder::new().name(format!("vcpu{index}")).stack_size(STACK_SIZE).spawn(move || inside.run())?;
+    let rules = rules.clone();
+    let thread = rules.clone().call(move || {
+        let start = rules.start(Kind::Vcpu);
+        std::thread::Builder::new().name(format!("vcpu{index}")).stack_size(STACK_SIZE).spawn(move || {
+            start();
+            inside.run();
+        })
+    })?;
     Ok(VcpuHandle::new(sender, kick, thread))
 }
 

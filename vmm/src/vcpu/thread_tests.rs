@@ -54,7 +54,8 @@ impl Bench {
         let (sender, reports) = channel();
         let io = IoSpace { mmio: Arc::new(Bus::new()), pio: Arc::new(Bus::new()) };
         let events = Arc::new(Reports(Mutex::new(sender)));
-        let handle = spawn(7, Box::new(hypervisor.vcpu()), io, Arc::default(), events).expect("a thread");
+        let handle = spawn(7, Box::new(hypervisor.vcpu()), io, Arc::default(), events, &ThreadRules::default())
+            .expect("a thread");
         Self { handle, reports, hypervisor }
     }
 

@@ -29,16 +29,18 @@ impl Backend {
     /// Opens and locks the image at `path`: against writers if `read_only`, else against all other users. The kernel
     /// releases the lock with the process.
     pub fn open(path: &Path, read_only: bool) -> Result<Self, BlockError> {
-        // O_NONBLOCK: opening a pipe must not wait for its other end. It has no effect on files and disks. O_EXCL: the
-        // guest must not write to a block device that the host has mounted.
-        let device = std::fs::metadata(path).is_ok_and(|meta| meta.file_type().is_block_device());
-        let exclusive = if device && !read_only { libc::O_EXCL } else { 0 };
-        let options =
-            OpenOptions::new().read(true).write(!read_only).custom_flags(libc::O_NONBLOCK | exclusive).clone();
-        let mut file = options.open(path).map_err(|source| match source.raw_os_error() {
-            Some(libc::EBUSY) => BlockError::InUse { path: path.to_owned(), read_only },
-            _ => BlockError::Open { path: path.to_owned(), source },
-        })?;
+        Self::of_file(open_image(path, read_only)?, path, read_only)
+    }
+
+    /// Checks and locks an image that was opened with [`open_image`], maybe by another process: the lock belongs to the
+    /// opened file, not to a process. `path` is for messages.
+    pub fn of_file(mut file: File, path: &Path, read_only: bool) -> Result<Self, BlockError> {
+        let access = fcntl(&file, FcntlArg::F_GETFL)
+            .map_err(|error| BlockError::Open { path: path.to_owned(), source: error.into() })?;
+        let wanted = if read_only { libc::O_RDONLY } else { libc::O_RDWR };
+        if access & (libc::O_ACCMODE | libc::O_PATH | libc::O_APPEND) != wanted {
+            return Err(BlockError::Access { path: path.to_owned(), read_only });
+        }
         let size_error = |source| BlockError::Size { path: path.to_owned(), source };
         let kind = file.metadata().map_err(size_error)?.file_type();
         if !kind.is_file() && !kind.is_block_device() {
@@ -112,6 +114,22 @@ impl Backend {
             }
         }
     }
+}
+
+/// Opens the image at `path` as [`Backend::of_file`] wants it. Does not lock it.
+///
+/// # Errors
+/// [`BlockError::Open`]; [`BlockError::InUse`] if it is a block device that another process has for itself.
+pub fn open_image(path: &Path, read_only: bool) -> Result<File, BlockError> {
+    // O_NONBLOCK: opening a pipe must not wait for its other end. It has no effect on files and disks. O_EXCL: the guest
+    // must not write to a block device that the host has mounted.
+    let device = std::fs::metadata(path).is_ok_and(|meta| meta.file_type().is_block_device());
+    let exclusive = if device && !read_only { libc::O_EXCL } else { 0 };
+    let options = OpenOptions::new().read(true).write(!read_only).custom_flags(libc::O_NONBLOCK | exclusive).clone();
+    options.open(path).map_err(|source| match source.raw_os_error() {
+        Some(libc::EBUSY) => BlockError::InUse { path: path.to_owned(), read_only },
+        _ => BlockError::Open { path: path.to_owned(), source },
+    })
 }
 
 /// Takes an open file description lock over the whole file.

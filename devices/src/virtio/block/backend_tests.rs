@@ -64,3 +64,35 @@ fn zeroes_and_discards_change_their_range_only() {
         backend.flush().unwrap();
     }
 }
+
+/// As when another process opens the image and passes the descriptor.
+#[test]
+fn an_image_that_was_opened_elsewhere_is_checked_and_locked() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("disk");
+    std::fs::write(&path, [0; 512]).unwrap();
+    for read_only in [true, false] {
+        let backend = Backend::of_file(open_image(&path, read_only).unwrap(), &path, read_only).unwrap();
+        assert_eq!(backend.disk(), DiskInfo { sectors: 1, read_only });
+        assert!(matches!(Backend::open(&path, false), Err(BlockError::InUse { .. })), "it is locked");
+        // The lock goes with the last descriptor of the opened file.
+        let copy = backend.file.try_clone().unwrap();
+        drop(backend);
+        assert!(matches!(Backend::open(&path, false), Err(BlockError::InUse { .. })));
+        drop(copy);
+        Backend::open(&path, false).unwrap();
+    }
+    let wrong = [
+        (File::open(&path), false),
+        (OpenOptions::new().read(true).write(true).open(&path), true),
+        (OpenOptions::new().write(true).open(&path), false),
+        (OpenOptions::new().read(true).append(true).open(&path), false),
+        (OpenOptions::new().read(true).custom_flags(libc::O_PATH).open(&path), true),
+    ];
+    for (number, (file, read_only)) in wrong.into_iter().enumerate() {
+        let refused = Backend::of_file(file.unwrap(), &path, read_only);
+        assert!(matches!(refused, Err(BlockError::Access { .. })), "{number}: {refused:?}");
+    }
+    let directory = File::open(dir.path()).unwrap();
+    assert!(matches!(Backend::of_file(directory, dir.path(), true), Err(BlockError::Kind(_))));
+}

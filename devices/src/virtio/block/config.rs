@@ -29,6 +29,14 @@ pub enum BlockError {
         /// Error of `open(2)`.
         source: io::Error,
     },
+    /// A descriptor that was passed allows other accesses than the disk needs.
+    #[error("disk image {} was passed by a descriptor that is not for {}: open it so", path.display(), if *.read_only { "reading only" } else { "reading and writing" })]
+    Access {
+        /// Path of the image.
+        path: PathBuf,
+        /// The disk is only read.
+        read_only: bool,
+    },
     /// The path is neither a regular file nor a block device, but a directory or a pipe, say.
     #[error("disk image {} is neither a regular file nor a block device: give one of these", .0.display())]
     Kind(PathBuf),

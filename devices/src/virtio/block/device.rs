@@ -14,6 +14,7 @@ use super::request::{
     MAX_DISCARD_RANGES, MAX_DISCARD_SECTORS, MAX_ZEROES_RANGES, MAX_ZEROES_SECTORS, SECTOR_LEN, SEG_MAX, SIZE_MAX,
 };
 use super::worker::RequestHandler;
+use crate::threads::ThreadKind;
 use crate::virtio::device::RING_FEATURES;
 use crate::virtio::one_queue::{DriverSession, OneQueue, Service};
 use crate::virtio::{Chain, ChainError, DeviceInterrupt};
@@ -43,6 +44,7 @@ impl Block {
 impl Service for Drive {
     const DEVICE_TYPE: u32 = VIRTIO_ID_BLOCK;
     const QUEUE_SIZE: u16 = 256;
+    const THREAD: ThreadKind = ThreadKind::Block;
 
     fn features(&self) -> u64 {
         let always = 1 << VIRTIO_BLK_F_SIZE_MAX

@@ -4,13 +4,14 @@
 //! The lock is held for a moment only: a request takes a reference to its image, so that one that waits for a hung disk
 //! blocks neither the guest's reads of configuration space nor the host.
 
+use std::fs::File;
 use std::path::Path;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use smallvec::SmallVec;
 
-use super::backend::Backend;
+use super::backend::{open_image, Backend};
 use super::config::{disk_id, BlockDeviceConfig, BlockError};
 use super::request::{DiskId, DiskInfo};
 use crate::virtio::DeviceInterrupt;
@@ -159,8 +160,14 @@ impl BlockSlot {
     /// Opens and locks the image at `path` and inserts it in place of the current one, if any. The guest finds it by
     /// `serial`, up to 20 bytes, and is interrupted because of the new capacity. After an error the slot is unchanged.
     pub fn insert(&self, path: &Path, read_only: bool, serial: &str) -> Result<(), BlockError> {
+        self.insert_file(open_image(path, read_only)?, path, read_only, serial)
+    }
+
+    /// Does [`Self::insert`] with an image that was opened with [`open_image`], maybe by another process. `path` is for
+    /// messages.
+    pub fn insert_file(&self, image: File, path: &Path, read_only: bool, serial: &str) -> Result<(), BlockError> {
         let config = BlockDeviceConfig { id: serial.into(), path: path.into(), read_only, serial: Some(serial.into()) };
-        let medium = Medium::open(&config)?;
+        let medium = Medium { id: disk_id(&config)?, backend: Backend::of_file(image, path, read_only)? };
         let old = self.0.lock().exchange(Some(medium));
         self.close(old, EJECT_TIMEOUT);
         Ok(())

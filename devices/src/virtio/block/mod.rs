@@ -16,6 +16,7 @@ mod drive;
 pub mod request;
 mod worker;
 
+pub use self::backend::open_image;
 pub use self::config::{BlockDeviceConfig, BlockError};
 pub use self::device::Block;
 pub use self::drive::{BlockSlot, EJECT_TIMEOUT};

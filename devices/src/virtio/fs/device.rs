@@ -77,8 +77,8 @@ impl Fs {
         self.pool.as_ref().map(Arc::downgrade).unwrap_or_default()
     }
 
-    fn start(&self, activation: Activation) -> Result<Arc<Pool>, ActivateError> {
-        let mut queues = activation.queues.into_iter();
+    fn start(&self, mut activation: Activation) -> Result<Arc<Pool>, ActivateError> {
+        let mut queues = std::mem::take(&mut activation.queues).into_iter();
         let mut take = |index| queues.next().flatten().ok_or(ActivateError::MissingQueue(index));
         let queues: [DeviceQueue; QUEUES] = [take(0)?, take(1)?];
         let host = |what| move |source| ActivateError::Host { what, source };
@@ -88,7 +88,8 @@ impl Fs {
         #[cfg(test)]
         let budget = self.budget.map_or(budget, Budget::alone);
         let server = Server::new(root, &self.config, limit, budget).map_err(host("serving the shared directory"))?;
-        Pool::start(&self.config.id, self.timeout, activation.mem, activation.interrupt, queues, server)
+        let Activation { mem, interrupt, threads, .. } = activation;
+        Pool::start(&self.config.id, self.timeout, threads, mem, interrupt, queues, server)
             .map_err(host("starting the threads of a shared directory"))
     }
 }

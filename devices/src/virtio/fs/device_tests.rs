@@ -80,6 +80,7 @@ fn a_driver_without_request_queue_is_refused() {
         queues: vec![Some(queue.device_side()), None],
         interrupt: Arc::new(DeviceInterrupt::new(Box::new(line))),
         features: 0,
+        threads: Default::default(),
     };
     assert!(matches!(device.activate(activation), Err(ActivateError::MissingQueue(1))));
 }

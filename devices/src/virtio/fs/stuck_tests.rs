@@ -57,6 +57,7 @@ fn a_thread_that_waits_for_the_host_is_left_behind_until_it_ends() {
         queues,
         interrupt: Arc::new(DeviceInterrupt::new(Box::new(line.clone()))),
         features: 0,
+        threads: Default::default(),
     };
     assert!(matches!(client.device.activate(activation(Vec::new())), Err(ActivateError::Stuck(_))));
     let interrupts = line.count();

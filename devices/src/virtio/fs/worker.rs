@@ -14,6 +14,7 @@ use vmm_sys_util::epoll::EventSet;
 
 use super::server::Server;
 use super::sys;
+use crate::threads::{ThreadKind, Threads};
 use crate::virtio::{Chain, DeviceInterrupt, DeviceQueue, QueueError};
 use crate::worker::{pause_all, stop_all, Next, Poller, Worker, WorkerError, WorkerHandle};
 use crate::{warn_limited, GuestRam};
@@ -30,6 +31,7 @@ const BATCH: usize = 64;
 /// The threads and the state that they share.
 pub struct Pool {
     name: String,
+    host: Threads,
     mem: GuestRam,
     interrupt: Arc<DeviceInterrupt>,
     queues: [Mutex<DeviceQueue>; QUEUES],
@@ -47,6 +49,7 @@ impl Pool {
     pub fn start(
         name: &str,
         timeout: Duration,
+        host: Threads,
         mem: GuestRam,
         interrupt: Arc<DeviceInterrupt>,
         queues: [DeviceQueue; QUEUES],
@@ -54,6 +57,7 @@ impl Pool {
     ) -> io::Result<Arc<Self>> {
         let pool = Arc::new(Self {
             name: name.to_owned(),
+            host,
             mem,
             interrupt,
             queues: queues.map(Mutex::new),
@@ -85,7 +89,9 @@ impl Pool {
 
     fn add_thread(self: &Arc<Self>, threads: &mut Vec<WorkerHandle<FsWorker>>) -> io::Result<()> {
         let name = format!("{}.{}", self.name, threads.len());
-        threads.push(WorkerHandle::spawn(&name, self.timeout, FsWorker { pool: self.clone(), own_umask: false })?);
+        let start = self.host.start(ThreadKind::FileServer);
+        let worker = FsWorker { pool: self.clone(), own_umask: false };
+        threads.push(WorkerHandle::spawn(start, &name, self.timeout, worker)?);
         Ok(())
     }
 

@@ -8,6 +8,7 @@ use super::blocks::RegionMemory;
 use super::handle::{MemHandle, MemShared};
 use super::request::{MemRequest, REQUEST_LEN, RESPONSE_LEN};
 use crate::ram::PlugMap;
+use crate::threads::ThreadKind;
 use crate::virtio::device::RING_FEATURES;
 use crate::virtio::one_queue::{DriverSession, OneQueue, Service};
 use crate::virtio::{Chain, ChainError, DeviceInterrupt};
@@ -41,6 +42,7 @@ pub struct PluggableMemory {
 impl Service for PluggableMemory {
     const DEVICE_TYPE: u32 = VIRTIO_ID_MEM;
     const QUEUE_SIZE: u16 = 16;
+    const THREAD: ThreadKind = ThreadKind::Memory;
 
     fn features(&self) -> u64 {
         RING_FEATURES | UNPLUGGED_INACCESSIBLE

@@ -12,20 +12,24 @@
 //! accesses are setup and take one. Writes at the wrong time, at an odd offset or of an odd width are ignored, and such
 //! reads return 0.
 
+mod absent;
 pub mod registers;
 mod setup;
 
+use std::panic::{catch_unwind, resume_unwind, AssertUnwindSafe};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use virtio_bindings::bindings::virtio_config::VIRTIO_F_VERSION_1;
 use virtio_bindings::bindings::virtio_ring::VIRTIO_RING_F_EVENT_IDX;
 use vmm_sys_util::eventfd::EventFd;
 
+use self::absent::Absent;
 use self::registers as reg;
 use self::registers::status;
 use self::setup::QueueSetup;
 use super::{ActivateError, Activation, DeviceInterrupt, DeviceQueue, DeviceSession, VirtioDevice};
 use crate::bus::BusDevice;
+use crate::threads::Threads;
 use crate::worker::WorkerError;
 use crate::{warn_limited, GuestRam};
 
@@ -39,6 +43,7 @@ pub struct MmioTransport {
 
 struct State {
     device: Box<dyn VirtioDevice>,
+    threads: Threads,
     /// The offered features, fixed from one reset to the next even if the device changes in the meantime.
     offered: u64,
     /// The status without DEVICE_NEEDS_RESET, which is in the interrupt.
@@ -72,6 +77,7 @@ impl MmioTransport {
         let state = State {
             offered: offered(device.as_ref()),
             device,
+            threads: Threads::default(),
             status: 0,
             features_sel: 0,
             driver_features_sel: 0,
@@ -83,6 +89,13 @@ impl MmioTransport {
             stuck: false,
         };
         Self { mem, interrupt, notifiers, state: Mutex::new(state) }
+    }
+
+    /// Sets the rules for the device's threads. Without this call there are none.
+    #[must_use]
+    pub fn with_threads(mut self, threads: Threads) -> Self {
+        self.state.get_mut().unwrap_or_else(PoisonError::into_inner).threads = threads;
+        self
     }
 
     /// Pauses the device's work. The vCPUs must have stopped. After it returns, nothing touches guest memory, and no
@@ -270,8 +283,9 @@ impl MmioTransport {
             queues: self.queues(state, session)?,
             interrupt: Arc::new(self.interrupt.for_session(session.clone())),
             features: state.driver_features,
+            threads: state.threads.clone(),
         };
-        state.device.activate(activation).map_err(|error| error.to_string())
+        state.elsewhere(|device| device.activate(activation)).map_err(|error| error.to_string())
     }
 
     fn queues(&self, state: &State, session: &DeviceSession) -> Result<Vec<Option<DeviceQueue>>, String> {
@@ -362,7 +376,7 @@ impl State {
         if !std::mem::take(&mut self.active) {
             return;
         }
-        if let Err(error) = self.device.deactivate() {
+        if let Err(error) = self.elsewhere(|device| device.deactivate()) {
             log::error!("{}: {error}; it stays out of use until the thread has ended", self.device.name());
             self.stuck = true;
         }
@@ -373,9 +387,24 @@ impl State {
 
     /// Asks again for the end of the thread that was left behind, without waiting.
     fn deactivate_again(&mut self) -> Result<(), WorkerError> {
-        self.device.deactivate()?;
+        self.elsewhere(|device| device.deactivate())?;
         self.stuck = false;
         Ok(())
+    }
+
+    /// Does `operation` with the device where threads may be made and files opened, which is not here: this is a vCPU
+    /// thread, or one that keeps the machine.
+    fn elsewhere<T: Send + 'static>(
+        &mut self,
+        operation: impl FnOnce(&mut dyn VirtioDevice) -> T + Send + 'static,
+    ) -> T {
+        let mut device = std::mem::replace(&mut self.device, Box::new(Absent));
+        let (device, result) = self.threads.call(move || {
+            let result = catch_unwind(AssertUnwindSafe(|| operation(device.as_mut())));
+            (device, result)
+        });
+        self.device = device;
+        result.unwrap_or_else(|panic| resume_unwind(panic))
     }
 }
 

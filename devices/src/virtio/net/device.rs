@@ -17,6 +17,7 @@ use super::receive::Receiver;
 use super::tap::Tap;
 use super::transmit::Transmitter;
 use super::worker::NetWorker;
+use crate::threads::ThreadKind;
 use crate::virtio::device::{config_bytes, RING_FEATURES};
 use crate::virtio::{ActivateError, Activation, DeviceQueue, VirtioDevice};
 use crate::worker::{WorkerError, WorkerSlot};
@@ -143,7 +144,7 @@ impl VirtioDevice for Net {
 
     fn activate(&mut self, activation: Activation) -> Result<(), ActivateError> {
         self.deactivate()?;
-        let Activation { mem, queues, interrupt, features } = activation;
+        let Activation { mem, queues, interrupt, features, threads } = activation;
         let mut queues = queues.into_iter();
         let mut queue = |index| queues.next().flatten().ok_or(ActivateError::MissingQueue(index));
         let (receive, transmit): (DeviceQueue, DeviceQueue) = (queue(0)?, queue(1)?);
@@ -166,7 +167,7 @@ impl VirtioDevice for Net {
             watched: EventSet::IN,
         };
         self.worker
-            .start(&self.name, worker)
+            .start(threads.start(ThreadKind::Network), &self.name, worker)
             .map_err(|source| ActivateError::Host { what: "starting the network device's thread", source })
     }
 

@@ -9,6 +9,7 @@ use vmm_sys_util::eventfd::{EventFd, EFD_NONBLOCK};
 use super::handle::{VsockHandle, VsockShared};
 use super::muxer::Muxer;
 use super::worker::VsockWorker;
+use crate::threads::{ThreadKind, Threads};
 use crate::virtio::device::{config_bytes, RING_FEATURES};
 use crate::virtio::{ActivateError, Activation, DeviceInterrupt, DeviceQueue, VirtioDevice};
 use crate::worker::{WorkerError, WorkerSlot};
@@ -45,9 +46,9 @@ impl Vsock {
         let wake = EventFd::new(EFD_NONBLOCK)?;
         let muxer = Muxer::new(self.guest_cid, self.shared.clone())?;
         self.shared.set_wake(Some(wake.try_clone()?));
-        let Parts { mem, interrupt } = activation;
+        let Parts { mem, interrupt, threads } = activation;
         let worker = VsockWorker { mem, interrupt, rx, tx, wake, muxer };
-        self.worker.start("vsock", worker)
+        self.worker.start(threads.start(ThreadKind::Sockets), "vsock", worker)
     }
 }
 
@@ -55,6 +56,7 @@ impl Vsock {
 struct Parts {
     mem: GuestRam,
     interrupt: Arc<DeviceInterrupt>,
+    threads: Threads,
 }
 
 impl VirtioDevice for Vsock {
@@ -86,7 +88,8 @@ impl VirtioDevice for Vsock {
         let mut take = |index| queues.next().flatten().ok_or(ActivateError::MissingQueue(index));
         // The event queue only reports migrations, which do not exist here: a driver may leave it out.
         let (rx, tx) = (take(RX)?, take(TX)?);
-        let parts = Parts { mem: activation.mem, interrupt: activation.interrupt };
+        let Activation { mem, interrupt, threads, .. } = activation;
+        let parts = Parts { mem, interrupt, threads };
         self.start(rx, tx, parts).map_err(|source| {
             self.shared.set_wake(None);
             ActivateError::Host { what: "starting the vsock device's thread", source }

@@ -95,6 +95,7 @@ fn a_driver_without_transmit_queue_is_refused() {
         queues: vec![Some(queue.device_side()), None, None],
         interrupt: Arc::new(DeviceInterrupt::new(Box::new(line))),
         features: 0,
+        threads: Default::default(),
     };
     assert!(matches!(device.activate(activation), Err(ActivateError::MissingQueue(TX))));
 }

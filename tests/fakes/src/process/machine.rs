@@ -1,6 +1,7 @@
 //! A machine without vCPUs: the guest model behind the agent's protocol, in a real VMM process.
 
 use std::collections::BTreeSet;
+use std::fs::File;
 use std::io::{self, Read, Write};
 use std::os::unix::net::UnixStream;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -15,7 +16,7 @@ use hutch_agent_proto::{
 
 use super::TEST_PORT;
 use crate::guest::{Answer, FakeGuest};
-use hutch_runtime::backend::{BackendError, BackendResult, VmReply, VmRequest, VmSpec, VmState};
+use hutch_runtime::backend::{BackendError, BackendResult, BlockDevice, VmReply, VmRequest, VmSpec, VmState};
 use hutch_runtime::vm_host::{GuestMachine, MachineEnd};
 
 struct State {
@@ -102,12 +103,6 @@ impl GuestMachine for FakeMachine {
                 }
                 VmRequest::Pause => state.paused = true,
                 VmRequest::Resume => state.paused = false,
-                VmRequest::PlugBlock(device) => {
-                    if state.disks.len() >= state.slots {
-                        return Err(BackendError::Refused("no drive slot is free".into()));
-                    }
-                    state.disks.insert(device.id);
-                }
                 VmRequest::Unplug { id } => {
                     state.disks.remove(&id);
                 }
@@ -115,6 +110,16 @@ impl GuestMachine for FakeMachine {
                 _ => {}
             }
             Ok(VmReply::Done)
+        })
+    }
+
+    fn plug_block(&self, device: &BlockDevice, _: File) -> BackendResult<()> {
+        self.shared.change(|state| {
+            if state.disks.len() >= state.slots {
+                return Err(BackendError::Refused("no drive slot is free".into()));
+            }
+            state.disks.insert(device.id.clone());
+            Ok(())
         })
     }
 

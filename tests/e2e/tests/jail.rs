@@ -1,0 +1,81 @@
+//! What the process that holds a pod's machine can still reach.
+
+use std::collections::BTreeSet;
+use std::fs;
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
+
+use hutch_e2e::{Pods, Snapshot};
+
+/// `/proc/PID` of a pod's VMM process.
+fn proc_of(pods: &Pods, pod: &str) -> PathBuf {
+    let pid = pods.status(pod, "/vmm_pid").as_u64().filter(|pid| *pid > 0).expect("a running pod has a VMM process");
+    Path::new("/proc").join(pid.to_string())
+}
+
+fn namespace(proc: &Path, kind: &str) -> u64 {
+    fs::metadata(proc.join("ns").join(kind)).expect("a namespace").ino()
+}
+
+/// The mount points that a process sees.
+fn mount_points(proc: &Path) -> BTreeSet<String> {
+    let table = fs::read_to_string(proc.join("mountinfo")).expect("its mounts");
+    table.lines().filter_map(|line| Some(line.split(' ').nth(4)?.to_owned())).collect()
+}
+
+#[test]
+fn the_process_of_a_machine_sees_its_shares_and_no_other_file() {
+    let before = Snapshot::take();
+    let pods = Pods::new();
+    let volume = tempfile::tempdir().expect("a directory");
+    fs::write(volume.path().join("data"), "text").expect("a file");
+    let bind = |name: &str, mode: &str| format!("{}:/{name}:{mode}", volume.path().display());
+    let (first, second) = (bind("first", "ro"), bind("second", "rw"));
+    let made = pods.new_pod("run", "p").args(["-d", "-v", &first, "-v", &second]).sh("sleep 1000");
+    made.end().expect_code(0);
+
+    let (vmm, own) = (proc_of(&pods, "p"), Path::new("/proc/self"));
+    for kind in ["mnt", "ipc", "uts", "pid"] {
+        assert_ne!(namespace(&vmm, kind), namespace(own, kind), "{kind}");
+    }
+    let status = fs::read_to_string(vmm.join("status")).expect("its status");
+    let ids = status.lines().find_map(|line| line.strip_prefix("NSpid:")).expect("its ids");
+    assert!(ids.ends_with("\t1"), "the only process of its namespace: {ids}");
+    let points = mount_points(&vmm);
+    let outside = |point: &&String| !["/", "/proc/self", "/shares/0"].contains(&point.as_str());
+    let outside: Vec<&String> =
+        points.iter().filter(outside).filter(|point| !point.starts_with("/shares/0/")).collect();
+    assert!(outside.is_empty(), "{outside:?}");
+    let root = vmm.join("root");
+    for path in ["etc", "dev", "usr", "proc/1", "proc/sys"] {
+        assert!(!root.join(path).exists(), "{path}");
+    }
+
+    // A container that comes later, with another bind.
+    let rootfs = pods.root().path().to_string_lossy().into_owned();
+    let late = bind("late", "ro");
+    let words = ["container", "create", "p", "--name", "c", "--rootfs", &rootfs, "-v", &late];
+    pods.hutch(&words).args(["--", "/bin/sleep", "1000"]).end().expect_code(0);
+    pods.ok(&["container", "start", "p", "c"]);
+    let seen = pods.exec("p", "c", "cat /late/data; echo no > /late/data && echo written; exit 0");
+    seen.expect_text("text");
+    // The process's own copies are read-only mounts: it could not write to them either.
+    let shared = root.join("shares/0");
+    let mut refused = 0;
+    for entry in fs::read_dir(&shared).expect("the share").map(|entry| entry.expect("an entry").path()) {
+        if entry.join("data").exists() {
+            match fs::write(entry.join("data"), "text") {
+                Ok(()) => {}
+                Err(error) => {
+                    assert_eq!(error.raw_os_error(), Some(libc::EROFS), "{}", entry.display());
+                    refused += 1;
+                }
+            }
+        }
+    }
+    assert_eq!(refused, 2, "of three binds, one is for writing");
+    pods.ok(&["container", "rm", "-f", "p", "c"]);
+    pods.ok(&["pod", "rm", "-f", "p"]);
+    pods.expect_none();
+    before.expect_no_leaks();
+}

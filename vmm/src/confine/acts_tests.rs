@@ -1,0 +1,341 @@
+//! A machine whose every thread is taken over: a tracer makes each of them do what an attacker would do next.
+//!
+//! The machine runs in a process of its own, on the scripted hypervisor. Its vCPU activates all devices, so that all their
+//! threads exist.
+
+use std::io::{BufRead, BufReader, Read, Write};
+use std::os::unix::process::ExitStatusExt;
+use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
+
+use nix::sys::ptrace;
+use nix::sys::signal::Signal;
+use nix::sys::wait::{waitpid, WaitPidFlag, WaitStatus};
+use nix::unistd::Pid;
+
+use crate::arch::x86_64::layout;
+use crate::config::{BlockConfig, NetConfig, ShareConfig, SharePolicy, TapSource, VsockConfig};
+use crate::confine::Confinement;
+use crate::hv::fake::{FakeHypervisor, Scripted};
+use crate::testing::{pvh_image, PvhImage};
+use crate::{Machine, MachineConfig};
+
+/// Far longer than anything here takes.
+const TEST_TIMEOUT: Duration = Duration::from_secs(120);
+/// The thread of the child that builds the machine has the name of its test, of which the kernel keeps so much.
+const OWNER: &str = "confine::acts_t";
+
+/// What a driver writes to activate the device at `base` with `queues` queues, each in a page of its own. `features`: the
+/// low half.
+fn activation(base: u64, (queues, features): (u64, u64), pages: &mut u64) -> Vec<Scripted> {
+    let store = |register: u64, value: u64| Scripted::Store(base + register, (value as u32).to_le_bytes().to_vec());
+    // ACKNOWLEDGE, DRIVER; VIRTIO_F_VERSION_1, FEATURES_OK.
+    let mut steps = vec![store(0x70, 1), store(0x70, 3), store(0x24, 0), store(0x20, features)];
+    steps.extend([store(0x24, 1), store(0x20, 1), store(0x70, 11)]);
+    for queue in 0..queues {
+        *pages += 1;
+        let page = 0x20_0000 + *pages * 0x1000;
+        steps.extend([store(0x30, queue), store(0x38, 8), store(0x80, page), store(0x90, page + 0x400)]);
+        steps.extend([store(0xa0, page + 0x800), store(0x44, 1)]);
+    }
+    steps.push(store(0x70, 15));
+    steps
+}
+
+fn task_names() -> Vec<String> {
+    let names = std::fs::read_dir("/proc/self/task").expect("a mounted /proc").filter_map(|task| {
+        // A thread may end meanwhile.
+        std::fs::read_to_string(task.ok()?.path().join("comm")).ok()
+    });
+    names.map(|name| name.trim_end().to_owned()).collect()
+}
+
+/// The child: holds the machine until its stdin ends.
+#[test]
+#[ignore = "the other half of the tests below"]
+fn the_confined_machine() {
+    let dir = tempfile::tempdir().expect("a temporary directory");
+    let (kernel, disk) = (dir.path().join("kernel"), dir.path().join("disk"));
+    std::fs::write(&kernel, pvh_image(&PvhImage::default())).expect("a temporary file");
+    std::fs::write(&disk, [0; 4096]).expect("a temporary file");
+    let mut config = MachineConfig::new("test", kernel);
+    config.confinement = Confinement::Process;
+    config.memory.size_mib = 4;
+    config.memory.pluggable_mib = 128;
+    config.vsock = Some(VsockConfig { guest_cid: 3 });
+    config.shares.push(ShareConfig {
+        id: "share".into(),
+        tag: "share".into(),
+        path: dir.path().into(),
+        read_only: false,
+        only: None,
+        policy: SharePolicy::default(),
+    });
+    config.blocks.push(BlockConfig { id: "disk".into(), path: disk, read_only: false, serial: None });
+    let tap = format!("hu{}", std::process::id());
+    let mac = [2, 0, 0, 0, 0, 1];
+    config.nets.push(NetConfig { id: "net".into(), tap: TapSource::Name(tap), mac, mtu: None });
+    config.rng = true;
+    let mut names = vec!["vcpu0", "maker", "vsock", "share.0", "share.1", "disk", "net", "rng", "mem"];
+    // Queues and features in the order of the devices: vsock, share, disk, net, rng, mem. A memory device insists on
+    // VIRTIO_MEM_F_UNPLUGGED_INACCESSIBLE.
+    let mut queues = vec![(3, 0), (2, 0), (1, 0), (2, 0), (1, 0), (1, 1 << 1)];
+    if hutch_devices::virtio::net::Tap::open(None).is_err() {
+        println!("SKIPPED: the thread of a network device: this host has no tap interfaces for tests");
+        config.nets.clear();
+        names.retain(|name| *name != "net");
+        queues.remove(3);
+    }
+    let mut pages = 0;
+    let mut script: Vec<_> = (0..)
+        .zip(queues)
+        .flat_map(|(index, queues)| {
+            activation(layout::VIRTIO_MMIO + index * layout::VIRTIO_MMIO_SIZE, queues, &mut pages)
+        })
+        .collect();
+    script.push(Scripted::Stay);
+    let mut machine = Machine::build_on(&FakeHypervisor::new([script]), &config).expect("a good configuration");
+    machine.start().expect("new");
+    let begin = Instant::now();
+    loop {
+        let there = task_names();
+        if names.iter().all(|name| there.iter().any(|found| found == name)) {
+            break;
+        }
+        assert!(begin.elapsed() < TEST_TIMEOUT, "{there:?}");
+        std::thread::yield_now();
+    }
+    println!("ready");
+    let mut rest = Vec::new();
+    std::io::stdin().read_to_end(&mut rest).expect("the parent's pipe");
+    // Without going back to the test's runner: this thread may do little by now.
+    std::process::exit(0);
+}
+
+struct Confined {
+    child: Child,
+    stdout: BufReader<std::process::ChildStdout>,
+}
+
+impl Confined {
+    fn start() -> Self {
+        let mut command = Command::new(std::env::current_exe().expect("this program"));
+        command.args(["--exact", "confine::acts_tests::the_confined_machine", "--ignored", "--nocapture"]);
+        command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
+        let mut child = command.spawn().expect("this program again");
+        let mut stdout = BufReader::new(child.stdout.take().expect("a pipe"));
+        let mut all = String::new();
+        loop {
+            let mut line = String::new();
+            if stdout.read_line(&mut line).expect("text") == 0 {
+                let mut errors = String::new();
+                child.stderr.take().expect("a pipe").read_to_string(&mut errors).expect("text");
+                panic!("the child has ended: {all}{errors}");
+            }
+            if line.contains("SKIPPED: ") {
+                // Bypasses the capture of output, in the form that `cargo xtask test` counts.
+                std::io::stdout().write_all(line.as_bytes()).expect("stdout");
+            }
+            if line.contains("ready") {
+                return Self { child, stdout };
+            }
+            all += &line;
+        }
+    }
+
+    /// Its threads but the first, which is the test's runner: id and name.
+    fn threads(&self) -> Vec<(Pid, String)> {
+        let pid = self.child.id();
+        let tasks = std::fs::read_dir(format!("/proc/{pid}/task")).expect("it runs");
+        let ids =
+            tasks.map(|task| task.expect("it runs").file_name().to_string_lossy().parse::<i32>().expect("a number"));
+        ids.filter(|id| *id != pid as i32)
+            .map(|id| {
+                let name = std::fs::read_to_string(format!("/proc/{pid}/task/{id}/comm")).expect("it waits");
+                (Pid::from_raw(id), name.trim_end().to_owned())
+            })
+            .collect()
+    }
+}
+
+impl Drop for Confined {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+        let mut rest = String::new();
+        let _ = self.stdout.read_to_string(&mut rest);
+    }
+}
+
+/// What became of a system call.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Outcome {
+    /// It returned this.
+    Result(i64),
+    /// The thread got SIGSYS.
+    Trapped,
+}
+
+/// A thread under control, which waits in a system call of its own.
+struct Taken {
+    thread: Pid,
+    registers: libc::user_regs_struct,
+}
+
+impl Taken {
+    fn take(thread: Pid) -> Self {
+        ptrace::seize(thread, ptrace::Options::empty()).expect("the tracer may");
+        ptrace::interrupt(thread).expect("just seized");
+        waitpid(thread, Some(WaitPidFlag::__WALL)).expect("it stops");
+        let registers = ptrace::getregs(thread).expect("stopped");
+        Self { thread, registers }
+    }
+
+    /// Lets the thread do a system call next. `path`: written to its stack, the call's argument of that index points there.
+    fn prepare(&self, call: libc::c_long, args: [u64; 6], path: Option<(usize, &str)>) {
+        let mut args = args;
+        if let Some((index, path)) = path {
+            // Below what the ABI reserves.
+            let at = (self.registers.rsp - 512) & !7;
+            let mut bytes = path.as_bytes().to_vec();
+            bytes.resize(bytes.len().next_multiple_of(8) + 8, 0);
+            for (offset, word) in bytes.chunks(8).enumerate() {
+                let word = i64::from_le_bytes(word.try_into().expect("eight bytes"));
+                ptrace::write(self.thread, (at as usize + offset * 8) as ptrace::AddressType, word).expect("its stack");
+            }
+            args[index] = at;
+        }
+        let instruction = self.registers.rip - 2;
+        let code = ptrace::read(self.thread, instruction as ptrace::AddressType).expect("its code");
+        assert_eq!(code & 0xffff, 0x050f, "thread {} waits in a system call", self.thread);
+        let [rdi, rsi, rdx, r10, r8, r9] = args;
+        let rax = call as u64;
+        let (rip, orig_rax) = (instruction, u64::MAX);
+        let registers = libc::user_regs_struct { rip, rax, orig_rax, rdi, rsi, rdx, r10, r8, r9, ..self.registers };
+        ptrace::setregs(self.thread, registers).expect("stopped");
+    }
+
+    /// Makes the thread do a system call, and returns what became of it.
+    fn act(&self, call: libc::c_long, args: [u64; 6], path: Option<(usize, &str)>) -> Outcome {
+        self.prepare(call, args, path);
+        ptrace::step(self.thread, None).expect("stopped");
+        match self.wait() {
+            WaitStatus::Stopped(_, Signal::SIGSYS) => {
+                // The step's own signal comes second.
+                ptrace::step(self.thread, None).expect("stopped");
+                assert!(matches!(self.wait(), WaitStatus::Stopped(_, Signal::SIGTRAP)), "thread {}", self.thread);
+                Outcome::Trapped
+            }
+            WaitStatus::Stopped(_, Signal::SIGTRAP) => {
+                Outcome::Result(ptrace::getregs(self.thread).expect("stopped").rax as i64)
+            }
+            other => panic!("thread {} after system call {call}: {other:?}", self.thread),
+        }
+    }
+
+    fn wait(&self) -> WaitStatus {
+        waitpid(self.thread, Some(WaitPidFlag::__WALL)).expect("it stops again")
+    }
+
+    /// Lets the thread go on with this signal, as it is.
+    fn deliver(self, signal: Signal) {
+        ptrace::detach(self.thread, signal).expect("stopped");
+        std::mem::forget(self);
+    }
+}
+
+impl Drop for Taken {
+    /// Lets the thread go on as before. The kernel does not end a process of which a thread is held.
+    fn drop(&mut self) {
+        let _ = ptrace::setregs(self.thread, self.registers);
+        let _ = ptrace::detach(self.thread, None);
+    }
+}
+
+#[test]
+fn no_thread_of_a_machine_can_do_what_an_attacker_would_do_next() {
+    let machine = Confined::start();
+    let threads = machine.threads();
+    let pid = machine.child.id();
+    assert!(threads.len() >= 9, "{threads:?}");
+    let passwd = (0, "/etc/passwd");
+    for (thread, name) in &threads {
+        let taken = Taken::take(*thread);
+        let act = |call, args| taken.act(call, args, None);
+        // The instrument works: a harmless call comes through.
+        assert_eq!(act(libc::SYS_getpid, [0; 6]), Outcome::Result(pid.into()), "{name}");
+        let trapped: [(&str, libc::c_long, [u64; 6]); 23] = [
+            ("a socket", libc::SYS_socket, [libc::AF_INET as u64, 1, 0, 0, 0, 0]),
+            ("a packet socket", libc::SYS_socket, [libc::AF_PACKET as u64, 3, 0, 0, 0, 0]),
+            ("tracing", libc::SYS_ptrace, [libc::PTRACE_ATTACH as u64, 1, 0, 0, 0, 0]),
+            ("another's memory", libc::SYS_process_vm_readv, [1, 0, 0, 0, 0, 0]),
+            ("killing", libc::SYS_kill, [1, 0, 0, 0, 0, 0]),
+            ("killing a thread", libc::SYS_tgkill, [1, 1, 0, 0, 0, 0]),
+            ("a pidfd", libc::SYS_pidfd_open, [1, 0, 0, 0, 0, 0]),
+            ("a new process", libc::SYS_clone, [libc::SIGCHLD as u64, 0, 0, 0, 0, 0]),
+            ("fork", libc::SYS_fork, [0; 6]),
+            ("vfork", libc::SYS_vfork, [0; 6]),
+            ("a namespace", libc::SYS_unshare, [libc::CLONE_NEWNS as u64, 0, 0, 0, 0, 0]),
+            ("joining a namespace", libc::SYS_setns, [0; 6]),
+            ("code", libc::SYS_mmap, [0, 4096, 7, 0x22, u64::MAX, 0]),
+            ("making code", libc::SYS_mprotect, [taken.registers.rsp & !0xfff, 4096, 7, 0, 0, 0]),
+            ("another machine", libc::SYS_ioctl, [0, 0xae01, 0, 0, 0, 0]),
+            ("typing into the terminal", libc::SYS_ioctl, [0, libc::TIOCSTI, 0, 0, 0, 0]),
+            ("a tree of mounts", libc::SYS_open_tree, [0; 6]),
+            ("io_uring", libc::SYS_io_uring_setup, [1, 0, 0, 0, 0, 0]),
+            ("bpf", libc::SYS_bpf, [0; 6]),
+            ("keys", libc::SYS_keyctl, [0; 6]),
+            ("a module", libc::SYS_init_module, [0; 6]),
+            ("userfaultfd", libc::SYS_userfaultfd, [0; 6]),
+            ("files by handle", libc::SYS_open_by_handle_at, [0; 6]),
+        ];
+        for (what, call, args) in trapped {
+            assert_eq!(act(call, args), Outcome::Trapped, "{what} in {name}");
+        }
+        let program = (0, "/bin/true");
+        assert_eq!(taken.act(libc::SYS_execve, [0; 6], Some(program)), Outcome::Trapped, "a program in {name}");
+        assert_eq!(taken.act(libc::SYS_mount, [0; 6], Some(passwd)), Outcome::Trapped, "a mount in {name}");
+        let enosys = Outcome::Result(-i64::from(libc::ENOSYS));
+        assert_eq!(act(libc::SYS_clone3, [0; 6]), enosys, "a new process in {name}");
+        // Files are kept from the others by other means than these filters.
+        if !["maker", OWNER, "share.0", "share.1"].contains(&name.as_str()) {
+            let at = libc::AT_FDCWD as u64;
+            let outcome = taken.act(libc::SYS_openat, [at, 0, 0, 0, 0, 0], Some((1, "/etc/passwd")));
+            assert_eq!(outcome, Outcome::Result(-i64::from(libc::ENOENT)), "a file in {name}");
+        }
+    }
+}
+
+#[test]
+fn every_thread_of_a_machine_has_a_filter_and_no_new_privileges() {
+    let machine = Confined::start();
+    let pid = machine.child.id();
+    for (thread, name) in machine.threads() {
+        let status = std::fs::read_to_string(format!("/proc/{pid}/task/{thread}/status")).expect("it waits");
+        let field = |field: &str| {
+            let line = status.lines().find_map(|line| line.strip_prefix(field)?.strip_prefix(':'));
+            line.expect("a field of this kernel").trim().to_owned()
+        };
+        assert_eq!((field("Seccomp").as_str(), field("NoNewPrivs").as_str()), ("2", "1"), "{name}");
+        let filters: u32 = field("Seccomp_filters").parse().expect("a number");
+        let expected = if ["maker", OWNER].contains(&name.as_str()) { 1 } else { 2 };
+        assert_eq!(filters, expected, "its maker's and its own: {name}");
+    }
+}
+
+#[test]
+fn a_forbidden_call_ends_the_process_and_names_thread_and_call() {
+    let mut machine = Confined::start();
+    let threads = machine.threads();
+    let (vcpu, _) = threads.iter().find(|(_, name)| name == "vcpu0").expect("a vCPU");
+    let taken = Taken::take(*vcpu);
+    taken.prepare(libc::SYS_execve, [0; 6], Some((0, "/bin/true")));
+    ptrace::cont(taken.thread, None).expect("stopped");
+    assert!(matches!(taken.wait(), WaitStatus::Stopped(_, Signal::SIGSYS)));
+    taken.deliver(Signal::SIGSYS);
+    let status = machine.child.wait().expect("a child");
+    let mut errors = String::new();
+    machine.child.stderr.take().expect("a pipe").read_to_string(&mut errors).expect("text");
+    assert_eq!((status.code(), status.signal()), (Some(159), None), "{errors}");
+    assert!(errors.contains("thread vcpu0 made the system call execve (59)"), "{errors}");
+}

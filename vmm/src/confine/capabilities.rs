@@ -1,0 +1,147 @@
+//! The capabilities of a thread (capabilities(7)). A thread inherits them from the one that makes it.
+//!
+//! | thread | keeps |
+//! |---|---|
+//! | vCPUs, devices, control | none |
+//! | file servers, and `files`, which makes them | [`FILE_SERVER`] |
+//! | `images`, and the builder while it loads images | [`IMAGES`] |
+//!
+//! The bounding set stays: only exec would make use of it.
+#![expect(unsafe_code, reason = "capget(2) and capset(2) have no safe form")]
+
+use std::io;
+
+/// `_LINUX_CAPABILITY_VERSION_3` of `linux/capability.h`: two words for each set.
+const VERSION: u32 = 0x2008_0522;
+
+const CHOWN: u32 = 0;
+const DAC_OVERRIDE: u32 = 1;
+const FOWNER: u32 = 3;
+const FSETID: u32 = 4;
+const SETGID: u32 = 6;
+const SETUID: u32 = 7;
+const LEASE: u32 = 28;
+const SETFCAP: u32 = 31;
+
+/// What a file server needs to act for every user of its guest: read and write the files of all owners, give files away,
+/// take on a user's ids, set the capabilities of a program file. It is not enough to make device nodes (but the whiteouts
+/// of overlay file systems), to set `trusted.*` attributes, or to open files by handle.
+pub const FILE_SERVER: Capabilities =
+    Capabilities(1 << CHOWN | 1 << DAC_OVERRIDE | 1 << FOWNER | 1 << FSETID | 1 << SETGID | 1 << SETUID | 1 << SETFCAP);
+
+/// What the holder of a lease on another owner's kernel needs to give it back.
+pub const IMAGES: Capabilities = Capabilities(1 << LEASE);
+
+/// A set of capabilities: bit n is number n of `linux/capability.h`.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Capabilities(u64);
+
+#[repr(C)]
+struct Header {
+    version: u32,
+    pid: libc::c_int,
+}
+
+/// One word of each set.
+#[repr(C)]
+#[derive(Clone, Copy, Default)]
+struct Word {
+    effective: u32,
+    permitted: u32,
+    inheritable: u32,
+}
+
+impl Capabilities {
+    /// No capability.
+    pub const NONE: Self = Self(0);
+
+    /// Those of both sets.
+    pub fn with(self, other: Self) -> Self {
+        Self(self.0 | other.0)
+    }
+
+    /// Those that the calling thread could have in effect: its permitted set.
+    ///
+    /// # Errors
+    /// Only if the kernel does not know the interface.
+    pub fn of_this_thread() -> io::Result<Self> {
+        let mut header = THIS_THREAD;
+        let mut words = [Word::default(); 2];
+        // SAFETY: version 3 writes two words to `words`; the header is ours and may be written too.
+        check(unsafe { libc::syscall(libc::SYS_capget, &raw mut header, words.as_mut_ptr()) })?;
+        let [low, high] = words;
+        Ok(Self(u64::from(high.permitted) << 32 | u64::from(low.permitted)))
+    }
+
+    /// Takes all other capabilities from the calling thread for good; it has those of the set that it had before.
+    ///
+    /// # Errors
+    /// Only if the kernel does not know the interface.
+    pub fn limit_this_thread(self) -> io::Result<()> {
+        // A thread that keeps none need not be asked.
+        let kept = if self == Self::NONE { 0 } else { self.0 & Self::of_this_thread()?.0 };
+        #[expect(clippy::cast_possible_truncation, reason = "the lower half")]
+        let word = |half: u64| Word { effective: half as u32, permitted: half as u32, inheritable: 0 };
+        let words = [word(kept), word(kept >> 32)];
+        let mut header = THIS_THREAD;
+        // SAFETY: version 3 reads two words from `words`; the header is ours and may be written.
+        check(unsafe { libc::syscall(libc::SYS_capset, &raw mut header, words.as_ptr()) })
+    }
+}
+
+/// A pid of 0 is the calling thread.
+const THIS_THREAD: Header = Header { version: VERSION, pid: 0 };
+
+fn check(result: libc::c_long) -> io::Result<()> {
+    if result < 0 {
+        return Err(io::Error::last_os_error());
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use std::thread;
+
+    use super::*;
+
+    /// The sets of the calling thread as the kernel shows them: inheritable, permitted, effective, ambient.
+    fn shown() -> [u64; 4] {
+        let status = std::fs::read_to_string("/proc/thread-self/status").expect("a mounted /proc");
+        ["CapInh", "CapPrm", "CapEff", "CapAmb"].map(|name| {
+            let line = status.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(':'));
+            u64::from_str_radix(line.expect("a line of each set").trim(), 16).expect("a hexadecimal number")
+        })
+    }
+
+    fn on_a_thread<T: Send>(job: impl FnOnce() -> T + Send) -> T {
+        thread::scope(|scope| scope.spawn(job).join().expect("no panic"))
+    }
+
+    #[test]
+    fn a_thread_keeps_no_more_than_the_set_and_no_more_than_it_had() {
+        let [_, had, ..] = shown();
+        for set in [Capabilities::NONE, FILE_SERVER, IMAGES, FILE_SERVER.with(IMAGES)] {
+            let [inheritable, permitted, effective, ambient] = on_a_thread(|| {
+                set.limit_this_thread().expect("less is always permitted");
+                shown()
+            });
+            assert_eq!((permitted, effective), (set.0 & had, set.0 & had), "{set:?}");
+            assert_eq!((inheritable, ambient), (0, 0), "{set:?}");
+        }
+        let [_, has, ..] = shown();
+        assert_eq!(has, had, "the thread that made the others is as before");
+    }
+
+    #[test]
+    fn what_a_thread_gave_up_its_own_threads_do_not_have() {
+        let after = on_a_thread(|| {
+            Capabilities::NONE.limit_this_thread().expect("less is always permitted");
+            on_a_thread(|| {
+                FILE_SERVER.limit_this_thread().expect("less is always permitted");
+                shown()
+            })
+        });
+        assert_eq!(after, [0; 4]);
+    }
+}

@@ -1,0 +1,50 @@
+//! What the threads of a machine may still do once the guest runs: the guest may have taken over one of them.
+//!
+//! | file | contents |
+//! |---|---|
+//! | `capabilities` | the capabilities of a thread |
+//! | `landlock` | the files that a thread may open by path |
+//! | `process` | what a process gives up as a whole |
+//! | `root` | a root directory that holds the shares only |
+//! | `seccomp` | the system calls of a thread |
+//! | `threads` | the thread that makes the machine's threads |
+//! | `tree` | copies of mounts, with their attributes |
+
+#[cfg(test)]
+mod acts_tests;
+pub mod capabilities;
+pub mod landlock;
+pub mod process;
+pub mod root;
+pub mod seccomp;
+mod threads;
+pub mod tree;
+
+use serde::{Deserialize, Serialize};
+pub(crate) use threads::{MachineThreads, ThreadRules};
+
+/// The threads that a machine confines before the guest runs.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Confinement {
+    /// None, for debugging.
+    None,
+    /// Those that the machine makes. The caller's threads stay as they are: its process does more than hold a machine.
+    #[default]
+    Threads,
+    /// The calling thread too, and with it all threads that it makes afterwards: for a process that holds one machine
+    /// and does nothing else.
+    Process,
+}
+
+impl Confinement {
+    /// Whether the threads that the machine makes are confined.
+    pub fn confines_threads(self) -> bool {
+        self != Self::None
+    }
+
+    /// Whether the calling thread is confined too.
+    pub fn confines_caller(self) -> bool {
+        self == Self::Process
+    }
+}

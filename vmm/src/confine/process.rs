@@ -1,0 +1,63 @@
+//! What a process that holds a machine gives up as a whole, before it reads what a guest or an image controls.
+
+use std::io;
+
+use nix::sys::prctl;
+use nix::sys::resource::{setrlimit, Resource};
+
+use super::{seccomp, Confinement};
+
+/// Keeps the memory of this process from others of its user: they can neither trace it nor read its `/proc` files but
+/// those that everyone may read, and it leaves no core dump. The process and all programs that it starts from now on get
+/// no privileges by exec (no_new_privs).
+///
+/// # Errors
+/// The kernel refused; some of it may be done.
+pub fn harden_process() -> io::Result<()> {
+    prctl::set_dumpable(false)?;
+    // A core dump that a pipe takes ignores the limit, but not the flag above.
+    setrlimit(Resource::RLIMIT_CORE, 0, 0)?;
+    prctl::set_no_new_privs()?;
+    Ok(())
+}
+
+/// What confines a machine with this `confinement` on this kernel, for people.
+pub fn description(confinement: Confinement) -> String {
+    if !confinement.confines_threads() {
+        return "off".to_owned();
+    }
+    match seccomp::check_support() {
+        Ok(()) => "seccomp".to_owned(),
+        Err(error) => format!("none: this kernel has no seccomp filters ({error})"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::process::Command;
+
+    /// In a process of its own: what is given up does not come back.
+    #[test]
+    fn a_hardened_process_leaves_no_dump_and_gets_no_privileges() {
+        let mut command = Command::new(std::env::current_exe().expect("this program"));
+        command.args(["--exact", "confine::process::tests::inside", "--ignored", "--nocapture"]);
+        let output = command.output().expect("this program again");
+        let text = String::from_utf8_lossy(&output.stdout) + String::from_utf8_lossy(&output.stderr);
+        assert!(output.status.success() && text.contains("checked inside"), "{text}");
+    }
+
+    #[test]
+    #[ignore = "the inner half of the test above"]
+    fn inside() {
+        super::harden_process().expect("less is always permitted");
+        assert!(!nix::sys::prctl::get_dumpable().expect("a flag"));
+        let status = std::fs::read_to_string("/proc/thread-self/status").expect("a mounted /proc");
+        assert!(status.contains("NoNewPrivs:\t1"), "{status}");
+        let limits = std::fs::read_to_string("/proc/self/limits").expect("readable for the process itself");
+        let core = limits.lines().find(|line| line.starts_with("Max core file size")).expect("a limit");
+        assert_eq!(core.split_whitespace().nth_back(1), Some("0"), "{core}");
+        // The process itself still reaches its descriptors.
+        std::fs::read_link("/proc/self/fd/0").expect("its own descriptor");
+        println!("checked inside");
+    }
+}

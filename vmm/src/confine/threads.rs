@@ -1,0 +1,163 @@
+//! The thread that makes the machine's threads: `maker`. The builder starts it before any other, when all devices are open.
+//!
+//! ```text
+//!   builder ── starts ──▶ maker (union of all filters) ── makes ──▶ vCPUs, devices' threads, …: each with its own filter
+//!   vCPU: the driver activates a device ── job ──▶ maker: opens, makes threads ── done ──▶ vCPU goes on
+//! ```
+//!
+//! A vCPU waits for its job, as it did when it did the work itself. Without confinement there is no such thread: each job
+//! is done by its caller.
+
+use std::io;
+use std::sync::mpsc::{self, Receiver, Sender};
+use std::sync::{Arc, Mutex};
+use std::thread::JoinHandle;
+
+use hutch_devices::threads::{Job, ThreadHost, ThreadKind, ThreadStart, Threads};
+
+use super::seccomp::{self, Kind};
+use super::Confinement;
+use crate::sync::lock;
+
+/// Stack in bytes: devices are activated there. Only the used part takes memory.
+const STACK_SIZE: usize = 512 << 10;
+
+/// The rules for a machine's threads, with the thread that makes them. Dropping the last one of the machine ends it.
+pub(crate) struct MachineThreads {
+    host: Arc<Host>,
+    maker: Option<JoinHandle<()>>,
+}
+
+/// The rules, as threads and devices have them.
+#[derive(Clone)]
+pub(crate) struct ThreadRules(Arc<Host>);
+
+struct Host {
+    confined: bool,
+    /// `None`: jobs are done by their callers.
+    jobs: Mutex<Option<Sender<Job>>>,
+}
+
+impl MachineThreads {
+    /// The rules that `confinement` asks for, as far as the kernel can. Until [`Self::start`], jobs are done by their
+    /// callers.
+    pub(crate) fn new(confinement: Confinement) -> Self {
+        let confined = confinement.confines_threads() && is_supported();
+        Self { host: Arc::new(Host { confined, jobs: Mutex::new(None) }), maker: None }
+    }
+
+    /// Starts the thread, if there are rules. It inherits what the caller may do at this moment.
+    ///
+    /// # Errors
+    /// The thread could not be started.
+    pub(crate) fn start(&mut self) -> io::Result<()> {
+        if !self.are_confined() {
+            return Ok(());
+        }
+        seccomp::prepare_process()?;
+        let (sender, jobs) = mpsc::channel();
+        let start = seccomp::start(Kind::Maker);
+        let maker = std::thread::Builder::new().name("maker".into()).stack_size(STACK_SIZE).spawn(move || {
+            start();
+            work(&jobs);
+        })?;
+        *lock(&self.host.jobs) = Some(sender);
+        self.maker = Some(maker);
+        Ok(())
+    }
+
+    /// Whether the machine's threads have filters.
+    pub(crate) fn are_confined(&self) -> bool {
+        self.host.confined
+    }
+
+    /// The rules.
+    pub(crate) fn rules(&self) -> ThreadRules {
+        ThreadRules(self.host.clone())
+    }
+}
+
+impl Drop for MachineThreads {
+    fn drop(&mut self) {
+        // From now on callers do their jobs themselves: only the machine's owner is left.
+        lock(&self.host.jobs).take();
+        if self.maker.take().is_some_and(|maker| maker.join().is_err()) {
+            log::error!("the thread that makes the machine's threads has panicked");
+        }
+    }
+}
+
+/// The thread's body. Jobs catch their panics.
+fn work(jobs: &Receiver<Job>) {
+    while let Ok(job) = jobs.recv() {
+        job();
+    }
+}
+
+fn is_supported() -> bool {
+    match seccomp::check_support() {
+        Ok(()) => true,
+        Err(error) => {
+            log::warn!(
+                "this kernel has no seccomp filters ({error}): the machine's threads may make every system call"
+            );
+            false
+        }
+    }
+}
+
+impl ThreadRules {
+    /// For devices.
+    pub(crate) fn threads(&self) -> Threads {
+        Threads::new(self.0.clone())
+    }
+
+    /// Returns what a new thread of this kind has to call first. Called on the thread that makes it.
+    pub(crate) fn start(&self, kind: Kind) -> ThreadStart {
+        if self.0.confined {
+            Box::new(seccomp::start(kind))
+        } else {
+            Box::new(|| ())
+        }
+    }
+
+    /// Does `job` where threads may be made, and returns its result.
+    pub(crate) fn call<T: Send + 'static>(&self, job: impl FnOnce() -> T + Send + 'static) -> T {
+        self.threads().call(job)
+    }
+}
+
+impl std::fmt::Debug for ThreadRules {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("ThreadRules").field("confined", &self.0.confined).finish()
+    }
+}
+
+/// No confinement, for machines and tests without.
+impl Default for ThreadRules {
+    fn default() -> Self {
+        Self(Arc::new(Host { confined: false, jobs: Mutex::new(None) }))
+    }
+}
+
+impl ThreadHost for Host {
+    fn start(&self, kind: ThreadKind) -> ThreadStart {
+        if self.confined {
+            Box::new(seccomp::start(Kind::Device(kind)))
+        } else {
+            Box::new(|| ())
+        }
+    }
+
+    fn call(&self, job: Job) {
+        let rejected = match lock(&self.jobs).as_ref() {
+            // The maker's own jobs have no one else to do them.
+            Some(jobs) if !seccomp::is_here(Kind::Maker) => jobs.send(job).err().map(|error| error.0),
+            _ => Some(job),
+        };
+        // Not under the lock.
+        if let Some(job) = rejected {
+            job();
+        }
+    }
+}
