@@ -117,7 +117,7 @@ fn attack(target: &Target, script: &Script) {
 fn the_instrument_reports_a_check_that_fails_and_an_exception() {
     let watch = Watch::new();
     let mut script = Script::new(false);
-    script.case("nothing", "nobody");
+    script.case("nothing", "no source");
     script.store(4, attack::script::ARENA, 0x1_2345);
     script.expect(4, attack::script::ARENA, 0x1_2345);
     script.expect(2, attack::script::ARENA, 0x1_2345);
@@ -311,7 +311,7 @@ fn hypercalls_of_every_number() {
     watch.end();
 }
 
-/// Output that nobody wants stays bounded on the host.
+/// Output that no reader wants stays bounded on the host.
 #[test]
 fn a_console_of_endless_length_takes_no_memory() {
     let watch = Watch::new();

@@ -75,7 +75,7 @@ global_asm!(
     "   mov rax, cr3",
     "   mov cr3, rax",
     "   mov esp, 0x90000",
-    // All exceptions go to one handler, which lies in the first 64 KiB after 1 MiB: gates of two halves.
+    // All exceptions go to one handler, which lies in the first 64 KiB after 1 MiB: addresses in two halves.
     "   lea rax, [rip + 9f]",
     "   mov edi, 0xa000",
     "   mov ecx, 32",

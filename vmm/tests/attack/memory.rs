@@ -68,7 +68,7 @@ fn blocks(s: &mut Script) {
             .collect();
         answers(s, &all);
     }
-    s.case("more memory than the host asked for", "D1 of our review; VIRTIO 5.15.6.1");
+    s.case("more memory than the host asked for", "VIRTIO 5.15.6.1");
     answers(s, &[(PLUG, PLUGGABLE, 1, NACK), (PLUG, PLUGGABLE, 32, NACK)]);
     s.case("blocks are unplugged that were not plugged in", "VIRTIO 5.15.6.2");
     answers(s, &[(UNPLUG, PLUGGABLE, 1, ERROR), (UNPLUG, PLUGGABLE + BLOCK, 5, ERROR), (UNPLUG_ALL, 0, 0, ACK)]);

@@ -99,7 +99,7 @@ impl Target {
         assert_eq!(exit, Some(MachineExit::PowerOff), "in or after {:?}", script.last_case(&output));
     }
 
-    /// What the guest wrote to the console.
+    /// The output of the guest to the console.
     pub fn output(&self) -> Vec<u8> {
         std::fs::read(&self.console).expect("a console")
     }

@@ -92,7 +92,7 @@ pub fn probe(s: &mut Script, device: Device) {
             }
         }
         Device::Vsock => {
-            // Nobody listens: the answer is RST.
+            // Without a listener the answer is RST.
             let (packet, answer) = (s.put(&Packet::new(9, CLOSED_PORT, 1).bytes()), s.alloc(64, 16));
             rings[0].send(s, &[writable(answer, 64)]);
             rings[1].send(s, &[readable(packet, 44)]);

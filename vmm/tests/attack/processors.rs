@@ -153,7 +153,7 @@ fn controllers(s: &mut Script) {
             s.store(size, 0xfec0_0000 + offset, 0);
         }
     }
-    // Interrupts to nobody: reserved delivery modes, to all others, of which there are none.
+    // Interrupts without a receiver: reserved delivery modes, to all others, of which there are none.
     for mode in [0x000c_4300, 0x000c_0700, 0x000c_45ff, 0x000c_46ff] {
         s.store(4, 0xfee0_0300, mode);
     }

@@ -37,7 +37,7 @@ pub fn add(s: &mut Script, rounds: u32) {
             begin(s);
         }
         attack(s, device, rounds);
-        // In memory that nobody else writes to.
+        // In memory that only the driver writes to.
         s.place(super::script::ARENA);
         probe(s, device);
     }

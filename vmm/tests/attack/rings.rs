@@ -141,7 +141,7 @@ fn indirect(s: &mut Script) {
         ("an indirect table where there is nothing", "Firecracker CVE-2019-18960", HOLE),
         ("an indirect table that ends past the memory", "Firecracker CVE-2019-18960", RAM_END - 8),
         ("an indirect table in a device's registers", "QEMU CVE-2024-3446", 0xd000_0000),
-        ("an indirect table in memory that is not plugged in", "D1 of our review", PLUGGABLE),
+        ("an indirect table in memory that is not plugged in", "VIRTIO 5.15.3", PLUGGABLE),
         ("an indirect table that wraps around the address space", "openvmm #4047", u64::MAX - 15),
     ] {
         s.case(name, source);

@@ -233,7 +233,7 @@ fn queue_addresses(s: &mut Script) {
         ),
         (
             "rings in memory that is not plugged in",
-            "D1 of our review",
+            "VIRTIO 5.15.3",
             &[[PLUGGABLE, A, A], [A, PLUGGABLE, A], [A, A, PLUGGABLE + 0x1000]],
         ),
     ] {
