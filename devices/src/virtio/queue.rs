@@ -123,11 +123,16 @@ impl DeviceQueue {
 
     /// Takes the next request. An error means that the driver broke the protocol.
     pub fn pop(&mut self, mem: &GuestRam) -> Result<Option<Chain>, QueueError> {
+        self.pop_in(&**mem, mem)
+    }
+
+    /// Does [`Self::pop`] with rings in `rings`, which is the same memory.
+    fn pop_in(&mut self, rings: &impl GuestMemory, mem: &GuestRam) -> Result<Option<Chain>, QueueError> {
         if self.is_over() {
             return Ok(None);
         }
         match mem.pluggable() {
-            None => self.pop_from(&**mem, mem),
+            None => self.pop_from(rings, mem),
             // An indirect descriptor table lies anywhere.
             Some(_) => self.pop_from(&mem.view(), mem),
         }
@@ -155,6 +160,10 @@ impl DeviceQueue {
 
     /// Gives several requests back at once: the driver sees all of them or none. For the buffers of one frame.
     pub fn complete_together(&mut self, mem: &GuestMemoryMmap<()>, done: &[(u16, u32)]) -> Result<(), QueueError> {
+        self.complete_in(mem, done)
+    }
+
+    fn complete_in(&mut self, mem: &impl GuestMemory, done: &[(u16, u32)]) -> Result<(), QueueError> {
         const OPERATION: &str = "used ring";
         let Some(_live) = self.session.enter() else { return Ok(()) };
         let size = self.queue.size();
@@ -182,13 +191,17 @@ impl DeviceQueue {
     /// Interrupts the driver if requests were completed since the last call and the driver wants an interrupt for them
     /// (2.7.7, 2.7.10).
     pub fn signal(&mut self, mem: &GuestMemoryMmap<()>, interrupt: &DeviceInterrupt) -> Result<(), QueueError> {
+        self.signal_in(mem, interrupt)
+    }
+
+    fn signal_in(&mut self, mem: &impl GuestMemory, interrupt: &DeviceInterrupt) -> Result<(), QueueError> {
         if self.wants_signal(mem)? {
             interrupt.signal_queue();
         }
         Ok(())
     }
 
-    fn wants_signal(&mut self, mem: &GuestMemoryMmap<()>) -> Result<bool, QueueError> {
+    fn wants_signal(&mut self, mem: &impl GuestMemory) -> Result<bool, QueueError> {
         const OPERATION: &str = "interrupt suppression";
         let new = Wrapping(self.queue.next_used());
         let old = std::mem::replace(&mut self.signalled, new);
@@ -214,6 +227,10 @@ impl DeviceQueue {
 
     /// Asks the driver for no notifications, while the worker checks the queue anyway.
     pub fn disable_notifications(&mut self, mem: &GuestMemoryMmap<()>) -> Result<(), QueueError> {
+        self.disable_in(mem)
+    }
+
+    fn disable_in(&mut self, mem: &impl GuestMemory) -> Result<(), QueueError> {
         let Some(_live) = self.session.enter() else { return Ok(()) };
         self.queue.disable_notification(mem).map_err(QueueError::ring("notification suppression"))
     }
@@ -221,6 +238,10 @@ impl DeviceQueue {
     /// Asks the driver for notifications again. True if requests came in the meantime: they may stay without a
     /// notification, so check the queue again.
     pub fn enable_notifications(&mut self, mem: &GuestMemoryMmap<()>) -> Result<bool, QueueError> {
+        self.enable_in(mem)
+    }
+
+    fn enable_in(&mut self, mem: &impl GuestMemory) -> Result<bool, QueueError> {
         let Some(_live) = self.session.enter() else { return Ok(false) };
         self.queue.enable_notification(mem).map_err(QueueError::ring("notification suppression"))
     }
@@ -239,45 +260,58 @@ impl DeviceQueue {
         rest_wanted: impl Fn() -> bool,
         work: impl FnMut(&Chain) -> Result<u32, ChainError>,
     ) -> Result<(), QueueError> {
-        let result = self.serve_batch(mem, interrupt, rest_wanted, work);
+        self.serve_in(&**mem, mem, interrupt, rest_wanted, work)
+    }
+
+    /// Does [`Self::serve`] with rings in `rings`, which is the same memory. Tests watch its accesses.
+    fn serve_in(
+        &mut self,
+        rings: &impl GuestMemory,
+        mem: &GuestRam,
+        interrupt: &DeviceInterrupt,
+        rest_wanted: impl Fn() -> bool,
+        work: impl FnMut(&Chain) -> Result<u32, ChainError>,
+    ) -> Result<(), QueueError> {
+        let result = self.serve_batch(rings, mem, interrupt, rest_wanted, work);
         if result.is_err() {
             // The requests before the malformed one are done, and their driver waits for them.
-            self.signal(mem, interrupt)?;
+            self.signal_in(rings, interrupt)?;
         }
         result
     }
 
     fn serve_batch(
         &mut self,
+        rings: &impl GuestMemory,
         mem: &GuestRam,
         interrupt: &DeviceInterrupt,
         rest_wanted: impl Fn() -> bool,
         mut work: impl FnMut(&Chain) -> Result<u32, ChainError>,
     ) -> Result<(), QueueError> {
         let mut signalled = Instant::now();
-        self.disable_notifications(mem)?;
+        self.disable_in(rings)?;
         for _ in 0..BATCH {
-            let Some(chain) = self.pop(mem)? else {
-                self.signal(mem, interrupt)?;
-                if self.enable_notifications(mem)? {
-                    self.disable_notifications(mem)?;
+            let Some(chain) = self.pop_in(rings, mem)? else {
+                self.signal_in(rings, interrupt)?;
+                if self.enable_in(rings)? {
+                    self.disable_in(rings)?;
                     continue;
                 }
                 return Ok(());
             };
             let head = chain.head();
             let written = work(&chain).map_err(|source| QueueError::Chain { head, source })?;
-            self.complete(mem, head, written)?;
+            self.complete_in(rings, &[(head, written)])?;
             if rest_wanted() {
                 break;
             }
             let now = Instant::now();
             if now.saturating_duration_since(signalled) > SIGNAL_INTERVAL {
-                self.signal(mem, interrupt)?;
+                self.signal_in(rings, interrupt)?;
                 signalled = now;
             }
         }
-        self.signal(mem, interrupt)?;
+        self.signal_in(rings, interrupt)?;
         self.notify_self();
         Ok(())
     }
@@ -288,6 +322,9 @@ impl DeviceQueue {
     }
 }
 
+#[cfg(test)]
+#[path = "queue_interleavings.rs"]
+mod interleavings;
 #[cfg(test)]
 #[path = "queue_tests.rs"]
 mod tests;
