@@ -14,7 +14,8 @@ use hutch_vmm::config::{
 use hutch_vmm::footprint::{drop_program_pages, ProgramPages};
 use hutch_vmm::{BlockSlot, Machine, MachineConfig, MachineExit, MemHandle};
 
-use crate::backend::{BackendError, BackendResult, BlockDevice, VmReply, VmRequest, VmSpec, VmState};
+use super::slots::Slots;
+use crate::backend::{BackendError, BackendResult, VmReply, VmRequest, VmSpec, VmState};
 use crate::sync;
 use hutch_agent_proto::error_chain;
 
@@ -59,18 +60,12 @@ type Connect = dyn Fn(u32, Duration) -> io::Result<UnixStream> + Send + Sync;
 pub struct KvmMachine {
     machine: RwLock<Machine>,
     connect: Box<Connect>,
-    slots: Mutex<Vec<Slot>>,
+    slots: Slots<BlockSlot>,
     /// Memory that can be plugged in; `None` if the machine cannot grow.
     memory: Option<MemHandle>,
     /// Memory that the guest's kernel boots with, MiB.
     boot_mib: u64,
     phase: Arc<(Mutex<Phase>, Condvar)>,
-}
-
-/// A drive slot and what is in it.
-struct Slot {
-    slot: BlockSlot,
-    disk: Option<String>,
 }
 
 #[derive(Debug, Clone, Default)]
@@ -97,17 +92,12 @@ impl KvmMachine {
         let reports = vsock.listen(HOST_PORT).map_err(|e| BackendError::system("listen for the guest's agent", e))?;
         drop_program_pages(ProgramPages::DataAndCode);
         machine.start().map_err(|e| refused(&e))?;
-        let slots = machine.block_slots().iter().map(|slot| Slot { slot: slot.clone(), disk: None }).collect();
+        let slots = Slots::new(machine.block_slots().iter().cloned());
         let phase = Arc::default();
         watch_reports(reports, &phase)?;
         let connect = Box::new(move |port, timeout| vsock.connect(port, timeout));
         let (memory, boot_mib) = (machine.memory(), machine.boot_memory_mib());
-        let slots = Mutex::new(slots);
         Ok(Self { machine: RwLock::new(machine), connect, slots, memory, boot_mib, phase })
-    }
-
-    fn slots(&self) -> MutexGuard<'_, Vec<Slot>> {
-        sync::lock(&self.slots)
     }
 
     fn phase(&self) -> MutexGuard<'_, Phase> {
@@ -142,8 +132,8 @@ impl GuestMachine for KvmMachine {
             }
             VmRequest::Pause => self.pause()?,
             VmRequest::Resume => self.resume()?,
-            VmRequest::PlugBlock(device) => self.plug_block(&device)?,
-            VmRequest::Unplug { id } => self.unplug(&id),
+            VmRequest::PlugBlock(device) => self.slots.plug(&device)?,
+            VmRequest::Unplug { id } => self.slots.unplug(&id),
             VmRequest::SetVcpus(count) => self.set_vcpus(count)?,
             VmRequest::SetMemory { mib } => return self.set_memory(mib).map(VmReply::Memory),
             VmRequest::Start(_) | VmRequest::ExpectEnd(_) => {
@@ -216,30 +206,6 @@ impl KvmMachine {
         machine.resume().map_err(|e| BackendError::Refused(error_chain(&e)))?;
         self.phase().paused = false;
         Ok(())
-    }
-
-    fn plug_block(&self, device: &BlockDevice) -> BackendResult<()> {
-        let mut slots = self.slots();
-        let count = slots.len();
-        // The disk may be there already, from a call that was killed before it saw the reply.
-        let place = slots.iter().position(|slot| slot.disk.as_ref() == Some(&device.id));
-        let place = place.or_else(|| slots.iter().position(|slot| slot.disk.is_none()));
-        let slot = place.and_then(|place| slots.get_mut(place)).ok_or_else(|| {
-            BackendError::Refused(format!("all {count} drive slots of the machine are taken (hypervisor.block_slots)"))
-        })?;
-        slot.slot.eject();
-        slot.disk = None;
-        let inserted = slot.slot.insert(&device.path, device.read_only, &device.id);
-        inserted.map_err(|e| BackendError::Refused(error_chain(&e)))?;
-        slot.disk = Some(device.id.clone());
-        Ok(())
-    }
-
-    fn unplug(&self, id: &str) {
-        for slot in self.slots().iter_mut().filter(|slot| slot.disk.as_deref() == Some(id)) {
-            slot.slot.eject();
-            slot.disk = None;
-        }
     }
 
     fn set_vcpus(&self, count: u32) -> BackendResult<()> {

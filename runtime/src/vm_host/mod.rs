@@ -24,6 +24,7 @@ pub mod message;
 mod process;
 mod reexec;
 mod server;
+mod slots;
 mod verb;
 
 pub use agents::VsockAgents;
