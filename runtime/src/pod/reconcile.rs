@@ -11,6 +11,7 @@ use crate::runtime::Runtime;
 use crate::state::State;
 use crate::store::{FailureRecord, LockMode, ProcessRecord};
 use crate::timestamp::Timestamp;
+use crate::vm_host::reason_of_end;
 
 /// Bound for a machine that has recorded its failure to end.
 const FAILING_MACHINE: Duration = Duration::from_secs(1);
@@ -121,7 +122,8 @@ impl OpenPod<'_> {
         if self.store().get(&self.dirs.failure_record())?.is_some() {
             return Ok(());
         }
-        let reason = "the virtual machine's process has ended unexpectedly".to_owned();
+        let socket = self.sandbox.record().map(|record| record.socket.clone()).unwrap_or_default();
+        let reason = reason_of_end(&self.dirs.vmm_log(), &socket);
         self.store().put(&self.dirs.failure_record(), &FailureRecord { reason, at: Timestamp::now() })
     }
 }

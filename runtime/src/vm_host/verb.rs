@@ -3,6 +3,7 @@
 use std::path::PathBuf;
 
 use super::machine::{GuestMachine, KvmMachine, MachineEnd};
+use super::panic::report_panics;
 use super::server::{serve_stdin, ServeError};
 use crate::backend::{BackendResult, VmSpec};
 use crate::store::{write_record, FailureRecord};
@@ -24,6 +25,7 @@ pub fn vmm_verb_with<M: GuestMachine + 'static>(
     let mut failure_record = PathBuf::new();
     let end = serve_stdin(|spec| {
         failure_record.clone_from(&spec.failure_record);
+        report_panics(&spec.uuid);
         launch(spec)
     })?;
     if !end.expected && !failure_record.as_os_str().is_empty() {

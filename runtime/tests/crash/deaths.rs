@@ -110,7 +110,7 @@ fn p_205_the_agent_falls_silent_in_the_middle_of_every_call() {
 /// with a reason.
 #[test]
 fn a_machine_that_dies_is_noticed_within_a_second_and_recorded() {
-    for how in ["killed", "panicked"] {
+    for how in ["killed", "panicked", "bug"] {
         let stage = Stage::new(ROLE_TEST);
         let runtime = stage.runtime();
         runtime.run_pod(pod(&stage, "p")).unwrap();
@@ -118,10 +118,11 @@ fn a_machine_that_dies_is_noticed_within_a_second_and_recorded() {
         let start = Instant::now();
         match how {
             "killed" => kill(runtime.status_pod("p").unwrap().vmm_pid),
+            "bug" => stage.control_guest("p", "bug").unwrap(),
             _ => stage.control_guest("p", "panic").unwrap(),
         }
         let mut last = None;
-        while let Some(event) = events.next(Duration::from_secs(1)).unwrap() {
+        while let Some(event) = events.next(Duration::from_secs(if how == "bug" { 60 } else { 1 })).unwrap() {
             last = Some(event);
         }
         assert_eq!(last, Some(PodEvent::MachineEnded), "{how}");
@@ -129,10 +130,14 @@ fn a_machine_that_dies_is_noticed_within_a_second_and_recorded() {
         while !record.exists() && start.elapsed() < Duration::from_secs(5) {
             std::thread::sleep(Duration::from_millis(2));
         }
-        assert!(start.elapsed() < Duration::from_secs(1), "{how}: {:?}", start.elapsed());
+        // A panic may print a backtrace first, which takes long.
+        let bound = Duration::from_secs(if how == "bug" { 60 } else { 1 });
+        assert!(start.elapsed() < bound, "{how}: {:?}", start.elapsed());
         let status = runtime.status_pod("p").unwrap();
         let reason = status.reason.expect("a reason");
         assert!(how == "killed" || reason.contains("panicked"), "{how}: {reason}");
+        let of_bug = ["SIGABRT", "thread vcpu1", "a bug of the machine monitor"];
+        assert!(how != "bug" || of_bug.iter().all(|part| reason.contains(part)), "{reason}");
         assert_eq!(status.containers[0].state, Some(State::Stopped), "{how}");
         runtime.stop_pod("p", StopOptions::default()).unwrap();
         runtime.delete_pod("p", Default::default()).unwrap();
