@@ -93,6 +93,9 @@ impl Runtime {
         let Some(lock) = self.store().lock(id, LockMode::Exclusive, timeout)? else { return Ok(()) };
         let mut pod = OpenPod::load(self, id)?;
         pod.lock = Some(lock);
+        if pod.state.pausing {
+            pod.take_pause_back();
+        }
         if deaths.machine_died && pod.machine_died() {
             pod.note_failure()?;
         }
