@@ -8,8 +8,8 @@ use std::time::Duration;
 
 use hutch_guest::{KernelChoice, DEFAULT_DIR, DIR_VARIABLE};
 use hutch_runtime::spec::{
-    self, Command, ContainerConfig, EnvVar, MountSpec, NetworkConfig, NetworkKind, PodConfig, PortForward, Resources,
-    Seccomp, DEFAULT_MEMORY_MIB,
+    self, Command, ContainerConfig, EnvVar, MountSpec, NetworkConfig, NetworkKind, PodConfig, PortForward, Seccomp,
+    DEFAULT_MEMORY_MIB,
 };
 use hutch_runtime::{Limits, Options};
 use serde::de::DeserializeOwned;
@@ -125,12 +125,7 @@ pub fn new_container(args: &NewContainer, host: &Host<'_>) -> Result<ContainerCo
         config = container(flags, &config.id, host)?;
     }
     let limits = limits(&args.limits)?;
-    let Resources { cpu_quota, cpu_period, cpu_shares, memory, pids } = &mut config.resources;
-    *cpu_quota = limits.cpu_quota.or(*cpu_quota);
-    *cpu_period = limits.cpu_period.or(*cpu_period);
-    *cpu_shares = limits.cpu_shares.or(*cpu_shares);
-    *memory = limits.memory.or(*memory);
-    *pids = limits.pids.or(*pids);
+    config.resources.merge(&limits);
     if !args.attach {
         config.command.detach = true;
     }
