@@ -26,6 +26,7 @@ use crate::args::process::{ContainerFlags, LimitFlags};
 
 /// Environment variable: seconds that a guest may take to write a disk's cached data when its container stops.
 const SYNC_TIMEOUT_VARIABLE: &str = "HUTCH_SYNC_TIMEOUT";
+const POWER_OFF_TIMEOUT_VARIABLE: &str = "HUTCH_POWER_OFF_TIMEOUT";
 /// Environment variable for the default of `--boot-timeout`.
 const BOOT_TIMEOUT_VARIABLE: &str = "HUTCH_BOOT_TIMEOUT";
 /// Directory of named network namespaces, as in ip-netns(8).
@@ -189,6 +190,9 @@ pub fn options(
     }
     if let Some(text) = own(SYNC_TIMEOUT_VARIABLE.as_ref()).filter(|text| !text.is_empty()) {
         options.sync_timeout = seconds(SYNC_TIMEOUT_VARIABLE, &text)?;
+    }
+    if let Some(text) = own(POWER_OFF_TIMEOUT_VARIABLE.as_ref()).filter(|text| !text.is_empty()) {
+        options.power_off_timeout = seconds(POWER_OFF_TIMEOUT_VARIABLE, &text)?;
     }
     if let Some(text) = stop {
         options.stop_timeout = seconds("--timeout", text)?;

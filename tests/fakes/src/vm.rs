@@ -87,7 +87,7 @@ impl VmHost for FakeHost {
     }
 
     fn wait_end(&self, record: &VmRecord, timeout: Duration) -> BackendResult<bool> {
-        self.called("vm.wait-end", "", |_| Ok(()))?;
+        self.called("vm.wait-end", &format!("{} ms", timeout.as_millis()), |_| Ok(()))?;
         let ended = |state: &mut State| {
             (!state.vms.get(&record.uuid).is_some_and(|vm| vm.alive && vm.process == record.process)).then_some(())
         };
