@@ -13,6 +13,8 @@ use crate::backend::{BackendError, BackendResult, Cgroups};
 
 /// Magic number of the cgroup v2 file system (statfs(2), CGROUP2_SUPER_MAGIC).
 const CGROUP2_MAGIC: FsType = FsType(0x6367_7270);
+/// The slice of a name in systemd's form that names none.
+const DEFAULT_SLICE: &str = "system.slice";
 /// A group stays busy for a moment after its last process was reaped.
 const BUSY_TIMEOUT: Duration = Duration::from_secs(2);
 
@@ -39,10 +41,16 @@ fn fail(what: &str, path: &Path, error: io::Error) -> BackendError {
     BackendError::system(format!("{what} {}", path.display()), error)
 }
 
-/// The relative path of group `name`; `None` if a component of it could lead out of the hierarchy.
+/// The relative path of group `name`; `None` if a component of it could lead out of the hierarchy. A name of the form
+/// `SLICE:PREFIX:NAME`, which engines give that have systemd make their groups, is the place at which systemd would put the
+/// scope `PREFIX-NAME`.
 pub(crate) fn clean_name(name: &str) -> Option<PathBuf> {
+    let path = match name.split(':').collect::<Vec<_>>()[..] {
+        [slice, prefix, name] if !slice.contains('/') => systemd_path(slice, prefix, name)?,
+        _ => PathBuf::from(name),
+    };
     let mut clean = PathBuf::new();
-    for part in Path::new(name).components() {
+    for part in path.components() {
         match part {
             Component::Normal(part) => clean.push(part),
             Component::RootDir | Component::CurDir => {}
@@ -50,6 +58,30 @@ pub(crate) fn clean_name(name: &str) -> Option<PathBuf> {
         }
     }
     (!clean.as_os_str().is_empty()).then_some(clean)
+}
+
+/// The place of a scope of systemd (systemd.slice(5)): the slice `a-b.slice` lies in `a.slice`, `-.slice` is the root.
+fn systemd_path(slice: &str, prefix: &str, name: &str) -> Option<PathBuf> {
+    let plain = |text: &str| !text.contains('/');
+    let slice = if slice.is_empty() { DEFAULT_SLICE } else { slice };
+    let stem = slice.strip_suffix(".slice")?;
+    let mut path = PathBuf::new();
+    if stem != "-" {
+        if stem.split('-').any(str::is_empty) {
+            return None;
+        }
+        let ends = stem.match_indices('-').map(|(at, _)| at).chain([stem.len()]);
+        path.extend(ends.filter_map(|end| stem.get(..end)).map(|part| format!("{part}.slice")));
+    }
+    if name.is_empty() || !plain(prefix) || !plain(name) {
+        return None;
+    }
+    path.push(match (name.ends_with(".slice"), prefix) {
+        (true, _) => name.to_owned(),
+        (false, "") => format!("{name}.scope"),
+        (false, prefix) => format!("{prefix}-{name}.scope"),
+    });
+    Some(path)
 }
 
 impl Cgroups for CgroupFs {
@@ -125,6 +157,29 @@ mod tests {
         }
         for name in ["", "/", ".", "..", "a/../b", "/../x"] {
             assert_eq!(clean_name(name), None, "{name:?}");
+        }
+    }
+
+    #[test]
+    fn p_196_names_in_the_form_of_systemd_are_places_below_its_slices() {
+        for (name, expected) in [
+            ("system.slice:crio:1234", Some("system.slice/crio-1234.scope")),
+            (":runc:1234", Some("system.slice/runc-1234.scope")),
+            ("-.slice:libpod:1", Some("libpod-1.scope")),
+            ("user.slice::1", Some("user.slice/1.scope")),
+            (
+                "kubepods-burstable-pod1.slice:cri-containerd:2",
+                Some("kubepods.slice/kubepods-burstable.slice/kubepods-burstable-pod1.slice/cri-containerd-2.scope"),
+            ),
+            ("machine.slice:x:a.slice", Some("machine.slice/a.slice")),
+            ("/own/a:b:c", Some("own/a:b:c")),
+            ("system:x:1", None),
+            ("../a.slice:x:1", None),
+            ("a--b.slice:x:1", None),
+            ("a.slice:x:", None),
+            ("a.slice:x:../../1", None),
+        ] {
+            assert_eq!(clean_name(name).as_deref(), expected.map(Path::new), "{name:?}");
         }
     }
 
