@@ -18,6 +18,9 @@ const DEFAULT_SLICE: &str = "system.slice";
 /// A group stays busy for a moment after its last process was reaped.
 const BUSY_TIMEOUT: Duration = Duration::from_secs(2);
 
+/// File with the bound of a group's memory.
+const MEMORY_LIMIT: &str = "memory.max";
+
 /// The cgroup v2 hierarchy mounted at a directory.
 #[derive(Debug, Clone)]
 pub struct CgroupFs {
@@ -103,7 +106,9 @@ impl Cgroups for CgroupFs {
     }
 
     fn create(&self, dir: &Path) -> BackendResult<()> {
-        fs::create_dir_all(dir).map_err(|e| fail("make the control group", dir, e))
+        fs::create_dir_all(dir).map_err(|e| fail("make the control group", dir, e))?;
+        self.enable_memory(dir);
+        Ok(())
     }
 
     fn add(&self, dir: &Path, pid: i32) -> BackendResult<()> {
@@ -116,6 +121,30 @@ impl Cgroups for CgroupFs {
             }
             _ => Ok(()),
         }
+    }
+
+    fn processes(&self, dir: &Path) -> BackendResult<u64> {
+        let members = fs::read_to_string(dir.join("cgroup.procs"));
+        members.map(|text| text.lines().count() as u64).map_err(|e| fail("read the control group", dir, e))
+    }
+
+    fn memory_limit(&self, dir: &Path) -> BackendResult<Option<u64>> {
+        match fs::read_to_string(dir.join(MEMORY_LIMIT)) {
+            Ok(text) => Ok(text.trim().parse().ok()),
+            Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(None),
+            Err(e) => Err(fail("read the memory limit of the control group", dir, e)),
+        }
+    }
+
+    fn limit_memory(&self, dir: &Path, bytes: Option<u64>) -> BackendResult<bool> {
+        let write = |name: &str, text: &str| match write_existing(&dir.join(name), text) {
+            Ok(()) => Ok(true),
+            Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(false),
+            Err(e) => Err(fail("limit the memory of the control group", dir, e)),
+        };
+        // A pod without its VMM process, or with half of its shims, is of no use.
+        write("memory.oom.group", if bytes.is_some() { "1" } else { "0" })?;
+        write(MEMORY_LIMIT, &bytes.map_or_else(|| "max".to_owned(), |bytes| bytes.to_string()))
     }
 
     fn remove(&self, dir: &Path) -> BackendResult<bool> {
@@ -135,6 +164,28 @@ impl Cgroups for CgroupFs {
             }
         }
     }
+}
+
+impl CgroupFs {
+    /// Lets `dir` have a memory controller, as far as the groups that it lies in allow that. Where it cannot, the pod runs
+    /// without a limit and its status says so.
+    fn enable_memory(&self, dir: &Path) {
+        let mut above: Vec<&Path> = dir.ancestors().skip(1).take_while(|above| above.starts_with(&self.root)).collect();
+        above.reverse();
+        for group in above {
+            let file = group.join("cgroup.subtree_control");
+            let enabled = fs::read_to_string(&file).unwrap_or_default();
+            if !enabled.split_whitespace().any(|controller| controller == "memory") {
+                let _ = write_existing(&file, "+memory");
+            }
+        }
+    }
+}
+
+/// Writes a file of the hierarchy; makes none.
+fn write_existing(path: &Path, text: &str) -> io::Result<()> {
+    let mut file = fs::File::options().write(true).open(path)?;
+    io::Write::write_all(&mut file, text.as_bytes())
 }
 
 /// Whether a group has members or groups. Processes that have ended are not listed.
@@ -211,11 +262,22 @@ mod tests {
         child.kill().unwrap();
         child.wait().unwrap();
         groups.add(&dir, child.id() as i32).unwrap();
+        assert_eq!(groups.processes(&dir).unwrap(), 0);
         assert!(groups.remove(&dir).unwrap());
         assert!(!dir.exists());
+        groups.create(&dir).unwrap();
+        // Memory: the bound is there where the kernel has a controller for it.
+        let bound = 64 << 20;
+        let bounded = groups.limit_memory(&dir, Some(bound)).unwrap();
+        assert_eq!(groups.memory_limit(&dir).unwrap(), bounded.then_some(bound));
+        if bounded {
+            assert_eq!(fs::read_to_string(dir.join("memory.oom.group")).unwrap().trim(), "1");
+            assert!(groups.limit_memory(&dir, None).unwrap());
+            assert_eq!(groups.memory_limit(&dir).unwrap(), None);
+        }
         // A group that others use stays, and is not waited for.
         let inner = dir.join("inner");
-        assert_eq!(groups.missing(&inner).unwrap(), [dir.clone(), inner.clone()]);
+        assert_eq!(groups.missing(&inner).unwrap(), [inner.clone()]);
         groups.create(&inner).unwrap();
         assert!(groups.missing(&inner).unwrap().is_empty());
         assert!(!groups.remove(&dir).unwrap(), "it has a group");

@@ -171,6 +171,12 @@ pub struct VmRecord {
     /// A change to this size is under way, or was cut short.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub resizing: bool,
+    /// The bound of the pod's memory counts with a machine of this many MiB; absent: there is no bound.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub limited_mib: Option<u64>,
+    /// The reason why there is none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub unlimited: Option<String>,
     /// Control group of the pod's processes; recorded before it is created.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub cgroup: Option<PathBuf>,

@@ -136,6 +136,10 @@ impl GuestMachine for KvmMachine {
             VmRequest::Unplug { id } => self.slots.unplug(&id),
             VmRequest::SetVcpus(count) => self.set_vcpus(count)?,
             VmRequest::SetMemory { mib } => return self.set_memory(mib).map(VmReply::Memory),
+            VmRequest::MemorySize => {
+                let plugged = self.memory.as_ref().map_or(0, MemHandle::plugged);
+                return Ok(VmReply::Memory((self.boot_mib << 20).saturating_add(plugged)));
+            }
             VmRequest::Start(_) | VmRequest::ExpectEnd(_) => {
                 return Err(BackendError::Unsupported("this request inside of a machine"));
             }

@@ -11,7 +11,7 @@ use crate::backend::{BackendError, VmReply, VmRequest};
 use hutch_agent_proto::error_chain;
 
 /// Version of this protocol, which includes [`VmRequest`] and [`VmReply`]. Raise it with every change of them.
-pub const CONTROL_PROTOCOL: u32 = 1;
+pub const CONTROL_PROTOCOL: u32 = 2;
 
 /// The first message of each side.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]

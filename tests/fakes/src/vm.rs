@@ -48,6 +48,7 @@ impl VmHost for FakeHost {
                 paused: false,
                 vcpus: 0,
                 memory_mib: 0,
+                kept_mib: 0,
                 devices: BTreeSet::new(),
                 disks: Vec::new(),
                 guest: FakeGuest::new(),
@@ -159,6 +160,7 @@ impl FakeVm {
                 self.memory_mib = mib;
                 return Ok(VmReply::Memory(mib << 20));
             }
+            VmRequest::MemorySize => return Ok(VmReply::Memory(self.memory_mib.max(self.kept_mib) << 20)),
             VmRequest::WaitReady { .. } | VmRequest::ExpectEnd(_) => {}
         }
         Ok(VmReply::Done)

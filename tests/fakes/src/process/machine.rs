@@ -112,6 +112,7 @@ impl GuestMachine for FakeMachine {
                     state.disks.remove(&id);
                 }
                 VmRequest::SetMemory { mib } => return Ok(VmReply::Memory(mib << 20)),
+                VmRequest::MemorySize => return Ok(VmReply::Memory(0)),
                 _ => {}
             }
             Ok(VmReply::Done)
