@@ -270,14 +270,9 @@ impl OpenPod<'_> {
             path: volume.path.clone(),
             read_only: volume.read_only,
         });
-        let nets = endpoints.iter().enumerate().filter_map(|(index, endpoint)| match &endpoint.kind {
-            EndpointKind::Tap { tap, .. } => Some(NetDevice {
-                id: format!("net{index}"),
-                tap: tap.clone(),
-                mac: endpoint.mac.clone(),
-                mtu: endpoint.mtu,
-            }),
-            EndpointKind::Physical { .. } => None,
+        let nets = endpoints.iter().enumerate().map(|(index, endpoint)| {
+            let EndpointKind::Tap { tap, .. } = &endpoint.kind;
+            NetDevice { id: format!("net{index}"), tap: tap.clone(), mac: endpoint.mac.clone(), mtu: endpoint.mtu }
         });
         VmSpec {
             name: self.id.to_string(),

@@ -4,6 +4,7 @@ use std::time::{Duration, Instant};
 
 use crate::container::OpenContainer;
 use crate::error::Result;
+use crate::fault;
 use crate::id::{ContainerId, PodId};
 use crate::logger;
 use crate::pod::{OpenPod, StopMode, UnreachablePolicy};
@@ -90,6 +91,8 @@ impl Runtime {
     }
 
     fn try_reconcile(&self, id: &PodId, deaths: &Deaths, timeout: Duration, until: Instant) -> Result<()> {
+        // Between the two locks another call may change everything.
+        fault::point("reconcile.unlocked")?;
         let Some(lock) = self.store().lock(id, LockMode::Exclusive, timeout)? else { return Ok(()) };
         let mut pod = OpenPod::load(self, id)?;
         pod.lock = Some(lock);

@@ -127,7 +127,7 @@ fn a_machine_that_dies_is_noticed_within_a_second_and_recorded() {
         }
         assert_eq!(last, Some(PodEvent::MachineEnded), "{how}");
         let record = stage.dir().join("run/p/failure.json");
-        while !record.exists() && start.elapsed() < Duration::from_secs(5) {
+        while !record.exists() && start.elapsed() < Duration::from_secs(60) {
             std::thread::sleep(Duration::from_millis(2));
         }
         // A panic may print a backtrace first, which takes long.
@@ -189,4 +189,63 @@ fn p_206_processes_that_were_never_released_end_with_their_maker() {
     assert!(process.wait_end(Duration::from_secs(10)).unwrap());
     assert!(!spec.exit_record.exists(), "it stood for no process");
     let _ = container(&stage, "c");
+}
+
+/// A status finds a process dead, gives its lock up, and takes another one to stop the container. What other calls make of
+/// the pod between the two locks decides, not what the status has seen.
+#[test]
+fn p_025_a_reconciling_stop_acts_only_on_what_is_still_so() {
+    let case = Case { name: "status_pod", prepare: &["run_pod", "kill_container"] };
+    for change in ["nothing", "restarted", "deleted", "made anew"] {
+        let stage = case.stage();
+        let runtime = stage.runtime();
+        let record = |name: &str| -> serde_json::Value {
+            let text = std::fs::read(stage.dir().join("run/p/a").join(name)).expect("a record");
+            serde_json::from_slice::<serde_json::Value>(&text).expect("JSON")["data"].clone()
+        };
+        let pid = record("process.json")["pid"].as_i64().expect("a number") as i32;
+        if let Ok(shim) = ProcessIdentity::of(pid) {
+            assert!(
+                shim.wait_end(Duration::from_secs(60)).expect("a wait"),
+                "{change}: the killed process's shim lives"
+            );
+        }
+        let mut command = case.command(&stage);
+        let child = command.env("HUTCH_FAULT", "reconcile.unlocked:stop").spawn().expect("a child");
+        assert!(wait_stopped(&child, change), "{change}: the status found no death");
+        let forced = StopOptions::forced();
+        match change {
+            "restarted" => {
+                runtime.stop_container("p", "a", forced).unwrap();
+                runtime.start_container("p", "a").unwrap();
+            }
+            "deleted" | "made anew" => {
+                runtime.stop_pod("p", forced).unwrap();
+                runtime.delete_pod("p", Default::default()).unwrap();
+            }
+            _ => {}
+        }
+        if change == "made anew" {
+            runtime.run_pod(pod(&stage, "p")).unwrap();
+        }
+        let living = (change == "restarted" || change == "made anew").then(|| record("process.json"));
+        let process = nix::unistd::Pid::from_raw(child.id() as i32);
+        nix::sys::signal::kill(process, nix::sys::signal::Signal::SIGCONT).expect("a signal");
+        let output = child.wait_with_output().expect("its end");
+        let expected = if change == "deleted" { 3 } else { 0 };
+        assert_eq!(output.status.code(), Some(expected), "{change}: {}", String::from_utf8_lossy(&output.stderr));
+        match living {
+            Some(process) => {
+                assert_eq!(
+                    record("state.json")["state"],
+                    "running",
+                    "{change}: the new process was not what had ended"
+                );
+                assert_eq!(record("process.json"), process, "{change}");
+            }
+            None if change == "deleted" => assert!(!stage.dir().join("run/p").exists(), "nothing is written into it"),
+            None => assert_eq!(record("state.json")["state"], "stopped"),
+        }
+        assert_recovers_within(&stage, change, stage.options().agent_timeout);
+    }
 }

@@ -181,7 +181,7 @@ fn p_029_a_list_does_not_wait_for_guests() {
     let bounds = hutch_runtime::Options {
         agent_timeout: Duration::from_secs(3600),
         sync_timeout: Duration::from_secs(3600),
-        reconcile_timeout: Duration::from_millis(50),
+        reconcile_timeout: Duration::from_secs(60),
         ..host.options()
     };
     let runtime = hutch_runtime::Runtime::new(host.store(), host.backends(), bounds.clone());
