@@ -140,7 +140,7 @@ fn verb_block(name: &str, verb: &Command) -> String {
 fn table<'a>(all: impl Iterator<Item = &'a Arg>) -> String {
     let named = |arg: &&Arg| !arg.is_hide_set() && !["help", "version"].contains(&arg.get_id().as_str());
     let (arguments, options): (Vec<_>, Vec<_>) = all.filter(named).partition(|arg| arg.is_positional());
-    let rows: String = arguments.into_iter().chain(options).map(|arg| row(arg)).collect();
+    let rows: String = arguments.into_iter().chain(options).map(row).collect();
     match rows.is_empty() {
         true => rows,
         false => format!("| | |\n|---|---|\n{rows}"),
@@ -191,10 +191,10 @@ fn description(arg: &Arg) -> String {
     if arg.get_action().takes_values() && !defaults.is_empty() {
         sentences.push(format!("Default: {}", defaults.join(",")));
     }
-    if matches!(arg.get_action(), ArgAction::Append) && !arg.is_positional() && arg.get_value_delimiter().is_none() {
-        if arg.get_num_args().is_none_or(|number| number.max_values() <= 1) {
-            sentences.push("May be repeated".to_owned());
-        }
+    let one_value =
+        arg.get_value_delimiter().is_none() && arg.get_num_args().is_none_or(|number| number.max_values() <= 1);
+    if matches!(arg.get_action(), ArgAction::Append) && !arg.is_positional() && one_value {
+        sentences.push("May be repeated".to_owned());
     }
     sentences.join(". ") + "."
 }

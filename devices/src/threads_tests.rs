@@ -12,7 +12,10 @@ use crate::virtio::vsock::{Vsock, VsockDeviceConfig};
 use crate::virtio::VirtioDevice;
 
 /// Does jobs on a thread called `maker`, and reports where each `start` was asked for and where it was called.
-struct Reporter(Mutex<Sender<(ThreadKind, Option<String>, Option<String>)>>);
+struct Reporter(Mutex<Sender<Report>>);
+
+/// Kind of a thread, name of the thread that asked for it, and its own.
+type Report = (ThreadKind, Option<String>, Option<String>);
 
 fn name() -> Option<String> {
     thread::current().name().map(str::to_owned)

@@ -13,8 +13,13 @@ use crate::backend::{BackendError, BackendResult, Cgroups};
 
 /// Magic number of the cgroup v2 file system (statfs(2), CGROUP2_SUPER_MAGIC).
 const CGROUP2_MAGIC: FsType = FsType(0x6367_7270);
+/// The slice of a name in systemd's form that names none.
+const DEFAULT_SLICE: &str = "system.slice";
 /// A group stays busy for a moment after its last process was reaped.
 const BUSY_TIMEOUT: Duration = Duration::from_secs(2);
+
+/// File with the bound of a group's memory.
+const MEMORY_LIMIT: &str = "memory.max";
 
 /// The cgroup v2 hierarchy mounted at a directory.
 #[derive(Debug, Clone)]
@@ -39,10 +44,16 @@ fn fail(what: &str, path: &Path, error: io::Error) -> BackendError {
     BackendError::system(format!("{what} {}", path.display()), error)
 }
 
-/// The relative path of group `name`; `None` if a component of it could lead out of the hierarchy.
+/// The relative path of group `name`; `None` if a component of it could lead out of the hierarchy. A name of the form
+/// `SLICE:PREFIX:NAME`, which engines give that have systemd make their groups, is the place at which systemd would put the
+/// scope `PREFIX-NAME`.
 pub(crate) fn clean_name(name: &str) -> Option<PathBuf> {
+    let path = match name.split(':').collect::<Vec<_>>()[..] {
+        [slice, prefix, name] if !slice.contains('/') => systemd_path(slice, prefix, name)?,
+        _ => PathBuf::from(name),
+    };
     let mut clean = PathBuf::new();
-    for part in Path::new(name).components() {
+    for part in path.components() {
         match part {
             Component::Normal(part) => clean.push(part),
             Component::RootDir | Component::CurDir => {}
@@ -50,6 +61,30 @@ pub(crate) fn clean_name(name: &str) -> Option<PathBuf> {
         }
     }
     (!clean.as_os_str().is_empty()).then_some(clean)
+}
+
+/// The place of a scope of systemd (systemd.slice(5)): the slice `a-b.slice` lies in `a.slice`, `-.slice` is the root.
+fn systemd_path(slice: &str, prefix: &str, name: &str) -> Option<PathBuf> {
+    let plain = |text: &str| !text.contains('/');
+    let slice = if slice.is_empty() { DEFAULT_SLICE } else { slice };
+    let stem = slice.strip_suffix(".slice")?;
+    let mut path = PathBuf::new();
+    if stem != "-" {
+        if stem.split('-').any(str::is_empty) {
+            return None;
+        }
+        let ends = stem.match_indices('-').map(|(at, _)| at).chain([stem.len()]);
+        path.extend(ends.filter_map(|end| stem.get(..end)).map(|part| format!("{part}.slice")));
+    }
+    if name.is_empty() || !plain(prefix) || !plain(name) {
+        return None;
+    }
+    path.push(match (name.ends_with(".slice"), prefix) {
+        (true, _) => name.to_owned(),
+        (false, "") => format!("{name}.scope"),
+        (false, prefix) => format!("{prefix}-{name}.scope"),
+    });
+    Some(path)
 }
 
 impl Cgroups for CgroupFs {
@@ -71,7 +106,9 @@ impl Cgroups for CgroupFs {
     }
 
     fn create(&self, dir: &Path) -> BackendResult<()> {
-        fs::create_dir_all(dir).map_err(|e| fail("make the control group", dir, e))
+        fs::create_dir_all(dir).map_err(|e| fail("make the control group", dir, e))?;
+        self.enable_memory(dir);
+        Ok(())
     }
 
     fn add(&self, dir: &Path, pid: i32) -> BackendResult<()> {
@@ -84,6 +121,30 @@ impl Cgroups for CgroupFs {
             }
             _ => Ok(()),
         }
+    }
+
+    fn processes(&self, dir: &Path) -> BackendResult<u64> {
+        let members = fs::read_to_string(dir.join("cgroup.procs"));
+        members.map(|text| text.lines().count() as u64).map_err(|e| fail("read the control group", dir, e))
+    }
+
+    fn memory_limit(&self, dir: &Path) -> BackendResult<Option<u64>> {
+        match fs::read_to_string(dir.join(MEMORY_LIMIT)) {
+            Ok(text) => Ok(text.trim().parse().ok()),
+            Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(None),
+            Err(e) => Err(fail("read the memory limit of the control group", dir, e)),
+        }
+    }
+
+    fn limit_memory(&self, dir: &Path, bytes: Option<u64>) -> BackendResult<bool> {
+        let write = |name: &str, text: &str| match write_existing(&dir.join(name), text) {
+            Ok(()) => Ok(true),
+            Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(false),
+            Err(e) => Err(fail("limit the memory of the control group", dir, e)),
+        };
+        // A pod without its VMM process, or with half of its shims, is of no use.
+        write("memory.oom.group", if bytes.is_some() { "1" } else { "0" })?;
+        write(MEMORY_LIMIT, &bytes.map_or_else(|| "max".to_owned(), |bytes| bytes.to_string()))
     }
 
     fn remove(&self, dir: &Path) -> BackendResult<bool> {
@@ -103,6 +164,28 @@ impl Cgroups for CgroupFs {
             }
         }
     }
+}
+
+impl CgroupFs {
+    /// Lets `dir` have a memory controller, as far as the groups that it lies in allow that. Where it cannot, the pod runs
+    /// without a limit and its status says so.
+    fn enable_memory(&self, dir: &Path) {
+        let mut above: Vec<&Path> = dir.ancestors().skip(1).take_while(|above| above.starts_with(&self.root)).collect();
+        above.reverse();
+        for group in above {
+            let file = group.join("cgroup.subtree_control");
+            let enabled = fs::read_to_string(&file).unwrap_or_default();
+            if !enabled.split_whitespace().any(|controller| controller == "memory") {
+                let _ = write_existing(&file, "+memory");
+            }
+        }
+    }
+}
+
+/// Writes a file of the hierarchy; makes none.
+fn write_existing(path: &Path, text: &str) -> io::Result<()> {
+    let mut file = fs::File::options().write(true).open(path)?;
+    io::Write::write_all(&mut file, text.as_bytes())
 }
 
 /// Whether a group has members or groups. Processes that have ended are not listed.
@@ -125,6 +208,29 @@ mod tests {
         }
         for name in ["", "/", ".", "..", "a/../b", "/../x"] {
             assert_eq!(clean_name(name), None, "{name:?}");
+        }
+    }
+
+    #[test]
+    fn p_196_names_in_the_form_of_systemd_are_places_below_its_slices() {
+        for (name, expected) in [
+            ("system.slice:crio:1234", Some("system.slice/crio-1234.scope")),
+            (":runc:1234", Some("system.slice/runc-1234.scope")),
+            ("-.slice:libpod:1", Some("libpod-1.scope")),
+            ("user.slice::1", Some("user.slice/1.scope")),
+            (
+                "kubepods-burstable-pod1.slice:cri-containerd:2",
+                Some("kubepods.slice/kubepods-burstable.slice/kubepods-burstable-pod1.slice/cri-containerd-2.scope"),
+            ),
+            ("machine.slice:x:a.slice", Some("machine.slice/a.slice")),
+            ("/own/a:b:c", Some("own/a:b:c")),
+            ("system:x:1", None),
+            ("../a.slice:x:1", None),
+            ("a--b.slice:x:1", None),
+            ("a.slice:x:", None),
+            ("a.slice:x:../../1", None),
+        ] {
+            assert_eq!(clean_name(name).as_deref(), expected.map(Path::new), "{name:?}");
         }
     }
 
@@ -156,11 +262,22 @@ mod tests {
         child.kill().unwrap();
         child.wait().unwrap();
         groups.add(&dir, child.id() as i32).unwrap();
+        assert_eq!(groups.processes(&dir).unwrap(), 0);
         assert!(groups.remove(&dir).unwrap());
         assert!(!dir.exists());
+        groups.create(&dir).unwrap();
+        // Memory: the bound is there where the kernel has a controller for it.
+        let bound = 64 << 20;
+        let bounded = groups.limit_memory(&dir, Some(bound)).unwrap();
+        assert_eq!(groups.memory_limit(&dir).unwrap(), bounded.then_some(bound));
+        if bounded {
+            assert_eq!(fs::read_to_string(dir.join("memory.oom.group")).unwrap().trim(), "1");
+            assert!(groups.limit_memory(&dir, None).unwrap());
+            assert_eq!(groups.memory_limit(&dir).unwrap(), None);
+        }
         // A group that others use stays, and is not waited for.
         let inner = dir.join("inner");
-        assert_eq!(groups.missing(&inner).unwrap(), [dir.clone(), inner.clone()]);
+        assert_eq!(groups.missing(&inner).unwrap(), std::slice::from_ref(&inner));
         groups.create(&inner).unwrap();
         assert!(groups.missing(&inner).unwrap().is_empty());
         assert!(!groups.remove(&dir).unwrap(), "it has a group");

@@ -102,7 +102,9 @@ mod armed {
                     unreachable!("SIGKILL to oneself returned");
                 }
                 Action::Stop => {
-                    send(nix::sys::signal::Signal::SIGSTOP);
+                    // To this thread: sent to the process, the signal may go to another one, and this one would run on
+                    // for a while.
+                    let _ = nix::sys::signal::raise(nix::sys::signal::Signal::SIGSTOP);
                     Ok(())
                 }
                 Action::Exit => std::process::exit(70),

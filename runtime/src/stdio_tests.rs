@@ -177,7 +177,7 @@ fn a_slow_caller_is_not_mistaken_for_a_quiet_process() {
     let (out_read, out_write) = pipe();
     let fds = StdioFds { stdout: Some(out_write), ..StdioFds::default() };
     // Longer than a busy host keeps the writer from running.
-    let quiet = Duration::from_millis(500);
+    let quiet = Duration::from_secs(1);
     let mut relay = Relay::start(Arc::clone(&process.open), fds, false, quiet).unwrap();
     let mut end = process.end(StdStream::Stdout);
     let writer = thread::spawn(move || {
@@ -187,7 +187,7 @@ fn a_slow_caller_is_not_mistaken_for_a_quiet_process() {
         let mut file = File::from(out_read);
         let mut bytes = vec![0; 1000];
         file.read_exact(&mut bytes).unwrap();
-        thread::sleep(quiet * 2);
+        thread::sleep(quiet * 3);
         file.read_to_end(&mut bytes).unwrap();
         bytes.len()
     });
@@ -255,4 +255,46 @@ fn a_stream_that_can_not_be_opened_is_reported() {
     let fds = StdioFds { stdout: Some(out_write), ..StdioFds::default() };
     let mut relay = Relay::start(open, fds, false, SILENCE_TIMEOUT).unwrap();
     assert!(matches!(relay.finish(Some(SOON)), Err(RelayError::Open(_))));
+}
+
+/// A guest that takes no input. The relay's thread waits with it, and nothing else does.
+#[test]
+fn a_guest_that_never_reads_holds_nothing_up() {
+    let mut process = Process::new(&[StdStream::Stdin, StdStream::Stdout]);
+    let ((in_read, in_write), (out_read, out_write)) = (pipe(), pipe());
+    let fds = StdioFds { stdin: Some(in_read), stdout: Some(out_write), stderr: None };
+    let mut relay = Relay::start(Arc::clone(&process.open), fds, false, Duration::from_secs(1)).unwrap();
+    // More than socket and pipe hold together; the writer ends when the relay lets go of the pipe.
+    let writer = thread::spawn(move || File::from(in_write).write_all(&vec![1; 64 << 20]).is_ok());
+    let (unread, mut output) = (process.end(StdStream::Stdin), process.end(StdStream::Stdout));
+    output.write_all(b"out").unwrap();
+    drop(output);
+    assert_eq!(relay.finish(Some(SOON)).unwrap(), Drained::All);
+    drop(relay);
+    let mut text = String::new();
+    File::from(out_read).read_to_string(&mut text).unwrap();
+    assert_eq!(text, "out");
+    assert!(!writer.is_finished(), "the caller is slowed down, the host keeps no input for the guest");
+    drop(unread);
+    assert!(!writer.join().unwrap(), "once the guest is gone, the caller is told so");
+}
+
+/// A guest that sends output without end, also after its process is said to have ended: the wait for it has the caller's
+/// bound, and the caller's hang-up ends it.
+#[test]
+fn a_guest_that_sends_without_end_is_waited_for_no_longer_than_asked() {
+    let mut process = Process::new(&[StdStream::Stdout]);
+    let (out_read, out_write) = pipe();
+    let fds = StdioFds { stdout: Some(out_write), ..StdioFds::default() };
+    let mut relay = Relay::start(Arc::clone(&process.open), fds, false, Duration::from_secs(3600)).unwrap();
+    let mut end = process.end(StdStream::Stdout);
+    let guest = thread::spawn(move || while end.write_all(&[7; 4096]).is_ok() {});
+    let mut caller = File::from(out_read);
+    let mut bytes = vec![0; 1 << 20];
+    caller.read_exact(&mut bytes).unwrap();
+    assert_eq!(relay.finish(Some(Duration::from_millis(20))).unwrap(), Drained::Stuck);
+    caller.read_exact(&mut bytes).unwrap();
+    drop(caller);
+    assert_eq!(relay.finish(Some(SOON)).unwrap(), Drained::All);
+    guest.join().unwrap();
 }

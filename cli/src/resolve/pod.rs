@@ -8,8 +8,8 @@ use std::time::Duration;
 
 use hutch_guest::{KernelChoice, DEFAULT_DIR, DIR_VARIABLE};
 use hutch_runtime::spec::{
-    self, Command, ContainerConfig, EnvVar, MountSpec, NetworkConfig, NetworkKind, PodConfig, PortForward, Resources,
-    Seccomp, DEFAULT_MEMORY_MIB,
+    self, Command, ContainerConfig, EnvVar, MountSpec, NetworkConfig, NetworkKind, PodConfig, PortForward, Seccomp,
+    DEFAULT_MEMORY_MIB,
 };
 use hutch_runtime::{Limits, Options};
 use serde::de::DeserializeOwned;
@@ -26,6 +26,7 @@ use crate::args::process::{ContainerFlags, LimitFlags};
 
 /// Environment variable: seconds that a guest may take to write a disk's cached data when its container stops.
 const SYNC_TIMEOUT_VARIABLE: &str = "HUTCH_SYNC_TIMEOUT";
+const POWER_OFF_TIMEOUT_VARIABLE: &str = "HUTCH_POWER_OFF_TIMEOUT";
 /// Environment variable for the default of `--boot-timeout`. `hutch run` reads it too.
 pub const BOOT_TIMEOUT_VARIABLE: &str = "HUTCH_BOOT_TIMEOUT";
 /// Directory of named network namespaces, as in ip-netns(8).
@@ -125,12 +126,7 @@ pub fn new_container(args: &NewContainer, host: &Host<'_>) -> Result<ContainerCo
         config = container(flags, &config.id, host)?;
     }
     let limits = limits(&args.limits)?;
-    let Resources { cpu_quota, cpu_period, cpu_shares, memory, pids } = &mut config.resources;
-    *cpu_quota = limits.cpu_quota.or(*cpu_quota);
-    *cpu_period = limits.cpu_period.or(*cpu_period);
-    *cpu_shares = limits.cpu_shares.or(*cpu_shares);
-    *memory = limits.memory.or(*memory);
-    *pids = limits.pids.or(*pids);
+    config.resources.merge(&limits);
     if !args.attach {
         config.command.detach = true;
     }
@@ -194,6 +190,9 @@ pub fn options(
     }
     if let Some(text) = own(SYNC_TIMEOUT_VARIABLE.as_ref()).filter(|text| !text.is_empty()) {
         options.sync_timeout = seconds(SYNC_TIMEOUT_VARIABLE, &text)?;
+    }
+    if let Some(text) = own(POWER_OFF_TIMEOUT_VARIABLE.as_ref()).filter(|text| !text.is_empty()) {
+        options.power_off_timeout = seconds(POWER_OFF_TIMEOUT_VARIABLE, &text)?;
     }
     if let Some(text) = stop {
         options.stop_timeout = seconds("--timeout", text)?;

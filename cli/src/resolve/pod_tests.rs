@@ -163,3 +163,17 @@ fn mistakes_have_names() {
     let options = options(None, Some("0".as_ref()), &own_env).unwrap();
     assert_eq!(options.stop_timeout, Duration::ZERO);
 }
+
+#[test]
+fn time_limits_of_a_stop_come_from_the_environment() {
+    let own = |name: &std::ffi::OsStr| match name.to_str() {
+        Some("HUTCH_SYNC_TIMEOUT") => Some("7".into()),
+        Some("HUTCH_POWER_OFF_TIMEOUT") => Some("0.5".into()),
+        _ => None,
+    };
+    let options = options(None, None, &own).unwrap();
+    assert_eq!(options.sync_timeout, Duration::from_secs(7));
+    assert_eq!(options.power_off_timeout, Duration::from_millis(500));
+    let bad = |name: &std::ffi::OsStr| (name == "HUTCH_POWER_OFF_TIMEOUT").then(|| "soon".into());
+    assert!(matches!(super::options(None, None, &bad), Err(ResolveError::Seconds { .. })));
+}

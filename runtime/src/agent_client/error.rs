@@ -85,6 +85,9 @@ pub enum ChannelDeath {
     /// A reply has an id that no request had.
     #[error("the agent answered request {0}, which was never made")]
     UnknownReply(u64),
+    /// The agent sends events, or answers that no caller waits for, faster than an honest one can.
+    #[error("the agent sent more events and log lines than hutch takes")]
+    Flood,
     /// A request was not answered in time.
     #[error("the agent did not answer {what} within {} s", .after.as_secs_f32())]
     Silent {

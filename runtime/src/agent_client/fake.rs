@@ -53,9 +53,9 @@ impl Peer {
         self.send(&AgentFrame::Event(event));
     }
 
-    /// Sends bytes that need not be a frame.
-    pub fn raw(&self, bytes: &[u8]) {
-        let _ = (&*self.0).write_all(bytes);
+    /// Sends bytes that need not be a frame; `false` once the host has hung up.
+    pub fn raw(&self, bytes: &[u8]) -> bool {
+        (&*self.0).write_all(bytes).is_ok()
     }
 
     /// Ends the connection.

@@ -10,7 +10,8 @@
 //!    └─ table of pending ids ◀── reader thread ◀── replies in any order, events
 //! ```
 //!
-//! A session is alive until its stream ends, breaks the protocol, or a call's deadline passes without an answer.
+//! A session is alive until its stream ends, breaks the protocol, carries more than an honest agent sends ([`quota`]), or
+//! a call's deadline passes without an answer.
 //! From then on it is dead: everything pending and everything later fails at once with the same cause (P-205).
 //!
 //! Bulk bytes never travel on a session: [`Session::open_stream`] opens a connection of its own for each.
@@ -20,6 +21,7 @@ mod connector;
 mod error;
 #[cfg(test)]
 pub(crate) mod fake;
+mod quota;
 mod session;
 #[cfg(test)]
 mod tests;

@@ -10,11 +10,12 @@ use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
 use hutch_agent_proto::{
-    read_frame, write_frame, AgentFrame, Deadline, Event, FrameError, Hello, HostFrame, Open, Request, Response,
-    StdStream, PROTOCOL_VERSION,
+    read_frame, read_payload, write_frame, AgentFrame, Deadline, Event, FrameError, Hello, HostFrame, Open, Request,
+    Response, StdStream, PROTOCOL_VERSION,
 };
 
 use super::error::{AgentError, ChannelDeath};
+use super::quota::Quota;
 use super::text::{cleaned, is_sound, printable, LogQuota, TEXT_MAX};
 use super::Connector;
 use crate::sync;
@@ -73,7 +74,17 @@ impl Session {
         connector: Arc<dyn Connector>,
         deadline: Duration,
     ) -> Result<Session, AgentError> {
-        Self::start(stream, connector, deadline, Role::Accepting)
+        Self::accept_with(stream, connector, deadline, Quota::new(Instant::now()))
+    }
+
+    /// As [`Self::accept`], with a bound for what the agent sends unasked.
+    pub(super) fn accept_with(
+        stream: UnixStream,
+        connector: Arc<dyn Connector>,
+        deadline: Duration,
+        quota: Quota,
+    ) -> Result<Session, AgentError> {
+        Self::start(stream, connector, deadline, Role::Accepting, quota)
     }
 
     /// Opens a new control connection to an agent that is ready.
@@ -83,7 +94,8 @@ impl Session {
     pub fn connect(connector: Arc<dyn Connector>, deadline: Duration) -> Result<Session, AgentError> {
         let until = Deadline::after(deadline);
         let stream = connector.connect(deadline).map_err(AgentError::Connect)?;
-        Self::start(stream, connector, until.saturating_duration_since(Instant::now()), Role::Opening)
+        let (now, role) = (Instant::now(), Role::Opening);
+        Self::start(stream, connector, until.saturating_duration_since(now), role, Quota::new(now))
     }
 
     fn start(
@@ -91,6 +103,7 @@ impl Session {
         connector: Arc<dyn Connector>,
         deadline: Duration,
         role: Role,
+        quota: Quota,
     ) -> Result<Session, AgentError> {
         stream.set_write_timeout(Some(WRITE_TIMEOUT)).map_err(AgentError::Host)?;
         let shared = Arc::new(Shared { stream, writing: Mutex::new(()), table: Mutex::default() });
@@ -102,7 +115,7 @@ impl Session {
             .name("agent-reader".into())
             .spawn({
                 let shared = Arc::clone(&shared);
-                move || read_all(&shared, role, tell)
+                move || read_all(&shared, role, quota, tell)
             })
             .map_err(AgentError::Host)?;
         // Returning from here drops the session, which ends the reader.
@@ -124,7 +137,7 @@ impl Session {
         Ok(session)
     }
 
-    /// The greeting of the agent: its program and the guest's kernel.
+    /// The agent's greeting: its program and the guest's kernel.
     pub fn agent(&self) -> &Hello {
         &self.agent
     }
@@ -296,7 +309,7 @@ fn greet(mut stream: &UnixStream, role: Role) -> Result<(), FrameError> {
 }
 
 /// The reader thread: first the greeting, then replies and events until the end.
-fn read_all(shared: &Shared, role: Role, tell: SyncSender<Result<Hello, AgentError>>) {
+fn read_all(shared: &Shared, role: Role, quota: Quota, tell: SyncSender<Result<Hello, AgentError>>) {
     let mut input = BufReader::with_capacity(READ_BUFFER, &shared.stream);
     match read_greeting(&mut input, role) {
         Ok(hello) => {
@@ -313,23 +326,35 @@ fn read_all(shared: &Shared, role: Role, tell: SyncSender<Result<Hello, AgentErr
         }
     }
     drop(tell);
-    let mut quota = LogQuota::new();
-    let death = loop {
-        match read_frame::<AgentFrame>(&mut input) {
-            Ok(Some(AgentFrame::Reply { id, result })) => {
-                if let Err(death) = shared.deliver(id, result) {
-                    break death;
-                }
+    let mut quotas = (quota, LogQuota::new());
+    while take_frame(shared, &mut input, &mut quotas).map_err(|death| shared.die(death)).is_ok() {}
+}
+
+/// Takes one frame of the agent.
+fn take_frame(
+    shared: &Shared,
+    input: &mut BufReader<&UnixStream>,
+    (quota, log): &mut (Quota, LogQuota),
+) -> Result<(), ChannelDeath> {
+    let payload = read_payload(input)?.ok_or(ChannelDeath::ClosedByGuest)?;
+    let event = match serde_json::from_slice(&payload).map_err(FrameError::from)? {
+        AgentFrame::Reply { id, result } => {
+            if shared.deliver(id, result)? {
+                return Ok(());
             }
-            Ok(Some(AgentFrame::Event(Event::Log { level, message }))) => quota.log(&level, &message),
-            // An event that names nothing that can exist is not worth its memory: a frame may have megabytes.
-            Ok(Some(AgentFrame::Event(event))) if !is_sound(&event) => {}
-            Ok(Some(AgentFrame::Event(event))) => shared.announce(event),
-            Ok(None) => break ChannelDeath::ClosedByGuest,
-            Err(error) => break ChannelDeath::Broken(error),
+            None
         }
+        AgentFrame::Event(event) => Some(event),
     };
-    shared.die(death);
+    quota.take(payload.len(), Instant::now())?;
+    match event {
+        None => {}
+        Some(Event::Log { level, message }) => log.log(&level, &message),
+        // An event that names nothing that can exist is not worth its memory: a frame may have megabytes.
+        Some(event) if !is_sound(&event) => {}
+        Some(event) => shared.announce(event),
+    }
+    Ok(())
 }
 
 fn read_greeting(input: &mut BufReader<&UnixStream>, role: Role) -> Result<Hello, ChannelDeath> {
@@ -386,20 +411,20 @@ impl Shared {
         }
     }
 
-    /// Passes a reply to the receiver that waits for it.
-    fn deliver(&self, id: u64, result: Result<Response, hutch_agent_proto::RemoteError>) -> Result<(), ChannelDeath> {
+    /// Passes a reply to the receiver that waits for it; `false` if none does.
+    fn deliver(&self, id: u64, result: Result<Response, hutch_agent_proto::RemoteError>) -> Result<bool, ChannelDeath> {
         let mut table = self.table();
         if id >= table.next_id {
             return Err(ChannelDeath::UnknownReply(id));
         }
-        let Some(pending) = table.pending.remove(&id) else { return Ok(()) };
+        let Some(pending) = table.pending.remove(&id) else { return Ok(false) };
         drop(table);
         let what = pending.what;
         (pending.on_reply)(result.map(cleaned).map_err(|mut source| {
             source.message = printable(&source.message, TEXT_MAX);
             AgentError::Remote { what, source }
         }));
-        Ok(())
+        Ok(true)
     }
 
     /// Passes an event to the listeners that are still connected.

@@ -13,6 +13,7 @@ use hutch_agent_proto::{
 };
 
 use super::fake::{FakeGuest, Peer};
+use super::quota::Quota;
 use super::{printable, AgentError, ChannelDeath, Session};
 
 const SOON: Duration = Duration::from_secs(120);
@@ -368,15 +369,32 @@ fn waits_end_in_a_flood_of_events() {
     let event = event.unwrap();
     let stop = Arc::new(std::sync::atomic::AtomicBool::new(false));
     let stopped = Arc::clone(&stop);
-    let session = session(move |peer, _| {
-        while !stopped.load(std::sync::atomic::Ordering::SeqCst) {
-            peer.raw(&event);
-        }
-    });
+    let session =
+        session(move |peer, _| while !stopped.load(std::sync::atomic::Ordering::SeqCst) && peer.raw(&event) {});
     session.call_then(Request::Ping, drop);
     let _events = session.events();
-    assert!(!session.wait_death(Duration::from_millis(50)));
+    session.wait_death(Duration::from_millis(50));
     stop.store(true, std::sync::atomic::Ordering::SeqCst);
+}
+
+/// An agent that sends events, or answers that no caller waits for, without end is cut off, with an error of its own.
+#[test]
+fn an_agent_that_floods_is_cut_off() {
+    let event = AgentFrame::Event(Event::OutOfMemory { container: "c".into() });
+    let log = AgentFrame::Event(Event::Log { level: "info".into(), message: "m".into() });
+    let again = AgentFrame::Reply { id: 0, result: Ok(Response::Done) };
+    for frame in [event, log, again] {
+        let bytes = hutch_agent_proto::encode_frame(&frame).unwrap().repeat(500);
+        // The session's end ends the sending.
+        let guest = FakeGuest::new(move |peer, _| while peer.raw(&bytes) {});
+        // A small bucket: a busy machine may not read faster than a large one refills.
+        let quota = Quota::with_burst(100, Instant::now());
+        let session = Session::accept_with(guest.push(), guest.connector(), SOON, quota).unwrap();
+        session.call_then(Request::Ping, drop);
+        let death = session.wait_death(Duration::from_secs(120)).then(|| session.death().unwrap());
+        assert!(matches!(death.as_deref(), Some(ChannelDeath::Flood)), "{frame:?}: {death:?}");
+        assert!(matches!(session.ping(SOON), Err(AgentError::Dead(_))));
+    }
 }
 
 /// Each of these ends the session, at once, whatever else was promised.
@@ -388,7 +406,7 @@ fn frames_that_no_agent_sends_end_the_session() {
     let future = AgentFrame::Reply { id: u64::MAX, result: Ok(Response::Done) };
     let future = hutch_agent_proto::encode_frame(&future).unwrap();
     for bytes in [huge.to_vec(), deep, future, b"\x02\x00\x00\x00{}".to_vec(), vec![0; 4]] {
-        let session = session(move |peer, _| peer.raw(&bytes));
+        let session = session(move |peer, _| assert!(peer.raw(&bytes)));
         session.call_then(Request::Ping, drop);
         death_of(&session);
         assert!(matches!(session.ping(SOON), Err(AgentError::Dead(_))));

@@ -52,7 +52,7 @@ impl VmHandle for NoVm {
     fn call(&mut self, request: VmRequest) -> BackendResult<VmReply> {
         Ok(match request {
             VmRequest::State => VmReply::State(VmState::Running),
-            VmRequest::SetMemory { .. } => VmReply::Memory(0),
+            VmRequest::SetMemory { .. } | VmRequest::MemorySize => VmReply::Memory(0),
             _ => VmReply::Done,
         })
     }
@@ -186,6 +186,15 @@ impl Cgroups for NoCgroups {
     }
     fn add(&self, _: &Path, _: i32) -> BackendResult<()> {
         Ok(())
+    }
+    fn processes(&self, _: &Path) -> BackendResult<u64> {
+        Ok(0)
+    }
+    fn memory_limit(&self, _: &Path) -> BackendResult<Option<u64>> {
+        Ok(None)
+    }
+    fn limit_memory(&self, _: &Path, _: Option<u64>) -> BackendResult<bool> {
+        Ok(false)
     }
     fn remove(&self, _: &Path) -> BackendResult<bool> {
         Ok(true)

@@ -238,6 +238,8 @@ pub enum VmRequest {
         /// All of the machine's memory, MiB.
         mib: u64,
     },
+    /// Report the memory that the machine has now, which the guest may not have given back yet.
+    MemorySize,
     /// Whether the end of the machine, however it comes, was asked for.
     ExpectEnd(bool),
 }
@@ -250,7 +252,8 @@ pub enum VmReply {
     Done,
     /// The state of the machine.
     State(VmState),
-    /// Bytes of memory that the guest is to have beyond those its kernel booted with.
+    /// Bytes of memory: to [`VmRequest::SetMemory`], those that the guest is to have beyond those its kernel booted with;
+    /// to [`VmRequest::MemorySize`], all that it has.
     Memory(u64),
 }
 
@@ -267,6 +270,7 @@ impl VmRequest {
             VmRequest::Unplug { .. } => "unplug",
             VmRequest::SetVcpus(_) => "set-vcpus",
             VmRequest::SetMemory { .. } => "set-memory",
+            VmRequest::MemorySize => "memory-size",
             VmRequest::ExpectEnd(_) => "expect-end",
         }
     }
@@ -336,6 +340,14 @@ impl dyn VmHandle + '_ {
     pub fn set_memory(&mut self, mib: u64) -> BackendResult<u64> {
         match self.call(VmRequest::SetMemory { mib })? {
             VmReply::Memory(more) => Ok(more),
+            _ => Err(unexpected()),
+        }
+    }
+
+    /// Bytes of memory that the machine has now. The guest may not have given back yet what it was asked for.
+    pub fn memory_size(&mut self) -> BackendResult<u64> {
+        match self.call(VmRequest::MemorySize)? {
+            VmReply::Memory(bytes) => Ok(bytes),
             _ => Err(unexpected()),
         }
     }

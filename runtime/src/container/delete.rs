@@ -9,7 +9,8 @@ use crate::verb::Verb;
 
 impl Runtime {
     /// Deletes a ready or stopped container, in any state of its pod (P-102). A ready one is removed from the guest
-    /// with its shim, binds and devices (P-103).
+    /// with its shim, binds and devices (P-103). In a paused pod that needs the guest's agent, so all vCPUs run until the
+    /// agent has answered: a vCPU cannot run one process only, and other containers run for that time too.
     ///
     /// # Errors
     /// [`Error::WrongState`](crate::Error::WrongState) for a running or paused one,
@@ -36,8 +37,8 @@ impl Runtime {
         if state == Some(State::Ready) {
             found.stop(StopMode { force: false, grace_deadline: None, on_unreachable: UnreachablePolicy::Fails })?;
         }
-        // A restart that died half way may have left a stopped one with a process. In a paused pod the vCPUs run for
-        // that: a paused guest would not answer.
+        // A restart that died half way, or a forced stop that ignored the guest, may have left a stopped one with a process:
+        // only the guest knows. In a paused pod the vCPUs run for that question: a paused guest would not answer.
         found.with_vcpus_running(|found| found.roll_back())?;
         let handle = found.handle();
         // From here on it is not a part of the pod. Its remains are removed now, or by the next call.

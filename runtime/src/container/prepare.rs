@@ -10,7 +10,7 @@ use crate::error::{Component, Error, Result};
 use crate::id::{random_hex, ContainerId};
 use crate::logger;
 use crate::pod::{guarded, OpenPod};
-use crate::spec::oci::{derive_config, guest_config, has_seccomp, CONFIG_KEY};
+use crate::spec::oci::{derive_config, guest_config, has_seccomp, put_limits, CONFIG_KEY};
 use crate::spec::{ContainerConfig, Seccomp};
 use crate::state::State;
 use crate::store::{ContainerState, Place, ProcessRecord};
@@ -61,6 +61,8 @@ impl<'r> OpenPod<'r> {
             )),
             None => derive_config(config, self.config.guest_hostname()),
         }?;
+        // Those of a document are the limits at the creation; they may have been changed since.
+        put_limits(&mut oci, &config.resources);
         // A profile that is configured beside the OCI document was meant to replace the document's.
         if let (Some(Seccomp::Profile(profile)), Some(oci)) = (&config.seccomp, oci.as_object_mut()) {
             let linux = oci.entry("linux").or_insert_with(|| json!({}));

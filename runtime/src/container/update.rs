@@ -6,15 +6,15 @@ use crate::container::ids;
 use crate::error::Result;
 use crate::pod::OpenPod;
 use crate::runtime::Runtime;
-use crate::spec::{memory_mib, Resources};
+use crate::spec::memory_mib;
 use crate::verb::Verb;
 
 /// New limits of a container; absent ones stay.
 pub type Limits = ResourceLimits;
 
 impl Runtime {
-    /// Changes the limits of a ready or running container: in the guest, in its configuration, and in the number of
-    /// vCPUs of the machine.
+    /// Changes the limits of a ready or running container: in the guest, in its configuration, from which it is started
+    /// again, and in the size of the machine. Limits in an OCI document of the container are those of its creation.
     ///
     /// # Errors
     /// [`Error::InvalidConfig`](crate::Error::InvalidConfig), [`Error::WrongState`](crate::Error::WrongState), the
@@ -42,18 +42,9 @@ impl Runtime {
         Verb::UpdateContainer.check_container(container.as_str(), found.state.state)?;
         let request = Request::UpdateContainer { id: container.to_string(), limits: limits.clone() };
         found.pod.sandbox.send("update-container", request)?;
-        merge(&mut found.config.resources, limits);
+        found.config.resources.merge(limits);
         found.put_config()?;
         pod.put_config()?;
         pod.sync_size()
     }
-}
-
-fn merge(resources: &mut Resources, limits: &Limits) {
-    let Resources { cpu_quota, cpu_period, cpu_shares, memory, pids } = resources;
-    *cpu_quota = limits.cpu_quota.or(*cpu_quota);
-    *cpu_period = limits.cpu_period.or(*cpu_period);
-    *cpu_shares = limits.cpu_shares.or(*cpu_shares);
-    *memory = limits.memory.or(*memory);
-    *pids = limits.pids.or(*pids);
 }

@@ -20,14 +20,6 @@ pub enum EndpointKind {
         #[serde(default, skip_serializing_if = "std::ops::Not::not")]
         keep_ingress: bool,
     },
-    /// A physical interface that the guest gets as a device. P-086 fixes when it goes back to the host; [`super::TcNetwork`]
-    /// makes none, because machines of type `hutch` cannot pass devices through.
-    Physical {
-        /// PCI address.
-        address: String,
-        /// Host driver that gets the device back (P-086).
-        driver: String,
-    },
 }
 
 /// An interface of the namespace, its properties, and the way it reaches the guest.

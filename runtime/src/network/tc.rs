@@ -143,9 +143,7 @@ impl Network for TcNetwork {
     }
 
     fn attach(&self, _: &Namespace, endpoint: &Endpoint) -> BackendResult<()> {
-        let EndpointKind::Tap { tap, .. } = &endpoint.kind else {
-            return Err(BackendError::Unsupported("an endpoint other than a tap"));
-        };
+        let EndpointKind::Tap { tap, .. } = &endpoint.kind;
         let join = || -> io::Result<()> {
             make_tap(tap)?;
             let mut netlink = Netlink::open()?;
@@ -166,7 +164,7 @@ impl Network for TcNetwork {
     }
 
     fn detach(&self, given: &Namespace, endpoint: &Endpoint) -> BackendResult<()> {
-        let EndpointKind::Tap { tap, keep_ingress } = &endpoint.kind else { return Ok(()) };
+        let EndpointKind::Tap { tap, keep_ingress } = &endpoint.kind;
         // A namespace that is gone has taken its interfaces with it.
         let Some(path) = given.path.as_deref().filter(|path| namespace::exists(path)) else { return Ok(()) };
         let mut result = Ok(());

@@ -98,7 +98,7 @@ fn inside_scan_and_join() {
     assert_eq!(routes.len(), 2, "none of the kernel's own: {routes:?}");
     assert_eq!((zeta.neighbours.len(), zeta.neighbours[0].mac.as_str()), (1, "02:00:00:00:00:99"));
 
-    let EndpointKind::Tap { tap, .. } = &zeta.kind else { panic!("{zeta:?}") };
+    let EndpointKind::Tap { tap, .. } = &zeta.kind;
     let mut attached = Ok(());
     network.run(&namespace, &mut || attached = network.attach(&namespace, zeta)).unwrap();
     attached.unwrap();

@@ -36,6 +36,11 @@ impl Runtime {
         let id = ContainerId::new(id)?;
         let store = self.store();
         for pod in store.pods()? {
+            // A configuration has the OCI documents of all containers: only one that may list this container is read. A
+            // container has its directory before its pod lists it, and until the pod does not.
+            if !store.pod(&pod).container(&id).config_dir().is_dir() {
+                continue;
+            }
             match store.get(&store.pod(&pod).config_record()) {
                 Ok(Some(config)) => {
                     if let Some(container) = config.containers.into_iter().find(|c| c.id == id.as_str()) {

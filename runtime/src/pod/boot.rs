@@ -105,6 +105,7 @@ impl OpenPod<'_> {
             "" => None,
             name => guarded(Component::Cgroups, "plan", || cgroups.plan(name))?,
         };
+        let others = if cgroup.is_some() { self.other_machines()? } else { Vec::new() };
         let slots = self.sandbox.backends.vm.capabilities().block_slots;
         let record = VmRecord {
             uuid,
@@ -116,8 +117,10 @@ impl OpenPod<'_> {
             hotplugged_vcpus: Default::default(),
             hotplugged_mib: 0,
             resizing: false,
+            limited_mib: None,
+            unlimited: None,
             cgroup: cgroup.clone(),
-            cgroup_made: cgroup.as_deref().map(|dir| self.made_directories(dir)).transpose()?,
+            cgroup_made: cgroup.as_deref().map(|dir| self.made_directories(dir, &others)).transpose()?,
         };
         self.sandbox.set_record(Some(record));
         let shared = self.dirs.shared_dir();
@@ -125,21 +128,32 @@ impl OpenPod<'_> {
         self.put_vm_record()?;
         let mounts = &self.sandbox.backends.mounts;
         guarded(Component::Mounts, "publish", || mounts.publish(&shared))?;
-        match cgroup {
-            Some(dir) => guarded(Component::Cgroups, "create", || cgroups.create(&dir)),
-            None => Ok(()),
+        if let Some(dir) = &cgroup {
+            guarded(Component::Cgroups, "create", || cgroups.create(dir))?;
         }
+        let related = |other: &VmRecord| match (&other.cgroup, &cgroup) {
+            (Some(other), Some(dir)) => other.starts_with(dir) || dir.starts_with(other),
+            _ => false,
+        };
+        let neighbours: Vec<_> = others.into_iter().filter(|(_, other)| related(other)).collect();
+        self.begin_memory_limit(&neighbours)
+    }
+
+    /// The machines of other pods that have control groups.
+    fn other_machines(&self) -> Result<Vec<(String, VmRecord)>> {
+        let store = self.store();
+        let ids = store.all_ids()?.into_iter().filter(|id| *id != self.id);
+        let records = ids.filter_map(|id| Some((id.to_string(), store.get_or_warn(&store.pod(&id).vm_record())?)));
+        Ok(records.filter(|(_, record)| record.cgroup.is_some()).collect())
     }
 
     /// The directories of the group `dir` that go with the pod: those that it will make, and those that other pods have
     /// made. A group that was there before hutch is left as it was.
-    fn made_directories(&self, dir: &Path) -> Result<Vec<PathBuf>> {
+    fn made_directories(&self, dir: &Path, others: &[(String, VmRecord)]) -> Result<Vec<PathBuf>> {
         let cgroups = &self.sandbox.backends.cgroups;
         let mut made = guarded(Component::Cgroups, "missing", || cgroups.missing(dir))?;
-        let store = self.store();
-        for id in store.all_ids()?.into_iter().filter(|id| *id != self.id) {
-            let other = store.get_or_warn(&store.pod(&id).vm_record()).and_then(|record| record.cgroup_made);
-            made.extend(other.into_iter().flatten().filter(|other| dir.starts_with(other)));
+        for (_, other) in others {
+            made.extend(other.cgroup_made.iter().flatten().filter(|other| dir.starts_with(other)).cloned());
         }
         made.sort();
         made.dedup();
@@ -150,7 +164,9 @@ impl OpenPod<'_> {
     pub(crate) fn join_cgroup(&self, process: ProcessIdentity) -> Result<()> {
         let Some(dir) = self.sandbox.record().and_then(|record| record.cgroup.as_ref()) else { return Ok(()) };
         let cgroups = &self.sandbox.backends.cgroups;
-        guarded(Component::Cgroups, "add", || cgroups.add(dir, process.pid))
+        guarded(Component::Cgroups, "add", || cgroups.add(dir, process.pid))?;
+        self.count_in_memory_limit();
+        Ok(())
     }
 
     fn make_namespace(&mut self) -> Result<(Namespace, NetworkRecord)> {
@@ -271,14 +287,9 @@ impl OpenPod<'_> {
             suid: volume.suid,
             trusted: volume.trusted,
         });
-        let nets = endpoints.iter().enumerate().filter_map(|(index, endpoint)| match &endpoint.kind {
-            EndpointKind::Tap { tap, .. } => Some(NetDevice {
-                id: format!("net{index}"),
-                tap: tap.clone(),
-                mac: endpoint.mac.clone(),
-                mtu: endpoint.mtu,
-            }),
-            EndpointKind::Physical { .. } => None,
+        let nets = endpoints.iter().enumerate().map(|(index, endpoint)| {
+            let EndpointKind::Tap { tap, .. } = &endpoint.kind;
+            NetDevice { id: format!("net{index}"), tap: tap.clone(), mac: endpoint.mac.clone(), mtu: endpoint.mtu }
         });
         VmSpec {
             name: self.id.to_string(),

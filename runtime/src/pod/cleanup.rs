@@ -15,8 +15,11 @@ use crate::store::{remove_temporary, LockMode, Place, PodState, StoreCause};
 impl OpenPod<'_> {
     /// Removes leftovers of calls on this pod. Under the exclusive lock only.
     pub(crate) fn cleanup(&mut self) -> Result<()> {
+        if self.state.pausing {
+            self.take_pause_back();
+        }
         // A paused guest cannot be asked. Leftovers then go when the pod is stopped, or after it was resumed.
-        if self.state.state != State::Paused {
+        if self.state.state != State::Paused && !self.state.pausing {
             self.discard_unlisted()?;
         }
         // A call that was killed between two records may have left them inconsistent. The containers' records decide

@@ -83,6 +83,8 @@ fn damaged(id: &PodId, error: &Error) -> PodStatus {
         annotations: Default::default(),
         containers: Vec::new(),
         vmm_pid: 0,
+        memory_limited_mib: None,
+        memory_unlimited: None,
         reason: None,
         busy: false,
         error: Some(error.chain()),

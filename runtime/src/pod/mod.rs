@@ -26,6 +26,7 @@ mod get;
 mod handle;
 mod list;
 mod load;
+mod memory_limit;
 mod open;
 mod pause;
 mod reconcile;

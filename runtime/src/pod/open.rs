@@ -31,8 +31,16 @@ pub(crate) struct OpenPod<'r> {
 }
 
 impl<'r> OpenPod<'r> {
-    /// Opens the pod for reading, together with other readers.
+    /// Opens the pod for reading, together with other readers. A pause that was cut short is taken back first: the guest
+    /// would not answer.
     pub(crate) fn shared(rt: &'r Runtime, id: &PodId) -> Result<OpenPod<'r>> {
+        let pod = OpenPod::shared_within(rt, id, rt.options().lock_timeout)?;
+        if !pod.state.pausing || pod.lock.is_none() {
+            return Ok(pod);
+        }
+        // The lock is not upgraded in place (P-024).
+        drop(pod);
+        drop(OpenPod::exclusive(rt, id)?);
         OpenPod::shared_within(rt, id, rt.options().lock_timeout)
     }
 
@@ -134,7 +142,7 @@ impl<'r> OpenPod<'r> {
     /// Moves the pod from `expected` to `to`, on disk and in memory (P-011, P-012).
     pub(crate) fn set_state(&mut self, expected: State, to: State) -> Result<()> {
         self.state.state.check(self.object(), expected, to)?;
-        let next = PodState { state: to, ..self.state.clone() };
+        let next = PodState { state: to, pausing: false, ..self.state.clone() };
         self.store().put(&self.dirs.state_record(), &next)?;
         self.state = next;
         Ok(())

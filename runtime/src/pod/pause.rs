@@ -30,11 +30,15 @@ impl Runtime {
     pub fn pause_pod(&self, pod: &str) -> Result<PodHandle> {
         let mut pod = OpenPod::exclusive(self, &PodId::new(pod)?)?;
         Verb::PausePod.check_pod(pod.id.as_str(), pod.state.state)?;
-        pod.sandbox.vm_call("pause", |vm| vm.pause())?;
-        let recorded = pod
-            .for_each_container(|container| container.pause())
+        // On record before the vCPUs stop: a call that dies here would leave a paused guest that counts as running, and
+        // every later call would wait for it.
+        pod.state.pausing = true;
+        let paused = pod
+            .put_state()
+            .and_then(|()| pod.sandbox.vm_call("pause", |vm| vm.pause()))
+            .and_then(|()| pod.for_each_container(|container| container.pause()))
             .and_then(|()| pod.set_state(State::Running, State::Paused));
-        if let Err(error) = recorded {
+        if let Err(error) = paused {
             pod.take_pause_back();
             return Err(error);
         }
@@ -59,15 +63,19 @@ impl Runtime {
 }
 
 impl OpenPod<'_> {
-    /// Lets a machine go on whose pause could not be recorded: the records would say that it runs, and nothing would
-    /// ever resume it.
-    fn take_pause_back(&mut self) {
-        let resumed = self.sandbox.vm_call("resume", |vm| vm.resume());
+    /// Lets a machine go on whose pause failed, could not be recorded, or was cut short: the records would say that it
+    /// runs, and nothing would ever resume it. What fails here is left to the next call.
+    pub(crate) fn take_pause_back(&mut self) {
+        let resumed = match self.sandbox.vm_alive() {
+            true => self.sandbox.vm_call("resume", |vm| vm.resume()),
+            false => Ok(()),
+        };
         let restored = self.for_each_container(|container| {
             // A write may fail after it has replaced the record.
-            container.state = container.pod.store().need(&container.dirs.state_record())?;
+            container.state = container.pod.store().get(&container.dirs.state_record())?.unwrap_or_default();
             container.unpause()
         });
+        self.state.pausing = resumed.is_err() || restored.is_err();
         for error in [resumed, restored, self.put_state()].into_iter().filter_map(Result::err) {
             logger::warn!("pod {}: taking its pause back: {}", self.id, error.chain());
         }

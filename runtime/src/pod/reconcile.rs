@@ -10,6 +10,7 @@ use std::time::{Duration, Instant};
 
 use crate::container::OpenContainer;
 use crate::error::Result;
+use crate::fault;
 use crate::id::{ContainerId, PodId};
 use crate::logger;
 use crate::pod::{OpenPod, StopMode, UnreachablePolicy};
@@ -17,6 +18,7 @@ use crate::runtime::Runtime;
 use crate::state::State;
 use crate::store::{FailureRecord, LockMode, ProcessRecord};
 use crate::timestamp::Timestamp;
+use crate::vm_host::reason_of_end;
 
 /// Bound for a machine that has recorded its failure to end.
 const FAILING_MACHINE: Duration = Duration::from_secs(1);
@@ -95,9 +97,14 @@ impl Runtime {
     }
 
     fn try_reconcile(&self, id: &PodId, deaths: &Deaths, timeout: Duration, until: Instant) -> Result<()> {
+        // Between the two locks another call may change everything.
+        fault::point("reconcile.unlocked")?;
         let Some(lock) = self.store().lock(id, LockMode::Exclusive, timeout)? else { return Ok(()) };
         let mut pod = OpenPod::load(self, id)?;
         pod.lock = Some(lock);
+        if pod.state.pausing {
+            pod.take_pause_back();
+        }
         if deaths.machine_died && pod.machine_died() {
             pod.note_failure()?;
         }
@@ -127,7 +134,8 @@ impl OpenPod<'_> {
         if self.store().get(&self.dirs.failure_record())?.is_some() {
             return Ok(());
         }
-        let reason = "the virtual machine's process has ended unexpectedly".to_owned();
+        let socket = self.sandbox.record().map(|record| record.socket.clone()).unwrap_or_default();
+        let reason = reason_of_end(&self.dirs.vmm_log(), &socket);
         self.store().put(&self.dirs.failure_record(), &FailureRecord { reason, at: Timestamp::now() })
     }
 }

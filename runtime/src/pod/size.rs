@@ -38,14 +38,18 @@ impl OpenPod<'_> {
         let plugged = (first..vcpus).collect();
         let same_cpus = !record.resizing && record.hotplugged_vcpus == plugged;
         let same_memory = !record.resizing && record.hotplugged_mib == more_mib;
+        let wanted_mib = self.config.hypervisor.memory_mib.saturating_add(more_mib);
         if same_cpus && same_memory {
-            return Ok(());
+            return self.lower_memory_limit(wanted_mib);
         }
         let grows = more_mib > record.hotplugged_mib || record.resizing;
         let more_cpus = plugged.len() >= record.hotplugged_vcpus.len();
         record.hotplugged_vcpus = plugged;
         record.hotplugged_mib = more_mib;
         record.resizing = true;
+        if grows && self.grows() {
+            self.raise_memory_limit(wanted_mib)?;
+        }
         self.put_vm_record()?;
         if !same_cpus && self.sandbox.backends.vm.capabilities().cpu_hotplug {
             self.resize_cpus(vcpus, more_cpus)?;
@@ -56,7 +60,8 @@ impl OpenPod<'_> {
         if let Some(record) = self.sandbox.record_mut() {
             record.resizing = false;
         }
-        self.put_vm_record()
+        self.put_vm_record()?;
+        self.lower_memory_limit(wanted_mib)
     }
 
     fn resize_cpus(&mut self, count: u32, more: bool) -> Result<()> {

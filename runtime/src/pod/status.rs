@@ -65,6 +65,8 @@ impl OpenPod<'_> {
             annotations: self.config.annotations.clone(),
             containers: self.containers().iter().map(OpenContainer::status).collect(),
             vmm_pid: self.sandbox.record().map_or(0, |record| record.process.pid),
+            memory_limited_mib: self.sandbox.record().and_then(|record| record.limited_mib),
+            memory_unlimited: self.sandbox.record().and_then(|record| record.unlimited.clone()),
             reason: self.reason(),
             busy: false,
             error: None,

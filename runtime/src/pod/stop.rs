@@ -117,16 +117,16 @@ impl OpenPod<'_> {
     }
 
     fn stop_containers(&mut self, options: StopOptions) -> Result<()> {
-        if let Some(signal) = options.first_signal() {
-            self.for_each_container(|container| container.send_stop_signal(signal))?;
-        }
         let force = options.force;
         // One deadline for all: a container that is reached later has had its time.
         let mut grace_deadline = Some(Deadline::after(self.rt.options().stop_timeout)).filter(|_| !force);
+        // Before the signal: a paused guest does not answer.
         if self.state.state == State::Paused || self.sandbox.vm_state() == VmState::Paused {
             grace_deadline = None;
             self.wake_or_kill()?;
             self.discard_unlisted()?;
+        } else if let Some(signal) = options.first_signal() {
+            self.for_each_container(|container| container.send_stop_signal(signal))?;
         }
         let how = StopMode { force, grace_deadline, on_unreachable: UnreachablePolicy::KillsMachine };
         self.for_each_container(|container| match container.is_stopped() {

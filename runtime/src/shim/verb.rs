@@ -20,7 +20,7 @@ use crate::stdio::{Relay, StdioFds};
 use crate::store::{write_record, write_record_if_absent, ExitRecord, FailureRecord};
 use crate::sys;
 use crate::timestamp::Timestamp;
-use crate::vm_host::{ControlClient, ControlConnector};
+use crate::vm_host::{reason_of_end, ControlClient, ControlConnector};
 use hutch_agent_proto::error_chain;
 
 /// Exit status of a shim that does not know how its guest process ended.
@@ -161,7 +161,7 @@ fn note_failure(spec: &ShimSpec) {
     if noted || answers() {
         return;
     }
-    let reason = "the virtual machine's process has ended unexpectedly".to_owned();
+    let reason = reason_of_end(&spec.failure_record.with_file_name("vmm.log"), &spec.socket);
     // The machine's process may be writing its own record, which knows more.
     let _ = write_record_if_absent(&spec.failure_record, &FailureRecord { reason, at: Timestamp::now() });
 }

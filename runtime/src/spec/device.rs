@@ -13,8 +13,6 @@ use crate::error::{Error, Result};
 pub(super) const BRIDGE_SLOTS: u8 = 30;
 /// Longest device id: what a virtio-blk serial number can hold (VIRTIO 1.2, 5.2.6).
 const MAX_DEVICE_ID: usize = 20;
-/// Most addresses of a SCSI controller: targets times units.
-const MAX_SCSI_INDEX: i64 = 65_535;
 
 /// A host device for a container.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
@@ -137,44 +135,6 @@ pub(crate) fn device_id(prefix: &str, owner: &str) -> String {
     let hex: String = digest.iter().map(|byte| format!("{byte:02x}")).collect();
     let keep = MAX_DEVICE_ID.saturating_sub(prefix.len() + 1).min(hex.len());
     format!("{prefix}-{}", &hex[..keep])
-}
-
-/// Name that the guest's kernel gives to virtio disk `index`: 0 is vda, 25 vdz, 26 vdaa, 702 vdaaa. P-186 fixes it; the
-/// runtime does not call it, because the guest finds a disk by its serial number.
-///
-/// # Errors
-/// [`Error::InvalidConfig`] for a negative index.
-pub fn drive_name(index: i64) -> Result<String> {
-    let mut rest = check_index(index)?;
-    let mut letters = Vec::new();
-    loop {
-        letters.push(char::from(b'a' + (rest % 26) as u8));
-        if rest < 26 {
-            break;
-        }
-        rest = rest / 26 - 1;
-    }
-    Ok(format!("vd{}", letters.into_iter().rev().collect::<String>()))
-}
-
-/// SCSI address of disk `index`: `(index / 256):(index % 256)`. P-186 fixes it; the runtime does not call it, because
-/// its disks are virtio-blk.
-///
-/// # Errors
-/// [`Error::InvalidConfig`] for a negative index or one above 65535.
-pub fn scsi_address(index: i64) -> Result<String> {
-    let index = check_index(index)?;
-    if index > MAX_SCSI_INDEX {
-        return Err(Error::invalid(format!("disk index {index}"), "is above 65535, the last SCSI address"));
-    }
-    Ok(format!("{}:{}", index / 256, index % 256))
-}
-
-fn check_index(index: i64) -> Result<i64> {
-    if index < 0 {
-        return Err(Error::invalid(format!("disk index {index}"), "is negative"));
-    }
-    Ok(index)
 }
 
 /// The block indices of a pod in use: taken on attach, freed on detach and on a failed attach (P-185).

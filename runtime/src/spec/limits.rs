@@ -1,5 +1,6 @@
 //! Limits of containers, and the size of the machine that follows from them (P-183, P-184).
 
+use hutch_agent_proto::ResourceLimits;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
@@ -23,6 +24,15 @@ pub struct Resources {
     /// Memory in bytes; -1 means unlimited.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub memory: Option<i64>,
+    /// Memory and swap together in bytes; -1 means unlimited.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub memory_swap: Option<i64>,
+    /// Bytes of memory that the guest's kernel tries not to reclaim.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub memory_reservation: Option<i64>,
+    /// vCPUs that it may use, as a list: `0-2,4`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub cpuset_cpus: Option<String>,
     /// Number of processes; -1 means unlimited.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub pids: Option<i64>,
@@ -40,6 +50,27 @@ impl Resources {
             return Err(Error::invalid("resources.cpu_quota", "is 0; leave it out or give -1 for unlimited"));
         }
         Ok(())
+    }
+
+    /// Changes the limits that are set in `limits`. A new memory limit leaves the swap that is allowed beside it as it is,
+    /// as in the guest.
+    pub fn merge(&mut self, limits: &ResourceLimits) {
+        let swap = match (limits.memory, self.memory, self.memory_swap) {
+            (Some(_), _, Some(-1)) | (Some(-1), _, Some(_)) => Some(-1),
+            (Some(new), Some(old), Some(total)) => Some(new.saturating_add(total.saturating_sub(old).max(0))),
+            (Some(new), None, Some(total)) => Some(total.max(new)),
+            (_, _, swap) => swap,
+        };
+        let Self { cpu_quota, cpu_period, cpu_shares, memory, memory_swap, memory_reservation, cpuset_cpus, pids } =
+            self;
+        *cpu_quota = limits.cpu_quota.or(*cpu_quota);
+        *cpu_period = limits.cpu_period.or(*cpu_period);
+        *cpu_shares = limits.cpu_shares.or(*cpu_shares);
+        *memory = limits.memory.or(*memory);
+        *memory_swap = limits.memory_swap.or(swap);
+        *memory_reservation = limits.memory_reservation.or(*memory_reservation);
+        *cpuset_cpus = limits.cpuset_cpus.clone().or(cpuset_cpus.take());
+        *pids = limits.pids.or(*pids);
     }
 }
 

@@ -40,7 +40,7 @@ pub use annotation::{AssetPolicy, Override, ANNOTATION_PREFIX, KATA_PREFIX};
 pub use capability::Capabilities;
 pub use command::{parse_env, parse_user, Command, EnvVar};
 pub use container::{ContainerConfig, MountSpec};
-pub use device::{drive_name, scsi_address, BlockIndices, BlockVolume, Bridge, Device, DeviceInfo, DeviceKind};
+pub use device::{BlockIndices, BlockVolume, Bridge, Device, DeviceInfo, DeviceKind};
 pub use hook::{HookSpec, Hooks};
 pub(crate) use hypervisor::PLATFORM_MAX_VCPUS;
 pub use hypervisor::{BlockDriver, HypervisorConfig, KernelParameter, DEFAULT_MEMORY_MIB, DEFAULT_VCPUS};

@@ -94,6 +94,13 @@ pub struct PodStatus {
     pub containers: Vec<ContainerStatus>,
     /// PID of the VMM; 0 if none runs.
     pub vmm_pid: i32,
+    /// Memory of the machine that the bound of the pod's processes on the host counts with, MiB. Absent without a bound;
+    /// `memory_unlimited` has the reason then.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub memory_limited_mib: Option<u64>,
+    /// The reason why the memory of the pod's processes on the host has no bound.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub memory_unlimited: Option<String>,
     /// Explanation of the state, for example that the machine died or the host was restarted.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub reason: Option<String>,

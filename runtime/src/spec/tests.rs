@@ -263,20 +263,6 @@ fn p_185_a_block_index_is_the_lowest_free_one() {
 }
 
 #[test]
-fn p_186_drive_names_follow_the_kernel() {
-    let names = [(0, "vda"), (1, "vdb"), (25, "vdz"), (26, "vdaa"), (27, "vdab"), (701, "vdzz"), (702, "vdaaa")];
-    for (index, name) in names {
-        assert_eq!(drive_name(index).unwrap(), name, "{index}");
-    }
-    assert_eq!(kind(drive_name(-1)), ErrorKind::InvalidConfig);
-    for (index, address) in [(0, "0:0"), (255, "0:255"), (256, "1:0"), (65_535, "255:255")] {
-        assert_eq!(scsi_address(index).unwrap(), address, "{index}");
-    }
-    assert_eq!(kind(scsi_address(65_536)), ErrorKind::InvalidConfig);
-    assert_eq!(kind(scsi_address(-1)), ErrorKind::InvalidConfig);
-}
-
-#[test]
 fn p_187_device_ids_stay_unique_when_shortened() {
     let prefix = "a".repeat(60);
     let one = device_id("drive", &format!("{prefix}1"));

@@ -24,6 +24,10 @@ pub struct PodState {
     /// The poststop hooks have still to run, once, when the pod has stopped (P-088).
     #[serde(default)]
     pub poststop_due: bool,
+    /// A pause is under way, or was cut short: the vCPUs may be paused although the state says that the pod runs. The
+    /// next call on the pod lets them run.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub pausing: bool,
     /// The reason why it is stopped, if no call asked for that.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub reason: Option<String>,
@@ -32,7 +36,7 @@ pub struct PodState {
 impl PodState {
     /// A record that says only the state.
     pub fn new(state: State) -> Self {
-        Self { state, blocks: BlockIndices::default(), poststop_due: false, reason: None }
+        Self { state, blocks: BlockIndices::default(), poststop_due: false, pausing: false, reason: None }
     }
 }
 
@@ -167,6 +171,12 @@ pub struct VmRecord {
     /// A change to this size is under way, or was cut short.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub resizing: bool,
+    /// The bound of the pod's memory counts with a machine of this many MiB; absent: there is no bound.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub limited_mib: Option<u64>,
+    /// The reason why there is none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub unlimited: Option<String>,
     /// Control group of the pod's processes; recorded before it is created.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub cgroup: Option<PathBuf>,

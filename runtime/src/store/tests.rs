@@ -192,7 +192,7 @@ fn p_050_known_endpoints_round_trip_and_unknown_ones_are_skipped() {
     };
     let endpoints = vec![
         endpoint("a", EndpointKind::Tap { tap: "t".into(), keep_ingress: true }),
-        endpoint("b", EndpointKind::Physical { address: "0:1".into(), driver: "d".into() }),
+        endpoint("b", EndpointKind::Tap { tap: "later".into(), keep_ingress: false }),
         endpoint("c", EndpointKind::Tap { tap: "u".into(), keep_ingress: false }),
     ];
     let record = NetworkRecord { namespace: Some("/n".into()), created: true, endpoints };
@@ -200,7 +200,9 @@ fn p_050_known_endpoints_round_trip_and_unknown_ones_are_skipped() {
     assert_eq!(store.need(&pod.network_record()).unwrap(), record);
     let path = pod.network_record().path().to_owned();
     let text = fs::read_to_string(&path).unwrap();
-    fs::write(&path, text.replace("\"physical\"", "\"teleport\"")).unwrap();
+    let mut unknown: serde_json::Value = serde_json::from_str(&text).unwrap();
+    unknown["data"]["endpoints"][1]["type"] = "physical".into();
+    fs::write(&path, unknown.to_string()).unwrap();
     let names: Vec<String> = store.need(&pod.network_record()).unwrap().endpoints.into_iter().map(|e| e.name).collect();
     assert_eq!(names, ["a", "c"]);
     fs::write(&path, text.replace("\"tap\":\"t\"", "\"tap\":7")).unwrap();

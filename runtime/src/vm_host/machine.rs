@@ -16,6 +16,7 @@ use hutch_vmm::confine::root::{MountNamespace, PrivateRoot, RootShare};
 use hutch_vmm::footprint::{drop_program_pages, ProgramPages};
 use hutch_vmm::{BlockSlot, Machine, MachineConfig, MachineExit, MemHandle};
 
+use super::slots::Slots;
 use crate::backend::{BackendError, BackendResult, BlockDevice, Share, VmReply, VmRequest, VmSpec, VmState};
 use crate::spec::{CacheMode, SetIds};
 use crate::sync;
@@ -70,18 +71,12 @@ type Connect = dyn Fn(u32, Duration) -> io::Result<UnixStream> + Send + Sync;
 pub struct KvmMachine {
     machine: RwLock<Machine>,
     connect: Box<Connect>,
-    slots: Mutex<Vec<Slot>>,
+    slots: Slots<BlockSlot>,
     /// Memory that can be plugged in; `None` if the machine cannot grow.
     memory: Option<MemHandle>,
     /// Memory that the guest's kernel boots with, MiB.
     boot_mib: u64,
     phase: Arc<(Mutex<Phase>, Condvar)>,
-}
-
-/// A drive slot and what is in it.
-struct Slot {
-    slot: BlockSlot,
-    disk: Option<String>,
 }
 
 #[derive(Debug, Clone, Default)]
@@ -109,17 +104,12 @@ impl KvmMachine {
         let reports = vsock.listen(HOST_PORT).map_err(|e| BackendError::system("listen for the guest's agent", e))?;
         drop_program_pages(ProgramPages::DataAndCode);
         machine.start().map_err(|e| refused(&e))?;
-        let slots = machine.block_slots().iter().map(|slot| Slot { slot: slot.clone(), disk: None }).collect();
+        let slots = Slots::new(machine.block_slots().iter().cloned());
         let phase = Arc::default();
         watch_reports(reports, &phase)?;
         let connect = Box::new(move |port, timeout| vsock.connect(port, timeout));
         let (memory, boot_mib) = (machine.memory(), machine.boot_memory_mib());
-        let slots = Mutex::new(slots);
         Ok(Self { machine: RwLock::new(machine), connect, slots, memory, boot_mib, phase })
-    }
-
-    fn slots(&self) -> MutexGuard<'_, Vec<Slot>> {
-        sync::lock(&self.slots)
     }
 
     fn phase(&self) -> MutexGuard<'_, Phase> {
@@ -154,9 +144,13 @@ impl GuestMachine for KvmMachine {
             }
             VmRequest::Pause => self.pause()?,
             VmRequest::Resume => self.resume()?,
-            VmRequest::Unplug { id } => self.unplug(&id),
+            VmRequest::Unplug { id } => self.slots.unplug(&id),
             VmRequest::SetVcpus(count) => self.set_vcpus(count)?,
             VmRequest::SetMemory { mib } => return self.set_memory(mib).map(VmReply::Memory),
+            VmRequest::MemorySize => {
+                let plugged = self.memory.as_ref().map_or(0, MemHandle::plugged);
+                return Ok(VmReply::Memory((self.boot_mib << 20).saturating_add(plugged)));
+            }
             VmRequest::Start(_) | VmRequest::ExpectEnd(_) | VmRequest::PlugBlock(_) => {
                 return Err(BackendError::Unsupported("this request inside of a machine"));
             }
@@ -165,20 +159,7 @@ impl GuestMachine for KvmMachine {
     }
 
     fn plug_block(&self, device: &BlockDevice, image: File) -> BackendResult<()> {
-        let mut slots = self.slots();
-        let count = slots.len();
-        // The disk may be there already, from a call that was killed before it saw the reply.
-        let place = slots.iter().position(|slot| slot.disk.as_ref() == Some(&device.id));
-        let place = place.or_else(|| slots.iter().position(|slot| slot.disk.is_none()));
-        let slot = place.and_then(|place| slots.get_mut(place)).ok_or_else(|| {
-            BackendError::Refused(format!("all {count} drive slots of the machine are taken (hypervisor.block_slots)"))
-        })?;
-        slot.slot.eject();
-        slot.disk = None;
-        let inserted = slot.slot.insert_file(image, &device.path, device.read_only, &device.id);
-        inserted.map_err(|e| BackendError::Refused(error_chain(&e)))?;
-        slot.disk = Some(device.id.clone());
-        Ok(())
+        self.slots.plug(device, image)
     }
 
     fn connect(&self, port: u32, timeout: Duration) -> io::Result<UnixStream> {
@@ -246,13 +227,6 @@ impl KvmMachine {
         Ok(())
     }
 
-    fn unplug(&self, id: &str) {
-        for slot in self.slots().iter_mut().filter(|slot| slot.disk.as_deref() == Some(id)) {
-            slot.slot.eject();
-            slot.disk = None;
-        }
-    }
-
     fn set_vcpus(&self, count: u32) -> BackendResult<()> {
         let machine = sync::read(&self.machine);
         machine.ensure_vcpus(count).map_err(|e| BackendError::Refused(error_chain(&e)))
@@ -268,8 +242,32 @@ impl KvmMachine {
     }
 }
 
-use crate::backend::{BackendError, BackendResult, BlockDevice, Share, VmReply, VmRequest, VmSpec, VmState};
-use crate::spec::{CacheMode, SetIds};
+/// Bytes that make a machine that booted with `boot_mib` as large as `mib`, in whole steps; as many as can be counted, if
+/// they are more.
+fn bytes_beyond(mib: u64, boot_mib: u64) -> u64 {
+    mib.saturating_sub(boot_mib).div_ceil(GROWTH_STEP_MIB).saturating_mul(GROWTH_STEP_MIB << 20)
+}
+
+/// Prepares a root directory for this process that holds only the shares, and gives `config` their places in it. `None` if
+/// the process has no mount namespace of its own.
+fn private_root(spec: &VmSpec, config: &mut MachineConfig) -> BackendResult<Option<PrivateRoot>> {
+    let (Some(launcher), Some(first)) = (spec.mount_namespace, spec.shares.first()) else { return Ok(None) };
+    let share = |share: &Share| RootShare { path: share.path.clone(), read_only: share.read_only };
+    let shares: Vec<RootShare> = spec.shares.iter().map(share).collect();
+    // Mounted over this process's view of the first share, in whose place it sees the share itself.
+    match PrivateRoot::prepare(&first.path, &shares, MountNamespace(launcher)) {
+        Ok(root) => {
+            for (index, share) in config.shares.iter_mut().enumerate() {
+                share.path = root.share(index);
+            }
+            Ok(Some(root))
+        }
+        Err(e) if e.kind() == io::ErrorKind::Unsupported => {
+            log::warn!("the machine's process keeps the host's root directory: {e}");
+            Ok(None)
+        }
+        Err(e) => Err(BackendError::system("prepare a root directory for the machine's process", e)),
+    }
 }
 
 /// Keeps all memory of this process, and with it the guest's, from being swapped out once it is used. Set before the

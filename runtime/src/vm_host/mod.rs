@@ -13,8 +13,9 @@
 //! ```
 //!
 //! A connection begins with a greeting that has the version, then carries requests and replies in turn ([`message`]).
-//! The process ends when its machine does, and leaves a failure record if that was not asked for. A SIGKILL to it needs
-//! no cooperation and leaves only the socket's file, which is in the pod's directory.
+//! The process ends when its machine does, and leaves a failure record if that was not asked for. A panic ends it with
+//! SIGABRT and leaves a line in its log, from which the record is made ([`panic`]). A SIGKILL to it needs no cooperation
+//! and leaves only the socket's file, which is in the pod's directory.
 //!
 //! | file | contents |
 //! |---|---|
@@ -29,14 +30,17 @@ mod channel;
 mod client;
 mod machine;
 pub mod message;
+mod panic;
 mod process;
 mod reexec;
 mod server;
+mod slots;
 mod verb;
 
 pub use agents::VsockAgents;
 pub use client::{ControlClient, ControlConnector};
 pub use machine::{GuestMachine, KvmMachine, MachineEnd};
+pub(crate) use panic::reason_of_end;
 pub use process::ProcessVmHost;
 pub(crate) use reexec::allow_reexec;
 pub use reexec::ReExec;

@@ -1,13 +1,15 @@
 //! The main loop of a VMM process: first the launcher's connection, then all others.
 
-use std::io;
+use std::io::{self, Read};
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
-use hutch_agent_proto::{read_frame, write_frame, FrameError};
+use hutch_agent_proto::{read_frame, write_frame, Deadline, FrameError};
+use nix::errno::Errno;
+use nix::poll::{poll, PollFd, PollFlags, PollTimeout};
 
 use super::channel::{receive_fd, send_fd};
 use super::machine::{GuestMachine, MachineEnd};
@@ -18,6 +20,8 @@ use crate::backend::{BackendError, BackendResult, VmReply, VmRequest, VmSpec};
 const MAX_CONNECTIONS: usize = 256;
 /// Longest wait that a request may ask for.
 const MAX_WAIT: Duration = Duration::from_secs(600);
+/// Bound for a caller to send the rest of a frame that it has begun, and to take a reply.
+const FRAME_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// Why a VMM process has ended without a machine.
 #[derive(Debug, thiserror::Error)]
@@ -54,8 +58,17 @@ pub fn serve<M: GuestMachine + 'static>(
     listener: UnixListener,
     launch: impl FnOnce(&VmSpec) -> BackendResult<M>,
 ) -> Result<MachineEnd, ServeError> {
+    serve_within(FRAME_TIMEOUT, listener, launch)
+}
+
+/// As [`serve`], with another bound for a caller to send a frame and to take a reply.
+fn serve_within<M: GuestMachine + 'static>(
+    frame_timeout: Duration,
+    listener: UnixListener,
+    launch: impl FnOnce(&VmSpec) -> BackendResult<M>,
+) -> Result<MachineEnd, ServeError> {
     let (mut launcher, _) = listener.accept().map_err(ServeError::Socket)?;
-    if !greet(&mut launcher).map_err(ServeError::Launcher)? {
+    if !greet(&launcher, Duration::MAX).map_err(ServeError::Launcher)? {
         return Err(ServeError::Abandoned);
     }
     let spec = match read_frame(&mut launcher).map_err(ServeError::Launcher)? {
@@ -78,9 +91,7 @@ pub fn serve<M: GuestMachine + 'static>(
     };
     // A launcher that dies now leaves a machine that is on record.
     let _ = write_frame(&mut launcher, &ControlReply::Vm(VmReply::Done));
-    let server =
-        Server { machine: machine.clone(), expected: AtomicBool::new(false), connections: AtomicUsize::new(0) };
-    let server = Arc::new(server);
+    let server = Arc::new(Server::new(machine.clone(), frame_timeout));
     server.clone().connection(launcher, true);
     let accepting = server.clone();
     let acceptor = std::thread::Builder::new().name("control".into()).spawn(move || accepting.accept(&listener));
@@ -89,12 +100,17 @@ pub fn serve<M: GuestMachine + 'static>(
     Ok(MachineEnd { expected: end.expected || server.expected.load(Ordering::SeqCst), ..end })
 }
 
-/// Serves one connection on the caller's thread, greeting included, for tests.
+/// Serves one connection on the caller's thread, greeting included, for tests. The other side has `frame_timeout` to send
+/// a frame and to take a reply.
 ///
 /// # Errors
 /// [`FrameError`]: the other side broke the protocol, or went away.
-pub fn serve_connection<M: GuestMachine + 'static>(machine: Arc<M>, stream: UnixStream) -> Result<(), FrameError> {
-    Server { machine, expected: AtomicBool::new(false), connections: AtomicUsize::new(0) }.requests(stream, false)
+pub fn serve_connection<M: GuestMachine + 'static>(
+    machine: Arc<M>,
+    stream: UnixStream,
+    frame_timeout: Duration,
+) -> Result<(), FrameError> {
+    Server::new(machine, frame_timeout).requests(stream, false)
 }
 
 struct Server<M> {
@@ -102,9 +118,14 @@ struct Server<M> {
     /// The end was asked for.
     expected: AtomicBool,
     connections: AtomicUsize,
+    frame_timeout: Duration,
 }
 
 impl<M: GuestMachine + 'static> Server<M> {
+    fn new(machine: Arc<M>, frame_timeout: Duration) -> Self {
+        Self { machine, expected: AtomicBool::new(false), connections: AtomicUsize::new(0), frame_timeout }
+    }
+
     fn accept(self: Arc<Self>, listener: &UnixListener) {
         loop {
             match listener.accept() {
@@ -137,10 +158,12 @@ impl<M: GuestMachine + 'static> Server<M> {
     }
 
     fn requests(&self, mut stream: UnixStream, greeted: bool) -> Result<(), FrameError> {
-        if !greeted && !greet(&mut stream)? {
+        stream.set_read_timeout(Some(self.frame_timeout))?;
+        stream.set_write_timeout(Some(self.frame_timeout))?;
+        if !greeted && !greet(&stream, self.frame_timeout)? {
             return Ok(());
         }
-        while let Some(request) = read_frame(&mut stream)? {
+        while let Some(request) = read_request(&stream, self.frame_timeout)? {
             let answer = match request {
                 ControlRequest::Vm(VmRequest::PlugBlock(device)) => {
                     let image = receive_fd(&stream).map_err(FrameError::Io)?;
@@ -188,12 +211,33 @@ impl<M: GuestMachine + 'static> Server<M> {
     }
 }
 
+/// Reads the next request, however late it begins; its end must come within `timeout` of its beginning.
+fn read_request(stream: &UnixStream, timeout: Duration) -> Result<Option<ControlRequest>, FrameError> {
+    while let Err(Errno::EINTR) = poll(&mut [PollFd::new(stream.as_fd(), PollFlags::POLLIN)], PollTimeout::NONE) {}
+    read_frame(&mut Bounded { stream, deadline: Deadline::after(timeout) })
+}
+
+/// A stream that gives no byte after a deadline, lest a caller that trickles keeps its thread for ever.
+struct Bounded<'a> {
+    stream: &'a UnixStream,
+    deadline: Instant,
+}
+
+impl Read for Bounded<'_> {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        match self.deadline > Instant::now() {
+            true => self.stream.read(buffer),
+            false => Err(io::ErrorKind::TimedOut.into()),
+        }
+    }
+}
+
 /// Exchanges greetings; `false` if the other side went away or speaks another version. It has our greeting then and can
 /// report the difference.
-fn greet(stream: &mut UnixStream) -> Result<bool, FrameError> {
+fn greet(stream: &UnixStream, timeout: Duration) -> Result<bool, FrameError> {
     // One that is gone is noticed by the read.
-    let _ = write_frame(stream, &ControlHello::ours());
-    let hello: Option<ControlHello> = read_frame(stream)?;
+    let _ = write_frame(&mut &*stream, &ControlHello::ours());
+    let hello: Option<ControlHello> = read_frame(&mut Bounded { stream, deadline: Deadline::after(timeout) })?;
     Ok(hello.is_some_and(|hello| hello.check().is_ok()))
 }
 
@@ -201,3 +245,7 @@ enum Answer {
     Reply(ControlReply),
     Descriptor(OwnedFd),
 }
+
+#[cfg(test)]
+#[path = "server_tests.rs"]
+mod tests;

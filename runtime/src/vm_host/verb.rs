@@ -1,6 +1,7 @@
 //! The hidden verb of a VMM process.
 
 use super::machine::{GuestMachine, KvmMachine, MachineEnd};
+use super::panic::report_panics;
 use super::server::{serve_stdin, ServeError};
 use crate::backend::{BackendError, BackendResult, VmSpec};
 use crate::store::{FailureRecord, OpenRecord};
@@ -21,6 +22,7 @@ pub fn vmm_verb_with<M: GuestMachine + 'static>(
 ) -> Result<MachineEnd, ServeError> {
     let mut failure_record = None;
     let end = serve_stdin(|spec| {
+        report_panics(&spec.uuid);
         // Now: this process gives up the host's files when it starts the machine.
         if !spec.failure_record.as_os_str().is_empty() {
             let opened = OpenRecord::create(&spec.failure_record);

@@ -20,7 +20,7 @@ const DIR: &str = "HUTCH_TEST_STAGE";
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Case {
     pub name: &'static str,
-    prepare: &'static [&'static str],
+    pub prepare: &'static [&'static str],
 }
 
 /// Every mutating call of the API.
@@ -146,6 +146,7 @@ pub fn perform(stage: &Stage, runtime: &Runtime, call: &str) -> Result<()> {
         "create_disk_container" => runtime.create_container("p", disk_container(stage, "b")).map(drop),
         "remove_volume" => runtime.remove_volume("data"),
         "run_pod" => runtime.run_pod(pod(stage, "p")).map(drop),
+        "status_pod" => runtime.status_pod("p").map(drop),
         "start_pod" => runtime.start_pod("p").map(drop),
         "stop_pod" => runtime.stop_pod("p", StopOptions::default()).map(drop),
         "force_stop_pod" => runtime.stop_pod("p", force).map(drop),

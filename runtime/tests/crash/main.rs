@@ -7,6 +7,7 @@ mod concurrency;
 mod cycles;
 mod deaths;
 mod matrix;
+mod namespaces;
 mod processes;
 
 /// Plays the role that this binary was started for by the other tests; does nothing otherwise.

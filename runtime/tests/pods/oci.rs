@@ -222,3 +222,24 @@ fn p_007_a_bundle_without_or_with_a_broken_configuration_is_refused() {
     }
     assert_clean(&host);
 }
+
+/// The search reads no configuration but that of the pod that may have the container.
+#[test]
+fn p_192_a_search_reads_only_the_pod_that_it_finds() {
+    let (host, runtime) = new();
+    for id in ["a", "b"] {
+        create(&host, &runtime, id, sandbox()).unwrap();
+        create(&host, &runtime, &format!("{id}-member"), member_of(id)).unwrap();
+    }
+    let config = host.dir().join("config/a/config.json");
+    let text = std::fs::read(&config).unwrap();
+    // A configuration that cannot be read would be reported, were it read.
+    std::fs::write(&config, "damaged").unwrap();
+    assert_eq!(runtime.find_container("b-member").unwrap().pod, "b");
+    assert_eq!(kind(runtime.find_container("a-member")), ErrorKind::NoSuchContainer);
+    std::fs::write(&config, text).unwrap();
+    assert_eq!(runtime.find_container("a-member").unwrap().pod, "a");
+    runtime.oci_delete("a", true).unwrap();
+    runtime.oci_delete("b", true).unwrap();
+    assert_clean(&host);
+}

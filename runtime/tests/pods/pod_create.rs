@@ -227,13 +227,30 @@ fn p_089_run_is_create_and_start() {
     finish(&host, &runtime);
 }
 
+/// The types leave no room for a handle beside an error. What is left to check: of what a failed call would have returned,
+/// no handle can be had by another way, and handles from before stay valid.
 #[test]
 fn p_003_no_handle_comes_with_an_error() {
-    // The types say it: a call returns a handle or an error. This checks that a failed call made no pod.
     let (host, runtime) = new();
     host.fail("vm.start", Failing::Refuses);
-    assert!(runtime.create_pod(host.pod("p", &[])).is_err());
-    assert!(runtime.status_pod("p").is_err());
+    assert_eq!(kind(runtime.create_pod(host.pod("p", &["a"]))), ErrorKind::Backend);
+    assert_eq!(kind(runtime.get_pod("p")), ErrorKind::NoSuchPod);
+    assert_eq!(kind(runtime.get_container("p", "a")), ErrorKind::NoSuchPod);
+    let pod = runtime.run_pod(host.pod("p", &["a"])).unwrap();
+    host.fail("agent.create-container", Failing::Refuses);
+    assert_eq!(kind(runtime.create_container("p", host.container("b"))), ErrorKind::Backend);
+    assert_eq!(kind(runtime.get_container("p", "b")), ErrorKind::NoSuchContainer);
+    let ids = |pod: &hutch_runtime::PodHandle| pod.containers().to_vec();
+    assert_eq!(ids(&runtime.get_pod("p").unwrap()), ["a"]);
+    assert_eq!(ids(&pod), ["a"]);
+    let command = hutch_runtime::spec::Command { args: vec!["x".into()], ..Default::default() };
+    host.fail("shim.spawn-exec", Failing::Refuses);
+    host.fail("shim.spawn", Failing::Refuses);
+    assert_eq!(kind(runtime.exec_container("p", "a", &command, Default::default())), ErrorKind::Backend);
+    let execs = std::fs::read_dir(host.dir().join("run/p/a/exec")).into_iter().flatten().count();
+    assert_eq!(execs, 0, "no process can be waited for");
+    host.heal();
+    finish(&host, &runtime);
 }
 
 /// P-002, P-004.

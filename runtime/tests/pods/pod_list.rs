@@ -180,7 +180,7 @@ fn p_029_a_list_does_not_wait_for_guests() {
         agent_timeout: Duration::from_secs(3600),
         sync_timeout: Duration::from_secs(3600),
         // The guests of the fake do not take time to be silent; a busy host does.
-        reconcile_timeout: Duration::from_secs(5),
+        reconcile_timeout: Duration::from_secs(60),
         ..host.options()
     };
     let runtime = hutch_runtime::Runtime::new(host.store(), host.backends(), bounds.clone());

@@ -1,7 +1,7 @@
 //! PausePod and ResumePod (pod contract, §7.8).
 
 use hutch_runtime::spec::Command;
-use hutch_runtime::{ErrorKind, State};
+use hutch_runtime::{ErrorKind, State, StopOptions};
 use hutch_runtime_fakes::Failing;
 
 use crate::support::{finish, kind, new, pod_state, running, snapshot, state, states};
@@ -137,4 +137,65 @@ fn p_140_a_pause_that_cannot_be_recorded_is_taken_back() {
         finish(&host, &runtime);
     }
     assert!(failures >= 9, "{points:?}");
+}
+
+/// A call was killed after the vCPUs were paused and before the pod's record said so. The next call, whichever it is, finds
+/// a guest that answers: the fakes report every request to a paused guest.
+#[test]
+fn p_172_a_pause_that_was_cut_short_is_taken_back_by_the_next_call() {
+    type Call = fn(&hutch_runtime::Runtime) -> hutch_runtime::Result<()>;
+    let calls: [(&str, Call); 8] = [
+        ("stop", |runtime| runtime.stop_pod("p", StopOptions { signal: Some(15), ..StopOptions::default() }).map(drop)),
+        ("stop container", |runtime| {
+            runtime.stop_container("p", "a", StopOptions { signal: Some(15), ..StopOptions::default() }).map(drop)
+        }),
+        ("kill", |runtime| runtime.kill_container("p", "a", 15, false)),
+        ("exec", |runtime| {
+            let command = Command { args: vec!["x".into()], ..Command::default() };
+            runtime.exec_container("p", "a", &command, Default::default()).map(drop)
+        }),
+        ("ps", |runtime| runtime.list_processes("p", "a", &Default::default()).map(drop)),
+        ("update", |runtime| runtime.update_container("p", "a", &Default::default())),
+        ("pause", |runtime| runtime.pause_pod("p").map(drop)),
+        ("resume", |runtime| match runtime.resume_pod("p") {
+            Err(error) if error.kind() == ErrorKind::WrongState => Ok(()),
+            other => other.map(drop),
+        }),
+    ];
+    for (name, call) in calls {
+        let (host, runtime) = running(&["a", "b"]);
+        let record = |of: &str| host.dir().join("run/p").join(of).join("state.json");
+        let before = std::fs::read_to_string(record("b")).unwrap();
+        runtime.pause_pod("p").unwrap();
+        // The first container's record was written, the second's and the pod's were not.
+        std::fs::write(record("b"), before).unwrap();
+        let pod = std::fs::read_to_string(record(".")).unwrap();
+        let mut pod: serde_json::Value = serde_json::from_str(&pod).unwrap();
+        pod["data"]["state"] = "running".into();
+        pod["data"]["pausing"] = true.into();
+        std::fs::write(record("."), pod.to_string()).unwrap();
+        assert!(host.is_paused("p"));
+        call(&runtime).unwrap_or_else(|e| panic!("{name}: {}", e.chain()));
+        assert_eq!(host.is_paused("p"), name == "pause", "{name}");
+        assert_eq!(host.leaks().iter().filter(|leak| leak.contains("paused")).count(), 0, "{name}: {:?}", host.leaks());
+        if name == "stop" {
+            let exits = runtime.status_pod("p").unwrap().containers.into_iter().map(|c| c.exit.unwrap().signal);
+            assert_eq!(exits.collect::<Vec<_>>(), [Some(15), Some(15)], "they got the signal, and time for it");
+        }
+        finish(&host, &runtime);
+    }
+}
+
+/// The same, as a program left it that made no note of a pause: the machine is paused, all records say that it runs.
+#[test]
+fn p_083_a_machine_that_is_paused_against_its_record_is_stopped() {
+    let (host, runtime) = running(&["a"]);
+    let records = ["run/p/state.json", "run/p/a/state.json"].map(|name| host.dir().join(name));
+    let before = records.clone().map(|path| std::fs::read(path).unwrap());
+    runtime.pause_pod("p").unwrap();
+    for (path, text) in records.iter().zip(before) {
+        std::fs::write(path, text).unwrap();
+    }
+    runtime.stop_pod("p", StopOptions { signal: Some(15), ..StopOptions::default() }).unwrap();
+    finish(&host, &runtime);
 }

@@ -219,3 +219,22 @@ fn bounds_without_end_are_bounds_like_others() {
     runtime.run_pod(host.pod("p", &["a"])).unwrap();
     finish(&host, &runtime);
 }
+
+/// The machine gets the time of the options to power off, then it is killed.
+#[test]
+fn p_080_a_guest_that_does_not_power_off_is_killed_after_the_time_it_was_given() {
+    let host = FakeHost::new();
+    let timeout = Duration::from_millis(70);
+    let options = hutch_runtime::Options { power_off_timeout: timeout, ..host.options() };
+    let runtime = Runtime::new(host.store(), host.backends(), options);
+    runtime.run_pod(host.pod("p", &["a"])).unwrap();
+    host.guest("p", |guest| guest.stays_on = true);
+    host.calls();
+    let start = Instant::now();
+    runtime.stop_pod("p", StopOptions::forced()).unwrap();
+    assert!(start.elapsed() >= timeout);
+    let calls = host.calls();
+    let at = |name: &str| calls.iter().position(|call| call == name).unwrap_or_else(|| panic!("{name}: {calls:?}"));
+    assert!(at("agent.power-off") < at("vm.wait-end 70 ms") && at("vm.wait-end 70 ms") < at("vm.kill"), "{calls:?}");
+    finish(&host, &runtime);
+}

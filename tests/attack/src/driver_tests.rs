@@ -86,7 +86,7 @@ impl VirtioDevice for Bad {
 
     fn activate(&mut self, activation: Activation) -> Result<(), ActivateError> {
         let queue = activation.queues.into_iter().flatten().next().unwrap();
-        self.1.start("bad", BadWorker(self.0, queue, activation.mem)).unwrap();
+        self.1.start(Box::new(|| ()), "bad", BadWorker(self.0, queue, activation.mem)).unwrap();
         Ok(())
     }
 

@@ -43,6 +43,30 @@ impl Cgroups for FakeHost {
         })
     }
 
+    fn processes(&self, dir: &Path) -> BackendResult<u64> {
+        self.called("cgroup.processes", "", |state| {
+            Ok(state.cgroups.get(dir).map_or(0, |members| members.len() as u64))
+        })
+    }
+
+    fn memory_limit(&self, dir: &Path) -> BackendResult<Option<u64>> {
+        self.called("cgroup.memory-limit", "", |state| Ok(state.memory_limits.get(dir).copied()))
+    }
+
+    fn limit_memory(&self, dir: &Path, bytes: Option<u64>) -> BackendResult<bool> {
+        let detail = bytes.map_or_else(|| "none".to_owned(), |bytes| (bytes >> 20).to_string());
+        self.called("cgroup.limit-memory", &detail, |state| {
+            if !state.cgroups.contains_key(dir) {
+                return Err(BackendError::Refused(format!("no group {}", dir.display())));
+            }
+            match bytes {
+                Some(bytes) => state.memory_limits.insert(dir.to_owned(), bytes),
+                None => state.memory_limits.remove(dir),
+            };
+            Ok(true)
+        })
+    }
+
     fn remove(&self, dir: &Path) -> BackendResult<bool> {
         self.called("cgroup.remove", "", |state| {
             let living = |pid: &i32| {
@@ -54,6 +78,7 @@ impl Cgroups for FakeHost {
                 return Ok(false);
             }
             state.cgroups.remove(dir);
+            state.memory_limits.remove(dir);
             Ok(true)
         })
     }

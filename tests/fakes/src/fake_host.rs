@@ -43,6 +43,8 @@ pub(super) struct State {
     pub(super) mounts: BTreeMap<PathBuf, BindRecord>,
     /// Members by group.
     pub(super) cgroups: BTreeMap<PathBuf, BTreeSet<i32>>,
+    /// Bounds of the memory of groups, bytes.
+    pub(super) memory_limits: BTreeMap<PathBuf, u64>,
     /// Bounds of the waits for ends of shims.
     pub(super) shim_waits: Vec<Duration>,
     /// Interfaces that appear in a namespace once a file exists.
@@ -300,6 +302,7 @@ impl FakeHost {
             state.attached.clear();
             state.mounts.clear();
             state.cgroups.clear();
+            state.memory_limits.clear();
         });
         let _ = std::fs::remove_dir_all(self.dir().join("run"));
         crate::age_markers(&self.dir().join("config"));
@@ -391,6 +394,20 @@ impl FakeHost {
     /// Members of a control group; `None` if there is no such group.
     pub fn cgroup(&self, name: &str) -> Option<Vec<i32>> {
         self.lock().cgroups.get(Path::new(name)).map(|members| members.iter().copied().collect())
+    }
+
+    /// The bound of the memory of a control group, MiB.
+    pub fn memory_limit_mib(&self, name: &str) -> Option<u64> {
+        self.lock().memory_limits.get(Path::new(name)).map(|bytes| bytes >> 20)
+    }
+
+    /// The guest of a pod keeps this much memory, whatever it is asked to give back; MiB.
+    pub fn keep_memory(&self, pod: &str, mib: u64) {
+        self.change(|state| {
+            if let Some(vm) = state.vm_of(pod) {
+                vm.kept_mib = mib;
+            }
+        });
     }
 
     /// Another program makes a control group before hutch does.

@@ -62,6 +62,8 @@ pub struct FakeGuest {
     memory_more: u64,
     /// The agent no longer answers.
     pub hangs: bool,
+    /// It answers to a power-off, and stays on.
+    pub stays_on: bool,
     /// User and groups of each container's init process, as the request had them.
     pub users: BTreeMap<String, (Option<String>, Vec<String>)>,
     /// The process that was started last.
@@ -83,6 +85,7 @@ impl FakeGuest {
     /// Handles a request.
     pub fn handle(&mut self, request: Request) -> Answer {
         Answer::Now(match request {
+            Request::PowerOff if self.stays_on => Ok(Response::Done),
             Request::PowerOff => return Answer::PowerOff,
             Request::WaitProcess { token } => match self.processes.get(&token) {
                 None => Err(RemoteError::new(RemoteErrorKind::NotFound, format!("no process {token}"))),

@@ -17,6 +17,8 @@ pub(super) struct FakeVm {
     pub(super) paused: bool,
     pub(super) vcpus: u32,
     pub(super) memory_mib: u64,
+    /// Memory that the guest does not give back, MiB.
+    pub(super) kept_mib: u64,
     pub(super) devices: BTreeSet<String>,
     /// Every disk that was ever plugged in.
     pub(super) disks: Vec<BlockDevice>,

@@ -48,6 +48,7 @@ impl VmHost for FakeHost {
                 paused: false,
                 vcpus: 0,
                 memory_mib: 0,
+                kept_mib: 0,
                 devices: BTreeSet::new(),
                 disks: Vec::new(),
                 guest: FakeGuest::new(),
@@ -87,7 +88,7 @@ impl VmHost for FakeHost {
     }
 
     fn wait_end(&self, record: &VmRecord, timeout: Duration) -> BackendResult<bool> {
-        self.called("vm.wait-end", "", |_| Ok(()))?;
+        self.called("vm.wait-end", &format!("{} ms", timeout.as_millis()), |_| Ok(()))?;
         let ended = |state: &mut State| {
             (!state.vms.get(&record.uuid).is_some_and(|vm| vm.alive && vm.process == record.process)).then_some(())
         };
@@ -159,6 +160,7 @@ impl FakeVm {
                 self.memory_mib = mib;
                 return Ok(VmReply::Memory(mib << 20));
             }
+            VmRequest::MemorySize => return Ok(VmReply::Memory(self.memory_mib.max(self.kept_mib) << 20)),
             VmRequest::WaitReady { .. } | VmRequest::ExpectEnd(_) => {}
         }
         Ok(VmReply::Done)

@@ -82,8 +82,14 @@ impl Target {
         config.memory.pluggable_mib = PLUGGABLE_MIB;
         config.console.output = ConsoleOutput::File(console.clone());
         config.vsock = Some(VsockConfig { guest_cid: 3 });
-        config.shares =
-            vec![ShareConfig { id: "fs".into(), tag: "fs".into(), path: share, read_only: false, only: None }];
+        config.shares = vec![ShareConfig {
+            id: "fs".into(),
+            tag: "fs".into(),
+            path: share,
+            read_only: false,
+            only: None,
+            policy: Default::default(),
+        }];
         config.blocks = blocks;
         config.block_slots = 1;
         config.rng = true;

@@ -55,6 +55,11 @@ pub fn status(runtime: &Runtime, args: &ShowPod) -> Result<u8, Failure> {
         writeln!(out, "note     {}", note(&pod))?;
     }
     writeln!(out, "machine  {} vCPUs, {} MiB, process {}", machine.vcpus, machine.memory_mib, pod.vmm_pid)?;
+    match (pod.memory_limited_mib, &pod.memory_unlimited) {
+        (Some(mib), _) => writeln!(out, "limit    host memory for a machine of {mib} MiB and its processes")?,
+        (None, Some(reason)) => writeln!(out, "limit    none on host memory: {reason}")?,
+        (None, None) => {}
+    }
     writeln!(out, "kernel   {}", machine.kernel.display())?;
     for (key, value) in &pod.annotations {
         writeln!(out, "note     {key}={value}")?;

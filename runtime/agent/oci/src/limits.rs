@@ -2,8 +2,7 @@
 //!
 //! libcontainer brings libcgroups, which this does not use (0.7). It applies limits one by one and reports a bad value
 //! only after it has applied others, refuses swap without a memory limit in the same request instead of reading the
-//! group's, ignores a memory limit of 0, and fails on a kernel without `memory.swap.max`. It also maps CPU shares to a
-//! weight by another curve, which it does use for the limits with which a container is created.
+//! group's, ignores a memory limit of 0, and fails on a kernel without `memory.swap.max`.
 
 use hutch_agent::failure::{invalid, io, Outcome};
 use hutch_agent_proto::ResourceLimits;
@@ -108,10 +107,17 @@ fn cpu_max(quota: Option<i64>, period: Option<u64>, current: &str) -> Outcome<St
     })
 }
 
-/// Converts shares (2 to 262144) to a weight (1 to 10000) on a straight line.
+/// Converts shares (2 to 262144) to a weight (1 to 10000), so that the defaults, 1024 and 100, meet. libcontainer uses the
+/// same curve when it creates a container: the common logarithm of the weight is a quadratic function of the binary
+/// logarithm of the shares, as in runc and crun.
 fn weight(shares: u64) -> Outcome<u64> {
     match shares {
-        2..=262_144 => Ok(1 + (shares - 2) * 9_999 / 262_142),
+        2 => Ok(1),
+        3..=262_144 => {
+            let log = (shares as f64).log2();
+            let weight = 10_f64.powf((log * log + 125.0 * log) / 612.0 - 7.0 / 34.0).ceil() as u64;
+            Ok(weight.clamp(1, 10_000))
+        }
         _ => Err(invalid(format!("cpu_shares {shares} is not between 2 and 262144"))),
     }
 }
@@ -141,7 +147,7 @@ mod tests {
             ("memory.swap.max", "1904"),
             ("memory.low", "100"),
             ("cpu.max", "50000 100000"),
-            ("cpu.weight", "39"),
+            ("cpu.weight", "100"),
             ("cpuset.cpus", "0-1,3"),
             ("pids.max", "max"),
         ];

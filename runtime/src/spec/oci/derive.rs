@@ -53,7 +53,7 @@ pub(crate) fn derive_config(config: &ContainerConfig, hostname: &str) -> Result<
         mounts.push(json!({"destination": mount.destination, "source": source, "type": kind, "options": options}));
     }
     let namespaces: Vec<Value> = ["pid", "ipc", "uts", "mount", "cgroup"].map(|kind| json!({"type": kind})).to_vec();
-    Ok(json!({
+    let mut oci = json!({
         "ociVersion": "1.2.0",
         "process": process(&config.command),
         "root": {"path": config.rootfs, "readonly": config.readonly_rootfs},
@@ -62,11 +62,13 @@ pub(crate) fn derive_config(config: &ContainerConfig, hostname: &str) -> Result<
         "annotations": config.annotations,
         "linux": {
             "namespaces": namespaces,
-            "resources": resources(&config.resources),
+            "resources": {},
             "maskedPaths": MASKED,
             "readonlyPaths": READ_ONLY,
         },
-    }))
+    });
+    put_limits(&mut oci, &config.resources);
+    Ok(oci)
 }
 
 fn process(command: &Command) -> Value {
@@ -95,26 +97,30 @@ fn process(command: &Command) -> Value {
     })
 }
 
-fn resources(resources: &Resources) -> Value {
-    let mut value = json!({});
-    if let Some(memory) = resources.memory {
-        value["memory"] = json!({"limit": memory});
-    }
-    if let Some(pids) = resources.pids {
-        value["pids"] = json!({"limit": pids});
-    }
-    let mut cpu = serde_json::Map::new();
-    if let Some(quota) = resources.cpu_quota {
-        cpu.insert("quota".into(), json!(quota));
-        cpu.insert("period".into(), json!(resources.cpu_period.unwrap_or(100_000)));
-    }
-    if let Some(shares) = resources.cpu_shares {
-        cpu.insert("shares".into(), json!(shares));
-    }
-    if !cpu.is_empty() {
-        value["cpu"] = Value::Object(cpu);
-    }
-    value
+/// Puts the limits that are set into an OCI document. Its other limits stay. A document that is not one is left to the
+/// check that refuses it.
+pub(crate) fn put_limits(oci: &mut Value, resources: &Resources) {
+    let mut put = |name: &str, key: &str, value: Option<Value>| {
+        let Some(value) = value else { return };
+        let section = ["linux", "resources", name].iter().try_fold(&mut *oci, |object, name| {
+            let section = object.as_object_mut()?.entry(*name).or_insert(Value::Null);
+            if section.is_null() {
+                *section = json!({});
+            }
+            Some(section)
+        });
+        if let Some(section) = section.and_then(Value::as_object_mut) {
+            section.insert(key.into(), value);
+        }
+    };
+    put("memory", "limit", resources.memory.map(Value::from));
+    put("memory", "swap", resources.memory_swap.map(Value::from));
+    put("memory", "reservation", resources.memory_reservation.map(Value::from));
+    put("pids", "limit", resources.pids.map(Value::from));
+    put("cpu", "quota", resources.cpu_quota.map(Value::from));
+    put("cpu", "period", resources.cpu_quota.map(|_| resources.cpu_period.unwrap_or(100_000).into()));
+    put("cpu", "shares", resources.cpu_shares.map(Value::from));
+    put("cpu", "cpus", resources.cpuset_cpus.clone().map(Value::from));
 }
 
 fn default_mounts() -> Vec<Value> {

@@ -155,6 +155,9 @@ fn resources(resources: Option<&OciResources>) -> Result<Resources> {
         cpu_period: pair.1,
         cpu_shares: cpu.shares().filter(|shares| *shares != 0),
         memory,
+        memory_swap: resources.memory.as_ref().and_then(|memory| memory.swap()).filter(|swap| *swap != 0),
+        memory_reservation: resources.memory.as_ref().and_then(|memory| memory.reservation()),
+        cpuset_cpus: cpu.cpus().clone().filter(|cpus| !cpus.is_empty()),
         pids: resources.pids.as_ref().map(|pids| pids.limit()).filter(|limit| *limit != 0),
     })
 }

@@ -2,9 +2,10 @@
 //! of the guest (P-098).
 //!
 //! A container made from a bundle has its configuration twice: its typed fields ([`super::ContainerConfig`]), which are all
-//! that the host acts on, and the whole JSON in the annotation [`CONFIG_KEY`], which is all that the guest gets. The
-//! contract asks for both: a caller may give the annotation beside fields of its own (P-101), and the status of a container
-//! returns it. The host never writes to the annotation; paths, hooks and volumes are replaced in a copy for the guest.
+//! that the host acts on, and the whole JSON in the annotation [`CONFIG_KEY`], which is what the guest gets. The contract
+//! asks for both: a caller may give the annotation beside fields of its own (P-101), and the status of a container returns
+//! it. The host never writes to the annotation. In a copy for the guest it replaces paths, hooks and volumes, and the
+//! limits, which may have been changed since the creation, by those of the typed fields.
 //!
 //! Any section may be absent: it has a default or gives an error, and never causes a panic (P-007).
 
@@ -22,7 +23,7 @@ pub use kind::{classify, Role};
 pub use map::{container_from_oci, pod_from_oci};
 
 pub(crate) use config::OciConfig;
-pub(crate) use derive::derive_config;
+pub(crate) use derive::{derive_config, put_limits};
 pub(crate) use guest::{guest_config, has_seccomp, shared_binds, shm_source, GuestBind, GuestPaths};
 
 /// Annotation that holds the whole OCI configuration.

@@ -147,6 +147,18 @@ impl Cgroups for Ledger {
         Ok(())
     }
 
+    fn processes(&self, _: &Path) -> BackendResult<u64> {
+        Ok(1)
+    }
+
+    fn memory_limit(&self, _: &Path) -> BackendResult<Option<u64>> {
+        Ok(Some(1))
+    }
+
+    fn limit_memory(&self, _: &Path, _: Option<u64>) -> BackendResult<bool> {
+        Ok(true)
+    }
+
     fn remove(&self, dir: &Path) -> BackendResult<bool> {
         self.strike("cgroup", &dir.display().to_string()).map(|()| true)
     }

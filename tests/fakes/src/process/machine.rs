@@ -107,6 +107,7 @@ impl GuestMachine for FakeMachine {
                     state.disks.remove(&id);
                 }
                 VmRequest::SetMemory { mib } => return Ok(VmReply::Memory(mib << 20)),
+                VmRequest::MemorySize => return Ok(VmReply::Memory(0)),
                 _ => {}
             }
             Ok(VmReply::Done)
@@ -156,6 +157,11 @@ fn obey(shared: &Shared, mut stream: UnixStream) {
         }
         ["oom", container] => shared.change(|state| state.guest.out_of_memory(container)),
         ["hang"] => shared.change(|state| state.guest.hangs = true),
+        ["bug"] => {
+            // On a thread with the name of one that can have a bug.
+            let vcpu = thread::Builder::new().name("vcpu1".into()).spawn(|| panic!("a bug of the machine monitor"));
+            let _ = vcpu.map(thread::JoinHandle::join);
+        }
         ["panic"] => end(shared, "the guest's kernel panicked", false),
         other => eprintln!("not understood: {other:?}"),
     }

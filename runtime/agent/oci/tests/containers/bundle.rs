@@ -4,7 +4,7 @@ use std::fs;
 use std::os::unix::fs::symlink;
 use std::path::PathBuf;
 
-use hutch_agent_proto::{Request, Response, StdStream};
+use hutch_agent_proto::{Request, Response, StdStream, WindowSize};
 use serde_json::{json, Value};
 
 use crate::support::{skip, Control, Guest};
@@ -81,6 +81,21 @@ pub fn create(id: &str, spec: Value) -> Request {
         terminal_size: None,
         stdin: false,
     }
+}
+
+/// As [`create`], with a stdin stream for the process, and a terminal of `terminal_size` if one is given.
+pub fn create_with_stdin(id: &str, spec: Value, terminal_size: Option<WindowSize>) -> Request {
+    let (id, token, spec) = (id.to_owned(), id.to_owned(), Box::new(spec));
+    Request::CreateContainer { id, token, spec, user: None, groups: Vec::new(), terminal_size, stdin: true }
+}
+
+/// An agent without containers, a root file system for them, and a connection that hears of all that happens. None where
+/// [`guest`] has none.
+pub fn start() -> Option<(Guest, Control)> {
+    let guest = guest()?;
+    rootfs(&guest);
+    let control = guest.watch();
+    Some((guest, control))
 }
 
 /// Creates and starts a container.

@@ -4,7 +4,7 @@ use hutch_agent_proto::{
     CapabilitySets, ExitStatus, ProcessSpec, RemoteErrorKind, Request, Response, Rlimit, StdStream, WindowSize,
 };
 
-use crate::bundle::{config, create, guest, rootfs, run};
+use crate::bundle::{config, create, run, script, start};
 use crate::support::Control;
 
 fn enter(control: &mut Control, token: &str, process: ProcessSpec) -> Result<Response, hutch_agent_proto::RemoteError> {
@@ -22,9 +22,7 @@ fn command(args: &[&str]) -> ProcessSpec {
 
 #[test]
 fn a_process_enters_with_its_own_user_directory_and_environment() {
-    let Some(guest) = guest() else { return };
-    rootfs(&guest);
-    let mut control = guest.watch();
+    let Some((guest, mut control)) = start() else { return };
     run(&mut control, "c", config(&guest, &["sleep", "1000"]));
     let process = ProcessSpec {
         user: "joe".into(),
@@ -50,9 +48,7 @@ fn a_process_enters_with_its_own_user_directory_and_environment() {
 
 #[test]
 fn processes_of_a_container_are_listed_with_their_tokens() {
-    let Some(guest) = guest() else { return };
-    rootfs(&guest);
-    let mut control = guest.watch();
+    let Some((guest, mut control)) = start() else { return };
     run(&mut control, "c", config(&guest, &["sleep", "1000"]));
     enter(&mut control, "e", command(&["sleep", "2000"])).unwrap();
     let Ok(Response::Processes(list)) = control.call(Request::ListProcesses { id: "c".into() }) else { panic!() };
@@ -71,9 +67,7 @@ fn processes_of_a_container_are_listed_with_their_tokens() {
 
 #[test]
 fn a_process_that_cannot_enter_is_refused_with_the_reason() {
-    let Some(guest) = guest() else { return };
-    rootfs(&guest);
-    let mut control = guest.watch();
+    let Some((guest, mut control)) = start() else { return };
     let kind = |result: Result<Response, hutch_agent_proto::RemoteError>| result.expect_err("a refusal").kind;
     assert_eq!(kind(enter(&mut control, "e", command(&["true"]))), RemoteErrorKind::NotFound);
     // P-121: also a container that has not been started.
@@ -96,9 +90,7 @@ fn a_process_that_cannot_enter_is_refused_with_the_reason() {
 
 #[test]
 fn a_process_that_enters_can_have_a_terminal() {
-    let Some(guest) = guest() else { return };
-    rootfs(&guest);
-    let mut control = guest.watch();
+    let Some((guest, mut control)) = start() else { return };
     run(&mut control, "c", config(&guest, &["sleep", "1000"]));
     let terminal = Some(WindowSize { rows: 5, cols: 6 });
     enter(&mut control, "e", ProcessSpec { terminal, ..command(&["sh", "-c", "tty; stty size"]) }).unwrap();
@@ -117,15 +109,13 @@ fn capabilities_are_those_that_were_named() {
         let lines = text.lines().filter_map(|line| line.split_once(':'));
         lines.map(|(set, bits)| (set.to_owned(), bits.trim().trim_start_matches('0').to_owned())).collect()
     };
-    let Some(guest) = guest() else { return };
-    rootfs(&guest);
-    let mut control = guest.watch();
+    let Some((guest, mut control)) = start() else { return };
     for absent in [None, Some(serde_json::Value::Null)] {
         let mut document = config(&guest, &LOOK);
         let process = document["process"].as_object_mut().unwrap();
         process.remove("capabilities");
         process.extend(absent.map(|null| ("capabilities".to_owned(), null)));
-        let (code, out, err) = crate::bundle::script(&guest, &mut control, document);
+        let (code, out, err) = script(&guest, &mut control, document);
         assert_eq!(code, 0, "{out} {err}");
         assert_eq!(bits(&out).len(), 5, "{out}");
         assert!(bits(&out).iter().all(|(_, bits)| bits.is_empty()), "{out}");
@@ -156,9 +146,7 @@ fn capabilities_are_those_that_were_named() {
 /// Names of the request are looked up in the container's own files, whatever the document says.
 #[test]
 fn p_124_the_user_of_the_request_is_the_user_of_the_process() {
-    let Some(guest) = guest() else { return };
-    rootfs(&guest);
-    let mut control = guest.watch();
+    let Some((guest, mut control)) = start() else { return };
     let mut document = config(&guest, &["sh", "-c", "id; echo $HOME"]);
     document["annotations"] = serde_json::json!({"dev.hutch.process.user": "0:0", "dev.hutch.process.groups": "0"});
     let Request::CreateContainer { id, token, spec, terminal_size, stdin, .. } = create("u", document) else {

@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use hutch_agent_proto::{Event, ExitStatus, RemoteErrorKind, Request, StdStream};
 use serde_json::{json, Value};
 
-use crate::bundle::{config, create, guest, rootfs, run, script};
+use crate::bundle::{config, create, create_with_stdin, guest, rootfs, run, script, start};
 use crate::support::{children, eventually, Control, Guest};
 
 fn inside(text: &str) -> Value {
@@ -32,18 +32,7 @@ fn p_166_hooks_inside_run_after_creation_and_before_the_program() {
     ]);
     let mut spec = with_hooks(&guest, hooks, "echo program >> /tmp/order; read x");
     spec["annotations"] = json!({"a": "b"});
-    let Request::CreateContainer { id, token, spec, .. } = create("c", spec) else { unreachable!() };
-    control
-        .call(Request::CreateContainer {
-            id,
-            token,
-            spec,
-            user: None,
-            groups: vec![],
-            terminal_size: None,
-            stdin: true,
-        })
-        .unwrap();
+    control.call(create_with_stdin("c", spec, None)).unwrap();
     assert!(!root.join("tmp/state").exists(), "not yet");
     control.done(Request::StartContainer { id: "c".into() });
     let read = |name: &str| fs::read_to_string(root.join("tmp").join(name)).unwrap();
@@ -85,9 +74,7 @@ fn p_166_a_hook_inside_that_fails_fails_the_start_with_the_reason() {
 /// Hooks come from the container's root file system, so they are trusted no more than its program.
 #[test]
 fn p_166_hooks_inside_are_confined_like_the_program() {
-    let Some(guest) = guest() else { return };
-    rootfs(&guest);
-    let mut control = guest.watch();
+    let Some((guest, mut control)) = start() else { return };
     let look = "grep -E '^(Seccomp|CapEff):' /proc/self/status >&2; mkdir /tmp/x && exit 0; exit 9";
     let mut spec = with_hooks(&guest, json!([inside(look)]), "true");
     spec["linux"]["seccomp"] =
@@ -139,9 +126,7 @@ fn warning(control: &mut Control, words: &str) -> String {
 
 #[test]
 fn p_166_hooks_of_the_guest_run_for_each_container() {
-    let Some(guest) = guest() else { return };
-    rootfs(&guest);
-    let mut control = guest.watch();
+    let Some((guest, mut control)) = start() else { return };
     let hooks = Hooks::new(&guest);
     let log = hooks.log().display().to_string();
     // The guest's own root, not the container's.
@@ -181,9 +166,7 @@ fn p_166_hooks_of_the_guest_run_for_each_container() {
 
 #[test]
 fn p_166_a_failing_hook_of_the_guest_is_fatal_before_the_start_only() {
-    let Some(guest) = guest() else { return };
-    rootfs(&guest);
-    let mut control = guest.watch();
+    let Some((guest, mut control)) = start() else { return };
     let hooks = Hooks::new(&guest);
     let error = control.call(create("c", hooks.config(&guest, &["true"]))).expect_err("no directory");
     assert!(error.kind == RemoteErrorKind::Invalid && error.message.contains("guest_hooks"), "{error:?}");
@@ -209,9 +192,7 @@ fn p_166_a_failing_hook_of_the_guest_is_fatal_before_the_start_only() {
 
 #[test]
 fn p_166_a_hook_of_the_guest_that_hangs_is_ended() {
-    let Some(guest) = guest() else { return };
-    rootfs(&guest);
-    let mut control = guest.watch();
+    let Some((guest, mut control)) = start() else { return };
     let hooks = Hooks::new(&guest);
     hooks.add("prestart", "a", "echo hangs; sleep 1000");
     let error = control.call(create("c", hooks.config(&guest, &["true"]))).expect_err("a refusal");

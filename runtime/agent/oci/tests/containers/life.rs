@@ -5,7 +5,7 @@ use std::path::Path;
 use hutch_agent_proto::{ExitStatus, RemoteErrorKind, Request, Response, StdStream, WindowSize};
 use serde_json::json;
 
-use crate::bundle::{config, create, guest, rootfs, run, script};
+use crate::bundle::{config, create, create_with_stdin, guest, rootfs, run, script, start};
 use crate::support::{children, eventually, send_all};
 
 fn kind(result: Result<Response, hutch_agent_proto::RemoteError>) -> RemoteErrorKind {
@@ -18,9 +18,7 @@ fn id(id: &str) -> String {
 
 #[test]
 fn a_container_waits_to_be_started_runs_and_is_removed() {
-    let Some(guest) = guest() else { return };
-    rootfs(&guest);
-    let mut control = guest.watch();
+    let Some((guest, mut control)) = start() else { return };
     let spec = config(&guest, &["/bin/sh", "-c", "echo hi; echo oh >&2; exit 7"]);
     let Ok(Response::Started { pid }) = control.call(create("c", spec.clone())) else { panic!("not created") };
     assert!(Path::new(&format!("/proc/{pid}")).exists());
@@ -37,9 +35,7 @@ fn a_container_waits_to_be_started_runs_and_is_removed() {
 
 #[test]
 fn what_a_container_sees_is_its_own() {
-    let Some(guest) = guest() else { return };
-    rootfs(&guest);
-    let mut control = guest.watch();
+    let Some((guest, mut control)) = start() else { return };
     let text = "hostname; echo $$; echo $A; echo $HOME; pwd; ls /; grep -c . /proc/self/mountinfo >/dev/null
         head -c 1 /proc/kcore | wc -c; echo x 2>/dev/null > /proc/sys/kernel/hostname || echo refused
         grep CapEff /proc/self/status; cat /proc/self/cgroup";
@@ -73,9 +69,7 @@ fn a_read_only_root_and_mounts_are_as_configured() {
 
 #[test]
 fn the_resolvers_configuration_of_the_pod_is_seen_inside() {
-    let Some(guest) = guest() else { return };
-    rootfs(&guest);
-    let mut control = guest.watch();
+    let Some((guest, mut control)) = start() else { return };
     let print = ["sh", "-c", "cat /etc/resolv.conf; echo x > /etc/resolv.conf"];
     let (code, out, _) = script(&guest, &mut control, config(&guest, &["cat", "/etc/resolv.conf"]));
     assert_eq!((code, out.as_str()), (1, ""), "without a configuration there is no file");
@@ -98,9 +92,7 @@ fn the_resolvers_configuration_of_the_pod_is_seen_inside() {
 
 #[test]
 fn signals_reach_a_container_before_and_after_its_start() {
-    let Some(guest) = guest() else { return };
-    rootfs(&guest);
-    let mut control = guest.watch();
+    let Some((guest, mut control)) = start() else { return };
     let kill = |signal, all| Request::KillContainer { id: id("c"), signal, all };
     control.call(create("c", config(&guest, &["sleep", "1000"]))).unwrap();
     control.done(kill(9, false));
@@ -124,9 +116,7 @@ fn signals_reach_a_container_before_and_after_its_start() {
 
 #[test]
 fn a_running_container_is_removed_by_force_only() {
-    let Some(guest) = guest() else { return };
-    rootfs(&guest);
-    let mut control = guest.watch();
+    let Some((guest, mut control)) = start() else { return };
     run(&mut control, "c", config(&guest, &["sleep", "1000"]));
     assert!(Path::new("/sys/fs/cgroup/hutch/c-c").exists());
     assert_eq!(kind(control.call(Request::RemoveContainer { id: id("c"), force: false })), RemoteErrorKind::WrongState);
@@ -136,24 +126,11 @@ fn a_running_container_is_removed_by_force_only() {
 
 #[test]
 fn a_terminal_is_a_terminal_inside() {
-    let Some(guest) = guest() else { return };
-    rootfs(&guest);
-    let mut control = guest.watch();
+    let Some((guest, mut control)) = start() else { return };
     let mut spec = config(&guest, &["sh", "-c", "tty; stty size; read x; stty size; echo got $x"]);
     spec["process"]["terminal"] = json!(true);
     let size = WindowSize { rows: 11, cols: 22 };
-    let Request::CreateContainer { id: name, token, spec, .. } = create("c", spec) else { unreachable!() };
-    control
-        .call(Request::CreateContainer {
-            id: name,
-            token,
-            spec,
-            user: None,
-            groups: vec![],
-            terminal_size: Some(size),
-            stdin: true,
-        })
-        .unwrap();
+    control.call(create_with_stdin("c", spec, Some(size))).unwrap();
     control.done(Request::StartContainer { id: id("c") });
     let mut terminal = guest.open("c", StdStream::Terminal);
     let size = WindowSize { rows: 33, cols: 44 };
@@ -174,23 +151,8 @@ fn a_terminal_is_a_terminal_inside() {
 
 #[test]
 fn stdin_reaches_a_container() {
-    let Some(guest) = guest() else { return };
-    rootfs(&guest);
-    let mut control = guest.watch();
-    let Request::CreateContainer { id: name, token, spec, .. } = create("c", config(&guest, &["cat"])) else {
-        unreachable!()
-    };
-    control
-        .call(Request::CreateContainer {
-            id: name,
-            token,
-            spec,
-            user: None,
-            groups: vec![],
-            terminal_size: None,
-            stdin: true,
-        })
-        .unwrap();
+    let Some((guest, mut control)) = start() else { return };
+    control.call(create_with_stdin("c", config(&guest, &["cat"]), None)).unwrap();
     control.done(Request::StartContainer { id: id("c") });
     send_all(&mut guest.open("c", StdStream::Stdin), b"through and through");
     assert_eq!(guest.read("c", StdStream::Stdout), "through and through");
@@ -200,9 +162,7 @@ fn stdin_reaches_a_container() {
 
 #[test]
 fn mistakes_are_distinguished_and_leave_nothing() {
-    let Some(guest) = guest() else { return };
-    rootfs(&guest);
-    let mut control = guest.watch();
+    let Some((guest, mut control)) = start() else { return };
     let mut refused = |spec: serde_json::Value| {
         let error = control.call(create("c", spec)).expect_err("a refusal");
         assert!(!Path::new("/sys/fs/cgroup/hutch/c-c").exists(), "{error:?}");
@@ -242,9 +202,7 @@ fn mistakes_are_distinguished_and_leave_nothing() {
 
 #[test]
 fn many_containers_come_and_go_and_leave_nothing() {
-    let Some(guest) = guest() else { return };
-    rootfs(&guest);
-    let mut control = guest.watch();
+    let Some((guest, mut control)) = start() else { return };
     let descriptors = || std::fs::read_dir(format!("/proc/{}/fd", guest.pid())).unwrap().count();
     let mut before = 0;
     for round in 0..12 {

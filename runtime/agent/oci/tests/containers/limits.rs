@@ -5,7 +5,7 @@ use hutch_agent_proto::{
 };
 use serde_json::json;
 
-use crate::bundle::{config, guest, rootfs, run, script};
+use crate::bundle::{config, run, script, start};
 use crate::support::{eventually, Control};
 
 fn stats(control: &mut Control, id: &str) -> ContainerStats {
@@ -17,9 +17,7 @@ fn stats(control: &mut Control, id: &str) -> ContainerStats {
 
 #[test]
 fn limits_hold_from_the_start() {
-    let Some(guest) = guest() else { return };
-    rootfs(&guest);
-    let mut control = guest.watch();
+    let Some((guest, mut control)) = start() else { return };
     let mut spec = config(&guest, &["sh", "-c", "for i in 1 2 3 4 5 6 7 8 9; do sleep 1 & done; wait"]);
     spec["linux"]["resources"] = json!({"pids": {"limit": 4}, "memory": {"limit": 64 << 20}});
     let (_, _, err) = script(&guest, &mut control, spec);
@@ -28,9 +26,7 @@ fn limits_hold_from_the_start() {
 
 #[test]
 fn limits_can_be_changed_and_statistics_follow() {
-    let Some(guest) = guest() else { return };
-    rootfs(&guest);
-    let mut control = guest.watch();
+    let Some((guest, mut control)) = start() else { return };
     run(&mut control, "c", config(&guest, &["sh", "-c", "n=0; while :; do n=$((n+1)); done"]));
     let limits = ResourceLimits {
         memory: Some(50 << 20),
@@ -56,9 +52,7 @@ fn limits_can_be_changed_and_statistics_follow() {
 
 #[test]
 fn a_frozen_container_stands_still() {
-    let Some(guest) = guest() else { return };
-    rootfs(&guest);
-    let mut control = guest.watch();
+    let Some((guest, mut control)) = start() else { return };
     run(&mut control, "c", config(&guest, &["sh", "-c", "while :; do :; done"]));
     control.done(Request::PauseContainer { id: "c".into() });
     let before = stats(&mut control, "c").cpu_usage_us;
@@ -80,9 +74,7 @@ fn a_frozen_container_stands_still() {
 
 #[test]
 fn running_out_of_memory_is_reported() {
-    let Some(guest) = guest() else { return };
-    rootfs(&guest);
-    let mut control = guest.watch();
+    let Some((guest, mut control)) = start() else { return };
     let mut spec = config(&guest, &["sh", "-c", "echo up; x=$(yes | head -c 200000000)"]);
     spec["linux"]["resources"] = json!({"memory": {"limit": 20 << 20, "swap": 20 << 20}});
     run(&mut control, "c", spec);
@@ -94,4 +86,23 @@ fn running_out_of_memory_is_reported() {
     control.wait("c");
     assert!(stats(&mut control, "c").oom_kills > 0);
     control.done(Request::RemoveContainer { id: "c".into(), force: true });
+}
+
+/// The same shares mean the same weight, whether they come with the creation or later.
+#[test]
+fn shares_of_a_creation_and_of_an_update_weigh_the_same() {
+    let Some((guest, mut control)) = start() else { return };
+    let weight = |id: &str| std::fs::read_to_string(format!("/sys/fs/cgroup/hutch/c-{id}/cpu.weight")).unwrap();
+    for shares in [2, 3, 100, 512, 1024, 10_000, 262_144] {
+        let mut spec = config(&guest, &["sleep", "1000"]);
+        run(&mut control, "updated", spec.clone());
+        spec["linux"]["resources"] = json!({"cpu": {"shares": shares}});
+        run(&mut control, "created", spec);
+        let limits = ResourceLimits { cpu_shares: Some(shares), ..ResourceLimits::default() };
+        control.done(Request::UpdateContainer { id: "updated".into(), limits });
+        assert_eq!(weight("created"), weight("updated"), "{shares}");
+        for id in ["created", "updated"] {
+            control.done(Request::RemoveContainer { id: id.into(), force: true });
+        }
+    }
 }

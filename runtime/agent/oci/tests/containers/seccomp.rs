@@ -3,7 +3,7 @@
 use hutch_agent_proto::{Event, ExitStatus, ProcessSpec, RemoteErrorKind, Request, StdStream};
 use serde_json::{json, Value};
 
-use crate::bundle::{config, create, guest, rootfs, run, script};
+use crate::bundle::{config, create, create_with_stdin, run, script, start};
 use crate::support::{Control, Guest};
 
 /// Allows all calls except those in `rules`.
@@ -39,9 +39,7 @@ fn enter(guest: &Guest, control: &mut Control, process: ProcessSpec, text: &str)
 /// The filter applies to every user and with every setting of noNewPrivileges, and capabilities are as configured.
 #[test]
 fn p_098_a_filter_confines_all_processes_of_a_container() {
-    let Some(guest) = guest() else { return };
-    rootfs(&guest);
-    let mut control = guest.watch();
+    let Some((guest, mut control)) = start() else { return };
     let look = "grep -E '^(Seccomp|NoNewPrivs|CapEff|CapPrm|CapBnd):' /proc/self/status | tr -d '\t'; mkdir /tmp/x";
     for (uid, name) in [(0, "root"), (1000, "joe")] {
         for no_new_privileges in [false, true] {
@@ -49,18 +47,7 @@ fn p_098_a_filter_confines_all_processes_of_a_container() {
             spec["linux"]["seccomp"] = profile(json!([deny(&["mkdir", "mkdirat"])]));
             spec["process"]["user"] = json!({"uid": uid, "gid": uid});
             spec["process"]["noNewPrivileges"] = json!(no_new_privileges);
-            let Request::CreateContainer { id, token, spec, .. } = create("c", spec) else { unreachable!() };
-            control
-                .call(Request::CreateContainer {
-                    id,
-                    token,
-                    spec,
-                    user: None,
-                    groups: vec![],
-                    terminal_size: None,
-                    stdin: true,
-                })
-                .unwrap();
+            control.call(create_with_stdin("c", spec, None)).unwrap();
             control.done(Request::StartContainer { id: "c".into() });
             // chown, kill, setuid, setgid for root; none for another user.
             let capabilities = if uid == 0 { "00000000000000e1" } else { "0000000000000000" };
@@ -88,9 +75,7 @@ fn p_098_a_filter_confines_all_processes_of_a_container() {
 
 #[test]
 fn p_098_a_forbidden_call_can_be_deadly() {
-    let Some(guest) = guest() else { return };
-    rootfs(&guest);
-    let mut control = guest.watch();
+    let Some((guest, mut control)) = start() else { return };
     let deadly = |action: &str| profile(json!([{"names": ["mkdir"], "action": action}]));
     for action in ["SCMP_ACT_KILL", "SCMP_ACT_KILL_PROCESS", "SCMP_ACT_TRAP"] {
         let mut spec = config(&guest, &["mkdir", "/tmp/x"]);
@@ -107,9 +92,7 @@ fn p_098_a_forbidden_call_can_be_deadly() {
 
 #[test]
 fn p_098_rules_check_several_arguments() {
-    let Some(guest) = guest() else { return };
-    rootfs(&guest);
-    let mut control = guest.watch();
+    let Some((guest, mut control)) = start() else { return };
     let rule = json!([{"names": ["kill"], "action": "SCMP_ACT_ERRNO", "args": [
         {"index": 0, "value": 1, "op": "SCMP_CMP_EQ"},
         {"index": 1, "value": libc::SIGUSR1, "op": "SCMP_CMP_EQ"},
@@ -193,9 +176,7 @@ fn p_098_rules_check_several_arguments() {
 /// The process loads the filter last, so the calls that set up the container need no rules.
 #[test]
 fn p_098_a_profile_needs_to_allow_no_more_than_the_program_does() {
-    let Some(guest) = guest() else { return };
-    rootfs(&guest);
-    let mut control = guest.watch();
+    let Some((guest, mut control)) = start() else { return };
     let rules = deny(&[
         "accept",
         "accept4",
@@ -232,9 +213,7 @@ fn p_098_a_profile_needs_to_allow_no_more_than_the_program_does() {
 
 #[test]
 fn p_098_mistakes_in_a_profile_fail_the_creation() {
-    let Some(guest) = guest() else { return };
-    rootfs(&guest);
-    let mut control = guest.watch();
+    let Some((guest, mut control)) = start() else { return };
     for bad in [
         json!({"defaultAction": "SCMP_ACT_NOTIFY"}),
         json!({"defaultAction": "SCMP_ACT_WHAT"}),
