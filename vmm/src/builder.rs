@@ -30,10 +30,10 @@ use crate::boot::kernel::{Entry, KernelImage};
 use crate::boot::linux64::{self, BootInfo};
 use crate::boot::loader::Loader;
 use crate::boot::pvh;
-use crate::config::{ConsoleLevel, ConsoleOutput, DeviceDiscovery, MachineConfig, MemoryBacking};
-use crate::confine::root::PrivateRoot;
-use crate::confine::seccomp::{self, Kind};
-use crate::confine::MachineThreads;
+use crate::config::{ConsoleLevel, ConsoleOutput, DeviceDiscovery, MachineConfig, MemoryBacking, ShareConfig};
+use crate::confine::root::{PrivateRoot, RootShare};
+use crate::confine::seccomp::Kind;
+use crate::confine::{self, Confinement, MachineThreads};
 use crate::console::GuestConsole;
 use crate::driver::StateDriver;
 use crate::error::BuildError;
@@ -165,14 +165,17 @@ fn assemble(
         watch_memory(memory, config, &driver);
     }
     driver.marks().add(names::DEVICES_READY);
-    if let Some(root) = root {
-        // Some places cannot be left, for example a root directory that the kernel unpacked at its boot.
-        if let Err(error) = root.enter() {
-            log::warn!("the machine's process keeps the host's root directory: {error}");
+    let shares = enter_root(config, root);
+    // What the calling thread gives up here, the others do not have either.
+    let shares = match config.confinement {
+        Confinement::None => None,
+        Confinement::Threads => Some(shares),
+        Confinement::Process => {
+            confine::reach_only(&shares);
+            None
         }
-    }
-
-    threads.start().map_err(BuildError::Thread)?;
+    };
+    threads.start(shares).map_err(BuildError::Thread)?;
     let mut images = Loader::new(&ram, config.effective_loading()).by(threads.rules());
     let entry = load(config, files, &ram, &devices, &mut images)?;
     driver.marks().add(names::KERNEL_LOADED);
@@ -191,10 +194,27 @@ fn assemble(
     driver.marks().add(names::VCPUS_READY);
     if threads.are_confined() && config.confinement.confines_caller() {
         // The last thread without a filter. It waits for the machine's end, and serves its control socket.
-        seccomp::enter(Kind::Owner).map_err(BuildError::Thread)?;
+        threads.enter(Kind::Owner);
     }
     let boot_memory_mib = config.memory.size_mib;
     Ok(Machine::new(Parts { driver, vcpus, transports, handles, images, vm, threads, boot_memory_mib }))
+}
+
+/// Makes `root` the root directory of the process, if it has one. Returns the shares with their paths from then on.
+fn enter_root(config: &MachineConfig, root: Option<PrivateRoot>) -> Vec<RootShare> {
+    let share = |share: &ShareConfig| RootShare { path: share.path.clone(), read_only: share.read_only };
+    let mut shares: Vec<RootShare> = config.shares.iter().map(share).collect();
+    match root.map(PrivateRoot::enter) {
+        None => {}
+        Some(Ok(())) => {
+            for (index, share) in shares.iter_mut().enumerate() {
+                share.path = PrivateRoot::share_inside(index);
+            }
+        }
+        // Some places cannot be left, for example a root directory that the kernel unpacked at its boot.
+        Some(Err(error)) => log::warn!("the machine's process keeps the host's root directory: {error}"),
+    }
+    shares
 }
 
 /// Marks the moment when the guest has plugged in all requested memory. With `plug_at_mark`, requests all of it when the

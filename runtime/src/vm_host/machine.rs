@@ -14,7 +14,7 @@ use hutch_vmm::config::{
 };
 use hutch_vmm::confine::root::{MountNamespace, PrivateRoot, RootShare};
 use hutch_vmm::footprint::{drop_program_pages, ProgramPages};
-use hutch_vmm::{BlockSlot, Machine, MachineConfig, MachineExit, MemHandle};
+use hutch_vmm::{BlockSlot, Confinement, Machine, MachineConfig, MachineExit, MemHandle};
 
 use super::slots::Slots;
 use crate::backend::{BackendError, BackendResult, BlockDevice, Share, VmReply, VmRequest, VmSpec, VmState};
@@ -342,6 +342,7 @@ fn machine_config(spec: &VmSpec) -> BackendResult<MachineConfig> {
     config.block_slots = spec.block_slots;
     config.vsock = Some(VsockConfig { guest_cid: GUEST_CID });
     config.rng = true;
+    config.confinement = Confinement::Process;
     Ok(config)
 }
 

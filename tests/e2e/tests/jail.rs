@@ -79,3 +79,42 @@ fn the_process_of_a_machine_sees_its_shares_and_no_other_file() {
     pods.expect_none();
     before.expect_no_leaks();
 }
+
+/// CAP_CHOWN, DAC_OVERRIDE, FOWNER, FSETID, SETGID, SETUID and SETFCAP (capabilities(7)).
+const FILE_SERVER: u64 = 0x8000_00db;
+const LEASE: u64 = 1 << 28;
+
+#[test]
+fn only_the_threads_that_serve_files_keep_capabilities() {
+    let pods = Pods::new();
+    pods.new_pod("run", "p").args(["-d"]).sh("sleep 1000").end().expect_code(0);
+    let mut kinds = BTreeSet::new();
+    for task in fs::read_dir(proc_of(&pods, "p").join("task")).expect("its threads") {
+        // A thread may end meanwhile.
+        let Ok(status) = fs::read_to_string(task.expect("a thread").path().join("status")) else { continue };
+        let line = |name: &str| {
+            status.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(":\t")).expect("a line").to_owned()
+        };
+        let name = line("Name");
+        let allowed = match name.as_str() {
+            "maker" => FILE_SERVER | LEASE,
+            "images" => LEASE,
+            name if name.starts_with("share") => FILE_SERVER,
+            _ => 0,
+        };
+        for set in ["CapInh", "CapPrm", "CapEff", "CapAmb"] {
+            let has = u64::from_str_radix(&line(set), 16).expect("a number");
+            assert_eq!(has & !allowed, 0, "{name}: {set}");
+        }
+        kinds.insert(name);
+    }
+    for name in ["vcpu0", "vsock", "share0.0", "maker", "control"] {
+        assert!(kinds.contains(name), "{name} in {kinds:?}");
+    }
+    // A user's files in a share, as before.
+    let script =
+        "mkdir /tmp/d && chown 1000:1000 /tmp/d && touch /tmp/d/f && chown 5:6 /tmp/d/f && chmod 2755 /tmp/d && \
+                  ln /tmp/d/f /tmp/d/g && stat -c '%u:%g %a %h' /tmp/d/f /tmp/d";
+    pods.exec("p", "p", script).expect_code(0).expect_text("5:6 644 2\n1000:1000 2755 2\n");
+    pods.ok(&["pod", "rm", "-f", "p"]);
+}

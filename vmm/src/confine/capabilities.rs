@@ -2,14 +2,19 @@
 //!
 //! | thread | keeps |
 //! |---|---|
-//! | vCPUs, devices, control | none |
-//! | file servers, and `files`, which makes them | [`FILE_SERVER`] |
-//! | `images`, and the builder while it loads images | [`IMAGES`] |
+//! | vCPUs, devices, the console, a VMM process's first thread, its control socket | none |
+//! | file servers | [`FILE_SERVER`] |
+//! | `images` | [`IMAGES`] |
+//! | `maker`, which makes all of these but the last two of the first line | [`FILE_SERVER`] and [`IMAGES`] |
 //!
 //! The bounding set stays: only exec would make use of it.
 #![expect(unsafe_code, reason = "capget(2) and capset(2) have no safe form")]
 
 use std::io;
+
+use hutch_devices::threads::ThreadKind;
+
+use super::seccomp::Kind;
 
 /// `_LINUX_CAPABILITY_VERSION_3` of `linux/capability.h`: two words for each set.
 const VERSION: u32 = 0x2008_0522;
@@ -54,6 +59,26 @@ struct Word {
 impl Capabilities {
     /// No capability.
     pub const NONE: Self = Self(0);
+
+    /// Those that a thread of this kind needs.
+    pub fn of(kind: Kind) -> Self {
+        match kind {
+            Kind::Maker => FILE_SERVER.with(IMAGES),
+            Kind::Device(ThreadKind::FileServer) => FILE_SERVER,
+            Kind::Images => IMAGES,
+            Kind::Vcpu
+            | Kind::Device(
+                ThreadKind::Block
+                | ThreadKind::Entropy
+                | ThreadKind::Memory
+                | ThreadKind::Network
+                | ThreadKind::Sockets,
+            )
+            | Kind::Console
+            | Kind::Owner
+            | Kind::Shim => Self::NONE,
+        }
+    }
 
     /// Those of both sets.
     pub fn with(self, other: Self) -> Self {

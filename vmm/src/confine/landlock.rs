@@ -5,26 +5,19 @@
 //! abstract Unix sockets of processes without these rules. Signals are not among it: before Linux 6.15 a thread could not
 //! signal others of its own process that took the rules on by themselves.
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use landlock::{
     Access, AccessFs, AccessNet, BitFlags, PathBeneath, PathFd, Ruleset, RulesetAttr, RulesetCreatedAttr, RulesetError,
     RulesetStatus, Scope, ABI,
 };
 
+use super::root::RootShare;
+
 /// The newest interface that is used. An older kernel does what it can.
 const INTERFACE: ABI = ABI::V6;
 /// The process's own files: a file server opens a file again that it has a descriptor of, and reads its mounts.
 const OWN_PROC: &str = "/proc/self";
-
-/// A directory that may be reached.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Reachable {
-    /// Its path.
-    pub path: PathBuf,
-    /// Nothing in it may be changed.
-    pub read_only: bool,
-}
 
 /// Why a thread could not be restricted.
 #[derive(Debug, thiserror::Error)]
@@ -41,14 +34,14 @@ pub enum LandlockError {
 ///
 /// # Errors
 /// [`LandlockError`]: the thread is as before.
-pub fn restrict_this_thread(reachable: &[Reachable]) -> Result<bool, LandlockError> {
+pub fn restrict_this_thread(reachable: &[RootShare]) -> Result<bool, LandlockError> {
     let ruleset = Ruleset::default()
         .handle_access(AccessFs::from_all(INTERFACE))?
         .handle_access(AccessNet::from_all(INTERFACE))?
         .scope(Scope::AbstractUnixSocket)?
         .create()?;
     let mut ruleset = ruleset.add_rule(beneath(Path::new(OWN_PROC), reading())?)?;
-    for Reachable { path, read_only } in reachable {
+    for RootShare { path, read_only } in reachable {
         ruleset = ruleset.add_rule(beneath(path, if *read_only { reading() } else { serving() })?)?;
     }
     Ok(ruleset.restrict_self()?.ruleset != RulesetStatus::NotEnforced)
@@ -85,7 +78,7 @@ mod tests {
             fs::write(path.join("file"), "text").expect("a new file");
         }
         let reachable =
-            [Reachable { path: shared.clone(), read_only: false }, Reachable { path: volume.clone(), read_only: true }];
+            [RootShare { path: shared.clone(), read_only: false }, RootShare { path: volume.clone(), read_only: true }];
         let inside = || {
             if !restrict_this_thread(&reachable).expect("restricted") {
                 return false;

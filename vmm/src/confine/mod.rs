@@ -21,6 +21,9 @@ mod threads;
 pub mod tree;
 
 use serde::{Deserialize, Serialize};
+
+use self::capabilities::Capabilities;
+use self::root::RootShare;
 pub(crate) use threads::{MachineThreads, ThreadRules};
 
 /// The threads that a machine confines before the guest runs.
@@ -46,5 +49,22 @@ impl Confinement {
     /// Whether the calling thread is confined too.
     pub fn confines_caller(self) -> bool {
         self == Self::Process
+    }
+}
+
+/// Restricts the calling thread, and those that it makes from now on, to opening files of these shares.
+pub(crate) fn reach_only(shares: &[RootShare]) {
+    match landlock::restrict_this_thread(shares) {
+        Ok(true) => {}
+        Ok(false) => log::debug!("this kernel has no Landlock: the machine's threads may open every file by path"),
+        Err(error) => log::warn!("the machine's threads may open every file by path: {error}"),
+    }
+}
+
+/// Takes all capabilities but these from the calling thread, for good.
+fn keep_only(keep: Capabilities) {
+    // A filter around this process may forbid it.
+    if let Err(error) = keep.limit_this_thread() {
+        log::warn!("a thread of the machine keeps its capabilities: {error}");
     }
 }

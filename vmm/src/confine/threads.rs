@@ -15,6 +15,8 @@ use std::thread::JoinHandle;
 
 use hutch_devices::threads::{Job, ThreadHost, ThreadKind, ThreadStart, Threads};
 
+use super::capabilities::Capabilities;
+use super::root::RootShare;
 use super::seccomp::{self, Kind};
 use super::Confinement;
 use crate::sync::lock;
@@ -34,6 +36,8 @@ pub(crate) struct ThreadRules(Arc<Host>);
 
 struct Host {
     confined: bool,
+    /// Whether the threads have filters of system calls.
+    filtered: bool,
     /// `None`: jobs are done by their callers.
     jobs: Mutex<Option<Sender<Job>>>,
 }
@@ -42,22 +46,28 @@ impl MachineThreads {
     /// The rules that `confinement` asks for, as far as the kernel can. Until [`Self::start`], jobs are done by their
     /// callers.
     pub(crate) fn new(confinement: Confinement) -> Self {
-        let confined = confinement.confines_threads() && is_supported();
-        Self { host: Arc::new(Host { confined, jobs: Mutex::new(None) }), maker: None }
+        let confined = confinement.confines_threads();
+        let filtered = confined && is_supported();
+        Self { host: Arc::new(Host { confined, filtered, jobs: Mutex::new(None) }), maker: None }
     }
 
-    /// Starts the thread, if there are rules. It inherits what the caller may do at this moment.
+    /// Starts the thread, if there are rules. It inherits what the caller may do at this moment, and reaches only
+    /// `shares` by path, if any are given.
     ///
     /// # Errors
     /// The thread could not be started.
-    pub(crate) fn start(&mut self) -> io::Result<()> {
+    pub(crate) fn start(&mut self, shares: Option<Vec<RootShare>>) -> io::Result<()> {
         if !self.are_confined() {
             return Ok(());
         }
         seccomp::prepare_process()?;
         let (sender, jobs) = mpsc::channel();
-        let start = seccomp::start(Kind::Maker);
+        let start = self.host.start_of(Kind::Maker);
         let maker = std::thread::Builder::new().name("maker".into()).stack_size(STACK_SIZE).spawn(move || {
+            // Before its filter, which does not allow it.
+            if let Some(shares) = shares {
+                super::reach_only(&shares);
+            }
             start();
             work(&jobs);
         })?;
@@ -66,9 +76,14 @@ impl MachineThreads {
         Ok(())
     }
 
-    /// Whether the machine's threads have filters.
+    /// Whether the machine's threads are confined.
     pub(crate) fn are_confined(&self) -> bool {
         self.host.confined
+    }
+
+    /// Confines the calling thread as one of this kind.
+    pub(crate) fn enter(&self, kind: Kind) {
+        self.host.start_of(kind)();
     }
 
     /// The rules.
@@ -114,11 +129,7 @@ impl ThreadRules {
 
     /// Returns what a new thread of this kind has to call first. Called on the thread that makes it.
     pub(crate) fn start(&self, kind: Kind) -> ThreadStart {
-        if self.0.confined {
-            Box::new(seccomp::start(kind))
-        } else {
-            Box::new(|| ())
-        }
+        self.0.start_of(kind)
     }
 
     /// Does `job` where threads may be made, and returns its result.
@@ -136,17 +147,29 @@ impl std::fmt::Debug for ThreadRules {
 /// No confinement, for machines and tests without.
 impl Default for ThreadRules {
     fn default() -> Self {
-        Self(Arc::new(Host { confined: false, jobs: Mutex::new(None) }))
+        Self(Arc::new(Host { confined: false, filtered: false, jobs: Mutex::new(None) }))
+    }
+}
+
+impl Host {
+    fn start_of(&self, kind: Kind) -> ThreadStart {
+        if !self.confined {
+            return Box::new(|| ());
+        }
+        let filter = self.filtered.then(|| seccomp::start(kind));
+        Box::new(move || {
+            // Before the filter, which may not allow it.
+            super::keep_only(Capabilities::of(kind));
+            if let Some(filter) = filter {
+                filter();
+            }
+        })
     }
 }
 
 impl ThreadHost for Host {
     fn start(&self, kind: ThreadKind) -> ThreadStart {
-        if self.confined {
-            Box::new(seccomp::start(Kind::Device(kind)))
-        } else {
-            Box::new(|| ())
-        }
+        self.start_of(Kind::Device(kind))
     }
 
     fn call(&self, job: Job) {
