@@ -79,10 +79,10 @@ fn root() -> PathBuf {
     build::root().join("tests/fuzz")
 }
 
-/// cargo of the nightly toolchain, in the crate of the targets.
+/// cargo of the nightly toolchain.
 fn nightly() -> Command {
     let mut command = Command::new("rustup");
-    command.args(["run", "nightly", "cargo"]).current_dir(root()).env("CARGO_TARGET_DIR", target_dir());
+    command.args(["run", "nightly", "cargo"]).current_dir(build::root()).env("CARGO_TARGET_DIR", target_dir());
     command
 }
 
@@ -97,7 +97,7 @@ fn run(targets: &[String], seconds: u64, report: &mut Report) {
         return report.skipped("fuzz targets", targets.len() as u64, &why);
     }
     let begin = Instant::now();
-    if let Err(error) = build::run(nightly().args(["fuzz", "build", "--fuzz-dir", "."])) {
+    if let Err(error) = build::run(nightly().args(["fuzz", "build", "--fuzz-dir", "tests/fuzz"])) {
         return report.failure("building the fuzz targets", &error.to_string());
     }
     report.check("fuzz build", true, begin.elapsed());
