@@ -123,13 +123,14 @@ impl Confined {
         command.args(["--exact", "confine::acts_tests::the_confined_machine", "--ignored", "--nocapture"]);
         command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
         let mut child = command.spawn().expect("this program again");
-        let mut stdout = BufReader::new(child.stdout.take().expect("a pipe"));
+        let stdout = BufReader::new(child.stdout.take().expect("a pipe"));
+        let mut confined = Self { child, stdout };
         let mut all = String::new();
         loop {
             let mut line = String::new();
-            if stdout.read_line(&mut line).expect("text") == 0 {
+            if confined.stdout.read_line(&mut line).expect("text") == 0 {
                 let mut errors = String::new();
-                child.stderr.take().expect("a pipe").read_to_string(&mut errors).expect("text");
+                confined.child.stderr.take().expect("a pipe").read_to_string(&mut errors).expect("text");
                 panic!("the child has ended: {all}{errors}");
             }
             if line.contains("SKIPPED: ") {
@@ -137,7 +138,7 @@ impl Confined {
                 std::io::stdout().write_all(line.as_bytes()).expect("stdout");
             }
             if line.contains("ready") {
-                return Self { child, stdout };
+                return confined;
             }
             all += &line;
         }
