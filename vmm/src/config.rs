@@ -262,15 +262,15 @@ pub struct ShareConfig {
     /// Shares only this file of the directory.
     #[serde(default)]
     pub only: Option<OsString>,
-    /// What the guest's kernel caches, and the power that files of the guest have on the host.
+    /// Caching by the guest, and the power that its files have on the host.
     #[serde(default)]
     pub policy: SharePolicy,
 }
 
-/// What a share may do beyond reading and writing.
+/// The policy of a share, beyond reading and writing.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct SharePolicy {
-    /// What the guest's kernel caches.
+    /// Caching by the guest's kernel.
     #[serde(default)]
     pub cache: ShareCache,
     /// Drops set-id bits of files that the guest makes or changes, and refuses `security.*` attributes: for directories
@@ -282,7 +282,7 @@ pub struct SharePolicy {
     pub trusted_xattrs: bool,
 }
 
-/// What the guest's kernel caches of a share.
+/// Caching of a share by the guest's kernel.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub enum ShareCache {
     /// Nothing: every look-up, read and write goes to the host.

@@ -25,7 +25,7 @@ pub struct Volume {
     /// Normalised absolute path in the guest.
     pub target: String,
     pub read_only: bool,
-    /// What the guest caches, and the power of its files on the host.
+    /// The guest's caching, and the power of its files on the host.
     pub policy: SharePolicy,
     /// The options that set the policy, as they were given.
     pub policy_options: Vec<String>,

@@ -35,7 +35,7 @@ pub struct Share {
     pub path: PathBuf,
     /// The guest cannot write to it.
     pub read_only: bool,
-    /// What the guest's kernel caches.
+    /// Caching by the guest's kernel.
     #[serde(default)]
     pub cache: CacheMode,
     /// Set-id bits and file capabilities of the guest's files.

@@ -16,7 +16,7 @@ pub struct Volume {
     /// The guest cannot write to it.
     #[serde(default)]
     pub read_only: bool,
-    /// What the guest's kernel caches of it.
+    /// Caching by the guest's kernel.
     #[serde(default)]
     pub cache: CacheMode,
     /// Set-id bits and file capabilities of files that the guest makes or changes.
@@ -27,7 +27,7 @@ pub struct Volume {
     pub trusted: bool,
 }
 
-/// What the guest's kernel caches of a shared directory.
+/// Caching of a shared directory by the guest's kernel.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum CacheMode {

@@ -83,7 +83,7 @@ impl Budget {
     }
 
     /// A descriptor was closed.
-    pub fn give_back(&mut self) {
+    pub fn closed_one(&mut self) {
         if let Some(taken) = self.taken.checked_sub(1) {
             self.taken = taken;
             self.all.fetch_sub(1, Ordering::Relaxed);
@@ -127,7 +127,7 @@ mod tests {
         assert!(first.take(false) && first.take(false) && second.take(false));
         assert!(!first.take(false) && !second.take(false));
         assert!((0..3).all(|_| second.take(true)) && !second.take(true));
-        first.give_back();
+        first.closed_one();
         drop(second);
         assert!(first.take(false) && first.take(false) && !first.take(false));
         assert_eq!((first.taken(), first.all.load(Ordering::Relaxed)), (3, 3));

@@ -20,6 +20,8 @@ mod config;
 mod confinement_tests;
 mod creds;
 mod device;
+#[cfg(test)]
+mod kernel_tests;
 mod limit;
 #[cfg(test)]
 mod link_tests;

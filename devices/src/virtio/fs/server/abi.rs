@@ -245,7 +245,7 @@ messages! {
     /// `fuse_statfs_out`.
     StatfsOut {
         blocks: u64, bfree: u64, bavail: u64, files: u64, ffree: u64, bsize: u32, namelen: u32, frsize: u32,
-        padding: u32, spare: [u32; 6],
+        padding: u32, reserved: [u32; 6],
     }
     /// `fuse_fsync_in`.
     FsyncIn { fh: u64, fsync_flags: u32, padding: u32 }

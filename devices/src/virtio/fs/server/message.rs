@@ -182,7 +182,7 @@ impl<'a> Arguments<'a> {
 /// A successful reply.
 #[derive(Debug, Default)]
 pub struct Reply {
-    /// What follows the header.
+    /// The bytes after the header.
     bytes: Bytes,
     /// Number of bytes that lie in guest memory already, after the place of the header.
     filled: u32,
@@ -204,7 +204,7 @@ impl Reply {
         Self { bytes, filled: 0 }
     }
 
-    /// A reply of so many bytes, which lie in guest memory already, after the place of the header.
+    /// A reply of `count` bytes, which lie in guest memory already, after the place of the header.
     pub fn filled(count: usize) -> io::Result<Self> {
         Ok(Self { bytes: Bytes::new(), filled: u32::try_from(count).map_err(io::Error::other)? })
     }

@@ -25,7 +25,7 @@ const DEPTH_MAX: usize = 4096;
 /// Times that a file is searched for while other requests move it.
 const ATTEMPTS: usize = 8;
 
-/// What makes a file the same file. Two mounts of a file are two, since one may be read-only.
+/// The properties by which a file is the same file. Two mounts of a file are two, since one may be read-only.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Identity {
     /// Device number of its file system.
@@ -349,7 +349,7 @@ impl Table {
             let Some(node) = self.nodes.remove(&id) else { return };
             self.ids.remove(&node.identity);
             if node.descriptor.is_some() {
-                self.budget.give_back();
+                self.budget.closed_one();
             }
             let Some(place) = node.place else { return };
             id = place.directory;
@@ -425,7 +425,7 @@ impl Table {
                 continue;
             }
             node.descriptor = None;
-            self.budget.give_back();
+            self.budget.closed_one();
             return true;
         }
         false
