@@ -21,6 +21,8 @@
 pub mod block;
 pub mod chain;
 pub mod device;
+#[cfg(test)]
+mod faults;
 pub mod fs;
 pub mod interrupt;
 pub mod mem;

@@ -11,6 +11,9 @@ use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
 use smallvec::SmallVec;
 use vm_memory::{GuestAddress, GuestMemory, GuestMemoryMmap};
 
+#[cfg(test)]
+use super::faults;
+
 /// Buffers of one system call: as many as the kernel takes in one `readv` (`UIO_MAXIOV`). It is also the limit of
 /// descriptors in a chain; Linux drivers use far fewer.
 pub const MAX_SEGMENTS: usize = 1024;
@@ -168,20 +171,35 @@ impl<'a> Vectors<'a> {
         fd: BorrowedFd<'_>,
         operation: impl Fn(libc::c_int, *const libc::iovec, libc::c_int) -> libc::ssize_t,
     ) -> io::Result<usize> {
-        #[expect(clippy::cast_possible_truncation, reason = "at most MAX_SEGMENTS")]
-        let count = self.list.len() as libc::c_int;
         loop {
-            let result = operation(fd.as_raw_fd(), self.list.as_ptr(), count);
-            match usize::try_from(result) {
-                Ok(count) => return Ok(count),
-                Err(_) => {
-                    let error = io::Error::last_os_error();
-                    if error.kind() != io::ErrorKind::Interrupted {
-                        return Err(error);
-                    }
-                }
+            match self.attempt(fd, &operation) {
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                result => return result,
             }
         }
+    }
+
+    fn attempt(
+        &self,
+        fd: BorrowedFd<'_>,
+        operation: impl Fn(libc::c_int, *const libc::iovec, libc::c_int) -> libc::ssize_t,
+    ) -> io::Result<usize> {
+        let list = &self.list[..];
+        #[cfg(test)]
+        let short;
+        #[cfg(test)]
+        let list = match faults::next(fd, faults::Operation::Transfer) {
+            Some(faults::Fault::Error(errno)) => return Err(io::Error::from_raw_os_error(errno)),
+            Some(faults::Fault::Short(len)) => {
+                short = list.first().map(|all| libc::iovec { iov_len: all.iov_len.min(len), ..*all });
+                short.as_slice()
+            }
+            None => list,
+        };
+        #[expect(clippy::cast_possible_truncation, reason = "at most MAX_SEGMENTS")]
+        let count = list.len() as libc::c_int;
+        let result = operation(fd.as_raw_fd(), list.as_ptr(), count);
+        usize::try_from(result).map_err(|_| io::Error::last_os_error())
     }
 }
 

@@ -13,6 +13,8 @@ use vmm_sys_util::fallocate::{fallocate, FallocateMode};
 
 use super::config::BlockError;
 use super::request::{DiskInfo, DiskRange, SECTOR};
+#[cfg(test)]
+use crate::virtio::faults;
 use crate::virtio::{ChainReader, ChainWriter};
 
 /// Zeroes to write where the file system has no faster way.
@@ -76,6 +78,8 @@ impl Backend {
     /// Returns when all data written so far is on stable storage: fdatasync(2). `perform` (`worker.rs`) calls it for a
     /// flush of the guest, and after each write of a driver that does not flush.
     pub fn flush(&self) -> io::Result<()> {
+        #[cfg(test)]
+        faults::check(&self.file, faults::Operation::Sync)?;
         self.file.sync_data()
     }
 
@@ -96,6 +100,8 @@ impl Backend {
         while left > 0 {
             let len = left.min(ZEROES.len() as u64);
             let zeroes = usize::try_from(len).ok().and_then(|len| ZEROES.get(..len)).unwrap_or_default();
+            #[cfg(test)]
+            faults::check(&self.file, faults::Operation::Zeroes)?;
             self.file.write_all_at(zeroes, offset)?;
             offset = offset.saturating_add(len);
             left -= len;
@@ -105,8 +111,14 @@ impl Backend {
 
     /// False if the file system does not support it.
     fn allocate(&self, mode: impl Fn() -> FallocateMode, range: DiskRange) -> io::Result<bool> {
+        let attempt = || fallocate(&self.file, mode(), true, range.offset, range.len);
+        #[cfg(test)]
+        let attempt = || match faults::next(&self.file, faults::Operation::Allocate) {
+            Some(faults::Fault::Error(errno)) => Err(vmm_sys_util::errno::Error::new(errno)),
+            _ => attempt(),
+        };
         loop {
-            match fallocate(&self.file, mode(), true, range.offset, range.len) {
+            match attempt() {
                 Ok(()) => return Ok(true),
                 Err(error) if [libc::EOPNOTSUPP, libc::ENOSYS].contains(&error.errno()) => return Ok(false),
                 Err(error) if error.errno() == libc::EINTR => {}

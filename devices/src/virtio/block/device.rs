@@ -91,6 +91,9 @@ impl Service for Drive {
 }
 
 #[cfg(test)]
+#[path = "fault_tests.rs"]
+mod fault_tests;
+#[cfg(test)]
 #[path = "slot_tests.rs"]
 mod slot_tests;
 #[cfg(test)]

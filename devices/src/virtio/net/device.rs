@@ -185,5 +185,8 @@ impl VirtioDevice for Net {
 }
 
 #[cfg(test)]
+#[path = "fault_tests.rs"]
+mod fault_tests;
+#[cfg(test)]
 #[path = "device_tests.rs"]
 mod tests;

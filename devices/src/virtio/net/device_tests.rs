@@ -15,18 +15,18 @@ use crate::virtio::net::header::{HEADER, MAX_FRAME};
 
 const MAC: [u8; 6] = [2, 0, 0, 1, 2, 3];
 const MERGE: u64 = 1 << VIRTIO_NET_F_MRG_RXBUF;
-const ALL: u64 = RING_FEATURES
+pub(super) const ALL: u64 = RING_FEATURES
     | MERGE
     | 1 << VIRTIO_NET_F_CSUM
     | 1 << VIRTIO_NET_F_HOST_TSO4
     | 1 << VIRTIO_NET_F_GUEST_CSUM
     | 1 << VIRTIO_NET_F_GUEST_TSO4;
-const RX: usize = 0;
-const TX: usize = 1;
+pub(super) const RX: usize = 0;
+pub(super) const TX: usize = 1;
 
 /// A socket as backend: one message is one frame.
-struct Socket {
-    fd: OwnedFd,
+pub(super) struct Socket {
+    pub(super) fd: OwnedFd,
     offloads: AtomicU64,
     /// Set: the device reads a directory, which fails, instead of the socket.
     broken: AtomicBool,
@@ -52,13 +52,13 @@ impl NetBackend for Socket {
 }
 
 /// A started device and the other end of its link.
-struct Setup {
-    driver: Driver,
-    socket: Arc<Socket>,
+pub(super) struct Setup {
+    pub(super) driver: Driver,
+    pub(super) socket: Arc<Socket>,
     host: OwnedFd,
 }
 
-fn setup(features: u64) -> Setup {
+pub(super) fn setup(features: u64) -> Setup {
     let flags = SockFlag::SOCK_CLOEXEC | SockFlag::SOCK_NONBLOCK;
     let (fd, host) = socketpair(AddressFamily::Unix, SockType::SeqPacket, None, flags).unwrap();
     let socket = Arc::new(Socket {
@@ -73,11 +73,11 @@ fn setup(features: u64) -> Setup {
 }
 
 /// Recognizable bytes.
-fn frame(len: usize, seed: u8) -> Vec<u8> {
+pub(super) fn frame(len: usize, seed: u8) -> Vec<u8> {
     (0..len).map(|at| (at as u8).wrapping_mul(31).wrapping_add(seed)).collect()
 }
 
-fn with_header(header: [u8; 2], frame: &[u8]) -> Vec<u8> {
+pub(super) fn with_header(header: [u8; 2], frame: &[u8]) -> Vec<u8> {
     let mut bytes = vec![0; HEADER];
     bytes[..2].copy_from_slice(&header);
     bytes.extend(frame);
@@ -85,13 +85,13 @@ fn with_header(header: [u8; 2], frame: &[u8]) -> Vec<u8> {
 }
 
 impl Setup {
-    fn host_send(&self, frame: &[u8]) {
+    pub(super) fn host_send(&self, frame: &[u8]) {
         let bytes = with_header([0, 0], frame);
         assert_eq!(send(self.host.as_raw_fd(), &bytes, MsgFlags::empty()).unwrap(), bytes.len());
     }
 
     /// Waits for a frame, header included.
-    fn host_receive(&self) -> Vec<u8> {
+    pub(super) fn host_receive(&self) -> Vec<u8> {
         let mut fds = [PollFd::new(self.host.as_fd(), PollFlags::POLLIN)];
         assert_eq!(poll(&mut fds, PollTimeout::from(20_000u16)).unwrap(), 1, "no frame for the host in time");
         let mut bytes = vec![0; 70_000];
@@ -101,13 +101,13 @@ impl Setup {
     }
 
     /// Sends a frame from the guest and waits until its buffers are back.
-    fn transmit(&mut self, bytes: &[u8]) {
+    pub(super) fn transmit(&mut self, bytes: &[u8]) {
         let used = self.driver.queues[TX].transact(&[Readable(bytes)]).0;
         assert_eq!(used.len, 0);
     }
 
     /// Checks that frames still pass in both directions.
-    fn check(&mut self) {
+    pub(super) fn check(&mut self) {
         let out = with_header([0, 0], &frame(60, 1));
         self.transmit(&out);
         assert_eq!(self.host_receive(), out);

@@ -1,5 +1,6 @@
 use super::*;
 use crate::testing::{Buffer, DriverQueue, Line, TestRam};
+use crate::virtio::faults::{self, Fault, Operation};
 use crate::virtio::{Chain, DeviceQueue};
 
 /// A chain of the given buffers.
@@ -88,4 +89,33 @@ fn closing_at_once_leaves_a_full_backlog_to_the_kernel() {
     let mut received = Vec::new();
     host.read_to_end(&mut received).unwrap();
     assert_eq!(received.len() + lost, total);
+}
+
+#[test]
+fn short_interrupted_and_blocked_writes_keep_every_byte_in_order() {
+    let ram = TestRam::new();
+    let (mut socket, mut host) = StreamSocket::pair().unwrap();
+    let [again, interrupted] = [libc::EAGAIN, libc::EINTR].map(Fault::Error);
+    let faults = [Fault::Short(1), interrupted, Fault::Short(3), again];
+    faults::inject(&socket.stream, Operation::Transfer, faults);
+    assert_eq!(write(&ram, &mut socket, b"hello, world").unwrap(), 4);
+    assert_eq!((faults::forget(&socket.stream), socket.buffered()), (0, 8));
+    assert_eq!(write(&ram, &mut socket, b"!").unwrap(), 0, "after the bytes that are kept");
+    assert_eq!(socket.flush().unwrap(), 9);
+    let mut text = [0; 13];
+    host.read_exact(&mut text).unwrap();
+    assert_eq!(&text, b"hello, world!");
+}
+
+#[test]
+fn errors_of_the_kernel_are_errors_of_the_socket() {
+    let ram = TestRam::new();
+    let (mut socket, mut host) = StreamSocket::pair().unwrap();
+    host.write_all(b"x").unwrap();
+    for errno in [libc::ENOMEM, libc::ENOBUFS, libc::EIO, libc::EPIPE, libc::ECONNRESET] {
+        faults::inject(&socket.stream, Operation::Transfer, [Fault::Error(errno), Fault::Error(errno)]);
+        assert_eq!(write(&ram, &mut socket, b"y").unwrap_err().raw_os_error(), Some(errno));
+        assert_eq!(socket.buffered(), 0, "the bytes of a connection that ends are not kept");
+        assert_eq!(socket.read(&mut ReadVectors::new()).unwrap_err().raw_os_error(), Some(errno));
+    }
 }
