@@ -176,8 +176,8 @@ fn a_slow_caller_is_not_mistaken_for_a_quiet_process() {
     let mut process = Process::new(&[StdStream::Stdout]);
     let (out_read, out_write) = pipe();
     let fds = StdioFds { stdout: Some(out_write), ..StdioFds::default() };
-    // Longer than a busy host keeps the writer from running.
-    let quiet = Duration::from_secs(1);
+    // A busy machine may hold the writer up, but not for this long.
+    let quiet = Duration::from_secs(3);
     let mut relay = Relay::start(Arc::clone(&process.open), fds, false, quiet).unwrap();
     let mut end = process.end(StdStream::Stdout);
     let writer = thread::spawn(move || {
@@ -187,7 +187,7 @@ fn a_slow_caller_is_not_mistaken_for_a_quiet_process() {
         let mut file = File::from(out_read);
         let mut bytes = vec![0; 1000];
         file.read_exact(&mut bytes).unwrap();
-        thread::sleep(quiet * 3);
+        thread::sleep(quiet + quiet / 3);
         file.read_to_end(&mut bytes).unwrap();
         bytes.len()
     });

@@ -95,6 +95,20 @@ impl Bench {
     }
 }
 
+/// Sends a harmless signal until the guest tells that it has got one: signals are forwarded from the moment on at which the
+/// host knows that the command runs, and are dropped before.
+fn probe(queue: &RunEventQueue, heard: mpsc::Receiver<()>) -> impl FnOnce() + Send + use<> {
+    let sender = queue.sender();
+    move || {
+        while heard.recv_timeout(Duration::from_millis(5)).is_err() {
+            sender.send(RunEvent::Signal { number: PROBE, whole_job: true });
+        }
+    }
+}
+
+/// The harmless signal.
+const PROBE: i32 = 10;
+
 fn vm() -> Arc<FakeVm> {
     Arc::default()
 }
@@ -223,6 +237,7 @@ fn an_agent_that_never_reports_is_given_up() {
 
 #[test]
 fn signals_and_sizes_reach_the_command() {
+    let (told, heard) = mpsc::channel();
     let bench = {
         let seen: Mutex<(Vec<Request>, Option<u64>)> = Mutex::default();
         Bench::new(&vm(), move |peer, frame| {
@@ -234,14 +249,18 @@ fn signals_and_sizes_reach_the_command() {
                     let ok = matches!(
                         &seen.0[..],
                         [
-                            Request::SignalProcess { signal: 2, all: true, .. },
+                            Request::SignalProcess { signal: PROBE, all: true, .. },
                             Request::ResizeTerminal { size: WindowSize { rows: 3, cols: 4 }, .. },
                             Request::SignalProcess { signal: 15, all: false, .. },
                         ]
                     );
                     peer.reply(seen.1.unwrap(), Ok(Response::Exited(ExitStatus::Code(ok.into()))));
                 }
+                Request::SignalProcess { signal: PROBE, .. } if !seen.0.is_empty() => {
+                    peer.reply(frame.id, Ok(Response::Done));
+                }
                 Request::SignalProcess { .. } | Request::ResizeTerminal { .. } => {
+                    let _ = told.send(());
                     peer.reply(frame.id, Ok(Response::Done));
                     seen.0.push(frame.request);
                 }
@@ -252,13 +271,11 @@ fn signals_and_sizes_reach_the_command() {
     let mut bench = bench;
     bench.task.process.terminal = Some(WindowSize { rows: 1, cols: 2 });
     let (guest, sender) = (bench.guest.clone(), bench.queue.sender());
+    let until_it_runs = probe(&bench.queue, heard);
     let command = thread::spawn(move || {
         let terminal = guest.stream("command", StdStream::Terminal);
-        // The relay starts with the command; signals are forwarded once the command runs.
-        thread::sleep(Duration::from_millis(50));
-        sender.send(RunEvent::Signal { number: 2, whole_job: true });
+        until_it_runs();
         sender.send(RunEvent::Resize(WindowSize { rows: 3, cols: 4 }));
-        thread::sleep(Duration::from_millis(50));
         sender.send(RunEvent::Signal { number: 15, whole_job: false });
         sender.send(RunEvent::Signal { number: 12, whole_job: false });
         drop(terminal);
@@ -280,14 +297,17 @@ fn a_signal_before_the_command_ends_the_run() {
 
 #[test]
 fn a_second_signal_ends_a_run_whose_guest_takes_none() {
-    let bench = Bench::new(&vm(), |peer, frame| match frame.request {
+    let (told, heard) = mpsc::channel();
+    let bench = Bench::new(&vm(), move |peer, frame| match frame.request {
+        Request::SignalProcess { signal: PROBE, .. } => drop(told.send(())),
         Request::WaitProcess { .. } | Request::SignalProcess { .. } => {}
         _ => simple(peer, frame),
     });
+    let until_it_runs = probe(&bench.queue, heard);
     let (guest, sender) = (bench.guest.clone(), bench.queue.sender());
     let command = thread::spawn(move || {
         let stream = guest.stream("command", StdStream::Stdout);
-        thread::sleep(Duration::from_millis(50));
+        until_it_runs();
         sender.send(RunEvent::Signal { number: 15, whole_job: false });
         sender.send(RunEvent::Signal { number: 15, whole_job: false });
         drop(stream);
