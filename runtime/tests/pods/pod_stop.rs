@@ -177,7 +177,7 @@ fn p_108_containers_of_a_pod_share_one_wait() {
     let (host, runtime) = running(&["a", "b", "c", "d"]);
     let start = Instant::now();
     host.shim_waits();
-    runtime.stop_pod("p", Default::default()).unwrap();
+    runtime.stop_pod("p", StopOptions::without_signal()).unwrap();
     let options = host.options();
     assert!(start.elapsed() >= options.stop_timeout);
     // The waits after the kill have a bound of their own.
