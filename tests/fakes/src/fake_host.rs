@@ -138,7 +138,7 @@ impl FakeHost {
             stop_timeout: Duration::from_millis(40),
             agent_timeout: Duration::from_millis(200),
             sync_timeout: Duration::from_millis(300),
-            reconcile_timeout: Duration::from_secs(20),
+            reconcile_timeout: Duration::from_secs(60),
             power_off_timeout: Duration::from_millis(100),
             kill_timeout: Duration::from_millis(200),
             ..Options::default()
