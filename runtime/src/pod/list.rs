@@ -83,6 +83,7 @@ fn damaged(id: &PodId, error: &Error) -> PodStatus {
         annotations: Default::default(),
         containers: Vec::new(),
         vmm_pid: 0,
+        jail: None,
         reason: None,
         busy: false,
         error: Some(error.chain()),

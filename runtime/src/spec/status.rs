@@ -94,6 +94,9 @@ pub struct PodStatus {
     pub containers: Vec<ContainerStatus>,
     /// PID of the VMM; 0 if none runs.
     pub vmm_pid: i32,
+    /// What confines the VMM; absent if none runs.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub jail: Option<String>,
     /// Explanation of the state, for example that the machine died or the host was restarted.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub reason: Option<String>,

@@ -167,6 +167,9 @@ pub struct VmRecord {
     /// A change to this size is under way, or was cut short.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub resizing: bool,
+    /// What confines the VMM process, for people. Absent in records of older programs.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub jail: Option<String>,
     /// Control group of the pod's processes; recorded before it is created.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub cgroup: Option<PathBuf>,
