@@ -11,11 +11,11 @@ use crate::virtio::rng::Rng;
 use crate::virtio::vsock::{Vsock, VsockDeviceConfig};
 use crate::virtio::VirtioDevice;
 
-/// Does jobs on a thread called `maker`, and reports where each `start` was asked for and where it was called.
-struct Reporter(Mutex<Sender<Report>>);
+/// The kind of a thread, the name of the thread that asked for its start, and its own.
+type Start = (ThreadKind, Option<String>, Option<String>);
 
-/// Kind of a thread, name of the thread that asked for it, and its own.
-type Report = (ThreadKind, Option<String>, Option<String>);
+/// Does jobs on a thread called `maker`, and reports where each `start` was asked for and where it was called.
+struct Reporter(Mutex<Sender<Start>>);
 
 fn name() -> Option<String> {
     thread::current().name().map(str::to_owned)
@@ -32,7 +32,7 @@ impl ThreadHost for Reporter {
     }
 }
 
-type Starts = Receiver<(ThreadKind, Option<String>, Option<String>)>;
+type Starts = Receiver<Start>;
 
 fn started(device: impl VirtioDevice + 'static) -> (Driver, Starts) {
     let (sender, starts) = channel();

@@ -39,6 +39,9 @@ pub struct BootArgs {
     /// How the kernel and initrd get into guest memory
     #[arg(long, value_enum, default_value_t = Loading::Auto)]
     pub loading: Loading,
+    /// Do not confine the process that holds the machine; for debugging
+    #[arg(long)]
+    pub no_jail: bool,
     /// Fail if the guest still runs after SECS seconds
     #[arg(long, value_name = "SECS")]
     pub timeout: Option<u64>,

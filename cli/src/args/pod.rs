@@ -110,6 +110,9 @@ pub struct NewPod {
     /// Make the guest kernel verbose, and keep its console output in the pod's state directory
     #[arg(long, help_heading = "Pod")]
     pub debug: bool,
+    /// Do not confine the processes of the pod; for debugging
+    #[arg(long, help_heading = "Pod")]
+    pub no_jail: bool,
     /// Give up if the guest does not answer within SECS seconds [env: HUTCH_BOOT_TIMEOUT] [default: 10]
     #[arg(long, value_name = "SECS", allow_negative_numbers = true, help_heading = "Pod")]
     pub boot_timeout: Option<OsString>,

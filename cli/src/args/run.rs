@@ -93,6 +93,9 @@ pub struct RunArgs {
     /// Write boot marks and exit counts to FILE at the end, one JSON object per line
     #[arg(long, value_name = "FILE", help_heading = "Machine")]
     pub marks: Option<PathBuf>,
+    /// Do not confine the process that holds the machine; for debugging
+    #[arg(long, help_heading = "Machine")]
+    pub no_jail: bool,
     /// Print the duration of each phase to stderr
     #[arg(long, help_heading = "Machine")]
     pub verbose: bool,

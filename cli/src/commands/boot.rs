@@ -4,8 +4,9 @@ use std::os::fd::AsFd;
 use std::time::Duration;
 
 use hutch_vmm::config::{BlockConfig, ConsoleConfig, ConsoleLevel, ConsoleOutput, DeviceDiscovery, ImageLoading};
+use hutch_vmm::confine::process::harden_process;
 use hutch_vmm::footprint::{drop_program_pages, ProgramPages};
-use hutch_vmm::{Machine, MachineConfig, MachineExit, Mark};
+use hutch_vmm::{Confinement, Machine, MachineConfig, MachineExit, Mark};
 use nix::poll::{poll, PollFd, PollFlags, PollTimeout};
 use nix::sys::signal::{SigSet, Signal};
 use nix::sys::signalfd::{SfdFlags, SignalFd};
@@ -40,6 +41,9 @@ fn boot(args: &BootArgs, started_ns: u64) -> Result<u8, Failure> {
     signals.add(Signal::SIGINT);
     signals.thread_block()?;
     let signals = SignalFd::with_flags(&signals, SfdFlags::SFD_CLOEXEC)?;
+    if !args.no_jail {
+        harden_process()?;
+    }
     let mut machine = Machine::build(&config)?;
     let stopper = machine.stopper();
     // This thread may outlive the machine: it owns nothing, and ends with the process.
@@ -85,6 +89,9 @@ fn config(args: &BootArgs) -> Result<MachineConfig, Failure> {
         Loading::Copy => ImageLoading::Copy,
         Loading::Map => ImageLoading::Map,
     };
+    if args.no_jail {
+        config.confinement = Confinement::None;
+    }
     config.console = match args.silent {
         true => ConsoleConfig { output: ConsoleOutput::Stdout, level: ConsoleLevel::Quiet },
         false => ConsoleConfig { output: ConsoleOutput::Stdout, level: ConsoleLevel::Verbose },

@@ -19,7 +19,7 @@ pub fn examine(host: &dyn View) -> Vec<Finding> {
     let mut findings = vec![kvm(host), processor(host)];
     findings.push(required_asset(host));
     findings.push(optional_asset(host));
-    findings.extend([memory(host), open_files(host), locked_memory(host), user(host)]);
+    findings.extend([memory(host), open_files(host), locked_memory(host), user(host), jail(host)]);
     findings.extend([tun(host), vhost_vsock(host), cgroups(host)]);
     findings
 }
@@ -181,6 +181,18 @@ fn user(host: &dyn View) -> Finding {
             "user",
             "not root: files that guests create belong to this user; pods and new tap devices need root",
             "run hutch as root if you need them",
+        ),
+    }
+}
+
+/// What confines a machine's threads on this host.
+fn jail(host: &dyn View) -> Finding {
+    match host.seccomp() {
+        Ok(()) => Finding::ok("jail", "seccomp: each thread of a machine makes the system calls of its kind only"),
+        Err(error) => Finding::warning(
+            "jail",
+            format!("this kernel has no seccomp filters ({error}): machines run without them"),
+            "boot a kernel with CONFIG_SECCOMP_FILTER",
         ),
     }
 }

@@ -22,6 +22,8 @@ pub trait View {
     fn is_cgroup2(&self, path: &str) -> bool;
     /// Soft and hard limit, `u64::MAX` for none.
     fn limit(&self, limit: Limit) -> io::Result<(u64, u64)>;
+    /// Whether the kernel has the filters with which machines confine themselves.
+    fn seccomp(&self) -> io::Result<()>;
     /// Whether this user is root.
     fn is_root(&self) -> bool;
     /// Directory of the guest assets.
@@ -73,6 +75,10 @@ impl View for ThisHost {
             Limit::Files => Resource::RLIMIT_NOFILE,
             Limit::Memlock => Resource::RLIMIT_MEMLOCK,
         })?)
+    }
+
+    fn seccomp(&self) -> io::Result<()> {
+        hutch_vmm::confine::seccomp::check_support()
     }
 
     fn is_root(&self) -> bool {

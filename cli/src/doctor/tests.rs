@@ -19,6 +19,7 @@ struct FakeHost {
     denied: Vec<&'static str>,
     cgroup2: Vec<&'static str>,
     open_files: u64,
+    seccomp: bool,
     root: bool,
     assets: RefCell<HashMap<String, Inspection>>,
 }
@@ -36,6 +37,7 @@ fn good() -> FakeHost {
         denied: vec![],
         cgroup2: vec!["/sys/fs/cgroup"],
         open_files: 1 << 20,
+        seccomp: true,
         root: true,
         assets: RefCell::new(HashMap::from([("distro".to_owned(), asset("distro", &[]))])),
     }
@@ -92,6 +94,14 @@ impl View for FakeHost {
             Limit::Files => (1024, self.open_files),
             Limit::Memlock => (u64::MAX, u64::MAX),
         })
+    }
+
+    fn seccomp(&self) -> io::Result<()> {
+        if self.seccomp {
+            Ok(())
+        } else {
+            Err(io::Error::from_raw_os_error(libc::EINVAL))
+        }
     }
 
     fn is_root(&self) -> bool {
@@ -165,6 +175,7 @@ fn problems_that_do_not_affect_run_are_warnings() {
     host.nodes.clear();
     host.cgroup2 = vec!["/sys/fs/cgroup/unified"];
     host.open_files = 1024;
+    host.seccomp = false;
     host.root = false;
     host.files.insert("/proc/meminfo", "MemAvailable: 1000 kB\n");
     host.files.insert("/proc/cpuinfo", "flags : fpu hypervisor\n");
@@ -172,7 +183,7 @@ fn problems_that_do_not_affect_run_are_warnings() {
     assert!(report.usable);
     let warnings: Vec<_> =
         report.findings.iter().filter(|f| f.status == Status::Warning && f.remedy.is_some()).map(|f| f.check).collect();
-    assert_eq!(warnings, ["processor", "memory", "open-files", "user", "tun", "cgroups"]);
+    assert_eq!(warnings, ["processor", "memory", "open-files", "user", "jail", "tun", "cgroups"]);
     host.denied.push("/dev/net/tun");
     assert!(finding(&host, "tun").remedy.unwrap().contains("run as root"));
 }

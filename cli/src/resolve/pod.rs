@@ -8,8 +8,8 @@ use std::time::Duration;
 
 use hutch_guest::{KernelChoice, DEFAULT_DIR, DIR_VARIABLE};
 use hutch_runtime::spec::{
-    self, Command, ContainerConfig, EnvVar, MountSpec, NetworkConfig, NetworkKind, PodConfig, PortForward, Seccomp,
-    DEFAULT_MEMORY_MIB,
+    self, Command, ContainerConfig, EnvVar, Jail, MountSpec, NetworkConfig, NetworkKind, PodConfig, PortForward,
+    Seccomp, DEFAULT_MEMORY_MIB,
 };
 use hutch_runtime::{Limits, Options};
 use serde::de::DeserializeOwned;
@@ -93,6 +93,9 @@ pub fn pod(args: &NewPod, host: &Host<'_>) -> Result<PodPlan, ResolveError> {
         config.annotations.insert(key.to_owned(), value.to_owned());
     }
     config.hypervisor.debug |= args.debug;
+    if args.no_jail {
+        config.hypervisor.jail = Jail::Off;
+    }
     if !args.attach {
         config.containers.iter_mut().for_each(|container| container.command.detach = true);
     }

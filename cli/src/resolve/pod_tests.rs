@@ -49,6 +49,12 @@ fn try_exec(line: &str) -> Result<Command, ResolveError> {
 }
 
 #[test]
+fn a_pod_has_a_jail_unless_it_says_no() {
+    assert_eq!(try_pod("--rootfs @ -- x").unwrap().config.hypervisor.jail, Jail::On);
+    assert_eq!(try_pod("--no-jail --rootfs @ -- x").unwrap().config.hypervisor.jail, Jail::Off);
+}
+
+#[test]
 fn flags_make_a_pod_with_one_container_of_its_name() {
     let line = "--name web --cpus 2 --memory 1G -p 8080:80 -v @/sub:/data:ro --tmpfs /tmp:size=1m -e A=b=c -e LANG \
                 -w /w -u 1:2 --read-only --rootfs @ -- serve -x";
@@ -156,7 +162,7 @@ fn commands_of_exec() {
 
 #[test]
 fn mistakes_have_names() {
-    assert!(matches!(try_pod("--rootfs @"), Err(ResolveError::NoCommand)));
+    assert!(matches!(try_pod("--rootfs @ -- x"), Err(ResolveError::NoCommand)));
     assert!(matches!(try_pod("--rootfs @/none -- a"), Err(ResolveError::Rootfs { .. })));
     assert!(matches!(try_pod("--annotation x --rootfs @ -- a"), Err(ResolveError::Annotation(_))));
     assert!(matches!(options(Some("soon".as_ref()), None, &own_env), Err(ResolveError::Seconds { .. })));

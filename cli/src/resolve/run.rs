@@ -61,6 +61,8 @@ pub struct RunPlan {
     pub timeout: Option<Duration>,
     /// Whether to print the phases.
     pub verbose: bool,
+    /// Confine the process.
+    pub jail: bool,
 }
 
 /// How the guest may use the root file system.
@@ -118,6 +120,7 @@ pub fn run(args: RunArgs, host: &Host<'_>) -> Result<RunPlan, ResolveError> {
         boot_timeout: boot_timeout(host)?,
         timeout: timeout(args.timeout.as_deref())?,
         verbose: args.verbose,
+        jail: !args.no_jail,
     };
     if let Some(path) = &plan.console {
         let source = OpenOptions::new().append(true).create(true).open(path).err();

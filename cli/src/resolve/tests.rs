@@ -112,7 +112,7 @@ fn everything_at_once() {
     let line = "--cpus 4 --memory 1G -e A=b=c -e LANG -e EMPTY= -w /w -u 1:2 -v @/sub:/data//x/:ro -v @/file:/etc/f \
                 --tmpfs /t:size=1m,mode=700 --rootfs-overlay -i --name n1 --kernel @/file --initrd @/file \
                 --append quiet --append a=b --console @/console --net tap=tap0 --disk @/file:ro --timeout 1.5 \
-                --ulimit nofile=10:20 --ulimit core=unlimited --verbose --guest-dir @/sub -- sh -c true";
+                --ulimit nofile=10:20 --ulimit core=unlimited --no-jail --verbose --guest-dir @/sub -- sh -c true";
     let words: Vec<&str> = line.split_whitespace().collect();
     let plan = resolve_in(dir.path(), &words).unwrap();
     let at = |name: &str| dir.path().canonicalize().unwrap().join(name);
@@ -126,6 +126,7 @@ fn everything_at_once() {
     assert!(dir.path().join("console").exists());
     assert_eq!(plan.tap.as_deref(), Some("tap0"));
     assert!(plan.disks[0].read_only && plan.root_mode == RootMode::Overlay && plan.verbose && plan.process.stdin);
+    assert!(!plan.jail);
     assert_eq!(plan.timeout, Some(Duration::from_millis(1500)));
     let limits: Vec<_> = plan.process.rlimits.iter().map(|r| (r.kind.as_str(), r.soft, r.hard)).collect();
     assert_eq!(limits, [("RLIMIT_NOFILE", 10, 20), ("RLIMIT_CORE", u64::MAX, u64::MAX)]);

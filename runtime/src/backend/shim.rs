@@ -8,6 +8,7 @@ use serde::{Deserialize, Serialize};
 use super::BackendResult;
 use crate::capture::StdioConfig;
 use crate::process::ProcessIdentity;
+use crate::spec::Jail;
 
 /// The PID namespace of a shim (P-097, P-122).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -49,6 +50,9 @@ pub struct ShimSpec {
     pub network_namespace: Option<PathBuf>,
     /// PID namespace.
     pub pid_namespace: PidNamespace,
+    /// Whether the process confines itself.
+    #[serde(default)]
+    pub jail: Jail,
 }
 
 /// Makes and finds shims.

@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 
 use super::{BackendError, BackendResult};
 use crate::process::ProcessIdentity;
-use crate::spec::{CacheMode, SetIds};
+use crate::spec::{CacheMode, Jail, SetIds};
 use crate::store::VmRecord;
 
 /// Mount tag of the directory shared for the pod's containers.
@@ -113,6 +113,9 @@ pub struct VmSpec {
     /// File for the guest's console.
     #[serde(default)]
     pub console: Option<PathBuf>,
+    /// Whether the VMM process confines itself.
+    #[serde(default)]
+    pub jail: Jail,
     /// Path for a [`FailureRecord`](crate::store::FailureRecord), written by the VMM process if its machine ends
     /// unexpectedly.
     #[serde(default)]

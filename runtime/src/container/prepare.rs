@@ -95,6 +95,7 @@ impl<'r> OpenPod<'r> {
             stdio: Default::default(),
             network_namespace: network.and_then(|network| network.namespace),
             pid_namespace: PidNamespace::New,
+            jail: self.config.hypervisor.jail,
         })
     }
 }

@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use hutch_agent_proto::{GuestMount, Request, SandboxSpec, AGENT_PORT};
+use hutch_vmm::confine::process::description;
 use hutch_vmm::confine::root::MountNamespace;
 
 use crate::backend::{Namespace, NetDevice, Share, VmHandle, VmLaunch, VmSpec, SHARED_TAG};
@@ -18,6 +19,7 @@ use crate::spec::oci::{BUNDLE_KEY, GUEST_SHARED_DIR};
 use crate::spec::{Bridge, CacheMode, SetIds};
 use crate::store::{AgentRecord, NetworkRecord, VmRecord};
 use crate::undo::Undo;
+use crate::vm_host::confinement;
 
 /// Version of the OCI runtime specification in the state that hooks get.
 const OCI_VERSION: &str = "1.2.0";
@@ -119,6 +121,7 @@ impl OpenPod<'_> {
             resizing: false,
             limited_mib: None,
             unlimited: None,
+            jail: Some(description(confinement(self.config.hypervisor.jail))),
             cgroup: cgroup.clone(),
             cgroup_made: cgroup.as_deref().map(|dir| self.made_directories(dir, &others)).transpose()?,
         };
@@ -308,6 +311,7 @@ impl OpenPod<'_> {
             memory_prealloc: machine.memory_prealloc,
             mlock: machine.mlock,
             debug: machine.debug,
+            jail: machine.jail,
             shares: std::iter::once(shared).chain(volumes).collect(),
             nets: nets.collect(),
             block_slots: self.sandbox.record().and_then(|record| record.block_slots).unwrap_or(0),

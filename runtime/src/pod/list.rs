@@ -85,6 +85,7 @@ fn damaged(id: &PodId, error: &Error) -> PodStatus {
         vmm_pid: 0,
         memory_limited_mib: None,
         memory_unlimited: None,
+        jail: None,
         reason: None,
         busy: false,
         error: Some(error.chain()),

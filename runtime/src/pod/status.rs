@@ -64,6 +64,7 @@ impl OpenPod<'_> {
             agent_type: self.config.agent.kind,
             annotations: self.config.annotations.clone(),
             containers: self.containers().iter().map(OpenContainer::status).collect(),
+            jail: self.sandbox.record().and_then(|record| record.jail.clone()),
             vmm_pid: self.sandbox.record().map_or(0, |record| record.process.pid),
             memory_limited_mib: self.sandbox.record().and_then(|record| record.limited_mib),
             memory_unlimited: self.sandbox.record().and_then(|record| record.unlimited.clone()),

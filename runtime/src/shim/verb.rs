@@ -9,6 +9,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use hutch_agent_proto::{read_frame, ExitStatus, StdStream, WindowSize};
+use hutch_vmm::confine::process::confine_process;
+use hutch_vmm::confine::seccomp::Kind;
 use nix::fcntl::{fcntl, FcntlArg, FdFlag};
 use nix::sys::signal::Signal;
 use nix::unistd::{dup2_stderr, dup2_stdin, dup2_stdout};
@@ -89,6 +91,10 @@ fn inherited(number: RawFd) -> io::Result<OwnedFd> {
 fn stand(spec: &ShimSpec) -> Result<ExitStatus, AgentError> {
     if let Some(console) = &spec.console {
         take_console(console).map_err(AgentError::Host)?;
+    }
+    if spec.jail.is_on() {
+        // Before it reads what a guest sends; all its threads are made later.
+        confine_process(Kind::Shim).map_err(AgentError::Host)?;
     }
     let connector = Arc::new(ControlConnector::new(&spec.socket));
     let session = Arc::new(Session::connect(connector, AGENT_TIMEOUT)?);

@@ -54,6 +54,24 @@ impl KernelParameter {
     }
 }
 
+/// Whether the process that holds a machine confines itself.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum Jail {
+    /// As far as the host's kernel can.
+    #[default]
+    On,
+    /// Not at all, for debugging.
+    Off,
+}
+
+impl Jail {
+    /// Whether the process confines itself.
+    pub fn is_on(self) -> bool {
+        self == Self::On
+    }
+}
+
 /// Configuration of the machine. Zero means the default; status shows the value in use (P-181).
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
@@ -103,6 +121,8 @@ pub struct HypervisorConfig {
     pub huge_pages: bool,
     /// Locks guest memory, so that pages in use are never swapped out.
     pub mlock: bool,
+    /// Whether the VMM process and the shims confine themselves.
+    pub jail: Jail,
 }
 
 impl HypervisorConfig {

@@ -12,13 +12,15 @@ use hutch_vmm::config::{
     BlockConfig, ConsoleConfig, ConsoleLevel, ConsoleOutput, MemoryBacking, MemoryConfig, NetConfig, ShareCache,
     ShareConfig, SharePolicy, TapSource, VsockConfig, GROWTH_STEP_MIB, GROWTH_THRESHOLD_MIB,
 };
+use hutch_vmm::confine::process::{confine_process, harden_process};
 use hutch_vmm::confine::root::{MountNamespace, PrivateRoot, RootShare};
+use hutch_vmm::confine::seccomp::Kind;
 use hutch_vmm::footprint::{drop_program_pages, ProgramPages};
 use hutch_vmm::{BlockSlot, Confinement, Machine, MachineConfig, MachineExit, MemHandle};
 
 use super::slots::Slots;
 use crate::backend::{BackendError, BackendResult, BlockDevice, Share, VmReply, VmRequest, VmSpec, VmState};
-use crate::spec::{CacheMode, SetIds};
+use crate::spec::{CacheMode, Jail, SetIds};
 use crate::sync;
 use hutch_agent_proto::error_chain;
 
@@ -94,7 +96,10 @@ impl KvmMachine {
     pub fn launch(spec: &VmSpec) -> BackendResult<Self> {
         let refused = |e: &dyn std::error::Error| BackendError::Refused(error_chain(e));
         let mut config = machine_config(spec)?;
-        let root = private_root(spec, &mut config)?;
+        let root = if spec.jail.is_on() { private_root(spec, &mut config)? } else { None };
+        if spec.jail.is_on() {
+            harden_process().map_err(|e| BackendError::system("harden the machine's process", e))?;
+        }
         if spec.mlock {
             lock_memory()?;
         }
@@ -342,8 +347,27 @@ fn machine_config(spec: &VmSpec) -> BackendResult<MachineConfig> {
     config.block_slots = spec.block_slots;
     config.vsock = Some(VsockConfig { guest_cid: GUEST_CID });
     config.rng = true;
-    config.confinement = Confinement::Process;
+    config.confinement = confinement(spec.jail);
     Ok(config)
+}
+
+/// What confines a machine in a process of its own.
+pub(crate) fn confinement(jail: Jail) -> Confinement {
+    match jail {
+        Jail::On => Confinement::Process,
+        Jail::Off => Confinement::None,
+    }
+}
+
+/// Confines this process as [`KvmMachine::launch`] does, for another kind of machine.
+///
+/// # Errors
+/// The kernel refused.
+pub fn confine_machine_process(jail: Jail) -> BackendResult<()> {
+    match jail {
+        Jail::On => confine_process(Kind::Owner).map_err(|e| BackendError::system("confine the machine's process", e)),
+        Jail::Off => Ok(()),
+    }
 }
 
 fn parse_mac(text: &str) -> BackendResult<[u8; 6]> {
@@ -411,6 +435,15 @@ mod tests {
         let most = crate::spec::PLATFORM_MAX_VCPUS;
         machine_config(&with(most)).unwrap().check().unwrap();
         machine_config(&with(most + 1)).unwrap().check().unwrap_err();
+    }
+
+    #[test]
+    fn the_jail_of_a_machine_is_that_of_its_configuration() {
+        let with =
+            |text: &str| machine_config(&VmSpec { jail: serde_json::from_str(text).unwrap(), ..VmSpec::default() });
+        assert_eq!(with("\"on\"").unwrap().confinement, Confinement::Process);
+        assert_eq!(with("\"off\"").unwrap().confinement, Confinement::None);
+        assert_eq!(machine_config(&VmSpec::default()).unwrap().confinement, Confinement::Process);
     }
 
     #[test]

@@ -39,7 +39,8 @@ mod verb;
 
 pub use agents::VsockAgents;
 pub use client::{ControlClient, ControlConnector};
-pub use machine::{GuestMachine, KvmMachine, MachineEnd};
+pub(crate) use machine::confinement;
+pub use machine::{confine_machine_process, GuestMachine, KvmMachine, MachineEnd};
 pub(crate) use panic::reason_of_end;
 pub use process::ProcessVmHost;
 pub(crate) use reexec::allow_reexec;

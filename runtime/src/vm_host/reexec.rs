@@ -16,6 +16,8 @@ use nix::sys::signal::SigSet;
 
 /// This very program; works also when its file was replaced meanwhile.
 const ITSELF: &str = "/proc/self/exe";
+/// Variables of the caller's environment that such a process gets. The others may hold secrets, and it has no use for them.
+const KEPT_ENV: [&str; 3] = ["HUTCH_LOG", "RUST_BACKTRACE", "LD_LIBRARY_PATH"];
 /// The names of all hidden verbs begin with this.
 const VERB_PREFIX: &str = "__";
 
@@ -79,7 +81,9 @@ impl ReExec {
             return Err(io::Error::other(NotInitialized));
         }
         let mut command = Command::new(&self.program);
-        command.arg0(name).args(&self.args).envs(self.env.iter().cloned());
+        command.arg0(name).args(&self.args).env_clear();
+        let kept_env = KEPT_ENV.iter().filter_map(|name| Some((name, std::env::var_os(name)?)));
+        command.envs(kept_env).envs(self.env.iter().cloned());
         let kept = kept.map(|fd| fd.as_raw_fd());
         // SAFETY: the closure runs between fork and exec in the child and makes system calls only; it neither
         // allocates nor takes a lock. `kept` is open in the parent until the spawn is over, hence in the child.

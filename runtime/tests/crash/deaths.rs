@@ -198,6 +198,7 @@ fn p_206_processes_that_were_never_released_end_with_their_maker() {
         stdio: Default::default(),
         network_namespace: None,
         pid_namespace: hutch_runtime::backend::PidNamespace::New,
+        jail: Default::default(),
     };
     let shim = backends.shims.spawn(&spec).unwrap();
     let process = shim.process();

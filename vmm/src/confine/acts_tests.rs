@@ -55,7 +55,8 @@ fn task_names() -> Vec<String> {
 #[ignore = "the other half of the tests below"]
 fn the_confined_machine() {
     let dir = tempfile::tempdir().expect("a temporary directory");
-    let (kernel, disk) = (dir.path().join("kernel"), dir.path().join("disk"));
+    let [kernel, disk, spare] = ["kernel", "disk", "spare"].map(|name| dir.path().join(name));
+    std::fs::write(&spare, [0; 4096]).expect("a temporary file");
     std::fs::write(&kernel, pvh_image(&PvhImage::default())).expect("a temporary file");
     std::fs::write(&disk, [0; 4096]).expect("a temporary file");
     let mut config = MachineConfig::new("test", kernel);
@@ -76,15 +77,17 @@ fn the_confined_machine() {
     let mac = [2, 0, 0, 0, 0, 1];
     config.nets.push(NetConfig { id: "net".into(), tap: TapSource::Name(tap), mac, mtu: None });
     config.rng = true;
+    config.block_slots = 1;
+    config.max_vcpus = 2;
     let mut names = vec!["vcpu0", "maker", "vsock", "share.0", "share.1", "disk", "net", "rng", "mem"];
-    // Queues and features in the order of the devices: vsock, share, disk, net, rng, mem. A memory device insists on
+    // Queues and features in the order of the devices: vsock, share, disk, slot, net, rng, mem. A memory device insists on
     // VIRTIO_MEM_F_UNPLUGGED_INACCESSIBLE.
-    let mut queues = vec![(3, 0), (2, 0), (1, 0), (2, 0), (1, 0), (1, 1 << 1)];
+    let mut queues = vec![(3, 0), (2, 0), (1, 0), (1, 0), (2, 0), (1, 0), (1, 1 << 1)];
     if hutch_devices::virtio::net::Tap::open(None).is_err() {
         println!("SKIPPED: the thread of a network device: this host has no tap interfaces for tests");
         config.nets.clear();
         names.retain(|name| *name != "net");
-        queues.remove(3);
+        queues.remove(4);
     }
     let mut pages = 0;
     let mut script: Vec<_> = (0..)
@@ -94,7 +97,8 @@ fn the_confined_machine() {
         })
         .collect();
     script.push(Scripted::Stay);
-    let mut machine = Machine::build_on(&FakeHypervisor::new([script]), &config).expect("a good configuration");
+    let mut machine =
+        Machine::build_on(&FakeHypervisor::new([script, vec![Scripted::Stay]]), &config).expect("a good configuration");
     machine.start().expect("new");
     let begin = Instant::now();
     loop {
@@ -105,6 +109,14 @@ fn the_confined_machine() {
         assert!(begin.elapsed() < TEST_TIMEOUT, "{there:?}");
         std::thread::yield_now();
     }
+    // What the control socket's threads do with a machine, which this thread may do too.
+    machine.pause().expect("it runs");
+    machine.resume().expect("it is paused");
+    machine.ensure_vcpus(2).expect("another vCPU");
+    let slot = &machine.block_slots()[0];
+    slot.insert(&spare, true, "spare").expect("a disk");
+    slot.eject();
+    assert!(machine.memory().expect("a memory device").request(2 << 20) > 0);
     println!("ready");
     let mut rest = Vec::new();
     std::io::stdin().read_to_end(&mut rest).expect("the parent's pipe");

@@ -5,7 +5,8 @@ use std::io;
 use nix::sys::prctl;
 use nix::sys::resource::{setrlimit, Resource};
 
-use super::{seccomp, Confinement};
+use super::seccomp::{self, Kind};
+use super::Confinement;
 
 /// Keeps the memory of this process from others of its user: they can neither trace it nor read its `/proc` files but
 /// those that everyone may read, and it leaves no core dump. The process and all programs that it starts from now on get
@@ -19,6 +20,21 @@ pub fn harden_process() -> io::Result<()> {
     setrlimit(Resource::RLIMIT_CORE, 0, 0)?;
     prctl::set_no_new_privs()?;
     Ok(())
+}
+
+/// Hardens this process ([`harden_process`]), and puts the filter of this kind on the calling thread, which makes all others
+/// later. A kernel without filters is no error.
+///
+/// # Errors
+/// The kernel refused; some of it may be done.
+pub fn confine_process(kind: Kind) -> io::Result<()> {
+    harden_process()?;
+    if let Err(error) = seccomp::check_support() {
+        log::debug!("this kernel has no seccomp filters: {error}");
+        return Ok(());
+    }
+    seccomp::prepare_process()?;
+    seccomp::enter(kind)
 }
 
 /// What confines a machine with this `confinement` on this kernel, for people.

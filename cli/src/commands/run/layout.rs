@@ -13,7 +13,7 @@ use hutch_vmm::config::{
     BlockConfig, ConsoleConfig, ConsoleLevel, ConsoleOutput, NetConfig, ShareConfig, SharePolicy, TapSource,
     VsockConfig,
 };
-use hutch_vmm::MachineConfig;
+use hutch_vmm::{Confinement, MachineConfig};
 
 use crate::resolve::{RootMode, RootSource, RunPlan};
 
@@ -51,6 +51,7 @@ pub fn lay_out(plan: &RunPlan, kernel: &Path, initrd: &Path) -> Layout {
     };
     machine.vsock = Some(VsockConfig { guest_cid: GUEST_CID });
     machine.rng = true;
+    machine.confinement = if plan.jail { Confinement::Threads } else { Confinement::None };
     let mut mounts = add_root(plan, &mut machine);
     add_volumes(plan, &mut machine, &mut mounts);
     add_disks(plan, &mut machine);

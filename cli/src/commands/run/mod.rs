@@ -20,6 +20,7 @@ use hutch_runtime::oneshot::{OneshotEnd, OneshotMachine, OneshotTask, PhaseMarks
 use hutch_runtime::stdio::StdioFds;
 use hutch_runtime::store::DEFAULT_CONFIG_ROOT;
 use hutch_runtime::volume::{VolumeHold, Volumes};
+use hutch_vmm::confine::process::harden_process;
 
 use crate::args::run::RunArgs;
 use crate::failure::{Failure, RUN_FAILED};
@@ -61,6 +62,9 @@ fn try_run(args: RunArgs, started: u64, began: Instant) -> Result<u8, Failure> {
     let mut layout = layout::lay_out(&plan, &assets.kernel, &assets.initrd);
     if let Some(beyond_mib) = plan.memory_growth.beyond_mib(assets.can_grow()) {
         layout.machine.memory.grow_beyond(beyond_mib);
+    }
+    if plan.jail {
+        harden_process()?;
     }
     let sandbox = OneshotMachine::launch(&layout.machine)?;
     phases.mark("machine started");

@@ -17,7 +17,7 @@ use hutch_agent_proto::{
 use super::TEST_PORT;
 use crate::guest::{Answer, FakeGuest};
 use hutch_runtime::backend::{BackendError, BackendResult, BlockDevice, VmReply, VmRequest, VmSpec, VmState};
-use hutch_runtime::vm_host::{GuestMachine, MachineEnd};
+use hutch_runtime::vm_host::{confine_machine_process, GuestMachine, MachineEnd};
 
 struct State {
     guest: FakeGuest,
@@ -77,6 +77,7 @@ impl FakeMachine {
         if spec.name == "unbootable" {
             return Err(BackendError::Refused("this machine does not boot".into()));
         }
+        confine_machine_process(spec.jail)?;
         let state = State {
             guest: FakeGuest::new(),
             slots: spec.block_slots as usize,

@@ -87,6 +87,9 @@ const KVM_GET_TSC_KHZ: u32 = 0xaea3;
 /// `TUNSETOFFLOAD` of `linux/if_tun.h`.
 const TUNSETOFFLOAD: u32 = 0x4004_54d0;
 
+/// `fchmodat2(2)`, since Linux 6.6.
+const FCHMODAT2: libc::c_long = 452;
+
 /// The flags with which glibc and musl make a thread; any other use of clone(2) could make a process.
 const THREAD_FLAGS: &[u32] = &[0x3d_0f00, 0x7d_0f00];
 
@@ -236,6 +239,9 @@ pub(super) const FILE_SERVER: &[Call] = &[
     allow(libc::SYS_readlink),
     allow(libc::SYS_fchmod),
     allow(libc::SYS_fchmodat),
+    // What fchmodat(3) makes of its flags.
+    allow(FCHMODAT2),
+    allow(libc::SYS_chmod),
     allow(libc::SYS_fchown),
     allow(libc::SYS_fchownat),
     allow(libc::SYS_utimensat),
@@ -264,6 +270,7 @@ pub(super) const FILE_SERVER: &[Call] = &[
     allow(libc::SYS_setresuid),
     allow(libc::SYS_setresgid),
     allow(libc::SYS_setgroups),
+    allow(libc::SYS_getgroups),
     allow(libc::SYS_getuid),
     allow(libc::SYS_geteuid),
     allow(libc::SYS_getgid),
