@@ -42,8 +42,9 @@ fn main() -> Result<(), Box<dyn Error>> {
         ..HostBackends::default()
     };
     let store = Store::new(records.join("config"), records.join("state"));
-    // Time for a slow host; the default is 10 s.
-    let options = Options { boot_timeout: Duration::from_secs(60), ..Options::default() };
+    // Time for a slow host; the default of each is 10 s.
+    let (boot_timeout, agent_timeout) = (Duration::from_secs(300), Duration::from_secs(60));
+    let options = Options { boot_timeout, agent_timeout, ..Options::default() };
     let runtime = Runtime::new(store, backends.backends(), options);
 
     let pod = runtime.run_pod(config(root, kernel)?)?;
