@@ -37,8 +37,9 @@ fn main() -> Result<(), Box<dyn Error>> {
 
     let store = Store::new(records.join("config"), records.join("state"));
     let backends = HostBackends::default().backends(&store);
-    // Time for a slow host; the default is 10 s.
-    let options = Options { boot_timeout: Duration::from_secs(60), ..Options::default() };
+    // Time for a slow host; the default of each is 10 s.
+    let (boot_timeout, agent_timeout) = (Duration::from_secs(300), Duration::from_secs(60));
+    let options = Options { boot_timeout, agent_timeout, ..Options::default() };
     let runtime = Runtime::new(store, backends, options);
 
     let pod = runtime.run_pod(config(root, kernel)?)?;
