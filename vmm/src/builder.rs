@@ -166,7 +166,7 @@ fn assemble(
     }
     driver.marks().add(names::DEVICES_READY);
     let shares = enter_root(config, root);
-    // What the calling thread gives up here, the others do not have either.
+    // The threads that are made from here on do not have what the calling thread gives up.
     let shares = match config.confinement {
         Confinement::None => None,
         Confinement::Threads => Some(shares),

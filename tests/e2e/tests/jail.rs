@@ -1,4 +1,4 @@
-//! What the process that holds a pod's machine can still reach.
+//! The reach of the process that holds a pod's machine: files, namespaces, capabilities.
 
 use std::collections::BTreeSet;
 use std::fs;

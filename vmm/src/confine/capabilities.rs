@@ -28,18 +28,19 @@ const SETUID: u32 = 7;
 const LEASE: u32 = 28;
 const SETFCAP: u32 = 31;
 
-/// What a file server needs to act for every user of its guest: read and write the files of all owners, give files away,
+/// Enough for a file server to act for every user of its guest: read and write the files of all owners, give files away,
 /// take on a user's ids, set the capabilities of a program file. It is not enough to make device nodes (but the whiteouts
 /// of overlay file systems), to set `trusted.*` attributes, or to open files by handle.
-pub const FILE_SERVER: Capabilities =
-    Capabilities(1 << CHOWN | 1 << DAC_OVERRIDE | 1 << FOWNER | 1 << FSETID | 1 << SETGID | 1 << SETUID | 1 << SETFCAP);
+pub const FILE_SERVER: CapabilitySet = CapabilitySet(
+    1 << CHOWN | 1 << DAC_OVERRIDE | 1 << FOWNER | 1 << FSETID | 1 << SETGID | 1 << SETUID | 1 << SETFCAP,
+);
 
-/// What the holder of a lease on another owner's kernel needs to give it back.
-pub const IMAGES: Capabilities = Capabilities(1 << LEASE);
+/// Enough for the holder of a lease on another owner's kernel to give it back.
+pub const IMAGES: CapabilitySet = CapabilitySet(1 << LEASE);
 
 /// A set of capabilities: bit n is number n of `linux/capability.h`.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Capabilities(u64);
+pub struct CapabilitySet(u64);
 
 #[repr(C)]
 struct Header {
@@ -56,7 +57,7 @@ struct Word {
     inheritable: u32,
 }
 
-impl Capabilities {
+impl CapabilitySet {
     /// No capability.
     pub const NONE: Self = Self(0);
 
@@ -146,7 +147,7 @@ mod tests {
     #[test]
     fn a_thread_keeps_no_more_than_the_set_and_no_more_than_it_had() {
         let [_, had, ..] = shown();
-        for set in [Capabilities::NONE, FILE_SERVER, IMAGES, FILE_SERVER.with(IMAGES)] {
+        for set in [CapabilitySet::NONE, FILE_SERVER, IMAGES, FILE_SERVER.with(IMAGES)] {
             let [inheritable, permitted, effective, ambient] = on_a_thread(|| {
                 set.limit_this_thread().expect("less is always permitted");
                 shown()
@@ -161,7 +162,7 @@ mod tests {
     #[test]
     fn what_a_thread_gave_up_its_own_threads_do_not_have() {
         let after = on_a_thread(|| {
-            Capabilities::NONE.limit_this_thread().expect("less is always permitted");
+            CapabilitySet::NONE.limit_this_thread().expect("less is always permitted");
             on_a_thread(|| {
                 FILE_SERVER.limit_this_thread().expect("less is always permitted");
                 shown()

@@ -1,4 +1,4 @@
-//! What threads may open by path: the shares, and the process's own part of `/proc`. Landlock rules (landlock(7)) hold for
+//! The files that threads may open by path: those of the shares, and the process's own part of `/proc`. Landlock rules (landlock(7)) hold for
 //! the thread that takes them on, and for those that it makes from then on.
 //!
 //! They also refuse to mount, to connect or listen by TCP, ioctls on devices that are opened later and, from Linux 6.12,
@@ -25,7 +25,7 @@ pub enum LandlockError {
     /// The kernel refused a step.
     #[error("Landlock: {0}")]
     Refused(#[from] RulesetError),
-    /// A directory that is to be reachable cannot be opened.
+    /// A directory cannot be opened that must stay reachable.
     #[error("Landlock: {0}")]
     Open(#[from] landlock::PathFdError),
 }

@@ -1,4 +1,4 @@
-//! What the threads of a machine may still do once the guest runs: the guest may have taken over one of them.
+//! Limits on the threads of a machine from the moment when the guest runs: the guest may take over one of them.
 //!
 //! | file | contents |
 //! |---|---|
@@ -22,7 +22,7 @@ pub mod tree;
 
 use serde::{Deserialize, Serialize};
 
-use self::capabilities::Capabilities;
+use self::capabilities::CapabilitySet;
 use self::root::RootShare;
 pub(crate) use threads::{MachineThreads, ThreadRules};
 
@@ -62,7 +62,7 @@ pub(crate) fn reach_only(shares: &[RootShare]) {
 }
 
 /// Takes all capabilities but these from the calling thread, for good.
-fn keep_only(keep: Capabilities) {
+fn keep_only(keep: CapabilitySet) {
     // A filter around this process may forbid it.
     if let Err(error) = keep.limit_this_thread() {
         log::warn!("a thread of the machine keeps its capabilities: {error}");

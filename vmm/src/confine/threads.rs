@@ -15,7 +15,7 @@ use std::thread::JoinHandle;
 
 use hutch_devices::threads::{Job, ThreadHost, ThreadKind, ThreadStart, Threads};
 
-use super::capabilities::Capabilities;
+use super::capabilities::CapabilitySet;
 use super::root::RootShare;
 use super::seccomp::{self, Kind};
 use super::Confinement;
@@ -159,7 +159,7 @@ impl Host {
         let filter = self.filtered.then(|| seccomp::start(kind));
         Box::new(move || {
             // Before the filter, which may not allow it.
-            super::keep_only(Capabilities::of(kind));
+            super::keep_only(CapabilitySet::of(kind));
             if let Some(filter) = filter {
                 filter();
             }

@@ -16,7 +16,7 @@ use std::path::Path;
 const INERT: u64 = libc::MOUNT_ATTR_NOSUID | libc::MOUNT_ATTR_NODEV | libc::MOUNT_ATTR_NOEXEC;
 const EMPTY: &CStr = c"";
 
-/// What distinguishes a copy from the mounts that it is made of.
+/// The differences between a copy and the mounts that it is made of.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Attributes {
     /// Nothing in it can be changed.
