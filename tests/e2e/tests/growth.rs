@@ -195,3 +195,50 @@ fn source_kernel_p_184_memory_of_a_pods_machine_follows_its_containers() {
     pods.ok(&["pod", "rm", "-f", "p"]);
     pods.expect_none();
 }
+
+/// P-207: a guest that uses all its memory and reads more through a share than the limit allows makes the host's kernel give
+/// page cache back, and the pod lives.
+#[test]
+fn p_207_a_healthy_pod_lives_at_the_limit_of_its_memory() {
+    let pods = Pods::new();
+    let group = format!("hutch-test-{}", std::process::id());
+    let file = |name: &str| fs::read_to_string(format!("/sys/fs/cgroup/{group}/{name}")).expect("a file of the group");
+    let config = serde_json::json!({
+        "id": "p",
+        "cgroup": group,
+        "hypervisor": {"memory_mib": 192},
+        "containers": [{
+            "id": "p",
+            "rootfs": pods.root().path(),
+            "command": {"args": ["/bin/sh", "-c", "exec sleep 1000"]},
+        }],
+    });
+    let path = pods.root().at("/p.json");
+    fs::write(&path, config.to_string()).expect("a file");
+    let kernel = kernels().pop().expect("a kind of kernel");
+    let run = pods.hutch(&["pod", "run", "-d", "--kernel", &kernel, &path.to_string_lossy()]);
+    run.end().expect_code(0);
+    let reason = pods.status("p", "/memory_unlimited");
+    if reason.as_str().is_some_and(|reason| reason.contains("controller")) {
+        println!("SKIPPED: the host has no memory controller for groups: {reason}");
+        pods.ok(&["pod", "rm", "-f", "p"]);
+        return pods.expect_none();
+    }
+    assert_eq!(pods.status("p", "/memory_limited_mib"), 192);
+    assert_eq!(file("memory.oom.group").trim(), "1");
+    let limit: u64 = file("memory.max").trim().parse().expect("a number");
+    assert!(limit > 192 << 20, "{limit}");
+    // Reading a hole takes page cache on the host, and no disk.
+    let big = fs::File::create(pods.root().at("/big")).expect("a file");
+    big.set_len(limit + (64 << 20)).expect("its size");
+    let script = "head -c 80000000 /dev/zero > /dev/shm/f && cat /big > /dev/null && wc -c < /dev/shm/f";
+    let words = ["container", "exec", "p", "p", "--", "/bin/sh", "-c", script];
+    let ended = pods.hutch(&words).end();
+    assert_eq!(ended.expect_code(0).text(), "80000000\n");
+    let events = file("memory.events");
+    assert!(events.contains("oom_kill 0"), "{events}");
+    assert!(!events.contains("\nmax 0\n"), "the limit was reached: {events}");
+    pods.ok(&["pod", "rm", "-f", "p"]);
+    pods.expect_none();
+    assert!(!std::path::Path::new(&format!("/sys/fs/cgroup/{group}")).exists());
+}

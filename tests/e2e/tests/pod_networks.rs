@@ -1,7 +1,7 @@
 //! Networks of pods: an existing namespace, and a new one behind address translation.
 
 use std::io::{Read, Write};
-use std::net::TcpStream;
+use std::net::{TcpListener, TcpStream};
 use std::process::Command;
 use std::time::{Duration, Instant};
 
@@ -118,4 +118,97 @@ fn a_namespace_that_is_none_is_refused() {
     let run = pods.new_pod("run", "p").args(["-d", "--net", "ns=/etc/passwd"]).sh("true");
     run.end().expect_code(1).expect_complaint(&["/etc/passwd", "network namespace"]);
     pods.expect_none();
+}
+
+/// Answers each connection to `address` with a text; returns the port.
+fn answer_at(address: &str, text: &'static str) -> u16 {
+    let listener = TcpListener::bind(address).expect("an address");
+    let port = listener.local_addr().expect("its address").port();
+    std::thread::spawn(move || {
+        for stream in listener.incoming() {
+            let _ = stream.and_then(|mut stream| stream.write_all(text.as_bytes()));
+        }
+    });
+    port
+}
+
+/// A pod behind address translation whose container is as mighty in its guest as hutch can make it.
+fn mighty_pod(pods: &Pods, id: &str, script: &str) {
+    let capabilities = ["CAP_NET_ADMIN", "CAP_NET_RAW", "CAP_SYS_ADMIN", "CAP_NET_BIND_SERVICE"];
+    let config = serde_json::json!({
+        "id": id,
+        "hypervisor": {"memory_mib": 192},
+        "network": {"type": "nat"},
+        "containers": [{
+            "id": id,
+            "rootfs": pods.root().path(),
+            "command": {
+                "args": ["/bin/sh", "-c", script],
+                "capabilities": {"bounding": capabilities, "effective": capabilities, "permitted": capabilities},
+            },
+        }],
+    });
+    let file = pods.root().at(&format!("/{id}.json"));
+    std::fs::write(&file, config.to_string()).expect("a file");
+    let kernel = hutch_e2e::kernels().pop().expect("a kind of kernel");
+    let run = pods.hutch(&["pod", "run", "-d", "--kernel", &kernel, &file.to_string_lossy()]);
+    run.end().expect_code(0);
+}
+
+/// A guest that does with its network what it likes, with routes and addresses of its own, reaches what it may reach, and
+/// neither the host's loopback nor another pod.
+#[test]
+fn a_guest_with_net_admin_reaches_neither_the_hosts_loopback_nor_another_pod() {
+    let pods = Pods::new();
+    let before = Snapshot::take();
+    mighty_pod(&pods, "p", "sleep 1000");
+    mighty_pod(&pods, "q", "while :; do echo the other pod | nc -l -p 80; done");
+    let private = answer_at("127.0.0.1:0", "the host's loopback\n");
+    let public = answer_at("0.0.0.0:0", "the host\n");
+    let field = |pod: &str, command: &str, after: &str| {
+        let text = pods.exec(pod, pod, command).expect_code(0).text();
+        let found = text.split_whitespace().skip_while(|word| *word != after).nth(1).map(str::to_owned);
+        found.unwrap_or_else(|| panic!("{command}: {text}"))
+    };
+    let gateway = field("p", "ip route", "via");
+    let other = field("q", "ip -4 addr show dev eth0", "inet");
+    let other = other.split('/').next().unwrap_or_default().to_owned();
+    // A connection's answer, or nothing: packets that are dropped are not answered, however long one waits.
+    let tries = |address: &str, port: u16, seconds: u32| {
+        pods.exec("p", "p", &format!("nc -w {seconds} {address} {port} < /dev/null")).text()
+    };
+    assert_eq!(tries(&gateway, public, 30), "the host\n", "the test can tell");
+    assert_eq!(ask(&format!("{other}:80")), "the other pod\n", "the other pod answers its host");
+    assert_eq!(tries(&other, 80, 3), "");
+    // The guest's own loopback gives way to a route to the host.
+    let script = format!(
+        "set -e; mkdir -p /proc2; mount -t proc proc /proc2
+         echo 1 > /proc2/sys/net/ipv4/conf/all/route_localnet
+         echo 0 > /proc2/sys/net/ipv4/conf/all/rp_filter
+         ip link set lo down
+         ip route add 127.0.0.0/8 via {gateway} dev eth0
+         ip route add {other}/32 via {gateway} dev eth0
+         ip route get 127.0.0.1"
+    );
+    let route = pods.exec("p", "p", &script).expect_code(0).text();
+    assert!(route.contains("eth0"), "packets to 127.0.0.1 leave the guest: {route}");
+    for (address, port) in [("127.0.0.1", private), ("127.0.0.1", public), ("127.1.2.3", public), (&*other, 80)] {
+        assert_eq!(tries(address, port, 3), "", "{address}:{port}");
+    }
+    // With addresses that are not its own: one beside the other pod's, one of the host's loopback.
+    let neighbour = other.rsplit_once('.').map_or_else(String::new, |(net, last)| {
+        let last: u8 = last.parse().expect("a number");
+        format!("{net}.{}", last ^ 3)
+    });
+    for stolen in [neighbour.as_str(), "127.0.0.1"] {
+        pods.exec("p", "p", &format!("ip addr add {stolen}/32 dev eth0")).expect_code(0);
+        for (address, port) in [(&*other, 80), ("127.0.0.2", public)] {
+            let script = format!("nc -s {stolen} -w 3 {address} {port} < /dev/null");
+            assert_eq!(pods.exec("p", "p", &script).text(), "", "{address}:{port} from {stolen}");
+        }
+    }
+    assert_eq!(tries(&gateway, public, 30), "the host\n", "and this still works");
+    pods.ok(&["pod", "rm", "-f", "p", "q"]);
+    pods.expect_none();
+    before.expect_no_leaks();
 }
