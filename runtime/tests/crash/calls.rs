@@ -148,7 +148,7 @@ pub fn perform(stage: &Stage, runtime: &Runtime, call: &str) -> Result<()> {
         "run_pod" => runtime.run_pod(pod(stage, "p")).map(drop),
         "status_pod" => runtime.status_pod("p").map(drop),
         "start_pod" => runtime.start_pod("p").map(drop),
-        "stop_pod" => runtime.stop_pod("p", StopOptions::default()).map(drop),
+        "stop_pod" => runtime.stop_pod("p", StopOptions::without_signal()).map(drop),
         "force_stop_pod" => runtime.stop_pod("p", force).map(drop),
         "delete_pod" => runtime.delete_pod("p", DeleteOptions::default()).map(drop),
         "pause_pod" => runtime.pause_pod("p").map(drop),
