@@ -162,7 +162,7 @@ fn commands_of_exec() {
 
 #[test]
 fn mistakes_have_names() {
-    assert!(matches!(try_pod("--rootfs @ -- x"), Err(ResolveError::NoCommand)));
+    assert!(matches!(try_pod("--rootfs @"), Err(ResolveError::NoCommand)));
     assert!(matches!(try_pod("--rootfs @/none -- a"), Err(ResolveError::Rootfs { .. })));
     assert!(matches!(try_pod("--annotation x --rootfs @ -- a"), Err(ResolveError::Annotation(_))));
     assert!(matches!(options(Some("soon".as_ref()), None, &own_env), Err(ResolveError::Seconds { .. })));

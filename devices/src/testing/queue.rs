@@ -104,14 +104,20 @@ impl DriverQueue {
     /// Does the same as [`Self::new`], with `notify` for notifications.
     pub fn with_notify(ram: &TestRam, line: &Arc<Line>, size: u16, features: u64, notify: EventFd) -> Self {
         let entries = u64::from(size);
+        // A device under attack may have written anywhere before: rings begin as zeros (VIRTIO 1.2, 3.1.1).
+        let zeros = |len: u64| {
+            let addr = ram.alloc(len);
+            ram.write(addr, &vec![0; len as usize]);
+            addr
+        };
         Self {
             ram: ram.again(),
             line: line.clone(),
             size,
             event_idx: features & 1 << VIRTIO_RING_F_EVENT_IDX != 0,
-            desc: ram.alloc(16 * entries),
-            avail: ram.alloc(6 + 2 * entries),
-            used: ram.alloc(6 + 8 * entries),
+            desc: zeros(16 * entries),
+            avail: zeros(6 + 2 * entries),
+            used: zeros(6 + 8 * entries),
             notify,
             next_desc: 0,
             avail_idx: 0,

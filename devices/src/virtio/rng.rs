@@ -1,5 +1,6 @@
 //! Entropy device (VIRTIO 1.2, 5.4): fills the driver's buffers with the host kernel's random bytes.
 
+use std::io;
 use std::sync::Arc;
 
 use virtio_bindings::virtio_ids::VIRTIO_ID_RNG;
@@ -45,7 +46,7 @@ impl Service for Entropy {
         while writer.remaining() > 0 {
             let len = CHUNK.min(writer.remaining() as usize);
             let part = bytes.get_mut(..len).unwrap_or_default();
-            if let Err(error) = getrandom::fill(part) {
+            if let Err(error) = fill_random(part) {
                 // A kernel that has booted does not refuse. The driver gets the bytes so far.
                 crate::warn_limited!("{}: no random bytes from the host: {error}", session.name);
                 break;
@@ -54,6 +55,24 @@ impl Service for Entropy {
         }
         Ok(writer.written())
     }
+}
+
+/// Fills `bytes` by getrandom(2). The crate of that name looks the function up at run time, which fails in a static
+/// program, and opens a device file instead, which a confined thread cannot.
+#[expect(unsafe_code, reason = "a plain system call that fills a slice")]
+fn fill_random(mut bytes: &mut [u8]) -> io::Result<()> {
+    while !bytes.is_empty() {
+        // SAFETY: the kernel writes at most `bytes.len()` bytes to `bytes`, which is borrowed for the call.
+        let count = unsafe { libc::getrandom(bytes.as_mut_ptr().cast(), bytes.len(), 0) };
+        match usize::try_from(count) {
+            Ok(count) => bytes = bytes.get_mut(count..).unwrap_or_default(),
+            Err(_) => match io::Error::last_os_error() {
+                error if error.kind() == io::ErrorKind::Interrupted => {}
+                error => return Err(error),
+            },
+        }
+    }
+    Ok(())
 }
 
 #[cfg(test)]

@@ -87,6 +87,9 @@ const KVM_GET_TSC_KHZ: u32 = 0xaea3;
 /// `TUNSETOFFLOAD` of `linux/if_tun.h`.
 const TUNSETOFFLOAD: u32 = 0x4004_54d0;
 
+/// The signal by which glibc changes the ids of all threads (`nptl/pthreadP.h`).
+const SIGSETXID: u32 = 33;
+
 /// `fchmodat2(2)`, since Linux 6.6.
 const FCHMODAT2: libc::c_long = 452;
 
@@ -352,6 +355,8 @@ pub(super) const OWNER: &[Call] = &[
 /// A process that stands for a process of a guest: it talks to the guest through the machine's control socket, passes
 /// streams and signals on, and records the exit.
 pub(super) const SHIM: &[Call] = &[
+    // With the first thread of a process glibc installs a handler of its own: SIGSETXID.
+    one_of(libc::SYS_rt_sigaction, 0, &[SIGSETXID]),
     one_of(libc::SYS_socket, 0, &[libc::AF_UNIX as u32]),
     allow(libc::SYS_connect),
     one_of(libc::SYS_socketpair, 0, &[libc::AF_UNIX as u32]),
