@@ -18,6 +18,8 @@ const UNIT: usize = 16 << 10;
 /// The bucket of one session.
 pub(super) struct Quota {
     burst: u64,
+    /// Units that refill in a second.
+    rate: u64,
     units: u64,
     filled: Instant,
 }
@@ -25,12 +27,12 @@ pub(super) struct Quota {
 impl Quota {
     /// A full bucket.
     pub(super) fn new(now: Instant) -> Self {
-        Self::with_burst(BURST, now)
+        Self::of(BURST, UNITS_PER_SECOND, now)
     }
 
-    /// A full bucket of another size.
-    pub(super) fn with_burst(burst: u64, now: Instant) -> Self {
-        Self { burst, units: burst, filled: now }
+    /// A full bucket of `burst` units, of which `rate` refill in a second.
+    pub(super) fn of(burst: u64, rate: u64, now: Instant) -> Self {
+        Self { burst, rate, units: burst, filled: now }
     }
 
     /// Takes the units for a frame with a payload of `bytes`.
@@ -53,10 +55,10 @@ impl Quota {
 
     fn refill(&mut self, now: Instant) {
         let passed = now.saturating_duration_since(self.filled);
-        let more = passed.as_millis().saturating_mul(UNITS_PER_SECOND.into()) / 1000;
+        let more = passed.as_millis().saturating_mul(self.rate.into()) / 1000;
         let more = u64::try_from(more).unwrap_or(u64::MAX);
         // A fraction of a unit stays in the clock.
-        self.filled += Duration::from_millis(more.min(self.burst) * 1000 / UNITS_PER_SECOND);
+        self.filled += Duration::from_millis(more.min(self.burst) * 1000 / self.rate);
         self.units = self.units.saturating_add(more).min(self.burst);
         if self.units == self.burst {
             self.filled = now;

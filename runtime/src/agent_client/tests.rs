@@ -387,8 +387,8 @@ fn an_agent_that_floods_is_cut_off() {
         let bytes = hutch_agent_proto::encode_frame(&frame).unwrap().repeat(500);
         // The session's end ends the sending.
         let guest = FakeGuest::new(move |peer, _| while peer.raw(&bytes) {});
-        // A small bucket: a busy machine may not read faster than a large one refills.
-        let quota = Quota::with_burst(100, Instant::now());
+        // A small bucket that hardly refills: a busy machine may not read faster than another does.
+        let quota = Quota::of(100, 1, Instant::now());
         let session = Session::accept_with(guest.push(), guest.connector(), SOON, quota).unwrap();
         session.call_then(Request::Ping, drop);
         let death = session.wait_death(Duration::from_secs(120)).then(|| session.death().unwrap());

@@ -78,9 +78,7 @@ pub(crate) fn known_endpoints<'de, D: Deserializer<'de>>(deserializer: D) -> Res
         let tag = value["type"].as_str().unwrap_or_default().to_owned();
         match serde_json::from_value(value) {
             Ok(endpoint) => endpoints.push(endpoint),
-            Err(e) if matches!(tag.as_str(), "tap" | "physical") => {
-                return Err(serde::de::Error::custom(e));
-            }
+            Err(e) if tag == "tap" => return Err(serde::de::Error::custom(e)),
             Err(_) => logger::warn!("network record: endpoint of unknown kind {tag:?} skipped"),
         }
     }

@@ -25,9 +25,9 @@ fn mount_points(proc: &Path) -> BTreeSet<String> {
 
 #[test]
 fn the_process_of_a_machine_sees_its_shares_and_no_other_file() {
-    let before = Snapshot::take();
     let pods = Pods::new();
     let volume = tempfile::tempdir().expect("a directory");
+    let before = Snapshot::take();
     fs::write(volume.path().join("data"), "text").expect("a file");
     let bind = |name: &str, mode: &str| format!("{}:/{name}:{mode}", volume.path().display());
     let (first, second) = (bind("first", "ro"), bind("second", "rw"));
