@@ -8,7 +8,7 @@
 use std::panic::{catch_unwind, resume_unwind, AssertUnwindSafe};
 use std::sync::{mpsc, Arc};
 
-/// What a device's thread does. The VMM restricts it to that.
+/// The work of a device's thread. The VMM restricts it to that.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum ThreadKind {
     /// Serves a disk.
@@ -31,7 +31,7 @@ impl ThreadKind {
         [Self::Block, Self::Entropy, Self::FileServer, Self::Memory, Self::Network, Self::Sockets];
 }
 
-/// What a new thread calls first.
+/// The function that a new thread calls first.
 pub type ThreadStart = Box<dyn FnOnce() + Send>;
 
 /// Work for another thread.
@@ -56,7 +56,7 @@ impl Threads {
         Self(host)
     }
 
-    /// What a new thread of this kind has to call first.
+    /// The function that a new thread of this kind has to call first.
     pub fn start(&self, kind: ThreadKind) -> ThreadStart {
         self.0.start(kind)
     }

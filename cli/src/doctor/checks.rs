@@ -185,7 +185,7 @@ fn user(host: &dyn View) -> Finding {
     }
 }
 
-/// What confines a machine's threads on this host.
+/// The means that confine a machine's threads on this host.
 fn jail(host: &dyn View) -> Finding {
     match host.seccomp() {
         Ok(()) => Finding::ok("jail", "seccomp: each thread of a machine makes the system calls of its kind only"),

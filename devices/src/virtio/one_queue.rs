@@ -25,7 +25,7 @@ pub trait Service: Send + Sync + 'static {
     const DEVICE_TYPE: u32;
     /// Largest size of the queue, a power of two.
     const QUEUE_SIZE: u16;
-    /// What the device's thread does.
+    /// The work of the device's thread.
     const THREAD: ThreadKind;
 
     /// Features that the device offers.

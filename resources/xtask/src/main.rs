@@ -9,6 +9,7 @@
 //! | `test`, `suite` | `cargo xtask test`: what is run; how test binaries are run |
 //! | `testbed`, `demo`, `perf`, `spec` | the tasks of these names |
 //! | `limits` | the limits for the cost of a boot |
+//! | `fuzz` | builds the fuzz targets and runs them |
 
 mod build;
 mod check;

@@ -10,7 +10,7 @@
 //! - the shims.
 //!
 //! The page cache of files that the guest reads or writes through shares and disks is charged too. It does not count: the
-//! kernel gives it back before it ends a process. What a guest writes to a share on a tmpfs of the host is memory like any
+//! kernel gives it back before it ends a process. A guest's writes to a share on a tmpfs of the host are memory like any
 //! other and counts against the pod's bound, as it would for a container without a machine.
 //!
 //! The bound is hutch's only where the group is: a group that was there before, that several pods are in, or whose bound

@@ -14,6 +14,7 @@
 //! | `reconcile` | finds a dead machine, agent or shim when a status is asked for, and records the stop |
 //! | `wait`, `events` | waits for the end of the machine; ended processes, memory kills and the end as a stream |
 //! | `size` | vCPUs and memory of the machine, which follow the limits of the containers |
+//! | `memory_limit` | the limit on the memory that the pod's processes use on the host |
 //! | `get`, `handle` | finds a pod by its id; the pod as calls return it, with the verbs as methods |
 //! | `open`, `load`, `sandbox` | a pod during one call: lock and records; how they are read; its VMM process and agent session |
 

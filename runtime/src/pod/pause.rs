@@ -64,7 +64,7 @@ impl Runtime {
 
 impl OpenPod<'_> {
     /// Lets a machine go on whose pause failed, could not be recorded, or was cut short: the records would say that it
-    /// runs, and nothing would ever resume it. What fails here is left to the next call.
+    /// runs, and nothing would ever resume it. A failure here is left to the next call.
     pub(crate) fn take_pause_back(&mut self) {
         let resumed = match self.sandbox.vm_alive() {
             true => self.sandbox.vm_call("resume", |vm| vm.resume()),

@@ -101,7 +101,7 @@ pub struct PodStatus {
     /// The reason why the memory of the pod's processes on the host has no bound.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub memory_unlimited: Option<String>,
-    /// What confines the VMM; absent if none runs.
+    /// The means that confine the VMM; absent if none runs.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub jail: Option<String>,
     /// Explanation of the state, for example that the machine died or the host was restarted.

@@ -177,7 +177,7 @@ pub struct VmRecord {
     /// The reason why there is none.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub unlimited: Option<String>,
-    /// What confines the VMM process, for people. Absent in records of older programs.
+    /// The means that confine the VMM process, for people. Absent in records of older programs.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub jail: Option<String>,
     /// Control group of the pod's processes; recorded before it is created.

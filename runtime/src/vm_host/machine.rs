@@ -351,7 +351,7 @@ fn machine_config(spec: &VmSpec) -> BackendResult<MachineConfig> {
     Ok(config)
 }
 
-/// What confines a machine in a process of its own.
+/// The confinement of a machine in a process of its own.
 pub(crate) fn confinement(jail: Jail) -> Confinement {
     match jail {
         Jail::On => Confinement::Process,

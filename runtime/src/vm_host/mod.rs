@@ -24,6 +24,7 @@
 //! | `agents` | the agent behind a VMM process, reached through its vsock device |
 //! | `reexec` | starts hutch again with a hidden verb: the VMM process and the shims begin here |
 //! | `verb`, `server`, `machine` | inside the VMM process: the hidden verb, the main loop, the machine |
+//! | `slots`, `panic` | the drive slots of the machine; the line that a panic leaves |
 
 mod agents;
 mod channel;

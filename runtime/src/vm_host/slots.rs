@@ -48,7 +48,7 @@ impl Drive for BlockSlot {
     }
 }
 
-/// What is in a drive slot.
+/// The content of a drive slot.
 #[derive(Debug, Clone, PartialEq, Eq)]
 enum Content {
     Nothing,

@@ -209,7 +209,7 @@ fn p_206_processes_that_were_never_released_end_with_their_maker() {
     let _ = container(&stage, "c");
 }
 
-/// A status finds a process dead, gives its lock up, and takes another one to stop the container. What other calls make of
+/// A status finds a process dead, gives its lock up, and takes another one to stop the container. How other calls take
 /// the pod between the two locks decides, not what the status has seen.
 #[test]
 fn p_025_a_reconciling_stop_acts_only_on_what_is_still_so() {

@@ -227,7 +227,7 @@ fn p_089_run_is_create_and_start() {
     finish(&host, &runtime);
 }
 
-/// The types leave no room for a handle beside an error. What is left to check: of what a failed call would have returned,
+/// The types leave no room for a handle beside an error. Left to check: of the things that a failed call would have returned,
 /// no handle can be had by another way, and handles from before stay valid.
 #[test]
 fn p_003_no_handle_comes_with_an_error() {

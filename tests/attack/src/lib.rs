@@ -3,6 +3,14 @@
 //! A device is attacked by [`driver`], which reads the bytes as a sequence of a driver's acts, good and bad. Everything
 //! else gets the bytes as they are. The targets assert the rules that must hold: a fault of the product is a panic, and so is
 //! a leaked descriptor. `tests/replay.rs` runs the committed inputs of all targets; `cargo xtask fuzz` finds new ones.
+//!
+//! | file | contents |
+//! |---|---|
+//! | `driver`, `script` | the mock driver; arbitrary bytes as numbers and choices |
+//! | `block`, `console`, `fs`, `mem`, `net`, `rng`, `vsock` | the devices |
+//! | `images` | kernels and initrds |
+//! | `frames`, `session`, `control` | messages of the agent, a session with it, the control socket of a VMM process |
+//! | `records`, `oci`, `files` | records on disk; configurations of containers; files for both |
 
 mod block;
 mod console;

@@ -25,7 +25,7 @@ const TEST_TIMEOUT: Duration = Duration::from_secs(120);
 /// The thread of the child that builds the machine has the name of its test, of which the kernel keeps so much.
 const OWNER: &str = "confine::acts_t";
 
-/// What a driver writes to activate the device at `base` with `queues` queues, each in a page of its own. `features`: the
+/// The writes of a driver that activate the device at `base` with `queues` queues, each in a page of its own. `features`: the
 /// low half.
 fn activation(base: u64, (queues, features): (u64, u64), pages: &mut u64) -> Vec<Scripted> {
     let store = |register: u64, value: u64| Scripted::Store(base + register, (value as u32).to_le_bytes().to_vec());
@@ -109,7 +109,7 @@ fn the_confined_machine() {
         assert!(begin.elapsed() < TEST_TIMEOUT, "{there:?}");
         std::thread::yield_now();
     }
-    // What the control socket's threads do with a machine, which this thread may do too.
+    // The acts of the control socket's threads on a machine, which this thread may do too.
     machine.pause().expect("it runs");
     machine.resume().expect("it is paused");
     machine.ensure_vcpus(2).expect("another vCPU");
@@ -180,7 +180,7 @@ impl Drop for Confined {
     }
 }
 
-/// What became of a system call.
+/// The result of a system call.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Outcome {
     /// It returned this.

@@ -1,4 +1,4 @@
-//! What a process that holds a machine gives up as a whole, before it reads what a guest or an image controls.
+//! A process that holds a machine gives up rights as a whole, before it reads what a guest or an image controls.
 
 use std::io;
 
@@ -23,7 +23,7 @@ pub fn harden_process() -> io::Result<()> {
 }
 
 /// Hardens this process ([`harden_process`]), and puts the filter of this kind on the calling thread, which makes all others
-/// later. A kernel without filters is no error.
+/// later. A kernel without filters is not an error.
 ///
 /// # Errors
 /// The kernel refused; some of it may be done.
@@ -37,7 +37,7 @@ pub fn confine_process(kind: Kind) -> io::Result<()> {
     seccomp::enter(kind)
 }
 
-/// What confines a machine with this `confinement` on this kernel, for people.
+/// The means that confine a machine with this `confinement` on this kernel, for people.
 pub fn description(confinement: Confinement) -> String {
     if !confinement.confines_threads() {
         return "off".to_owned();

@@ -1,4 +1,4 @@
-//! The system calls of each kind of thread. What is on no list of a kind is trapped and ends the process.
+//! The system calls of each kind of thread. A call on no list of a kind is trapped and ends the process.
 //!
 //! A list names what a thread does, not what a library might do. Calls that libraries try harmlessly fail with an error
 //! instead ([`EVERYWHERE`]).
@@ -10,7 +10,7 @@ pub(super) struct Call {
     pub rule: Rule,
 }
 
-/// What happens to a call.
+/// The fate of a call.
 #[derive(Clone, Copy, Debug)]
 pub(super) enum Rule {
     Allow,
@@ -242,7 +242,7 @@ pub(super) const FILE_SERVER: &[Call] = &[
     allow(libc::SYS_readlink),
     allow(libc::SYS_fchmod),
     allow(libc::SYS_fchmodat),
-    // What fchmodat(3) makes of its flags.
+    // fchmodat(3) makes this call when it has flags.
     allow(FCHMODAT2),
     allow(libc::SYS_chmod),
     allow(libc::SYS_fchown),

@@ -30,7 +30,7 @@ const RETURN: u32 = libc::BPF_RET | libc::BPF_K;
 /// A program for the kernel.
 pub(super) type Program = Box<[Instruction]>;
 
-/// What a program does with a call.
+/// A program's answer to a call.
 #[derive(Clone, Debug, PartialEq, Eq)]
 enum Action {
     /// Of a call that is on no list.

@@ -151,7 +151,7 @@ fn arguments_that_matter_are_checked() {
         assert_eq!(call("mmap", [0, 4096, 3, 0x22, u64::MAX, 0]), ALLOW, "{kind:?}");
         assert_eq!(call("mmap", [0, 4096, 3 | exec, 0x22, u64::MAX, 0]), TRAP, "{kind:?}");
         assert_eq!(call("mprotect", [0, 4096, exec, 0, 0, 0]), TRAP, "{kind:?}");
-        // What the kernel cuts off does not help.
+        // Bits that the kernel cuts off do not help.
         assert_eq!(call("mmap", [0, 4096, 1 << 32 | exec, 0x22, u64::MAX, 0]), TRAP, "{kind:?}");
         assert_eq!(call("tgkill", [PID.into(), 7, 34, 0, 0, 0]), ALLOW, "{kind:?}");
         assert_eq!(call("tgkill", [1, 1, 9, 0, 0, 0]), TRAP, "{kind:?}");
