@@ -185,6 +185,7 @@ fn a_guest_with_net_admin_reaches_neither_the_hosts_loopback_nor_another_pod() {
         "set -e; mkdir -p /proc2; mount -t proc proc /proc2
          echo 1 > /proc2/sys/net/ipv4/conf/all/route_localnet
          echo 0 > /proc2/sys/net/ipv4/conf/all/rp_filter
+         ip addr del 127.0.0.1/8 dev lo
          ip link set lo down
          ip route add 127.0.0.0/8 via {gateway} dev eth0
          ip route add {other}/32 via {gateway} dev eth0
