@@ -52,9 +52,8 @@ pub(crate) fn main(args: Args) -> Result<ExitCode> {
 }
 
 /// Runs each target for half a minute, or says why not.
-pub(crate) fn check(quick: bool, report: &mut Report) {
+pub(crate) fn check(report: &mut Report) {
     match targets() {
-        Ok(targets) if quick => report.skipped("fuzz targets", targets.len() as u64, "--quick"),
         Ok(targets) => run(&targets, CI_SECONDS, report),
         Err(error) => report.failure("fuzz targets", &error.to_string()),
     }

@@ -98,7 +98,9 @@ fn tests(args: &Args, binaries: Vec<Binary>, report: &mut Report) {
     suite::on_host(&plan(of(Kind::Unit)), report);
     if args.only.is_none() {
         suite::doc_tests(report);
-        fuzz::check(args.quick, report);
+        if args.long {
+            fuzz::check(report);
+        }
     }
 
     report.step("bare-metal guests here");
