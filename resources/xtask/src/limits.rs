@@ -45,11 +45,11 @@ const SYSCALLS: f64 = 330.0;
 const LARGE_KERNEL_LIMITS: [(&str, &str, f64); 2] = [
     // 1068 to 1073; with all of it copied 763, with all of it mapped 3877
     ("exits altogether, with a large kernel", "kvm_exits", 1130.0),
-    // 97.5; 103.4 and 98.1
+    // 98.8; without the jail 97.5
     ("milliseconds from spawn to init, with a large kernel", "init", 101.0),
 ];
-/// Upper limit for the VMM's part of these milliseconds, which the guest's clock does not count: 30.0.
-const VMM_SHARE: f64 = 31.5;
+/// Upper limit for the VMM's part of these milliseconds, which the guest's clock does not count: 31.2; 30.0 without the jail.
+const VMM_SHARE: f64 = 32.5;
 
 /// Number of checks: the limits, and the four that [`check`] makes besides.
 const CHECKS: u64 = (LIMITS.len() + LARGE_KERNEL_LIMITS.len()) as u64 + 4;

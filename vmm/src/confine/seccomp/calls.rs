@@ -286,6 +286,8 @@ pub(super) const FILE_SERVER: &[Call] = &[
 /// A thread that makes threads with channels for their events, and what its new threads do before their own filter.
 pub(super) const MAKER: &[Call] = &[
     one_of(libc::SYS_clone, 0, THREAD_FLAGS),
+    // With the first thread of a process glibc installs a handler of its own: SIGSETXID.
+    one_of(libc::SYS_rt_sigaction, 0, &[SIGSETXID]),
     allow(libc::SYS_sched_getaffinity),
     allow(libc::SYS_seccomp),
     allow(libc::SYS_capset),
@@ -355,8 +357,6 @@ pub(super) const OWNER: &[Call] = &[
 /// A process that stands for a process of a guest: it talks to the guest through the machine's control socket, passes
 /// streams and signals on, and records the exit.
 pub(super) const SHIM: &[Call] = &[
-    // With the first thread of a process glibc installs a handler of its own: SIGSETXID.
-    one_of(libc::SYS_rt_sigaction, 0, &[SIGSETXID]),
     one_of(libc::SYS_socket, 0, &[libc::AF_UNIX as u32]),
     allow(libc::SYS_connect),
     one_of(libc::SYS_socketpair, 0, &[libc::AF_UNIX as u32]),
