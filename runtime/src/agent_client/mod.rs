@@ -10,7 +10,7 @@
 //!    └─ table of pending ids ◀── reader thread ◀── replies in any order, events
 //! ```
 //!
-//! A session is alive until its stream ends, breaks the protocol, carries more than an honest agent sends ([`quota`]), or
+//! A session is alive until its stream ends, breaks the protocol, carries more than an honest agent sends (`quota`), or
 //! a call's deadline passes without an answer.
 //! From then on it is dead: everything pending and everything later fails at once with the same cause (P-205).
 //!

@@ -128,7 +128,7 @@ impl Backend {
     }
 }
 
-/// Opens the image at `path` as [`Backend::of_file`] wants it. Does not lock it.
+/// Opens the image at `path` as `Backend::of_file` wants it. Does not lock it.
 ///
 /// # Errors
 /// [`BlockError::Open`]; [`BlockError::InUse`] if it is a block device that another process has for itself.
