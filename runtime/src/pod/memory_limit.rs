@@ -23,12 +23,11 @@ use crate::logger;
 use crate::pod::{guarded, OpenPod};
 use crate::store::VmRecord;
 
-/// The VMM's program, heap and threads, and the kernel's data for its vCPUs and devices. Measured: 12 MiB with a share and
-/// four vCPUs.
+/// The VMM's program, heap and threads, and the kernel's data for its vCPUs and devices. An estimate, with room.
 const VMM_MIB: u64 = 64;
 /// Buffers of vsock connections: 1024 of 256 KiB.
 const VSOCK_MIB: u64 = 256;
-/// A shim: a process with four threads. Measured: 2 MiB.
+/// A shim: a process with four threads. An estimate, with room.
 const SHIM_MIB: u64 = 8;
 /// The kernel's data for the guest's memory: page tables of the host and of the guest's physical addresses, reverse mappings
 /// and, for nested guests, shadow page tables; each 8 bytes for each page of 4 KiB.
