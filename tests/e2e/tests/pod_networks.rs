@@ -160,11 +160,11 @@ fn mighty_pod(pods: &Pods, id: &str, script: &str) {
 #[test]
 fn a_guest_with_net_admin_reaches_neither_the_hosts_loopback_nor_another_pod() {
     let pods = Pods::new();
+    let private = answer_at("127.0.0.1:0", "the host's loopback\n");
+    let public = answer_at("0.0.0.0:0", "the host\n");
     let before = Snapshot::take();
     mighty_pod(&pods, "p", "sleep 1000");
     mighty_pod(&pods, "q", "while :; do echo the other pod | nc -l -p 80; done");
-    let private = answer_at("127.0.0.1:0", "the host's loopback\n");
-    let public = answer_at("0.0.0.0:0", "the host\n");
     let field = |pod: &str, command: &str, after: &str| {
         let text = pods.exec(pod, pod, command).expect_code(0).text();
         let found = text.split_whitespace().skip_while(|word| *word != after).nth(1).map(str::to_owned);
