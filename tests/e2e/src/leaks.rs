@@ -7,6 +7,8 @@ use std::time::{Duration, Instant};
 
 use hutch_runtime::store::ROOT_MARKER;
 
+use crate::in_testbed;
+
 /// The host's processes, interfaces, mounts, cgroups, sockets, machines and files, as far as a run could add to them.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Snapshot(BTreeSet<String>);
@@ -45,7 +47,7 @@ impl Snapshot {
             |entry: &str| entry.starts_with("file /tmp/") && !TEMPORARY.iter().any(|ours| entry.contains(ours));
         all.retain(|entry| !foreign(entry));
         // On a host with other users, only entries with hutch's name count; in the testbed, all do.
-        if std::env::var_os("HUTCH_TESTBED").is_none_or(|v| v != "1") {
+        if !in_testbed() {
             all.retain(|entry| entry.contains("hutch") || entry.starts_with("descriptor"));
         }
         Snapshot(all)

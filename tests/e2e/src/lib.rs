@@ -35,6 +35,8 @@ mod rootfs;
 mod run;
 mod terminal;
 
+pub use hutch_testbed::in_testbed;
+
 pub use assets::{guest_dir, guest_file, initrd_with_other_agent};
 pub use image::{toml_file, Image};
 pub use kernels::TinyKernel;

@@ -25,3 +25,8 @@ pub const MODULE_DIR: &str = "/modules";
 
 /// Environment variable that is set for commands that run in the testbed.
 pub const MARKER: &str = "HUTCH_TESTBED";
+
+/// Whether this process runs in the testbed.
+pub fn in_testbed() -> bool {
+    std::env::var_os(MARKER).is_some_and(|value| value == "1")
+}

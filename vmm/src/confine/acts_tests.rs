@@ -100,19 +100,13 @@ fn the_confined_machine() {
     let mut machine =
         Machine::build_on(&FakeHypervisor::new([script, vec![Scripted::Stay]]), &config).expect("a good configuration");
     machine.start().expect("new");
-    let begin = Instant::now();
-    loop {
-        let there = task_names();
-        if names.iter().all(|name| there.iter().any(|found| found == name)) {
-            break;
-        }
-        assert!(begin.elapsed() < TEST_TIMEOUT, "{there:?}");
-        std::thread::yield_now();
-    }
+    wait_for_threads(&names);
     // The acts of the control socket's threads on a machine, which this thread may do too.
     machine.pause().expect("it runs");
     machine.resume().expect("it is paused");
     machine.ensure_vcpus(2).expect("another vCPU");
+    // Until then it bears the name of the thread that made it.
+    wait_for_threads(&["vcpu1"]);
     let slot = &machine.block_slots()[0];
     slot.insert(&spare, true, "spare").expect("a disk");
     slot.eject();
@@ -122,6 +116,19 @@ fn the_confined_machine() {
     std::io::stdin().read_to_end(&mut rest).expect("the parent's pipe");
     // Without going back to the test's runner: this thread may do little by now.
     std::process::exit(0);
+}
+
+/// Waits until this process has threads of all these names.
+fn wait_for_threads(names: &[&str]) {
+    let begin = Instant::now();
+    loop {
+        let there = task_names();
+        if names.iter().all(|name| there.iter().any(|found| found == name)) {
+            return;
+        }
+        assert!(begin.elapsed() < TEST_TIMEOUT, "{there:?}");
+        std::thread::yield_now();
+    }
 }
 
 struct Confined {
@@ -198,10 +205,27 @@ struct Taken {
 impl Taken {
     fn take(thread: Pid) -> Self {
         ptrace::seize(thread, ptrace::Options::empty()).expect("the tracer may");
-        ptrace::interrupt(thread).expect("just seized");
-        waitpid(thread, Some(WaitPidFlag::__WALL)).expect("it stops");
-        let registers = ptrace::getregs(thread).expect("stopped");
-        Self { thread, registers }
+        let begin = Instant::now();
+        loop {
+            ptrace::interrupt(thread).expect("seized");
+            waitpid(thread, Some(WaitPidFlag::__WALL)).expect("it stops");
+            let registers = ptrace::getregs(thread).expect("stopped");
+            let taken = Self { thread, registers };
+            // A thread may still have work to do before it waits.
+            if taken.is_in_system_call() {
+                return taken;
+            }
+            assert!(begin.elapsed() < TEST_TIMEOUT, "thread {thread} does not come to wait");
+            std::mem::forget(taken);
+            ptrace::cont(thread, None).expect("stopped");
+            std::thread::sleep(Duration::from_millis(1));
+        }
+    }
+
+    /// Whether the instruction before the next one is `syscall`.
+    fn is_in_system_call(&self) -> bool {
+        let code = ptrace::read(self.thread, (self.registers.rip - 2) as ptrace::AddressType).expect("its code");
+        code & 0xffff == 0x050f
     }
 
     /// Lets the thread do a system call next. `path`: written to its stack, the call's argument of that index points there.
@@ -219,8 +243,6 @@ impl Taken {
             args[index] = at;
         }
         let instruction = self.registers.rip - 2;
-        let code = ptrace::read(self.thread, instruction as ptrace::AddressType).expect("its code");
-        assert_eq!(code & 0xffff, 0x050f, "thread {} waits in a system call", self.thread);
         let [rdi, rsi, rdx, r10, r8, r9] = args;
         let rax = call as u64;
         let (rip, orig_rax) = (instruction, u64::MAX);
@@ -352,7 +374,10 @@ fn a_forbidden_call_ends_the_process_and_names_thread_and_call() {
     ptrace::cont(taken.thread, None).expect("stopped");
     assert!(matches!(taken.wait(), WaitStatus::Stopped(_, Signal::SIGSYS)));
     taken.deliver(Signal::SIGSYS);
+    // Child::wait closes the pipe, at whose end the machine ends well.
+    let pipe = machine.child.stdin.take();
     let status = machine.child.wait().expect("a child");
+    drop(pipe);
     let mut errors = String::new();
     machine.child.stderr.take().expect("a pipe").read_to_string(&mut errors).expect("text");
     assert_eq!((status.code(), status.signal()), (Some(159), None), "{errors}");

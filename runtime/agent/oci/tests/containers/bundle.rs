@@ -18,7 +18,7 @@ const APPLETS: [&str; 25] = [
 /// An agent, or none outside of the testbed: the agent mounts a cgroup2 hierarchy over `/sys/fs/cgroup` and leaves it there, with
 /// its groups, which only a machine that ends with the tests can bear.
 pub fn guest() -> Option<Guest> {
-    if std::env::var_os("HUTCH_TESTBED").is_some_and(|value| value == "1") {
+    if hutch_testbed::in_testbed() {
         return Some(Guest::start());
     }
     let test = std::thread::current().name().unwrap_or("a test").to_owned();
