@@ -11,6 +11,7 @@
 //! | `limits` | the limits for the cost of a boot |
 //! | `fuzz` | builds the fuzz targets and runs them |
 
+mod beside;
 mod build;
 mod check;
 mod demo;
@@ -67,6 +68,14 @@ enum Task {
         /// Written by `test`
         plan: std::path::PathBuf,
     },
+    /// Run the tests in a file, beside other steps of `test`
+    #[command(hide = true)]
+    RunBeside {
+        /// Written by `test`
+        tests: std::path::PathBuf,
+        /// Where the results go
+        results: std::path::PathBuf,
+    },
 }
 
 /// Result of a task. `main` prints an error with its causes and ends with exit code 125.
@@ -85,6 +94,7 @@ fn main() -> ExitCode {
         Task::Perf(args) => perf::main(args),
         Task::SpecCoverage => spec::main(),
         Task::RunPlan { plan } => suite::in_testbed(&plan),
+        Task::RunBeside { tests, results } => beside::main(&tests, &results),
     };
     result.unwrap_or_else(|error| {
         eprintln!("xtask: {}", hutch_agent_proto::error_chain(&*error));

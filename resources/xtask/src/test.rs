@@ -1,12 +1,11 @@
 //! `cargo xtask test`: all checks and tests, as in CI.
 //!
 //! 1. The checks of `cargo xtask check`.
-//! 2. Unit tests and the documentation's examples.
-//! 3. Each fuzz target for half a minute.
-//! 4. Bare-metal guests on any `/dev/kvm` of this host.
+//! 2. In a process beside the next two, which leave a processor idle most of the time ([`beside`]): unit tests, the
+//!    documentation's examples, bare-metal guests on any `/dev/kvm` of this host, each fuzz target for half a minute.
+//! 3. The limits of a boot in exits, memory and deterministic time.
+//! 4. Bare-metal and real guests on a KVM that runs stock kernels: the host's, or the testbed's in one boot of it.
 //! 5. The built program on a KVM that only emulates, if this host has one.
-//! 6. The limits of a boot in exits, memory and deterministic time.
-//! 7. Bare-metal and real guests on a KVM that runs stock kernels: the host's, or the testbed's in one boot of it.
 //!
 //! With `--long` the long tests take their full length, and the guest tests run once more beside another emulated machine.
 //!
@@ -27,7 +26,7 @@ use crate::stage::Stage;
 use crate::suite::{self, Binary, Kind, Plan, Report};
 use crate::testbed::{self, RunRequest};
 use crate::tools::Tools;
-use crate::{build, check, fuzz, kernel, limits, Result};
+use crate::{beside, build, check, kernel, limits, Result};
 
 /// The testbed may print nothing for this long beyond the limit of one test binary: its boot, and the binary's last words.
 const SILENCE_TIMEOUT: Duration = Duration::from_secs(5 * 60);
@@ -94,32 +93,32 @@ fn tests(args: &Args, binaries: Vec<Binary>, report: &mut Report) {
         }
         plan
     };
-    report.step("unit tests");
-    suite::on_host(&plan(of(Kind::Unit)), report);
-    if args.only.is_none() {
-        suite::doc_tests(report);
-        if args.long {
-            fuzz::check(report);
-        }
-    }
-
-    report.step("bare-metal guests here");
-    let here = Plan { serial: true, label: " on this host's /dev/kvm".to_owned(), ..plan(of(Kind::BareMetal)) };
-    match open_kvm() {
-        Ok(_) => suite::on_host(&here, report),
-        Err(error) => report.skipped("bare-metal guests on this host", here.total(), &format!("/dev/kvm: {error}")),
-    }
-
+    let here = beside::Tests {
+        units: plan(of(Kind::Unit)),
+        guests: Plan { serial: true, label: " on this host's /dev/kvm".to_owned(), ..plan(of(Kind::BareMetal)) },
+        documentation: args.only.is_none(),
+        fuzz: args.only.is_none() && !args.quick,
+    };
     let emulated = Plan { serial: true, ..plan(of(Kind::EmulatedKvm)) };
     let guests = Plan { serial: true, ..plan([of(Kind::BareMetal), of(Kind::RealGuest)].concat()) };
     // If the filter of --only matches no guest test, neither guest assets nor the testbed are necessary.
     if emulated.binaries.is_empty() && guests.binaries.is_empty() && !wants_limits(args) {
-        return;
+        report.step("tests on this host");
+        return here.run(report);
     }
+    if here.fuzz {
+        // Here, since two processes cannot install packages at a time. Without them the targets are skipped, and counted.
+        let _ = setup::ensure(&[Need::Fuzz]);
+    }
+    let mut beside = match here.start() {
+        Ok(beside) => Some(beside),
+        Err(error) => return report.failure("the tests on this host", &error.to_string()),
+    };
     let embed = binaries.iter().find(|b| b.kind == Kind::Example && b.name == EMBED).map(|b| b.path.clone());
-    if let Err(error) = with_product(args, embed, emulated, guests, report) {
+    if let Err(error) = with_product(args, embed, &mut beside, [emulated, guests], report) {
         report.failure("preparing the guest tests", &error.to_string());
     }
+    end(&mut beside, report);
 }
 
 /// The lengths of long tests: the caller's, or those of `--long`.
@@ -154,16 +153,16 @@ fn limits_of_a_boot(args: &Args, stage: &Stage, report: &mut Report) {
     }
 }
 
-fn open_kvm() -> io::Result<fs::File> {
+pub(crate) fn open_kvm() -> io::Result<fs::File> {
     OpenOptions::new().read(true).write(true).open("/dev/kvm")
 }
 
-/// The tests that run the built program. `embed` is the built example.
+/// The tests that run the built program. `embed` is the built example. Those that run it on this host wait until no others do.
 fn with_product(
     args: &Args,
     embed: Option<PathBuf>,
-    mut emulated: Plan,
-    mut guests: Plan,
+    beside: &mut Option<beside::Running>,
+    [mut emulated, mut guests]: [Plan; 2],
     report: &mut Report,
 ) -> Result<()> {
     let kernels: &[&str] = if args.quick { &["distro"] } else { &["distro", "source"] };
@@ -184,14 +183,11 @@ fn with_product(
         guests.skip = Some(NEEDS_SOURCE_KERNEL.to_owned());
         report.skipped("tests with a kernel from source", all - guests.total(), "--quick");
     }
-    match (kvm::host(), open_kvm()) {
-        (HostKvm::NoExtensions, Ok(_)) => suite::on_host(&emulated, report),
-        _ if emulated.binaries.is_empty() => {}
-        _ => report.skipped("tests of an emulating KVM", emulated.total(), "this host's KVM is not one"),
-    }
     if kvm::host() == HostKvm::Usable {
         guests.label = " on this host's KVM".to_owned();
+        end(beside, report);
         suite::on_host(&guests, report);
+        on_emulating_kvm(&emulated, report);
         if args.long {
             report.skipped("guest tests beside another machine", guests.total(), "this host's KVM works");
         }
@@ -201,7 +197,10 @@ fn with_product(
     setup::ensure(&[Need::Testbed])?;
     let choice = if args.quick { Choice::Distro } else { Choice::Own };
     kernel::testbed(&choice, true, &stage.tools)?;
-    in_testbed(choice.clone(), guests.clone(), stage.tools.clone(), report)?;
+    let done = in_testbed(choice.clone(), guests.clone(), stage.tools.clone(), report);
+    end(beside, report);
+    on_emulating_kvm(&emulated, report);
+    done?;
     if args.long {
         report.step("guest tests beside another machine");
         let _load = Load::start()?;
@@ -210,6 +209,21 @@ fn with_product(
         in_testbed(choice, guests, stage.tools, report)?;
     }
     Ok(())
+}
+
+fn end(beside: &mut Option<beside::Running>, report: &mut Report) {
+    if let Some(beside) = beside.take() {
+        beside.end(report);
+    }
+}
+
+fn on_emulating_kvm(emulated: &Plan, report: &mut Report) {
+    report.step("the product on this host's /dev/kvm");
+    match (kvm::host(), open_kvm()) {
+        (HostKvm::NoExtensions, Ok(_)) => suite::on_host(emulated, report),
+        _ if emulated.binaries.is_empty() => {}
+        _ => report.skipped("tests of an emulating KVM", emulated.total(), "this host's KVM is not one"),
+    }
 }
 
 /// Another emulated machine, whose processors are busy. Dropping it ends the machine.
@@ -239,9 +253,7 @@ fn in_testbed(kernel: Choice, mut plan: Plan, tools: Tools, report: &mut Report)
     let shared = build::target_dir().join("testbed-results");
     fs::create_dir_all(&shared)?;
     let (plan_file, results) = (shared.join("plan.json"), shared.join("results.json"));
-    // A copy, because building the tests has replaced this program's file.
-    let myself = shared.join("xtask");
-    fs::copy("/proc/self/exe", &myself)?;
+    let myself = beside::copy_of_this_program(&shared)?;
     plan.results = Some(results.clone());
     while plan.next().is_some() {
         remove(&results)?;
