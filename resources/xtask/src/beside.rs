@@ -1,7 +1,7 @@
 //! The tests that need neither the built product nor the testbed. `cargo xtask test` runs them in a process of its own, beside the
 //! release build and the guest tests: these leave a processor idle most of the time. Its output is shown when both are over.
 
-use std::fs::{self, File};
+use std::fs::{self, File, OpenOptions};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitCode, Stdio};
 use std::time::Instant;
@@ -9,10 +9,9 @@ use std::time::Instant;
 use serde::{Deserialize, Serialize};
 
 use crate::suite::{self, Plan, Report};
-use crate::test::open_kvm;
 use crate::{build, fuzz, Result};
 
-/// What the process is to run.
+/// The tests that the process is to run.
 #[derive(Serialize, Deserialize)]
 pub(crate) struct Tests {
     pub(crate) units: Plan,
@@ -91,6 +90,10 @@ pub(crate) fn main(tests: &Path, results: &Path) -> Result<ExitCode> {
     tests.run(&mut report);
     fs::write(results, serde_json::to_vec(&report)?)?;
     Ok(ExitCode::SUCCESS)
+}
+
+pub(crate) fn open_kvm() -> std::io::Result<File> {
+    OpenOptions::new().read(true).write(true).open("/dev/kvm")
 }
 
 /// Copies this program's file to a directory: building the tests has replaced it. An earlier copy may be running.

@@ -6,7 +6,7 @@
 //! | `build`, `stage`, `tools` | runs cargo; builds the product in `target/dist`; programs that run the testbed |
 //! | `setup`, `kernel` | Debian packages; the kernel of the testbed |
 //! | `check` | `cargo xtask check` |
-//! | `test`, `suite` | `cargo xtask test`: what is run; how test binaries are run |
+//! | `test`, `beside`, `suite` | `cargo xtask test`: what is run; the part that runs beside the rest; how test binaries are run |
 //! | `testbed`, `demo`, `perf`, `spec` | the tasks of these names |
 //! | `limits` | the limits for the cost of a boot |
 //! | `fuzz` | builds the fuzz targets and runs them |

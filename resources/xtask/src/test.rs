@@ -12,7 +12,7 @@
 //! Tests that cannot run here are reported and counted as skipped. At the end come the time of each step and the line
 //! `N passed, N failed, N skipped`.
 
-use std::fs::{self, OpenOptions};
+use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitCode, Stdio};
@@ -153,10 +153,6 @@ fn limits_of_a_boot(args: &Args, stage: &Stage, report: &mut Report) {
     }
 }
 
-pub(crate) fn open_kvm() -> io::Result<fs::File> {
-    OpenOptions::new().read(true).write(true).open("/dev/kvm")
-}
-
 /// The tests that run the built program. `embed` is the built example. Those that run it on this host wait until no others do.
 fn with_product(
     args: &Args,
@@ -219,7 +215,7 @@ fn end(beside: &mut Option<beside::Running>, report: &mut Report) {
 
 fn on_emulating_kvm(emulated: &Plan, report: &mut Report) {
     report.step("the product on this host's /dev/kvm");
-    match (kvm::host(), open_kvm()) {
+    match (kvm::host(), beside::open_kvm()) {
         (HostKvm::NoExtensions, Ok(_)) => suite::on_host(emulated, report),
         _ if emulated.binaries.is_empty() => {}
         _ => report.skipped("tests of an emulating KVM", emulated.total(), "this host's KVM is not one"),

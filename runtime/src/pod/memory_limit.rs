@@ -5,28 +5,35 @@
 //! other processes. A healthy pod must never reach it, so everything that the kernel charges to the group counts:
 //!
 //! - the guest's memory, and the page tables and other data that the kernel keeps for it;
-//! - the VMM's heap and threads, and the buffers of vsock connections, whose number is bounded;
+//! - the VMM's heap and threads, and the buffers of vsock connections, whose number is limited;
 //! - the kernel's objects for files that the guest's kernel caches, each of which may keep a descriptor of the VMM;
 //! - the shims.
 //!
 //! The page cache of files that the guest reads or writes through shares and disks is charged too. It does not count: the
-//! kernel gives it back before it ends a process. A guest's writes to a share on a tmpfs of the host are memory like any
-//! other and counts against the pod's bound, as it would for a container without a machine.
+//! kernel gives it back before it ends a process. Data that a guest writes to a share or a disk on a tmpfs of the host stays in
+//! memory: the whole size of such a file system is added.
 //!
 //! The bound is hutch's only where the group is: a group that was there before, that several pods are in, or whose bound
 //! another program removed is left alone, and the pod's status says so.
 
+use std::collections::BTreeMap;
+use std::os::unix::fs::MetadataExt;
+use std::path::Path;
+
 use nix::sys::resource::{getrlimit, Resource};
+use nix::sys::statfs::{fstatfs, FsType, TMPFS_MAGIC};
+use nix::sys::sysinfo::sysinfo;
 
 use crate::error::{Component, Result};
 use crate::logger;
 use crate::pod::{guarded, OpenPod};
+use crate::spec::ContainerConfig;
 use crate::store::VmRecord;
 
 /// The VMM's program, heap and threads, and the kernel's data for its vCPUs and devices. An estimate, with room.
 const VMM_MIB: u64 = 64;
-/// Buffers of vsock connections: 1024 of 256 KiB.
-const VSOCK_MIB: u64 = 256;
+/// Buffers of vsock connections: 1024 of 256 KiB, each in a vector that may have room for twice as much.
+const VSOCK_MIB: u64 = 512;
 /// A shim: a process with four threads. An estimate, with room.
 const SHIM_MIB: u64 = 8;
 /// The kernel's data for the guest's memory: page tables of the host and of the guest's physical addresses, reverse mappings
@@ -44,10 +51,42 @@ fn limit_mib(machine_mib: u64, processes: u64, descriptors: u64) -> u64 {
     parts.into_iter().fold(0, u64::saturating_add)
 }
 
-/// The bound in bytes, for the descriptors that a VMM process may hold: it takes all that its limit allows.
-fn limit_bytes(machine_mib: u64, processes: u64) -> u64 {
-    let descriptors = getrlimit(Resource::RLIMIT_NOFILE).map_or(u64::MAX, |(_, hard)| hard);
-    limit_mib(machine_mib, processes, descriptors).saturating_mul(1 << 20)
+/// `RAMFS_MAGIC` of linux/magic.h.
+const RAMFS_MAGIC: FsType = FsType(0x8584_58f6);
+
+/// Sizes of the file systems in memory that hold what these containers can write to; MiB.
+fn in_memory_mib(containers: &[ContainerConfig]) -> u64 {
+    let roots = containers.iter().filter(|container| !container.readonly_rootfs).map(|c| c.rootfs.as_path());
+    let mounts =
+        containers.iter().flat_map(|c| &c.mounts).filter(|m| !m.read_only && ["bind", "block"].contains(&&*m.kind));
+    let sizes: BTreeMap<u64, u64> =
+        roots.chain(mounts.map(|mount| Path::new(&mount.source))).filter_map(size_in_memory).collect();
+    sizes.into_values().fold(0, u64::saturating_add)
+}
+
+/// Device number and size, in MiB, of the file system at `path` if it lies in memory. One without a size can take all memory of
+/// the host. A path that cannot be opened has none: making the share reports it.
+fn size_in_memory(path: &Path) -> Option<(u64, u64)> {
+    let file =
+        nix::fcntl::open(path, nix::fcntl::OFlag::O_PATH | nix::fcntl::OFlag::O_CLOEXEC, nix::sys::stat::Mode::empty());
+    let file = std::fs::File::from(file.ok()?);
+    let of = fstatfs(&file).ok()?;
+    if ![TMPFS_MAGIC, RAMFS_MAGIC].contains(&of.filesystem_type()) {
+        return None;
+    }
+    let all = sysinfo().map_or(u64::MAX, |info| info.ram_total().saturating_add(info.swap_total()));
+    let size = of.blocks().saturating_mul(u64::try_from(of.block_size()).ok()?);
+    let size = if size == 0 { all } else { size.min(all) };
+    Some((file.metadata().ok()?.dev(), size >> 20))
+}
+
+impl OpenPod<'_> {
+    /// The bound in bytes, for the descriptors that a VMM process may hold: it takes all that its limit allows.
+    fn limit_bytes(&self, machine_mib: u64, processes: u64) -> u64 {
+        let descriptors = getrlimit(Resource::RLIMIT_NOFILE).map_or(u64::MAX, |(_, hard)| hard);
+        let mib = limit_mib(machine_mib, processes, descriptors);
+        mib.saturating_add(in_memory_mib(&self.config.containers)).saturating_mul(1 << 20)
+    }
 }
 
 impl OpenPod<'_> {
@@ -93,7 +132,7 @@ impl OpenPod<'_> {
         let written = guarded(Component::Cgroups, "limit-memory", || {
             // One more: the process that joins next.
             let processes = cgroups.processes(&dir)?.saturating_add(1);
-            cgroups.limit_memory(&dir, Some(limit_bytes(machine_mib, processes)))
+            cgroups.limit_memory(&dir, Some(self.limit_bytes(machine_mib, processes)))
         })?;
         if let Some(record) = self.sandbox.record_mut().filter(|_| written) {
             record.limited_mib = Some(machine_mib);
@@ -149,7 +188,7 @@ impl OpenPod<'_> {
         let (Some(machine_mib), Some(dir)) = (record.limited_mib, &record.cgroup) else { return };
         let cgroups = &self.sandbox.backends.cgroups;
         let raised = (|| {
-            let bytes = limit_bytes(machine_mib, cgroups.processes(dir)?.saturating_add(1));
+            let bytes = self.limit_bytes(machine_mib, cgroups.processes(dir)?.saturating_add(1));
             match cgroups.memory_limit(dir)? {
                 Some(now) if now < bytes => cgroups.limit_memory(dir, Some(bytes)).map(drop),
                 _ => Ok(()),
@@ -164,15 +203,42 @@ impl OpenPod<'_> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::spec::MountSpec;
 
     #[test]
     fn the_bound_has_room_for_all_that_is_charged() {
-        // 2 GiB: 16 of tables, 64 of the VMM, 256 of vsock, 8 of one shim, and the files of 1000 or of all descriptors.
-        assert_eq!(limit_mib(2048, 1, 0), 2048 + 16 + 64 + 256 + 8);
+        // 2 GiB: 16 of tables, 64 of the VMM, 512 of vsock, 8 of one shim, and the files of 1000 or of all descriptors.
+        assert_eq!(limit_mib(2048, 1, 0), 2048 + 16 + 64 + 512 + 8);
         assert_eq!(limit_mib(2048, 1, 1024), limit_mib(2048, 1, 0) + 2);
         assert_eq!(limit_mib(2048, 1, 1 << 20), limit_mib(2048, 1, 0) + 2048);
         // No more files than the guest's memory can hold.
         assert_eq!(limit_mib(128, 1, u64::MAX), limit_mib(128, 1, 0) + 256);
         assert_eq!(limit_mib(u64::MAX, u64::MAX, u64::MAX), u64::MAX);
+    }
+
+    #[test]
+    fn file_systems_in_memory_count_once_and_only_where_the_guest_can_write() {
+        let on_tmpfs = tempfile::tempdir_in("/dev/shm").expect("a tmpfs");
+        let (_, size) = size_in_memory(on_tmpfs.path()).expect("it lies in memory");
+        assert!(size > 0);
+        let container = |rootfs: &Path, readonly_rootfs| ContainerConfig {
+            rootfs: rootfs.into(),
+            readonly_rootfs,
+            ..ContainerConfig::default()
+        };
+        assert_eq!(in_memory_mib(&[container(on_tmpfs.path(), false), container(on_tmpfs.path(), false)]), size);
+        assert_eq!(in_memory_mib(&[container(on_tmpfs.path(), true), container(Path::new("/proc"), false)]), 0);
+        assert_eq!(in_memory_mib(&[container(Path::new("/no/such/directory"), false)]), 0);
+        let mut mounted = container(Path::new("/proc"), false);
+        let bind = |read_only| MountSpec {
+            source: on_tmpfs.path().to_string_lossy().into_owned(),
+            kind: "bind".into(),
+            read_only,
+            ..MountSpec::default()
+        };
+        mounted.mounts = vec![bind(true)];
+        assert_eq!(in_memory_mib(std::slice::from_ref(&mounted)), 0);
+        mounted.mounts.push(bind(false));
+        assert_eq!(in_memory_mib(&[mounted]), size);
     }
 }

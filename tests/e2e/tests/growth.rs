@@ -1,8 +1,9 @@
 //! Hotplug: memory that hutch plugs in before a command starts, and pods that grow with their containers.
 
 use std::fs;
+use std::time::{Duration, Instant};
 
-use hutch_e2e::{kernels, Ended, Hutch, Pods, RootFs};
+use hutch_e2e::{kernels, Ended, Hutch, Pods, RootFs, HANG_TIMEOUT};
 
 /// Whether hutch grows machines by default with the last kind of kernel, which these tests use.
 fn grows() -> bool {
@@ -194,4 +195,58 @@ fn source_kernel_p_184_memory_of_a_pods_machine_follows_its_containers() {
     assert!(total() - first >= 256);
     pods.ok(&["pod", "rm", "-f", "p"]);
     pods.expect_none();
+}
+
+/// P-207: a pod may fill its machine and the tmpfs on which its root lies. If something takes more, its processes end together,
+/// and the pod can be removed.
+#[test]
+fn p_207_a_healthy_pod_never_comes_to_the_limit_and_another_ends() {
+    let pods = Pods::new();
+    let group = format!("hutch-test-{}", std::process::id());
+    let file = |name: &str| format!("/sys/fs/cgroup/{group}/{name}");
+    let read = |name: &str| fs::read_to_string(file(name)).expect("a file of the group");
+    let config = serde_json::json!({
+        "id": "p",
+        "cgroup": group,
+        "hypervisor": {"memory_mib": 192},
+        "containers": [{
+            "id": "p",
+            "rootfs": pods.root().path(),
+            "command": {"args": ["/bin/sh", "-c", "exec sleep 1000"]},
+        }],
+    });
+    let path = pods.root().at("/p.json");
+    fs::write(&path, config.to_string()).expect("a file");
+    let kernel = kernels().pop().expect("a kind of kernel");
+    let run = pods.hutch(&["pod", "run", "-d", "--kernel", &kernel, &path.to_string_lossy()]);
+    run.end().expect_code(0);
+    let reason = pods.status("p", "/memory_unlimited");
+    if reason.as_str().is_some_and(|reason| reason.contains("controller")) {
+        println!("SKIPPED: the host has no memory controller for groups: {reason}");
+        pods.ok(&["pod", "rm", "-f", "p"]);
+        return pods.expect_none();
+    }
+    assert_eq!(pods.status("p", "/memory_limited_mib"), 192);
+    assert_eq!(read("memory.oom.group").trim(), "1");
+    let size = nix::sys::statvfs::statvfs(pods.root().path()).expect("a file system");
+    let limit: u64 = read("memory.max").trim().parse().expect("a number");
+    let tmpfs = nix::sys::statfs::statfs(pods.root().path()).expect("a file system").filesystem_type();
+    let room = if tmpfs == nix::sys::statfs::TMPFS_MAGIC { size.blocks() * size.fragment_size() } else { 0 };
+    assert!(limit > (192 << 20) + room, "{limit} with a tmpfs of {room}");
+    let script =
+        "head -c 60000000 /dev/zero > /dev/shm/f && busybox fallocate -l 1000000000 /big && busybox stat -c %s /big";
+    let words = ["container", "exec", "p", "p", "--", "/bin/sh", "-c", script];
+    pods.hutch(&words).end().expect_code(0).expect_text("1000000000\n");
+    let events = read("memory.events");
+    assert!(events.contains("oom_kill 0") && events.contains("\nmax 0\n"), "the limit was reached: {events}");
+    // As if the machine took more than it has.
+    fs::write(file("memory.max"), "40M").expect("a smaller limit");
+    let begin = Instant::now();
+    while pods.status("p", "/containers/0/state") == "running" {
+        assert!(begin.elapsed() < HANG_TIMEOUT, "{}", read("memory.events"));
+        std::thread::sleep(Duration::from_millis(100));
+    }
+    pods.ok(&["pod", "rm", "-f", "p"]);
+    pods.expect_none();
+    assert!(!std::path::Path::new(&file("")).exists());
 }

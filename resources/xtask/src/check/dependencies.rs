@@ -19,7 +19,7 @@ const ARROWS: [(&str, &[&str]); 18] = [
     ("hutch-testbed", &[]),
     ("hutch-testbed-kernel", &["hutch-agent-proto", "hutch-guest", "hutch-testbed-host"]),
     ("hutch-testbed-host", &["hutch-testbed"]),
-    ("hutch-e2e", &["hutch-agent-proto", "hutch-runtime", "hutch-runtime-fakes"]),
+    ("hutch-e2e", &["hutch-agent-proto", "hutch-runtime", "hutch-runtime-fakes", "hutch-testbed"]),
     ("hutch-perf", &["hutch-runtime"]),
     ("hutch-attack", &["hutch-agent-proto", "hutch-devices", "hutch-runtime", "hutch-vmm"]),
     ("hutch-runtime-fakes", &["hutch-agent-proto", "hutch-runtime"]),
