@@ -10,6 +10,7 @@ use std::time::Duration;
 
 use hutch_agent_proto::{read_frame, ExitStatus, StdStream, WindowSize};
 use hutch_vmm::confine::process::confine_process;
+use hutch_vmm::confine::root::RootShare;
 use hutch_vmm::confine::seccomp::Kind;
 use nix::fcntl::{fcntl, FcntlArg, FdFlag};
 use nix::sys::signal::Signal;
@@ -94,7 +95,7 @@ fn stand(spec: &ShimSpec) -> Result<ExitStatus, AgentError> {
     }
     if spec.jail.is_on() {
         // Before it reads what a guest sends; all its threads are made later.
-        confine_process(Kind::Shim).map_err(AgentError::Host)?;
+        confine_process(Kind::Shim, Some(&records(spec))).map_err(AgentError::Host)?;
     }
     let connector = Arc::new(ControlConnector::new(&spec.socket));
     let session = Arc::new(Session::connect(connector, AGENT_TIMEOUT)?);
@@ -109,6 +110,12 @@ fn stand(spec: &ShimSpec) -> Result<ExitStatus, AgentError> {
         log::warn!("container {}: {error}", spec.container);
     }
     Ok(status)
+}
+
+/// The directories of the records that a shim reads and writes. The container's may be gone, with the container.
+fn records(spec: &ShimSpec) -> Vec<RootShare> {
+    let dirs = [&spec.exit_record, &spec.failure_record].into_iter().filter_map(|record| record.parent());
+    dirs.filter(|dir| dir.is_dir()).map(|dir| RootShare { path: dir.into(), read_only: false }).collect()
 }
 
 /// The terminal at `path` becomes the standard streams and the controlling terminal (P-097).

@@ -365,7 +365,9 @@ pub(crate) fn confinement(jail: Jail) -> Confinement {
 /// The kernel refused.
 pub fn confine_machine_process(jail: Jail) -> BackendResult<()> {
     match jail {
-        Jail::On => confine_process(Kind::Owner).map_err(|e| BackendError::system("confine the machine's process", e)),
+        Jail::On => {
+            confine_process(Kind::Owner, None).map_err(|e| BackendError::system("confine the machine's process", e))
+        }
         Jail::Off => Ok(()),
     }
 }

@@ -5,6 +5,7 @@
 //! | vCPUs, devices, the console, a VMM process's first thread, its control socket | none |
 //! | file servers | [`FILE_SERVER`] |
 //! | `images` | [`IMAGES`] |
+//! | a shim | [`SHIM`] |
 //! | `maker`, which makes all of these but the last two of the first line | [`FILE_SERVER`] and [`IMAGES`] |
 //!
 //! The bounding set stays: only exec would make use of it.
@@ -21,6 +22,7 @@ const VERSION: u32 = 0x2008_0522;
 
 const CHOWN: u32 = 0;
 const DAC_OVERRIDE: u32 = 1;
+const DAC_READ_SEARCH: u32 = 2;
 const FOWNER: u32 = 3;
 const FSETID: u32 = 4;
 const SETGID: u32 = 6;
@@ -37,6 +39,9 @@ pub const FILE_SERVER: CapabilitySet = CapabilitySet(
 
 /// Enough for the holder of a lease on another owner's kernel to give it back.
 pub const IMAGES: CapabilitySet = CapabilitySet(1 << LEASE);
+
+/// Enough to come to the pod's records in a directory below one that another user owns. Landlock decides which files it may open.
+pub const SHIM: CapabilitySet = CapabilitySet(1 << DAC_READ_SEARCH);
 
 /// A set of capabilities: bit n is number n of `linux/capability.h`.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -76,14 +81,20 @@ impl CapabilitySet {
                 | ThreadKind::Sockets,
             )
             | Kind::Console
-            | Kind::Owner
-            | Kind::Shim => Self::NONE,
+            | Kind::Owner => Self::NONE,
+            Kind::Shim => SHIM,
         }
     }
 
     /// Those of both sets.
     pub fn with(self, other: Self) -> Self {
         Self(self.0 | other.0)
+    }
+
+    /// Those in both sets.
+    #[must_use]
+    pub fn and(self, other: Self) -> Self {
+        Self(self.0 & other.0)
     }
 
     /// Those that the calling thread could have in effect: its permitted set.

@@ -5,6 +5,9 @@ use std::io;
 use nix::sys::prctl;
 use nix::sys::resource::{setrlimit, Resource};
 
+use super::capabilities::CapabilitySet;
+use super::landlock::restrict_this_thread;
+use super::root::RootShare;
 use super::seccomp::{self, Kind};
 use super::Confinement;
 
@@ -22,13 +25,20 @@ pub fn harden_process() -> io::Result<()> {
     Ok(())
 }
 
-/// Hardens this process ([`harden_process`]), and puts the filter of this kind on the calling thread, which makes all others
-/// later. A kernel without filters is not an error.
+/// Hardens this process ([`harden_process`]). Leaves the calling thread, which makes all others later, the capabilities and the
+/// system calls of this kind and, if `reachable` is given, these directories. A kernel without filters or Landlock is not an
+/// error.
 ///
 /// # Errors
-/// The kernel refused; some of it may be done.
-pub fn confine_process(kind: Kind) -> io::Result<()> {
+/// The kernel refused, or a directory cannot be opened; some of it may be done.
+pub fn confine_process(kind: Kind, reachable: Option<&[RootShare]>) -> io::Result<()> {
     harden_process()?;
+    if let Some(reachable) = reachable
+        && !restrict_this_thread(reachable).map_err(io::Error::other)?
+    {
+        log::debug!("this kernel has no Landlock");
+    }
+    CapabilitySet::of(kind).limit_this_thread()?;
     if let Err(error) = seccomp::check_support() {
         log::debug!("this kernel has no seccomp filters: {error}");
         return Ok(());
@@ -51,6 +61,9 @@ pub fn description(confinement: Confinement) -> String {
 #[cfg(test)]
 mod tests {
     use std::process::Command;
+
+    use super::super::capabilities::SHIM;
+    use super::*;
 
     /// In a process of its own: what is given up does not come back.
     #[test]
@@ -75,5 +88,48 @@ mod tests {
         // The process itself still reaches its descriptors.
         std::fs::read_link("/proc/self/fd/0").expect("its own descriptor");
         println!("checked inside");
+    }
+
+    #[test]
+    fn a_confined_shim_has_its_directories_and_one_capability() {
+        let mut command = Command::new(std::env::current_exe().expect("this program"));
+        command.args(["--exact", "confine::process::tests::inside_a_shim", "--ignored", "--nocapture"]);
+        let output = command.output().expect("this program again");
+        let text = String::from_utf8_lossy(&output.stdout) + String::from_utf8_lossy(&output.stderr);
+        assert!(output.status.success() && text.contains("checked inside"), "{text}");
+        if text.contains("SKIPPED: ") {
+            println!("SKIPPED: this kernel has no Landlock");
+        }
+    }
+
+    #[test]
+    #[ignore = "the inner half of the test above"]
+    fn inside_a_shim() {
+        let dir = tempfile::tempdir().expect("a temporary directory");
+        let [own, other] = ["own", "other"].map(|name| dir.path().join(name));
+        for path in [&own, &other] {
+            std::fs::create_dir(path).expect("a new directory");
+            std::fs::write(path.join("file"), "text").expect("a new file");
+        }
+        let had = CapabilitySet::of_this_thread().expect("an old interface");
+        let has_landlock =
+            std::fs::read_to_string("/sys/kernel/security/lsm").is_ok_and(|lsm| lsm.contains("landlock"));
+        let reachable = [RootShare { path: own.clone(), read_only: false }];
+        confine_process(Kind::Shim, Some(&reachable)).expect("less is always permitted");
+        let has = std::thread::spawn(|| CapabilitySet::of_this_thread().expect("an old interface"));
+        assert_eq!(has.join().expect("no panic"), SHIM.and(had));
+        std::fs::write(own.join("new"), "text").expect("its own directory");
+        std::fs::rename(own.join("new"), own.join("newer")).expect("its own directory");
+        if has_landlock {
+            for path in [other.join("file").as_path(), "/etc/passwd".as_ref(), "/proc/1/status".as_ref()] {
+                let error = std::fs::File::open(path).expect_err("not its own");
+                assert_eq!(error.kind(), io::ErrorKind::PermissionDenied, "{}", path.display());
+            }
+        } else {
+            println!("SKIPPED: this kernel has no Landlock");
+        }
+        println!("checked inside");
+        // Without what a test's runner does at its end.
+        std::process::exit(0);
     }
 }
