@@ -157,7 +157,7 @@ fn locked_memory(host: &dyn View) -> Finding {
     match host.limit(Limit::Memlock) {
         Ok((_, hard)) => {
             let amount = if hard == u64::MAX { amount(hard) } else { format!("{} KiB", hard >> 10) };
-            Finding::ok(CHECK, format!("{amount} (hutch locks none)"))
+            Finding::ok(CHECK, format!("{amount} (only pods with mlock use it)"))
         }
         Err(error) => unknown(CHECK, &error),
     }

@@ -47,7 +47,7 @@ impl Power for ProcessPower {
 }
 
 /// Waits for the killed processes, unmounts, and writes out what is cached. Then it hangs up. The host
-/// learns from that that all data is safe, and need not wait until the kernel has shut down all devices.
+/// learns from it that all data is safe, and need not wait until the kernel has shut down all devices.
 fn shutdown(agent: &Agent) {
     if !agent.processes().wait_no_children(KILL_TIMEOUT) {
         log::write(Level::Warn, "powering off although some processes have not ended");

@@ -71,6 +71,9 @@ pub enum RunError {
         /// The timeout.
         after: Duration,
     },
+    /// The command has ended, but the guest did not write its data back in time. There may be no timeout of the run.
+    #[error("the command has ended, but the guest did not flush its file systems within {} s: data may be lost", .0.as_secs_f32())]
+    FlushTimeout(Duration),
     /// A signal ended the run before the command, or against a guest that does not take signals.
     #[error("ended by signal {signal} {when}")]
     Interrupted {
@@ -92,7 +95,11 @@ impl RunError {
     pub fn is_guests_fault(&self) -> bool {
         matches!(
             self,
-            RunError::GuestEnded { .. } | RunError::AgentLost { .. } | RunError::BootTimeout(_) | RunError::Hung { .. }
+            RunError::GuestEnded { .. }
+                | RunError::AgentLost { .. }
+                | RunError::BootTimeout(_)
+                | RunError::FlushTimeout(_)
+                | RunError::Hung { .. }
         )
     }
 }

@@ -34,7 +34,7 @@ const SHORT_DRAIN_TIMEOUT: Duration = Duration::from_millis(20);
 /// Time to open a stream.
 const OPEN_STREAM_TIMEOUT: Duration = Duration::from_secs(30);
 /// Time for the guest to flush its file systems.
-const FLUSH_TIMEOUT: Duration = Duration::from_secs(30);
+const FLUSH_TIMEOUT: Duration = Duration::from_secs(if cfg!(test) { 1 } else { 30 });
 
 /// The machine, as a run needs it.
 pub trait OneshotVm: Send + Sync {
@@ -335,10 +335,10 @@ impl Run<'_> {
                     return Err(RunError::Interrupted { signal: number, when: DRAINING });
                 }
                 Some(_) => {}
-                None => {
-                    let after = self.timeout.filter(|(_, t)| *t < until).map_or(FLUSH_TIMEOUT, |(after, _)| after);
-                    return Err(self.time_is_up(Some(session), after, DRAINING));
-                }
+                None => match self.timeout.filter(|(_, t)| *t < until) {
+                    Some((after, _)) => return Err(self.time_is_up(Some(session), after, DRAINING)),
+                    None => return Err(RunError::FlushTimeout(FLUSH_TIMEOUT)),
+                },
             }
         }
     }

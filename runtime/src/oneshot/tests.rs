@@ -336,6 +336,17 @@ fn time_over_is_told_apart_from_a_hung_guest() {
     }
 }
 
+/// The caller gave the run no time limit, so this is a failure and not its end by `--timeout`.
+#[test]
+fn a_guest_that_does_not_flush_is_an_error_of_its_own() {
+    let bench = Bench::new(&vm(), |peer, frame| match frame.request {
+        Request::PowerOff => {}
+        _ => simple(peer, frame),
+    });
+    let (result, ..) = bench.run();
+    assert!(matches!(result, Err(RunError::FlushTimeout(_))), "{result:?}");
+}
+
 #[test]
 fn a_slow_caller_gets_all_output_before_the_end() {
     let bench = Bench::new(&vm(), simple);
