@@ -6,6 +6,9 @@ use crate::{
     ContainerStats, ExitStatus, ProcessInfo, ProcessSpec, RemoteError, ResourceLimits, SandboxSpec, WindowSize,
 };
 
+/// Highest number of a signal (signal(7)).
+pub const MAX_SIGNAL: i32 = 64;
+
 /// The host's name for a process, unique in the sandbox until it is forgotten. [`crate::is_token`] checks its form.
 pub type Token = String;
 

@@ -43,7 +43,7 @@ fn main() -> ExitCode {
     if let Some(code) = man::hidden_verb() {
         return ExitCode::from(code);
     }
-    let started = clock::now_ns();
+    let started = hutch_vmm::now_ns();
     let args = match args::parse(std::env::args_os()) {
         Parsed::Args(args) => args,
         Parsed::Done(code) => return ExitCode::from(code),

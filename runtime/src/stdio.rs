@@ -23,7 +23,6 @@ use hutch_agent_proto::{Deadline, StdStream};
 use nix::errno::Errno;
 use nix::poll::{poll, PollFd, PollFlags, PollTimeout};
 use nix::sys::eventfd::{EfdFlags, EventFd};
-use nix::time::{clock_gettime, ClockId};
 
 use crate::agent_client::AgentError;
 
@@ -251,7 +250,7 @@ fn pump_out(stream: &UnixStream, output: &Output) -> Result<(), RelayError> {
             }
         }
         if output.first_byte.load(Ordering::Relaxed) == 0 {
-            let _ = output.first_byte.compare_exchange(0, now_ns(), Ordering::Relaxed, Ordering::Relaxed);
+            let _ = output.first_byte.compare_exchange(0, hutch_vmm::now_ns(), Ordering::Relaxed, Ordering::Relaxed);
         }
     }
 }
@@ -360,11 +359,6 @@ fn write_all(sink: BorrowedFd<'_>, mut bytes: &[u8]) -> Result<(), Errno> {
         }
     }
     Ok(())
-}
-
-/// CLOCK_MONOTONIC in nanoseconds, the clock of all boot marks.
-pub(crate) fn now_ns() -> u64 {
-    clock_gettime(ClockId::CLOCK_MONOTONIC).map_or(1, |t| t.tv_sec() as u64 * 1_000_000_000 + t.tv_nsec() as u64)
 }
 
 #[cfg(test)]

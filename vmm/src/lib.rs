@@ -61,4 +61,4 @@ pub use exit::MachineExit;
 pub use hutch_devices::virtio::block::{open_image, BlockError, BlockSlot};
 pub use hutch_devices::virtio::mem::MemHandle;
 pub use machine::{Machine, Stopper};
-pub use marks::Mark;
+pub use marks::{now_ns, Mark};

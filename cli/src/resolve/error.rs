@@ -4,9 +4,8 @@ use std::ffi::OsString;
 use std::io;
 use std::path::PathBuf;
 
+use hutch_runtime::spec::MIN_MEMORY_MIB;
 use hutch_vmm::arch::x86_64::layout::MAX_VCPUS;
-
-use super::size::MIN_MEMORY_MIB;
 
 /// One variant per mistake. Each message quotes the mistake and gives the remedy.
 #[derive(Debug, thiserror::Error)]

@@ -1,8 +1,5 @@
 //! Sizes of memory.
 
-/// The smallest memory in which the guest kernel and the agent start.
-pub const MIN_MEMORY_MIB: u64 = 48;
-
 /// `512`, `512M`, `512MiB`, `2g` in MiB, rounded up; a plain number is MiB. `None` if `text` is not a size.
 pub fn mib(text: &str) -> Option<u64> {
     let digits = text.find(|c: char| !c.is_ascii_digit()).unwrap_or(text.len());

@@ -6,11 +6,12 @@ use std::fs::File;
 use std::path::Path;
 
 use hutch_guest::KernelChoice;
+use hutch_runtime::spec::MIN_MEMORY_MIB;
 use hutch_vmm::arch::x86_64::layout::MAX_VCPUS;
 
 use super::error::ResolveError;
 use super::host::Host;
-use super::size::{self, MIN_MEMORY_MIB};
+use super::size;
 
 /// Memory of `hutch run` without `--memory`.
 const DEFAULT_MEMORY_MIB: u64 = 256;

@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use hutch_agent_proto::{
     encode_frame, is_token, parse_request, read_frame, read_payload, BadRequest, FrameError, Hello, HostFrame, Open,
-    Request, Response, PROTOCOL_VERSION,
+    Request, Response, MAX_SIGNAL, PROTOCOL_VERSION,
 };
 
 use crate::agent::Agent;
@@ -15,9 +15,6 @@ use crate::container::is_about_containers;
 use crate::failure::{invalid, Outcome};
 use crate::outbox::Outbox;
 use crate::{memory, net, settings, setup};
-
-/// Highest signal number.
-const MAX_SIGNAL: i32 = 64;
 
 /// The program's version, marked so that the builder of an initramfs can find it in the file and record it.
 static VERSION: &str = concat!("hutch-agent-version:", env!("CARGO_PKG_VERSION"), "\0");

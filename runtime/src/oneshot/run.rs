@@ -82,7 +82,7 @@ pub struct PhaseMarks(pub Vec<(&'static str, u64)>);
 
 impl PhaseMarks {
     fn now(&mut self, what: &'static str) {
-        self.0.push((what, crate::stdio::now_ns()));
+        self.0.push((what, hutch_vmm::now_ns()));
     }
 }
 

@@ -18,8 +18,8 @@ pub(crate) const PLATFORM_MAX_VCPUS: u32 = 254;
 const DEFAULT_BRIDGES: u32 = 1;
 /// Most empty drive slots: a machine has at most 19 devices, and every pod needs 3 of them.
 const MAX_BLOCK_SLOTS: u32 = 16;
-/// Least memory in MiB with which a guest boots.
-const MIN_MEMORY_MIB: u64 = 32;
+/// The smallest memory in MiB in which a guest kernel and the agent start. Debian's kernel needs more.
+pub const MIN_MEMORY_MIB: u64 = 48;
 
 /// The way in which disks appear to the guest.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]

@@ -43,7 +43,9 @@ pub use container::{ContainerConfig, MountSpec};
 pub use device::{BlockIndices, BlockVolume, Bridge, Device, DeviceInfo, DeviceKind};
 pub use hook::{HookSpec, Hooks};
 pub(crate) use hypervisor::PLATFORM_MAX_VCPUS;
-pub use hypervisor::{BlockDriver, HypervisorConfig, Jail, KernelParameter, DEFAULT_MEMORY_MIB, DEFAULT_VCPUS};
+pub use hypervisor::{
+    BlockDriver, HypervisorConfig, Jail, KernelParameter, DEFAULT_MEMORY_MIB, DEFAULT_VCPUS, MIN_MEMORY_MIB,
+};
 pub use kinds::{AgentKind, HypervisorKind, NetworkKind, ProxyKind, ShimKind};
 pub use limits::{memory_mib, memory_mib_for_all, vcpus_for_all, Resources};
 pub use network::{NetworkConfig, PortForward, Protocol};

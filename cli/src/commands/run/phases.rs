@@ -22,7 +22,7 @@ impl Phases {
         let mut phases = Self { table, file, marks: Vec::new() };
         if phases.wanted() {
             // The process has not waited yet, so that its CPU time is its age.
-            let now = clock::now_ns();
+            let now = hutch_vmm::now_ns();
             phases.marks.push(("process started".into(), now.saturating_sub(clock::cpu_ns()).min(started)));
             phases.marks.push(("main reached".into(), started));
         }
@@ -36,7 +36,7 @@ impl Phases {
     /// Records that the phase `what` is done.
     pub fn mark(&mut self, what: &str) {
         if self.wanted() {
-            self.marks.push((what.into(), clock::now_ns()));
+            self.marks.push((what.into(), hutch_vmm::now_ns()));
         }
     }
 

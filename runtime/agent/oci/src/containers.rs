@@ -14,7 +14,9 @@ use std::time::Duration;
 use hutch_agent::failure::{invalid, io, not_found, system, wrong_state, Outcome};
 use hutch_agent::{lock, look_up_user, resolver_file, RESOLVER};
 use hutch_agent::{Agent, Child, ChildStdio, Containers, Identity, RootDir, Streams};
-use hutch_agent_proto::{is_token, ProcessSpec, RemoteError, RemoteErrorKind, Request, Response, WindowSize};
+use hutch_agent_proto::{
+    is_token, ProcessSpec, RemoteError, RemoteErrorKind, Request, Response, WindowSize, MAX_SIGNAL,
+};
 use serde_json::Value;
 
 use crate::cgroup::{self, Cgroup};
@@ -28,8 +30,6 @@ use crate::pre_exec::ExecPrep;
 use crate::spawn_helper::{spawn_helper, Spawned};
 use crate::{limits, seccomp, stats};
 
-/// Highest signal number.
-const MAX_SIGNAL: i32 = 64;
 /// How long killed processes may take to end.
 const KILL_TIMEOUT: Duration = Duration::from_secs(10);
 
