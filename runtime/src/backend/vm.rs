@@ -140,6 +140,8 @@ pub struct VmLaunch<'a> {
     pub log: &'a Path,
     /// Another program than hutch itself.
     pub program: Option<&'a Path>,
+    /// Whether the process gets namespaces of its own, for its jail.
+    pub jail: Jail,
 }
 
 /// The state of a machine.

@@ -197,6 +197,7 @@ impl OpenPod<'_> {
             socket: &record.socket,
             log: &log,
             program: self.config.hypervisor.vmm.as_deref(),
+            jail: self.config.hypervisor.jail,
         };
         let mut spawned = None;
         guarded(Component::Vmm, "spawn", || {

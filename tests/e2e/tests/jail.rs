@@ -118,3 +118,16 @@ fn only_the_threads_that_serve_files_keep_capabilities() {
     pods.exec("p", "p", script).expect_code(0).expect_text("5:6 644 2\n1000:1000 2755 2\n");
     pods.ok(&["pod", "rm", "-f", "p"]);
 }
+
+#[test]
+fn a_machine_without_jail_keeps_namespaces_and_root_of_its_caller() {
+    let pods = Pods::new();
+    pods.new_pod("run", "p").args(["-d", "--no-jail"]).sh("sleep 1000").end().expect_code(0);
+    let (vmm, own) = (proc_of(&pods, "p"), Path::new("/proc/self"));
+    for kind in ["mnt", "ipc", "uts", "pid"] {
+        assert_eq!(namespace(&vmm, kind), namespace(own, kind), "{kind}");
+    }
+    assert!(vmm.join("root/etc").exists(), "it has the host's root directory");
+    assert_eq!(pods.status("p", "/jail").as_str(), Some("off"));
+    pods.ok(&["pod", "rm", "-f", "p"]);
+}
