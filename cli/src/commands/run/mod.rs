@@ -66,7 +66,10 @@ fn try_run(args: RunArgs, started: u64, began: Instant) -> Result<u8, Failure> {
     if plan.jail {
         harden_process()?;
     }
+    phases.open()?;
     let sandbox = OneshotMachine::launch(&layout.machine)?;
+    // All files are open.
+    sandbox.take_identity();
     phases.mark("machine started");
     let queue = RunEventQueue::new();
     let sender = queue.sender();

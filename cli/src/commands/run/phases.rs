@@ -4,22 +4,25 @@ use std::fmt::Write as _;
 use std::path::PathBuf;
 
 use hutch_runtime::oneshot::PhaseMarks;
+use hutch_vmm::confine::report::OFF;
 use hutch_vmm::{Machine, Mark};
 
 use crate::clock;
 use crate::failure::Failure;
+use crate::marks::MarksFile;
 
 /// The marks of this program. [`Phases::report`] adds those of the machine and the run.
 pub struct Phases {
     table: bool,
-    file: Option<PathBuf>,
+    path: Option<PathBuf>,
+    file: Option<MarksFile>,
     marks: Vec<(String, u64)>,
 }
 
 impl Phases {
-    /// `started`: the start of `main`. `table`: print a table to stderr. `file`: write the marks to it.
-    pub fn new(table: bool, file: Option<PathBuf>, started: u64) -> Self {
-        let mut phases = Self { table, file, marks: Vec::new() };
+    /// `started`: the start of `main`. `table`: print a table to stderr. `path`: the file for the marks.
+    pub fn new(table: bool, path: Option<PathBuf>, started: u64) -> Self {
+        let mut phases = Self { table, path, file: None, marks: Vec::new() };
         if phases.wanted() {
             // The process has not waited yet, so that its CPU time is its age.
             let now = clock::now_ns();
@@ -30,7 +33,13 @@ impl Phases {
     }
 
     fn wanted(&self) -> bool {
-        self.table || self.file.is_some()
+        self.table || self.path.is_some()
+    }
+
+    /// Makes the file for the marks, if there is to be one.
+    pub fn open(&mut self) -> Result<(), Failure> {
+        self.file = self.path.as_deref().map(MarksFile::create).transpose()?;
+        Ok(())
     }
 
     /// Records that the phase `what` is done.
@@ -50,18 +59,20 @@ impl Phases {
         self.marks.extend(run.0.iter().map(|(what, at)| ((*what).to_owned(), *at)));
         self.marks.sort_by_key(|(_, at)| *at);
         let exits = machine.counters().exits;
-        if let Some(path) = &self.file {
+        if let Some(file) = self.file.take() {
             let marks: Vec<Mark> = self
                 .marks
                 .iter()
                 .map(|(name, at_ns)| Mark { name: name.clone(), at_ns: *at_ns, exits: None })
                 .collect();
-            crate::marks::write(path, &marks, &exits)?;
+            file.write(&marks, &exits)?;
         }
         if !self.table {
             return Ok(());
         }
         eprint!("{}", table(&self.marks));
+        let jail = machine.jail().map_or_else(|| OFF.to_owned(), |jail| jail.to_string());
+        eprintln!("hutch: jail: {jail}");
         eprintln!(
             "hutch: exits to user space: {} ({} port, {} MMIO)",
             exits.total(),
