@@ -6,12 +6,16 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 
 use super::{BackendError, BackendResult};
+use crate::agent_client::printable;
 use crate::process::ProcessIdentity;
 use crate::spec::{CacheMode, Jail, SetIds};
 use crate::store::VmRecord;
 
 /// Mount tag of the directory shared for the pod's containers.
 pub const SHARED_TAG: &str = "hutchShared";
+
+/// Longest description of a process's confinement, in characters.
+const JAIL_WIDTH: usize = 400;
 
 /// Capabilities of a kind of machine (P-200).
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -255,6 +259,11 @@ pub enum VmRequest {
 pub enum VmReply {
     /// The request was carried out.
     Done,
+    /// The machine was started, and this confines its process.
+    Started {
+        /// A line for people.
+        jail: String,
+    },
     /// The state of the machine.
     State(VmState),
     /// Bytes of memory: to [`VmRequest::SetMemory`], those that the guest is to have beyond those its kernel booted with;
@@ -296,9 +305,14 @@ pub trait VmHandle: Send {
 
 /// One method for each request.
 impl dyn VmHandle + '_ {
-    /// Hands the machine over and starts it. If that fails, the process ends.
-    pub fn start(&mut self, spec: &VmSpec) -> BackendResult<()> {
-        self.command(VmRequest::Start(Box::new(spec.clone())))
+    /// Hands the machine over and starts it. If that fails, the process ends. Returns what confines the process, for people,
+    /// if it says so.
+    pub fn start(&mut self, spec: &VmSpec) -> BackendResult<Option<String>> {
+        match self.call(VmRequest::Start(Box::new(spec.clone())))? {
+            VmReply::Done => Ok(None),
+            VmReply::Started { jail } => Ok(Some(printable(&jail, JAIL_WIDTH))),
+            _ => Err(unexpected()),
+        }
     }
 
     /// Waits until the guest answers (P-069).

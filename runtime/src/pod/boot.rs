@@ -5,7 +5,6 @@ use std::path::{Path, PathBuf};
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use hutch_agent_proto::{GuestMount, Request, SandboxSpec, AGENT_PORT};
-use hutch_vmm::confine::process::description;
 use hutch_vmm::confine::root::MountNamespace;
 
 use crate::backend::{Namespace, NetDevice, Share, VmHandle, VmLaunch, VmSpec, SHARED_TAG};
@@ -19,7 +18,6 @@ use crate::spec::oci::{BUNDLE_KEY, GUEST_SHARED_DIR};
 use crate::spec::{Bridge, CacheMode, SetIds};
 use crate::store::{AgentRecord, NetworkRecord, VmRecord};
 use crate::undo::Undo;
-use crate::vm_host::confinement;
 
 /// Version of the OCI runtime specification in the state that hooks get.
 const OCI_VERSION: &str = "1.2.0";
@@ -49,7 +47,8 @@ impl OpenPod<'_> {
         self.run_early_hooks(&namespace)?;
         self.connect_network(&namespace, &mut network)?;
         let spec = self.machine_spec(&network.endpoints);
-        self.sandbox.vm_call("start", |vm| vm.start(&spec))?;
+        let jail = self.sandbox.vm_call("start", |vm| vm.start(&spec))?;
+        self.record_jail(jail)?;
         let timeout = self.rt.options().boot_timeout;
         self.sandbox.vm_call("wait-ready", |vm| vm.wait_ready(timeout))?;
         self.setup_sandbox(&network.endpoints)?;
@@ -121,7 +120,7 @@ impl OpenPod<'_> {
             resizing: false,
             limited_mib: None,
             unlimited: None,
-            jail: Some(description(confinement(self.config.hypervisor.jail))),
+            jail: None,
             cgroup: cgroup.clone(),
             cgroup_made: cgroup.as_deref().map(|dir| self.made_directories(dir, &others)).transpose()?,
         };
@@ -212,6 +211,15 @@ impl OpenPod<'_> {
         let process = vm.process();
         self.sandbox.set_vm(vm);
         self.join_cgroup(process)
+    }
+
+    /// Records what confines the VMM process, if that has said so.
+    fn record_jail(&mut self, jail: Option<String>) -> Result<()> {
+        if let (Some(_), Some(record)) = (&jail, self.sandbox.record_mut()) {
+            record.jail = jail;
+            self.put_vm_record()?;
+        }
+        Ok(())
     }
 
     /// Prestart and createRuntime hooks, in the namespace and before its interfaces are scanned (P-064, P-166).

@@ -40,7 +40,6 @@ mod verb;
 
 pub use agents::VsockAgents;
 pub use client::{ControlClient, ControlConnector};
-pub(crate) use machine::confinement;
 pub use machine::{confine_machine_process, GuestMachine, KvmMachine, MachineEnd};
 pub(crate) use panic::reason_of_end;
 pub use process::ProcessVmHost;

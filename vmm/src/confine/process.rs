@@ -6,7 +6,6 @@ use nix::sys::prctl;
 use nix::sys::resource::{setrlimit, Resource};
 
 use super::seccomp::{self, Kind};
-use super::Confinement;
 
 /// Keeps the memory of this process from others of its user: they can neither trace it nor read its `/proc` files but
 /// those that everyone may read, and it leaves no core dump. The process and all programs that it starts from now on get
@@ -35,17 +34,6 @@ pub fn confine_process(kind: Kind) -> io::Result<()> {
     }
     seccomp::prepare_process()?;
     seccomp::enter(kind)
-}
-
-/// The means that confine a machine with this `confinement` on this kernel, for people.
-pub fn description(confinement: Confinement) -> String {
-    if !confinement.confines_threads() {
-        return "off".to_owned();
-    }
-    match seccomp::check_support() {
-        Ok(()) => "seccomp".to_owned(),
-        Err(error) => format!("none: this kernel has no seccomp filters ({error})"),
-    }
 }
 
 #[cfg(test)]
