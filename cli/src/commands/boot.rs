@@ -4,7 +4,7 @@ use std::os::fd::AsFd;
 use std::time::Duration;
 
 use hutch_vmm::config::{BlockConfig, ConsoleConfig, ConsoleLevel, ConsoleOutput, DeviceDiscovery, ImageLoading};
-use hutch_vmm::confine::process::harden_process;
+use hutch_vmm::confine::process::{harden_process, leave_network};
 use hutch_vmm::footprint::{drop_program_pages, ProgramPages};
 use hutch_vmm::{Confinement, Machine, MachineConfig, MachineExit, Mark};
 use nix::poll::{poll, PollFd, PollFlags, PollTimeout};
@@ -44,6 +44,8 @@ fn boot(args: &BootArgs, started_ns: u64) -> Result<u8, Failure> {
     let signals = SignalFd::with_flags(&signals, SfdFlags::SFD_CLOEXEC)?;
     if !args.no_jail {
         harden_process()?;
+        // Not without privilege.
+        let _ = leave_network();
     }
     let marks_file = args.marks.as_deref().map(MarksFile::create).transpose()?;
     let mut machine = Machine::build(&config)?;

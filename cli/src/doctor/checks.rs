@@ -193,7 +193,7 @@ fn jail(host: &dyn View) -> Finding {
     };
     let rest = match host.is_root() {
         true => {
-            "pods: private root, ns mnt,pid,ipc,uts; machines with shares: caps fs 7; \
+            "pods: private root, ns mnt,pid,ipc,uts; without network: ns net; machines with shares: caps fs 7; \
                  machines without: uid of their own, no caps for files"
         }
         false => "not root: no namespaces, private root or uid of their own",

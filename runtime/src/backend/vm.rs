@@ -127,6 +127,9 @@ pub struct VmSpec {
     /// Number of the launcher's mount namespace. If the VMM process has another one, it leaves itself only its shares.
     #[serde(default)]
     pub mount_namespace: Option<u64>,
+    /// Number of the launcher's network namespace. If the VMM process has another one, it has no network.
+    #[serde(default)]
+    pub network_namespace: Option<u64>,
 }
 
 /// A VMM process to spawn.
@@ -146,6 +149,8 @@ pub struct VmLaunch<'a> {
     pub program: Option<&'a Path>,
     /// Whether the process gets namespaces of its own, for its jail.
     pub jail: Jail,
+    /// With a jail, also an empty network namespace of its own, which has no name.
+    pub no_network: bool,
 }
 
 /// The state of a machine.

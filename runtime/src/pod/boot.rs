@@ -15,9 +15,10 @@ use crate::network::{guest_network, Endpoint, EndpointKind};
 use crate::pod::{guarded, OpenPod};
 use crate::process::ProcessIdentity;
 use crate::spec::oci::{BUNDLE_KEY, GUEST_SHARED_DIR};
-use crate::spec::{Bridge, CacheMode, SetIds};
+use crate::spec::{Bridge, CacheMode, NetworkKind, PodConfig, SetIds};
 use crate::store::{AgentRecord, NetworkRecord, VmRecord};
 use crate::undo::Undo;
+use crate::vm_host::network_namespace;
 
 /// Version of the OCI runtime specification in the state that hooks get.
 const OCI_VERSION: &str = "1.2.0";
@@ -197,6 +198,7 @@ impl OpenPod<'_> {
             log: &log,
             program: self.config.hypervisor.vmm.as_deref(),
             jail: self.config.hypervisor.jail,
+            no_network: self.has_no_network(),
         };
         let mut spawned = None;
         guarded(Component::Vmm, "spawn", || {
@@ -211,6 +213,13 @@ impl OpenPod<'_> {
         let process = vm.process();
         self.sandbox.set_vm(vm);
         self.join_cgroup(process)
+    }
+
+    /// Whether the VMM process has no use for a network namespace: the pod has no network, and no hook, which may reach the
+    /// namespace by the process and make one there.
+    fn has_no_network(&self) -> bool {
+        let PodConfig { network, hooks, .. } = &self.config;
+        network.kind == NetworkKind::None && network.namespace.is_none() && hooks.is_empty()
     }
 
     /// Records what confines the VMM process, if that has said so.
@@ -327,6 +336,7 @@ impl OpenPod<'_> {
             console: machine.debug.then(|| self.dirs.console_log()),
             failure_record: self.dirs.failure_record().path().to_owned(),
             mount_namespace: MountNamespace::of_this_thread().ok().map(|MountNamespace(number)| number),
+            network_namespace: self.has_no_network().then(network_namespace).flatten(),
         }
     }
 

@@ -2,6 +2,7 @@
 
 use std::fs::File;
 use std::io;
+use std::os::unix::fs::MetadataExt;
 use std::os::unix::net::UnixStream;
 use std::sync::mpsc::Receiver;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, RwLock};
@@ -111,7 +112,7 @@ impl KvmMachine {
         if spec.mlock {
             lock_memory()?;
         }
-        let namespaces = own_namespaces(spec.mount_namespace);
+        let namespaces = own_namespaces(spec);
         let mut machine = Machine::build_in(&config, root).map_err(|e| refused(&e))?;
         let vsock = machine.vsock().ok_or_else(|| BackendError::Refused("the machine has no vsock device".into()))?;
         // Before the start, so that the agent's report cannot come too early.
@@ -270,14 +271,21 @@ fn bytes_beyond(mib: u64, boot_mib: u64) -> u64 {
     mib.saturating_sub(boot_mib).div_ceil(GROWTH_STEP_MIB).saturating_mul(GROWTH_STEP_MIB << 20)
 }
 
-/// The kinds of namespaces that this process does not share with its launcher, which is in this mount namespace.
-fn own_namespaces(launcher: Option<u64>) -> Vec<&'static str> {
-    let own = MountNamespace::of_this_thread().ok();
-    // One call made all three.
-    let apart = own.is_some_and(|MountNamespace(own)| launcher.is_some_and(|launcher| launcher != own));
+/// Number of the calling thread's network namespace.
+pub(crate) fn network_namespace() -> Option<u64> {
+    std::fs::metadata("/proc/thread-self/ns/net").ok().map(|found| found.ino())
+}
+
+/// The kinds of namespaces that this process does not share with its launcher.
+fn own_namespaces(spec: &VmSpec) -> Vec<&'static str> {
+    let differ = |own: Option<u64>, launcher: Option<u64>| own.zip(launcher).is_some_and(|(own, other)| own != other);
+    // One call made the first three of these.
+    let apart =
+        differ(MountNamespace::of_this_thread().ok().map(|MountNamespace(number)| number), spec.mount_namespace);
     // The first process of its namespace.
     let alone = std::process::id() == 1;
-    let kinds = [("mnt", apart), ("pid", alone), ("ipc", apart), ("uts", apart)];
+    let offline = spec.network_namespace.is_some() && differ(network_namespace(), spec.network_namespace);
+    let kinds = [("mnt", apart), ("pid", alone), ("ipc", apart), ("uts", apart), ("net", offline)];
     kinds.into_iter().filter_map(|(kind, is)| is.then_some(kind)).collect()
 }
 

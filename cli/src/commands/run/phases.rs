@@ -4,7 +4,7 @@ use std::fmt::Write as _;
 use std::path::PathBuf;
 
 use hutch_runtime::oneshot::PhaseMarks;
-use hutch_vmm::confine::report::OFF;
+use hutch_vmm::confine::report::{JailReport, OFF};
 use hutch_vmm::{Machine, Mark};
 
 use crate::clock;
@@ -16,13 +16,15 @@ pub struct Phases {
     table: bool,
     path: Option<PathBuf>,
     file: Option<MarksFile>,
+    /// The process has an empty network namespace.
+    offline: bool,
     marks: Vec<(String, u64)>,
 }
 
 impl Phases {
     /// `started`: the start of `main`. `table`: print a table to stderr. `path`: the file for the marks.
     pub fn new(table: bool, path: Option<PathBuf>, started: u64) -> Self {
-        let mut phases = Self { table, path, file: None, marks: Vec::new() };
+        let mut phases = Self { table, path, file: None, offline: false, marks: Vec::new() };
         if phases.wanted() {
             // The process has not waited yet, so that its CPU time is its age.
             let now = clock::now_ns();
@@ -34,6 +36,11 @@ impl Phases {
 
     fn wanted(&self) -> bool {
         self.table || self.path.is_some()
+    }
+
+    /// Notes whether the process has an empty network namespace.
+    pub fn is_offline(&mut self, offline: bool) {
+        self.offline = offline;
     }
 
     /// Makes the file for the marks, if there is to be one.
@@ -71,7 +78,9 @@ impl Phases {
             return Ok(());
         }
         eprint!("{}", table(&self.marks));
-        let jail = machine.jail().map_or_else(|| OFF.to_owned(), |jail| jail.to_string());
+        let namespaces = if self.offline { vec!["net"] } else { Vec::new() };
+        let jail = machine.jail().map(|jail| JailReport { namespaces, ..jail }.to_string());
+        let jail = jail.unwrap_or_else(|| OFF.to_owned());
         eprintln!("hutch: jail: {jail}");
         eprintln!(
             "hutch: exits to user space: {} ({} port, {} MMIO)",
