@@ -33,7 +33,7 @@ use crate::boot::pvh;
 use crate::config::{ConsoleLevel, ConsoleOutput, DeviceDiscovery, MachineConfig, MemoryBacking, ShareConfig};
 use crate::confine::root::{PrivateRoot, RootShare};
 use crate::confine::seccomp::Kind;
-use crate::confine::{self, Confinement, MachineThreads};
+use crate::confine::{Confinement, MachineThreads};
 use crate::console::GuestConsole;
 use crate::driver::StateDriver;
 use crate::error::BuildError;
@@ -154,7 +154,7 @@ fn assemble(
     marks.add(names::MEMORY_READY);
 
     let driver = Arc::new(StateDriver::new(files.console.clone(), marks, config.timeouts));
-    let mut threads = MachineThreads::new(config.confinement);
+    let mut threads = MachineThreads::new(config.confinement, !config.shares.is_empty());
     if let Some(console) = driver.console() {
         console.set_rules(threads.rules());
     }
@@ -165,13 +165,13 @@ fn assemble(
         watch_memory(memory, config, &driver);
     }
     driver.marks().add(names::DEVICES_READY);
-    let shares = enter_root(config, root);
+    let (shares, private_root) = enter_root(config, root);
     // The threads that are made from here on do not have what the calling thread gives up.
     let shares = match config.confinement {
         Confinement::None => None,
         Confinement::Threads => Some(shares),
         Confinement::Process => {
-            confine::reach_only(&shares);
+            threads.reach_only(&shares);
             None
         }
     };
@@ -193,15 +193,17 @@ fn assemble(
     driver.marks().watch(vcpus.counters());
     driver.marks().add(names::VCPUS_READY);
     if threads.are_confined() && config.confinement.confines_caller() {
+        threads.take_identity();
         // The last thread without a filter. It waits for the machine's end, and serves its control socket.
         threads.enter(Kind::Owner);
     }
     let boot_memory_mib = config.memory.size_mib;
-    Ok(Machine::new(Parts { driver, vcpus, transports, handles, images, vm, threads, boot_memory_mib }))
+    Ok(Machine::new(Parts { driver, vcpus, transports, handles, images, vm, threads, private_root, boot_memory_mib }))
 }
 
-/// Makes `root` the root directory of the process, if it has one. Returns the shares with their paths from then on.
-fn enter_root(config: &MachineConfig, root: Option<PrivateRoot>) -> Vec<RootShare> {
+/// Makes `root` the root directory of the process, if it has one. Returns the shares with their paths from then on, and whether
+/// it has.
+fn enter_root(config: &MachineConfig, root: Option<PrivateRoot>) -> (Vec<RootShare>, bool) {
     let share = |share: &ShareConfig| RootShare { path: share.path.clone(), read_only: share.read_only };
     let mut shares: Vec<RootShare> = config.shares.iter().map(share).collect();
     match root.map(PrivateRoot::enter) {
@@ -210,11 +212,12 @@ fn enter_root(config: &MachineConfig, root: Option<PrivateRoot>) -> Vec<RootShar
             for (index, share) in shares.iter_mut().enumerate() {
                 share.path = PrivateRoot::share_inside(index);
             }
+            return (shares, true);
         }
         // Some places cannot be left, for example a root directory that the kernel unpacked at its boot.
         Some(Err(error)) => log::warn!("the machine's process keeps the host's root directory: {error}"),
     }
-    shares
+    (shares, false)
 }
 
 /// Marks the moment when the guest has plugged in all requested memory. With `plug_at_mark`, requests all of it when the

@@ -9,6 +9,7 @@ use hutch_devices::virtio::mmio::MmioTransport;
 use hutch_devices::virtio::vsock::VsockHandle;
 
 use crate::boot::loader::Loader;
+use crate::confine::report::JailReport;
 use crate::confine::MachineThreads;
 use crate::counters::Counters;
 use crate::driver::{MachineError, StateDriver};
@@ -35,8 +36,9 @@ pub struct Machine {
     _images: Loader,
     /// After devices: the descriptors of irqfds and ioeventfds must be closed before it.
     vm: Box<dyn Vm>,
+    private_root: bool,
     /// After everything that has threads.
-    _threads: MachineThreads,
+    threads: MachineThreads,
 }
 
 /// Everything that the builder hands over.
@@ -48,15 +50,27 @@ pub(crate) struct Parts {
     pub images: Loader,
     pub vm: Box<dyn Vm>,
     pub threads: MachineThreads,
+    pub private_root: bool,
     pub boot_memory_mib: u64,
 }
 
 impl Machine {
     pub(crate) fn new(parts: Parts) -> Self {
-        let Parts { driver, vcpus, transports, handles, images, vm, threads, boot_memory_mib } = parts;
+        let Parts { driver, vcpus, transports, handles, images, vm, threads, private_root, boot_memory_mib } = parts;
         let control = Arc::new(RunControl::new(driver.clone(), transports));
         images.attach(control.clone());
-        Self { driver, vcpus, control, handles, down: false, boot_memory_mib, _images: images, vm, _threads: threads }
+        Self {
+            driver,
+            vcpus,
+            control,
+            handles,
+            down: false,
+            boot_memory_mib,
+            _images: images,
+            vm,
+            private_root,
+            threads,
+        }
     }
 
     /// Runs the guest for the first time.
@@ -130,6 +144,19 @@ impl Machine {
     /// The counters at this moment.
     pub fn counters(&self) -> Counters {
         Counters { exits: self.vcpus.exits() }
+    }
+
+    /// What confines the machine's threads; `None` if nothing does.
+    pub fn jail(&self) -> Option<JailReport> {
+        let report = self.threads.report()?;
+        Some(JailReport { private_root: self.private_root, ..report })
+    }
+
+    /// Makes the calling thread, and those that it makes from now on, threads of the user that the machine has of its own,
+    /// if it has one: a confined machine without shares that root built. The thread loses all capabilities, and other
+    /// threads of its process stay as they are. For a process that opens no file of root's afterwards.
+    pub fn take_identity(&self) {
+        self.threads.take_identity();
     }
 
     /// Lets the kernel destroy the VM in the background after this process has exited, which is faster than

@@ -4,7 +4,7 @@ use std::os::fd::AsFd;
 use std::time::Duration;
 
 use hutch_vmm::config::{BlockConfig, ConsoleConfig, ConsoleLevel, ConsoleOutput, DeviceDiscovery, ImageLoading};
-use hutch_vmm::confine::process::harden_process;
+use hutch_vmm::confine::process::{harden_process, leave_network};
 use hutch_vmm::footprint::{drop_program_pages, ProgramPages};
 use hutch_vmm::{Confinement, Machine, MachineConfig, MachineExit, Mark};
 use nix::poll::{poll, PollFd, PollFlags, PollTimeout};
@@ -13,7 +13,8 @@ use nix::sys::signalfd::{SfdFlags, SignalFd};
 
 use crate::args::boot::{BootArgs, Discovery, Loading};
 use crate::failure::{Failure, RUN_FAILED};
-use crate::{marks, resolve::size};
+use crate::marks::MarksFile;
+use crate::resolve::size;
 
 /// Console lines in the error report of a guest that fails.
 const TAIL: usize = 20;
@@ -43,8 +44,13 @@ fn boot(args: &BootArgs, started_ns: u64) -> Result<u8, Failure> {
     let signals = SignalFd::with_flags(&signals, SfdFlags::SFD_CLOEXEC)?;
     if !args.no_jail {
         harden_process()?;
+        // Not without privilege.
+        let _ = leave_network();
     }
+    let marks_file = args.marks.as_deref().map(MarksFile::create).transpose()?;
     let mut machine = Machine::build(&config)?;
+    // All files are open.
+    machine.take_identity();
     let stopper = machine.stopper();
     // This thread may outlive the machine: it owns nothing, and ends with the process.
     std::thread::Builder::new().name("signals".into()).spawn(move || {
@@ -56,10 +62,10 @@ fn boot(args: &BootArgs, started_ns: u64) -> Result<u8, Failure> {
     machine.start()?;
     let exit = machine.wait(args.timeout.map(Duration::from_secs));
     let tail = machine.console_tail(TAIL).join("\n");
-    if let Some(path) = &args.marks {
+    if let Some(file) = marks_file {
         let mut all = vec![Mark { name: "main".into(), at_ns: started_ns, exits: None }];
         all.extend(machine.marks());
-        marks::write(path, &all, &machine.counters().exits)?;
+        file.write(&all, &machine.counters().exits)?;
     }
     machine.shutdown()?;
     match exit {

@@ -187,8 +187,19 @@ fn user(host: &dyn View) -> Finding {
 
 /// The means that confine a machine's threads on this host.
 fn jail(host: &dyn View) -> Finding {
+    let landlock = match host.landlock() {
+        Some(version) => format!("landlock {version}"),
+        None => "no landlock: threads may open every file that their user may".to_owned(),
+    };
+    let rest = match host.is_root() {
+        true => {
+            "pods: private root, ns mnt,pid,ipc,uts; without network: ns net; machines with shares: caps fs 7; \
+                 machines without: uid of their own, no caps for files"
+        }
+        false => "not root: no namespaces, private root or uid of their own",
+    };
     match host.seccomp() {
-        Ok(()) => Finding::ok("jail", "seccomp: each thread of a machine makes the system calls of its kind only"),
+        Ok(()) => Finding::ok("jail", format!("machines get seccomp, {landlock}; {rest}")),
         Err(error) => Finding::warning(
             "jail",
             format!("this kernel has no seccomp filters ({error}): machines run without them"),

@@ -5,6 +5,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 
 use hutch_guest::{AssetKind, GuestError, Inspection};
+use hutch_vmm::confine::landlock::restrict_this_thread;
 use hutch_vmm::probe::{self, KvmSupport};
 use nix::sys::resource::{getrlimit, Resource};
 use nix::sys::statfs::{statfs, CGROUP2_SUPER_MAGIC};
@@ -24,6 +25,8 @@ pub trait View {
     fn limit(&self, limit: Limit) -> io::Result<(u64, u64)>;
     /// Whether the kernel has the filters with which machines confine themselves.
     fn seccomp(&self) -> io::Result<()>;
+    /// The version of Landlock that limits the files of machines, if the kernel has it.
+    fn landlock(&self) -> Option<u32>;
     /// Whether this user is root.
     fn is_root(&self) -> bool;
     /// Directory of the guest assets.
@@ -79,6 +82,12 @@ impl View for ThisHost {
 
     fn seccomp(&self) -> io::Result<()> {
         hutch_vmm::confine::seccomp::check_support()
+    }
+
+    fn landlock(&self) -> Option<u32> {
+        // Tried on a thread that ends with that.
+        let tried = std::thread::spawn(|| restrict_this_thread(&[]).ok().flatten());
+        tried.join().ok().flatten()
     }
 
     fn is_root(&self) -> bool {

@@ -20,6 +20,7 @@ struct FakeHost {
     cgroup2: Vec<&'static str>,
     open_files: u64,
     seccomp: bool,
+    landlock: Option<u32>,
     root: bool,
     assets: RefCell<HashMap<String, Inspection>>,
 }
@@ -38,6 +39,7 @@ fn good() -> FakeHost {
         cgroup2: vec!["/sys/fs/cgroup"],
         open_files: 1 << 20,
         seccomp: true,
+        landlock: Some(6),
         root: true,
         assets: RefCell::new(HashMap::from([("distro".to_owned(), asset("distro", &[]))])),
     }
@@ -102,6 +104,10 @@ impl View for FakeHost {
         } else {
             Err(io::Error::from_raw_os_error(libc::EINVAL))
         }
+    }
+
+    fn landlock(&self) -> Option<u32> {
+        self.landlock
     }
 
     fn is_root(&self) -> bool {
@@ -186,6 +192,22 @@ fn problems_that_do_not_affect_run_are_warnings() {
     assert_eq!(warnings, ["processor", "memory", "open-files", "user", "jail", "tun", "cgroups"]);
     host.denied.push("/dev/net/tun");
     assert!(finding(&host, "tun").remedy.unwrap().contains("run as root"));
+}
+
+#[test]
+fn the_layers_of_a_jail_are_named() {
+    let mut host = good();
+    let found = finding(&host, "jail");
+    assert_eq!(found.status, Status::Ok);
+    for layer in ["seccomp, landlock 6;", "pods: private root, ns mnt,pid,ipc,uts;", "uid of their own"] {
+        assert!(found.detail.contains(layer), "{}", found.detail);
+    }
+    (host.landlock, host.root) = (None, false);
+    let found = finding(&host, "jail");
+    assert_eq!(found.status, Status::Ok, "both are usual");
+    for layer in ["seccomp, no landlock", "not root: no namespaces"] {
+        assert!(found.detail.contains(layer), "{}", found.detail);
+    }
 }
 
 #[test]

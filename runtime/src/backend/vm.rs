@@ -6,12 +6,16 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 
 use super::{BackendError, BackendResult};
+use crate::agent_client::printable;
 use crate::process::ProcessIdentity;
 use crate::spec::{CacheMode, Jail, SetIds};
 use crate::store::VmRecord;
 
 /// Mount tag of the directory shared for the pod's containers.
 pub const SHARED_TAG: &str = "hutchShared";
+
+/// Longest description of a process's confinement, in characters.
+const JAIL_WIDTH: usize = 400;
 
 /// Capabilities of a kind of machine (P-200).
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -123,6 +127,9 @@ pub struct VmSpec {
     /// Number of the launcher's mount namespace. If the VMM process has another one, it leaves itself only its shares.
     #[serde(default)]
     pub mount_namespace: Option<u64>,
+    /// Number of the launcher's network namespace. If the VMM process has another one, it has no network.
+    #[serde(default)]
+    pub network_namespace: Option<u64>,
 }
 
 /// A VMM process to spawn.
@@ -140,6 +147,10 @@ pub struct VmLaunch<'a> {
     pub log: &'a Path,
     /// Another program than hutch itself.
     pub program: Option<&'a Path>,
+    /// Whether the process gets namespaces of its own, for its jail.
+    pub jail: Jail,
+    /// With a jail, also an empty network namespace of its own, which has no name.
+    pub no_network: bool,
 }
 
 /// The state of a machine.
@@ -253,6 +264,11 @@ pub enum VmRequest {
 pub enum VmReply {
     /// The request was carried out.
     Done,
+    /// The machine was started, and this confines its process.
+    Started {
+        /// A line for people.
+        jail: String,
+    },
     /// The state of the machine.
     State(VmState),
     /// Bytes of memory: to [`VmRequest::SetMemory`], those that the guest is to have beyond those its kernel booted with;
@@ -294,9 +310,14 @@ pub trait VmHandle: Send {
 
 /// One method for each request.
 impl dyn VmHandle + '_ {
-    /// Hands the machine over and starts it. If that fails, the process ends.
-    pub fn start(&mut self, spec: &VmSpec) -> BackendResult<()> {
-        self.command(VmRequest::Start(Box::new(spec.clone())))
+    /// Hands the machine over and starts it. If that fails, the process ends. Returns what confines the process, for people,
+    /// if it says so.
+    pub fn start(&mut self, spec: &VmSpec) -> BackendResult<Option<String>> {
+        match self.call(VmRequest::Start(Box::new(spec.clone())))? {
+            VmReply::Done => Ok(None),
+            VmReply::Started { jail } => Ok(Some(printable(&jail, JAIL_WIDTH))),
+            _ => Err(unexpected()),
+        }
     }
 
     /// Waits until the guest answers (P-069).

@@ -73,6 +73,11 @@ impl OneshotMachine {
         Ok(Self { vm: Arc::new(MachineVm { machine, stopper }), connector, push })
     }
 
+    /// Gives the calling thread the machine's own user, if it has one ([`Machine::take_identity`]).
+    pub fn take_identity(&self) {
+        self.vm.machine.take_identity();
+    }
+
     /// Runs one command; the machine has been stopped when it returns ([`run`]).
     ///
     /// # Errors

@@ -5,7 +5,6 @@ use std::path::{Path, PathBuf};
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use hutch_agent_proto::{GuestMount, Request, SandboxSpec, AGENT_PORT};
-use hutch_vmm::confine::process::description;
 use hutch_vmm::confine::root::MountNamespace;
 
 use crate::backend::{Namespace, NetDevice, Share, VmHandle, VmLaunch, VmSpec, SHARED_TAG};
@@ -16,10 +15,10 @@ use crate::network::{guest_network, Endpoint, EndpointKind};
 use crate::pod::{guarded, OpenPod};
 use crate::process::ProcessIdentity;
 use crate::spec::oci::{BUNDLE_KEY, GUEST_SHARED_DIR};
-use crate::spec::{Bridge, CacheMode, SetIds};
+use crate::spec::{Bridge, CacheMode, NetworkKind, PodConfig, SetIds};
 use crate::store::{AgentRecord, NetworkRecord, VmRecord};
 use crate::undo::Undo;
-use crate::vm_host::confinement;
+use crate::vm_host::network_namespace;
 
 /// Version of the OCI runtime specification in the state that hooks get.
 const OCI_VERSION: &str = "1.2.0";
@@ -49,7 +48,8 @@ impl OpenPod<'_> {
         self.run_early_hooks(&namespace)?;
         self.connect_network(&namespace, &mut network)?;
         let spec = self.machine_spec(&network.endpoints);
-        self.sandbox.vm_call("start", |vm| vm.start(&spec))?;
+        let jail = self.sandbox.vm_call("start", |vm| vm.start(&spec))?;
+        self.record_jail(jail)?;
         let timeout = self.rt.options().boot_timeout;
         self.sandbox.vm_call("wait-ready", |vm| vm.wait_ready(timeout))?;
         self.setup_sandbox(&network.endpoints)?;
@@ -121,7 +121,7 @@ impl OpenPod<'_> {
             resizing: false,
             limited_mib: None,
             unlimited: None,
-            jail: Some(description(confinement(self.config.hypervisor.jail))),
+            jail: None,
             cgroup: cgroup.clone(),
             cgroup_made: cgroup.as_deref().map(|dir| self.made_directories(dir, &others)).transpose()?,
         };
@@ -197,6 +197,8 @@ impl OpenPod<'_> {
             socket: &record.socket,
             log: &log,
             program: self.config.hypervisor.vmm.as_deref(),
+            jail: self.config.hypervisor.jail,
+            no_network: self.has_no_network(),
         };
         let mut spawned = None;
         guarded(Component::Vmm, "spawn", || {
@@ -211,6 +213,22 @@ impl OpenPod<'_> {
         let process = vm.process();
         self.sandbox.set_vm(vm);
         self.join_cgroup(process)
+    }
+
+    /// Whether the VMM process has no use for a network namespace: the pod has no network, and no hook, which may reach the
+    /// namespace by the process and make one there.
+    fn has_no_network(&self) -> bool {
+        let PodConfig { network, hooks, .. } = &self.config;
+        network.kind == NetworkKind::None && network.namespace.is_none() && hooks.is_empty()
+    }
+
+    /// Records what confines the VMM process, if that has said so.
+    fn record_jail(&mut self, jail: Option<String>) -> Result<()> {
+        if let (Some(_), Some(record)) = (&jail, self.sandbox.record_mut()) {
+            record.jail = jail;
+            self.put_vm_record()?;
+        }
+        Ok(())
     }
 
     /// Prestart and createRuntime hooks, in the namespace and before its interfaces are scanned (P-064, P-166).
@@ -318,6 +336,7 @@ impl OpenPod<'_> {
             console: machine.debug.then(|| self.dirs.console_log()),
             failure_record: self.dirs.failure_record().path().to_owned(),
             mount_namespace: MountNamespace::of_this_thread().ok().map(|MountNamespace(number)| number),
+            network_namespace: self.has_no_network().then(network_namespace).flatten(),
         }
     }
 

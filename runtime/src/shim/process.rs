@@ -13,7 +13,7 @@ use nix::sched::{setns, unshare, CloneFlags};
 use super::{StartMessage, SYNC_PIPE};
 use crate::backend::{BackendError, BackendResult, PidNamespace, Shim, ShimSpec, Shims};
 use crate::process::ProcessIdentity;
-use crate::vm_host::ReExec;
+use crate::vm_host::{Apart, ReExec};
 
 /// Stack of a reaper, which makes one system call.
 const REAPER_STACK: usize = 64 << 10;
@@ -50,7 +50,8 @@ impl ProcessShims {
             }
             // Its own session: a terminal's signals are the guest's business, and a console can become its own.
             let name = format!("hutch-shim {}", spec.container);
-            let mut command = self.reexec.command(&name, Some(sync_pipe.as_fd()), super::signals::passed(), false)?;
+            let mut command =
+                self.reexec.command(&name, Some(sync_pipe.as_fd()), super::signals::passed(), Apart::No)?;
             command.env(SYNC_PIPE, sync_pipe.as_raw_fd().to_string()).current_dir("/");
             if spec.detach || spec.console.is_some() {
                 command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());

@@ -2,6 +2,7 @@
 
 use std::fs::File;
 use std::io;
+use std::os::unix::fs::MetadataExt;
 use std::os::unix::net::UnixStream;
 use std::sync::mpsc::Receiver;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, RwLock};
@@ -13,6 +14,7 @@ use hutch_vmm::config::{
     ShareConfig, SharePolicy, TapSource, VsockConfig, GROWTH_STEP_MIB, GROWTH_THRESHOLD_MIB,
 };
 use hutch_vmm::confine::process::{confine_process, harden_process};
+use hutch_vmm::confine::report::{self, JailReport};
 use hutch_vmm::confine::root::{MountNamespace, PrivateRoot, RootShare};
 use hutch_vmm::confine::seccomp::Kind;
 use hutch_vmm::footprint::{drop_program_pages, ProgramPages};
@@ -64,6 +66,11 @@ pub trait GuestMachine: Send + Sync {
 
     /// Waits for the machine's end.
     fn wait_end(&self) -> MachineEnd;
+
+    /// What confines the process, for people, if that is known.
+    fn jail(&self) -> Option<String> {
+        None
+    }
 }
 
 /// Opens a connection to a port of the guest.
@@ -79,6 +86,8 @@ pub struct KvmMachine {
     /// Memory that the guest's kernel boots with, MiB.
     boot_mib: u64,
     phase: Arc<(Mutex<Phase>, Condvar)>,
+    /// What confines the process, for people.
+    jail: String,
 }
 
 #[derive(Debug, Clone, Default)]
@@ -103,6 +112,7 @@ impl KvmMachine {
         if spec.mlock {
             lock_memory()?;
         }
+        let namespaces = own_namespaces(spec);
         let mut machine = Machine::build_in(&config, root).map_err(|e| refused(&e))?;
         let vsock = machine.vsock().ok_or_else(|| BackendError::Refused("the machine has no vsock device".into()))?;
         // Before the start, so that the agent's report cannot come too early.
@@ -114,7 +124,11 @@ impl KvmMachine {
         watch_reports(reports, &phase)?;
         let connect = Box::new(move |port, timeout| vsock.connect(port, timeout));
         let (memory, boot_mib) = (machine.memory(), machine.boot_memory_mib());
-        Ok(Self { machine: RwLock::new(machine), connect, slots, memory, boot_mib, phase })
+        let jail = match machine.jail() {
+            Some(report) => JailReport { namespaces, ..report }.to_string(),
+            None => report::OFF.to_owned(),
+        };
+        Ok(Self { machine: RwLock::new(machine), connect, slots, memory, boot_mib, phase, jail })
     }
 
     fn phase(&self) -> MutexGuard<'_, Phase> {
@@ -191,6 +205,10 @@ impl GuestMachine for KvmMachine {
         self.phase.1.notify_all();
         MachineEnd { reason, expected: exit == MachineExit::Stopped }
     }
+
+    fn jail(&self) -> Option<String> {
+        Some(self.jail.clone())
+    }
 }
 
 impl KvmMachine {
@@ -251,6 +269,24 @@ impl KvmMachine {
 /// they are more.
 fn bytes_beyond(mib: u64, boot_mib: u64) -> u64 {
     mib.saturating_sub(boot_mib).div_ceil(GROWTH_STEP_MIB).saturating_mul(GROWTH_STEP_MIB << 20)
+}
+
+/// Number of the calling thread's network namespace.
+pub(crate) fn network_namespace() -> Option<u64> {
+    std::fs::metadata("/proc/thread-self/ns/net").ok().map(|found| found.ino())
+}
+
+/// The kinds of namespaces that this process does not share with its launcher.
+fn own_namespaces(spec: &VmSpec) -> Vec<&'static str> {
+    let differ = |own: Option<u64>, launcher: Option<u64>| own.zip(launcher).is_some_and(|(own, other)| own != other);
+    // One call made the first three of these.
+    let apart =
+        differ(MountNamespace::of_this_thread().ok().map(|MountNamespace(number)| number), spec.mount_namespace);
+    // The first process of its namespace.
+    let alone = std::process::id() == 1;
+    let offline = spec.network_namespace.is_some() && differ(network_namespace(), spec.network_namespace);
+    let kinds = [("mnt", apart), ("pid", alone), ("ipc", apart), ("uts", apart), ("net", offline)];
+    kinds.into_iter().filter_map(|(kind, is)| is.then_some(kind)).collect()
 }
 
 /// Prepares a root directory for this process that holds only the shares, and gives `config` their places in it. `None` if
@@ -352,7 +388,7 @@ fn machine_config(spec: &VmSpec) -> BackendResult<MachineConfig> {
 }
 
 /// The confinement of a machine in a process of its own.
-pub(crate) fn confinement(jail: Jail) -> Confinement {
+fn confinement(jail: Jail) -> Confinement {
     match jail {
         Jail::On => Confinement::Process,
         Jail::Off => Confinement::None,

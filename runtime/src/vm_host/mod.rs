@@ -40,11 +40,11 @@ mod verb;
 
 pub use agents::VsockAgents;
 pub use client::{ControlClient, ControlConnector};
-pub(crate) use machine::confinement;
+pub(crate) use machine::network_namespace;
 pub use machine::{confine_machine_process, GuestMachine, KvmMachine, MachineEnd};
 pub(crate) use panic::reason_of_end;
 pub use process::ProcessVmHost;
-pub(crate) use reexec::allow_reexec;
 pub use reexec::ReExec;
+pub(crate) use reexec::{allow_reexec, Apart};
 pub use server::{serve, serve_connection, serve_stdin, ServeError};
 pub use verb::{vmm_verb, vmm_verb_with};

@@ -14,7 +14,7 @@ use nix::sched::{unshare, CloneFlags};
 use nix::sys::signal::SigSet;
 
 use super::client::ControlClient;
-use super::reexec::ReExec;
+use super::reexec::{Apart, ReExec};
 use crate::backend::{
     BackendError, BackendResult, VmCapabilities, VmHandle, VmHost, VmLaunch, VmReply, VmRequest, VmStats,
 };
@@ -59,9 +59,15 @@ impl ProcessVmHost {
         let client = ControlClient::connect(launch.socket).map_err(io::Error::other)?;
         let log = OpenOptions::new().create(true).append(true).mode(0o600).open(launch.log)?;
         let name = format!("hutch-vmm {}", launch.pod);
-        let mut command = self.reexec.with_program(launch.program).command(&name, None, SigSet::empty(), true)?;
+        let alone = launch.jail.is_on();
+        let apart = match (alone, launch.no_network) {
+            (false, _) => Apart::No,
+            (true, false) => Apart::ButNetwork,
+            (true, true) => Apart::Entirely,
+        };
+        let mut command = self.reexec.with_program(launch.program).command(&name, None, SigSet::empty(), apart)?;
         command.stdin(Stdio::from(OwnedFd::from(listener))).stdout(log.try_clone()?).stderr(log).current_dir("/");
-        let child = spawn_alone(&mut command)?;
+        let child = if alone { spawn_alone(&mut command)? } else { command.spawn()? };
         let process = ProcessIdentity::of(child.id() as i32)?;
         Ok(Handle { process, socket: launch.socket.to_owned(), client: Some(client) })
     }

@@ -38,6 +38,17 @@ pub(crate) fn allow_reexec() {
 )]
 struct NotInitialized;
 
+/// The namespaces that a process does not share with its caller.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Apart {
+    /// None.
+    No,
+    /// Mount, IPC and UTS namespaces.
+    ButNetwork,
+    /// These, and a network namespace, in which there is nothing.
+    Entirely,
+}
+
 /// How to start hutch again.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ReExec {
@@ -65,8 +76,8 @@ impl ReExec {
     }
 
     /// A command for it, in a session of its own. `kept`: one descriptor beside the standard ones that the process
-    /// inherits, under the same number. `blocked`: signals that it has blocked from its first instruction on. `alone`: it
-    /// has mount, IPC and UTS namespaces of its own, if the caller may make such.
+    /// inherits, under the same number. `blocked`: signals that it has blocked from its first instruction on. `apart`: the
+    /// namespaces of its own that it has, if the caller may make such.
     ///
     /// Fails if the process would run the `main` of a program that knows nothing of hidden verbs.
     pub(crate) fn command(
@@ -74,7 +85,7 @@ impl ReExec {
         name: &str,
         kept: Option<BorrowedFd<'_>>,
         blocked: SigSet,
-        alone: bool,
+        apart: Apart,
     ) -> io::Result<Command> {
         let hidden = self.args.first().is_some_and(|verb| verb.to_string_lossy().starts_with(VERB_PREFIX));
         if self.program == Path::new(ITSELF) && hidden && !ALLOWED.load(Ordering::Relaxed) {
@@ -87,13 +98,13 @@ impl ReExec {
         let kept = kept.map(|fd| fd.as_raw_fd());
         // SAFETY: the closure runs between fork and exec in the child and makes system calls only; it neither
         // allocates nor takes a lock. `kept` is open in the parent until the spawn is over, hence in the child.
-        unsafe { command.pre_exec(move || before_exec(kept, &blocked, alone)) };
+        unsafe { command.pre_exec(move || before_exec(kept, &blocked, apart)) };
         Ok(command)
     }
 }
 
 /// Runs in the child. Async-signal-safe.
-fn before_exec(kept: Option<RawFd>, blocked: &SigSet, alone: bool) -> io::Result<()> {
+fn before_exec(kept: Option<RawFd>, blocked: &SigSet, apart: Apart) -> io::Result<()> {
     // SAFETY: plain system calls on this process; the arguments are numbers and, for sigaction, a zeroed structure,
     // which means the default disposition.
     unsafe {
@@ -107,8 +118,12 @@ fn before_exec(kept: Option<RawFd>, blocked: &SigSet, alone: bool) -> io::Result
             return Err(io::Error::last_os_error());
         }
         // Without the privilege it shares the caller's; the process finds out.
-        if alone {
+        if apart != Apart::No {
             libc::unshare(libc::CLONE_NEWNS | libc::CLONE_NEWIPC | libc::CLONE_NEWUTS);
+        }
+        // By itself: a kernel may have no such namespaces.
+        if apart == Apart::Entirely {
+            libc::unshare(libc::CLONE_NEWNET);
         }
         if libc::setsid() < 0 {
             return Err(io::Error::last_os_error());

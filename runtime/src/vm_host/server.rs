@@ -90,7 +90,8 @@ fn serve_within<M: GuestMachine + 'static>(
         }
     };
     // A launcher that dies now leaves a machine that is on record.
-    let _ = write_frame(&mut launcher, &ControlReply::Vm(VmReply::Done));
+    let started = machine.jail().map_or(VmReply::Done, |jail| VmReply::Started { jail });
+    let _ = write_frame(&mut launcher, &ControlReply::Vm(started));
     let server = Arc::new(Server::new(machine.clone(), frame_timeout));
     server.clone().connection(launcher, true);
     let accepting = server.clone();

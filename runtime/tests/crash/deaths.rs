@@ -178,6 +178,8 @@ fn p_206_processes_that_were_never_released_end_with_their_maker() {
         socket: &socket,
         log: &log,
         program: None,
+        jail: Default::default(),
+        no_network: true,
     };
     let vm = backends.vm.spawn(&launch).unwrap();
     let process = vm.process();

@@ -1,12 +1,13 @@
-//! Hooks and the VMM process in a real network namespace. Needs root.
+//! Hooks and the VMM process in a real network namespace, and the VMM process's other namespaces. Needs root.
 
 use std::io::Write;
 use std::path::Path;
 use std::sync::Arc;
+use std::time::Duration;
 
-use hutch_runtime::backend::{Backends, Network};
+use hutch_runtime::backend::{Backends, Network, VmLaunch};
 use hutch_runtime::network::TcNetwork;
-use hutch_runtime::spec::{HookSpec, NetworkConfig, NetworkKind};
+use hutch_runtime::spec::{HookSpec, Jail, NetworkConfig, NetworkKind};
 use hutch_runtime::{Runtime, StopOptions};
 use hutch_runtime_fakes::process::Stage;
 
@@ -77,4 +78,43 @@ fn p_165_p_167_prestart_hooks_are_in_the_pods_namespace_and_their_pid_leads_ther
     runtime.delete_pod("p", Default::default()).unwrap();
     assert_no_leaks(&stage, "hooks");
     assert_eq!(std::fs::read_dir(stage.dir().join("netns")).into_iter().flatten().count(), 0);
+}
+
+/// The kinds of namespaces in which a process is not with this one.
+fn apart(pid: i32) -> Vec<&'static str> {
+    let of = |process: &str, kind: &str| std::fs::read_link(format!("/proc/{process}/ns/{kind}")).expect("a namespace");
+    let pid = pid.to_string();
+    ["mnt", "pid", "ipc", "uts", "net"].into_iter().filter(|kind| of(&pid, kind) != of("thread-self", kind)).collect()
+}
+
+#[test]
+fn a_machine_is_in_namespaces_of_its_own_as_its_jail_and_network_allow() {
+    if nix::sched::unshare(nix::sched::CloneFlags::CLONE_NEWUTS).is_err() {
+        let line = "SKIPPED: no namespaces can be made here: not root\n";
+        return std::io::stdout().write_all(line.as_bytes()).expect("stdout");
+    }
+    let stage = Stage::new(ROLE_TEST);
+    let dir = stage.dir().join("run");
+    std::fs::create_dir_all(&dir).expect("a directory");
+    let all = ["mnt", "pid", "ipc", "uts", "net"];
+    for (jail, no_network, expected) in
+        [(Jail::On, true, &all[..]), (Jail::On, false, &all[..4]), (Jail::Off, true, &[]), (Jail::Off, false, &[])]
+    {
+        let (socket, log) = (dir.join("vm.sock"), dir.join("log"));
+        let launch = VmLaunch {
+            pod: "p",
+            uuid: "u",
+            run_dir: &dir,
+            socket: &socket,
+            log: &log,
+            program: None,
+            jail,
+            no_network,
+        };
+        let vm = stage.backends().vm.spawn(&launch).expect("a process");
+        let process = vm.process();
+        assert_eq!(apart(process.pid), expected, "{jail:?} {no_network}");
+        drop(vm);
+        assert!(process.wait_end(Duration::from_secs(120)).expect("a wait"), "{jail:?}");
+    }
 }

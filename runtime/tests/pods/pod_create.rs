@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use hutch_runtime::spec::oci::CONFIG_KEY;
-use hutch_runtime::spec::{HypervisorConfig, PodConfig};
+use hutch_runtime::spec::{HypervisorConfig, Jail, PodConfig};
 use hutch_runtime::{fault, ErrorKind, State};
 use hutch_runtime_fakes::Failing;
 
@@ -37,6 +37,26 @@ fn p_061_an_empty_config_id_or_hypervisor_config_starts_no_machine() {
     no_file.hypervisor.kernel = host.dir().join("nowhere");
     assert_eq!(kind(runtime.create_pod(no_file)), ErrorKind::InvalidConfig);
     assert!(host.calls().is_empty());
+    assert_clean(&host);
+}
+
+/// The VMM process itself says what confines it; on record, and shown, until the machine is gone.
+#[test]
+fn the_jail_of_a_pod_is_what_its_machine_says() {
+    let (host, runtime) = new();
+    for (jail, shown) in [(Jail::On, "scripted"), (Jail::Off, "off")] {
+        let mut config = host.pod("p", &[]);
+        config.hypervisor.jail = jail;
+        runtime.create_pod(config).unwrap();
+        assert_eq!(runtime.status_pod("p").unwrap().jail.as_deref(), Some(shown));
+        runtime.start_pod("p").unwrap();
+        runtime.stop_pod("p", Default::default()).unwrap();
+        assert_eq!(runtime.status_pod("p").unwrap().jail, None, "no machine, no jail");
+        runtime.start_pod("p").unwrap();
+        assert_eq!(runtime.status_pod("p").unwrap().jail.as_deref(), Some(shown), "the next machine");
+        runtime.stop_pod("p", Default::default()).unwrap();
+        runtime.delete_pod("p", Default::default()).unwrap();
+    }
     assert_clean(&host);
 }
 

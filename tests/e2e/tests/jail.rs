@@ -4,8 +4,9 @@ use std::collections::BTreeSet;
 use std::fs;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
 
-use hutch_e2e::{Pods, Snapshot};
+use hutch_e2e::{kernels, Hutch, Image, Pods, RootFs, Snapshot, HANG_TIMEOUT};
 
 /// `/proc/PID` of a pod's VMM process.
 fn proc_of(pods: &Pods, pod: &str) -> PathBuf {
@@ -35,8 +36,12 @@ fn the_process_of_a_machine_sees_its_shares_and_no_other_file() {
     made.end().expect_code(0);
 
     let (vmm, own) = (proc_of(&pods, "p"), Path::new("/proc/self"));
-    for kind in ["mnt", "ipc", "uts", "pid"] {
+    for kind in ["mnt", "ipc", "uts", "pid", "net"] {
         assert_ne!(namespace(&vmm, kind), namespace(own, kind), "{kind}");
+    }
+    let jail = pods.status("p", "/jail").as_str().unwrap_or_default().to_owned();
+    for layer in ["seccomp, landlock ", ", root private, ns mnt,pid,ipc,uts,net, caps fs 7 + lease; without own uid"] {
+        assert!(jail.contains(layer), "{jail}");
     }
     let status = fs::read_to_string(vmm.join("status")).expect("its status");
     let ids = status.lines().find_map(|line| line.strip_prefix("NSpid:")).expect("its ids");
@@ -117,4 +122,72 @@ fn only_the_threads_that_serve_files_keep_capabilities() {
                   ln /tmp/d/f /tmp/d/g && stat -c '%u:%g %a %h' /tmp/d/f /tmp/d";
     pods.exec("p", "p", script).expect_code(0).expect_text("5:6 644 2\n1000:1000 2755 2\n");
     pods.ok(&["pod", "rm", "-f", "p"]);
+}
+
+#[test]
+fn a_machine_without_jail_keeps_namespaces_and_root_of_its_caller() {
+    let pods = Pods::new();
+    pods.new_pod("run", "p").args(["-d", "--no-jail"]).sh("sleep 1000").end().expect_code(0);
+    let (vmm, own) = (proc_of(&pods, "p"), Path::new("/proc/self"));
+    for kind in ["mnt", "ipc", "uts", "pid"] {
+        assert_eq!(namespace(&vmm, kind), namespace(own, kind), "{kind}");
+    }
+    assert!(vmm.join("root/etc").exists(), "it has the host's root directory");
+    assert_eq!(pods.status("p", "/jail").as_str(), Some("off"));
+    assert_eq!(namespace(&vmm, "net"), namespace(own, "net"));
+    pods.ok(&["pod", "rm", "-f", "p"]);
+}
+
+/// The lowest id of a machine without shares.
+const FIRST_ID: u32 = 0x7000_0000;
+
+/// User, group and effective capabilities of each thread.
+fn credentials(proc: &Path) -> BTreeSet<(String, String, u64)> {
+    let tasks = fs::read_dir(proc.join("task")).expect("its threads");
+    let statuses = tasks.filter_map(|task| fs::read_to_string(task.ok()?.path().join("status")).ok());
+    let fields = statuses.map(|status| {
+        let field = |name: &str| {
+            let line = status.lines().find_map(|line| line.strip_prefix(name)).expect("a line");
+            line.split_whitespace().next().expect("a value").to_owned()
+        };
+        (field("Uid:"), field("Gid:"), u64::from_str_radix(&field("CapEff:"), 16).expect("a number"))
+    });
+    fields.collect()
+}
+
+#[test]
+fn a_machine_on_an_image_has_no_network_and_a_user_of_its_own() {
+    let root = RootFs::new();
+    let image = Image::of(&root, 24);
+    let dir = tempfile::tempdir().expect("a directory for root only");
+    let marks = dir.path().join("marks");
+    let kernel = kernels().pop().expect("a kind of kernel");
+    let run = || Hutch::new("run").args(["--rootfs".as_ref(), image.path().as_os_str()]).kernel(&kernel);
+
+    let running = run().sh("exec sleep 1000").start();
+    let proc = Path::new("/proc").join(running.pid().to_string());
+    let id = (FIRST_ID + running.pid() as u32).to_string();
+    let begin = Instant::now();
+    // From the start of its threads to the moment when the first one has followed them.
+    loop {
+        let seen = credentials(&proc);
+        let confined = |(user, group, capabilities): &(String, String, u64)| {
+            *user == id && *group == id && *capabilities & !LEASE == 0
+        };
+        if seen.iter().all(confined) {
+            break;
+        }
+        assert!(begin.elapsed() < HANG_TIMEOUT, "{seen:?}");
+        std::thread::sleep(Duration::from_millis(20));
+    }
+    assert_ne!(namespace(&proc, "net"), namespace(Path::new("/proc/self"), "net"));
+    running.signal(nix::sys::signal::Signal::SIGTERM);
+    running.end(HANG_TIMEOUT);
+
+    let run = run().args(["--verbose".as_ref(), "--marks".as_ref(), marks.as_os_str()]);
+    let said = ["jail: seccomp, landlock ", "ns net, uid 1879", "caps lease"];
+    run.sh("echo written > /root/file; exit 3").end().expect_code(3).expect_complaint(&said);
+    assert_eq!(image.cat("/root/file"), "written\n");
+    let marks = fs::read_to_string(&marks).expect("the marks");
+    assert!(marks.contains("user_exits"), "{marks}");
 }

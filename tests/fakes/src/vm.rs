@@ -130,7 +130,9 @@ impl FakeVm {
         match request {
             VmRequest::Start(spec) => {
                 (self.vcpus, self.memory_mib) = (spec.vcpus, spec.memory_mib);
+                let jail = if spec.jail.is_on() { "scripted" } else { "off" }.to_owned();
                 self.spec = Some(*spec);
+                return Ok(VmReply::Started { jail });
             }
             VmRequest::WaitReady { timeout } if self.guest.hangs => {
                 return Err(BackendError::Timeout { after: timeout });

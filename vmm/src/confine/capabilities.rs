@@ -6,7 +6,7 @@
 //! | file servers | [`FILE_SERVER`] |
 //! | `images` | [`IMAGES`] |
 //! | a shim | [`SHIM`] |
-//! | `maker`, which makes all of these but the last two of the first line | [`FILE_SERVER`] and [`IMAGES`] |
+//! | `maker`, which makes all of these but the last two of the first line | [`IMAGES`], and with shares [`FILE_SERVER`] |
 //!
 //! The bounding set stays: only exec would make use of it.
 #![expect(unsafe_code, reason = "capget(2) and capset(2) have no safe form")]
@@ -66,10 +66,11 @@ impl CapabilitySet {
     /// No capability.
     pub const NONE: Self = Self(0);
 
-    /// Those that a thread of this kind needs.
-    pub fn of(kind: Kind) -> Self {
+    /// Those that a thread of this kind needs, in a machine with shares or without.
+    pub fn of(kind: Kind, shares: bool) -> Self {
         match kind {
-            Kind::Maker => FILE_SERVER.with(IMAGES),
+            Kind::Maker if shares => FILE_SERVER.with(IMAGES),
+            Kind::Maker => IMAGES,
             Kind::Device(ThreadKind::FileServer) => FILE_SERVER,
             Kind::Images => IMAGES,
             Kind::Vcpu
@@ -91,10 +92,15 @@ impl CapabilitySet {
         Self(self.0 | other.0)
     }
 
-    /// Those in both sets.
+    /// Those of this set that are in the other one too.
     #[must_use]
     pub fn and(self, other: Self) -> Self {
         Self(self.0 & other.0)
+    }
+
+    /// How many they are.
+    pub fn count(self) -> u32 {
+        self.0.count_ones()
     }
 
     /// Those that the calling thread could have in effect: its permitted set.
@@ -110,11 +116,12 @@ impl CapabilitySet {
         Ok(Self(u64::from(high.permitted) << 32 | u64::from(low.permitted)))
     }
 
-    /// Takes all other capabilities from the calling thread for good; it has those of the set that it had before.
+    /// Takes all other capabilities from the calling thread for good; it has those of the set that it had before. Returns
+    /// these.
     ///
     /// # Errors
     /// Only if the kernel does not know the interface.
-    pub fn limit_this_thread(self) -> io::Result<()> {
+    pub fn limit_this_thread(self) -> io::Result<Self> {
         // A thread that keeps none need not be asked.
         let kept = if self == Self::NONE { 0 } else { self.0 & Self::of_this_thread()?.0 };
         #[expect(clippy::cast_possible_truncation, reason = "the lower half")]
@@ -122,7 +129,8 @@ impl CapabilitySet {
         let words = [word(kept), word(kept >> 32)];
         let mut header = THIS_THREAD;
         // SAFETY: version 3 reads two words from `words`; the header is ours and may be written.
-        check(unsafe { libc::syscall(libc::SYS_capset, &raw mut header, words.as_ptr()) })
+        check(unsafe { libc::syscall(libc::SYS_capset, &raw mut header, words.as_ptr()) })?;
+        Ok(Self(kept))
     }
 }
 

@@ -8,8 +8,8 @@
 use std::path::Path;
 
 use landlock::{
-    Access, AccessFs, AccessNet, BitFlags, PathBeneath, PathFd, Ruleset, RulesetAttr, RulesetCreatedAttr, RulesetError,
-    RulesetStatus, Scope, ABI,
+    Access, AccessFs, AccessNet, BitFlags, LandlockStatus, PathBeneath, PathFd, Ruleset, RulesetAttr,
+    RulesetCreatedAttr, RulesetError, RulesetStatus, Scope, ABI,
 };
 
 use super::root::RootShare;
@@ -30,11 +30,12 @@ pub enum LandlockError {
     Open(#[from] landlock::PathFdError),
 }
 
-/// Restricts the calling thread to these directories. Returns whether the kernel has the interface, at least in part.
+/// Restricts the calling thread to these directories. Returns the version of the interface that does so; `None` if the kernel
+/// has none.
 ///
 /// # Errors
 /// [`LandlockError`]: the thread is as before.
-pub fn restrict_this_thread(reachable: &[RootShare]) -> Result<bool, LandlockError> {
+pub fn restrict_this_thread(reachable: &[RootShare]) -> Result<Option<u32>, LandlockError> {
     let ruleset = Ruleset::default()
         .handle_access(AccessFs::from_all(INTERFACE))?
         .handle_access(AccessNet::from_all(INTERFACE))?
@@ -44,7 +45,13 @@ pub fn restrict_this_thread(reachable: &[RootShare]) -> Result<bool, LandlockErr
     for RootShare { path, read_only } in reachable {
         ruleset = ruleset.add_rule(beneath(path, if *read_only { reading() } else { serving() })?)?;
     }
-    Ok(ruleset.restrict_self()?.ruleset != RulesetStatus::NotEnforced)
+    let status = ruleset.restrict_self()?;
+    Ok(match status.landlock {
+        LandlockStatus::Available { effective_abi, .. } if status.ruleset != RulesetStatus::NotEnforced => {
+            Some(effective_abi.min(INTERFACE) as u32)
+        }
+        _ => None,
+    })
 }
 
 fn beneath(path: &Path, access: BitFlags<AccessFs>) -> Result<PathBeneath<PathFd>, LandlockError> {
@@ -80,8 +87,9 @@ mod tests {
         let reachable =
             [RootShare { path: shared.clone(), read_only: false }, RootShare { path: volume.clone(), read_only: true }];
         let inside = || {
-            if !restrict_this_thread(&reachable).expect("restricted") {
-                return false;
+            match restrict_this_thread(&reachable).expect("restricted") {
+                None => return false,
+                Some(version) => assert!((1..=INTERFACE as u32).contains(&version), "{version}"),
             }
             let refused = |result: std::io::Result<()>| {
                 assert_eq!(result.expect_err("refused").kind(), PermissionDenied);

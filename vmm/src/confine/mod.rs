@@ -3,8 +3,10 @@
 //! | file | contents |
 //! |---|---|
 //! | `capabilities` | the capabilities of a thread |
+//! | `identity` | the user of a machine without shares |
 //! | `landlock` | the files that a thread may open by path |
 //! | `process` | what a process gives up as a whole |
+//! | `report` | the layers that hold, for people |
 //! | `root` | a root directory that holds the shares only |
 //! | `seccomp` | the system calls of a thread |
 //! | `threads` | the thread that makes the machine's threads |
@@ -13,12 +15,16 @@
 #[cfg(test)]
 mod acts_tests;
 pub mod capabilities;
+pub mod identity;
 pub mod landlock;
 pub mod process;
+pub mod report;
 pub mod root;
 pub mod seccomp;
 mod threads;
 pub mod tree;
+#[cfg(test)]
+mod whole_tests;
 
 use serde::{Deserialize, Serialize};
 
@@ -52,19 +58,34 @@ impl Confinement {
     }
 }
 
-/// Restricts the calling thread, and those that it makes from now on, to opening files of these shares.
-pub(crate) fn reach_only(shares: &[RootShare]) {
+/// Restricts the calling thread, and those that it makes from now on, to opening files of these shares. Returns the version of
+/// Landlock that does so.
+fn reach_only(shares: &[RootShare]) -> Option<u32> {
     match landlock::restrict_this_thread(shares) {
-        Ok(true) => {}
-        Ok(false) => log::debug!("this kernel has no Landlock: the machine's threads may open every file by path"),
+        Ok(Some(version)) => return Some(version),
+        Ok(None) => log::debug!("this kernel has no Landlock: the machine's threads may open every file by path"),
         Err(error) => log::warn!("the machine's threads may open every file by path: {error}"),
+    }
+    None
+}
+
+/// Makes the calling thread one of this user ([`identity::take`]). Returns whether it is.
+fn take_identity(id: u32, with_capabilities: bool) -> bool {
+    match identity::take(id, with_capabilities) {
+        Ok(()) => true,
+        // A root of a user namespace that does not have the id.
+        Err(error) => {
+            log::debug!("a thread of the machine stays root's: it cannot be that of user {id}: {error}");
+            false
+        }
     }
 }
 
-/// Takes all capabilities but these from the calling thread, for good.
-fn keep_only(keep: CapabilitySet) {
-    // A filter around this process may forbid it.
-    if let Err(error) = keep.limit_this_thread() {
+/// Takes all capabilities but these from the calling thread, for good. Returns those that it has.
+fn keep_only(keep: CapabilitySet) -> CapabilitySet {
+    keep.limit_this_thread().unwrap_or_else(|error| {
+        // A filter around this process may forbid it.
         log::warn!("a thread of the machine keeps its capabilities: {error}");
-    }
+        keep
+    })
 }

@@ -2,6 +2,7 @@
 
 use std::io;
 
+use nix::sched::{unshare, CloneFlags};
 use nix::sys::prctl;
 use nix::sys::resource::{setrlimit, Resource};
 
@@ -9,7 +10,6 @@ use super::capabilities::CapabilitySet;
 use super::landlock::restrict_this_thread;
 use super::root::RootShare;
 use super::seccomp::{self, Kind};
-use super::Confinement;
 
 /// Keeps the memory of this process from others of its user: they can neither trace it nor read its `/proc` files but
 /// those that everyone may read, and it leaves no core dump. The process and all programs that it starts from now on get
@@ -25,6 +25,15 @@ pub fn harden_process() -> io::Result<()> {
     Ok(())
 }
 
+/// Gives the calling thread, and those that it makes from now on, a network namespace of its own in which there is nothing, for a
+/// machine without a network. Takes about 0.4 ms.
+///
+/// # Errors
+/// `EPERM` without CAP_SYS_ADMIN, `EINVAL` if the kernel has no such namespaces; the thread is as before.
+pub fn leave_network() -> io::Result<()> {
+    Ok(unshare(CloneFlags::CLONE_NEWNET)?)
+}
+
 /// Hardens this process ([`harden_process`]). Leaves the calling thread, which makes all others later, the capabilities and the
 /// system calls of this kind and, if `reachable` is given, these directories. A kernel without filters or Landlock is not an
 /// error.
@@ -34,11 +43,11 @@ pub fn harden_process() -> io::Result<()> {
 pub fn confine_process(kind: Kind, reachable: Option<&[RootShare]>) -> io::Result<()> {
     harden_process()?;
     if let Some(reachable) = reachable
-        && !restrict_this_thread(reachable).map_err(io::Error::other)?
+        && restrict_this_thread(reachable).map_err(io::Error::other)?.is_none()
     {
         log::debug!("this kernel has no Landlock");
     }
-    CapabilitySet::of(kind).limit_this_thread()?;
+    CapabilitySet::of(kind, false).limit_this_thread()?;
     if let Err(error) = seccomp::check_support() {
         log::debug!("this kernel has no seccomp filters: {error}");
         return Ok(());
@@ -47,23 +56,34 @@ pub fn confine_process(kind: Kind, reachable: Option<&[RootShare]>) -> io::Resul
     seccomp::enter(kind)
 }
 
-/// The means that confine a machine with this `confinement` on this kernel, for people.
-pub fn description(confinement: Confinement) -> String {
-    if !confinement.confines_threads() {
-        return "off".to_owned();
-    }
-    match seccomp::check_support() {
-        Ok(()) => "seccomp".to_owned(),
-        Err(error) => format!("none: this kernel has no seccomp filters ({error})"),
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use std::process::Command;
 
     use super::super::capabilities::SHIM;
     use super::*;
+
+    #[test]
+    fn a_thread_without_network_has_a_loopback_only_which_is_down() {
+        let seen = std::thread::scope(|scope| {
+            let inside = || {
+                leave_network()?;
+                std::fs::read_to_string("/proc/thread-self/net/dev")
+            };
+            scope.spawn(inside).join().expect("no panic")
+        });
+        let names = |text: &str| -> Vec<String> {
+            text.lines().skip(2).filter_map(|line| Some(line.split_once(':')?.0.trim().to_owned())).collect()
+        };
+        match seen {
+            Ok(text) => {
+                assert_eq!(names(&text), ["lo"], "{text}");
+                let packets = text.lines().last().expect("a line").split_whitespace().skip(1);
+                assert!(packets.clone().count() > 8 && packets.clone().all(|count| count == "0"), "{text}");
+            }
+            Err(error) => println!("SKIPPED: no network namespace can be made here: {error}"),
+        }
+    }
 
     /// In a process of its own: what is given up does not come back.
     #[test]

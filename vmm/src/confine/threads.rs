@@ -9,6 +9,7 @@
 //! is done by its caller.
 
 use std::io;
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::sync::mpsc::{self, Receiver, Sender};
 use std::sync::{Arc, Mutex};
 use std::thread::JoinHandle;
@@ -16,6 +17,8 @@ use std::thread::JoinHandle;
 use hutch_devices::threads::{Job, ThreadHost, ThreadKind, ThreadStart, Threads};
 
 use super::capabilities::CapabilitySet;
+use super::identity::{self, Kept};
+use super::report::JailReport;
 use super::root::RootShare;
 use super::seccomp::{self, Kind};
 use super::Confinement;
@@ -36,19 +39,66 @@ pub(crate) struct ThreadRules(Arc<Host>);
 
 struct Host {
     confined: bool,
+    /// The machine has file servers.
+    shares: bool,
+    /// The user that all threads take on, or why there is none.
+    identity: Result<u32, Kept>,
+    outcome: Arc<Outcome>,
     /// Whether the threads have filters of system calls.
     filtered: bool,
     /// `None`: jobs are done by their callers.
     jobs: Mutex<Option<Sender<Job>>>,
 }
 
+/// What the kernel made of the rules, for [`MachineThreads::report`].
+#[derive(Default)]
+struct Outcome {
+    /// Version of Landlock; 0 without.
+    landlock: AtomicU32,
+    /// The threads are of the user of their own.
+    identity: AtomicBool,
+    /// The `maker`'s capabilities, of which all others have a part.
+    capabilities: Mutex<CapabilitySet>,
+}
+
 impl MachineThreads {
-    /// The rules that `confinement` asks for, as far as the kernel can. Until [`Self::start`], jobs are done by their
-    /// callers.
-    pub(crate) fn new(confinement: Confinement) -> Self {
+    /// The rules that `confinement` asks for, as far as the kernel can, for a machine with shares or without. Until
+    /// [`Self::start`], jobs are done by their callers.
+    pub(crate) fn new(confinement: Confinement, shares: bool) -> Self {
         let confined = confinement.confines_threads();
         let filtered = confined && is_supported();
-        Self { host: Arc::new(Host { confined, filtered, jobs: Mutex::new(None) }), maker: None }
+        let identity = if confined { identity::choose(shares) } else { Err(Kept::NotRoot) };
+        let host = Host { confined, shares, identity, outcome: Arc::default(), filtered, jobs: Mutex::new(None) };
+        Self { host: Arc::new(host), maker: None }
+    }
+
+    /// Lets the calling thread, and those that it makes from now on, open the files of these shares only.
+    pub(crate) fn reach_only(&self, shares: &[RootShare]) {
+        self.host.outcome.reach_only(shares);
+    }
+
+    /// Makes the calling thread one of the machine's own user, if it has one, without capabilities. Called once the `maker` has
+    /// done a job.
+    pub(crate) fn take_identity(&self) {
+        if let Ok(id) = self.host.identity
+            && self.host.outcome.identity.load(Ordering::Acquire)
+        {
+            super::take_identity(id, false);
+        }
+    }
+
+    /// What holds, once the `maker` has done a job; `None` without rules.
+    pub(crate) fn report(&self) -> Option<JailReport> {
+        let Host { confined, identity, outcome, filtered, .. } = &*self.host;
+        let taken = |id| if outcome.identity.load(Ordering::Acquire) { Ok(id) } else { Err(Kept::Refused) };
+        confined.then(|| JailReport {
+            seccomp: *filtered,
+            landlock: Some(outcome.landlock.load(Ordering::Acquire)).filter(|version| *version > 0),
+            private_root: false,
+            namespaces: Vec::new(),
+            identity: identity.and_then(taken),
+            capabilities: *lock(&outcome.capabilities),
+        })
     }
 
     /// Starts the thread, if there are rules. It inherits what the caller may do at this moment, and reaches only
@@ -63,10 +113,14 @@ impl MachineThreads {
         seccomp::prepare_process()?;
         let (sender, jobs) = mpsc::channel();
         let start = self.host.start_of(Kind::Maker);
+        let (outcome, identity) = (self.host.outcome.clone(), self.host.identity);
         let maker = std::thread::Builder::new().name("maker".into()).stack_size(STACK_SIZE).spawn(move || {
             // Before its filter, which does not allow it.
             if let Some(shares) = shares {
-                super::reach_only(&shares);
+                outcome.reach_only(&shares);
+            }
+            if let Ok(id) = identity {
+                outcome.identity.store(super::take_identity(id, true), Ordering::Release);
             }
             start();
             work(&jobs);
@@ -147,7 +201,13 @@ impl std::fmt::Debug for ThreadRules {
 /// No confinement, for machines and tests without.
 impl Default for ThreadRules {
     fn default() -> Self {
-        Self(Arc::new(Host { confined: false, filtered: false, jobs: Mutex::new(None) }))
+        Self(MachineThreads::new(Confinement::None, false).host.clone())
+    }
+}
+
+impl Outcome {
+    fn reach_only(&self, shares: &[RootShare]) {
+        self.landlock.store(super::reach_only(shares).unwrap_or_default(), Ordering::Release);
     }
 }
 
@@ -157,9 +217,13 @@ impl Host {
             return Box::new(|| ());
         }
         let filter = self.filtered.then(|| seccomp::start(kind));
+        let (keep, outcome) = (CapabilitySet::of(kind, self.shares), self.outcome.clone());
         Box::new(move || {
             // Before the filter, which may not allow it.
-            super::keep_only(CapabilitySet::of(kind));
+            let kept = super::keep_only(keep);
+            if kind == Kind::Maker {
+                *lock(&outcome.capabilities) = kept;
+            }
             if let Some(filter) = filter {
                 filter();
             }

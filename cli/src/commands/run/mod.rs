@@ -20,7 +20,7 @@ use hutch_runtime::oneshot::{OneshotEnd, OneshotMachine, OneshotTask, PhaseMarks
 use hutch_runtime::stdio::StdioFds;
 use hutch_runtime::store::DEFAULT_CONFIG_ROOT;
 use hutch_runtime::volume::{VolumeHold, Volumes};
-use hutch_vmm::confine::process::harden_process;
+use hutch_vmm::confine::process::{harden_process, leave_network};
 
 use crate::args::run::RunArgs;
 use crate::failure::{Failure, RUN_FAILED};
@@ -65,8 +65,15 @@ fn try_run(args: RunArgs, started: u64, began: Instant) -> Result<u8, Failure> {
     }
     if plan.jail {
         harden_process()?;
+        if plan.tap.is_none() {
+            // Not without privilege.
+            phases.is_offline(leave_network().is_ok());
+        }
     }
+    phases.open()?;
     let sandbox = OneshotMachine::launch(&layout.machine)?;
+    // All files are open.
+    sandbox.take_identity();
     phases.mark("machine started");
     let queue = RunEventQueue::new();
     let sender = queue.sender();

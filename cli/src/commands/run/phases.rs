@@ -4,22 +4,27 @@ use std::fmt::Write as _;
 use std::path::PathBuf;
 
 use hutch_runtime::oneshot::PhaseMarks;
+use hutch_vmm::confine::report::{JailReport, OFF};
 use hutch_vmm::{Machine, Mark};
 
 use crate::clock;
 use crate::failure::Failure;
+use crate::marks::MarksFile;
 
 /// The marks of this program. [`Phases::report`] adds those of the machine and the run.
 pub struct Phases {
     table: bool,
-    file: Option<PathBuf>,
+    path: Option<PathBuf>,
+    file: Option<MarksFile>,
+    /// The process has an empty network namespace.
+    offline: bool,
     marks: Vec<(String, u64)>,
 }
 
 impl Phases {
-    /// `started`: the start of `main`. `table`: print a table to stderr. `file`: write the marks to it.
-    pub fn new(table: bool, file: Option<PathBuf>, started: u64) -> Self {
-        let mut phases = Self { table, file, marks: Vec::new() };
+    /// `started`: the start of `main`. `table`: print a table to stderr. `path`: the file for the marks.
+    pub fn new(table: bool, path: Option<PathBuf>, started: u64) -> Self {
+        let mut phases = Self { table, path, file: None, offline: false, marks: Vec::new() };
         if phases.wanted() {
             // The process has not waited yet, so that its CPU time is its age.
             let now = hutch_vmm::now_ns();
@@ -30,7 +35,18 @@ impl Phases {
     }
 
     fn wanted(&self) -> bool {
-        self.table || self.file.is_some()
+        self.table || self.path.is_some()
+    }
+
+    /// Notes whether the process has an empty network namespace.
+    pub fn is_offline(&mut self, offline: bool) {
+        self.offline = offline;
+    }
+
+    /// Makes the file for the marks, if there is to be one.
+    pub fn open(&mut self) -> Result<(), Failure> {
+        self.file = self.path.as_deref().map(MarksFile::create).transpose()?;
+        Ok(())
     }
 
     /// Records that the phase `what` is done.
@@ -50,18 +66,22 @@ impl Phases {
         self.marks.extend(run.0.iter().map(|(what, at)| ((*what).to_owned(), *at)));
         self.marks.sort_by_key(|(_, at)| *at);
         let exits = machine.counters().exits;
-        if let Some(path) = &self.file {
+        if let Some(file) = self.file.take() {
             let marks: Vec<Mark> = self
                 .marks
                 .iter()
                 .map(|(name, at_ns)| Mark { name: name.clone(), at_ns: *at_ns, exits: None })
                 .collect();
-            crate::marks::write(path, &marks, &exits)?;
+            file.write(&marks, &exits)?;
         }
         if !self.table {
             return Ok(());
         }
         eprint!("{}", table(&self.marks));
+        let namespaces = if self.offline { vec!["net"] } else { Vec::new() };
+        let jail = machine.jail().map(|jail| JailReport { namespaces, ..jail }.to_string());
+        let jail = jail.unwrap_or_else(|| OFF.to_owned());
+        eprintln!("hutch: jail: {jail}");
         eprintln!(
             "hutch: exits to user space: {} ({} port, {} MMIO)",
             exits.total(),

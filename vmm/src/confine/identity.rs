@@ -1,0 +1,150 @@
+//! A user and group of its own for a machine that needs none of root's files: one without shares. All that it uses is open
+//! by then.
+//!
+//! The id is [`FIRST_ID`] plus the number of the process, so no account is needed, and no two machines of a PID namespace have the
+//! same one. Linux's process numbers end below 2^22, so the ids end below 2^31; accounts and the ranges of user namespaces
+//! that systemd hands out lie elsewhere.
+#![expect(unsafe_code, reason = "the functions of libc change the ids of all threads; the system calls those of one")]
+
+use std::io;
+
+use nix::sys::prctl;
+use nix::unistd::geteuid;
+
+/// The lowest id of a machine.
+pub const FIRST_ID: u32 = 0x7000_0000;
+
+/// Why a machine keeps the user that it was started by.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Kept {
+    /// Only root may take on another user.
+    NotRoot,
+    /// A file server acts for all users of the guest.
+    Shares,
+    /// The kernel refused, for example because the id does not exist in this user namespace.
+    Refused,
+}
+
+impl std::fmt::Display for Kept {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self {
+            Self::NotRoot => "not root",
+            Self::Shares => "its shares need root",
+            Self::Refused => "the kernel refused",
+        })
+    }
+}
+
+/// The id for the machine of this process.
+///
+/// # Errors
+/// Why it has none of its own.
+pub(super) fn choose(has_shares: bool) -> Result<u32, Kept> {
+    if !geteuid().is_root() {
+        return Err(Kept::NotRoot);
+    }
+    if has_shares {
+        return Err(Kept::Shares);
+    }
+    Ok(FIRST_ID.saturating_add(std::process::id()))
+}
+
+/// Makes the calling thread one of this user and group, for good, without further groups. It keeps its capabilities only if
+/// `with_capabilities`.
+///
+/// # Errors
+/// Those of setresgid(2), setgroups(2) and setresuid(2). The user is as before.
+pub(super) fn take(id: u32, with_capabilities: bool) -> io::Result<()> {
+    if with_capabilities {
+        prctl::set_keepcaps(true)?;
+    }
+    // First the call that fails where the id does not exist.
+    // SAFETY: the call takes numbers only.
+    check(unsafe { libc::syscall(libc::SYS_setresgid, id, id, id) })?;
+    // SAFETY: no group is read from the null pointer.
+    check(unsafe { libc::syscall(libc::SYS_setgroups, 0, std::ptr::null::<libc::gid_t>()) })?;
+    // SAFETY: the call takes numbers only.
+    check(unsafe { libc::syscall(libc::SYS_setresuid, id, id, id) })?;
+    // A change of user sets the flag to the host's fs.suid_dumpable (PR_SET_DUMPABLE(2const)).
+    prctl::set_dumpable(false)?;
+    Ok(())
+}
+
+fn check(result: libc::c_long) -> io::Result<()> {
+    if result < 0 {
+        return Err(io::Error::last_os_error());
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+    use std::process::Command;
+    use std::thread;
+
+    use super::*;
+    use crate::confine::capabilities::{CapabilitySet, IMAGES};
+
+    /// In a process of its own, which is not dumpable afterwards.
+    #[test]
+    fn a_thread_takes_on_a_user_without_groups_and_capabilities() {
+        if !geteuid().is_root() {
+            return println!("SKIPPED: not root");
+        }
+        let mut command = Command::new(std::env::current_exe().expect("this program"));
+        command.args(["--exact", "confine::identity::tests::inside", "--ignored", "--nocapture"]);
+        let output = command.output().expect("this program again");
+        let text = String::from_utf8_lossy(&output.stdout) + String::from_utf8_lossy(&output.stderr);
+        assert!(output.status.success() && text.contains("checked inside"), "{text}");
+    }
+
+    fn status() -> BTreeMap<String, String> {
+        let text = std::fs::read_to_string("/proc/thread-self/status").expect("a mounted /proc");
+        let fields = text.lines().filter_map(|line| line.split_once(':'));
+        fields.map(|(name, value)| (name.to_owned(), value.split_whitespace().collect::<Vec<_>>().join(" "))).collect()
+    }
+
+    fn on_a_thread<T: Send>(job: impl FnOnce() -> T + Send) -> T {
+        thread::scope(|scope| scope.spawn(job).join().expect("no panic"))
+    }
+
+    #[test]
+    #[ignore = "the inner half of the test above"]
+    fn inside() {
+        let before = status();
+        let id = choose(false).expect("root without shares");
+        assert_eq!(id, FIRST_ID + std::process::id());
+        assert_eq!(choose(true), Err(Kept::Shares));
+        let ids = format!("{id} {id} {id} {id}");
+
+        let after = on_a_thread(|| {
+            take(id, false).expect("root may");
+            assert_eq!(choose(false), Err(Kept::NotRoot), "nor a second time");
+            take(0, false).expect_err("there is no way back");
+            std::fs::read("/etc/shadow").expect_err("root's own file");
+            status()
+        });
+        assert_eq!((&after["Uid"], &after["Gid"], &*after["Groups"]), (&ids, &ids, ""));
+        for set in ["CapInh", "CapPrm", "CapEff", "CapAmb"] {
+            assert_eq!(u64::from_str_radix(&after[set], 16), Ok(0), "{set}");
+        }
+
+        // The thread that makes the others: they get the user from it, and some of its capabilities.
+        let kept = on_a_thread(|| {
+            take(id, true).expect("root may");
+            let kept = IMAGES.limit_this_thread().expect("less is always permitted");
+            let shown = u64::from_str_radix(&status()["CapEff"], 16).expect("a number");
+            let mut theirs = on_a_thread(status);
+            assert_eq!(theirs.remove("Uid"), Some(ids));
+            assert_eq!(kept == IMAGES, shown != 0);
+            assert!(kept == IMAGES || kept == CapabilitySet::NONE, "{kept:?}");
+            kept
+        });
+        let had = u64::from_str_radix(&before["CapPrm"], 16).expect("a number");
+        assert_eq!(kept == IMAGES, had >> 28 & 1 == 1, "CAP_LEASE");
+        assert_eq!(status()["Uid"], before["Uid"], "other threads are as before");
+        assert!(!prctl::get_dumpable().expect("a flag"));
+        println!("checked inside");
+    }
+}
