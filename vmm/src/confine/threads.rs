@@ -1,7 +1,7 @@
 //! The thread that makes the machine's threads: `maker`. The builder starts it before any other, when all devices are open.
 //!
 //! ```text
-//!   builder ── starts ──▶ maker (union of all filters) ── makes ──▶ vCPUs, devices' threads, …: each with its own filter
+//!   builder ── starts ──▶ maker (union of these filters) ── makes ──▶ vCPUs, devices' threads, …: each with its own filter
 //!   vCPU: the driver activates a device ── job ──▶ maker: opens, makes threads ── done ──▶ vCPU goes on
 //! ```
 //!

@@ -7,7 +7,7 @@
 //! | `violation` | the end of a process that makes a forbidden call |
 //!
 //! A thread inherits the filters of the thread that makes it, and all of them apply. The guest's vCPU threads have the
-//! narrowest one, so the threads of devices are not made there but by [`Kind::Maker`], whose filter is the union of all.
+//! narrowest one, so the threads of devices are not made there but by [`Kind::Maker`], whose filter is the union of those of the machine's threads.
 
 mod calls;
 mod program;
@@ -27,7 +27,7 @@ use self::program::{Instruction, Program};
 /// A kind of thread, with a filter of its own.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Kind {
-    /// The thread that makes the machine's threads. Its filter is the union of all others but the shim's.
+    /// The thread that makes the machine's threads. Its filter is the union of theirs.
     Maker,
     /// Runs the guest.
     Vcpu,
