@@ -146,7 +146,7 @@ impl Machine {
         Counters { exits: self.vcpus.exits() }
     }
 
-    /// What confines the machine's threads; `None` if nothing does.
+    /// The layers that confine the machine's threads; `None` if nothing does.
     pub fn jail(&self) -> Option<JailReport> {
         let report = self.threads.report()?;
         Some(JailReport { private_root: self.private_root, ..report })

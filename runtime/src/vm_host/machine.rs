@@ -67,7 +67,7 @@ pub trait GuestMachine: Send + Sync {
     /// Waits for the machine's end.
     fn wait_end(&self) -> MachineEnd;
 
-    /// What confines the process, for people, if that is known.
+    /// The layers that confine the process, for people, if they are known.
     fn jail(&self) -> Option<String> {
         None
     }
@@ -86,7 +86,7 @@ pub struct KvmMachine {
     /// Memory that the guest's kernel boots with, MiB.
     boot_mib: u64,
     phase: Arc<(Mutex<Phase>, Condvar)>,
-    /// What confines the process, for people.
+    /// The layers that confine the process, for people.
     jail: String,
 }
 

@@ -5,7 +5,7 @@ use std::fmt::{self, Display, Formatter};
 use super::capabilities::{CapabilitySet, FILE_SERVER, IMAGES};
 use super::identity::Kept;
 
-/// What confines a machine. Displayed, it is one line for people.
+/// The layers that confine a machine. Displayed, it is one line for people.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct JailReport {
     /// Threads have filters of system calls.

@@ -50,7 +50,7 @@ struct Host {
     jobs: Mutex<Option<Sender<Job>>>,
 }
 
-/// What the kernel made of the rules, for [`MachineThreads::report`].
+/// The part of the rules that the kernel accepted, for [`MachineThreads::report`].
 #[derive(Default)]
 struct Outcome {
     /// Version of Landlock; 0 without.
@@ -87,7 +87,7 @@ impl MachineThreads {
         }
     }
 
-    /// What holds, once the `maker` has done a job; `None` without rules.
+    /// The layers that hold, once the `maker` has done a job; `None` without rules.
     pub(crate) fn report(&self) -> Option<JailReport> {
         let Host { confined, identity, outcome, filtered, .. } = &*self.host;
         let taken = |id| if outcome.identity.load(Ordering::Acquire) { Ok(id) } else { Err(Kept::Refused) };

@@ -43,7 +43,7 @@ impl Phases {
         self.offline = offline;
     }
 
-    /// Makes the file for the marks, if there is to be one.
+    /// Makes the file for the marks, if the run wants one.
     pub fn open(&mut self) -> Result<(), Failure> {
         self.file = self.path.as_deref().map(MarksFile::create).transpose()?;
         Ok(())
