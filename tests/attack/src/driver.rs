@@ -260,6 +260,9 @@ impl MockDriver {
         if indirect {
             let table = self.next_table;
             self.next_table = if table + 0x200 >= CANARY - 0x200 { TABLES } else { table + 0x200 };
+            // Tables of requests that wait may be used again, too.
+            let wait = self.queues.iter().any(|rings| !rings.sent.is_empty());
+            self.broken |= self.next_table == TABLES && wait;
             self.write_table(table, 0, u16::MAX, &descriptors);
             self.write_table(
                 self.queues[usize::from(queue)].base,
