@@ -177,3 +177,18 @@ fn no_thread_of_a_real_guests_machine_or_shim_can_do_what_an_attacker_would_do_n
     pods.exec("p", "p", "echo alive > /tmp/f && cat /tmp/f").expect_code(0).expect_text("alive\n");
     pods.ok(&["pod", "rm", "-f", "p"]);
 }
+
+#[test]
+fn a_forbidden_call_of_a_real_guests_machine_is_the_pods_reason() {
+    let pods = Pods::new();
+    pods.new_pod("run", "p").args(["-d"]).sh("sleep 1000").end().expect_code(0);
+    let vmm = pods.status("p", "/vmm_pid").as_i64().expect("a process id") as i32;
+    let vcpu = threads(vmm).into_iter().find(|thread| thread.name == "vcpu0").expect("a vCPU");
+    Taken::take(vcpu.id).expect("it runs").violate(libc::SYS_execve, [0; 6], Some((0, "/bin/true")));
+    let waited = pods.hutch(&["pod", "wait", "p"]).end();
+    waited.expect_code(1);
+    let reason = pods.status("p", "/reason");
+    let named = "the jail ended this process: thread vcpu0 made the system call execve (59)";
+    assert!(reason.as_str().is_some_and(|reason| reason.contains(named)), "{reason}");
+    pods.ok(&["pod", "rm", "-f", "p"]);
+}

@@ -12,6 +12,7 @@ use hutch_takeover::{expect_forbidden, threads, Outcome, Taken, Thread};
 
 use crate::arch::x86_64::layout;
 use crate::config::{BlockConfig, NetConfig, ShareConfig, SharePolicy, TapSource, VsockConfig};
+use crate::confine::seccomp::{last_act, VIOLATION};
 use crate::confine::Confinement;
 use crate::hv::fake::{FakeHypervisor, Scripted};
 use crate::testing::{pvh_image, PvhImage};
@@ -21,6 +22,9 @@ use crate::{Machine, MachineConfig};
 const TEST_TIMEOUT: Duration = Duration::from_secs(120);
 /// The thread of the child that builds the machine has the name of its test, of which the kernel keeps so much.
 const OWNER: &str = "confine::acts_t";
+
+/// The last act of the machine's process.
+const LAST_WORDS: &str = "its last act\n";
 
 /// The writes of a driver that activate the device at `base` with `queues` queues, each in a page of its own. `features`: the
 /// low half.
@@ -108,6 +112,12 @@ fn the_confined_machine() {
     slot.insert(&spare, true, "spare").expect("a disk");
     slot.eject();
     assert!(machine.memory().expect("a memory device").request(2 << 20) > 0);
+    // The vCPU's filter allows no fstat.
+    let act = || {
+        let _ = nix::sys::stat::fstat(std::io::stdin());
+        let _ = nix::unistd::write(std::io::stderr(), LAST_WORDS.as_bytes());
+    };
+    last_act::set(act).expect("a signal's handler");
     println!("ready");
     let mut rest = Vec::new();
     std::io::stdin().read_to_end(&mut rest).expect("the parent's pipe");
@@ -232,4 +242,7 @@ fn a_forbidden_call_ends_the_process_and_names_thread_and_call() {
     machine.child.stderr.take().expect("a pipe").read_to_string(&mut errors).expect("text");
     assert_eq!((status.code(), status.signal()), (Some(159), None), "{errors}");
     assert!(errors.contains("thread vcpu0 made the system call execve (59)"), "{errors}");
+    // Another thread has done it: this one may not.
+    assert!(errors.ends_with(LAST_WORDS), "{errors}");
+    assert_eq!(errors.matches(VIOLATION).count(), 1, "{errors}");
 }
