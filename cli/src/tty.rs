@@ -1,7 +1,8 @@
 //! The caller's terminal: its size, and a raw mode that ends on return, on panic and on a fatal signal.
 //!
-//! Statics keep the terminal's former mode, because panic hooks and signal handlers have no other access to it. Nothing
-//! can catch SIGKILL; the shell resets its terminal by itself then.
+//! Statics keep the terminal's former mode, because panic hooks and signal handlers have no other access to it. The thread that
+//! has set raw mode ends it, also for the machine's threads, whose filters forbid that ([`last_act`]). Nothing can catch
+//! SIGKILL; the shell resets its terminal by itself then.
 #![expect(unsafe_code, reason = "tcsetattr(3) and sigaction(2); a signal handler may not use the safe wrappers")]
 
 use std::io;
@@ -10,13 +11,13 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::OnceLock;
 
 use hutch_agent_proto::WindowSize;
+use hutch_vmm::confine::seccomp::last_act;
 use nix::sys::signal::{sigaction, SaFlags, SigAction, SigHandler, SigSet, Signal};
 
 /// Size if there is no terminal.
 const DEFAULT_SIZE: WindowSize = WindowSize { rows: 24, cols: 80 };
-/// Signals that a fault of this process raises.
-const FATAL: [Signal; 6] =
-    [Signal::SIGSEGV, Signal::SIGBUS, Signal::SIGILL, Signal::SIGFPE, Signal::SIGABRT, Signal::SIGSYS];
+/// Signals that a fault of this process raises. [`last_act`] handles SIGSYS.
+const FATAL: [Signal; 5] = [Signal::SIGSEGV, Signal::SIGBUS, Signal::SIGILL, Signal::SIGFPE, Signal::SIGABRT];
 
 /// The terminal's descriptor, its former mode and its raw mode. Set once, before `RAW`.
 static TERMINAL: OnceLock<(i32, libc::termios, libc::termios)> = OnceLock::new();
@@ -32,7 +33,7 @@ pub fn size() -> WindowSize {
 }
 
 /// Puts the terminal at stdin into raw mode: every key goes to the guest, whose terminal echoes it. [`leave`] ends raw
-/// mode. On an error the terminal stays unchanged.
+/// mode. Called on a thread that lives as long as the process. On an error the terminal stays unchanged.
 pub fn enter_raw() -> io::Result<()> {
     make_raw(libc::STDIN_FILENO)
 }
@@ -49,6 +50,7 @@ fn make_raw(fd: i32) -> io::Result<()> {
     // SAFETY: cfmakeraw changes only the structure behind the pointer.
     unsafe { libc::cfmakeraw(&mut raw) };
     TERMINAL.get_or_init(|| (fd, cooked, raw));
+    last_act::set(leave)?;
     restore_on_panic_and_fault()?;
     set(fd, &raw)?;
     RAW.store(true, Ordering::SeqCst);
@@ -85,21 +87,21 @@ fn set(fd: i32, mode: &libc::termios) -> io::Result<()> {
 fn restore_on_panic_and_fault() -> io::Result<()> {
     let print = std::panic::take_hook();
     std::panic::set_hook(Box::new(move |info| {
-        leave();
+        last_act::perform();
         print(info);
     }));
     // The handler runs once: on return the fault occurs again, and its default action follows.
     let flags = SaFlags::SA_RESETHAND | SaFlags::SA_NODEFER | SaFlags::SA_ONSTACK;
     let action = SigAction::new(SigHandler::Handler(on_fatal_signal), flags, SigSet::empty());
     for signal in FATAL {
-        // SAFETY: the handler calls only async-signal-safe functions (see `leave`).
+        // SAFETY: the handler calls only async-signal-safe functions.
         unsafe { sigaction(signal, &action) }?;
     }
     Ok(())
 }
 
 extern "C" fn on_fatal_signal(signal: libc::c_int) {
-    leave();
+    last_act::perform();
     // SAFETY: raise is async-signal-safe. The handler has been reset, so this ends the process even if another process
     // sent the signal and no fault would raise it again.
     unsafe { libc::raise(signal) };

@@ -14,6 +14,7 @@ use crate::state::State;
 use crate::store::ExitRecord;
 use crate::timestamp::Timestamp;
 use crate::verb::Verb;
+use crate::vm_host::violation_of;
 
 /// Bound for the guest to report the exit status of an ended process.
 const EXIT_STATUS_TIMEOUT: Duration = Duration::from_secs(1);
@@ -160,22 +161,24 @@ impl ContainerRef<'_, '_> {
         if let Some(noted) = noted.filter(|noted| noted.token == process.token && noted.status.is_some()) {
             return Some(noted.to_exit());
         }
+        let violation = violation_of(&self.pod.dirs.vmm_log(), &process.token);
+        let violation = violation.map(|reason| format!("its shim has ended: {reason}"));
         let sandbox = &mut self.pod.sandbox;
         if sandbox.vm_alive() && !sandbox.agent_lost() {
             let request = Request::WaitProcess { token: process.token };
             if let Ok(Some(Response::Exited(status))) =
                 sandbox.call_with_timeout("wait-process", request, EXIT_STATUS_TIMEOUT)
             {
-                return Some(Exit::reported(status, Timestamp::now()));
+                return Some(Exit { reason: violation, ..Exit::reported(status, Timestamp::now()) });
             }
         }
         if self.state.state == Some(State::Ready) {
             return Some(Exit::reported(ExitStatus::Signal(libc::SIGKILL), Timestamp::now()));
         }
-        let reason = match self.pod.sandbox.vm_alive() {
-            true => "the guest did not report how it ended",
-            false => "the virtual machine ended",
-        };
+        let reason = violation.unwrap_or_else(|| match self.pod.sandbox.vm_alive() {
+            true => "the guest did not report how it ended".to_owned(),
+            false => "the virtual machine ended".to_owned(),
+        });
         Some(Exit::unknown(reason, Timestamp::now()))
     }
 

@@ -4,7 +4,7 @@ use std::fs::{self, OpenOptions};
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 use std::os::unix::net::UnixStream;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -23,7 +23,7 @@ use crate::stdio::{Relay, StdioFds};
 use crate::store::{write_record, write_record_if_absent, ExitRecord, FailureRecord};
 use crate::sys;
 use crate::timestamp::Timestamp;
-use crate::vm_host::{reason_of_end, ControlClient, ControlConnector};
+use crate::vm_host::{reason_of_end, report_violations, ControlClient, ControlConnector};
 use hutch_agent_proto::error_chain;
 
 /// Exit status of a shim that does not know how its guest process ended.
@@ -94,6 +94,7 @@ fn stand(spec: &ShimSpec) -> Result<ExitStatus, AgentError> {
         take_console(console).map_err(AgentError::Host)?;
     }
     if spec.jail.is_on() {
+        report_violations(&spec.token, &log_of(spec));
         // Before it reads what a guest sends; all its threads are made later.
         confine_process(Kind::Shim, Some(&records(spec))).map_err(AgentError::Host)?;
     }
@@ -165,6 +166,11 @@ fn resize(session: &Session, token: &str) {
     }
 }
 
+/// The log of the pod's machine.
+fn log_of(spec: &ShimSpec) -> PathBuf {
+    spec.failure_record.with_file_name("vmm.log")
+}
+
 /// Called when the channel broke: if the machine's process is gone, records that for the whole pod. The next call on
 /// the pod stops its containers (`reconcile`, `pod/reconcile.rs`).
 fn note_failure(spec: &ShimSpec) {
@@ -174,7 +180,7 @@ fn note_failure(spec: &ShimSpec) {
     if noted || answers() {
         return;
     }
-    let reason = reason_of_end(&spec.failure_record.with_file_name("vmm.log"), &spec.socket);
+    let reason = reason_of_end(&log_of(spec), &spec.socket);
     // The machine's process may be writing its own record, which knows more.
     let _ = write_record_if_absent(&spec.failure_record, &FailureRecord { reason, at: Timestamp::now() });
 }

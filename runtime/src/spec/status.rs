@@ -22,7 +22,8 @@ pub struct Exit {
     pub signal: Option<i32>,
     /// Time at which the runtime noticed the end.
     pub at: Timestamp,
-    /// Reason for which neither is known, for instance the death of the machine.
+    /// Reason for which neither is known, for instance the death of the machine, or for which hutch killed the process: its
+    /// shim has made a forbidden system call.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub reason: Option<String>,
 }

@@ -14,8 +14,8 @@
 //!
 //! A connection begins with a greeting that has the version, then carries requests and replies in turn ([`message`]).
 //! The process ends when its machine does, and leaves a failure record if that was not asked for. A panic ends it with
-//! SIGABRT and leaves a line in its log, from which the record is made ([`panic`]). A SIGKILL to it needs no cooperation
-//! and leaves only the socket's file, which is in the pod's directory.
+//! SIGABRT, a forbidden system call with exit code 159; either leaves a line in its log, from which the record is made
+//! ([`panic`]). A SIGKILL to it needs no cooperation and leaves only the socket's file, which is in the pod's directory.
 //!
 //! | file | contents |
 //! |---|---|
@@ -24,7 +24,7 @@
 //! | `agents` | the agent behind a VMM process, reached through its vsock device |
 //! | `reexec` | starts hutch again with a hidden verb: the VMM process and the shims begin here |
 //! | `verb`, `server`, `machine` | inside the VMM process: the hidden verb, the main loop, the machine |
-//! | `slots`, `panic` | the drive slots of the machine; the line that a panic leaves |
+//! | `slots`, `panic` | the drive slots of the machine; the line that a panic or a forbidden call leaves |
 
 mod agents;
 mod channel;
@@ -42,7 +42,7 @@ pub use agents::VsockAgents;
 pub use client::{ControlClient, ControlConnector};
 pub(crate) use machine::network_namespace;
 pub use machine::{confine_machine_process, GuestMachine, KvmMachine, MachineEnd};
-pub(crate) use panic::reason_of_end;
+pub(crate) use panic::{reason_of_end, report_violations, violation_of};
 pub use process::ProcessVmHost;
 pub use reexec::ReExec;
 pub(crate) use reexec::{allow_reexec, Apart};

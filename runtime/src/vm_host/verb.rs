@@ -1,7 +1,7 @@
 //! The hidden verb of a VMM process.
 
 use super::machine::{GuestMachine, KvmMachine, MachineEnd};
-use super::panic::report_panics;
+use super::panic::report_ends;
 use super::server::{serve_stdin, ServeError};
 use crate::backend::{BackendError, BackendResult, VmSpec};
 use crate::store::{FailureRecord, OpenRecord};
@@ -22,7 +22,7 @@ pub fn vmm_verb_with<M: GuestMachine + 'static>(
 ) -> Result<MachineEnd, ServeError> {
     let mut failure_record = None;
     let end = serve_stdin(|spec| {
-        report_panics(&spec.uuid);
+        report_ends(&spec.uuid);
         // Now: this process gives up the host's files when it starts the machine.
         if !spec.failure_record.as_os_str().is_empty() {
             let opened = OpenRecord::create(&spec.failure_record);

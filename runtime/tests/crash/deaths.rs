@@ -110,7 +110,7 @@ fn p_205_the_agent_falls_silent_in_the_middle_of_every_call() {
 /// with a reason.
 #[test]
 fn a_machine_that_dies_is_noticed_within_a_second_and_recorded() {
-    for how in ["killed", "panicked", "bug"] {
+    for how in ["killed", "panicked", "bug", "forbidden"] {
         // A busy host may be late, but not every time.
         let mut quickest = Duration::MAX;
         for _ in 0..20 {
@@ -133,7 +133,7 @@ fn notice(how: &str) -> Duration {
     let start = Instant::now();
     match how {
         "killed" => kill(runtime.status_pod("p").unwrap().vmm_pid),
-        "bug" => stage.control_guest("p", "bug").unwrap(),
+        "bug" | "forbidden" => stage.control_guest("p", how).unwrap(),
         _ => stage.control_guest("p", "panic").unwrap(),
     }
     let mut last = None;
@@ -152,9 +152,11 @@ fn notice(how: &str) -> Duration {
     let noticed = start.elapsed();
     let status = runtime.status_pod("p").unwrap();
     let reason = status.reason.expect("a reason");
-    assert!(how == "killed" || reason.contains("panicked"), "{how}: {reason}");
+    assert!(["killed", "forbidden"].contains(&how) || reason.contains("panicked"), "{how}: {reason}");
     let of_bug = ["SIGABRT", "thread vcpu1", "a bug of the machine monitor"];
     assert!(how != "bug" || of_bug.iter().all(|part| reason.contains(part)), "{reason}");
+    let forbidden = "unexpectedly: the jail ended this process: thread vcpu0 made the system call execve (59)";
+    assert!(how != "forbidden" || reason.contains(forbidden), "{reason}");
     assert_eq!(status.containers[0].state, Some(State::Stopped), "{how}");
     runtime.stop_pod("p", StopOptions::default()).unwrap();
     runtime.delete_pod("p", Default::default()).unwrap();

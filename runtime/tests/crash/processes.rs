@@ -4,7 +4,7 @@ use std::io::Read;
 use std::os::unix::net::UnixListener;
 use std::os::unix::process::CommandExt;
 use std::process::{Command, Stdio};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use hutch_agent_proto::Request;
 use hutch_runtime::backend::{AgentHost, BackendError, VmReply, VmRequest};
@@ -15,6 +15,7 @@ use hutch_runtime::vm_host::message::{ControlHello, CONTROL_PROTOCOL};
 use hutch_runtime::vm_host::{ControlClient, VsockAgents};
 use hutch_runtime::{DeleteOptions, ErrorKind, Runtime, State, StopOptions};
 use hutch_runtime_fakes::process::Stage;
+use hutch_takeover::{threads, Taken};
 use nix::fcntl::{fcntl, FcntlArg, FdFlag};
 use nix::sys::signal::{kill, Signal};
 use nix::sys::wait::{waitpid, WaitStatus};
@@ -76,6 +77,35 @@ fn p_080_only_an_unexpected_end_is_a_failure() {
     assert!(record.process.wait_end(Duration::from_secs(120)).unwrap());
     assert!(runtime.status_pod("p").unwrap().reason.unwrap().contains("powered off"));
     assert!(noted());
+    finish(&stage, &runtime);
+}
+
+#[test]
+fn a_forbidden_call_of_a_shim_is_named_in_its_containers_exit() {
+    let stage = Stage::new(ROLE_TEST);
+    // Another thread that waits for the shim would get what its tracer waits for.
+    let runtime = stage.runtime_that_collects_nothing();
+    runtime.run_pod(pod(&stage, "p")).unwrap();
+    let pid = runtime.status_container("p", "a").unwrap().pid;
+    let shim = ProcessIdentity::of(pid).unwrap();
+    // It makes this thread after it has put its filter on.
+    let begin = Instant::now();
+    let taken = loop {
+        let found = threads(pid).into_iter().find(|thread| thread.name == "signals");
+        if let Some(taken) = found.and_then(|thread| Taken::take(thread.id)) {
+            break taken;
+        }
+        assert!(begin.elapsed() < Duration::from_secs(120), "the shim passes no signals on");
+        std::thread::yield_now();
+    };
+    taken.violate(libc::SYS_execve, [0; 6], Some((0, "/bin/true")));
+    assert!(shim.wait_end(Duration::from_secs(120)).unwrap());
+    assert_eq!(waitpid(Pid::from_raw(pid), None), Ok(WaitStatus::Exited(Pid::from_raw(pid), 159)));
+    let status = runtime.status_container("p", "a").unwrap();
+    let reason = status.exit.and_then(|exit| exit.reason).expect("a reason");
+    let named =
+        ["its shim has ended: the jail ended this process: thread signals", " made the system call execve (59)"];
+    assert!(named.iter().all(|part| reason.contains(part)), "{reason}");
     finish(&stage, &runtime);
 }
 

@@ -45,6 +45,22 @@ impl Terminal {
         Terminal { master: pty.master.into(), child, seen: String::new() }
     }
 
+    /// Process id of `hutch`.
+    pub fn pid(&self) -> i32 {
+        self.child.id() as i32
+    }
+
+    /// Whether the terminal hands every key on as it is.
+    pub fn is_raw(&self) -> bool {
+        let mode = nix::sys::termios::tcgetattr(&self.master).expect("the terminal's mode");
+        !mode.local_flags.contains(nix::sys::termios::LocalFlags::ICANON)
+    }
+
+    /// Waits until `hutch`, which ends by itself, has ended. The terminal stays.
+    pub fn wait(&mut self) -> ExitStatus {
+        self.child.wait().expect("hutch can be waited for")
+    }
+
     /// Types `text` on the terminal.
     pub fn type_in(&mut self, keys: &str) {
         self.master.write_all(keys.as_bytes()).expect("the terminal takes input");

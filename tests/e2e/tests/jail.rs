@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use hutch_e2e::{kernels, Hutch, Image, Pods, RootFs, Snapshot, HANG_TIMEOUT};
+use hutch_takeover::{expect_forbidden, threads, Outcome, Taken, Thread};
 
 /// `/proc/PID` of a pod's VMM process.
 fn proc_of(pods: &Pods, pod: &str) -> PathBuf {
@@ -190,4 +191,83 @@ fn a_machine_on_an_image_has_no_network_and_a_user_of_its_own() {
     assert_eq!(image.cat("/root/file"), "written\n");
     let marks = fs::read_to_string(&marks).expect("the marks");
     assert!(marks.contains("user_exits"), "{marks}");
+}
+
+/// The process id that a process has in its own namespace.
+fn own_id(pid: i32) -> u32 {
+    let status = fs::read_to_string(format!("/proc/{pid}/status")).expect("its status");
+    let ids = status.lines().find_map(|line| line.strip_prefix("NSpid:")).expect("its ids");
+    ids.split_whitespace().next_back().and_then(|id| id.parse().ok()).expect("a number")
+}
+
+/// Takes each thread of a process over and makes it do what no thread may; `more` does what depends on the process. Returns the
+/// names of the threads.
+fn take_all_over(pid: i32, more: impl Fn(&Taken, &str)) -> BTreeSet<String> {
+    let own = own_id(pid);
+    let mut names = BTreeSet::new();
+    for Thread { id, name } in threads(pid) {
+        // A thread may end meanwhile.
+        let Some(taken) = Taken::take(id) else { continue };
+        expect_forbidden(&taken, &name, own);
+        more(&taken, &name);
+        names.insert(name);
+    }
+    names
+}
+
+fn open(taken: &Taken, path: &str) -> Outcome {
+    let at = libc::AT_FDCWD as u64;
+    taken.act(libc::SYS_openat, [at, 0, libc::O_RDONLY as u64, 0, 0, 0], Some((1, path)))
+}
+
+#[test]
+fn no_thread_of_a_real_guests_machine_or_shim_can_do_what_an_attacker_would_do_next() {
+    let pods = Pods::new();
+    pods.new_pod("run", "p").args(["-d"]).sh("sleep 1000").end().expect_code(0);
+    let pid = |value: serde_json::Value| value.as_i64().filter(|pid| *pid > 0).expect("a process id") as i32;
+    let vmm = pid(pods.status("p", "/vmm_pid"));
+    let shim = pid(pods.status("p", "/containers/0/pid"));
+
+    let [missing, refused] = [libc::ENOENT, libc::EACCES].map(|errno| Outcome::Result(-i64::from(errno)));
+    let names = take_all_over(vmm, |taken, name| {
+        // None of these is in the process's root directory; in threads that open no files the filter says so.
+        for path in ["/etc/passwd", "/../../etc/passwd", "/proc/1/root/etc/passwd", "/dev/kvm", "/dev/mem", "/run"] {
+            let outcome = open(taken, path);
+            assert!(outcome == missing || outcome == refused, "{path} in {name}: {outcome:?}");
+        }
+        if name.starts_with("share") {
+            let outcome = open(taken, "/shares/0");
+            let Outcome::Result(fd @ 0..) = outcome else { panic!("its share in {name}: {outcome:?}") };
+            assert_eq!(taken.act(libc::SYS_close, [fd as u64, 0, 0, 0, 0, 0], None), Outcome::Result(0), "{name}");
+        }
+    });
+    for name in ["vcpu0", "vsock", "share0.0", "maker", "control"] {
+        assert!(names.contains(name), "{name} in {names:?}");
+    }
+    // A shim has the host's root directory, and Landlock leaves it the pod's records.
+    let names = take_all_over(shim, |taken, name| {
+        for path in ["/etc/passwd", "/proc/1/status", "/dev/kvm", "/dev/mem"] {
+            assert_eq!(open(taken, path), refused, "{path} in {name}");
+        }
+    });
+    assert!(!names.is_empty());
+
+    // All of them go on as before.
+    pods.exec("p", "p", "echo alive > /tmp/f && cat /tmp/f").expect_code(0).expect_text("alive\n");
+    pods.ok(&["pod", "rm", "-f", "p"]);
+}
+
+#[test]
+fn a_forbidden_call_of_a_real_guests_machine_is_the_pods_reason() {
+    let pods = Pods::new();
+    pods.new_pod("run", "p").args(["-d"]).sh("sleep 1000").end().expect_code(0);
+    let vmm = pods.status("p", "/vmm_pid").as_i64().expect("a process id") as i32;
+    let vcpu = threads(vmm).into_iter().find(|thread| thread.name == "vcpu0").expect("a vCPU");
+    Taken::take(vcpu.id).expect("it runs").violate(libc::SYS_execve, [0; 6], Some((0, "/bin/true")));
+    let waited = pods.hutch(&["pod", "wait", "p"]).end();
+    waited.expect_code(1);
+    let reason = pods.status("p", "/reason");
+    let named = "the jail ended this process: thread vcpu0 made the system call execve (59)";
+    assert!(reason.as_str().is_some_and(|reason| reason.contains(named)), "{reason}");
+    pods.ok(&["pod", "rm", "-f", "p"]);
 }

@@ -1,6 +1,7 @@
 //! `-t`: the command has a terminal that follows hutch's own.
 
 use hutch_e2e::{Hutch, RootFs, Terminal};
+use hutch_takeover::{threads, Taken};
 
 #[test]
 fn the_command_has_a_terminal_of_the_right_size() {
@@ -48,4 +49,20 @@ fn the_callers_terminal_is_given_back_as_it_was() {
     let mut terminal = Terminal::start(command.args(["-c", &script]), 24, 80);
     terminal.expect("same");
     terminal.end();
+}
+
+#[test]
+fn a_forbidden_call_of_any_thread_is_named_and_gives_the_terminal_back() {
+    let root = RootFs::new();
+    for name in ["vcpu0", "vsock"] {
+        let mut terminal = Terminal::start(Hutch::run(&root).args(["-it"]).sh("echo up; sleep 1000"), 24, 80);
+        terminal.expect("up");
+        assert!(terminal.is_raw());
+        let thread = threads(terminal.pid()).into_iter().find(|thread| thread.name == name).expect(name);
+        let taken = Taken::take(thread.id).expect("it lives as long as the machine");
+        taken.violate(libc::SYS_execve, [0; 6], Some((0, "/bin/true")));
+        terminal.expect(&format!("the jail ended this process: thread {name} made the system call execve (59)"));
+        assert_eq!(terminal.wait().code(), Some(159), "{name}");
+        assert!(!terminal.is_raw(), "{name}");
+    }
 }

@@ -8,13 +8,11 @@ use std::os::unix::process::ExitStatusExt;
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
-use nix::sys::ptrace;
-use nix::sys::signal::Signal;
-use nix::sys::wait::{waitpid, WaitPidFlag, WaitStatus};
-use nix::unistd::Pid;
+use hutch_takeover::{expect_forbidden, threads, Outcome, Taken, Thread};
 
 use crate::arch::x86_64::layout;
 use crate::config::{BlockConfig, NetConfig, ShareConfig, SharePolicy, TapSource, VsockConfig};
+use crate::confine::seccomp::{last_act, VIOLATION};
 use crate::confine::Confinement;
 use crate::hv::fake::{FakeHypervisor, Scripted};
 use crate::testing::{pvh_image, PvhImage};
@@ -24,6 +22,9 @@ use crate::{Machine, MachineConfig};
 const TEST_TIMEOUT: Duration = Duration::from_secs(120);
 /// The thread of the child that builds the machine has the name of its test, of which the kernel keeps so much.
 const OWNER: &str = "confine::acts_t";
+
+/// The last act of the machine's process.
+const LAST_WORDS: &str = "its last act\n";
 
 /// The writes of a driver that activate the device at `base` with `queues` queues, each in a page of its own. `features`: the
 /// low half.
@@ -111,6 +112,12 @@ fn the_confined_machine() {
     slot.insert(&spare, true, "spare").expect("a disk");
     slot.eject();
     assert!(machine.memory().expect("a memory device").request(2 << 20) > 0);
+    // The vCPU's filter allows no fstat.
+    let act = || {
+        let _ = nix::sys::stat::fstat(std::io::stdin());
+        let _ = nix::unistd::write(std::io::stderr(), LAST_WORDS.as_bytes());
+    };
+    last_act::set(act).expect("a signal's handler");
     println!("ready");
     let mut rest = Vec::new();
     std::io::stdin().read_to_end(&mut rest).expect("the parent's pipe");
@@ -163,18 +170,10 @@ impl Confined {
         }
     }
 
-    /// Its threads but the first, which is the test's runner: id and name.
-    fn threads(&self) -> Vec<(Pid, String)> {
-        let pid = self.child.id();
-        let tasks = std::fs::read_dir(format!("/proc/{pid}/task")).expect("it runs");
-        let ids =
-            tasks.map(|task| task.expect("it runs").file_name().to_string_lossy().parse::<i32>().expect("a number"));
-        ids.filter(|id| *id != pid as i32)
-            .map(|id| {
-                let name = std::fs::read_to_string(format!("/proc/{pid}/task/{id}/comm")).expect("it waits");
-                (Pid::from_raw(id), name.trim_end().to_owned())
-            })
-            .collect()
+    /// Its threads but the first, which is the test's runner.
+    fn threads(&self) -> Vec<Thread> {
+        let pid = self.child.id() as i32;
+        threads(pid).into_iter().filter(|thread| thread.id.as_raw() != pid).collect()
     }
 }
 
@@ -187,151 +186,15 @@ impl Drop for Confined {
     }
 }
 
-/// The result of a system call.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Outcome {
-    /// It returned this.
-    Result(i64),
-    /// The thread got SIGSYS.
-    Trapped,
-}
-
-/// A thread under control, which waits in a system call of its own.
-struct Taken {
-    thread: Pid,
-    registers: libc::user_regs_struct,
-}
-
-impl Taken {
-    fn take(thread: Pid) -> Self {
-        ptrace::seize(thread, ptrace::Options::empty()).expect("the tracer may");
-        let begin = Instant::now();
-        loop {
-            ptrace::interrupt(thread).expect("seized");
-            waitpid(thread, Some(WaitPidFlag::__WALL)).expect("it stops");
-            let registers = ptrace::getregs(thread).expect("stopped");
-            let taken = Self { thread, registers };
-            // A thread may still have work to do before it waits.
-            if taken.is_in_system_call() {
-                return taken;
-            }
-            assert!(begin.elapsed() < TEST_TIMEOUT, "thread {thread} does not come to wait");
-            std::mem::forget(taken);
-            ptrace::cont(thread, None).expect("stopped");
-            std::thread::sleep(Duration::from_millis(1));
-        }
-    }
-
-    /// Whether the instruction before the next one is `syscall`.
-    fn is_in_system_call(&self) -> bool {
-        let code = ptrace::read(self.thread, (self.registers.rip - 2) as ptrace::AddressType).expect("its code");
-        code & 0xffff == 0x050f
-    }
-
-    /// Lets the thread do a system call next. `path`: written to its stack, the call's argument of that index points there.
-    fn prepare(&self, call: libc::c_long, args: [u64; 6], path: Option<(usize, &str)>) {
-        let mut args = args;
-        if let Some((index, path)) = path {
-            // Below what the ABI reserves.
-            let at = (self.registers.rsp - 512) & !7;
-            let mut bytes = path.as_bytes().to_vec();
-            bytes.resize(bytes.len().next_multiple_of(8) + 8, 0);
-            for (offset, word) in bytes.chunks(8).enumerate() {
-                let word = i64::from_le_bytes(word.try_into().expect("eight bytes"));
-                ptrace::write(self.thread, (at as usize + offset * 8) as ptrace::AddressType, word).expect("its stack");
-            }
-            args[index] = at;
-        }
-        let instruction = self.registers.rip - 2;
-        let [rdi, rsi, rdx, r10, r8, r9] = args;
-        let rax = call as u64;
-        let (rip, orig_rax) = (instruction, u64::MAX);
-        let registers = libc::user_regs_struct { rip, rax, orig_rax, rdi, rsi, rdx, r10, r8, r9, ..self.registers };
-        ptrace::setregs(self.thread, registers).expect("stopped");
-    }
-
-    /// Makes the thread do a system call, and returns what became of it.
-    fn act(&self, call: libc::c_long, args: [u64; 6], path: Option<(usize, &str)>) -> Outcome {
-        self.prepare(call, args, path);
-        ptrace::step(self.thread, None).expect("stopped");
-        match self.wait() {
-            WaitStatus::Stopped(_, Signal::SIGSYS) => {
-                // The step's own signal comes second.
-                ptrace::step(self.thread, None).expect("stopped");
-                assert!(matches!(self.wait(), WaitStatus::Stopped(_, Signal::SIGTRAP)), "thread {}", self.thread);
-                Outcome::Trapped
-            }
-            WaitStatus::Stopped(_, Signal::SIGTRAP) => {
-                Outcome::Result(ptrace::getregs(self.thread).expect("stopped").rax as i64)
-            }
-            other => panic!("thread {} after system call {call}: {other:?}", self.thread),
-        }
-    }
-
-    fn wait(&self) -> WaitStatus {
-        waitpid(self.thread, Some(WaitPidFlag::__WALL)).expect("it stops again")
-    }
-
-    /// Lets the thread go on with this signal, as it is.
-    fn deliver(self, signal: Signal) {
-        ptrace::detach(self.thread, signal).expect("stopped");
-        std::mem::forget(self);
-    }
-}
-
-impl Drop for Taken {
-    /// Lets the thread go on as before. The kernel does not end a process of which a thread is held.
-    fn drop(&mut self) {
-        let _ = ptrace::setregs(self.thread, self.registers);
-        let _ = ptrace::detach(self.thread, None);
-    }
-}
-
 #[test]
 fn no_thread_of_a_machine_can_do_what_an_attacker_would_do_next() {
     let machine = Confined::start();
     let threads = machine.threads();
     let pid = machine.child.id();
     assert!(threads.len() >= 9, "{threads:?}");
-    let passwd = (0, "/etc/passwd");
-    for (thread, name) in &threads {
-        let taken = Taken::take(*thread);
-        let act = |call, args| taken.act(call, args, None);
-        // The instrument works: a harmless call comes through.
-        assert_eq!(act(libc::SYS_getpid, [0; 6]), Outcome::Result(pid.into()), "{name}");
-        let trapped: [(&str, libc::c_long, [u64; 6]); 23] = [
-            ("a socket", libc::SYS_socket, [libc::AF_INET as u64, 1, 0, 0, 0, 0]),
-            ("a packet socket", libc::SYS_socket, [libc::AF_PACKET as u64, 3, 0, 0, 0, 0]),
-            ("tracing", libc::SYS_ptrace, [libc::PTRACE_ATTACH as u64, 1, 0, 0, 0, 0]),
-            ("another's memory", libc::SYS_process_vm_readv, [1, 0, 0, 0, 0, 0]),
-            ("killing", libc::SYS_kill, [1, 0, 0, 0, 0, 0]),
-            ("killing a thread", libc::SYS_tgkill, [1, 1, 0, 0, 0, 0]),
-            ("a pidfd", libc::SYS_pidfd_open, [1, 0, 0, 0, 0, 0]),
-            ("a new process", libc::SYS_clone, [libc::SIGCHLD as u64, 0, 0, 0, 0, 0]),
-            ("fork", libc::SYS_fork, [0; 6]),
-            ("vfork", libc::SYS_vfork, [0; 6]),
-            ("a namespace", libc::SYS_unshare, [libc::CLONE_NEWNS as u64, 0, 0, 0, 0, 0]),
-            ("joining a namespace", libc::SYS_setns, [0; 6]),
-            ("code", libc::SYS_mmap, [0, 4096, 7, 0x22, u64::MAX, 0]),
-            ("making code", libc::SYS_mprotect, [taken.registers.rsp & !0xfff, 4096, 7, 0, 0, 0]),
-            ("another machine", libc::SYS_ioctl, [0, 0xae01, 0, 0, 0, 0]),
-            ("typing into the terminal", libc::SYS_ioctl, [0, libc::TIOCSTI, 0, 0, 0, 0]),
-            ("a tree of mounts", libc::SYS_open_tree, [0; 6]),
-            ("io_uring", libc::SYS_io_uring_setup, [1, 0, 0, 0, 0, 0]),
-            ("bpf", libc::SYS_bpf, [0; 6]),
-            ("keys", libc::SYS_keyctl, [0; 6]),
-            ("a module", libc::SYS_init_module, [0; 6]),
-            ("userfaultfd", libc::SYS_userfaultfd, [0; 6]),
-            ("files by handle", libc::SYS_open_by_handle_at, [0; 6]),
-        ];
-        for (what, call, args) in trapped {
-            assert_eq!(act(call, args), Outcome::Trapped, "{what} in {name}");
-        }
-        let program = (0, "/bin/true");
-        assert_eq!(taken.act(libc::SYS_execve, [0; 6], Some(program)), Outcome::Trapped, "a program in {name}");
-        assert_eq!(taken.act(libc::SYS_mount, [0; 6], Some(passwd)), Outcome::Trapped, "a mount in {name}");
-        let enosys = Outcome::Result(-i64::from(libc::ENOSYS));
-        assert_eq!(act(libc::SYS_clone3, [0; 6]), enosys, "a new process in {name}");
+    for Thread { id, name } in &threads {
+        let taken = Taken::take(*id).expect("it lives as long as the machine");
+        expect_forbidden(&taken, name, pid);
         // Files are kept from the others by other means than these filters.
         if !["maker", OWNER, "share.0", "share.1"].contains(&name.as_str()) {
             let at = libc::AT_FDCWD as u64;
@@ -345,7 +208,7 @@ fn no_thread_of_a_machine_can_do_what_an_attacker_would_do_next() {
 fn every_thread_of_a_machine_has_a_filter_and_no_new_privileges() {
     let machine = Confined::start();
     let pid = machine.child.id();
-    for (thread, name) in machine.threads() {
+    for Thread { id: thread, name } in machine.threads() {
         let field = |field: &str| {
             let status = std::fs::read_to_string(format!("/proc/{pid}/task/{thread}/status")).expect("it waits");
             let line = status.lines().find_map(|line| line.strip_prefix(field)?.strip_prefix(':'));
@@ -368,12 +231,9 @@ fn every_thread_of_a_machine_has_a_filter_and_no_new_privileges() {
 fn a_forbidden_call_ends_the_process_and_names_thread_and_call() {
     let mut machine = Confined::start();
     let threads = machine.threads();
-    let (vcpu, _) = threads.iter().find(|(_, name)| name == "vcpu0").expect("a vCPU");
-    let taken = Taken::take(*vcpu);
-    taken.prepare(libc::SYS_execve, [0; 6], Some((0, "/bin/true")));
-    ptrace::cont(taken.thread, None).expect("stopped");
-    assert!(matches!(taken.wait(), WaitStatus::Stopped(_, Signal::SIGSYS)));
-    taken.deliver(Signal::SIGSYS);
+    let vcpu = threads.iter().find(|thread| thread.name == "vcpu0").expect("a vCPU");
+    let taken = Taken::take(vcpu.id).expect("it runs");
+    taken.violate(libc::SYS_execve, [0; 6], Some((0, "/bin/true")));
     // Child::wait closes the pipe, at whose end the machine ends well.
     let pipe = machine.child.stdin.take();
     let status = machine.child.wait().expect("a child");
@@ -382,4 +242,7 @@ fn a_forbidden_call_ends_the_process_and_names_thread_and_call() {
     machine.child.stderr.take().expect("a pipe").read_to_string(&mut errors).expect("text");
     assert_eq!((status.code(), status.signal()), (Some(159), None), "{errors}");
     assert!(errors.contains("thread vcpu0 made the system call execve (59)"), "{errors}");
+    // Another thread has done it: this one may not.
+    assert!(errors.ends_with(LAST_WORDS), "{errors}");
+    assert_eq!(errors.matches(VIOLATION).count(), 1, "{errors}");
 }

@@ -163,6 +163,12 @@ fn obey(shared: &Shared, mut stream: UnixStream) {
             let vcpu = thread::Builder::new().name("vcpu1".into()).spawn(|| panic!("a bug of the machine monitor"));
             let _ = vcpu.map(thread::JoinHandle::join);
         }
+        ["forbidden"] => {
+            // As an attacker who runs the first vCPU.
+            let program = || nix::unistd::execv(c"/bin/true", &[c"true"]);
+            let vcpu = thread::Builder::new().name("vcpu0".into()).spawn(program);
+            let _ = vcpu.map(thread::JoinHandle::join);
+        }
         ["panic"] => end(shared, "the guest's kernel panicked", false),
         other => eprintln!("not understood: {other:?}"),
     }

@@ -3,6 +3,7 @@
 //! | file | contents |
 //! |---|---|
 //! | `calls` | the calls of each kind, as tables |
+//! | `last_act` | what such a process does before it ends |
 //! | `program` | from tables to a program of the kernel |
 //! | `violation` | the end of a process that makes a forbidden call |
 //!
@@ -10,6 +11,7 @@
 //! narrowest one, so the threads of devices are not made there but by [`Kind::Maker`], whose filter is the union of those of the machine's threads.
 
 mod calls;
+pub mod last_act;
 mod program;
 #[cfg(test)]
 mod tests;
@@ -23,6 +25,7 @@ use hutch_devices::threads::ThreadKind;
 
 use self::calls::Call;
 use self::program::{Instruction, Program};
+pub use self::violation::{label_process, VIOLATION};
 
 /// A kind of thread, with a filter of its own.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
