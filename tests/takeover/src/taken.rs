@@ -53,7 +53,7 @@ pub struct Taken {
 }
 
 impl Taken {
-    /// Takes a thread over as soon as it waits. `None` if it has ended.
+    /// Takes a thread over as soon as it waits. `None` if it has ended, or is one of the kernel.
     ///
     /// # Panics
     /// If the caller may not trace it, or it works for two minutes.
@@ -73,6 +73,11 @@ impl Taken {
                 _ => {}
             }
             let registers = ptrace::getregs(thread).expect("stopped");
+            if registers.rip == 0 {
+                // The kernel keeps threads in a process that never run code of it, such as KVM's kvm-nx-lpage-re.
+                ptrace::detach(thread, None).expect("stopped");
+                return None;
+            }
             let taken = Self { thread, registers };
             // A thread may still have work to do before it waits.
             if taken.is_in_system_call() {
