@@ -38,7 +38,7 @@ const LIMITS: [(&str, &str, f64); 7] = [
 ];
 
 /// Upper limit for system calls until init, of the program and all its threads: 316 were measured, and some more when threads
-/// contend. Ten more are for the user of the machine's own, which two threads take on. Without the jail they are 255: each thread
+/// contend. Eleven more are for the user of the machine's own, which two threads take on. Without the jail they are 255: each thread
 /// gives up capabilities and puts a filter on, and one more thread makes the others.
 const SYSCALLS: f64 = 341.0;
 

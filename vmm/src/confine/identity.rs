@@ -11,6 +11,8 @@ use std::io;
 use nix::sys::prctl;
 use nix::unistd::geteuid;
 
+use super::capabilities::{CapabilitySet, IMAGES};
+
 /// The lowest id of a machine.
 pub const FIRST_ID: u32 = 0x7000_0000;
 
@@ -21,6 +23,9 @@ pub enum Kept {
     NotRoot,
     /// A file server acts for all users of the guest.
     Shares,
+    /// Root without CAP_LEASE, as in many containers: another user could not give back a lease on root's kernel, and a writer to
+    /// it would have to wait.
+    NoLease,
     /// The kernel refused, for example because the id does not exist in this user namespace.
     Refused,
 }
@@ -30,6 +35,7 @@ impl std::fmt::Display for Kept {
         f.write_str(match self {
             Self::NotRoot => "not root",
             Self::Shares => "its shares need root",
+            Self::NoLease => "root without CAP_LEASE",
             Self::Refused => "the kernel refused",
         })
     }
@@ -45,6 +51,9 @@ pub(super) fn choose(has_shares: bool) -> Result<u32, Kept> {
     }
     if has_shares {
         return Err(Kept::Shares);
+    }
+    if CapabilitySet::of_this_thread().unwrap_or_default().and(IMAGES) != IMAGES {
+        return Err(Kept::NoLease);
     }
     Ok(FIRST_ID.saturating_add(std::process::id()))
 }
@@ -80,17 +89,17 @@ fn check(result: libc::c_long) -> io::Result<()> {
 #[cfg(test)]
 mod tests {
     use std::collections::BTreeMap;
+    use std::os::fd::AsRawFd;
     use std::process::Command;
     use std::thread;
 
     use super::*;
-    use crate::confine::capabilities::{CapabilitySet, IMAGES};
 
     /// In a process of its own, which is not dumpable afterwards.
     #[test]
     fn a_thread_takes_on_a_user_without_groups_and_capabilities() {
-        if !geteuid().is_root() {
-            return println!("SKIPPED: not root");
+        if let Err(reason) = choose(false) {
+            return println!("SKIPPED: no user of its own here: {reason}");
         }
         let mut command = Command::new(std::env::current_exe().expect("this program"));
         command.args(["--exact", "confine::identity::tests::inside", "--ignored", "--nocapture"]);
@@ -130,19 +139,26 @@ mod tests {
             assert_eq!(u64::from_str_radix(&after[set], 16), Ok(0), "{set}");
         }
 
-        // The thread that makes the others: they get the user from it, and some of its capabilities.
-        let kept = on_a_thread(|| {
+        // The thread that makes the others: they get the user from it, and its capability.
+        let file = tempfile::tempfile().expect("a temporary file, of root's");
+        let lease = |kind: i32| {
+            // SAFETY: the call takes numbers only, and the file is open.
+            check(unsafe { libc::fcntl(file.as_raw_fd(), libc::F_SETLEASE, kind) }.into())
+        };
+        lease(libc::F_WRLCK).expect("root's own file");
+        on_a_thread(|| {
             take(id, true).expect("root may");
-            let kept = IMAGES.limit_this_thread().expect("less is always permitted");
-            let shown = u64::from_str_radix(&status()["CapEff"], 16).expect("a number");
-            let mut theirs = on_a_thread(status);
-            assert_eq!(theirs.remove("Uid"), Some(ids));
-            assert_eq!(kept == IMAGES, shown != 0);
-            assert!(kept == IMAGES || kept == CapabilitySet::NONE, "{kept:?}");
-            kept
+            assert_eq!(IMAGES.limit_this_thread().expect("less is always permitted"), IMAGES);
+            on_a_thread(|| {
+                assert_eq!((&status()["Uid"], &*status()["CapEff"]), (&ids, "0000000010000000"));
+                lease(libc::F_UNLCK).expect("a lease on another's file can be given back");
+            });
         });
-        let had = u64::from_str_radix(&before["CapPrm"], 16).expect("a number");
-        assert_eq!(kept == IMAGES, had >> 28 & 1 == 1, "CAP_LEASE");
+        let without = on_a_thread(|| {
+            CapabilitySet::NONE.limit_this_thread().expect("less is always permitted");
+            choose(false)
+        });
+        assert_eq!(without, Err(Kept::NoLease));
         assert_eq!(status()["Uid"], before["Uid"], "other threads are as before");
         assert!(!prctl::get_dumpable().expect("a flag"));
         println!("checked inside");
