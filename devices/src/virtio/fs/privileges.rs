@@ -12,7 +12,7 @@
 //!
 //! Execution obeys a setgid bit only if the group may execute the file. Without that the bit meant mandatory locking until
 //! Linux 5.15, and means nothing since (fcntl(2)). It is dropped all the same: `chmod g+x` on the host would put it into
-//! force. On a directory the bit is no power but the group that its files get.
+//! force. A directory's bit only decides which group its files get.
 
 use std::ffi::CStr;
 use std::io;
