@@ -55,6 +55,31 @@ pub(crate) fn static_programs<const N: usize>(programs: [Program; N], profile: &
     Ok(programs.map(|(_, binary)| dir.join(STATIC_TARGET).join(profile).join(binary)))
 }
 
+/// A program of crates.io: its package, which has the same name, and its version.
+pub(crate) type External = (&'static str, &'static str);
+
+/// Builds programs of others, and keeps them in `cache`, by version. Returns their paths. They run other programs' tests, so
+/// they are built quickly, not for speed.
+pub(crate) fn external_programs<const N: usize>(programs: [External; N], cache: &Path) -> Result<[PathBuf; N]> {
+    for (name, version) in programs {
+        let dir = cache.join(format!("{name}-{version}"));
+        if dir.join("bin").join(name).exists() {
+            continue;
+        }
+        println!("    Building {name} {version}, for a test");
+        let built = target_dir().join("tools");
+        let mut command = cargo();
+        command.args(["install", "--quiet", "--locked", "--debug", "--no-track", "--root"]).arg(&dir);
+        command.arg(format!("{name}@{version}")).env("CARGO_TARGET_DIR", &built);
+        // Without debugging information they build in less time, and into a tenth of the size.
+        command.env("CARGO_PROFILE_DEV_DEBUG", "0");
+        run(&mut command)?;
+        // Only the program is used again.
+        std::fs::remove_dir_all(&built)?;
+    }
+    Ok(programs.map(|(name, version)| cache.join(format!("{name}-{version}/bin/{name}"))))
+}
+
 /// Runs a command to its end; failure is an error that names it.
 pub(crate) fn run(command: &mut Command) -> Result<()> {
     let program = command.get_program().to_owned();

@@ -29,6 +29,8 @@ pub(crate) enum Need {
     Peers,
     /// A root file system with a whole Debian.
     Debootstrap,
+    /// Programs that the tests of shared directories use and run.
+    Shares,
 }
 
 impl Need {
@@ -42,6 +44,8 @@ impl Need {
             Need::Seccomp => &["libseccomp-dev"],
             Need::Peers => &["crun", "runc"],
             Need::Debootstrap => &["debootstrap"],
+            // A program of others that is built for tests is linked with libacl.
+            Need::Shares => &["git", "sqlite3", "libacl1-dev"],
         }
     }
 
@@ -55,13 +59,22 @@ impl Need {
             Need::Seccomp => "seccomp in the agent of pods",
             Need::Peers => "peers of benchmarks",
             Need::Debootstrap => "a Debian root file system",
+            Need::Shares => "the tests of shared directories",
         }
     }
 }
 
 /// Installs the packages of all tasks and fetches the testbed's kernel.
 pub(crate) fn main() -> Result<ExitCode> {
-    ensure(&[Need::Testbed, Need::RootFs, Need::Kernel, Need::Network, Need::Seccomp, Need::Debootstrap])?;
+    ensure(&[
+        Need::Testbed,
+        Need::RootFs,
+        Need::Kernel,
+        Need::Network,
+        Need::Seccomp,
+        Need::Debootstrap,
+        Need::Shares,
+    ])?;
     let kernel = kernel::testbed(&kernel::Choice::Distro, true, &Tools::default())?;
     println!("setup: the emulated machine's kernel is {}", kernel.vmlinux.display());
     Ok(ExitCode::SUCCESS)

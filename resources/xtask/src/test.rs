@@ -20,6 +20,7 @@ use std::time::Duration;
 
 use hutch_testbed_host::kvm::{self, HostKvm};
 
+use crate::build::External;
 use crate::kernel::Choice;
 use crate::setup::{self, Need};
 use crate::stage::Stage;
@@ -38,8 +39,12 @@ const TESTBED_MEMORY_MIB: u64 = 8192;
 const NEEDS_SOURCE_KERNEL: &str = "source_kernel_";
 
 /// Variables that set the length of long tests, and their values with `--long`. The testbed gets them too.
-const LENGTHS: [(&str, &str); 4] = [
+const LENGTHS: [(&str, &str); 8] = [
     ("HUTCH_E2E_BOOTS", "600"),
+    ("HUTCH_E2E_FSX_OPERATIONS", "10000"),
+    ("HUTCH_E2E_POSIX", ""),
+    ("HUTCH_E2E_PROGRAMS", "1"),
+    ("HUTCH_FSX_OPERATIONS", "100000"),
     ("HUTCH_E2E_PODS", "100"),
     ("HUTCH_E2E_STREAM_MIB", "1024"),
     ("HUTCH_HAMMER_SECS", "60"),
@@ -83,8 +88,16 @@ pub(crate) fn main(args: Args) -> Result<ExitCode> {
 
 fn tests(args: &Args, binaries: Vec<Binary>, report: &mut Report) {
     let of = |kind| binaries.iter().filter(|b| b.kind == kind).cloned().collect::<Vec<Binary>>();
+    let mut env = lengths(args);
+    if !args.quick {
+        report.step("programs of others");
+        match file_system_tests() {
+            Ok(programs) => env.extend(programs),
+            Err(error) => report.failure("building programs of others", &error.to_string()),
+        }
+    }
     let plan = |binaries| {
-        let mut plan = Plan { repeat: args.repeat, env: lengths(args), ..Plan::new(binaries, args.only.as_deref()) };
+        let mut plan = Plan { repeat: args.repeat, env: env.clone(), ..Plan::new(binaries, args.only.as_deref()) };
         if args.long {
             plan.limit *= LONG;
         }
@@ -128,6 +141,20 @@ fn lengths(args: &Args) -> Vec<(String, String)> {
         Some((name.to_owned(), given))
     };
     LENGTHS.into_iter().filter_map(length).collect()
+}
+
+/// Programs of others that test file systems, and the variables by which tests find them: one that checks random operations
+/// on a file against memory, and a suite of what POSIX says of files.
+const FILE_SYSTEM_TESTS: [(&str, External); 2] =
+    [("HUTCH_E2E_FSX", ("fsx", "0.3.2")), ("HUTCH_E2E_PJDFSTEST", ("pjdfstest", "0.2.2"))];
+
+/// Builds these programs, and what the tests that run them need.
+fn file_system_tests() -> Result<Vec<(String, String)>> {
+    setup::ensure(&[Need::Shares])?;
+    let cache = hutch_testbed_host::cache_dir().join("tools");
+    let paths = build::external_programs(FILE_SYSTEM_TESTS.map(|(_, program)| program), &cache)?;
+    let pairs = FILE_SYSTEM_TESTS.iter().zip(paths);
+    Ok(pairs.map(|((name, _), path)| ((*name).to_owned(), path.to_string_lossy().into_owned())).collect())
 }
 
 /// The example that a test runs, from the root of the repository.

@@ -20,6 +20,10 @@
 //! | `HUTCH_E2E_OTHER_AGENT` | the static program `other-version-agent` of this package | |
 //! | `HUTCH_E2E_EMBED` | the example `embed` of the runtime | |
 //! | `HUTCH_E2E_BZIMAGE` | a compressed kernel image | |
+//! | `HUTCH_E2E_FSX`, `HUTCH_E2E_PJDFSTEST` | programs that test file systems; absent in a quick run | |
+//! | `HUTCH_E2E_FSX_OPERATIONS` | operations of fsx | 200 |
+//! | `HUTCH_E2E_PROGRAMS` | set: git, dpkg and SQLite run on a share | unset |
+//! | `HUTCH_E2E_POSIX` | parts of the names of tests of pjdfstest | some |
 //! | `HUTCH_E2E_QUICK` | shorten the long tests | unset |
 //! | `HUTCH_E2E_BOOTS` | boots of the leak test | 100, short: 20 |
 //! | `HUTCH_E2E_PODS` | pods of the leak test, in two rows | 40, short: 5 |
@@ -47,6 +51,7 @@ pub use rootfs::RootFs;
 pub use run::{Ended, Hutch, Running};
 pub use terminal::Terminal;
 
+use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -71,6 +76,19 @@ pub fn hutch_path() -> PathBuf {
     let path = std::env::var_os("HUTCH_BIN").map_or_else(built, PathBuf::from);
     assert!(path.exists(), "{} is missing: run `cargo xtask build` or set HUTCH_BIN", path.display());
     path
+}
+
+/// Programs of others that the task has built for tests, named by these variables. A quick run goes without, and says so.
+///
+/// # Panics
+/// If one is missing in a whole run.
+pub fn external<const N: usize>(variables: [&str; N]) -> Option<[PathBuf; N]> {
+    if let Some(missing) = variables.iter().find(|name| std::env::var_os(name).is_none()) {
+        assert!(quick(), "{missing} is not set: run the tests with `cargo xtask test`");
+        let _ = writeln!(std::io::stdout(), "SKIPPED: {missing} is not set in a quick run");
+        return None;
+    }
+    Some(variables.map(|name| std::env::var_os(name).map(PathBuf::from).unwrap_or_default()))
 }
 
 /// Directory for scratch files. Not on an overlay: the kernel cannot stack another overlay on one.

@@ -60,7 +60,7 @@ fn serve(mut connection: File, mut client: Client) {
 }
 
 /// Runs `body` with the path of a mount of `config.path`, if that is possible here.
-fn mounted(config: FsDeviceConfig, body: impl FnOnce(&Path) + Send + 'static) {
+pub fn mounted(config: FsDeviceConfig, body: impl FnOnce(&Path) + Send + 'static) {
     let connection = OpenOptions::new().read(true).write(true).open("/dev/fuse");
     let (true, Ok(connection)) = (is_root(), connection) else {
         println!("SKIPPED: a FUSE mount needs root and /dev/fuse");
@@ -98,7 +98,7 @@ impl Drop for Unmount {
 }
 
 /// Runs a script in a directory as a user. Returns its output.
-fn script(directory: &Path, uid: u32, groups: &[u32], text: &str) -> String {
+pub fn script(directory: &Path, uid: u32, groups: &[u32], text: &str) -> String {
     let mut command = Command::new("/usr/bin/setpriv");
     let groups = groups.iter().map(u32::to_string).collect::<Vec<_>>().join(",");
     command.arg(format!("--reuid={uid}")).arg(format!("--regid={uid}"));
@@ -119,7 +119,7 @@ fn has(programs: &[&str]) -> bool {
     all
 }
 
-fn directory(owner: u32) -> tempfile::TempDir {
+pub fn directory(owner: u32) -> tempfile::TempDir {
     let dir = tempfile::tempdir().unwrap();
     fs::set_permissions(dir.path(), fs::Permissions::from_mode(0o755)).unwrap();
     if is_root() {

@@ -37,6 +37,8 @@ mod single_file;
 mod single_file_tests;
 #[cfg(test)]
 mod stuck_tests;
+#[cfg(test)]
+mod suite_tests;
 mod sys;
 #[cfg(test)]
 #[path = "device_tests.rs"]

@@ -6,9 +6,13 @@
 //! | device nodes | refused but for whiteouts (character device 0:0) | the same |
 //! | pipes and sockets | made | made |
 //! | setuid bit; setgid bit of a file | kept | dropped; also when a file of the host is opened for writing |
-//! | setgid bit of a directory | kept | kept |
+//! | setgid bit of a directory | kept | kept; what is made in it gets its group |
 //! | `security.*`, such as file capabilities | set and removed | removed only |
 //! | `trusted.*` | hidden, unless the share allows it | the same |
+//!
+//! Execution obeys a setgid bit only if the group may execute the file. Without that the bit meant mandatory locking until
+//! Linux 5.15, and means nothing since (fcntl(2)). It is dropped all the same: `chmod g+x` on the host would put it into
+//! force. A directory's bit only decides which group its files get.
 
 use std::ffi::CStr;
 use std::io;

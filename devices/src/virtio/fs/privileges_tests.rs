@@ -1,5 +1,5 @@
 use std::fs;
-use std::os::unix::fs::{FileTypeExt, MetadataExt, PermissionsExt};
+use std::os::unix::fs::{chown, FileTypeExt, MetadataExt, PermissionsExt};
 use std::path::Path;
 
 use fuse_backend_rs::abi::fuse_abi::{EntryOut, GetxattrIn, MkdirIn, MknodIn, Opcode, SetattrIn, SetxattrIn, ROOT_ID};
@@ -78,15 +78,27 @@ fn set_id_bits_follow_the_policy_of_the_share() {
             chmod(&mut client, file, kind | 0o6755);
             assert_eq!(mode("file"), kept, "chmod with type {kind:o}");
         }
+        // Without the right to execute they are not in force, but `chmod g+x` by a user of the host would arm them.
+        chmod(&mut client, file, 0o6640);
+        assert_eq!(mode("file"), kept & 0o6000 | 0o640);
         chmod(&mut client, file, 0o1640);
         assert_eq!(mode("file"), 0o1640);
-        // Directories pass their group on.
+        // Directories pass their group on, to what is made in them too.
         let inner = client.walk("dir");
         chmod(&mut client, inner, libc::S_IFDIR | 0o2775);
         assert_eq!(mode("dir"), 0o2775);
+        if is_root() {
+            chown(share.join("dir"), None, Some(2000)).unwrap();
+            fs::set_permissions(share.join("dir"), fs::Permissions::from_mode(0o2775)).unwrap();
+        }
+        let group = fs::metadata(share.join("dir")).unwrap().gid();
         let body = MkdirIn { mode: 0o750, umask: 0 };
         client.call(Opcode::Mkdir, inner, &[body.as_slice(), &name("below")], size_of::<EntryOut>()).unwrap();
         assert_eq!(mode("dir/below"), 0o2750);
+        client.create(inner, "made", libc::O_RDWR, 0o2771).unwrap();
+        assert_eq!(mode("dir/made"), kept & 0o2000 | 0o771);
+        let of = |text: &str| fs::metadata(share.join(text)).unwrap().gid();
+        assert_eq!((of("dir/below"), of("dir/made")), (group, group));
     }
 }
 

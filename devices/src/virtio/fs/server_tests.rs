@@ -197,6 +197,30 @@ fn a_file_that_the_host_moved_is_stale_for_the_guest_but_not_if_it_is_open() {
 }
 
 #[test]
+fn a_file_that_the_host_moved_is_reached_while_any_of_its_handles_is_open() {
+    let dir = tree();
+    let share = share(&dir);
+    let mut client = limited(&share, 0);
+    let file = client.walk("file");
+    let chmod = |client: &mut Client, mode| {
+        let body = SetattrIn { valid: 1, mode, ..SetattrIn::default() };
+        client.call(Opcode::Setattr, file, &[body.as_slice()], 200).map(drop)
+    };
+    // In whatever order they are closed, the last one decides.
+    for order in [[0, 1, 2], [2, 1, 0], [1, 2, 0]] {
+        let handles = [libc::O_RDONLY, libc::O_RDWR, libc::O_RDONLY].map(|flags| client.open(file, flags).unwrap());
+        fs::rename(share.join("file"), share.join("elsewhere")).unwrap();
+        for (left, index) in (0..3).rev().zip(order) {
+            release(&mut client, file, handles[index]);
+            let expected = if left > 0 { Ok(()) } else { Err(libc::ESTALE) };
+            assert_eq!(chmod(&mut client, 0o600 + left), expected, "{left} left of {order:?}");
+        }
+        assert_eq!(fs::metadata(share.join("elsewhere")).unwrap().mode() & 0o777, 0o601);
+        fs::rename(share.join("elsewhere"), share.join("file")).unwrap();
+    }
+}
+
+#[test]
 fn writes_append_only_if_they_come_from_a_system_call() {
     let dir = tree();
     let mut client = Client::read_write(&share(&dir));

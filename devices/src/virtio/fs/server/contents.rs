@@ -138,7 +138,7 @@ impl Server {
             Arc::new(File::from(openat(&*directory, c".", flags, mode)?))
         };
         let stat = sys::stat_open(&*file)?;
-        let node = self.nodes.made_nameless(Identity::of(&stat), &file)?;
+        let node = self.nodes.made_nameless(Identity::of(&stat))?;
         Ok(Reply::object(&CreateOut { entry: self.entry_of(node, &stat), open: self.opened(node, file) }))
     }
 

@@ -82,8 +82,8 @@ struct Node {
     pinned: bool,
     /// The descriptor was used since the cache was last searched for one to close.
     used: bool,
-    /// A file of the guest's that is open.
-    open: Weak<File>,
+    /// The guest's open files. None of them is kept open from here.
+    open: Vec<Weak<File>>,
 }
 
 struct Table {
@@ -142,12 +142,10 @@ impl Nodes {
         self.table().found(identity, Some(Place { directory, name: name.to_owned() }))
     }
 
-    /// The number of a file without a name that is open in the guest, which has one reference to it.
-    pub fn made_nameless(&self, identity: Identity, file: &Arc<File>) -> io::Result<u64> {
-        let mut table = self.table();
-        let id = table.found(identity, None)?;
-        table.node(id)?.open = Arc::downgrade(file);
-        Ok(id)
+    /// The number of a new file without a name, to which the guest has one reference. Only an open file reaches it, so
+    /// the caller calls `opened` next.
+    pub fn made_nameless(&self, identity: Identity) -> io::Result<u64> {
+        self.table().found(identity, None)
     }
 
     /// Drops references of the guest.
@@ -158,12 +156,20 @@ impl Nodes {
     /// Remembers an open file of the guest.
     pub fn opened(&self, id: u64, file: &Arc<File>) {
         if let Ok(node) = self.table().node(id) {
-            node.open = Arc::downgrade(file);
+            node.open.push(Arc::downgrade(file));
         }
     }
 
-    /// Keeps a file reachable that is about to be closed and has no name.
-    pub fn closing(&self, id: u64, file: &File) {
+    /// Forgets an open file that is about to be closed. If it was the last of a file that has no name, keeps that file
+    /// reachable.
+    pub fn closing(&self, id: u64, file: &Arc<File>) {
+        if let Ok(node) = self.table().node(id) {
+            node.open.retain(|open| !std::ptr::eq(open.as_ptr(), Arc::as_ptr(file)));
+            if node.open.is_empty() {
+                // Most files that the guest knows are closed; they take no memory for this.
+                node.open = Vec::new();
+            }
+        }
         let nameless = |node: &Node| node.place.is_none() && node.descriptor.is_none() && id != ROOT_ID;
         if !self.table().nodes.get(&id).is_some_and(nameless) {
             return;
@@ -261,7 +267,7 @@ impl Table {
             descriptor: Some(root),
             pinned: true,
             used: true,
-            open: Weak::new(),
+            open: Vec::new(),
         };
         Self {
             nodes: HashMap::from([(ROOT_ID, node)]),
@@ -298,7 +304,7 @@ impl Table {
                 // More than any machine counts in its life.
                 self.next += 1;
                 self.ids.insert(identity, id);
-                let (descriptor, open) = (None, Weak::new());
+                let (descriptor, open) = (None, Vec::new());
                 let (lookups, children, pinned, used) = (0, 0, false, false);
                 self.nodes
                     .insert(id, Node { identity, place: None, lookups, children, descriptor, pinned, used, open });
@@ -368,7 +374,7 @@ impl Table {
                 node.used = true;
                 return Ok(Route { start: Start::Descriptor(descriptor.clone()), steps, moves });
             }
-            if let Some(file) = node.open.upgrade() {
+            if let Some(file) = node.open.iter().rev().find_map(Weak::upgrade) {
                 return Ok(Route { start: Start::File(at, file), steps, moves });
             }
             let place = node.place.as_ref().filter(|_| steps.len() < DEPTH_MAX).ok_or_else(stale)?;
