@@ -22,7 +22,11 @@ pub struct Thread {
     pub name: String,
 }
 
-/// The threads of the process `pid`, the first one included. One that ends meanwhile is left out.
+/// `PF_USER_WORKER` of `linux/sched.h`: the kernel's own thread in a process, for example KVM's. It has no user code.
+const PF_USER_WORKER: u64 = 0x4000;
+
+/// The threads of the process `pid`, the first one included, but not the kernel's own ones. One that ends meanwhile is left
+/// out.
 ///
 /// # Panics
 /// If there is no such process.
@@ -31,6 +35,12 @@ pub fn threads(pid: i32) -> Vec<Thread> {
     let thread = |task: fs::DirEntry| {
         let id = task.file_name().to_str()?.parse().ok()?;
         let name = fs::read_to_string(task.path().join("comm")).ok()?;
+        // proc_pid_stat(5): the name is in parentheses; the flags are the seventh field after it.
+        let stat = fs::read_to_string(task.path().join("stat")).ok()?;
+        let flags: u64 = stat.rsplit_once(')')?.1.split_whitespace().nth(6)?.parse().ok()?;
+        if flags & PF_USER_WORKER != 0 {
+            return None;
+        }
         Some(Thread { id: Pid::from_raw(id), name: name.trim_end().to_owned() })
     };
     tasks.filter_map(|task| thread(task.ok()?)).collect()
