@@ -18,6 +18,8 @@ use crate::{build, Result};
 
 /// Time for each target in `cargo xtask test`.
 const CI_SECONDS: u64 = 30;
+/// There the inputs are the same ones each time, as far as the time reaches: a fault that it finds can be found again.
+const CI_SEED: u32 = 1;
 /// Memory that a target may use, in MiB. A leak shows sooner or later.
 const MEMORY_MIB: u32 = 1024;
 /// Time that one input may take, in seconds: thousands of times of what is usual.
@@ -47,14 +49,14 @@ pub(crate) fn main(args: Args) -> Result<ExitCode> {
             return Err(format!("{wanted} is not a target: see tests/fuzz/targets").into());
         }
     }
-    run(&targets, args.seconds, &mut report);
+    run(&targets, args.seconds, 0, &mut report);
     Ok(report.close())
 }
 
 /// Runs each target for half a minute, or says why not.
 pub(crate) fn check(report: &mut Report) {
     match targets() {
-        Ok(targets) => run(&targets, CI_SECONDS, report),
+        Ok(targets) => run(&targets, CI_SECONDS, CI_SEED, report),
         Err(error) => report.failure("fuzz targets", &error.to_string()),
     }
 }
@@ -90,7 +92,8 @@ fn target_dir() -> PathBuf {
     build::target_dir().join("fuzz")
 }
 
-fn run(targets: &[String], seconds: u64, report: &mut Report) {
+/// A `seed` of 0 lets the fuzzer choose one.
+fn run(targets: &[String], seconds: u64, seed: u32, report: &mut Report) {
     println!("\n     Building the fuzz targets (takes minutes the first time)");
     if let Err(why) = ensure_tools() {
         return report.skipped("fuzz targets", targets.len() as u64, &why);
@@ -107,7 +110,7 @@ fn run(targets: &[String], seconds: u64, report: &mut Report) {
     let work = || {
         while let Some(target) = next() {
             let begin = Instant::now();
-            let result = run_target(target, seconds);
+            let result = run_target(target, seconds, seed);
             match &result {
                 Ok(executions) => println!("fuzz {target} ... ok, {executions} executions"),
                 Err(error) => println!("{error}\nfuzz {target} ... FAILED"),
@@ -138,7 +141,7 @@ fn ensure_tools() -> std::result::Result<(), String> {
 }
 
 /// Runs a target. Returns the number of inputs that were executed.
-fn run_target(target: &str, seconds: u64) -> Result<u64> {
+fn run_target(target: &str, seconds: u64, seed: u32) -> Result<u64> {
     let dir = |kind: &str| root().join(kind).join(target);
     for kind in ["found", "artifacts", "corpus"] {
         fs::create_dir_all(dir(kind))?;
@@ -152,6 +155,7 @@ fn run_target(target: &str, seconds: u64) -> Result<u64> {
         .arg(program)
         .args([dir("found"), dir("corpus")])
         .arg(format!("-max_total_time={seconds}"))
+        .arg(format!("-seed={seed}"))
         .arg(format!("-rss_limit_mb={MEMORY_MIB}"))
         .arg(format!("-timeout={INPUT_SECONDS}"))
         .arg(format!("-artifact_prefix={}/", dir("artifacts").display()))

@@ -86,6 +86,10 @@ fn posix_holds_as_on_the_host() {
             assert_eq!((result.as_str(), there[*name].as_str()), ("ok", expected), "{name}");
         }
         assert_eq!(native.len(), there.len());
-        let _ = writeln!(std::io::stdout(), "pjdfstest: {passed} passed, {} differ (device nodes, and a limit of links)", nodes.len());
+        let _ = writeln!(
+            std::io::stdout(),
+            "pjdfstest: {passed} passed, {} differ (device nodes, and a limit of links)",
+            nodes.len()
+        );
     });
 }
