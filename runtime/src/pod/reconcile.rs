@@ -4,7 +4,7 @@
 //! When a VMM process dies, for example by SIGKILL, its shims notice first: `stand` of `shim/verb.rs` fails,
 //! `note_failure` there records that for the pod, and the shim exits with 255. The next status, list or wait of any
 //! process calls `detect_dead` and `reconcile` here, which record the failure if no shim has, and stop the containers.
-//! The machine's record, network and binds stay until `finish_stop` of `stop.rs`, the last part of StopPod.
+//! The machine's record, network and the pod's own mounts stay until `finish_stop` of `stop.rs`, the last part of StopPod.
 
 use std::time::{Duration, Instant};
 

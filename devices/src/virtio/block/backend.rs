@@ -1,6 +1,6 @@
 //! A disk's storage: a raw image file or a block device of the host, locked while it is open.
 //!
-//! The VMM's main thread opens it; the disk's worker uses it.
+//! The VMM's main thread opens it at boot; one that is plugged in later comes opened. The disk's worker uses it.
 
 use std::fs::{File, OpenOptions};
 use std::io::{self, Seek, SeekFrom};

@@ -1,8 +1,8 @@
 //! ACPI 6.4 tables of a hardware-reduced machine (section 4.1): no PM timer, no SCI, no legacy devices, power-off by
 //! sleep control register, reset by reset register, virtio-mmio devices in the DSDT.
 //!
-//! Everything fits into two pages below 1 MiB. The caller, `load` of the machine's `builder.rs`, chooses the windows and
-//! the interrupt controller pins of the devices, and writes the tables to [`layout::ACPI_TABLES`].
+//! `Devices::add` (`attach.rs`) chooses the windows and the interrupt controller pins of the devices; `acpi_tables` of the machine's
+//! `builder.rs` calls this, and `load` there writes the tables to [`layout::ACPI_TABLES`].
 
 use acpi_tables::aml::{
     Device, EISAName, Interrupt, Memory32Fixed, Name, Package, Path, ResourceTemplate, Scope, IO, ONE,
