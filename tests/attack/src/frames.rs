@@ -3,7 +3,7 @@
 use hutch_agent_proto::{
     encode_frame, parse_request, read_frame, read_payload, AgentFrame, BadRequest, Hello, HostFrame, Open,
 };
-use serde_json::Value;
+use serde::Deserialize;
 
 /// Attacks the readers of frames.
 pub fn attack(data: &[u8]) {
@@ -20,8 +20,9 @@ fn read(payload: &[u8]) {
     match parse_request(payload) {
         Ok(frame) => assert_eq!(again(&frame), frame),
         Err(BadRequest::Unknown { id, .. }) => {
-            let value: Value = serde_json::from_slice(payload).expect("a request with an id is JSON");
-            assert_eq!(value["id"].as_u64(), Some(id));
+            // Only the id counts: nobody looks at the text of a request that is not known.
+            let only: OnlyId = serde_json::from_slice(payload).expect("a request with an id");
+            assert_eq!(only.id, id);
         }
         Err(BadRequest::Malformed(_)) => {}
     }
@@ -35,6 +36,11 @@ fn read(payload: &[u8]) {
         assert_eq!(again(&open), open);
     }
     drop(serde_json::from_slice::<HostFrame>(payload));
+}
+
+#[derive(Deserialize)]
+struct OnlyId {
+    id: u64,
 }
 
 /// The message after a way over the wire.
