@@ -121,6 +121,7 @@ impl OpenPod<'_> {
             resizing: false,
             limited_mib: None,
             unlimited: None,
+            in_memory: Default::default(),
             jail: None,
             cgroup: cgroup.clone(),
             cgroup_made: cgroup.as_deref().map(|dir| self.made_directories(dir, &others)).transpose()?,

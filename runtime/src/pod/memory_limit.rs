@@ -16,18 +16,11 @@
 //! The bound is hutch's only where the group is: a group that was there before, that several pods are in, or whose bound
 //! another program removed is left alone, and the pod's status says so.
 
-use std::collections::BTreeMap;
-use std::os::unix::fs::MetadataExt;
-use std::path::Path;
-
 use nix::sys::resource::{getrlimit, Resource};
-use nix::sys::statfs::{fstatfs, FsType, TMPFS_MAGIC};
-use nix::sys::sysinfo::sysinfo;
 
 use crate::error::{Component, Result};
 use crate::logger;
-use crate::pod::{guarded, OpenPod};
-use crate::spec::ContainerConfig;
+use crate::pod::{guarded, in_memory, OpenPod};
 use crate::store::VmRecord;
 
 /// The VMM's program, heap and threads, and the kernel's data for its vCPUs and devices. An estimate, with room.
@@ -51,45 +44,14 @@ fn limit_mib(machine_mib: u64, processes: u64, descriptors: u64) -> u64 {
     parts.into_iter().fold(0, u64::saturating_add)
 }
 
-/// `RAMFS_MAGIC` of linux/magic.h.
-const RAMFS_MAGIC: FsType = FsType(0x8584_58f6);
-
-/// Sizes of the file systems in memory that hold what these containers can write to; MiB.
-fn in_memory_mib(containers: &[ContainerConfig]) -> u64 {
-    let roots = containers.iter().filter(|container| !container.readonly_rootfs).map(|c| c.rootfs.as_path());
-    let mounts =
-        containers.iter().flat_map(|c| &c.mounts).filter(|m| !m.read_only && ["bind", "block"].contains(&&*m.kind));
-    let sizes: BTreeMap<u64, u64> =
-        roots.chain(mounts.map(|mount| Path::new(&mount.source))).filter_map(size_in_memory).collect();
-    sizes.into_values().fold(0, u64::saturating_add)
-}
-
-/// Device number and size, in MiB, of the file system at `path` if it lies in memory. One without a size can take all memory of
-/// the host. A path that cannot be opened has none: making the share reports it.
-fn size_in_memory(path: &Path) -> Option<(u64, u64)> {
-    let file =
-        nix::fcntl::open(path, nix::fcntl::OFlag::O_PATH | nix::fcntl::OFlag::O_CLOEXEC, nix::sys::stat::Mode::empty());
-    let file = std::fs::File::from(file.ok()?);
-    let of = fstatfs(&file).ok()?;
-    if ![TMPFS_MAGIC, RAMFS_MAGIC].contains(&of.filesystem_type()) {
-        return None;
-    }
-    let all = sysinfo().map_or(u64::MAX, |info| info.ram_total().saturating_add(info.swap_total()));
-    let size = of.blocks().saturating_mul(u64::try_from(of.block_size()).ok()?);
-    let size = if size == 0 { all } else { size.min(all) };
-    Some((file.metadata().ok()?.dev(), size >> 20))
-}
-
 impl OpenPod<'_> {
     /// The bound in bytes, for the descriptors that a VMM process may hold: it takes all that its limit allows.
     fn limit_bytes(&self, machine_mib: u64, processes: u64) -> u64 {
         let descriptors = getrlimit(Resource::RLIMIT_NOFILE).map_or(u64::MAX, |(_, hard)| hard);
-        let mib = limit_mib(machine_mib, processes, descriptors);
-        mib.saturating_add(in_memory_mib(&self.config.containers)).saturating_mul(1 << 20)
+        let in_memory = self.sandbox.record().map_or(0, |record| in_memory::mib(&record.in_memory));
+        limit_mib(machine_mib, processes, descriptors).saturating_add(in_memory).saturating_mul(1 << 20)
     }
-}
 
-impl OpenPod<'_> {
     /// Bounds the memory of a new group, before a process is in it. `neighbours`: pods in the same group, or in one above
     /// or below it.
     pub(super) fn begin_memory_limit(&mut self, neighbours: &[(String, VmRecord)]) -> Result<()> {
@@ -110,6 +72,10 @@ impl OpenPod<'_> {
         }
         if !made {
             return self.run_unlimited("its control group was not made by hutch");
+        }
+        let sizes = in_memory::sizes(&self.config.containers, &self.config.volumes);
+        if let Some(record) = self.sandbox.record_mut() {
+            record.in_memory = sizes;
         }
         match self.write_memory_limit(self.config.hypervisor.memory_mib)? {
             true => self.put_vm_record(),
@@ -182,6 +148,21 @@ impl OpenPod<'_> {
         Ok(())
     }
 
+    /// Called before a container's process may run, with the file systems in memory to which it can write. The bound follows when
+    /// the container's shim joins the group.
+    pub(crate) fn count_files_in_memory(&mut self, mut sizes: in_memory::Sizes) -> Result<()> {
+        let limited = |record: &&VmRecord| record.limited_mib.is_some();
+        let Some(record) = self.sandbox.record().filter(limited) else { return Ok(()) };
+        sizes.retain(|device, _| !record.in_memory.contains_key(device));
+        if sizes.is_empty() {
+            return Ok(());
+        }
+        if let Some(record) = self.sandbox.record_mut() {
+            record.in_memory.extend(sizes);
+        }
+        self.put_vm_record()
+    }
+
     /// Called when a process has joined the group.
     pub(super) fn count_in_memory_limit(&self) {
         let Some(record) = self.sandbox.record() else { return };
@@ -203,7 +184,6 @@ impl OpenPod<'_> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::spec::MountSpec;
 
     #[test]
     fn the_bound_has_room_for_all_that_is_charged() {
@@ -214,31 +194,5 @@ mod tests {
         // No more files than the guest's memory can hold.
         assert_eq!(limit_mib(128, 1, u64::MAX), limit_mib(128, 1, 0) + 256);
         assert_eq!(limit_mib(u64::MAX, u64::MAX, u64::MAX), u64::MAX);
-    }
-
-    #[test]
-    fn file_systems_in_memory_count_once_and_only_where_the_guest_can_write() {
-        let on_tmpfs = tempfile::tempdir_in("/dev/shm").expect("a tmpfs");
-        let (_, size) = size_in_memory(on_tmpfs.path()).expect("it lies in memory");
-        assert!(size > 0);
-        let container = |rootfs: &Path, readonly_rootfs| ContainerConfig {
-            rootfs: rootfs.into(),
-            readonly_rootfs,
-            ..ContainerConfig::default()
-        };
-        assert_eq!(in_memory_mib(&[container(on_tmpfs.path(), false), container(on_tmpfs.path(), false)]), size);
-        assert_eq!(in_memory_mib(&[container(on_tmpfs.path(), true), container(Path::new("/proc"), false)]), 0);
-        assert_eq!(in_memory_mib(&[container(Path::new("/no/such/directory"), false)]), 0);
-        let mut mounted = container(Path::new("/proc"), false);
-        let bind = |read_only| MountSpec {
-            source: on_tmpfs.path().to_string_lossy().into_owned(),
-            kind: "bind".into(),
-            read_only,
-            ..MountSpec::default()
-        };
-        mounted.mounts = vec![bind(true)];
-        assert_eq!(in_memory_mib(std::slice::from_ref(&mounted)), 0);
-        mounted.mounts.push(bind(false));
-        assert_eq!(in_memory_mib(&[mounted]), size);
     }
 }

@@ -14,7 +14,7 @@
 //! | `reconcile` | finds a dead machine, agent or shim when a status is asked for, and records the stop |
 //! | `wait`, `events` | waits for the end of the machine; ended processes, memory kills and the end as a stream |
 //! | `size` | vCPUs and memory of the machine, which follow the limits of the containers |
-//! | `memory_limit` | the limit on the memory that the pod's processes use on the host |
+//! | `memory_limit`, `in_memory` | the limit on the memory that the pod's processes use on the host; file systems in memory, which count |
 //! | `get`, `handle` | finds a pod by its id; the pod as calls return it, with the verbs as methods |
 //! | `open`, `load`, `sandbox` | a pod during one call: lock and records; how they are read; its VMM process and agent session |
 
@@ -25,6 +25,7 @@ mod delete;
 mod events;
 mod get;
 mod handle;
+pub(crate) mod in_memory;
 mod list;
 mod load;
 mod memory_limit;

@@ -1,6 +1,6 @@
 //! The records' content.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 
 use hutch_agent_proto::ExitStatus;
@@ -177,6 +177,9 @@ pub struct VmRecord {
     /// The reason why there is none.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub unlimited: Option<String>,
+    /// Sizes in MiB, by device number, of the file systems in memory that the bound has room for.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub in_memory: BTreeMap<u64, u64>,
     /// The means that confine the VMM process, for people. Absent in records of older programs.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub jail: Option<String>,

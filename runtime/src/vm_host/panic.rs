@@ -12,7 +12,7 @@ use std::os::fd::OwnedFd;
 use std::panic::{set_hook, take_hook, PanicHookInfo};
 use std::path::Path;
 
-use hutch_vmm::confine::seccomp::{label_process, VIOLATION};
+use hutch_vmm::confine::seccomp::label_process;
 
 use crate::agent_client::printable;
 
@@ -92,14 +92,16 @@ fn report_of(log: &Path, start: &str) -> Option<String> {
 pub(crate) fn reason_of_end(log: &Path, socket: &Path) -> String {
     let ended = "the virtual machine's process has ended unexpectedly";
     match report_of_machine(log, socket) {
-        Some(report) if report.starts_with(VIOLATION) => format!("{ended}: {report}"),
-        Some(report) => format!("{ended}, with SIGABRT: {report}"),
+        Some(report) if report.contains(" panicked at ") => format!("{ended}, with SIGABRT: {report}"),
+        Some(report) => format!("{ended}: {report}"),
         None => ended.to_owned(),
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use hutch_vmm::confine::seccomp::VIOLATION;
+
     use super::*;
 
     #[test]

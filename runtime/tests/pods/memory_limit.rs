@@ -114,6 +114,26 @@ fn p_207_the_limit_counts_the_shims() {
     finish(&host, &runtime);
 }
 
+/// A container that comes later may bring a file system in memory along.
+#[test]
+fn p_207_the_limit_counts_the_tmpfs_of_a_later_container() {
+    let (host, runtime) = growing();
+    let on_tmpfs = tempfile::tempdir_in("/dev/shm").unwrap();
+    let size = nix::sys::statvfs::statvfs(on_tmpfs.path()).unwrap();
+    let mib = (size.blocks() * size.fragment_size()) >> 20;
+    let first = host.memory_limit_mib("g/p").unwrap();
+    let late = hutch_runtime::spec::ContainerConfig { rootfs: on_tmpfs.path().into(), ..host.container("late") };
+    runtime.create_container("p", late).unwrap();
+    let grown = host.memory_limit_mib("g/p").unwrap();
+    // It counts once, also if the other root lies on it; the container's shim counts too.
+    let others = host.container("a").rootfs;
+    let same = std::os::unix::fs::MetadataExt::dev(&std::fs::metadata(on_tmpfs.path()).unwrap())
+        == std::fs::metadata(others).map_or(0, |found| std::os::unix::fs::MetadataExt::dev(&found));
+    let expected = if same { first + 8 } else { first + 8 + mib };
+    assert_eq!(grown, expected);
+    finish(&host, &runtime);
+}
+
 #[test]
 fn p_207_a_pod_without_a_limit_says_why() {
     let (host, runtime) = new();

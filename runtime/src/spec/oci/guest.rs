@@ -37,7 +37,7 @@ pub(crate) struct GuestPaths {
 }
 
 /// Whether a mount on `destination` may be shared from the host (P-099).
-fn is_pseudo(destination: &str) -> bool {
+pub(crate) fn is_pseudo(destination: &str) -> bool {
     let clean = destination.trim_end_matches('/');
     PSEUDO.iter().any(|dir| clean == *dir || clean.strip_prefix(dir).is_some_and(|rest| rest.starts_with('/')))
 }

@@ -24,7 +24,7 @@ pub use map::{container_from_oci, pod_from_oci};
 
 pub(crate) use config::OciConfig;
 pub(crate) use derive::{derive_config, put_limits};
-pub(crate) use guest::{guest_config, has_seccomp, shared_binds, shm_source, GuestBind, GuestPaths};
+pub(crate) use guest::{guest_config, has_seccomp, is_pseudo, shared_binds, shm_source, GuestBind, GuestPaths};
 
 /// Annotation that holds the whole OCI configuration.
 pub const CONFIG_KEY: &str = "dev.hutch.oci.config";
