@@ -52,9 +52,9 @@ fn make_raw(fd: i32) -> io::Result<()> {
     TERMINAL.get_or_init(|| (fd, cooked, raw));
     last_act::set(leave)?;
     restore_on_panic_and_fault()?;
-    set(fd, &raw)?;
+    // Before the mode changes: a violation in between would leave it.
     RAW.store(true, Ordering::SeqCst);
-    Ok(())
+    set(fd, &raw).inspect_err(|_| RAW.store(false, Ordering::SeqCst))
 }
 
 /// Restores raw mode after the process was stopped and continued, if hutch had set it.

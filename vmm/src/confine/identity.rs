@@ -2,8 +2,8 @@
 //! by then.
 //!
 //! The id is [`FIRST_ID`] plus the number of the process, so no account is needed, and no two machines of a PID namespace have the
-//! same one. Linux's process numbers end below 2^22, so the ids end below 2^31; accounts and the ranges of user namespaces
-//! that systemd hands out lie elsewhere.
+//! same one. Linux's process numbers end below 2^22, so the ids end below 2^31; local accounts and the ranges of
+//! user namespaces that systemd hands out lie elsewhere.
 #![expect(unsafe_code, reason = "the functions of libc change the ids of all threads; the system calls those of one")]
 
 use std::io;
@@ -62,11 +62,12 @@ pub(super) fn choose(has_shares: bool) -> Result<u32, Kept> {
 /// `with_capabilities`.
 ///
 /// # Errors
-/// Those of setresgid(2), setgroups(2) and setresuid(2). The user is as before.
+/// Those of setresgid(2), setgroups(2) and setresuid(2). The user is as before; after the first call the groups are not.
 pub(super) fn take(id: u32, with_capabilities: bool) -> io::Result<()> {
     if with_capabilities {
         prctl::set_keepcaps(true)?;
     }
+    let at_parents_death = prctl::get_pdeathsig()?;
     // First the call that fails where the id does not exist.
     // SAFETY: the call takes numbers only.
     check(unsafe { libc::syscall(libc::SYS_setresgid, id, id, id) })?;
@@ -74,7 +75,9 @@ pub(super) fn take(id: u32, with_capabilities: bool) -> io::Result<()> {
     check(unsafe { libc::syscall(libc::SYS_setgroups, 0, std::ptr::null::<libc::gid_t>()) })?;
     // SAFETY: the call takes numbers only.
     check(unsafe { libc::syscall(libc::SYS_setresuid, id, id, id) })?;
-    // A change of user sets the flag to the host's fs.suid_dumpable (PR_SET_DUMPABLE(2const)).
+    // A change of user clears this signal, by which a supervisor ends what it started.
+    prctl::set_pdeathsig(at_parents_death)?;
+    // It also sets the flag to the host's fs.suid_dumpable (PR_SET_DUMPABLE(2const)).
     prctl::set_dumpable(false)?;
     Ok(())
 }

@@ -35,19 +35,22 @@ pub fn leave_network() -> io::Result<()> {
 }
 
 /// Hardens this process ([`harden_process`]). Leaves the calling thread, which makes all others later, the capabilities and the
-/// system calls of this kind and, if `reachable` is given, these directories. A kernel without filters or Landlock is not an
+/// system calls of this kind and, if `reachable` is given, these directories. A kernel that has or permits less is not an
 /// error.
 ///
 /// # Errors
-/// The kernel refused, or a directory cannot be opened; some of it may be done.
+/// The kernel refused to harden the process, or a filter; some of it may be done.
 pub fn confine_process(kind: Kind, reachable: Option<&[RootShare]>) -> io::Result<()> {
     harden_process()?;
-    if let Some(reachable) = reachable
-        && restrict_this_thread(reachable).map_err(io::Error::other)?.is_none()
-    {
-        log::debug!("this kernel has no Landlock");
+    // Each by itself, as with a machine.
+    match reachable.map(restrict_this_thread) {
+        Some(Ok(None)) => log::debug!("this kernel has no Landlock"),
+        Some(Err(error)) => log::warn!("the process can open all files of its user: {error}"),
+        Some(Ok(Some(_))) | None => {}
     }
-    CapabilitySet::of(kind, false).limit_this_thread()?;
+    if let Err(error) = CapabilitySet::of(kind, false).limit_this_thread() {
+        log::warn!("the process keeps its capabilities: {error}");
+    }
     if let Err(error) = seccomp::check_support() {
         log::debug!("this kernel has no seccomp filters: {error}");
         return Ok(());
