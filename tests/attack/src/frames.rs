@@ -20,7 +20,7 @@ fn read(payload: &[u8]) {
     match parse_request(payload) {
         Ok(frame) => assert_eq!(again(&frame), frame),
         Err(BadRequest::Unknown { id, .. }) => {
-            // Only the id counts: nobody looks at the text of a request that is not known.
+            // Only the id counts: the reader ignores the text of a request that it does not know.
             let only: OnlyId = serde_json::from_slice(payload).expect("a request with an id");
             assert_eq!(only.id, id);
         }
