@@ -20,7 +20,7 @@ pub enum Open {
     Control,
     /// One standard stream of the process `token`; only the host opens these.
     Stream {
-        /// Token of the process.
+        /// The process, by the token that the host gave it at its start.
         token: Token,
         /// The stream of the process. With a terminal only [`StdStream::Terminal`] exists.
         stream: StdStream,
@@ -105,12 +105,12 @@ pub enum Request {
     },
     /// Replies [`Response::Exited`] when the process has ended, at once if it has already.
     WaitProcess {
-        /// Token of the process.
+        /// The process, by the token that the host gave it at its start.
         token: Token,
     },
     /// Sends a signal to the process, or also to the processes that it started.
     SignalProcess {
-        /// Token of the process.
+        /// The process, by the token that the host gave it at its start.
         token: Token,
         /// Linux signal number.
         signal: i32,
@@ -120,7 +120,7 @@ pub enum Request {
     },
     /// Sets the size of the process's terminal.
     ResizeTerminal {
-        /// Token of the process.
+        /// The process, by the token that the host gave it at its start.
         token: Token,
         /// New size.
         size: WindowSize,
@@ -129,18 +129,18 @@ pub enum Request {
     /// write side also waits for bytes that are still under way.) A terminal gets its end-of-file character instead, if
     /// its line discipline is in canonical mode.
     CloseStdin {
-        /// Token of the process.
+        /// The process, by the token that the host gave it at its start.
         token: Token,
     },
     /// Forgets an ended process: its status and undelivered output.
     ForgetProcess {
-        /// Token of the process.
+        /// The process, by the token that the host gave it at its start.
         token: Token,
     },
     /// Creates an OCI container from a runtime-spec `config.json`, without starting its program. `token` becomes the
     /// token of its init process. Replies [`Response::Started`] with the guest pid of the waiting init.
     CreateContainer {
-        /// Container id.
+        /// The container, by its id in the pod.
         id: String,
         /// Token of the init process.
         token: Token,
@@ -158,12 +158,12 @@ pub enum Request {
     },
     /// Runs the program of a created container.
     StartContainer {
-        /// Container id.
+        /// The container, by its id in the pod.
         id: String,
     },
     /// Signals a container's init, or all of its processes.
     KillContainer {
-        /// Container id.
+        /// The container, by its id in the pod.
         id: String,
         /// Linux signal number.
         signal: i32,
@@ -172,36 +172,36 @@ pub enum Request {
     },
     /// Removes a stopped container from the guest; with `force` kills it first.
     RemoveContainer {
-        /// Container id.
+        /// The container, by its id in the pod.
         id: String,
         /// Kill processes that still run.
         force: bool,
     },
     /// Freezes a container's cgroup.
     PauseContainer {
-        /// Container id.
+        /// The container, by its id in the pod.
         id: String,
     },
     /// Thaws a container's cgroup.
     ResumeContainer {
-        /// Container id.
+        /// The container, by its id in the pod.
         id: String,
     },
     /// Changes a container's limits.
     UpdateContainer {
-        /// Container id.
+        /// The container, by its id in the pod.
         id: String,
         /// The new limits; absent ones stay.
         limits: ResourceLimits,
     },
     /// Replies [`Response::Processes`].
     ListProcesses {
-        /// Container id.
+        /// The container, by its id in the pod.
         id: String,
     },
     /// Replies [`Response::Stats`].
     Stats {
-        /// Container id.
+        /// The container, by its id in the pod.
         id: String,
     },
     /// Mounts a file system in the guest, for containers created later.
@@ -255,14 +255,14 @@ pub enum Event {
     /// A process ended. Its output may still be on its way: an output stream delivers it before its own end. The event
     /// of a short-lived process may come before the reply to the request that started it.
     Exited {
-        /// Token of the process.
+        /// The process, by the token that the host gave it at its start.
         token: Token,
         /// Exit code or signal.
         status: ExitStatus,
     },
     /// The guest's kernel killed a process of the container because memory ran out.
     OutOfMemory {
-        /// Container id.
+        /// The container, by its id in the pod.
         container: String,
     },
     /// A line for the host's log.

@@ -12,7 +12,7 @@ use super::{AgentError, Session};
 /// Arguments of [`Session::create_container`]; see [`Request::CreateContainer`].
 #[derive(Debug, Clone)]
 pub struct NewContainer {
-    /// Container id.
+    /// The container, by its id in the pod.
     pub id: String,
     /// Token of the container's init process.
     pub token: Token,

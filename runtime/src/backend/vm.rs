@@ -49,7 +49,7 @@ pub struct Share {
     pub trusted: bool,
 }
 
-/// A disk.
+/// A disk that the machine has from its start.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct BlockDevice {
     /// Id, and the serial number by which the guest finds it (P-186).

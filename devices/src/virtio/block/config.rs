@@ -24,7 +24,7 @@ pub enum BlockError {
     /// The image cannot be opened.
     #[error("cannot open disk image {}: check the path and its permissions", path.display())]
     Open {
-        /// Path of the image.
+        /// The image or block device, as the configuration names it.
         path: PathBuf,
         /// Error of `open(2)`.
         source: io::Error,
@@ -32,7 +32,7 @@ pub enum BlockError {
     /// A descriptor that was passed allows other accesses than the disk needs.
     #[error("disk image {} was passed by a descriptor that is not for {}: open it so", path.display(), if *.read_only { "reading only" } else { "reading and writing" })]
     Access {
-        /// Path of the image.
+        /// The image or block device, as the configuration names it.
         path: PathBuf,
         /// The disk is only read.
         read_only: bool,
@@ -43,7 +43,7 @@ pub enum BlockError {
     /// The size of the image cannot be read.
     #[error("cannot read the size of disk image {}: check the device that it is stored on", path.display())]
     Size {
-        /// Path of the image.
+        /// The image or block device, as the configuration names it.
         path: PathBuf,
         /// Error of `fstat(2)` or `lseek(2)`.
         source: io::Error,
@@ -54,7 +54,7 @@ pub enum BlockError {
     /// The size is not a multiple of a sector.
     #[error("disk image {} has {size} bytes, which is not a multiple of 512: pad it, for example with truncate -s %512", path.display())]
     Unaligned {
-        /// Path of the image.
+        /// The image or block device, as the configuration names it.
         path: PathBuf,
         /// Size in bytes.
         size: u64,
@@ -62,7 +62,7 @@ pub enum BlockError {
     /// Another process uses the image, or the host has mounted the block device.
     #[error("disk image {} is in use{}: stop the other user, or attach it read-only everywhere", path.display(), if *.read_only { " and being written" } else { "" })]
     InUse {
-        /// Path of the image.
+        /// The image or block device, as the configuration names it.
         path: PathBuf,
         /// The image was opened for reading only.
         read_only: bool,
@@ -70,7 +70,7 @@ pub enum BlockError {
     /// The file system does not support locks.
     #[error("cannot lock disk image {}: put it on a file system with locks", path.display())]
     Lock {
-        /// Path of the image.
+        /// The image or block device, as the configuration names it.
         path: PathBuf,
         /// Error of `fcntl(2)`.
         source: io::Error,

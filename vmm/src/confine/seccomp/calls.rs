@@ -169,7 +169,7 @@ pub(super) const VCPU: &[Call] = &[
     fcntl(&[F_DUPFD_CLOEXEC]),
 ];
 
-/// A disk.
+/// The thread of a disk: its requests, and flushes of the file on the host.
 pub(super) const BLOCK: &[Call] = &[
     allow(libc::SYS_preadv),
     allow(libc::SYS_pwritev),

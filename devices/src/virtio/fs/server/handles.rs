@@ -10,7 +10,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 pub struct Handle {
     /// The number of the file.
     pub node: u64,
-    /// The file.
+    /// The file on the host, opened with the access that the guest asked for.
     pub file: Arc<File>,
     /// Where the next entry of a directory is read; held while one is read. A file has no use for it.
     pub position: Mutex<u64>,
@@ -58,7 +58,7 @@ impl Handles {
         Ok(handle)
     }
 
-    /// Removes all.
+    /// Removes all handles, which closes their files.
     pub fn clear(&self) {
         let handles = std::mem::take(&mut self.table().handles);
         // Closing may wait for a disk; the lock is free by now.

@@ -42,7 +42,7 @@ pub enum Refusal {
 /// A request whose lengths fit.
 #[derive(Debug)]
 pub struct Request<'a> {
-    /// The header.
+    /// `struct fuse_in_header` of linux/fuse.h.
     pub head: InHeader,
     /// Its kind.
     pub opcode: Opcode,
