@@ -139,7 +139,8 @@ id_traits!(PodId, ContainerId, VolumeName);
 /// [`Error::InvalidConfig`] if the kernel gives none.
 pub fn random_hex(count: usize) -> Result<String> {
     let mut bytes = vec![0; count];
-    getrandom::fill(&mut bytes).map_err(|e| Error::invalid("random numbers", format!("the kernel gave none: {e}")))?;
+    hutch_vmm::fill_random(&mut bytes)
+        .map_err(|e| Error::invalid("random numbers", format!("the kernel gave none: {e}")))?;
     Ok(bytes.iter().map(|b| format!("{b:02x}")).collect())
 }
 

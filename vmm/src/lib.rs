@@ -60,5 +60,6 @@ pub use error::BuildError;
 pub use exit::MachineExit;
 pub use hutch_devices::virtio::block::{open_image, BlockError, BlockSlot};
 pub use hutch_devices::virtio::mem::MemHandle;
+pub use hutch_devices::virtio::rng::fill_random;
 pub use machine::{Machine, Stopper};
 pub use marks::{now_ns, Mark};

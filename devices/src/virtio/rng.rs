@@ -57,10 +57,13 @@ impl Service for Entropy {
     }
 }
 
-/// Fills `bytes` by getrandom(2). The crate of that name looks the function up at run time, which fails in a static
+/// Fills `bytes` with random numbers of the host's kernel, by getrandom(2). The crate of that name looks the function up at run time, which fails in a static
 /// program, and opens a device file instead, which a confined thread cannot.
+///
+/// # Errors
+/// Those of getrandom(2).
 #[expect(unsafe_code, reason = "a plain system call that fills a slice")]
-fn fill_random(mut bytes: &mut [u8]) -> io::Result<()> {
+pub fn fill_random(mut bytes: &mut [u8]) -> io::Result<()> {
     while !bytes.is_empty() {
         // SAFETY: the kernel writes at most `bytes.len()` bytes to `bytes`, which is borrowed for the call.
         let count = unsafe { libc::getrandom(bytes.as_mut_ptr().cast(), bytes.len(), 0) };
