@@ -22,7 +22,7 @@ use crate::virtio::{Chain, ChainError, DeviceInterrupt};
 /// Smallest range that is worth a discard, in sectors: a block of most file systems.
 const DISCARD_ALIGNMENT: u32 = 4096 / SECTOR_LEN;
 
-/// A disk: one queue, whose requests [`Drive`] executes.
+/// A disk: one queue, whose requests `Drive` executes.
 pub type Block = OneQueue<Drive>;
 
 impl Block {
