@@ -137,7 +137,8 @@ impl CapabilitySet {
 /// A pid of 0 is the calling thread.
 const THIS_THREAD: Header = Header { version: VERSION, pid: 0 };
 
-fn check(result: libc::c_long) -> io::Result<()> {
+/// The error of a system call that returned -1.
+pub(super) fn check(result: libc::c_long) -> io::Result<()> {
     if result < 0 {
         return Err(io::Error::last_os_error());
     }

@@ -11,7 +11,7 @@ use std::io;
 use nix::sys::prctl;
 use nix::unistd::geteuid;
 
-use super::capabilities::{CapabilitySet, IMAGES};
+use super::capabilities::{check, CapabilitySet, IMAGES};
 
 /// The lowest id of a machine.
 pub const FIRST_ID: u32 = 0x7000_0000;
@@ -82,33 +82,22 @@ pub(super) fn take(id: u32, with_capabilities: bool) -> io::Result<()> {
     Ok(())
 }
 
-fn check(result: libc::c_long) -> io::Result<()> {
-    if result < 0 {
-        return Err(io::Error::last_os_error());
-    }
-    Ok(())
-}
-
 #[cfg(test)]
 mod tests {
     use std::collections::BTreeMap;
     use std::os::fd::AsRawFd;
-    use std::process::Command;
     use std::thread;
 
+    use super::super::helper_tests::{check_inside, skip};
     use super::*;
 
     /// In a process of its own, which is not dumpable afterwards.
     #[test]
     fn a_thread_takes_on_a_user_without_groups_and_capabilities() {
         if let Err(reason) = choose(false) {
-            return println!("SKIPPED: no user of its own here: {reason}");
+            return skip(&format!("no user of its own here: {reason}"));
         }
-        let mut command = Command::new(std::env::current_exe().expect("this program"));
-        command.args(["--exact", "confine::identity::tests::inside", "--ignored", "--nocapture"]);
-        let output = command.output().expect("this program again");
-        let text = String::from_utf8_lossy(&output.stdout) + String::from_utf8_lossy(&output.stderr);
-        assert!(output.status.success() && text.contains("checked inside"), "{text}");
+        check_inside("identity::tests::inside");
     }
 
     fn status() -> BTreeMap<String, String> {

@@ -73,6 +73,7 @@ mod tests {
     use std::io::ErrorKind::PermissionDenied;
     use std::thread;
 
+    use super::super::helper_tests::skip;
     use super::*;
 
     /// On a thread of its own, without any other layer: the user, the root directory and the capabilities are as before.
@@ -110,7 +111,7 @@ mod tests {
         };
         let restricted = thread::scope(|scope| scope.spawn(inside).join().expect("no panic"));
         if !restricted {
-            println!("SKIPPED: this kernel has no Landlock");
+            skip("this kernel has no Landlock");
         }
         assert_eq!(fs::read(other.join("file")).expect("other threads are as before"), b"text");
     }

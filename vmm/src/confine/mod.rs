@@ -15,6 +15,8 @@
 #[cfg(test)]
 mod acts_tests;
 pub mod capabilities;
+#[cfg(test)]
+mod helper_tests;
 pub mod identity;
 pub mod landlock;
 pub mod process;

@@ -61,9 +61,8 @@ pub fn confine_process(kind: Kind, reachable: Option<&[RootShare]>) -> io::Resul
 
 #[cfg(test)]
 mod tests {
-    use std::process::Command;
-
     use super::super::capabilities::SHIM;
+    use super::super::helper_tests::{check_inside, skip};
     use super::*;
 
     #[test]
@@ -84,18 +83,14 @@ mod tests {
                 let packets = text.lines().last().expect("a line").split_whitespace().skip(1);
                 assert!(packets.clone().count() > 8 && packets.clone().all(|count| count == "0"), "{text}");
             }
-            Err(error) => println!("SKIPPED: no network namespace can be made here: {error}"),
+            Err(error) => skip(&format!("no network namespace can be made here: {error}")),
         }
     }
 
     /// In a process of its own: what is given up does not come back.
     #[test]
     fn a_hardened_process_leaves_no_dump_and_gets_no_privileges() {
-        let mut command = Command::new(std::env::current_exe().expect("this program"));
-        command.args(["--exact", "confine::process::tests::inside", "--ignored", "--nocapture"]);
-        let output = command.output().expect("this program again");
-        let text = String::from_utf8_lossy(&output.stdout) + String::from_utf8_lossy(&output.stderr);
-        assert!(output.status.success() && text.contains("checked inside"), "{text}");
+        check_inside("process::tests::inside");
     }
 
     #[test]
@@ -115,14 +110,7 @@ mod tests {
 
     #[test]
     fn a_confined_shim_has_its_directories_and_one_capability() {
-        let mut command = Command::new(std::env::current_exe().expect("this program"));
-        command.args(["--exact", "confine::process::tests::inside_a_shim", "--ignored", "--nocapture"]);
-        let output = command.output().expect("this program again");
-        let text = String::from_utf8_lossy(&output.stdout) + String::from_utf8_lossy(&output.stderr);
-        assert!(output.status.success() && text.contains("checked inside"), "{text}");
-        if text.contains("SKIPPED: ") {
-            println!("SKIPPED: this kernel has no Landlock");
-        }
+        check_inside("process::tests::inside_a_shim");
     }
 
     #[test]
@@ -135,8 +123,9 @@ mod tests {
             std::fs::write(path.join("file"), "text").expect("a new file");
         }
         let had = CapabilitySet::of_this_thread().expect("an old interface");
-        let has_landlock =
-            std::fs::read_to_string("/sys/kernel/security/lsm").is_ok_and(|lsm| lsm.contains("landlock"));
+        // Tried on a thread that ends with that.
+        let tried = std::thread::spawn(|| restrict_this_thread(&[]).expect("a thread may have less").is_some());
+        let has_landlock = tried.join().expect("no panic");
         let reachable = [RootShare { path: own.clone(), read_only: false }];
         confine_process(Kind::Shim, Some(&reachable)).expect("less is always permitted");
         let has = std::thread::spawn(|| CapabilitySet::of_this_thread().expect("an old interface"));

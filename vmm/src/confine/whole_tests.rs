@@ -3,12 +3,12 @@
 use std::collections::BTreeMap;
 use std::fs;
 use std::path::Path;
-use std::process::Command;
 use std::thread;
 use std::time::{Duration, Instant};
 
 use nix::unistd::geteuid;
 
+use super::helper_tests::check_inside;
 use super::identity::{Kept, FIRST_ID};
 use super::process::harden_process;
 use super::Confinement;
@@ -25,14 +25,7 @@ const LEASE: u64 = 1 << 28;
 /// In a process of its own: some of it holds for the whole process.
 #[test]
 fn the_jail_of_a_machine_is_as_it_reports() {
-    let mut command = Command::new(std::env::current_exe().expect("this program"));
-    command.args(["--exact", "confine::whole_tests::inside", "--ignored", "--nocapture"]);
-    let output = command.output().expect("this program again");
-    let text = String::from_utf8_lossy(&output.stdout) + String::from_utf8_lossy(&output.stderr);
-    assert!(output.status.success() && text.contains("checked inside"), "{text}");
-    for line in text.lines().filter(|line| line.contains("SKIPPED: ")) {
-        println!("{line}");
-    }
+    check_inside("whole_tests::inside");
 }
 
 /// User ids and effective capabilities of a thread.

@@ -63,7 +63,7 @@ fn serve(mut connection: File, mut client: Client) {
 pub fn mounted(config: FsDeviceConfig, body: impl FnOnce(&Path) + Send + 'static) {
     let connection = OpenOptions::new().read(true).write(true).open("/dev/fuse");
     let (true, Ok(connection)) = (is_root(), connection) else {
-        println!("SKIPPED: a FUSE mount needs root and /dev/fuse");
+        let _ = std::io::Write::write_all(&mut std::io::stdout(), b"SKIPPED: a FUSE mount needs root and /dev/fuse\n");
         return;
     };
     let run = move || {
@@ -114,7 +114,8 @@ fn has(programs: &[&str]) -> bool {
     let found = |name: &&str| ["/usr/bin", "/usr/local/bin"].iter().any(|place| Path::new(place).join(name).exists());
     let all = programs.iter().all(found);
     if !all {
-        println!("SKIPPED: this host lacks one of {programs:?}");
+        let line = format!("SKIPPED: this host lacks one of {programs:?}\n");
+        let _ = std::io::Write::write_all(&mut std::io::stdout(), line.as_bytes());
     }
     all
 }

@@ -8,7 +8,8 @@
 //! | `violation` | the end of a process that makes a forbidden call |
 //!
 //! A thread inherits the filters of the thread that makes it, and all of them apply. The guest's vCPU threads have the
-//! narrowest one, so the threads of devices are not made there but by [`Kind::Maker`], whose filter is the union of those of the machine's threads.
+//! narrowest one, so the threads of devices are not made there but by [`Kind::Maker`], whose filter is the union of those of
+//! the machine's threads.
 
 mod calls;
 pub mod last_act;
