@@ -13,6 +13,7 @@ use std::process::Command;
 use std::thread;
 
 use fuse_backend_rs::abi::fuse_abi::{InHeader, Opcode, OutHeader};
+use hutch_file_suites::{installed, Script};
 use nix::mount::{mount, umount2, MntFlags, MsFlags};
 use nix::sched::{unshare, CloneFlags};
 
@@ -97,7 +98,7 @@ impl Drop for Unmount {
     }
 }
 
-/// Runs a script in a directory as a user. Returns its output.
+/// Runs a script in a directory as a user, whose HOME it is. Returns its output.
 pub fn script(directory: &Path, uid: u32, groups: &[u32], text: &str) -> String {
     let mut command = Command::new("/usr/bin/setpriv");
     let groups = groups.iter().map(u32::to_string).collect::<Vec<_>>().join(",");
@@ -108,16 +109,6 @@ pub fn script(directory: &Path, uid: u32, groups: &[u32], text: &str) -> String 
     let (out, error) = (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
     assert!(output.status.success(), "{text}: {} {out} {error}", output.status);
     out.into_owned()
-}
-
-fn has(programs: &[&str]) -> bool {
-    let found = |name: &&str| ["/usr/bin", "/usr/local/bin"].iter().any(|place| Path::new(place).join(name).exists());
-    let all = programs.iter().all(found);
-    if !all {
-        let line = format!("SKIPPED: this host lacks one of {programs:?}\n");
-        let _ = std::io::Write::write_all(&mut std::io::stdout(), line.as_bytes());
-    }
-    all
 }
 
 pub fn directory(owner: u32) -> tempfile::TempDir {
@@ -174,81 +165,33 @@ fn a_user_creates_files_by_a_supplementary_group() {
     });
 }
 
-const REPOSITORY: &str = r#"
-set -e
-export GIT_CONFIG_NOSYSTEM=1 PATH=/usr/local/bin:/usr/bin:/bin:/usr/sbin:/sbin
-git init -q one 2>/dev/null
-git -C one config user.email user@example.org; git -C one config user.name user
-for i in 1 2 3 4 5 6; do
-    mkdir one/d$i; seq $((i * 1000)) > one/d$i/file; ln -s ../d1/file one/d$i/link
-    git -C one add .; git -C one commit -q -m "commit $i"
-done
-git -C one gc -q
-git clone -q one two
-git -C two fsck --full --strict 2>&1
-git -C two log --oneline | wc -l
-git -C two status --porcelain
-cmp one/d6/file two/d6/file
-"#;
+/// Runs a script of programs as an ordinary user in a directory of its own. Returns the directory.
+fn program(cache: FsCache, tried: Script) -> Option<tempfile::TempDir> {
+    if !installed(tried.needs) {
+        return None;
+    }
+    let dir = directory(1000);
+    mounted(FsDeviceConfig { cache, ..config(dir.path()) }, move |mount| {
+        assert_eq!(script(mount, 1000, &[], &tried.text), tried.prints, "{cache:?}");
+    });
+    Some(dir)
+}
 
 #[test]
 fn an_ordinary_user_makes_packs_and_clones_a_repository() {
-    if !has(&["git"]) {
-        return;
+    if let Some(dir) = program(FsCache::Auto, hutch_file_suites::repository(6)) {
+        assert!(!is_root() || fs::metadata(dir.path().join("two/d1/file")).is_ok_and(|data| data.uid() == 1000));
     }
-    let dir = directory(1000);
-    mounted(config(dir.path()), |mount| assert_eq!(script(mount, 1000, &[], REPOSITORY), "6\n"));
-    assert!(!is_root() || fs::metadata(dir.path().join("two/d1/file")).is_ok_and(|data| data.uid() == 1000));
 }
-
-const PACKAGE: &str = r#"
-set -e
-export PATH=/usr/local/bin:/usr/bin:/bin:/usr/sbin:/sbin
-mkdir -p package/DEBIAN package/usr/share/example
-printf 'Package: example\nVersion: 1\nArchitecture: all\nMaintainer: user <user@example.org>\nDescription: example\n' \
-    > package/DEBIAN/control
-seq 10000 > package/usr/share/example/file
-ln package/usr/share/example/file package/usr/share/example/second; ln -s file package/usr/share/example/link
-dpkg-deb --root-owner-group --build package package.deb >/dev/null
-mkdir -p root/var/lib/dpkg/info root/var/lib/dpkg/updates; : > root/var/lib/dpkg/status
-for i in 1 2; do
-    dpkg --root="$PWD/root" --force-not-root --force-bad-path --log=/dev/null --install package.deb >/dev/null
-done
-cmp package/usr/share/example/file root/usr/share/example/second
-stat -c %h root/usr/share/example/file
-dpkg --root="$PWD/root" --verify example
-"#;
 
 #[test]
 fn an_ordinary_user_installs_a_package() {
-    if !has(&["dpkg", "dpkg-deb"]) {
-        return;
-    }
-    let dir = directory(1000);
-    mounted(config(dir.path()), |mount| assert_eq!(script(mount, 1000, &[], PACKAGE), "2\n"));
+    program(FsCache::Auto, hutch_file_suites::package());
 }
-
-/// A log beside the database, and an index that all processes map.
-const DATABASE: &str = r#"
-set -e
-sqlite3 base 'PRAGMA journal_mode=wal; CREATE TABLE t (n INTEGER PRIMARY KEY, text TEXT);'
-for i in 1 2 3 4 5; do
-    sqlite3 base "PRAGMA busy_timeout=120000; BEGIN IMMEDIATE; WITH RECURSIVE c(n) AS (SELECT 1 UNION ALL SELECT n + 1 FROM c WHERE n < 500)
-        INSERT INTO t (text) SELECT hex(randomblob(50)) FROM c; COMMIT;" >/dev/null &
-done
-wait
-sqlite3 base 'SELECT count(*) FROM t; PRAGMA integrity_check;'
-"#;
 
 #[test]
 fn an_ordinary_user_writes_a_database_with_a_log() {
-    if !has(&["sqlite3"]) {
-        return;
-    }
     for cache in [FsCache::Auto, FsCache::Always] {
-        let dir = directory(1000);
-        mounted(FsDeviceConfig { cache, ..config(dir.path()) }, |mount| {
-            assert_eq!(script(mount, 1000, &[], DATABASE), "wal\n2500\nok\n");
-        });
+        program(cache, hutch_file_suites::database());
     }
 }

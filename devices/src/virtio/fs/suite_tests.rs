@@ -1,10 +1,11 @@
 //! Programs of others that test file systems, on the device by the FUSE driver of this host's kernel (`kernel_tests.rs`).
 //! `cargo xtask test` builds them and names them by variables; without, the tests report that they were skipped.
 
-use std::collections::BTreeMap;
 use std::fs;
 use std::io::Write;
 use std::path::Path;
+
+use hutch_file_suites::{compare, results, Outcome, CONFIG};
 
 use super::client::config;
 use super::kernel_tests::{directory, mounted, script};
@@ -34,62 +35,20 @@ fn a_file_survives_random_operations() {
     }
 }
 
-/// Features of Linux, and two users that every Debian has.
-const POSIX: &str = "\
-[features]
-posix_fallocate = {}
-rename_ctime = {}
-utime_now = {}
-utimensat = {}
-[settings]
-naptime = 0.02
-[dummy_auth]
-entries = [['nobody', 'nogroup'], ['daemon', 'daemon']]
-";
-
-/// The results by the names of the tests. Reasons follow in lines that are indented.
-fn results(output: &str) -> BTreeMap<String, String> {
-    let lines = output.lines().filter(|line| !line.starts_with(char::is_whitespace) && line.contains("::"));
-    let result = |line: &str| line.split_once(' ').map(|(name, result)| (name.to_owned(), result.trim().to_owned()));
-    lines.filter_map(result).collect()
-}
-
-/// A share refuses device nodes but whiteouts; the suite makes character devices with a number only in these tests. glibc
-/// knows no limit of links for FUSE, and answers 127.
-fn may_differ(name: &str) -> bool {
-    let nodes = name.ends_with("::block") || name.starts_with("mknod::") && name.ends_with("::char");
-    nodes || name == LINKS
-}
-
-/// The suite leaves it out where it finds no limit.
-const LINKS: &str = "link::link_count_max";
-
 /// POSIX's rules for files: each test of the suite has the same result natively and by the device.
 #[test]
 fn posix_holds_as_on_the_host() {
     let Some(pjdfstest) = program("HUTCH_E2E_PJDFSTEST") else { return };
     let (native, share, place) = (directory(0), directory(0), directory(0));
     let file = place.path().join("posix.toml");
-    fs::write(&file, POSIX).unwrap();
+    fs::write(&file, CONFIG).unwrap();
     let command = format!("NO_COLOR=1 {pjdfstest} -c {} -p . 2>&1; true", file.display());
     let run = move |path: &Path| results(&script(path, 0, &[], &command));
     let native = run(native.path());
     mounted(config(share.path()), move |mount| {
-        let there = run(mount);
-        let passed = there.values().filter(|result| *result == "ok").count();
-        assert!(passed > 300, "{passed} passed: {there:?}");
-        let differ = |(name, result): &(&String, &String)| there.get(*name) != Some(*result);
-        let (nodes, others): (Vec<_>, Vec<_>) = native.iter().filter(differ).partition(|(name, _)| may_differ(name));
-        assert!(others.is_empty(), "natively {others:?}");
-        for (name, result) in &nodes {
-            let expected = if *name == LINKS { "skipped" } else { "FAILED" };
-            assert_eq!((result.as_str(), there[*name].as_str()), ("ok", expected), "{name}");
-        }
-        assert_eq!(native.len(), there.len());
-        let _ = writeln!(
-            std::io::stdout(),
-            "pjdfstest: {passed} passed, {} differ (device nodes, and a limit of links)",
-            nodes.len()
-        );
+        let Outcome { passed, skipped, refused } = compare(&native, &run(mount));
+        assert!(passed > 300, "only {passed} tests passed");
+        let line = format!("pjdfstest: {passed} passed, {skipped} skipped, {refused} refused (device nodes)");
+        let _ = writeln!(std::io::stdout(), "{line}");
     });
 }

@@ -5,7 +5,7 @@ use super::metadata::Metadata;
 use crate::Result;
 
 /// Each workspace package, and the workspace packages that it may use outside of tests. Arrows only point down.
-const ARROWS: [(&str, &[&str]); 19] = [
+const ARROWS: [(&str, &[&str]); 20] = [
     ("hutch", &["hutch-guest", "hutch-runtime", "hutch-vmm", "hutch-agent-proto"]),
     ("hutch-runtime", &["hutch-vmm", "hutch-agent-proto", "hutch-hook", "hutch-netlink"]),
     ("hutch-guest", &[]),
@@ -19,7 +19,18 @@ const ARROWS: [(&str, &[&str]); 19] = [
     ("hutch-testbed", &[]),
     ("hutch-testbed-kernel", &["hutch-agent-proto", "hutch-guest", "hutch-testbed-host"]),
     ("hutch-testbed-host", &["hutch-testbed"]),
-    ("hutch-e2e", &["hutch-agent-proto", "hutch-runtime", "hutch-runtime-fakes", "hutch-takeover", "hutch-testbed"]),
+    (
+        "hutch-e2e",
+        &[
+            "hutch-agent-proto",
+            "hutch-file-suites",
+            "hutch-runtime",
+            "hutch-runtime-fakes",
+            "hutch-takeover",
+            "hutch-testbed",
+        ],
+    ),
+    ("hutch-file-suites", &[]),
     ("hutch-takeover", &[]),
     ("hutch-perf", &["hutch-runtime"]),
     ("hutch-attack", &["hutch-agent-proto", "hutch-devices", "hutch-runtime", "hutch-vmm"]),
