@@ -382,6 +382,34 @@ fn the_command_line_limits_the_kernel_to_the_vcpus_at_its_start() {
     assert!(line(&bench.config).contains(" maxcpus=1 "), "{}", line(&bench.config));
 }
 
+/// The kernel takes the last of several.
+#[test]
+fn p_182_configured_parameters_come_after_all_of_the_machines_own() {
+    use crate::arch::x86_64::acpi::VirtioNode;
+    let nodes = vec![VirtioNode { address: 0xd000_1000, gsi: 6 }];
+    let devices = crate::attach::Devices { nodes, ..Default::default() };
+    for (discovery, level, max_vcpus) in [
+        (DeviceDiscovery::Acpi, ConsoleLevel::Quiet, 1),
+        (DeviceDiscovery::Cmdline, ConsoleLevel::Verbose, 4),
+        (DeviceDiscovery::Cmdline, ConsoleLevel::Quiet, 4),
+    ] {
+        let mut bench = Bench::new([]);
+        let config = &mut bench.config;
+        (config.discovery, config.console.level, config.max_vcpus) = (discovery, level, max_vcpus);
+        let line = |config: &MachineConfig| {
+            let line = builder::cmdline(config, &devices).expect("good").finish(2047).expect("short");
+            line.split(' ').map(str::to_owned).collect::<Vec<_>>()
+        };
+        let own = line(config);
+        assert!(own.contains(&"panic=-1".to_owned()), "{own:?}");
+        // The same names as the machine's own, one of them twice.
+        let configured = ["panic=9", "loglevel=7", "console=hvc0", "maxcpus=2", "panic=8"];
+        config.cmdline = configured.map(str::to_owned).to_vec();
+        let all = line(config);
+        assert_eq!((&all[..own.len()], &all[own.len()..]), (&own[..], &config.cmdline[..]));
+    }
+}
+
 #[test]
 fn memory_is_plugged_on_request_or_when_the_guest_marks_that_it_is_ready() {
     let mark = || Scripted::Out { port: 0xe9, size: 1, data: b"A".to_vec() };

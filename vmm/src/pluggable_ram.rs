@@ -20,24 +20,25 @@ pub struct PluggableRam(pub GuestRam);
 
 impl RegionMemory for PluggableRam {
     fn plug(&self, addr: u64, len: u64) -> io::Result<()> {
-        Part::of(&self.0, addr, len)?.protect(ACCESS)
+        let part = Part::of(&self.0, addr, len)?;
+        part.protect(ACCESS).inspect_err(|_| {
+            // The kernel changes one mapping after the other. Those before the one that it refused are accessible now.
+            if let Err(error) = part.protect(libc::PROT_NONE) {
+                log::error!("the guest may use memory that it was not given: {error}");
+            }
+        })
     }
 
     fn unplug(&self, addr: u64, len: u64) -> io::Result<()> {
         let part = Part::of(&self.0, addr, len)?;
         // Before the pages go: the guest could take new ones otherwise.
-        part.protect(libc::PROT_NONE)?;
-        match part.free() {
-            Ok(()) => Ok(()),
-            Err(error) => {
-                if let Err(refused) = part.protect(ACCESS) {
-                    // Cannot be undone. The guest plugs the blocks in again before it uses them.
-                    log::error!("the host keeps memory that the guest has unplugged: {error}, {refused}");
-                    return Ok(());
-                }
-                Err(error)
-            }
+        let Err(error) = part.protect(libc::PROT_NONE).and_then(|()| part.free()) else { return Ok(()) };
+        if let Err(refused) = part.protect(ACCESS) {
+            // Cannot be undone. The guest plugs the blocks in again before it uses them.
+            log::error!("the host keeps memory that the guest has unplugged: {error}, {refused}");
+            return Ok(());
         }
+        Err(error)
     }
 }
 
@@ -59,6 +60,8 @@ impl<'a> Part<'a> {
     }
 
     fn protect(&self, access: libc::c_int) -> io::Result<()> {
+        #[cfg(test)]
+        tests::faults::check(if access == ACCESS { tests::Call::Access } else { tests::Call::Protect })?;
         // SAFETY: memory of the guest's mapping. Rights are taken only from blocks that no device uses, as their pins
         // show; everything else in this process accesses guest memory outside the region.
         check(unsafe { libc::mprotect(self.start, self.len, access) })
@@ -66,6 +69,8 @@ impl<'a> Part<'a> {
 
     /// Frees the host's memory. Works without access rights.
     fn free(&self) -> io::Result<()> {
+        #[cfg(test)]
+        tests::faults::check(tests::Call::Free)?;
         let region = self.ram.find_region(self.addr).ok_or(io::ErrorKind::InvalidInput)?;
         if let Some(file) = region.file_offset() {
             // MADV_DONTNEED would leave shared memory in its file.
@@ -97,8 +102,8 @@ impl<'a> Part<'a> {
         // SAFETY: as above. The memory is locked again before the guest can use it; with ONFAULT that takes no pages.
         unsafe {
             check(libc::munlock(self.start, self.len))?;
-            check(libc::madvise(self.start, self.len, libc::MADV_DONTNEED))?;
-            check(libc::mlock2(self.start, self.len, libc::MLOCK_ONFAULT))
+            let dropped = check(libc::madvise(self.start, self.len, libc::MADV_DONTNEED));
+            check(libc::mlock2(self.start, self.len, libc::MLOCK_ONFAULT)).and(dropped)
         }
     }
 }

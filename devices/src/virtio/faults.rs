@@ -11,12 +11,20 @@ use std::sync::{LazyLock, Mutex, MutexGuard, PoisonError};
 pub enum Operation {
     /// `readv`, `preadv`, `writev`, `pwritev`.
     Transfer,
-    /// `fdatasync`.
+    /// `fdatasync`, `fsync`, and `close` of a file that may have been written to.
     Sync,
     /// `fallocate`.
     Allocate,
     /// `pwrite` of zeroes.
     Zeroes,
+    /// `openat` and `openat2`: by the directory, or by the file that is opened once more.
+    Open,
+    /// `ftruncate`.
+    Truncate,
+    /// `statx` of an open file.
+    Stat,
+    /// `getdents64`.
+    List,
 }
 
 /// An unhappy end of a system call.

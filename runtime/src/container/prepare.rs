@@ -9,7 +9,6 @@ use crate::container::{ContainerRef, OpenContainer};
 use crate::error::{Component, Error, Result};
 use crate::id::{random_hex, ContainerId};
 use crate::logger;
-use crate::pod::in_memory;
 use crate::pod::{guarded, OpenPod};
 use crate::spec::oci::{derive_config, guest_config, has_seccomp, put_limits, CONFIG_KEY};
 use crate::spec::{ContainerConfig, Seccomp};
@@ -133,7 +132,7 @@ impl ContainerRef<'_, '_> {
             stdin: command.has_stdin(),
         };
         self.expect_hooks();
-        let in_memory = in_memory::sizes(std::slice::from_ref(&self.config), &[]);
+        let in_memory = self.pod.files_in_memory(std::slice::from_ref(&self.config), &[]);
         self.pod.count_files_in_memory(in_memory)?;
         self.pod.sandbox.call("create-container", request)?;
         self.spawn_shim(token)

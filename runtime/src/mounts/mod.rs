@@ -2,7 +2,7 @@
 
 mod disk;
 mod host;
-mod table;
+pub(crate) mod table;
 #[cfg(test)]
 mod tests;
 

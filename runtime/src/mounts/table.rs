@@ -1,4 +1,4 @@
-//! The mount table of this process: `/proc/self/mountinfo` (proc_pid_mountinfo(5)).
+//! The mount table of the calling thread: `/proc/thread-self/mountinfo` (proc_pid_mountinfo(5)).
 
 use std::ffi::OsString;
 use std::io;
@@ -7,14 +7,22 @@ use std::path::PathBuf;
 
 /// One line of the table.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct Mount {
+pub(crate) struct Mount {
+    /// Number of the mount.
+    pub(crate) id: u64,
     /// The mount point, with links resolved.
-    pub(super) point: PathBuf,
+    pub(crate) point: PathBuf,
+    /// This mount is read-only, whatever its file system is.
+    pub(crate) read_only: bool,
+    /// Type of the file system.
+    pub(crate) kind: String,
+    /// The upper layer of an overlay that has one, as the mounter named it.
+    pub(crate) upper: Option<PathBuf>,
 }
 
 /// Reads all mounts, in the order in which they were made.
-pub(super) fn read() -> io::Result<Vec<Mount>> {
-    Ok(parse(&std::fs::read("/proc/self/mountinfo")?))
+pub(crate) fn read() -> io::Result<Vec<Mount>> {
+    Ok(parse(&std::fs::read("/proc/thread-self/mountinfo")?))
 }
 
 fn parse(text: &[u8]) -> Vec<Mount> {
@@ -23,9 +31,22 @@ fn parse(text: &[u8]) -> Vec<Mount> {
 
 fn parse_line(line: &[u8]) -> Option<Mount> {
     let fields: Vec<&[u8]> = line.split(|byte| *byte == b' ').collect();
-    // Optional fields end with a lone dash; a line without one is malformed and skipped.
-    fields.iter().position(|field| *field == b"-")?;
-    Some(Mount { point: unescape(fields.get(4)?) })
+    let text = |field: &[u8]| String::from_utf8_lossy(field).into_owned();
+    // Optional fields end with a lone dash; a line without one is malformed and skipped. No field before them is one.
+    let end = fields.iter().position(|field| *field == b"-")?;
+    let (kind, options) = (text(fields.get(end + 1)?), fields.get(end + 3).copied().unwrap_or_default());
+    Some(Mount {
+        id: text(fields.first()?).parse().ok()?,
+        point: unescape(fields.get(4)?),
+        read_only: fields.get(5)?.split(|byte| *byte == b',').any(|option| option == b"ro"),
+        upper: (kind == "overlay").then(|| option(options, b"upperdir=")).flatten().map(unescape),
+        kind,
+    })
+}
+
+/// The value of an option, up to the next comma.
+fn option<'a>(options: &'a [u8], name: &[u8]) -> Option<&'a [u8]> {
+    options.split(|byte| *byte == b',').find_map(|option| option.strip_prefix(name))
 }
 
 /// Blanks, tabs, newlines and backslashes are written as `\ooo`.
@@ -61,10 +82,14 @@ mod tests {
     #[test]
     fn lines_with_optional_fields_and_odd_names_are_read() {
         let text = b"36 35 98:0 /mnt1 /mnt2 rw,noatime master:1 - ext3 /dev/root rw,errors=continue\n\
-                     40 35 0:5 / /a\\040b\\134c rw shared:2 master:3 - tmpfs tmpfs rw\n\
+                     40 35 0:5 / /a\\040b\\134c ro,nodev shared:2 master:3 - tmpfs tmpfs rw\n\
+                     41 35 0:6 / /o rw - overlay none rw,lowerdir=/l,upperdir=/u\\040p,workdir=/w\n\
                      nonsense\n";
         let mounts = parse(text);
-        assert_eq!(mounts.len(), 2);
+        assert_eq!(mounts.len(), 3);
+        assert_eq!((mounts[0].id, mounts[0].read_only, mounts[1].read_only), (36, false, true));
+        assert_eq!((mounts[0].kind.as_str(), mounts[0].upper.as_deref()), ("ext3", None));
+        assert_eq!((mounts[2].kind.as_str(), mounts[2].upper.as_deref()), ("overlay", Some(Path::new("/u p"))));
         assert_eq!((&*mounts[0].point, &*mounts[1].point), (Path::new("/mnt2"), Path::new("/a b\\c")));
         assert_eq!(unescape(b"a\\04"), Path::new("a\\04"), "no escape");
     }

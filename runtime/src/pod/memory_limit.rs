@@ -19,8 +19,10 @@
 use nix::sys::resource::{getrlimit, Resource};
 
 use crate::error::{Component, Result};
+use crate::id::VolumeName;
 use crate::logger;
 use crate::pod::{guarded, in_memory, OpenPod};
+use crate::spec::{ContainerConfig, Volume};
 use crate::store::VmRecord;
 
 /// The VMM's program, heap and threads, and the kernel's data for its vCPUs and devices. An estimate, with room.
@@ -73,7 +75,7 @@ impl OpenPod<'_> {
         if !made {
             return self.run_unlimited("its control group was not made by hutch");
         }
-        let sizes = in_memory::sizes(&self.config.containers, &self.config.volumes);
+        let sizes = self.files_in_memory(&self.config.containers, &self.config.volumes);
         if let Some(record) = self.sandbox.record_mut() {
             record.in_memory = sizes;
         }
@@ -146,6 +148,12 @@ impl OpenPod<'_> {
             self.put_vm_record()?;
         }
         Ok(())
+    }
+
+    /// The file systems in memory to which these can write.
+    pub(crate) fn files_in_memory(&self, containers: &[ContainerConfig], volumes: &[Volume]) -> in_memory::Sizes {
+        let named = self.rt.volumes();
+        in_memory::sizes(containers, volumes, |name| VolumeName::new(name).ok().map(|name| named.path(&name)))
     }
 
     /// Called before a container's process may run, with the file systems in memory to which it can write. The bound follows when

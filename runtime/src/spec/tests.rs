@@ -214,14 +214,6 @@ fn p_166_the_directory_of_guest_hooks_is_a_path_in_the_guest() {
 }
 
 #[test]
-fn p_182_a_kernel_parameter_needs_a_key() {
-    let parameter = |key: &str, value: &str| KernelParameter { key: key.into(), value: value.into() };
-    assert_eq!([parameter("panic", "9").text(), parameter("ro", "").text()], ["panic=9", "ro"]);
-    let empty = HypervisorConfig { kernel_parameters: vec![parameter("", "x")], ..hypervisor() };
-    assert_eq!(kind(empty.complete()), ErrorKind::InvalidConfig);
-}
-
-#[test]
 fn p_183_vcpus_are_the_sum_rounded_up_once() {
     let limits = |quota: i64, period: u64| Resources {
         cpu_quota: Some(quota),

@@ -94,7 +94,8 @@ impl Volumes {
         Err(Error::invalid(format!("volume {name}"), "other processes keep removing it; try again"))
     }
 
-    fn path(&self, name: &VolumeName) -> PathBuf {
+    /// The directory of a volume, which need not exist yet.
+    pub(crate) fn path(&self, name: &VolumeName) -> PathBuf {
         self.dir.join(name.as_str())
     }
 
@@ -222,7 +223,7 @@ impl Volumes {
 }
 
 impl Runtime {
-    fn volumes(&self) -> Volumes {
+    pub(crate) fn volumes(&self) -> Volumes {
         Volumes::beside(self.store().config_root())
     }
 

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use hutch_runtime::spec::oci::CONFIG_KEY;
-use hutch_runtime::spec::{HypervisorConfig, Jail, PodConfig};
+use hutch_runtime::spec::{HypervisorConfig, Jail, KernelParameter, PodConfig};
 use hutch_runtime::{fault, ErrorKind, State};
 use hutch_runtime_fakes::Failing;
 
@@ -22,6 +22,24 @@ fn p_060_a_created_pod_is_ready_and_nothing_runs() {
         assert!(guest.containers().iter().all(|(_, state)| *state == hutch_runtime_fakes::GuestState::Created));
     });
     assert!(!host.calls().iter().any(|call| call.starts_with("agent.start-container")));
+    finish(&host, &runtime);
+}
+
+/// The VMM puts its own before them.
+#[test]
+fn p_182_a_machine_gets_the_configured_kernel_parameters_in_their_order_and_none_without_a_key() {
+    let (host, runtime) = new();
+    let with = |parameters: &[(&str, &str)]| {
+        let parameter = |(key, value): &(&str, &str)| KernelParameter { key: (*key).into(), value: (*value).into() };
+        let mut pod = host.pod("p", &[]);
+        pod.hypervisor.kernel_parameters = parameters.iter().map(parameter).collect();
+        pod
+    };
+    assert_eq!(kind(runtime.create_pod(with(&[("panic", "9"), ("", "x")]))), ErrorKind::InvalidConfig);
+    assert!(host.calls().is_empty());
+    assert_clean(&host);
+    runtime.create_pod(with(&[("panic", "9"), ("ro", ""), ("panic", "8")])).unwrap();
+    assert_eq!(host.machine("p").unwrap().kernel_parameters, ["panic=9", "ro", "panic=8"]);
     finish(&host, &runtime);
 }
 

@@ -21,6 +21,8 @@ mod confinement_tests;
 mod creds;
 mod device;
 #[cfg(test)]
+mod fault_tests;
+#[cfg(test)]
 mod kernel_tests;
 mod limit;
 #[cfg(test)]

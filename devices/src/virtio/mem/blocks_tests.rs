@@ -177,15 +177,22 @@ fn request() -> impl Strategy<Value = MemRequest> {
 }
 
 /// The state before a request. Checks that a plugged range was not plugged and an unplugged one was.
-struct Model([bool; 16]);
+struct Model {
+    plugged: [bool; 16],
+    /// Errors of the calls to come: none, or a number.
+    errors: Mutex<Vec<Option<i32>>>,
+}
 
 impl Model {
     fn check(&self, addr: u64, len: u64, state: bool) -> io::Result<()> {
         let first = usize::try_from((addr - ADDR) / BLOCK_SIZE).unwrap();
         let count = usize::try_from(len / BLOCK_SIZE).unwrap();
         assert!(count > 0 && len.is_multiple_of(BLOCK_SIZE) && first + count <= 16);
-        assert!(self.0[first..first + count].iter().all(|plugged| *plugged == state));
-        Ok(())
+        assert!(self.plugged[first..first + count].iter().all(|plugged| *plugged == state));
+        match self.errors.lock().unwrap().pop().flatten() {
+            Some(errno) => Err(io::Error::from_raw_os_error(errno)),
+            None => Ok(()),
+        }
     }
 }
 
@@ -199,20 +206,36 @@ impl RegionMemory for Model {
     }
 }
 
+/// Errors of the host's calls for one request, most of them none.
+fn errors() -> impl Strategy<Value = Vec<Option<i32>>> {
+    let errno = prop::sample::select(vec![libc::ENOMEM, libc::EAGAIN, libc::EINVAL, libc::EPERM]);
+    prop_oneof![3 => Just(Vec::new()), 1 => prop::collection::vec(prop::option::of(errno), 0..4)]
+}
+
 proptest! {
-    /// Compares with a model that handles one block at a time.
+    /// Compares with a model that handles one block at a time. The host fails at times: what it did not do does not count.
     #[test]
     fn no_sequence_of_requests_gets_more_than_requested_or_anything_outside(
-        steps in prop::collection::vec((request(), prop::option::of(0..20u64)), 1..60)
+        steps in prop::collection::vec((request(), prop::option::of(0..20u64), errors()), 1..60)
     ) {
         let mut blocks = blocks();
         let mut model = [false; 16];
-        for (request, wanted) in steps {
+        for (request, wanted, errors) in steps {
             if let Some(wanted) = wanted {
                 blocks.request(wanted * BLOCK_SIZE);
             }
             let before = blocks.plugged();
-            let answer = blocks.serve(request, &Model(model));
+            let fails = errors.iter().any(Option::is_some);
+            let host = Model { plugged: model, errors: Mutex::new(errors) };
+            let answer = blocks.serve(request, &host);
+            if fails && answer == MemResponse::Busy && request == MemRequest::UnplugAll {
+                // Each run for itself.
+                for (index, block) in model.iter_mut().enumerate() {
+                    let now = blocks.map.is_plugged(index);
+                    prop_assert!(*block || !now);
+                    *block = now;
+                }
+            }
             if answer == MemResponse::Ack {
                 let (span, to) = match request {
                     MemRequest::Plug(span) => (span, true),
@@ -227,6 +250,7 @@ proptest! {
             }
             let count = model.iter().filter(|plugged| **plugged).count() as u64;
             prop_assert_eq!(blocks.plugged(), count * BLOCK_SIZE);
+            prop_assert!((0..16).all(|index| blocks.map.is_plugged(index) == model[index]));
             let starts = (0..16).filter(|at| model[*at] && (*at == 0 || !model[*at - 1])).count() as u64;
             prop_assert_eq!(blocks.runs, starts);
             prop_assert!(blocks.plugged() <= before || blocks.plugged() <= blocks.requested());

@@ -17,6 +17,8 @@ use super::abi::{fattr, AccessIn, Attr, AttrOut, GetattrIn, SetattrIn, StatfsOut
 use super::message::{Reply, Request};
 use super::names::permissions;
 use super::{errno, open_again, proc_name, sys, Server};
+#[cfg(test)]
+use crate::virtio::faults;
 
 /// Set-id bits.
 const SET_IDS: u32 = libc::S_ISUID | libc::S_ISGID;
@@ -120,6 +122,8 @@ impl Server {
             Some(open) => open,
             None => Arc::new(open_again(self.nodes.proc(), file, libc::O_RDWR | libc::O_NONBLOCK)?),
         };
+        #[cfg(test)]
+        faults::check(&*open, faults::Operation::Truncate)?;
         Ok(ftruncate(&*open, size)?)
     }
 

@@ -19,7 +19,9 @@ use super::message::{Reply, Request, OUT_HEADER};
 use super::names::permissions;
 use super::nodes::Identity;
 use super::{errno, open_again, sys, Server};
-use crate::virtio::vectors::{ReadVectors, WriteVectors};
+#[cfg(test)]
+use crate::virtio::faults;
+use crate::virtio::vectors::WriteVectors;
 use crate::virtio::Chain;
 
 /// Flags of `open(2)` that a guest may choose. Left out are `O_CREAT`, `O_EXCL` and `O_TMPFILE`, which have their own
@@ -101,6 +103,8 @@ impl Server {
         let mode = permissions(self.xattrs.privileges.mode(libc::S_IFREG, body.mode) & !(body.umask & 0o777));
         let directory = self.nodes.descriptor(id)?;
         let create = OFlag::from_bits_retain(flags) | OFlag::O_CREAT | OFlag::O_EXCL | OFlag::O_NOFOLLOW;
+        #[cfg(test)]
+        faults::check(&*directory, faults::Operation::Open)?;
         let made = {
             let _user = Self::user(request)?;
             openat(&*directory, name, create | OFlag::O_CLOEXEC, mode)
@@ -147,10 +151,14 @@ impl Server {
         let handle = self.handles.get(body.fh, request.head.nodeid)?;
         let mut writer = chain.writer(mem);
         writer.skip(OUT_HEADER).map_err(|_| errno(libc::EINVAL))?;
-        let mut vectors = ReadVectors::new();
-        writer.limited(body.size).push_to(&mut vectors);
-        let count = vectors.preadv(&*handle.file, body.offset)?;
-        Reply::filled(count)
+        let mut data = writer.limited(body.size);
+        let room = data.remaining();
+        // A reply that is short says that the file ends there: the guest would put zeroes after it. So a short read of the
+        // host is continued, and an error after a part of the data fails all of it; the guest then asks for single pages.
+        match data.fill_from_at(&*handle.file, body.offset) {
+            Err(error) if error.kind() != io::ErrorKind::UnexpectedEof => Err(error),
+            _ => Ok(Reply::filled(room - data.remaining())),
+        }
     }
 
     pub(super) fn write(&self, request: &Request<'_>) -> io::Result<Reply> {
@@ -181,6 +189,8 @@ impl Server {
     pub(super) fn fsync(&self, request: &Request<'_>) -> io::Result<Reply> {
         let body: FsyncIn = request.arguments().object()?;
         let handle = self.handles.get(body.fh, request.head.nodeid)?;
+        #[cfg(test)]
+        faults::check(&*handle.file, faults::Operation::Sync)?;
         if body.fsync_flags & FSYNC_FDATASYNC != 0 {
             handle.file.sync_data()?;
         } else {
@@ -204,6 +214,8 @@ impl Server {
         let mode = FallocateFlags::from_bits(body.mode.cast_signed()).ok_or_else(|| errno(libc::EOPNOTSUPP))?;
         let (offset, length) = (file_offset(body.offset)?, file_offset(body.length)?);
         let _user = ordinary_user(&sys::stat_open(&*handle.file)?, request.head.uid != 0)?;
+        #[cfg(test)]
+        faults::check(&*handle.file, faults::Operation::Allocate)?;
         fallocate(&*handle.file, mode, offset, length)?;
         Ok(Reply::empty())
     }

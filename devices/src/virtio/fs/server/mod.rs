@@ -57,6 +57,8 @@ use super::limit::{Budget, Headroom};
 use super::privileges::XattrPolicy;
 use super::root::ShareRoot;
 use super::single_file::SingleFile;
+#[cfg(test)]
+use crate::virtio::faults;
 use crate::virtio::Chain;
 
 /// Largest read and write, in bytes.
@@ -276,6 +278,8 @@ impl Server {
 
 /// Opens a file once more by its descriptor.
 fn open_again(proc: &OwnedFd, file: impl AsFd, flags: libc::c_int) -> io::Result<File> {
+    #[cfg(test)]
+    faults::check(&file, faults::Operation::Open)?;
     let name = proc_name(file);
     let flags = OFlag::from_bits_retain(flags | libc::O_CLOEXEC);
     Ok(openat(proc, name.as_c_str(), flags, Mode::empty())?.into())

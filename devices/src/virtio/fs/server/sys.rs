@@ -12,6 +12,9 @@ use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 
 use nix::fcntl::{openat2, OFlag, OpenHow, ResolveFlag};
 
+#[cfg(test)]
+use crate::virtio::faults::{self, Operation};
+
 /// Attributes that the server wants.
 const WANTED: libc::c_uint = libc::STATX_BASIC_STATS | libc::STATX_BTIME | libc::STATX_MNT_ID;
 
@@ -22,6 +25,8 @@ pub fn stat_entry(directory: impl AsFd, name: &CStr) -> io::Result<libc::statx> 
 
 /// The attributes of an open file.
 pub fn stat_open(file: impl AsFd) -> io::Result<libc::statx> {
+    #[cfg(test)]
+    faults::check(&file, Operation::Stat)?;
     stat(file, c"", libc::AT_EMPTY_PATH)
 }
 
@@ -36,6 +41,8 @@ fn stat(file: impl AsFd, name: &CStr, flags: libc::c_int) -> io::Result<libc::st
 /// An `O_PATH` descriptor of the entry `name` of a directory. The kernel refuses everything that would leave the
 /// directory; of a link, the descriptor is the link itself.
 pub fn open_entry(directory: impl AsFd, name: &CStr) -> io::Result<OwnedFd> {
+    #[cfg(test)]
+    faults::check(&directory, Operation::Open)?;
     let how = OpenHow::new()
         .flags(OFlag::O_PATH | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC)
         .resolve(ResolveFlag::RESOLVE_BENEATH | ResolveFlag::RESOLVE_NO_SYMLINKS | ResolveFlag::RESOLVE_NO_MAGICLINKS);
@@ -44,6 +51,8 @@ pub fn open_entry(directory: impl AsFd, name: &CStr) -> io::Result<OwnedFd> {
 
 /// Reads directory entries from the position of an open directory on (`getdents64(2)`). Returns the number of bytes.
 pub fn read_entries(directory: impl AsFd, buffer: &mut [u8]) -> io::Result<usize> {
+    #[cfg(test)]
+    faults::check(&directory, Operation::List)?;
     // SAFETY: the kernel writes at most `buffer.len()` bytes.
     let result = unsafe {
         libc::syscall(
@@ -95,6 +104,8 @@ pub fn rename(from: impl AsFd, old: &CStr, to: impl AsFd, new: &CStr, flags: u32
 
 /// Copies bytes between open files, as `copy_file_range(2)` does.
 pub fn copy_range(from: impl AsFd, start: i64, to: impl AsFd, end: i64, len: usize) -> io::Result<usize> {
+    #[cfg(test)]
+    faults::check(&to, Operation::Transfer)?;
     let (mut start, mut end) = (start, end);
     let (from, to) = (from.as_fd().as_raw_fd(), to.as_fd().as_raw_fd());
     // SAFETY: the kernel reads and writes the two offsets, which outlive the call.
@@ -105,6 +116,8 @@ pub fn copy_range(from: impl AsFd, start: i64, to: impl AsFd, end: i64, len: usi
 /// errors of earlier writes here.
 pub fn close_again(file: impl AsFd) -> io::Result<()> {
     use std::os::fd::IntoRawFd;
+    #[cfg(test)]
+    faults::check(&file, Operation::Sync)?;
     let fd = file.as_fd().try_clone_to_owned()?.into_raw_fd();
     // SAFETY: nothing else has the descriptor, which was just made.
     check(unsafe { libc::close(fd) })
