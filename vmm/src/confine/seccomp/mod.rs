@@ -44,6 +44,9 @@ pub enum Kind {
     /// The first thread of a process that holds a machine, after the machine's start, and its threads: the control
     /// socket and those that wait for the guest.
     Owner,
+    /// The first thread of a process that runs one command of a guest in the foreground, after the machine's start, and its
+    /// threads: those that pass streams and signals on, and those that wait for the guest.
+    Foreground,
     /// All threads of a process that stands for a process of a guest.
     Shim,
 }
@@ -62,6 +65,7 @@ impl Kind {
         Self::Images,
         Self::Console,
         Self::Owner,
+        Self::Foreground,
         Self::Shim,
     ];
 
@@ -78,15 +82,16 @@ impl Kind {
             Self::Images => 8,
             Self::Console => 9,
             Self::Owner => 10,
-            Self::Shim => 11,
+            Self::Foreground => 11,
+            Self::Shim => 12,
         }
     }
 
     /// The lists whose union it may call.
     fn lists(self) -> &'static [&'static [Call]] {
         use calls::{
-            BLOCK, CONSOLE, CONTROL, EVENTS, EVERYWHERE, FILE_SERVER, IMAGES, MAKER, MEMORY, NETWORK, OWNER, SHIM,
-            SOCKETS, VCPU,
+            BLOCK, CONSOLE, CONTROL, EVENTS, EVERYWHERE, FILE_SERVER, FOREGROUND, IMAGES, MAKER, MEMORY, NETWORK,
+            OWNER, SHIM, SOCKETS, VCPU,
         };
         match self {
             Self::Maker => {
@@ -116,6 +121,7 @@ impl Kind {
                 CONTROL,
                 OWNER,
             ],
+            Self::Foreground => &[EVERYWHERE, EVENTS, MAKER, SOCKETS, FOREGROUND],
             Self::Shim => &[EVERYWHERE, EVENTS, MAKER, SHIM, OWNER],
         }
     }
@@ -130,7 +136,7 @@ impl Kind {
     }
 }
 
-const KINDS: usize = 12;
+const KINDS: usize = 13;
 
 thread_local! {
     /// The filter that the thread has put on last.

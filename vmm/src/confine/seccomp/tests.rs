@@ -184,7 +184,7 @@ fn only_threads_with_files_open_files() {
 fn the_makers_filters_allow_what_their_threads_do() {
     let probes = probes();
     for (maker, made) in Kind::ALL.into_iter().flat_map(|kind| [(Kind::Maker, kind), (Kind::Owner, kind)]) {
-        if matches!(made, Kind::Shim | Kind::Owner) {
+        if matches!(made, Kind::Shim | Kind::Owner | Kind::Foreground) {
             continue;
         }
         let (outer, inner) = (program(maker), program(made));
