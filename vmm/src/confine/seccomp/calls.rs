@@ -16,7 +16,7 @@ pub(super) enum Rule {
     Allow,
     /// It fails with this error.
     Errno(u16),
-    /// Allowed if its first argument is this process.
+    /// Allowed if its first argument is this process: for tgkill(2).
     OwnProcess,
     If(Condition),
 }
