@@ -55,7 +55,7 @@ impl Attachment {
             }
         })?;
         if self.raw
-            && let Err(error) = tty::enter_raw()
+            && let Err(error) = tty::prepare_raw().and_then(|()| tty::enter_raw())
         {
             log::warn!("cannot put the terminal into raw mode: {error}");
         }

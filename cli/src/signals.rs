@@ -24,8 +24,8 @@ const FORWARDED: [Signal; 9] = [
 /// `si_code` of signals from the kernel; a terminal sends such a signal at Ctrl-C.
 const SI_KERNEL: i32 = 0x80;
 
-/// The forwarded signals, blocked in all threads.
-pub struct Signals(SigSet);
+/// The forwarded signals, blocked in all threads, and the descriptor that reads them.
+pub struct Signals(SignalFd);
 
 impl Signals {
     /// Blocks the signals in this thread and in those that it starts later. Call this before any other thread exists.
@@ -33,13 +33,13 @@ impl Signals {
         let mut set = SigSet::empty();
         FORWARDED.iter().for_each(|signal| set.add(*signal));
         set.thread_block()?;
-        Ok(Signals(set))
+        Ok(Signals(SignalFd::with_flags(&set, SfdFlags::SFD_CLOEXEC)?))
     }
 
     /// Starts the thread that passes the signals to `send`. It lives as long as the process. With `terminal`, it passes
     /// new window sizes too.
     pub fn forward(self, terminal: bool, mut send: impl FnMut(RunEvent) + Send + 'static) -> io::Result<()> {
-        let signals = SignalFd::with_flags(&self.0, SfdFlags::SFD_CLOEXEC)?;
+        let Signals(signals) = self;
         let run = move || loop {
             match signals.read_signal() {
                 Ok(Some(info)) => {

@@ -32,13 +32,22 @@ pub fn size() -> WindowSize {
     size.map_or(DEFAULT_SIZE, |(cols, rows)| WindowSize { rows: rows.0, cols: cols.0 })
 }
 
-/// Puts the terminal at stdin into raw mode: every key goes to the guest, whose terminal echoes it. [`leave`] ends raw
-/// mode. Called on a thread that lives as long as the process. On an error the terminal stays unchanged.
-pub fn enter_raw() -> io::Result<()> {
-    make_raw(libc::STDIN_FILENO)
+/// Notes the mode of the terminal at stdin, for [`enter_raw`]. Called on a thread that lives as long as the process, before
+/// that confines itself.
+pub fn prepare_raw() -> io::Result<()> {
+    prepare(libc::STDIN_FILENO)
 }
 
-fn make_raw(fd: i32) -> io::Result<()> {
+/// Puts the terminal into raw mode: every key goes to the guest, whose terminal echoes it. [`leave`] ends raw mode. On an
+/// error the terminal stays unchanged, as it does without [`prepare_raw`].
+pub fn enter_raw() -> io::Result<()> {
+    let Some((fd, _, raw)) = TERMINAL.get() else { return Ok(()) };
+    // Before the mode changes: a violation in between would leave it.
+    RAW.store(true, Ordering::SeqCst);
+    set(*fd, raw).inspect_err(|_| RAW.store(false, Ordering::SeqCst))
+}
+
+fn prepare(fd: i32) -> io::Result<()> {
     let mut cooked = MaybeUninit::<libc::termios>::uninit();
     // SAFETY: the pointer is valid for the structure that tcgetattr writes.
     if unsafe { libc::tcgetattr(fd, cooked.as_mut_ptr()) } != 0 {
@@ -51,10 +60,7 @@ fn make_raw(fd: i32) -> io::Result<()> {
     unsafe { libc::cfmakeraw(&mut raw) };
     TERMINAL.get_or_init(|| (fd, cooked, raw));
     last_act::set(leave)?;
-    restore_on_panic_and_fault()?;
-    // Before the mode changes: a violation in between would leave it.
-    RAW.store(true, Ordering::SeqCst);
-    set(fd, &raw).inspect_err(|_| RAW.store(false, Ordering::SeqCst))
+    restore_on_panic_and_fault()
 }
 
 /// Restores raw mode after the process was stopped and continued, if hutch had set it.
@@ -118,7 +124,9 @@ mod tests {
         let slave: OwnedFd = pty.slave;
         let flags = || nix::sys::termios::tcgetattr(&slave).unwrap().local_flags;
         let before = flags();
-        make_raw(slave.as_raw_fd()).unwrap();
+        prepare(slave.as_raw_fd()).unwrap();
+        assert_eq!(flags(), before);
+        enter_raw().unwrap();
         assert_ne!(flags(), before);
         let cooked = TERMINAL.get().unwrap().1;
         set(slave.as_raw_fd(), &cooked).unwrap();

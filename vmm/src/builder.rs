@@ -32,7 +32,6 @@ use crate::boot::loader::Loader;
 use crate::boot::pvh;
 use crate::config::{ConsoleLevel, ConsoleOutput, DeviceDiscovery, MachineConfig, MemoryBacking, ShareConfig};
 use crate::confine::root::{PrivateRoot, RootShare};
-use crate::confine::seccomp::Kind;
 use crate::confine::{Confinement, MachineThreads};
 use crate::console::GuestConsole;
 use crate::driver::StateDriver;
@@ -149,6 +148,9 @@ fn assemble(
     }
     let mut vm = hypervisor.create_vm()?;
     marks.add(names::VM_CREATED);
+    if config.deferred_teardown {
+        vm.prepare_deferred_teardown();
+    }
     let ram = memory::create(&config.memory)?;
     vm.map_ram(&ram)?;
     marks.add(names::MEMORY_READY);
@@ -170,12 +172,16 @@ fn assemble(
     let shares = match config.confinement {
         Confinement::None => None,
         Confinement::Threads => Some(shares),
-        Confinement::Process => {
+        Confinement::Process | Confinement::Foreground => {
             threads.reach_only(&shares);
             None
         }
     };
     threads.start(shares).map_err(BuildError::Thread)?;
+    let caller = config.confinement.caller();
+    if caller.is_some() {
+        threads.limit_builder();
+    }
     let mut images = Loader::new(&ram, config.effective_loading()).by(threads.rules());
     let entry = load(config, files, &ram, &devices, &mut images)?;
     driver.marks().add(names::KERNEL_LOADED);
@@ -192,10 +198,9 @@ fn assemble(
     }
     driver.marks().watch(vcpus.counters());
     driver.marks().add(names::VCPUS_READY);
-    if threads.are_confined() && config.confinement.confines_caller() {
-        threads.take_identity();
-        // The last thread without a filter. It waits for the machine's end, and serves its control socket.
-        threads.enter(Kind::Owner);
+    if let Some(kind) = caller {
+        // The last thread without a filter.
+        threads.enter(kind);
     }
     let boot_memory_mib = config.memory.size_mib;
     Ok(Machine::new(Parts { driver, vcpus, transports, handles, images, vm, threads, private_root, boot_memory_mib }))

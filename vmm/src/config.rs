@@ -70,6 +70,10 @@ pub struct MachineConfig {
     /// The threads that the machine confines before the guest runs.
     #[serde(default)]
     pub confinement: Confinement,
+    /// The kernel may destroy the VM in the background after the process has exited, without the exit waiting for that: for a
+    /// process that ends with its machine.
+    #[serde(default)]
+    pub deferred_teardown: bool,
 }
 
 /// Times after which the machine's owner gets an error instead of waiting longer.
@@ -400,6 +404,7 @@ impl MachineConfig {
             allow_emulated: false,
             timeouts: Timeouts::default(),
             confinement: Confinement::default(),
+            deferred_teardown: false,
         }
     }
 

@@ -152,19 +152,6 @@ impl Machine {
         Some(JailReport { private_root: self.private_root, ..report })
     }
 
-    /// Makes the calling thread, and those that it makes from now on, threads of the user that the machine has of its own,
-    /// if it has one: a confined machine without shares that root built. The thread loses all capabilities, and other
-    /// threads of its process stay as they are. For a process that opens no file of root's afterwards.
-    pub fn take_identity(&self) {
-        self.threads.take_identity();
-    }
-
-    /// Lets the kernel destroy the VM in the background after this process has exited, which is faster than
-    /// [`Self::shutdown`]. Call it just before the process exits; the machine must not be dropped afterwards.
-    pub fn defer_teardown(&self) {
-        self.vm.defer_teardown();
-    }
-
     /// Ends the guest if it has not ended, waits for its vCPUs, stops the devices, and frees everything.
     ///
     /// # Errors

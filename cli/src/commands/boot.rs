@@ -4,7 +4,7 @@ use std::os::fd::AsFd;
 use std::time::Duration;
 
 use hutch_vmm::config::{BlockConfig, ConsoleConfig, ConsoleLevel, ConsoleOutput, DeviceDiscovery, ImageLoading};
-use hutch_vmm::confine::process::{harden_process, leave_network};
+use hutch_vmm::confine::namespaces::leave_host;
 use hutch_vmm::footprint::{drop_program_pages, ProgramPages};
 use hutch_vmm::{Confinement, Machine, MachineConfig, MachineExit, Mark};
 use nix::poll::{poll, PollFd, PollFlags, PollTimeout};
@@ -35,22 +35,16 @@ pub fn run(args: &BootArgs, started_ns: u64) -> Result<u8, Failure> {
 }
 
 fn boot(args: &BootArgs, started_ns: u64) -> Result<u8, Failure> {
-    let config = config(args)?;
+    let mut config = config(args)?;
     // Block the signals before any thread exists: all threads inherit the mask, and one thread reads the signalfd.
     let mut signals = SigSet::empty();
     signals.add(Signal::SIGTERM);
     signals.add(Signal::SIGINT);
     signals.thread_block()?;
     let signals = SignalFd::with_flags(&signals, SfdFlags::SFD_CLOEXEC)?;
-    if !args.no_jail {
-        harden_process()?;
-        // Not without privilege.
-        let _ = leave_network();
-    }
     let marks_file = args.marks.as_deref().map(MarksFile::create).transpose()?;
-    let mut machine = Machine::build(&config)?;
-    // All files are open.
-    machine.take_identity();
+    let root = if args.no_jail { None } else { leave_host(&mut config)?.root };
+    let mut machine = Machine::build_in(&config, root)?;
     let stopper = machine.stopper();
     // This thread may outlive the machine: it owns nothing, and ends with the process.
     std::thread::Builder::new().name("signals".into()).spawn(move || {
@@ -95,9 +89,7 @@ fn config(args: &BootArgs) -> Result<MachineConfig, Failure> {
         Loading::Copy => ImageLoading::Copy,
         Loading::Map => ImageLoading::Map,
     };
-    if args.no_jail {
-        config.confinement = Confinement::None;
-    }
+    config.confinement = if args.no_jail { Confinement::None } else { Confinement::Foreground };
     config.console = match args.silent {
         true => ConsoleConfig { output: ConsoleOutput::Stdout, level: ConsoleLevel::Quiet },
         false => ConsoleConfig { output: ConsoleOutput::Stdout, level: ConsoleLevel::Verbose },

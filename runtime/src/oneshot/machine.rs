@@ -7,6 +7,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use hutch_agent_proto::{ExitStatus, AGENT_PORT, HOST_PORT};
+use hutch_vmm::confine::root::PrivateRoot;
 use hutch_vmm::footprint::{drop_program_pages, ProgramPages};
 use hutch_vmm::{BuildError, Machine, MachineConfig, MachineError, MachineExit, Stopper};
 
@@ -62,7 +63,15 @@ impl OneshotMachine {
     /// # Errors
     /// [`LaunchError`]; nothing is left of the machine then.
     pub fn launch(config: &MachineConfig) -> Result<Self, LaunchError> {
-        let mut machine = Machine::build(config)?;
+        Self::launch_in(config, None)
+    }
+
+    /// Does the same in a root directory of its own ([`Machine::build_in`]).
+    ///
+    /// # Errors
+    /// As for [`Self::launch`].
+    pub fn launch_in(config: &MachineConfig, root: Option<PrivateRoot>) -> Result<Self, LaunchError> {
+        let mut machine = Machine::build_in(config, root)?;
         let vsock = machine.vsock().ok_or(LaunchError::NoVsock)?;
         // Before the start, so that the agent cannot report too early.
         let push = vsock.listen(HOST_PORT).map_err(LaunchError::Listen)?;
@@ -71,11 +80,6 @@ impl OneshotMachine {
         let connector: Arc<dyn Connector> = Arc::new(move |timeout| vsock.connect(AGENT_PORT, timeout));
         let stopper = machine.stopper();
         Ok(Self { vm: Arc::new(MachineVm { machine, stopper }), connector, push })
-    }
-
-    /// Gives the calling thread the machine's own user, if it has one ([`Machine::take_identity`]).
-    pub fn take_identity(&self) {
-        self.vm.machine.take_identity();
     }
 
     /// Runs one command; the machine has been stopped when it returns ([`run`]).
@@ -103,9 +107,9 @@ impl OneshotEnd {
         &self.0.machine
     }
 
-    /// Leaves the machine to the end of the process, which frees it faster than dropping it.
+    /// Leaves the machine to the end of the process, which frees it faster than dropping it, above all with
+    /// [`MachineConfig::deferred_teardown`].
     pub fn leave(self) {
-        self.0.machine.defer_teardown();
         std::mem::forget(self);
     }
 }

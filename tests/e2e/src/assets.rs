@@ -34,6 +34,19 @@ pub fn initrd_with_other_agent(root: &RootFs) -> PathBuf {
     archive
 }
 
+/// A copy of the assets of this kind of kernel, and of the agent, that every user can read.
+pub fn readable_guest_assets(root: &RootFs, kernel: &str) -> (PathBuf, PathBuf) {
+    let (from, to, agent) = (guest_dir(), root.at("/guest"), root.at("/agent"));
+    fs::create_dir(&to).expect("a directory");
+    let files = fs::read_link(from.join(kernel)).expect("an asset is a link to its directory");
+    let mut copy = Command::new("cp");
+    copy.arg("-a").args([from.join(kernel), from.join(files)]).arg(&to);
+    assert!(copy.status().expect("cp runs").success());
+    let from = std::env::var_os("HUTCH_AGENT").expect("HUTCH_AGENT is set: run `cargo xtask test`");
+    fs::copy(from, &agent).expect("a copy of the agent");
+    (to, agent)
+}
+
 fn shell(script: &str, paths: &[&Path]) {
     let status = Command::new("sh").args(["-ec", script, "sh"]).args(paths).status().expect("sh runs");
     assert!(status.success(), "{script}: {status}");

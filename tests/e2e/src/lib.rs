@@ -41,7 +41,7 @@ mod terminal;
 
 pub use hutch_testbed::in_testbed;
 
-pub use assets::{guest_dir, guest_file, initrd_with_other_agent};
+pub use assets::{guest_dir, guest_file, initrd_with_other_agent, readable_guest_assets};
 pub use image::{toml_file, Image};
 pub use kernels::TinyKernel;
 pub use leaks::Snapshot;

@@ -1,10 +1,9 @@
 //! Bad input and bad guests: each failure has its own error, which names the cause, and exit code 125.
 
 use std::fs;
-use std::path::PathBuf;
 use std::time::Duration;
 
-use hutch_e2e::{guest_file, hutch_path, Hutch, RootFs, TinyKernel, HANG_TIMEOUT};
+use hutch_e2e::{guest_file, hutch_path, readable_guest_assets, Hutch, RootFs, TinyKernel, HANG_TIMEOUT};
 use nix::sys::signal::Signal;
 
 /// Runs `true` with these options and expects hutch's own failure, with these words in the complaint.
@@ -96,7 +95,7 @@ fn a_user_without_permission_is_told_so() {
     // The build directory may be readable by root only.
     let program = root.at("/hutch");
     fs::copy(hutch_path(), &program).expect("a copy of hutch");
-    let (guest, agent) = copy_of_guest_assets(&root);
+    let (guest, agent) = readable_guest_assets(&root, "distro");
     let run = Hutch::program("/usr/bin/setpriv").args(["--reuid=65534", "--regid=65534", "--clear-groups"]);
     let run = run.args([program.as_os_str()]).args(["run", "--rootfs"]).args([root.path()]);
     let run = run
@@ -105,19 +104,6 @@ fn a_user_without_permission_is_told_so() {
         .env("HUTCH_AGENT", &agent.to_string_lossy());
     let ended = run.sh("echo ran").end();
     ended.expect_code(125).expect_text("").expect_complaint(&["/dev/kvm", "permission"]);
-}
-
-/// A copy of the distribution's guest assets and agent that every user can read.
-fn copy_of_guest_assets(root: &RootFs) -> (PathBuf, PathBuf) {
-    let (from, to, agent) = (hutch_e2e::guest_dir(), root.at("/guest"), root.at("/agent"));
-    fs::create_dir(&to).expect("a directory");
-    let files = fs::read_link(from.join("distro")).expect("an asset is a link to its directory");
-    let mut copy = std::process::Command::new("cp");
-    copy.arg("-a").args([from.join("distro"), from.join(files)]).arg(&to);
-    assert!(copy.status().expect("cp runs").success());
-    let from = std::env::var_os("HUTCH_AGENT").expect("HUTCH_AGENT is set: run `cargo xtask test`");
-    fs::copy(from, &agent).expect("a copy of the agent");
-    (to, agent)
 }
 
 #[test]

@@ -1,4 +1,4 @@
-//! The reach of the process that holds a pod's machine: files, namespaces, capabilities.
+//! The reach of the process that holds a machine, a pod's or that of `hutch run`: files, namespaces, capabilities.
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -6,7 +6,7 @@ use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
-use hutch_e2e::{kernels, Hutch, Image, Pods, RootFs, Snapshot, HANG_TIMEOUT};
+use hutch_e2e::{hutch_path, kernels, readable_guest_assets, Hutch, Image, Pods, RootFs, Snapshot, HANG_TIMEOUT};
 use hutch_takeover::{expect_forbidden, threads, Outcome, Taken, Thread};
 
 /// `/proc/PID` of a pod's VMM process.
@@ -186,7 +186,7 @@ fn a_machine_on_an_image_has_no_network_and_a_user_of_its_own() {
     running.end(HANG_TIMEOUT);
 
     let run = run().args(["--verbose".as_ref(), "--marks".as_ref(), marks.as_os_str()]);
-    let said = ["jail: seccomp, landlock ", "ns net, uid 1879", "caps lease"];
+    let said = ["jail: seccomp, landlock ", "root private, ns mnt,ipc,uts,net, uid 1879", "caps lease"];
     run.sh("echo written > /root/file; exit 3").end().expect_code(3).expect_complaint(&said);
     assert_eq!(image.cat("/root/file"), "written\n");
     let marks = fs::read_to_string(&marks).expect("the marks");
@@ -255,6 +255,79 @@ fn no_thread_of_a_real_guests_machine_or_shim_can_do_what_an_attacker_would_do_n
     // All of them go on as before.
     pods.exec("p", "p", "echo alive > /tmp/f && cat /tmp/f").expect_code(0).expect_text("alive\n");
     pods.ok(&["pod", "rm", "-f", "p"]);
+}
+
+/// Waits until `is` holds.
+#[track_caller]
+fn wait_until(what: &str, is: impl Fn() -> bool) {
+    let begin = Instant::now();
+    while !is() {
+        assert!(begin.elapsed() < HANG_TIMEOUT, "{what}");
+        std::thread::sleep(Duration::from_millis(20));
+    }
+}
+
+#[test]
+fn no_thread_of_hutch_run_can_do_what_an_attacker_would_do_next() {
+    let root = RootFs::new();
+    let volume = tempfile::tempdir().expect("a directory");
+    fs::write(volume.path().join("data"), "text").expect("a file");
+    let bind = format!("{}:/volume:ro", volume.path().display());
+    let script = "cat /volume/data > /seen; trap 'echo asked > /end; exit 5' TERM; while :; do sleep 1; done";
+    let running = Hutch::run(&root).args(["-v", &bind]).sh(script).start();
+    wait_until("the command runs", || fs::read(root.at("/seen")).is_ok_and(|text| text == b"text"));
+
+    let (proc, own) = (Path::new("/proc").join(running.pid().to_string()), Path::new("/proc/self"));
+    for kind in ["mnt", "ipc", "uts", "net"] {
+        assert_ne!(namespace(&proc, kind), namespace(own, kind), "{kind}");
+    }
+    let points = mount_points(&proc);
+    let outside = |point: &&String| !["/", "/proc/self"].contains(&point.as_str()) && !point.starts_with("/shares/");
+    let outside: Vec<&String> = points.iter().filter(outside).collect();
+    assert!(outside.is_empty() && points.contains("/shares/1"), "{points:?}");
+    let refused = fs::write(proc.join("root/shares/1/data"), "text").expect_err("a mount for reading");
+    assert_eq!(refused.raw_os_error(), Some(libc::EROFS));
+
+    let [missing, refused] = [libc::ENOENT, libc::EACCES].map(|errno| Outcome::Result(-i64::from(errno)));
+    let names = take_all_over(running.pid(), |taken, name| {
+        for path in ["/etc/passwd", "/../../etc/passwd", "/proc/1/root/etc/passwd", "/dev/kvm", "/dev/mem", "/run"] {
+            let outcome = open(taken, path);
+            assert!(outcome == missing || outcome == refused, "{path} in {name}: {outcome:?}");
+        }
+    });
+    for name in ["hutch", "signals", "vm-watch", "stdio-out", "vcpu0", "vsock", "root.0", "maker"] {
+        assert!(names.contains(name), "{name} in {names:?}");
+    }
+
+    // All of them go on as before.
+    running.signal(nix::sys::signal::Signal::SIGTERM);
+    running.end(HANG_TIMEOUT).expect_code(5);
+    assert_eq!(fs::read_to_string(root.at("/end")).expect("the command's file"), "asked\n");
+}
+
+#[test]
+fn an_ordinary_users_machine_without_shares_has_namespaces_too() {
+    let device = fs::metadata("/dev/kvm").expect("a KVM");
+    let user = 1000;
+    // As in a distribution: a group may use it. Its owner here is the test.
+    std::os::unix::fs::chown("/dev/kvm", None, Some(user)).expect("root may");
+    fs::set_permissions("/dev/kvm", std::os::unix::fs::PermissionsExt::from_mode(0o660)).expect("root may");
+    let (root, kernel) = (RootFs::new(), kernels().pop().expect("a kind of kernel"));
+    let program = root.at("/hutch");
+    fs::copy(hutch_path(), &program).expect("a copy of hutch");
+    let (guest, agent) = readable_guest_assets(&root, &kernel);
+    let image = Image::of(&RootFs::new(), 24);
+    std::os::unix::fs::chown(image.path(), Some(user), Some(user)).expect("root may");
+    let setpriv = ["--reuid=1000", "--regid=1000", "--clear-groups", "--no-new-privs"];
+    let run = Hutch::program("/usr/bin/setpriv").args(setpriv).args([program.as_os_str()]);
+    let run = run.args(["run", "--verbose", "--kernel", &kernel, "--rootfs"]).args([image.path()]);
+    let run = run.args(["--guest-dir".as_ref(), guest.as_os_str()]).env("HUTCH_AGENT", &agent.to_string_lossy());
+    let ended = run.sh("id -u; echo written > /root/file; exit 3").end();
+    std::os::unix::fs::chown("/dev/kvm", None, Some(device.gid())).expect("root may");
+    fs::set_permissions("/dev/kvm", device.permissions()).expect("root may");
+    let said = ["jail: seccomp, landlock ", "root private, ns user,mnt,ipc,uts,net", "without own uid (not root)"];
+    ended.expect_code(3).expect_text("0\n").expect_complaint(&said);
+    assert_eq!(image.cat("/root/file"), "written\n");
 }
 
 #[test]

@@ -82,7 +82,8 @@ impl CapabilitySet {
                 | ThreadKind::Sockets,
             )
             | Kind::Console
-            | Kind::Owner => Self::NONE,
+            | Kind::Owner
+            | Kind::Foreground => Self::NONE,
             Kind::Shim => SHIM,
         }
     }

@@ -5,6 +5,7 @@
 //! | `capabilities` | the capabilities of a thread |
 //! | `identity` | the user of a machine without shares |
 //! | `landlock` | the files that a thread may open by path |
+//! | `namespaces` | those of a process that runs a machine in the foreground |
 //! | `process` | what a process gives up as a whole |
 //! | `report` | the layers that hold, for people |
 //! | `root` | a root directory that holds the shares only |
@@ -19,6 +20,7 @@ pub mod capabilities;
 mod helper_tests;
 pub mod identity;
 pub mod landlock;
+pub mod namespaces;
 pub mod process;
 pub mod report;
 pub mod root;
@@ -32,6 +34,7 @@ use serde::{Deserialize, Serialize};
 
 use self::capabilities::CapabilitySet;
 use self::root::RootShare;
+use self::seccomp::Kind;
 pub(crate) use threads::{MachineThreads, ThreadRules};
 
 /// The threads that a machine confines before the guest runs.
@@ -46,6 +49,9 @@ pub enum Confinement {
     /// The calling thread too, and with it all threads that it makes afterwards: for a process that holds one machine
     /// and does nothing else.
     Process,
+    /// As with [`Self::Process`], for a process that holds one machine and passes the streams and signals of one command on: it
+    /// opens no file afterwards, and nobody gives it orders.
+    Foreground,
 }
 
 impl Confinement {
@@ -56,7 +62,16 @@ impl Confinement {
 
     /// Whether the calling thread is confined too.
     pub fn confines_caller(self) -> bool {
-        self == Self::Process
+        self.caller().is_some()
+    }
+
+    /// What the calling thread becomes.
+    pub(crate) fn caller(self) -> Option<Kind> {
+        match self {
+            Self::None | Self::Threads => None,
+            Self::Process => Some(Kind::Owner),
+            Self::Foreground => Some(Kind::Foreground),
+        }
     }
 }
 

@@ -2,7 +2,6 @@
 
 use std::io;
 
-use nix::sched::{unshare, CloneFlags};
 use nix::sys::prctl;
 use nix::sys::resource::{setrlimit, Resource};
 
@@ -23,15 +22,6 @@ pub fn harden_process() -> io::Result<()> {
     setrlimit(Resource::RLIMIT_CORE, 0, 0)?;
     prctl::set_no_new_privs()?;
     Ok(())
-}
-
-/// Gives the calling thread, and those that it makes from now on, a network namespace of its own in which there is nothing, for a
-/// machine without a network. Takes about 0.4 ms.
-///
-/// # Errors
-/// `EPERM` without CAP_SYS_ADMIN, `EINVAL` if the kernel has no such namespaces; the thread is as before.
-pub fn leave_network() -> io::Result<()> {
-    Ok(unshare(CloneFlags::CLONE_NEWNET)?)
 }
 
 /// Hardens this process ([`harden_process`]). Leaves the calling thread, which makes all others later, the capabilities and the
@@ -62,30 +52,8 @@ pub fn confine_process(kind: Kind, reachable: Option<&[RootShare]>) -> io::Resul
 #[cfg(test)]
 mod tests {
     use super::super::capabilities::SHIM;
-    use super::super::helper_tests::{check_inside, skip};
+    use super::super::helper_tests::check_inside;
     use super::*;
-
-    #[test]
-    fn a_thread_without_network_has_a_loopback_only_which_is_down() {
-        let seen = std::thread::scope(|scope| {
-            let inside = || {
-                leave_network()?;
-                std::fs::read_to_string("/proc/thread-self/net/dev")
-            };
-            scope.spawn(inside).join().expect("no panic")
-        });
-        let names = |text: &str| -> Vec<String> {
-            text.lines().skip(2).filter_map(|line| Some(line.split_once(':')?.0.trim().to_owned())).collect()
-        };
-        match seen {
-            Ok(text) => {
-                assert_eq!(names(&text), ["lo"], "{text}");
-                let packets = text.lines().last().expect("a line").split_whitespace().skip(1);
-                assert!(packets.clone().count() > 8 && packets.clone().all(|count| count == "0"), "{text}");
-            }
-            Err(error) => skip(&format!("no network namespace can be made here: {error}")),
-        }
-    }
 
     /// In a process of its own: what is given up does not come back.
     #[test]

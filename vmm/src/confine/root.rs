@@ -67,6 +67,14 @@ impl PrivateRoot {
         if MountNamespace::of_this_thread()? == launcher {
             return Err(io::Error::new(io::ErrorKind::Unsupported, "this process has no mount namespace of its own"));
         }
+        Self::prepare_here(at, shares)
+    }
+
+    /// Does the same in a process that is known to have a mount namespace of its own.
+    ///
+    /// # Errors
+    /// The first call that the kernel refused, with what was to be mounted.
+    pub(super) fn prepare_here(at: &Path, shares: &[RootShare]) -> io::Result<Self> {
         let none = None::<&str>;
         mount(none, "/", none, MsFlags::MS_SLAVE | MsFlags::MS_REC, none)
             .map_err(|e| failed("separate the mounts from the host's", Path::new("/"), e))?;

@@ -16,7 +16,7 @@ use std::thread::JoinHandle;
 
 use hutch_devices::threads::{Job, ThreadHost, ThreadKind, ThreadStart, Threads};
 
-use super::capabilities::CapabilitySet;
+use super::capabilities::{CapabilitySet, IMAGES};
 use super::identity::{self, Kept};
 use super::report::JailReport;
 use super::root::RootShare;
@@ -77,14 +77,13 @@ impl MachineThreads {
         self.host.outcome.reach_only(shares);
     }
 
-    /// Makes the calling thread one of the machine's own user, if it has one, without capabilities. Called once the `maker` has
-    /// done a job.
-    pub(crate) fn take_identity(&self) {
-        if let Ok(id) = self.host.identity
-            && self.host.outcome.identity.load(Ordering::Acquire)
-        {
-            super::take_identity(id, false);
+    /// Leaves the calling thread what it needs for loading the guest's images: the machine's own user, if it has one, and the
+    /// capability for leases on them. Called after [`Self::start`]: the `maker` has more.
+    pub(crate) fn limit_builder(&self) {
+        if let Ok(id) = self.host.identity {
+            super::take_identity(id, true);
         }
+        super::keep_only(IMAGES);
     }
 
     /// The layers that hold, once the `maker` has done a job; `None` without rules.

@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 
 use nix::unistd::geteuid;
 
+use super::capabilities::IMAGES;
 use super::helper_tests::check_inside;
 use super::identity::{Kept, FIRST_ID};
 use super::process::harden_process;
@@ -90,8 +91,6 @@ fn inside() {
     let jail = confined.jail().expect("it has one");
     assert_eq!(jail.identity, Err(if root { Kept::Shares } else { Kept::NotRoot }));
     assert!(threads().values().all(|(user, _)| *user == own), "{:?}", threads());
-    confined.take_identity();
-    assert_eq!(credentials(here), (own.clone(), capabilities), "there is none to be taken");
     drop(confined);
 
     config.confinement = Confinement::Threads;
@@ -104,10 +103,8 @@ fn inside() {
             assert_eq!(id, FIRST_ID + std::process::id());
             let user = format!("{id} {id} {id} {id}");
             assert_eq!(all["vcpu0"], (user.clone(), 0));
-            assert_eq!(all["maker"], (user.clone(), LEASE));
+            assert_eq!(all["maker"], (user, LEASE));
             assert_eq!(credentials(here), (own, capabilities), "the caller's threads are its own business");
-            confined.take_identity();
-            assert_eq!(credentials(here), (user, 0), "if it does not want that");
             assert!(jail.to_string().contains(&format!("uid {id}, caps lease")), "{jail}");
         }
         Err(reason) => {
@@ -116,5 +113,19 @@ fn inside() {
         }
     }
     drop(confined);
+
+    // On a thread of its own, which opens no file afterwards.
+    config.confinement = Confinement::Foreground;
+    let starter = geteuid().as_raw();
+    let inside = || {
+        let hypervisor = FakeHypervisor::new([Vec::new()]);
+        let confined = Machine::build_on(&hypervisor, &config).expect("a good configuration");
+        // A vCPU is created when the images have been loaded.
+        let user = confined.jail().expect("it has one").identity.unwrap_or(starter);
+        let [(creator, capabilities)] = hypervisor.creators()[..] else { panic!("one vCPU") };
+        assert_eq!((creator, capabilities.and(IMAGES)), (user, capabilities));
+        fs::read(&config.kernel).expect_err("its filter");
+    };
+    thread::scope(|scope| scope.spawn(inside).join().expect("no panic"));
     println!("checked inside");
 }

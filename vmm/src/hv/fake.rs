@@ -5,11 +5,13 @@ use std::io;
 use std::sync::{Arc, Condvar, Mutex};
 
 use hutch_devices::GuestRam;
+use nix::unistd::geteuid;
 use vmm_sys_util::eventfd::{EventFd, EFD_CLOEXEC, EFD_NONBLOCK};
 
 use super::exit::SystemEvent;
 use super::{FaultContext, HvError, Hypervisor, ImmediateExit, Ioeventfd, Vcpu, Vm, VmExit};
 use crate::arch::EntryState;
+use crate::confine::capabilities::CapabilitySet;
 use crate::sync::{lock, wait};
 
 /// One step of a scripted guest.
@@ -110,6 +112,7 @@ struct Record {
     irqfds: Vec<u32>,
     ioeventfds: Vec<Ioeventfd>,
     entries: Vec<Option<EntryState>>,
+    creators: Vec<(u32, CapabilitySet)>,
     resumed: usize,
 }
 
@@ -124,6 +127,11 @@ impl FakeHypervisor {
     pub fn new(scripts: impl IntoIterator<Item = Vec<Scripted>>) -> Self {
         let record = Record { scripts: scripts.into_iter().collect(), ..Record::default() };
         Self { record: Arc::new(Mutex::new(record)) }
+    }
+
+    /// User and capabilities of the threads that created vCPUs so far, in order.
+    pub fn creators(&self) -> Vec<(u32, CapabilitySet)> {
+        lock(&self.record).creators.clone()
     }
 
     /// Answers to the `in`s and loads so far, in order.
@@ -192,7 +200,11 @@ impl Vm for FakeVm {
     }
 
     fn create_vcpu(&self, _index: u32, _count: u32, entry: Option<&EntryState>) -> Result<Box<dyn Vcpu>, HvError> {
-        lock(&self.0.record).entries.push(entry.cloned());
+        let creator = (geteuid().as_raw(), CapabilitySet::of_this_thread().unwrap_or_default());
+        let mut record = lock(&self.0.record);
+        record.entries.push(entry.cloned());
+        record.creators.push(creator);
+        drop(record);
         Ok(Box::new(self.0.vcpu()))
     }
 }

@@ -73,9 +73,8 @@ pub trait Vm: Send + Sync {
     /// Creates vCPU `index` of `count`. With an `entry` it starts there; without, it waits for the guest to start it.
     fn create_vcpu(&self, index: u32, count: u32, entry: Option<&EntryState>) -> Result<Box<dyn Vcpu>, HvError>;
 
-    /// Called just before the process exits with the VM open: lets the kernel tear it down in the background where
-    /// possible.
-    fn defer_teardown(&self) {}
+    /// Lets the kernel tear the VM down in the background, where possible, if the process exits with the VM open.
+    fn prepare_deferred_teardown(&mut self) {}
 }
 
 /// One virtual processor, owned by its thread.

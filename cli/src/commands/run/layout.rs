@@ -51,7 +51,8 @@ pub fn lay_out(plan: &RunPlan, kernel: &Path, initrd: &Path) -> Layout {
     };
     machine.vsock = Some(VsockConfig { guest_cid: GUEST_CID });
     machine.rng = true;
-    machine.confinement = if plan.jail { Confinement::Threads } else { Confinement::None };
+    machine.confinement = if plan.jail { Confinement::Foreground } else { Confinement::None };
+    machine.deferred_teardown = true;
     let mut mounts = add_root(plan, &mut machine);
     add_volumes(plan, &mut machine, &mut mounts);
     add_disks(plan, &mut machine);

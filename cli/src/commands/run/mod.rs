@@ -20,7 +20,7 @@ use hutch_runtime::oneshot::{OneshotEnd, OneshotMachine, OneshotTask, PhaseMarks
 use hutch_runtime::stdio::StdioFds;
 use hutch_runtime::store::DEFAULT_CONFIG_ROOT;
 use hutch_runtime::volume::{VolumeHold, Volumes};
-use hutch_vmm::confine::process::{harden_process, leave_network};
+use hutch_vmm::confine::namespaces::{leave_host, Left};
 
 use crate::args::run::RunArgs;
 use crate::failure::{Failure, RUN_FAILED};
@@ -63,22 +63,20 @@ fn try_run(args: RunArgs, started: u64, began: Instant) -> Result<u8, Failure> {
     if let Some(beyond_mib) = plan.memory_growth.beyond_mib(assets.can_grow()) {
         layout.machine.memory.grow_beyond(beyond_mib);
     }
-    if plan.jail {
-        harden_process()?;
-        if plan.tap.is_none() {
-            // Not without privilege.
-            phases.is_offline(leave_network().is_ok());
-        }
-    }
     phases.open()?;
-    let sandbox = OneshotMachine::launch(&layout.machine)?;
-    // All files are open.
-    sandbox.take_identity();
+    let raw = plan.tty && plan.process.stdin && prepare_raw();
+    let Left { namespaces, root } = match plan.jail {
+        true => leave_host(&mut layout.machine)?,
+        false => Left::default(),
+    };
+    phases.has_namespaces(namespaces);
+    let sandbox = OneshotMachine::launch_in(&layout.machine, root)?;
+    // From here on this thread, and those that it makes, open no file.
     phases.mark("machine started");
     let queue = RunEventQueue::new();
     let sender = queue.sender();
     signals.forward(plan.tty, move |event| sender.send(event))?;
-    let task = task(&plan, layout, began)?;
+    let task = task(&plan, layout, raw, began)?;
     let mut marks = PhaseMarks::default();
     let (result, ended) = sandbox.run(task, &queue, &mut marks);
     tty::leave();
@@ -113,12 +111,16 @@ fn host() -> io::Result<Host<'static>> {
     })
 }
 
-fn task(plan: &RunPlan, layout: layout::Layout, began: Instant) -> io::Result<OneshotTask> {
+/// Whether the terminal can be put into raw mode.
+fn prepare_raw() -> bool {
+    tty::prepare_raw().inspect_err(|error| log::warn!("cannot put the terminal into raw mode: {error}")).is_ok()
+}
+
+fn task(plan: &RunPlan, layout: layout::Layout, raw: bool, began: Instant) -> io::Result<OneshotTask> {
     let mut process = plan.process.clone();
     if plan.tty {
         process.terminal = Some(tty::size());
     }
-    let raw = plan.tty && plan.process.stdin;
     let fds = StdioFds {
         stdin: plan.process.stdin.then(|| own(io::stdin())).transpose()?,
         stdout: Some(own(io::stdout())?),

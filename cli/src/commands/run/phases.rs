@@ -16,15 +16,15 @@ pub struct Phases {
     table: bool,
     path: Option<PathBuf>,
     file: Option<MarksFile>,
-    /// The process has an empty network namespace.
-    offline: bool,
+    /// The namespaces that the process has of its own.
+    namespaces: Vec<&'static str>,
     marks: Vec<(String, u64)>,
 }
 
 impl Phases {
     /// `started`: the start of `main`. `table`: print a table to stderr. `path`: the file for the marks.
     pub fn new(table: bool, path: Option<PathBuf>, started: u64) -> Self {
-        let mut phases = Self { table, path, file: None, offline: false, marks: Vec::new() };
+        let mut phases = Self { table, path, file: None, namespaces: Vec::new(), marks: Vec::new() };
         if phases.wanted() {
             // The process has not waited yet, so that its CPU time is its age.
             let now = hutch_vmm::now_ns();
@@ -38,9 +38,9 @@ impl Phases {
         self.table || self.path.is_some()
     }
 
-    /// Notes whether the process has an empty network namespace.
-    pub fn is_offline(&mut self, offline: bool) {
-        self.offline = offline;
+    /// Notes the namespaces that the process has of its own.
+    pub fn has_namespaces(&mut self, namespaces: Vec<&'static str>) {
+        self.namespaces = namespaces;
     }
 
     /// Makes the file for the marks, if the run wants one.
@@ -78,8 +78,7 @@ impl Phases {
             return Ok(());
         }
         eprint!("{}", table(&self.marks));
-        let namespaces = if self.offline { vec!["net"] } else { Vec::new() };
-        let jail = machine.jail().map(|jail| JailReport { namespaces, ..jail }.to_string());
+        let jail = machine.jail().map(|jail| JailReport { namespaces: self.namespaces, ..jail }.to_string());
         let jail = jail.unwrap_or_else(|| OFF.to_owned());
         eprintln!("hutch: jail: {jail}");
         eprintln!(

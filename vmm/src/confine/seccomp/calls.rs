@@ -16,7 +16,7 @@ pub(super) enum Rule {
     Allow,
     /// It fails with this error.
     Errno(u16),
-    /// Allowed if its first argument is this process.
+    /// Allowed if its first argument is this process: for tgkill(2).
     OwnProcess,
     If(Condition),
 }
@@ -353,6 +353,17 @@ pub(super) const OWNER: &[Call] = &[
     allow(libc::SYS_unlinkat),
     allow(libc::SYS_fchmod),
     allow(libc::SYS_flock),
+];
+
+/// A process that runs one command in the foreground: it waits for the streams of its caller and sets the caller's terminal.
+/// At the machine's end it flushes the disks.
+pub(super) const FOREGROUND: &[Call] = &[
+    allow(libc::SYS_poll),
+    allow(libc::SYS_ppoll),
+    allow(libc::SYS_fdatasync),
+    allow(libc::SYS_fsync),
+    allow(libc::SYS_flock),
+    ioctl(&[libc::FIONBIO as u32, libc::TIOCGWINSZ as u32, libc::TCGETS as u32, libc::TCSETS as u32]),
 ];
 
 /// A process that stands for a process of a guest: it talks to the guest through the machine's control socket, passes

@@ -4,15 +4,22 @@
 //! |---|---|
 //! | `calls` | the calls of each kind, as tables |
 //! | `last_act` | what such a process does before it ends |
-//! | `program` | from tables to a program of the kernel |
+//! | `lists` | the tables of each kind |
+//! | `instruction` | instructions of a program of the kernel |
+//! | `program` | from tables to such a program; the build script does that |
 //! | `violation` | the end of a process that makes a forbidden call |
 //!
 //! A thread inherits the filters of the thread that makes it, and all of them apply. The guest's vCPU threads have the
 //! narrowest one, so the threads of devices are not made there but by [`Kind::Maker`], whose filter is the union of those of
 //! the machine's threads.
 
+#[cfg(test)]
 mod calls;
+mod instruction;
 pub mod last_act;
+#[cfg(test)]
+mod lists;
+#[cfg(test)]
 mod program;
 #[cfg(test)]
 mod tests;
@@ -24,8 +31,7 @@ use std::sync::OnceLock;
 
 use hutch_devices::threads::ThreadKind;
 
-use self::calls::Call;
-use self::program::{Instruction, Program};
+use self::instruction::Instruction;
 pub use self::violation::{label_process, VIOLATION};
 
 /// A kind of thread, with a filter of its own.
@@ -44,6 +50,9 @@ pub enum Kind {
     /// The first thread of a process that holds a machine, after the machine's start, and its threads: the control
     /// socket and those that wait for the guest.
     Owner,
+    /// The first thread of a process that runs one command of a guest in the foreground, after the machine's start, and its
+    /// threads: those that pass streams and signals on, and those that wait for the guest.
+    Foreground,
     /// All threads of a process that stands for a process of a guest.
     Shim,
 }
@@ -62,6 +71,7 @@ impl Kind {
         Self::Images,
         Self::Console,
         Self::Owner,
+        Self::Foreground,
         Self::Shim,
     ];
 
@@ -78,59 +88,21 @@ impl Kind {
             Self::Images => 8,
             Self::Console => 9,
             Self::Owner => 10,
-            Self::Shim => 11,
+            Self::Foreground => 11,
+            Self::Shim => 12,
         }
     }
 
-    /// The lists whose union it may call.
-    fn lists(self) -> &'static [&'static [Call]] {
-        use calls::{
-            BLOCK, CONSOLE, CONTROL, EVENTS, EVERYWHERE, FILE_SERVER, IMAGES, MAKER, MEMORY, NETWORK, OWNER, SHIM,
-            SOCKETS, VCPU,
-        };
-        match self {
-            Self::Maker => {
-                &[EVERYWHERE, EVENTS, MAKER, VCPU, BLOCK, FILE_SERVER, MEMORY, NETWORK, SOCKETS, IMAGES, CONSOLE]
-            }
-            Self::Vcpu => &[EVERYWHERE, VCPU],
-            Self::Device(ThreadKind::Block) => &[EVERYWHERE, EVENTS, BLOCK],
-            Self::Device(ThreadKind::Entropy) => &[EVERYWHERE, EVENTS],
-            Self::Device(ThreadKind::FileServer) => &[EVERYWHERE, EVENTS, MAKER, FILE_SERVER],
-            Self::Device(ThreadKind::Memory) => &[EVERYWHERE, EVENTS, MEMORY],
-            Self::Device(ThreadKind::Network) => &[EVERYWHERE, EVENTS, NETWORK],
-            Self::Device(ThreadKind::Sockets) => &[EVERYWHERE, EVENTS, SOCKETS],
-            Self::Images => &[EVERYWHERE, IMAGES],
-            Self::Console => &[EVERYWHERE, CONSOLE],
-            Self::Owner => &[
-                EVERYWHERE,
-                EVENTS,
-                MAKER,
-                VCPU,
-                BLOCK,
-                FILE_SERVER,
-                MEMORY,
-                NETWORK,
-                SOCKETS,
-                IMAGES,
-                CONSOLE,
-                CONTROL,
-                OWNER,
-            ],
-            Self::Shim => &[EVERYWHERE, EVENTS, MAKER, SHIM, OWNER],
-        }
-    }
-
-    /// The program for this process, compiled at the first call.
+    /// The program, compiled when hutch was built.
     fn program(self) -> &'static [Instruction] {
-        static PROGRAMS: [OnceLock<Program>; KINDS] = [const { OnceLock::new() }; KINDS];
-        match PROGRAMS.get(self.index()) {
-            Some(program) => program.get_or_init(|| program::compile(self.lists(), std::process::id())),
-            None => &[],
-        }
+        PROGRAMS.get(self.index()).copied().unwrap_or_default()
     }
 }
 
-const KINDS: usize = 12;
+const KINDS: usize = 13;
+
+// `PROGRAMS`: one for each kind, in the order of their numbers.
+include!(concat!(env!("OUT_DIR"), "/filters.rs"));
 
 thread_local! {
     /// The filter that the thread has put on last.
@@ -160,8 +132,7 @@ pub fn prepare_process() -> io::Result<()> {
         .map_err(io::Error::from_raw_os_error)
 }
 
-/// Returns what a new thread of this kind calls first. Called on the thread that makes it, which compiles the filter: a
-/// new thread that allocates memory costs a boot more.
+/// Returns what a new thread of this kind calls first. Called on the thread that makes it.
 ///
 /// # Panics
 /// The result does if the kernel refuses the filter: the thread must not run without it.

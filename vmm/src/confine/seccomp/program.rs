@@ -1,4 +1,5 @@
-//! Compiles lists of system calls to a program for the kernel (seccomp(2)). Called on the thread that makes a thread.
+//! Compiles lists of system calls to a program for the kernel (seccomp(2)). The build script does that, so that a boot has no part
+//! in it.
 //!
 //! The kernel runs a new program once for each number that exists, to find those that are always allowed. A chain of
 //! comparisons would cost a boot about a millisecond; here the number is found by halving, with three actions in one
@@ -8,24 +9,14 @@
 use std::collections::BTreeMap;
 
 use super::calls::{Call, Condition, Rule};
-
-/// `struct sock_filter`.
-pub(super) type Instruction = libc::sock_filter;
+use super::instruction::{branch, load, opcode, result, Instruction, ARGS_OFFSET, EQUAL, NUMBER_OFFSET};
 
 /// `AUDIT_ARCH_X86_64` of `linux/audit.h`.
-pub(super) const ARCH: u32 = 0xc000_003e;
-
-/// Offsets in `struct seccomp_data`, which is the program's input.
-const NUMBER_OFFSET: u32 = 0;
+const ARCH: u32 = 0xc000_003e;
 const ARCH_OFFSET: u32 = 4;
-const ARGS_OFFSET: u32 = 16;
-
-const LOAD: u32 = libc::BPF_LD | libc::BPF_W | libc::BPF_ABS;
 const AND: u32 = libc::BPF_ALU | libc::BPF_AND | libc::BPF_K;
-const EQUAL: u32 = libc::BPF_JMP | libc::BPF_JEQ | libc::BPF_K;
 const AT_LEAST: u32 = libc::BPF_JMP | libc::BPF_JGE | libc::BPF_K;
 const JUMP: u32 = libc::BPF_JMP | libc::BPF_JA;
-const RETURN: u32 = libc::BPF_RET | libc::BPF_K;
 
 /// A program for the kernel.
 pub(super) type Program = Box<[Instruction]>;
@@ -48,14 +39,14 @@ struct Checked {
     values: Vec<u32>,
 }
 
-/// Compiles the union of `lists` for the process `pid`. A call that is on no list is trapped: the thread gets SIGSYS.
+/// Compiles the union of `lists`. A call that is on no list is trapped: the thread gets SIGSYS.
 ///
 /// # Panics
 /// If two lists check different arguments of one call: a mistake in the lists, which a test finds.
-pub(super) fn compile(lists: &[&[Call]], pid: u32) -> Program {
+pub(super) fn compile(lists: &[&[Call]]) -> Program {
     let mut rules: BTreeMap<u32, Action> = BTreeMap::new();
     for call in lists.iter().flat_map(|list| list.iter()) {
-        let new = action(&call.rule, pid);
+        let new = action(&call.rule);
         let merged = match rules.remove(&call.number) {
             None => new,
             Some(old) => union(old, new, call.number),
@@ -73,11 +64,11 @@ pub(super) fn compile(lists: &[&[Call]], pid: u32) -> Program {
     code.into_boxed_slice()
 }
 
-fn action(rule: &Rule, pid: u32) -> Action {
+fn action(rule: &Rule) -> Action {
     match rule {
-        Rule::Allow => Action::Allow,
+        // For other processes `signals_to` traps it.
+        Rule::Allow | Rule::OwnProcess => Action::Allow,
         Rule::Errno(errno) => Action::Errno(*errno),
-        Rule::OwnProcess => Action::If(Checked { argument: 0, mask: u32::MAX, values: vec![pid] }),
         Rule::If(Condition { argument, mask, values }) => {
             Action::If(Checked { argument: *argument, mask: *mask, values: values.to_vec() })
         }
@@ -170,26 +161,10 @@ fn errno_result(errno: u16) -> u32 {
     libc::SECCOMP_RET_ERRNO | u32::from(errno)
 }
 
-fn load(offset: u32) -> Instruction {
-    Instruction { code: opcode(LOAD), jt: 0, jf: 0, k: offset }
-}
-
-/// Skips `yes` or `no` instructions.
-fn branch(kind: u32, k: u32, yes: u8, no: u8) -> Instruction {
-    Instruction { code: opcode(kind), jt: yes, jf: no, k }
-}
-
-fn result(value: u32) -> Instruction {
-    Instruction { code: opcode(RETURN), jt: 0, jf: 0, k: value }
-}
-
-fn opcode(code: u32) -> u16 {
-    u16::try_from(code).unwrap_or_default()
-}
-
 /// An evaluator of programs, for tests.
 #[cfg(test)]
 pub(super) mod evaluator {
+    use super::super::instruction::{LOAD, RETURN};
     use super::*;
 
     /// The kernel's answer to a call: one of `SECCOMP_RET_*`.

@@ -11,8 +11,8 @@ use std::sync::OnceLock;
 
 use syscalls::Sysno;
 
+use super::instruction::{signals_to, Instruction};
 use super::last_act;
-use super::program::Instruction;
 
 /// Exit code of a process that made a forbidden call: 128 and SIGSYS, as a shell would say, moved away from what a signal
 /// gives.
@@ -43,16 +43,21 @@ pub(super) fn action_available() -> io::Result<()> {
     check(unsafe { libc::syscall(libc::SYS_seccomp, libc::SECCOMP_GET_ACTION_AVAIL, 0, &raw const action) })
 }
 
-/// Puts `program` on the calling thread. If it is the `first` one, the thread and its threads get no privileges by exec
-/// any more (no_new_privs): the kernel demands that, and a thread inherits it from its maker.
+/// Puts `program` on the calling thread. If it is the `first` one, the thread and its threads can signal no other process, and
+/// get no privileges by exec any more (no_new_privs): the kernel demands that, and a thread inherits both from its maker.
 pub(super) fn install(program: &[Instruction], first: bool) -> io::Result<()> {
-    let len = u16::try_from(program.len()).map_err(io::Error::other)?;
-    // The kernel does not write to it.
-    let program = libc::sock_fprog { len, filter: program.as_ptr().cast_mut() };
     if first {
         // SAFETY: takes numbers.
         check(unsafe { libc::prctl(libc::PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) }.into())?;
+        put_on(&signals_to(std::process::id()))?;
     }
+    put_on(program)
+}
+
+fn put_on(program: &[Instruction]) -> io::Result<()> {
+    let len = u16::try_from(program.len()).map_err(io::Error::other)?;
+    // The kernel does not write to it.
+    let program = libc::sock_fprog { len, filter: program.as_ptr().cast_mut() };
     // SAFETY: the kernel reads the structure and as many instructions as it says.
     check(unsafe { libc::syscall(libc::SYS_seccomp, libc::SECCOMP_SET_MODE_FILTER, 0, &raw const program) })
 }

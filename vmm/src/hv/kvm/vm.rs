@@ -2,7 +2,7 @@
 
 #![expect(unsafe_code, reason = "kvm-ioctls does not lend its descriptors")]
 
-use std::os::fd::{AsRawFd, BorrowedFd};
+use std::os::fd::{AsRawFd, BorrowedFd, OwnedFd};
 
 use hutch_devices::GuestRam;
 use kvm_bindings::{CpuId, KVM_MAX_CPUID_ENTRIES};
@@ -22,6 +22,8 @@ pub struct KvmVm {
     /// KVM_GET_SUPPORTED_CPUID: the same for every vCPU, queried once.
     cpuid: CpuId,
     ram: Option<GuestRam>,
+    /// A ring that refers to the VM, too, once teardown is to be deferred.
+    teardown: Option<OwnedFd>,
 }
 
 impl KvmVm {
@@ -34,7 +36,7 @@ impl KvmVm {
         fd.set_tss_address(layout::KVM_TSS as usize).map_err(failed("KVM_SET_TSS_ADDR"))?;
         fd.create_irq_chip().map_err(failed("creating the interrupt controllers (KVM_CREATE_IRQCHIP)"))?;
         let cpuid = kvm.get_supported_cpuid(KVM_MAX_CPUID_ENTRIES).map_err(failed("KVM_GET_SUPPORTED_CPUID"))?;
-        Ok(Self { fd, cpuid, ram: None })
+        Ok(Self { fd, cpuid, ram: None, teardown: None })
     }
 }
 
@@ -63,12 +65,11 @@ impl Vm for KvmVm {
         Ok(Box::new(vcpu))
     }
 
-    fn defer_teardown(&self) {
+    fn prepare_deferred_teardown(&mut self) {
         // SAFETY: the descriptor is the machine's own and open as long as `self`.
         let fd = unsafe { BorrowedFd::borrow_raw(self.fd.as_raw_fd()) };
         match async_teardown::hold_open(fd) {
-            // The exit of the process closes it.
-            Ok(ring) => std::mem::forget(ring),
+            Ok(ring) => self.teardown = Some(ring),
             Err(error) => log::debug!("the exit of the process waits for the VM's teardown: {error}"),
         }
     }
