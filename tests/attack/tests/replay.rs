@@ -1,6 +1,8 @@
 //! Runs the committed inputs of all fuzz targets and some mutations of them, so that the code they reach stays tested
 //! without a fuzzer. `HUTCH_ATTACK_INPUTS` sets the number of mutations of each target, `HUTCH_ATTACK_SEED` chooses others.
 
+#![expect(unsafe_code, reason = "mallinfo2(3) has no safe form")]
+
 mod mutation;
 
 use std::fs;
@@ -11,11 +13,18 @@ use std::sync::{Mutex, PoisonError};
 use hutch_attack::{open_descriptors, run, TARGETS};
 
 use mutation::Mutator;
+use nix::sys::resource::{getrlimit, setrlimit, Resource};
 
 /// Mutations of each target's inputs, by default.
 const MUTATIONS: u64 = 100;
 
-/// Inputs are run one at a time, because descriptors are counted.
+/// Most memory in bytes that a target may take while it works on an input, beside what it maps of files.
+const MOST_MEMORY: u64 = 1 << 30;
+
+/// Bytes that may stay in use after all inputs: what allocators and threads keep for later.
+const KEPT: usize = 1 << 20;
+
+/// Inputs are run one at a time, because descriptors and the heap are counted.
 static ONE: Mutex<()> = Mutex::new(());
 
 fn corpora() -> PathBuf {
@@ -27,9 +36,19 @@ fn setting(name: &str, default: u64) -> u64 {
     std::env::var(name).map_or(default, |text| text.parse().expect("a number"))
 }
 
-/// Runs all inputs of a target twice, and mutations of them: after the first round no descriptor may be new.
+/// Bytes of the heap that are in use, as glibc counts them.
+fn heap() -> usize {
+    // SAFETY: takes nothing and returns numbers.
+    let info = unsafe { libc::mallinfo2() };
+    info.uordblks + info.hblkhd
+}
+
+/// Runs all inputs of a target twice, and mutations of them: after the first round no descriptor may be new, and the heap may not
+/// grow.
 fn replay(name: &str) {
     let _one = ONE.lock().unwrap_or_else(PoisonError::into_inner);
+    let (_, hard) = getrlimit(Resource::RLIMIT_DATA).unwrap();
+    setrlimit(Resource::RLIMIT_DATA, MOST_MEMORY.min(hard), hard).unwrap();
     let dir = corpora().join(name);
     let entries = fs::read_dir(&dir).unwrap_or_else(|e| panic!("{}: {e}", dir.display()));
     let mut inputs: Vec<PathBuf> = entries.map(|entry| entry.unwrap().path()).collect();
@@ -43,7 +62,7 @@ fn replay(name: &str) {
         }
         open_descriptors()
     };
-    let first = round();
+    let (first, heap_first) = (round(), heap());
     assert_eq!(round(), first, "open descriptors after the second round");
     let inputs: Vec<Vec<u8>> = inputs.iter().map(|input| fs::read(input).unwrap()).collect();
     let mut mutator = Mutator::new(setting("HUTCH_ATTACK_SEED", 1), &inputs);
@@ -57,6 +76,8 @@ fn replay(name: &str) {
         }
     }
     assert_eq!(open_descriptors(), first, "open descriptors after the mutations");
+    let now = heap();
+    assert!(now <= heap_first + KEPT, "{now} bytes of the heap in use, and {heap_first} after the first round");
 }
 
 macro_rules! targets {
