@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use hutch_runtime::store::ROOT_MARKER;
+use hutch_testbed::OWN_FILES;
 
 use crate::in_testbed;
 
@@ -40,11 +41,11 @@ impl Snapshot {
         named("socket", lines("/proc/net/unix", |fields| fields.get(7).map(|s| (*s).to_owned())));
         named("descriptor of this test", vec![format!("count {}", names_in(Path::new("/proc/self/fd")).len())]);
         for (dir, below) in DIRECTORIES {
-            files(Path::new(dir), below, &mut all);
+            files(&seen(dir), below, &mut all);
         }
-        // The testbed shows the host's /tmp, where other programs may add files meanwhile.
-        let foreign =
-            |entry: &str| entry.starts_with("file /tmp/") && !TEMPORARY.iter().any(|ours| entry.contains(ours));
+        // The test's programs leave other files there.
+        let temporary = format!("file {}/", seen("/tmp").display());
+        let foreign = |entry: &str| entry.starts_with(&temporary) && !TEMPORARY.iter().any(|ours| entry.contains(ours));
         all.retain(|entry| !foreign(entry));
         // On a host with other users, only entries with hutch's name count; in the testbed, all do.
         if !in_testbed() {
@@ -57,12 +58,17 @@ impl Snapshot {
     pub fn leaks(&self) -> Vec<String> {
         let deadline = Instant::now() + RELEASE_TIMEOUT;
         loop {
-            let new: Vec<String> = Snapshot::take().0.difference(&self.0).cloned().collect();
+            let new = self.news();
             if new.is_empty() || Instant::now() > deadline {
                 return new;
             }
             std::thread::sleep(Duration::from_millis(50));
         }
+    }
+
+    /// Entries that are new since the snapshot, now.
+    pub fn news(&self) -> Vec<String> {
+        Snapshot::take().0.difference(&self.0).cloned().collect()
     }
 
     /// Checks that nothing is left.
@@ -71,6 +77,13 @@ impl Snapshot {
         let leaks = self.leaks();
         assert!(leaks.is_empty(), "left behind:\n  {}", leaks.join("\n  "));
     }
+}
+
+/// Where to find the files of a directory that this machine has made. The testbed shows the host's /tmp, in which programs of
+/// the host, the tests beside among them, make and leave files at any time.
+fn seen(dir: &str) -> PathBuf {
+    let prefix = if dir == "/tmp" && in_testbed() { OWN_FILES } else { "" };
+    PathBuf::from(format!("{prefix}{dir}"))
 }
 
 /// All user processes except this one. Kernel threads have no command line, except those of a process (vhost's).

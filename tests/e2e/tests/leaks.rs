@@ -31,6 +31,16 @@ fn many_boots_in_a_row_all_work_and_leave_nothing() {
     before.expect_no_leaks();
 }
 
+/// In the testbed, whose /tmp begins as the host's.
+#[test]
+fn a_file_left_in_the_directory_for_temporary_files_is_noticed() {
+    let before = Snapshot::take();
+    let file = tempfile::Builder::new().prefix("hutch-leak-").tempfile_in("/tmp").expect("a file");
+    let name = file.path().to_string_lossy().into_owned();
+    let news = before.news();
+    assert!(news.iter().any(|entry| entry.ends_with(&name)), "{news:?}");
+}
+
 #[test]
 fn kill_9_at_any_moment_leaves_nothing() {
     let root = RootFs::new();

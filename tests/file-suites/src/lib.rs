@@ -1,4 +1,4 @@
-//! What tests of shares have in common: a suite of POSIX's rules for files, and programs that depend on a file system. The file
+//! The common parts of tests of shares: a suite of POSIX's rules for files, and programs that depend on a file system. The file
 //! server's tests run them by the FUSE driver of the host's kernel, the end-to-end tests in a real guest.
 
 mod posix;

@@ -17,6 +17,10 @@ pub const PORT: &str = "testbed";
 /// virtio-fs tag of the host's root directory.
 pub const HOST_TAG: &str = "host";
 
+/// Where the testbed shows the files that it has made or changed itself. All others below its `/` are the host's, which may
+/// change at any time.
+pub const OWN_FILES: &str = "/layer";
+
 /// The job's file in the initramfs.
 pub const JOB_FILE: &str = "/job";
 

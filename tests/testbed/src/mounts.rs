@@ -3,7 +3,7 @@
 use std::os::unix::fs::symlink;
 use std::path::Path;
 
-use hutch_testbed::{Job, HOST_TAG};
+use hutch_testbed::{Job, HOST_TAG, OWN_FILES};
 use nix::mount::{mount, MsFlags};
 
 use crate::Result;
@@ -27,6 +27,10 @@ pub(crate) fn enter_host_root() -> Result<()> {
     }
     let options = "lowerdir=/host,upperdir=/layer/upper,workdir=/layer/work";
     attach("overlay", "/root", "overlay", MsFlags::empty(), options)?;
+    let own = format!("/root{OWN_FILES}");
+    make_dir(&own)?;
+    mount(Some("/layer/upper"), own.as_str(), NONE, MsFlags::MS_BIND, NONE)
+        .map_err(|e| format!("showing {own}: {e}"))?;
     for dir in ["/dev", "/proc", "/sys"] {
         let target = format!("/root{dir}");
         make_dir(&target)?;
