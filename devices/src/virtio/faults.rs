@@ -21,7 +21,7 @@ pub enum Operation {
     Open,
     /// `ftruncate`.
     Truncate,
-    /// `statx` of an open file.
+    /// `statx` of an open file, or of an entry of a directory.
     Stat,
     /// `getdents64`.
     List,

@@ -14,6 +14,7 @@ use super::client::{config, name, Client};
 use super::device::Fs;
 use super::sys::is_root;
 use super::tests::{share, tree};
+use super::FsDeviceConfig;
 use crate::virtio::faults::{self, Fault, Operation};
 
 const SETATTR_SIZE: u32 = 1 << 3;
@@ -49,7 +50,7 @@ fn list(client: &mut Client, _: u64, _: u64) -> Result<(), i32> {
 }
 
 /// Requests, the call that fails below each, and whether that is about the share's directory instead of the file.
-const REQUESTS: [(&str, Operation, bool, Ask); 11] = [
+const REQUESTS: [(&str, Operation, bool, Ask); 12] = [
     ("read", Operation::Transfer, false, |client, node, fh| client.read(node, fh, 0, 8).map(drop)),
     ("write", Operation::Transfer, false, |client, node, fh| client.write(node, fh, 0, b"contents").map(drop)),
     ("fsync", Operation::Sync, false, fsync),
@@ -57,6 +58,7 @@ const REQUESTS: [(&str, Operation, bool, Ask); 11] = [
     ("fallocate", Operation::Allocate, false, |client, node, fh| allocate(client, node, fh, 8)),
     ("truncate", Operation::Truncate, false, |client, node, _| truncate(client, node, 8)),
     ("getattr", Operation::Stat, false, |client, node, _| client.getattr(node).map(drop)),
+    ("lookup", Operation::Stat, true, |client, _, _| client.lookup(ROOT_ID, "file").map(drop)),
     ("open", Operation::Open, false, |client, node, _| client.open(node, libc::O_RDONLY).map(drop)),
     ("create", Operation::Open, true, |client, _, _| client.create(ROOT_ID, "new", libc::O_RDWR, 0o600).map(drop)),
     ("opendir", Operation::Open, true, list),
@@ -86,6 +88,18 @@ fn an_error_of_the_host_fails_its_request_only_and_reaches_the_guest() {
     }
     assert_eq!(client.cat("file"), b"contents");
     assert_eq!(fs::read(path.join("new")).unwrap(), b"");
+}
+
+#[test]
+fn a_share_of_a_single_file_is_not_empty_because_the_host_fails() {
+    let dir = tree();
+    let root = File::open(share(&dir)).unwrap();
+    let mut client = Client::mount(FsDeviceConfig { single_file: Some("file".into()), ..config(&share(&dir)) });
+    for errno in [libc::EIO, libc::ENOMEM] {
+        faults::inject(&root, Operation::Stat, [Fault::Error(errno)]);
+        assert_eq!(list(&mut client, 0, 0), Err(errno));
+        assert_eq!(client.list(ROOT_ID, false, 4096).len(), 1);
+    }
 }
 
 /// To a guest's kernel a short reply is the end of the file: it would put zeroes after it and believe in that size.

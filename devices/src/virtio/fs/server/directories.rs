@@ -101,7 +101,10 @@ impl Server {
         offset: u64,
         plus: bool,
     ) -> io::Result<()> {
-        let Ok(stat) = self.find(directory, name) else { return Ok(()) };
+        let stat = match self.find(directory, name) {
+            Err(error) if error.raw_os_error() == Some(libc::ENOENT) => return Ok(()),
+            found => found?,
+        };
         if offset > 0 || !listing.fits(name, plus) {
             return Ok(());
         }

@@ -20,6 +20,8 @@ const WANTED: libc::c_uint = libc::STATX_BASIC_STATS | libc::STATX_BTIME | libc:
 
 /// The attributes of the entry `name` of a directory. Links are not followed, and nothing is mounted.
 pub fn stat_entry(directory: impl AsFd, name: &CStr) -> io::Result<libc::statx> {
+    #[cfg(test)]
+    faults::check(&directory, Operation::Stat)?;
     stat(directory, name, libc::AT_SYMLINK_NOFOLLOW | libc::AT_NO_AUTOMOUNT)
 }
 
