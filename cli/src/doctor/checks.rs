@@ -3,6 +3,7 @@
 use std::io;
 
 use hutch_guest::{AssetKind, GuestError, Inspection, Stale};
+use hutch_vmm::confine::trial::Granted;
 use hutch_vmm::probe::KvmSupport;
 
 use super::host::{Limit, View};
@@ -185,27 +186,59 @@ fn user(host: &dyn View) -> Finding {
     }
 }
 
-/// The means that confine a machine's threads on this host.
+/// The layers that confine machines on this host, as this user.
 fn jail(host: &dyn View) -> Finding {
+    const CHECK: &str = "jail";
     let landlock = match host.landlock() {
         Some(version) => format!("landlock {version}"),
         None => "no landlock: threads may open every file that their user may".to_owned(),
     };
-    let rest = match host.is_root() {
-        true => {
-            "pods: private root, ns mnt,pid,ipc,uts; without network: ns net; machines with shares: caps fs 7; \
-                 machines without: uid of their own, no caps for files"
-        }
-        false => "not root: no namespaces, private root or uid of their own",
-    };
-    match host.seccomp() {
-        Ok(()) => Finding::ok("jail", format!("machines get seccomp, {landlock}; {rest}")),
-        Err(error) => Finding::warning(
-            "jail",
+    if let Err(error) = host.seccomp() {
+        return Finding::warning(
+            CHECK,
             format!("this kernel has no seccomp filters ({error}): machines run without them"),
             "boot a kernel with CONFIG_SECCOMP_FILTER",
-        ),
+        );
     }
+    let granted = host.granted();
+    let (holds, missing) = layers(&granted);
+    let mut parts = vec![format!("machines get seccomp, {landlock}")];
+    for (what, layers) in [("pods", holds), ("without", missing)] {
+        if !layers.is_empty() {
+            parts.push(format!("{what}: {}", layers.join(", ")));
+        }
+    }
+    let detail = parts.join("; ");
+    // It is usual that other users have no namespaces.
+    match host.is_root() && (granted.apart.is_err() || granted.root.is_err()) {
+        true => Finding::warning(CHECK, detail, "run hutch with CAP_SYS_ADMIN: this root is that of a container"),
+        false => Finding::ok(CHECK, detail),
+    }
+}
+
+/// The layers of a pod's process: those that it gets, and those that it does not get.
+fn layers(granted: &Granted) -> (Vec<String>, Vec<String>) {
+    let (mut holds, mut missing) = (Vec::new(), Vec::new());
+    let layers = [
+        ("private root", &granted.root),
+        ("ns mnt,ipc,uts", &granted.apart),
+        ("ns pid", &granted.pid),
+        ("ns net if it has no network", &granted.net),
+    ];
+    for (layer, result) in layers {
+        match result {
+            Ok(()) => holds.push(layer.to_owned()),
+            Err(error) => missing.push(format!("{layer} ({error})")),
+        }
+    }
+    match granted.identity {
+        Ok(()) => holds.push("a uid of its own if it has no shares".to_owned()),
+        Err(reason) => missing.push(format!("a uid of its own ({reason})")),
+    }
+    if granted.file_server > 0 {
+        holds.push(format!("caps fs {} for its shares", granted.file_server));
+    }
+    (holds, missing)
 }
 
 fn tun(host: &dyn View) -> Finding {

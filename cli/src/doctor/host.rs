@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 
 use hutch_guest::{AssetKind, GuestError, Inspection};
 use hutch_vmm::confine::landlock::restrict_this_thread;
+use hutch_vmm::confine::trial::{self, Granted};
 use hutch_vmm::probe::{self, KvmSupport};
 use nix::sys::resource::{getrlimit, Resource};
 use nix::sys::statfs::{statfs, CGROUP2_SUPER_MAGIC};
@@ -25,6 +26,8 @@ pub trait View {
     fn limit(&self, limit: Limit) -> io::Result<(u64, u64)>;
     /// Whether the kernel has the filters with which machines confine themselves.
     fn seccomp(&self) -> io::Result<()>;
+    /// The layers of a jail that this process may have.
+    fn granted(&self) -> Granted;
     /// The version of Landlock that limits the files of machines, if the kernel has it.
     fn landlock(&self) -> Option<u32>;
     /// Whether this user is root.
@@ -82,6 +85,10 @@ impl View for ThisHost {
 
     fn seccomp(&self) -> io::Result<()> {
         hutch_vmm::confine::seccomp::check_support()
+    }
+
+    fn granted(&self) -> Granted {
+        trial::try_all()
     }
 
     fn landlock(&self) -> Option<u32> {

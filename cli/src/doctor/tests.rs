@@ -6,6 +6,8 @@ use std::io;
 use std::path::PathBuf;
 
 use hutch_guest::{AssetKind, GuestError, Inspection};
+use hutch_vmm::confine::identity::Kept;
+use hutch_vmm::confine::trial::Granted;
 use hutch_vmm::probe::KvmSupport;
 
 use super::checks::examine;
@@ -20,6 +22,7 @@ struct FakeHost {
     cgroup2: Vec<&'static str>,
     open_files: u64,
     seccomp: bool,
+    granted: Granted,
     landlock: Option<u32>,
     root: bool,
     assets: RefCell<HashMap<String, Inspection>>,
@@ -39,6 +42,7 @@ fn good() -> FakeHost {
         cgroup2: vec!["/sys/fs/cgroup"],
         open_files: 1 << 20,
         seccomp: true,
+        granted: Granted { apart: Ok(()), pid: Ok(()), net: Ok(()), root: Ok(()), identity: Ok(()), file_server: 7 },
         landlock: Some(6),
         root: true,
         assets: RefCell::new(HashMap::from([("distro".to_owned(), asset("distro", &[]))])),
@@ -104,6 +108,10 @@ impl View for FakeHost {
         } else {
             Err(io::Error::from_raw_os_error(libc::EINVAL))
         }
+    }
+
+    fn granted(&self) -> Granted {
+        self.granted.clone()
     }
 
     fn landlock(&self) -> Option<u32> {
@@ -199,15 +207,39 @@ fn the_layers_of_a_jail_are_named() {
     let mut host = good();
     let found = finding(&host, "jail");
     assert_eq!(found.status, Status::Ok);
-    for layer in ["seccomp, landlock 6;", "pods: private root, ns mnt,pid,ipc,uts;", "uid of their own"] {
-        assert!(found.detail.contains(layer), "{}", found.detail);
-    }
+    assert_eq!(
+        found.detail,
+        "machines get seccomp, landlock 6; pods: private root, ns mnt,ipc,uts, ns pid, ns net if it has no network, \
+         a uid of its own if it has no shares, caps fs 7 for its shares"
+    );
+    // An ordinary user.
+    let refused = || Err("EPERM: Operation not permitted".to_owned());
+    host.granted = Granted {
+        apart: refused(),
+        pid: refused(),
+        net: refused(),
+        root: refused(),
+        identity: Err(Kept::NotRoot),
+        file_server: 0,
+    };
     (host.landlock, host.root) = (None, false);
     let found = finding(&host, "jail");
     assert_eq!(found.status, Status::Ok, "both are usual");
-    for layer in ["seccomp, no landlock", "not root: no namespaces"] {
+    for layer in ["seccomp, no landlock", "without: private root (EPERM", "a uid of its own (not root)"] {
         assert!(found.detail.contains(layer), "{}", found.detail);
     }
+    // Root of a container: what counts is what the kernel grants.
+    (host.root, host.granted.file_server, host.granted.identity) = (true, 7, Ok(()));
+    let found = finding(&host, "jail");
+    assert_eq!(found.status, Status::Warning);
+    assert!(found.remedy.is_some_and(|remedy| remedy.contains("CAP_SYS_ADMIN")));
+    for layer in
+        ["pods: a uid of its own if it has no shares, caps fs 7", "without: private root (EPERM", "ns pid (EPERM"]
+    {
+        assert!(found.detail.contains(layer), "{}", found.detail);
+    }
+    host.seccomp = false;
+    assert!(finding(&host, "jail").detail.contains("no seccomp filters"));
 }
 
 #[test]

@@ -139,7 +139,7 @@ fn ensure_tools() -> std::result::Result<(), String> {
         install.args(["install", "--locked", "--quiet", "cargo-fuzz"]);
         build::run(&mut install).map_err(|error| format!("cargo-fuzz cannot be installed: {error}"))?;
     }
-    setup::ensure(&[Need::Fuzz]).map_err(|error| error.to_string())
+    setup::ensure(&[Need::Fuzz, Need::Seccomp]).map_err(|error| error.to_string())
 }
 
 /// Runs a target. Returns the number of inputs that were executed.

@@ -134,6 +134,37 @@ fn p_207_the_limit_counts_the_tmpfs_of_a_later_container() {
     finish(&host, &runtime);
 }
 
+/// A volume that does not exist yet lies where all volumes lie.
+#[test]
+fn p_207_the_limit_counts_the_tmpfs_of_a_named_volume() {
+    let (host, runtime) = new();
+    let on_tmpfs = tempfile::tempdir_in("/dev/shm").unwrap();
+    std::os::unix::fs::symlink(on_tmpfs.path(), host.dir().join("volumes")).unwrap();
+    let size = nix::sys::statvfs::statvfs(on_tmpfs.path()).unwrap();
+    let mib = (size.blocks() * size.fragment_size()) >> 20;
+    let device = |path: &std::path::Path| std::os::unix::fs::MetadataExt::dev(&std::fs::metadata(path).unwrap());
+    let limit = |id: &str, options: &[&str]| {
+        let mut pod = config(&host, id, &format!("g/{id}"));
+        pod.containers[0].mounts.push(hutch_runtime::spec::MountSpec {
+            kind: "volume".into(),
+            source: "data".into(),
+            destination: "/data".into(),
+            options: options.iter().map(|&option| option.to_owned()).collect(),
+            ..Default::default()
+        });
+        let rootfs = pod.containers[0].rootfs.clone();
+        runtime.create_pod(pod).unwrap();
+        let root = if device(&rootfs) == device(on_tmpfs.path()) { mib } else { 0 };
+        host.memory_limit_mib(&format!("g/{id}")).unwrap() - root
+    };
+    let without = limit("q", &["ro"]);
+    assert_eq!(limit("p", &[]), without + if device(host.dir()) == device(on_tmpfs.path()) { 0 } else { mib });
+    for id in ["q", "p"] {
+        runtime.stop_pod(id, StopOptions::forced()).unwrap();
+        runtime.delete_pod(id, Default::default()).unwrap();
+    }
+}
+
 #[test]
 fn p_207_a_pod_without_a_limit_says_why() {
     let (host, runtime) = new();

@@ -1,5 +1,7 @@
 //! The disk device, with an image of 64 KiB; the host ejects and inserts it.
 
+use std::path::PathBuf;
+
 use hutch_devices::virtio::block::{Block, BlockSlot};
 
 use crate::driver::{self, Device, Part};
@@ -10,7 +12,7 @@ const IMAGE: u64 = 64 << 10;
 
 struct Disk {
     slot: BlockSlot,
-    dir: tempfile::TempDir,
+    image: PathBuf,
 }
 
 impl Device for Disk {
@@ -38,20 +40,19 @@ impl Device for Disk {
     fn host(&mut self, script: &mut Script<'_>) {
         match script.u8() % 4 {
             0 => self.slot.eject(),
-            how => drop(self.slot.insert(&self.dir.path().join("image"), how == 1, "serial")),
+            how => drop(self.slot.insert(&self.image, how == 1, "serial")),
         }
     }
 }
 
 /// Attacks the disk device.
 pub fn attack(data: &[u8]) {
-    let dir = files::directory();
-    let image = std::fs::File::create(dir.path().join("image")).expect("an image");
-    image.set_len(IMAGE).expect("room for an image");
+    let (file, image) = files::unnamed(&[]);
+    file.set_len(IMAGE).expect("room for an image");
     let (device, slot) = Block::slot("blk0");
     let mut script = Script::new(data);
     if script.u8() < 0xe0 {
-        slot.insert(&dir.path().join("image"), script.u8() % 4 == 1, "serial").expect("an image for the disk");
+        slot.insert(&image, script.u8() % 4 == 1, "serial").expect("an image for the disk");
     }
-    driver::run(Box::new(device), driver::memory(), &mut Disk { slot, dir }, &mut script);
+    driver::run(Box::new(device), driver::memory(), &mut Disk { slot, image }, &mut script);
 }

@@ -11,8 +11,17 @@ use crate::script::Script;
 const LINE: usize = 1024;
 const LINES: usize = 256;
 
+/// Most bytes that an input prints. More would print the same again.
+const PRINTED: usize = 8 * LINE;
+
 /// Attacks the console.
 pub fn attack(data: &[u8]) {
+    let mut left = PRINTED;
+    let mut print = |serial: &Serial, text: &[u8]| {
+        let text = text.get(..left).unwrap_or(text);
+        left -= text.len();
+        serial.write(0, text);
+    };
     let console = TestConsole::new();
     let serial = Serial::new(EventFd::new(EFD_NONBLOCK).expect("an eventfd"), console.writer());
     let mut script = Script::new(data);
@@ -20,8 +29,8 @@ pub fn attack(data: &[u8]) {
         match script.u8() {
             how @ ..=0x1f => serial.read(u64::from(script.u16()), &mut [0; 9][..usize::from(how % 10)]),
             how @ 0x20..=0x3f => serial.write(u64::from(script.u16() % 9), script.bytes(usize::from(how % 10))),
-            0x40..=0x4f => serial.write(0, b"\nKernel panic - not syncing: "),
-            _ => serial.write(0, &script.string()),
+            0x40..=0x4f => print(&serial, b"\nKernel panic - not syncing: "),
+            _ => print(&serial, &script.string()),
         }
     }
     console.finish();

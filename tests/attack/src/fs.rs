@@ -1,6 +1,7 @@
 //! The file server: FUSE messages of the guest, while another thread changes their bytes.
 
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Condvar, LazyLock, Mutex, MutexGuard, PoisonError};
 
 use hutch_devices::virtio::fs::{Fs, FsDeviceConfig};
 use hutch_devices::GuestRam;
@@ -11,6 +12,9 @@ use crate::files;
 use crate::script::Script;
 
 const NAMES: [&str; 8] = ["file", "dir", "inner", "link", "new", "..", "../outside/secret", "user.a"];
+
+/// Times that a request lets the thread that changes bytes run first.
+const YIELDS: usize = 16;
 
 struct Mount {
     /// Change the bytes of messages while the server works.
@@ -53,28 +57,65 @@ impl Device for Mount {
     }
 
     fn around(&mut self, ram: &GuestRam, buffers: &[(u64, u32)], work: &mut dyn FnMut()) -> bool {
-        if !self.racing {
-            return false;
+        if self.racing {
+            Changer::get().during(ram, buffers, work);
         }
-        let done = AtomicBool::new(false);
-        let change = || {
-            for at in (0..48).cycle() {
-                if done.load(Ordering::Relaxed) {
-                    return;
-                }
-                for &(addr, len) in buffers.iter().filter(|(_, len)| *len > 0) {
-                    let addr = GuestAddress(addr + u64::from(at % len));
-                    let byte: u8 = ram.read_obj(addr).unwrap_or(0);
-                    drop(ram.write_obj(byte.wrapping_mul(5).wrapping_add(1), addr));
-                }
-            }
-        };
-        std::thread::scope(|scope| {
-            scope.spawn(change);
-            work();
-            done.store(true, Ordering::Relaxed);
+        self.racing
+    }
+}
+
+/// A thread that changes the bytes of messages. There is one for all inputs: to make a thread takes longer than a request.
+struct Changer {
+    job: Mutex<Option<Job>>,
+    begun: Condvar,
+    /// Changes so far.
+    count: AtomicUsize,
+}
+
+/// Memory, and the buffers in it that change.
+struct Job {
+    ram: GuestRam,
+    buffers: Vec<(u64, u32)>,
+}
+
+impl Changer {
+    fn get() -> &'static Self {
+        static CHANGER: LazyLock<Changer> = LazyLock::new(|| {
+            std::thread::spawn(|| Changer::get().run());
+            Changer { job: Mutex::default(), begun: Condvar::new(), count: AtomicUsize::new(0) }
         });
-        true
+        &CHANGER
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Option<Job>> {
+        self.job.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Calls `work` while the thread changes the buffers.
+    fn during(&self, ram: &GuestRam, buffers: &[(u64, u32)], work: &mut dyn FnMut()) {
+        let buffers = buffers.iter().copied().filter(|(_, len)| *len > 0).collect();
+        let before = self.count.load(Ordering::Relaxed);
+        *self.lock() = Some(Job { ram: ram.clone(), buffers });
+        self.begun.notify_one();
+        // Most often it has begun by then, but a request need not wait for a busy machine.
+        (0..YIELDS).take_while(|_| self.count.load(Ordering::Relaxed) == before).for_each(|_| std::thread::yield_now());
+        work();
+        *self.lock() = None;
+    }
+
+    /// The thread.
+    fn run(&self) {
+        for at in (0..48).cycle() {
+            let job = self.begun.wait_while(self.lock(), |job| job.is_none());
+            let job = job.unwrap_or_else(PoisonError::into_inner);
+            let Some(Job { ram, buffers }) = &*job else { continue };
+            for &(addr, len) in buffers {
+                let addr = GuestAddress(addr + u64::from(at % len));
+                let byte: u8 = ram.read_obj(addr).unwrap_or(0);
+                drop(ram.write_obj(byte.wrapping_mul(5).wrapping_add(1), addr));
+            }
+            self.count.fetch_add(1, Ordering::Relaxed);
+        }
     }
 }
 

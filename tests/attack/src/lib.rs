@@ -10,8 +10,9 @@
 //! | `block`, `console`, `fs`, `mem`, `net`, `rng`, `vsock` | the devices |
 //! | `images` | kernels and initrds |
 //! | `frames`, `session`, `control` | messages of the agent, a session with it, the control socket of a VMM process |
-//! | `records`, `oci`, `files` | records on disk; configurations of containers; files for both |
+//! | `records`, `oci`, `agent_oci`, `files` | records on disk; configurations of containers for hutch, and for the agent; files |
 
+mod agent_oci;
 mod block;
 mod console;
 mod control;
@@ -35,8 +36,9 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 pub type Target = (&'static str, fn(&[u8]));
 
 /// All targets.
-pub const TARGETS: [Target; 14] = [
+pub const TARGETS: [Target; 15] = [
     ("agent_frames", frames::attack),
+    ("agent_oci", agent_oci::attack),
     ("agent_session", session::attack),
     ("block", block::attack),
     ("console", console::attack),

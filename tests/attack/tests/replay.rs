@@ -102,6 +102,7 @@ macro_rules! targets {
 
 targets!(
     agent_frames,
+    agent_oci,
     agent_session,
     block,
     console,

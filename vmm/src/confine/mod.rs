@@ -12,6 +12,7 @@
 //! | `seccomp` | the system calls of a thread |
 //! | `threads` | the thread that makes the machine's threads |
 //! | `tree` | copies of mounts, with their attributes |
+//! | `trial` | which layers the kernel grants, tried on threads |
 
 #[cfg(test)]
 mod acts_tests;
@@ -27,6 +28,7 @@ pub mod root;
 pub mod seccomp;
 mod threads;
 pub mod tree;
+pub mod trial;
 #[cfg(test)]
 mod whole_tests;
 

@@ -33,7 +33,7 @@ const ARROWS: [(&str, &[&str]); 20] = [
     ("hutch-file-suites", &[]),
     ("hutch-takeover", &[]),
     ("hutch-perf", &["hutch-runtime"]),
-    ("hutch-attack", &["hutch-agent-proto", "hutch-devices", "hutch-runtime", "hutch-vmm"]),
+    ("hutch-attack", &["hutch-agent-oci", "hutch-agent-proto", "hutch-devices", "hutch-runtime", "hutch-vmm"]),
     ("hutch-runtime-fakes", &["hutch-agent-proto", "hutch-runtime"]),
     ("xtask", &["hutch-agent-proto", "hutch-testbed", "hutch-testbed-host"]),
 ];

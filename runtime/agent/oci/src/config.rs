@@ -83,6 +83,9 @@ impl Config {
             return Err(invalid(format!("working directory {cwd:?} is not absolute")));
         }
         let terminal = process.get("terminal").and_then(Value::as_bool).unwrap_or_default();
+        if process.get("user").is_some_and(|user| !user.is_object() && !user.is_null()) {
+            return Err(invalid("process.user of the OCI configuration is not an object"));
+        }
         let uid = process.get("user").and_then(|user| user.get("uid")?.as_u64()).unwrap_or_default();
         let uid = u32::try_from(uid).map_err(|_| invalid(format!("process.user.uid {uid} is out of range")))?;
         // The guest's kernel does not know profiles of the host's, and the agent sets the size of terminals itself.

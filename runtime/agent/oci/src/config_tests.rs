@@ -41,6 +41,11 @@ fn absent_sections_are_defaults_or_errors() {
     for odd in [json!(null), json!([]), json!("text"), json!({}), json!({"process": {"args": ["sh"]}})] {
         assert_eq!(read(odd).unwrap_err().kind, RemoteErrorKind::Invalid);
     }
+    for user in [json!(7), json!("root"), json!([])] {
+        let mut odd = minimal();
+        odd["process"]["user"] = user;
+        assert_eq!(read(odd).unwrap_err().kind, RemoteErrorKind::Invalid, "set_identity would index it");
+    }
     let mut relative = minimal();
     relative["process"]["cwd"] = json!("tmp");
     assert_eq!(read(relative).unwrap_err().kind, RemoteErrorKind::Invalid);

@@ -33,6 +33,7 @@
 //! |---|---|
 //! | `containers`, `container` | implements [`hutch_agent::Containers`]; one container from creation to removal |
 //! | `config` | reads, checks and completes the OCI configuration for libcontainer |
+//! | `input` | all that is made of the host's input, without effects: for fuzzing |
 //! | `spawn_helper`, `run_job`, `job`, `wire` | the helper: started by the agent; its own side; its tasks; its messages |
 //! | `pre_exec`, `seccomp`, `executor` | last steps before the program, among them the seccomp filter; its compiler; the exec |
 //! | `hooks`, `guest_hooks` | hooks of the configuration; hooks of the guest |
@@ -48,6 +49,7 @@ mod containers;
 mod executor;
 mod guest_hooks;
 mod hooks;
+mod input;
 mod job;
 mod limits;
 mod oom;
@@ -59,4 +61,5 @@ mod stats;
 mod wire;
 
 pub use containers::OciContainers;
+pub use input::{prepare, Prepared};
 pub use run_job::run_job;
