@@ -8,6 +8,7 @@
 //! | [`bus`] | address ranges and the devices that answer there |
 //! | [`irq`] | interrupt lines to the guest's interrupt controller |
 //! | [`ram`] | guest memory, and the part of it that is plugged in |
+//! | `sync` | locks, threads and events, which a test replaces by models |
 //! | [`worker`] | device threads: wait for events, pause, stop |
 //! | [`threads`] | the VMM's rules for these threads |
 //! | [`rate_limit`] | rate limit for log messages that a guest can trigger |
@@ -24,6 +25,7 @@ pub mod irq;
 pub mod legacy;
 pub mod ram;
 pub mod rate_limit;
+mod sync;
 #[cfg(any(test, feature = "testing"))]
 pub mod testing;
 pub mod threads;

@@ -1,8 +1,10 @@
 //! The time from a device's activation to its deactivation. When it is over, the rings and the interrupt belong to the
 //! next driver: a worker that was left behind must not touch them.
 
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, PoisonError};
+
+use crate::sync::atomic::{AtomicBool, Ordering};
+use crate::sync::{Mutex, MutexGuard};
 
 /// The time from a device's activation to its deactivation. Clones are the same session.
 #[derive(Clone, Debug, Default)]

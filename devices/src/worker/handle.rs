@@ -1,17 +1,18 @@
 //! The device's side of a worker: starts, pauses, resumes and stops its thread.
 
 use std::io;
-use std::sync::atomic::AtomicBool;
-use std::sync::{Arc, Condvar, Mutex};
-use std::thread::JoinHandle;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use vmm_sys_util::epoll::EventSet;
-use vmm_sys_util::eventfd::{EventFd, EFD_NONBLOCK};
+use vmm_sys_util::eventfd::EFD_NONBLOCK;
 
 #[cfg(any(test, feature = "testing"))]
 use super::inline::{self, InlineWorker};
 use super::{run, Phase, Poller, Shared, Wanted, Worker, CONTROL, STOP_TIMEOUT};
+use crate::sync::atomic::AtomicBool;
+use crate::sync::thread::{self, JoinHandle};
+use crate::sync::{Condvar, EventFd, Mutex};
 use crate::threads::ThreadStart;
 
 /// Linux's limit for a thread's name.
@@ -85,7 +86,7 @@ impl<W: Worker> WorkerHandle<W> {
         }
         let short: String = name.chars().filter(char::is_ascii).take(NAME_MAX).collect();
         let label = name.to_owned();
-        let thread = std::thread::Builder::new().name(short).spawn(move || {
+        let thread = thread::Builder::new().name(short).spawn(move || {
             start();
             run(&label, worker, &poller, &inside)
         })?;

@@ -10,6 +10,7 @@
 //! | `testbed`, `demo`, `perf`, `spec` | the tasks of these names |
 //! | `limits` | the limits for the cost of a boot |
 //! | `fuzz` | builds the fuzz targets and runs them |
+//! | `mutants` | changes of the product that no unit test notices, by hand |
 
 mod beside;
 mod build;
@@ -18,6 +19,7 @@ mod demo;
 mod fuzz;
 mod kernel;
 mod limits;
+mod mutants;
 mod perf;
 mod setup;
 mod spec;
@@ -57,6 +59,8 @@ enum Task {
     Test(test::Args),
     /// Attack what reads bytes of others with arbitrary ones (cargo-fuzz)
     Fuzz(fuzz::Args),
+    /// List small changes of the product that no unit test notices (cargo-mutants)
+    Mutants(mutants::Args),
     /// Measure boot times beside QEMU's microvm, in deterministic time
     Perf(perf::Args),
     /// List the numbered requirements of the pod contract that have no test
@@ -91,6 +95,7 @@ fn main() -> ExitCode {
         Task::Check(args) => check::main(args),
         Task::Test(args) => test::main(args),
         Task::Fuzz(args) => fuzz::main(args),
+        Task::Mutants(args) => mutants::main(args),
         Task::Perf(args) => perf::main(args),
         Task::SpecCoverage => spec::main(),
         Task::RunPlan { plan } => suite::in_testbed(&plan),

@@ -5,7 +5,7 @@ use super::metadata::Metadata;
 use crate::Result;
 
 /// Each workspace package, and the workspace packages that it may use outside of tests. Arrows only point down.
-const ARROWS: [(&str, &[&str]); 20] = [
+const ARROWS: [(&str, &[&str]); 21] = [
     ("hutch", &["hutch-guest", "hutch-runtime", "hutch-vmm", "hutch-agent-proto"]),
     ("hutch-runtime", &["hutch-vmm", "hutch-agent-proto", "hutch-hook", "hutch-netlink"]),
     ("hutch-guest", &[]),
@@ -32,6 +32,7 @@ const ARROWS: [(&str, &[&str]); 20] = [
     ),
     ("hutch-file-suites", &[]),
     ("hutch-takeover", &[]),
+    ("hutch-interleavings", &[]),
     ("hutch-perf", &["hutch-runtime"]),
     ("hutch-attack", &["hutch-agent-oci", "hutch-agent-proto", "hutch-devices", "hutch-runtime", "hutch-vmm"]),
     ("hutch-runtime-fakes", &["hutch-agent-proto", "hutch-runtime"]),

@@ -23,12 +23,13 @@ pub mod inline;
 use std::io;
 use std::os::fd::{AsRawFd, RawFd};
 use std::panic::{catch_unwind, AssertUnwindSafe};
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, PoisonError};
 use std::time::{Duration, Instant};
 
-use vmm_sys_util::epoll::{ControlOperation, Epoll, EpollEvent, EventSet};
-use vmm_sys_util::eventfd::EventFd;
+use vmm_sys_util::epoll::{ControlOperation, EpollEvent, EventSet};
+
+use crate::sync::atomic::{AtomicBool, Ordering};
+use crate::sync::{Condvar, Epoll, EventFd, Mutex, MutexGuard};
 
 pub use handle::{pause_all, stop_all, WorkerError, WorkerHandle, WorkerSlot};
 
@@ -301,5 +302,4 @@ fn rest(shared: &Shared, retired: bool) -> Rest {
 }
 
 #[cfg(test)]
-#[path = "worker_tests.rs"]
 mod tests;
