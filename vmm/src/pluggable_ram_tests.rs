@@ -142,7 +142,7 @@ fn memory_that_the_host_gives_in_part_only_cannot_be_used() {
 }
 
 #[test]
-fn memory_that_the_host_does_not_take_back_can_be_used() {
+fn memory_whose_removal_the_host_refuses_can_be_used() {
     let calls = [(Call::Protect, libc::ENOMEM), (Call::Free, libc::ENOMEM), (Call::Free, libc::EAGAIN)];
     for (backing, call) in BACKINGS.into_iter().flat_map(|backing| calls.map(|call| (backing, call))) {
         let ram = create(backing);
@@ -162,7 +162,7 @@ fn memory_that_the_host_does_not_take_back_can_be_used() {
 /// The host keeps the memory and does not give access to it either: the guest has given it up, and it must not come back
 /// unasked. It goes when the guest plugs the blocks in again.
 #[test]
-fn memory_that_the_host_neither_frees_nor_gives_back_is_out_of_reach_until_it_is_plugged_in() {
+fn memory_that_the_host_cannot_free_is_out_of_reach_until_it_is_plugged_in() {
     for backing in BACKINGS {
         let ram = create(backing);
         let region = PluggableRam(ram.clone());
@@ -181,7 +181,7 @@ fn memory_that_the_host_neither_frees_nor_gives_back_is_out_of_reach_until_it_is
     }
 }
 
-/// A real one: a file of memory that nobody may write to any more does not get holes either.
+/// A real one: a file of memory that no process may write to any more does not get holes either.
 #[test]
 fn a_sealed_file_of_memory_keeps_its_pages_and_the_guest_its_blocks() {
     let size = 4 * BLOCK;

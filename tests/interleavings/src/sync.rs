@@ -14,7 +14,7 @@ pub use shuttle::sync::{atomic, Mutex, MutexGuard};
 pub use shuttle::thread;
 
 /// From this timeout on, a wait does not end before the others have done their part. A shorter one may end at any moment.
-pub const PATIENCE: Duration = Duration::from_secs(1 << 30);
+pub const LONG_TIMEOUT: Duration = Duration::from_secs(1 << 30);
 
 /// How often a wait is interrupted without an event, and how often a timeout runs out at one wake-up.
 const SELDOM: f64 = 0.2;
@@ -42,7 +42,7 @@ impl Condvar {
         mut waiting: impl FnMut(&mut T) -> bool,
     ) -> LockResult<(MutexGuard<'a, T>, bool)> {
         while waiting(&mut guard) {
-            if timeout.is_zero() || (timeout < PATIENCE / 2 && thread_rng().gen_bool(SELDOM)) {
+            if timeout.is_zero() || (timeout < LONG_TIMEOUT / 2 && thread_rng().gen_bool(SELDOM)) {
                 return Ok((guard, true));
             }
             guard = match self.0.wait(guard) {

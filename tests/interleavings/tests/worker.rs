@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use hutch_interleavings::session::DeviceSession;
-use hutch_interleavings::sync::{EventFd, PATIENCE};
+use hutch_interleavings::sync::{EventFd, LONG_TIMEOUT};
 use hutch_interleavings::worker::{pause_all, stop_all, Next, Poller, Worker, WorkerError, WorkerHandle, WorkerSlot};
 use shuttle::rand::{thread_rng, Rng};
 use shuttle::sync::{Condvar, Mutex};
@@ -17,7 +17,7 @@ use vmm_sys_util::epoll::EventSet;
 const SCHEDULES: usize = 1000;
 /// Requests of a schedule.
 const REQUESTS: u32 = 3;
-/// The timeout of an owner whose patience may end at any moment.
+/// The timeout of an owner that may stop waiting at any moment.
 const SHORT: Duration = Duration::from_secs(1000);
 const NOTIFY: u64 = 7;
 
@@ -89,7 +89,7 @@ struct Server {
     ring: Arc<Ring>,
     session: DeviceSession,
     served: u32,
-    /// It retires after so many requests.
+    /// The number of requests after which it retires.
     life: u32,
     /// It forgets a notification that comes while it serves: a mistake.
     forgetful: bool,
@@ -173,7 +173,7 @@ fn check(test: impl Fn() + Send + Sync + Clone + 'static) {
 fn no_notification_is_lost_and_a_paused_device_does_nothing() {
     check(|| {
         let ring = Ring::new();
-        let mut handle = spawn(Server::new(&ring), PATIENCE);
+        let mut handle = spawn(Server::new(&ring), LONG_TIMEOUT);
         let driver = driver(&ring);
         for _ in 0..2 {
             handle.pause().unwrap();
@@ -192,14 +192,14 @@ fn no_notification_is_lost_and_a_paused_device_does_nothing() {
 fn a_stopped_device_does_nothing_and_its_successor_serves_the_rest() {
     check(|| {
         let ring = Ring::new();
-        let mut first = spawn(Server::new(&ring), PATIENCE);
+        let mut first = spawn(Server::new(&ring), LONG_TIMEOUT);
         let driver = driver(&ring);
         let served = first.stop().unwrap().served;
         ring.close(true);
         assert_eq!(ring.served(), served);
         thread::yield_now();
         ring.close(false);
-        let mut second = spawn(Server::new(&ring), PATIENCE);
+        let mut second = spawn(Server::new(&ring), LONG_TIMEOUT);
         ring.wait_for(REQUESTS);
         driver.join().unwrap();
         assert_eq!(served + second.stop().unwrap().served, REQUESTS);
@@ -210,7 +210,7 @@ fn a_stopped_device_does_nothing_and_its_successor_serves_the_rest() {
 fn a_device_that_retires_at_any_moment_pauses_resumes_and_stops() {
     check(|| {
         let ring = Ring::new();
-        let mut handle = spawn(Server { life: 2, ..Server::new(&ring) }, PATIENCE);
+        let mut handle = spawn(Server { life: 2, ..Server::new(&ring) }, LONG_TIMEOUT);
         let sender = ring.clone();
         let driver = thread::spawn(move || (0..REQUESTS).for_each(|_| sender.send()));
         handle.pause().unwrap();
@@ -298,7 +298,7 @@ fn several_threads_pause_and_stop_together_and_none_hangs_when_one_is_late() {
 fn a_device_that_forgets_a_notification_is_found() {
     let test = || {
         let ring = Ring::new();
-        let handle = spawn(Server { forgetful: true, ..Server::new(&ring) }, PATIENCE);
+        let handle = spawn(Server { forgetful: true, ..Server::new(&ring) }, LONG_TIMEOUT);
         let driver = driver(&ring);
         ring.wait_for(REQUESTS);
         driver.join().unwrap();

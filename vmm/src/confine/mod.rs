@@ -52,7 +52,7 @@ pub enum Confinement {
     /// and does nothing else.
     Process,
     /// As with [`Self::Process`], for a process that holds one machine and passes the streams and signals of one command on: it
-    /// opens no file afterwards, and nobody gives it orders.
+    /// opens no file afterwards, and has no control socket.
     Foreground,
 }
 
@@ -67,7 +67,7 @@ impl Confinement {
         self.caller().is_some()
     }
 
-    /// What the calling thread becomes.
+    /// The kind of the calling thread afterwards, if it is confined.
     pub(crate) fn caller(self) -> Option<Kind> {
         match self {
             Self::None | Self::Threads => None,

@@ -67,7 +67,7 @@ fn private_root(launcher: MountNamespace, apart: CloneFlags) -> io::Result<()> {
     PrivateRoot::prepare(Path::new(PLACE), &[], launcher)?.enter()
 }
 
-/// What a thread changes about itself ends with it.
+/// A change that a thread makes to itself ends with it.
 fn on_a_thread<T: Send>(job: impl FnOnce() -> io::Result<T> + Send) -> io::Result<T> {
     thread::scope(|scope| {
         let thread = thread::Builder::new().name("trial".into()).spawn_scoped(scope, job)?;
@@ -84,7 +84,7 @@ mod tests {
     use super::*;
     use crate::confine::capabilities::IMAGES;
 
-    /// What a trial must leave alone.
+    /// The state that a trial must leave alone.
     fn state() -> Vec<String> {
         let links = ["ns/mnt", "ns/pid_for_children", "ns/ipc", "ns/uts", "ns/net", "root", "cwd"];
         let link =

@@ -191,7 +191,7 @@ fn a_file_system_of_the_host_that_is_full_refuses_and_works_again() {
         client.init(u64::MAX);
         let (entry, fh) = client.create(ROOT_ID, "data", libc::O_RDWR, 0o600).unwrap();
         let node = entry.nodeid;
-        // What fits is written, and the length says so.
+        // All that fits is written, and the length says so.
         let (mut written, mut last) = (0, Ok(0));
         while let Ok(count @ 0..) = last {
             written += u64::from(count);

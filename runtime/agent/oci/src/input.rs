@@ -10,7 +10,7 @@ use serde_json::Value;
 use crate::config::{check_id, Config};
 use crate::seccomp;
 
-/// What libcontainer gets.
+/// The input of libcontainer.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Prepared {
     /// The container's configuration.

@@ -248,7 +248,7 @@ fn a_program_answers_for_each_number_as_its_lists_say() {
     assert_eq!(evaluator::run(&program, u32::MAX, [0; 6]), TRAP);
 }
 
-/// What the build script has compiled, and the numbers of the kinds.
+/// The build script compiled them, and put them in the order of the kinds.
 #[test]
 fn the_programs_are_those_of_the_lists() {
     for kind in Kind::ALL {

@@ -22,7 +22,7 @@ pub struct KvmVm {
     /// KVM_GET_SUPPORTED_CPUID: the same for every vCPU, queried once.
     cpuid: CpuId,
     ram: Option<GuestRam>,
-    /// A ring that refers to the VM, too, once teardown is to be deferred.
+    /// A ring that refers to the VM, too, if the teardown will be deferred.
     teardown: Option<OwnedFd>,
 }
 
