@@ -203,10 +203,13 @@ fn jail(host: &dyn View) -> Finding {
     let granted = host.granted();
     let (holds, missing) = layers(&granted);
     let mut parts = vec![format!("machines get seccomp, {landlock}")];
-    for (what, layers) in [("pods", holds), ("without", missing)] {
+    for (what, layers) in [("also", holds), ("without", missing)] {
         if !layers.is_empty() {
             parts.push(format!("{what}: {}", layers.join(", ")));
         }
+    }
+    if !host.is_root() && granted.apart.is_err() {
+        parts.push("a machine without shares tries these in a user namespace".to_owned());
     }
     let detail = parts.join("; ");
     // It is usual that other users have no namespaces.
@@ -216,13 +219,13 @@ fn jail(host: &dyn View) -> Finding {
     }
 }
 
-/// The layers of a pod's process: those that it gets, and those that it does not get.
+/// The layers of a machine's process that depend on the user: those that it gets, and those that it does not get.
 fn layers(granted: &Granted) -> (Vec<String>, Vec<String>) {
     let (mut holds, mut missing) = (Vec::new(), Vec::new());
     let layers = [
         ("private root", &granted.root),
         ("ns mnt,ipc,uts", &granted.apart),
-        ("ns pid", &granted.pid),
+        ("ns pid for a pod", &granted.pid),
         ("ns net if it has no network", &granted.net),
     ];
     for (layer, result) in layers {

@@ -209,7 +209,7 @@ fn the_layers_of_a_jail_are_named() {
     assert_eq!(found.status, Status::Ok);
     assert_eq!(
         found.detail,
-        "machines get seccomp, landlock 6; pods: private root, ns mnt,ipc,uts, ns pid, ns net if it has no network, \
+        "machines get seccomp, landlock 6; also: private root, ns mnt,ipc,uts, ns pid for a pod, ns net if it has no network, \
          a uid of its own if it has no shares, caps fs 7 for its shares"
     );
     // An ordinary user.
@@ -233,9 +233,11 @@ fn the_layers_of_a_jail_are_named() {
     let found = finding(&host, "jail");
     assert_eq!(found.status, Status::Warning);
     assert!(found.remedy.is_some_and(|remedy| remedy.contains("CAP_SYS_ADMIN")));
-    for layer in
-        ["pods: a uid of its own if it has no shares, caps fs 7", "without: private root (EPERM", "ns pid (EPERM"]
-    {
+    for layer in [
+        "also: a uid of its own if it has no shares, caps fs 7",
+        "without: private root (EPERM",
+        "ns pid for a pod (EPERM",
+    ] {
         assert!(found.detail.contains(layer), "{}", found.detail);
     }
     host.seccomp = false;
