@@ -363,6 +363,8 @@ pub(super) const FOREGROUND: &[Call] = &[
     allow(libc::SYS_fdatasync),
     allow(libc::SYS_fsync),
     allow(libc::SYS_flock),
+    // The end of the machine gives back the leases on its images.
+    fcntl(&[F_SETLEASE]),
     ioctl(&[libc::FIONBIO as u32, libc::TIOCGWINSZ as u32, libc::TCGETS as u32, libc::TCSETS as u32]),
 ];
 
