@@ -30,7 +30,7 @@ use crate::boot::kernel::{Entry, KernelImage};
 use crate::boot::linux64::{self, BootInfo};
 use crate::boot::loader::Loader;
 use crate::boot::pvh;
-use crate::config::{ConsoleLevel, ConsoleOutput, DeviceDiscovery, MachineConfig, MemoryBacking, ShareConfig};
+use crate::config::{ConsoleLevel, ConsoleOutput, DeviceDiscovery, MachineConfig, MemoryBacking};
 use crate::confine::root::{PrivateRoot, RootShare};
 use crate::confine::{Confinement, MachineThreads};
 use crate::console::GuestConsole;
@@ -209,8 +209,7 @@ fn assemble(
 /// Makes `root` the root directory of the process, if it has one. Returns the shares with their paths from then on, and whether
 /// it has.
 fn enter_root(config: &MachineConfig, root: Option<PrivateRoot>) -> (Vec<RootShare>, bool) {
-    let share = |share: &ShareConfig| RootShare { path: share.path.clone(), read_only: share.read_only };
-    let mut shares: Vec<RootShare> = config.shares.iter().map(share).collect();
+    let mut shares = RootShare::all_of(config);
     match root.map(PrivateRoot::enter) {
         None => {}
         Some(Ok(())) => {

@@ -21,7 +21,7 @@ use hutch_vmm::footprint::{drop_program_pages, ProgramPages};
 use hutch_vmm::{BlockSlot, Confinement, Machine, MachineConfig, MachineExit, MemHandle};
 
 use super::slots::Slots;
-use crate::backend::{BackendError, BackendResult, BlockDevice, Share, VmReply, VmRequest, VmSpec, VmState};
+use crate::backend::{BackendError, BackendResult, BlockDevice, VmReply, VmRequest, VmSpec, VmState};
 use crate::spec::{CacheMode, Jail, SetIds};
 use crate::sync;
 use hutch_agent_proto::error_chain;
@@ -293,14 +293,10 @@ fn own_namespaces(spec: &VmSpec) -> Vec<&'static str> {
 /// the process has no mount namespace of its own.
 fn private_root(spec: &VmSpec, config: &mut MachineConfig) -> BackendResult<Option<PrivateRoot>> {
     let (Some(launcher), Some(first)) = (spec.mount_namespace, spec.shares.first()) else { return Ok(None) };
-    let share = |share: &Share| RootShare { path: share.path.clone(), read_only: share.read_only };
-    let shares: Vec<RootShare> = spec.shares.iter().map(share).collect();
     // Mounted over this process's view of the first share, in whose place it sees the share itself.
-    match PrivateRoot::prepare(&first.path, &shares, MountNamespace(launcher)) {
+    match PrivateRoot::prepare(&first.path, &RootShare::all_of(config), MountNamespace(launcher)) {
         Ok(root) => {
-            for (index, share) in config.shares.iter_mut().enumerate() {
-                share.path = root.share(index);
-            }
+            root.place_shares(config);
             Ok(Some(root))
         }
         Err(e) if e.kind() == io::ErrorKind::Unsupported => {
@@ -425,6 +421,7 @@ fn parse_mac(text: &str) -> BackendResult<[u8; 6]> {
 mod tests {
     use super::*;
     use crate::backend::NetDevice;
+    use crate::backend::Share;
 
     /// In a process of its own: the others' memory stays as it is.
     #[test]

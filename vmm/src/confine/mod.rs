@@ -62,11 +62,6 @@ impl Confinement {
         self != Self::None
     }
 
-    /// Whether the calling thread is confined too.
-    pub fn confines_caller(self) -> bool {
-        self.caller().is_some()
-    }
-
     /// The kind of the calling thread afterwards, if it is confined.
     pub(crate) fn caller(self) -> Option<Kind> {
         match self {

@@ -92,13 +92,9 @@ fn map_ids(user: u32, group: u32) -> io::Result<()> {
 
 /// Prepares the root directory, and moves the shares of `machine` there.
 fn prepare_root(machine: &mut MachineConfig) -> Option<PrivateRoot> {
-    let share = |share: &crate::config::ShareConfig| RootShare { path: share.path.clone(), read_only: share.read_only };
-    let shares: Vec<RootShare> = machine.shares.iter().map(share).collect();
-    match PrivateRoot::prepare_here(Path::new(PLACE), &shares) {
+    match PrivateRoot::prepare_here(Path::new(PLACE), &RootShare::all_of(machine)) {
         Ok(root) => {
-            for (index, share) in machine.shares.iter_mut().enumerate() {
-                share.path = root.share(index);
-            }
+            root.place_shares(machine);
             Some(root)
         }
         // Landlock keeps the same files out of reach.

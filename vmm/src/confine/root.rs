@@ -22,6 +22,7 @@ use nix::mount::{mount, umount2, MntFlags, MsFlags};
 use nix::unistd::{chdir, pivot_root};
 
 use super::tree::{Attributes, MountTree};
+use crate::config::{MachineConfig, ShareConfig};
 
 /// Options of the tmpfs: room for the mount points only.
 const TMPFS_OPTIONS: &str = "size=64k,nr_inodes=128,mode=755";
@@ -34,6 +35,14 @@ pub struct RootShare {
     pub path: PathBuf,
     /// No file of it can be changed.
     pub read_only: bool,
+}
+
+impl RootShare {
+    /// The shares of a machine.
+    pub fn all_of(machine: &MachineConfig) -> Vec<Self> {
+        let share = |share: &ShareConfig| Self { path: share.path.clone(), read_only: share.read_only };
+        machine.shares.iter().map(share).collect()
+    }
 }
 
 /// A mount namespace, by the number of its inode.
@@ -96,6 +105,13 @@ impl PrivateRoot {
             place(copy, &root.share(index))?;
         }
         Ok(root)
+    }
+
+    /// Gives the shares of `machine`, for which this was prepared, their paths until [`Self::enter`].
+    pub fn place_shares(&self, machine: &mut MachineConfig) {
+        for (index, share) in machine.shares.iter_mut().enumerate() {
+            share.path = self.share(index);
+        }
     }
 
     /// The path of a share until [`Self::enter`].
